@@ -1,0 +1,181 @@
+/**
+ * Every error this package throws on purpose.
+ *
+ * One class for each kind of mistake, so that `instanceof` narrows, and one stable `code` for each
+ * reason, so that programs and logs can tell them apart without reading messages. The table of codes
+ * is in `docs/errors.md`; a test keeps the two equal.
+ */
+
+/** The stable codes. A code is never renamed or given another meaning. */
+export type DmaErrorCode =
+  | 'ERR_DMAPOOL_INVALID_ARGUMENT'
+  | 'ERR_DMAPOOL_NO_MEMORY'
+  | 'ERR_DMAPOOL_LIMIT'
+  | 'ERR_DMAPOOL_MASK'
+  | 'ERR_DMAPOOL_NOT_ALLOCATED'
+  | 'ERR_DMAPOOL_WRONG_POOL'
+  | 'ERR_DMAPOOL_BAD_ADDRESS'
+  | 'ERR_DMAPOOL_STALE_BLOCK'
+  | 'ERR_DMAPOOL_DESTROYED'
+  | 'ERR_DMAPOOL_UNALIGNED'
+  | 'ERR_DMAPOOL_TIMEOUT'
+  | 'ERR_DMAPOOL_EXISTS'
+  | 'ERR_DMAPOOL_NOT_MAPPED'
+  | 'ERR_DMAPOOL_ALREADY_MAPPED'
+  | 'ERR_DMAPOOL_IOMMU_FAULT'
+  | 'ERR_DMAPOOL_RELEASE'
+  | 'ERR_DMAPOOL_TRACE';
+
+/**
+ * The base of every error of this package.
+ *
+ * @example
+ * ```ts
+ * try {
+ *   pool.free(block);
+ * } catch (error) {
+ *   if (error instanceof DmaError && error.code === 'ERR_DMAPOOL_NOT_ALLOCATED') console.error(error.message);
+ *   else throw error;
+ * }
+ * ```
+ */
+export class DmaError extends Error {
+  /** Which mistake this is; never changes between versions. */
+  readonly code: DmaErrorCode;
+
+  constructor(code: DmaErrorCode, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.code = code;
+  }
+
+  override get name(): string {
+    return this.constructor.name;
+  }
+}
+
+/** An argument is of the wrong type or out of its range; the message says which and what would be accepted. */
+export class DmaArgumentError extends DmaError {
+  /** The argument's name, as in the documentation. */
+  readonly argument: string;
+
+  constructor(argument: string, value: unknown, accepted: string) {
+    super('ERR_DMAPOOL_INVALID_ARGUMENT', `${argument} is ${describe(value)}; accepted: ${accepted}`);
+    this.argument = argument;
+  }
+}
+
+/** No block or memory can be had: the source is exhausted (`NO_MEMORY`) or the pool's own limit is reached (`LIMIT`). */
+export class DmaOutOfMemoryError extends DmaError {
+  constructor(code: 'ERR_DMAPOOL_NO_MEMORY' | 'ERR_DMAPOOL_LIMIT', message: string, options?: ErrorOptions) {
+    super(code, message, options);
+  }
+}
+
+/** Memory was to be had, but only where the device can't reach it. Nothing was handed out. */
+export class DmaMaskError extends DmaError {
+  /** The address that can't be reached, in bytes. */
+  readonly dma: number;
+  /** The device's mask: the highest address it reaches. */
+  readonly mask: number;
+
+  constructor(device: string, dma: number, size: number, mask: number) {
+    super(
+      'ERR_DMAPOOL_MASK',
+      `${device}: memory at ${hex(dma)}-${hex(dma + size - 1)} is above the DMA mask ${hex(mask)}; ` +
+        'use a memory source with lower addresses, or raise the mask if the device can do more',
+    );
+    this.dma = dma;
+    this.mask = mask;
+  }
+}
+
+/** A block was given that can't be used or freed this way; the call changed nothing. */
+export class DmaBlockError extends DmaError {
+  constructor(
+    code:
+      | 'ERR_DMAPOOL_NOT_ALLOCATED'
+      | 'ERR_DMAPOOL_WRONG_POOL'
+      | 'ERR_DMAPOOL_BAD_ADDRESS'
+      | 'ERR_DMAPOOL_STALE_BLOCK'
+      | 'ERR_DMAPOOL_UNALIGNED',
+    message: string,
+  ) {
+    super(code, message);
+  }
+}
+
+/** The pool was destroyed; it hands out nothing any more. */
+export class DmaDestroyedError extends DmaError {
+  constructor(message: string) {
+    super('ERR_DMAPOOL_DESTROYED', message);
+  }
+}
+
+/** A wait for a free block took longer than its `timeout`. */
+export class DmaTimeoutError extends DmaError {
+  constructor(message: string) {
+    super('ERR_DMAPOOL_TIMEOUT', message);
+  }
+}
+
+/** A device attribute of that name exists already. */
+export class DmaExistsError extends DmaError {
+  constructor(message: string) {
+    super('ERR_DMAPOOL_EXISTS', message);
+  }
+}
+
+/** Memory was mapped twice, or given back or unmapped though it is not mapped; the call changed nothing. */
+export class DmaMappingError extends DmaError {
+  constructor(code: 'ERR_DMAPOOL_NOT_MAPPED' | 'ERR_DMAPOOL_ALREADY_MAPPED', message: string) {
+    super(code, message);
+  }
+}
+
+/** A device touched an address that is not mapped for it: what a real IOMMU would stop and report. */
+export class IommuFaultError extends DmaError {
+  /** The first faulting address, in bytes. */
+  readonly dma: number;
+  /** Name of the device that made the access. */
+  readonly device: string;
+
+  constructor(device: string, dma: number, access: string) {
+    super('ERR_DMAPOOL_IOMMU_FAULT', `${device}: IOMMU fault: ${access} at ${hex(dma)}, which is not mapped`);
+    this.dma = dma;
+    this.device = device;
+  }
+}
+
+/** One or more managed resources failed to release; all were tried, `errors` has each failure in order. */
+export class DmaReleaseError extends DmaError {
+  /** What each failing release threw, in the order of the releases. */
+  readonly errors: readonly unknown[];
+
+  constructor(message: string, errors: readonly unknown[]) {
+    super('ERR_DMAPOOL_RELEASE', message, { cause: errors[0] });
+    this.errors = errors;
+  }
+}
+
+/** An address as people who read kernel logs expect it: `0x` and lower-case hex digits. */
+export function hex(value: number): string {
+  return `0x${value.toString(16)}`;
+}
+
+/** A value as it should stand in a message, whatever it is. */
+export function describe(value: unknown): string {
+  switch (typeof value) {
+    case 'string':
+      return JSON.stringify(value);
+    case 'bigint':
+      return `${value}n`;
+    case 'function':
+      return 'a function';
+    case 'symbol':
+      return 'a symbol';
+    case 'object':
+      return value === null ? 'null' : Array.isArray(value) ? 'an array' : 'an object';
+    default:
+      return String(value);
+  }
+}
