@@ -11,6 +11,7 @@ export type DmaErrorCode =
   | 'ERR_DMAPOOL_INVALID_ARGUMENT'
   | 'ERR_DMAPOOL_NO_MEMORY'
   | 'ERR_DMAPOOL_LIMIT'
+  | 'ERR_DMAPOOL_NO_FREE_BLOCK'
   | 'ERR_DMAPOOL_MASK'
   | 'ERR_DMAPOOL_NOT_ALLOCATED'
   | 'ERR_DMAPOOL_WRONG_POOL'
@@ -24,6 +25,7 @@ export type DmaErrorCode =
   | 'ERR_DMAPOOL_ALREADY_MAPPED'
   | 'ERR_DMAPOOL_IOMMU_FAULT'
   | 'ERR_DMAPOOL_RELEASE'
+  | 'ERR_DMAPOOL_SOURCE'
   | 'ERR_DMAPOOL_TRACE';
 
 /**
@@ -46,10 +48,7 @@ export class DmaError extends Error {
   constructor(code: DmaErrorCode, message: string, options?: ErrorOptions) {
     super(message, options);
     this.code = code;
-  }
-
-  override get name(): string {
-    return this.constructor.name;
+    this.name = new.target.name;
   }
 }
 
@@ -64,10 +63,13 @@ export class DmaArgumentError extends DmaError {
   }
 }
 
-/** No block or memory can be had: the source is exhausted (`NO_MEMORY`) or the pool's own limit is reached (`LIMIT`). */
+/**
+ * No block can be had: the memory source is exhausted (`ERR_DMAPOOL_NO_MEMORY`), the pool's own limit is reached
+ * (`ERR_DMAPOOL_LIMIT`), or none is free and the caller allowed no new page (`ERR_DMAPOOL_NO_FREE_BLOCK`).
+ */
 export class DmaOutOfMemoryError extends DmaError {
-  constructor(code: 'ERR_DMAPOOL_NO_MEMORY' | 'ERR_DMAPOOL_LIMIT', message: string, options?: ErrorOptions) {
-    super(code, message, options);
+  constructor(code: 'ERR_DMAPOOL_NO_MEMORY' | 'ERR_DMAPOOL_LIMIT' | 'ERR_DMAPOOL_NO_FREE_BLOCK', message: string) {
+    super(code, message);
   }
 }
 
@@ -157,6 +159,13 @@ export class DmaReleaseError extends DmaError {
   }
 }
 
+/** A memory source broke its promises (alignment, exact addresses); what it gave was given back unused. */
+export class DmaSourceError extends DmaError {
+  constructor(message: string, options?: ErrorOptions) {
+    super('ERR_DMAPOOL_SOURCE', message, options);
+  }
+}
+
 /** An address as people who read kernel logs expect it: `0x` and lower-case hex digits. */
 export function hex(value: number): string {
   return `0x${value.toString(16)}`;
@@ -168,7 +177,7 @@ export function describe(value: unknown): string {
     case 'string':
       return JSON.stringify(value);
     case 'bigint':
-      return `${value}n`;
+      return `${String(value)}n`;
     case 'function':
       return 'a function';
     case 'symbol':

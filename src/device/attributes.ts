@@ -1,0 +1,34 @@
+import { DmaArgumentError, DmaExistsError } from '../errors.ts';
+
+/** Text of an attribute, made when it is read (Linux: a `show` method). */
+export type AttributeShow = () => string;
+
+/** A device's attributes: what stands as files in its sysfs directory. */
+export class Attributes {
+  readonly #device: string;
+  readonly #shows = new Map<string, AttributeShow>();
+
+  constructor(device: string) {
+    this.#device = device;
+  }
+
+  add(name: string, show: AttributeShow): void {
+    if (typeof name !== 'string' || name === '' || name.includes('/') || name.includes('\0')) {
+      throw new DmaArgumentError('attribute name', name, 'a file name: not empty, no slash');
+    }
+    if (this.#shows.has(name)) throw new DmaExistsError(`${this.#device}: an attribute ${name} exists already`);
+    this.#shows.set(name, show);
+  }
+
+  remove(name: string): boolean {
+    return this.#shows.delete(name);
+  }
+
+  read(name: string): string | undefined {
+    return this.#shows.get(name)?.();
+  }
+
+  names(): string[] {
+    return [...this.#shows.keys()];
+  }
+}

@@ -1,0 +1,69 @@
+/** Where a device's messages go. Each message is one report; a report may have several lines (a hex dump, a list). */
+export interface DeviceLog {
+  /** Something is wrong: corruption, a busy destroy, a leak. */
+  error(message: string): void;
+  /** Something is likely wrong. */
+  warn(message: string): void;
+  /** Worth knowing. */
+  info(message: string): void;
+}
+
+/** The default log: the console, with the package's name before each message as the kernel puts a driver's. */
+export const consoleLog: DeviceLog = {
+  error: (message) => {
+    console.error(`dmapool ${message}`);
+  },
+  warn: (message) => {
+    console.warn(`dmapool ${message}`);
+  },
+  info: (message) => {
+    console.info(`dmapool ${message}`);
+  },
+};
+
+/** Linux's DEFAULT_RATELIMIT_INTERVAL, in milliseconds. */
+const INTERVAL = 5000;
+/** Linux's DEFAULT_RATELIMIT_BURST. */
+const BURST = 10;
+
+interface Window {
+  begin: number;
+  printed: number;
+  missed: number;
+}
+
+/**
+ * Keeps one kind of message from flooding a log, by Linux's rule: of each kind at most 10 in 5 seconds; how many
+ * were held back is said with the first message after that.
+ */
+export class RateLimiter {
+  readonly #windows = new Map<string, Window>();
+  readonly #now: () => number;
+
+  /** @param now The clock, in milliseconds; to be replaced in tests. */
+  constructor(now: () => number = () => performance.now()) {
+    this.#now = now;
+  }
+
+  /** True if a message of this kind may be printed now. `suppressed` is told of what was held back before it. */
+  allows(kind: string, suppressed: (count: number) => void): boolean {
+    const now = this.#now();
+    let window = this.#windows.get(kind);
+    if (window === undefined) {
+      window = { begin: now, printed: 0, missed: 0 };
+      this.#windows.set(kind, window);
+    } else if (now - window.begin >= INTERVAL) {
+      const { missed } = window;
+      window.begin = now;
+      window.printed = 0;
+      window.missed = 0;
+      if (missed > 0) suppressed(missed);
+    }
+    if (window.printed >= BURST) {
+      window.missed++;
+      return false;
+    }
+    window.printed++;
+    return true;
+  }
+}

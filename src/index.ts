@@ -1,0 +1,43 @@
+/**
+ * dmapool: a DMA pool allocator for user-space drivers, device emulators and shared-memory code.
+ *
+ * @packageDocumentation
+ */
+export { Device, type DeviceOptions } from './device/device.ts';
+export type { AttributeShow } from './device/attributes.ts';
+export type { DeviceLog } from './device/log.ts';
+export type { ReleaseAction } from './device/managed.ts';
+export { DMA_BIT_MASK, NUMA_NO_NODE } from './device/mask.ts';
+export {
+  DmaArgumentError,
+  DmaBlockError,
+  DmaDestroyedError,
+  DmaError,
+  type DmaErrorCode,
+  DmaExistsError,
+  DmaMappingError,
+  DmaMaskError,
+  DmaOutOfMemoryError,
+  DmaReleaseError,
+  DmaSourceError,
+  DmaTimeoutError,
+  IommuFaultError,
+} from './errors.ts';
+export type { CoherentAllocator, CoherentMemory, CoherentRequest, DmaTarget } from './memory/coherent.ts';
+export { defaultMemory, HeapMemory } from './memory/heap.ts';
+export type { DmaBlock } from './pool/block.ts';
+export type { DebugOptions } from './pool/debug-hooks.ts';
+export { type GeometryOptions, PoolGeometry } from './pool/geometry.ts';
+export {
+  consume32,
+  lower32Bits,
+  publish32,
+  readAddress64,
+  upper32Bits,
+  type Words,
+  writeAddress64,
+} from './pool/ordering.ts';
+export { DmaPool, type DmaPoolOptions } from './pool/pool.ts';
+export type { Gfp, PoolCounts } from './pool/slow-path.ts';
+export type { PoolStatistics } from './pool/statistics.ts';
+export type { WaitOptions } from './pool/wait-queue.ts';

@@ -1,0 +1,412 @@
+/**
+ * The hot path, and the index form of the pool that is nothing else.
+ *
+ * Free blocks are a list in an array of words beside the blocks, one word a block; nothing lies in the blocks
+ * themselves, so nothing a device writes there can steer the allocator:
+ *
+ *     head --> 7        words:  index   0    1    2    3    4    5    6    7
+ *                               word   [A]  [A]  [E]  [2]  [A]  [A]  [A]  [3]       A allocated, E end of list
+ *
+ * The word of a free block is the index of the next free one; that of an allocated block is a negative mark. So one
+ * load tells both where the list goes on and whether a block may be freed. A shared pool's mark is different in each
+ * worker, and the same comparison then also tells whose block it is.
+ *
+ * Every other state of a pool (debugging, waiters, destroyed) costs the hot path nothing: its list is *held*: `head`
+ * reads as empty and no word ever equals the mark, so every call takes the slow path, which knows.
+ *
+ * What V8 likes, by measurement: all hot fields in one object of one shape (a list object of its own inside the pool
+ * costs a quarter more); small integers only (a counter that grows past 2^30 would turn into a boxed double, so it
+ * wraps, and the wraps are counted); no closures.
+ */
+import { DmaArgumentError } from '../errors.ts';
+import { checkInteger } from '../arguments.ts';
+import type { Gfp, SlowPath } from './slow-path.ts';
+
+/** End of the list; also the head of an empty one. */
+export const EMPTY = -1;
+/** Word of a block that is handed out. */
+export const ALLOCATED = -2;
+/** Word of a block that is never handed out again, because something wrote to it while it was free. */
+export const QUARANTINED = -3;
+/** Word of a block whose page was given back. */
+export const ABSENT = -4;
+/** In place of the mark while the list is held: no word ever has this value. */
+const NEVER = -5;
+
+/** Small integers have 31 bits where V8 compresses pointers. */
+const COUNT_MASK = 0x3fff_ffff;
+const COUNT_RANGE: number = COUNT_MASK + 1;
+
+/** Most blocks a pool can have: indices stay small integers in every engine. */
+export const MAX_BLOCKS: number = COUNT_MASK;
+
+/** The list as the slow path sees it. Made by {@link openList}, once for each pool. */
+export interface ListControl {
+  /** Word of a block; undefined for what is no index. */
+  word(index: number): number | undefined;
+  setWord(index: number, word: number): void;
+  /** Replaces the words by a larger array that begins with the same ones. */
+  replaceWords(words: Int32Array<ArrayBuffer | SharedArrayBuffer>): void;
+  readonly words: Int32Array<ArrayBuffer | SharedArrayBuffer>;
+  /** Takes the top of the list, held or not; EMPTY if there is none. Counts an allocation. */
+  pop(): number;
+  /** Puts a block on the list, held or not. Its word may be anything before. */
+  push(index: number): void;
+  /** Hands out a block that is on no list. Counts an allocation. */
+  grant(index: number): void;
+  /** Takes back the counting of `count` allocations that were undone. */
+  uncount(count: number): void;
+  /** Keeps of the list, in its order, only the blocks that `keeps` says. */
+  filter(keeps: (index: number) => boolean): void;
+  /** Sends every call to the slow path, until released. */
+  hold(): void;
+  release(): void;
+  /** Blocks on the list. */
+  readonly available: number;
+  /** Blocks ever handed out. */
+  readonly allocations: number;
+}
+
+/** Opens the inside of a pool to its slow path. Not exported by the package: outside, `#` fields are private for real. */
+export let openList: (pool: BlockIndices) => ListControl;
+
+/** The index form of a pool: blocks named by small integers, nothing else made. {@link DmaPool} adds the object form. */
+export abstract class BlockIndices {
+  // Hot. Their order and their initial kinds (small integer, object) are part of the shape the engine compiles for.
+  #head = EMPTY;
+  #available = 0;
+  #ceiling = MAX_BLOCKS;
+  #mark = ALLOCATED;
+  #allocations = 0;
+  #words: Int32Array<ArrayBuffer | SharedArrayBuffer>;
+  // Cold.
+  #slow!: SlowPath;
+  #wraps = 0;
+  #held = false;
+  #heldHead = EMPTY;
+
+  protected constructor(words: Int32Array<ArrayBuffer | SharedArrayBuffer>) {
+    this.#words = words;
+  }
+
+  /** Sets the slow path; once, before the first call. */
+  protected attach(slow: SlowPath): void {
+    this.#slow = slow;
+  }
+
+  /**
+   * Takes a free block and returns its index, or -1 when there is none to be had.
+   *
+   * @param gfp `atomic`: do not take a new page from the memory source.
+   * @throws {@link DmaDestroyedError} after the pool's destroy; what the memory source throws. Nothing is lost.
+   */
+  tryAllocIndex(gfp: Gfp = 'kernel'): number {
+    const index = this.#head;
+    if (index < 0) return Math.max(this.#slow.refill(gfp), -1);
+    const words = this.#words;
+    this.#head = words[index]!;
+    words[index] = this.#mark;
+    this.#available--;
+    if ((this.#allocations = (this.#allocations + 1) & COUNT_MASK) === 0) this.#wraps++;
+    return index;
+  }
+
+  /**
+   * Takes a free block and returns its index, from 0 up. Indices of one pool are dense.
+   *
+   * @param gfp `atomic`: do not take a new page from the memory source.
+   * @throws {@link DmaOutOfMemoryError} when there is no block to be had; its code says whether the memory ran out
+   *   (`ERR_DMAPOOL_NO_MEMORY`), the pool's own limit is reached (`ERR_DMAPOOL_LIMIT`), or none is free and no new page
+   *   was allowed (`ERR_DMAPOOL_NO_FREE_BLOCK`).
+   * @throws {@link DmaDestroyedError} after the pool's destroy; what the memory source throws. Nothing is lost.
+   *
+   * @example
+   * ```ts
+   * const index = pool.allocIndex();
+   * ring.setUint32(8, lower32Bits(pool.dmaOf(index)), true);
+   * pool.freeIndex(index);
+   * ```
+   */
+  allocIndex(gfp: Gfp = 'kernel'): number {
+    const index = this.#head;
+    if (index < 0) return this.#allocSlowly(gfp);
+    const words = this.#words;
+    this.#head = words[index]!;
+    words[index] = this.#mark;
+    this.#available--;
+    if ((this.#allocations = (this.#allocations + 1) & COUNT_MASK) === 0) this.#wraps++;
+    return index;
+  }
+
+  #allocSlowly(gfp: Gfp): number {
+    const index = this.#slow.refill(gfp);
+    if (index < 0) throw this.#slow.refused(index);
+    return index;
+  }
+
+  /** {@link allocIndex}, with every byte of the block zero. */
+  zallocIndex(gfp: Gfp = 'kernel'): number {
+    const index = this.allocIndex(gfp);
+    this.#slow.fill(index, 0);
+    return index;
+  }
+
+  /** {@link tryAllocIndex}, with every byte of the block zero. */
+  tryZallocIndex(gfp: Gfp = 'kernel'): number {
+    const index = this.tryAllocIndex(gfp);
+    if (index >= 0) this.#slow.fill(index, 0);
+    return index;
+  }
+
+  /**
+   * Gives a block back. It is the next one to be handed out.
+   *
+   * @throws {@link DmaBlockError} `ERR_DMAPOOL_NOT_ALLOCATED` when the block is not handed out (freed twice, or never
+   *   allocated). Nothing is changed then.
+   * @throws {@link DmaArgumentError} for what can't be an index.
+   */
+  freeIndex(index: number): void {
+    if (typeof index !== 'number') throw new DmaArgumentError('index', index, 'an index from allocIndex()');
+    // Also makes -0 a 0, which V8 would keep as a boxed double for ever after.
+    const block = index | 0;
+    const words = this.#words;
+    if (words[block] !== this.#mark || block !== index || this.#available >= this.#ceiling) {
+      this.#slow.drain(index);
+      return;
+    }
+    words[block] = this.#head;
+    this.#head = block;
+    this.#available++;
+  }
+
+  /**
+   * Takes `count` blocks and writes their indices to `into[0..count)`: all of them, or none and an error.
+   * They are the same blocks, in the same order, as `count` single calls would give.
+   *
+   * @param count Default: as many as `into` holds.
+   * @throws as {@link allocIndex}; {@link DmaArgumentError} when `into` can't hold `count`.
+   */
+  allocIndexBulk(into: Int32Array, count: number = into.length, gfp: Gfp = 'kernel'): void {
+    const refusal = this.#takeBulk(into, count, gfp);
+    if (refusal < 0) throw this.#slow.refused(refusal);
+  }
+
+  /** {@link allocIndexBulk}, but false instead of an error when there are not enough blocks to be had. */
+  tryAllocIndexBulk(into: Int32Array, count: number = into.length, gfp: Gfp = 'kernel'): boolean {
+    return this.#takeBulk(into, count, gfp) === 0;
+  }
+
+  #takeBulk(into: Int32Array, count: number, gfp: Gfp): number {
+    if (!(count >= 0 && count <= into.length) || (count | 0) !== count) {
+      checkInteger('count', count, 0, into.length);
+    }
+    if (count > this.#available || this.#held) return this.#takeBulkSlowly(into, count, gfp);
+    const words = this.#words;
+    const mark = this.#mark;
+    let head = this.#head;
+    for (let i = 0; i < count; i++) {
+      into[i] = head;
+      const next = words[head]!;
+      words[head] = mark;
+      head = next;
+    }
+    this.#head = head;
+    this.#available -= count;
+    const allocations = this.#allocations + count;
+    if (allocations > COUNT_MASK) this.#wraps++;
+    this.#allocations = allocations & COUNT_MASK;
+    return 0;
+  }
+
+  #takeBulkSlowly(into: Int32Array, count: number, gfp: Gfp): number {
+    const refusal = this.#slow.prepare(count, gfp);
+    if (refusal < 0) return refusal;
+    for (let i = 0; i < count; i++) {
+      let index: number;
+      try {
+        index = this.#head < 0 ? this.#slow.refill(gfp) : this.tryAllocIndex(gfp);
+      } catch (error) {
+        this.#undoBulk(into, i);
+        throw error;
+      }
+      if (index < 0) {
+        this.#undoBulk(into, i);
+        return index;
+      }
+      into[i] = index;
+    }
+    return 0;
+  }
+
+  // The last one first, so that the list is as it was.
+  #undoBulk(taken: Int32Array, count: number): void {
+    for (let i = count - 1; i >= 0; i--) this.freeIndex(taken[i]!);
+    this.#uncount(count);
+  }
+
+  /**
+   * Gives `from[0..count)` back, as `count` single calls would: all of them, or none and an error that says which one
+   * could not be freed.
+   *
+   * @param count Default: all of `from`.
+   * @throws as {@link freeIndex}; a block that stands in `from` twice is not allocated the second time.
+   */
+  freeIndexBulk(from: Int32Array, count: number = from.length): void {
+    if (!(count >= 0 && count <= from.length) || (count | 0) !== count) {
+      checkInteger('count', count, 0, from.length);
+    }
+    if (this.#held || this.#available + count > this.#ceiling) {
+      this.#giveBulkSlowly(from, count);
+      return;
+    }
+    const words = this.#words;
+    const mark = this.#mark;
+    let head = this.#head;
+    for (let i = 0; i < count; i++) {
+      const index = from[i]!;
+      if (words[index] !== mark) {
+        this.#undoFrees(from, i);
+        this.#slow.drain(index);
+        return;
+      }
+      words[index] = head;
+      head = index;
+    }
+    this.#head = head;
+    this.#available += count;
+  }
+
+  // `head` is not stored yet, so marking the blocks again is all there is to undo.
+  #undoFrees(freed: Int32Array, count: number): void {
+    for (let i = 0; i < count; i++) this.#words[freed[i]!] = this.#mark;
+  }
+
+  // Checks all before it frees any: freeing may poison a block or hand it to a waiter, which can't be undone.
+  #giveBulkSlowly(from: Int32Array, count: number): void {
+    const words = this.#words;
+    for (let i = 0; i < count; i++) {
+      const index = from[i]!;
+      if (words[index] !== ALLOCATED) {
+        for (let k = 0; k < i; k++) words[from[k]!] = ALLOCATED;
+        this.#slow.drain(index);
+        return;
+      }
+      // So that a second mention of the same block is seen.
+      words[index] = EMPTY;
+    }
+    for (let i = 0; i < count; i++) words[from[i]!] = ALLOCATED;
+    for (let i = 0; i < count; i++) this.freeIndex(from[i]!);
+  }
+
+  /**
+   * The DMA address of a block, for the device. A number, exact.
+   *
+   * @throws {@link DmaArgumentError} for an index that is in none of the pool's pages.
+   */
+  dmaOf(index: number): number {
+    const dma = this.#slow.dmaOf(index);
+    if (dma < 0) throw new DmaArgumentError('index', index, 'the index of a block in one of the pool’s pages');
+    return dma;
+  }
+
+  /**
+   * A new view of a block's bytes. Keep it as long as the block; the memory of a page that was given back may serve
+   * something else.
+   *
+   * @throws {@link DmaArgumentError} for an index that is in none of the pool's pages.
+   */
+  bytesOf(index: number): Uint8Array<ArrayBuffer | SharedArrayBuffer> {
+    return this.#slow.bytesOf(index);
+  }
+
+  /** True while the block is handed out. */
+  isAllocated(index: number): boolean {
+    const word = this.#words[index];
+    return word === ALLOCATED;
+  }
+
+  #uncount(count: number): void {
+    const allocations = this.#wraps * COUNT_RANGE + this.#allocations - count;
+    this.#wraps = Math.floor(allocations / COUNT_RANGE);
+    this.#allocations = allocations - this.#wraps * COUNT_RANGE;
+  }
+
+  static {
+    openList = (pool) => ({
+      word: (index) => pool.#words[index],
+      setWord: (index, word) => {
+        pool.#words[index] = word;
+      },
+      replaceWords: (words) => {
+        pool.#words = words;
+      },
+      get words() {
+        return pool.#words;
+      },
+      pop: () => {
+        const index = pool.#held ? pool.#heldHead : pool.#head;
+        if (index < 0) return EMPTY;
+        const next = pool.#words[index]!;
+        if (pool.#held) pool.#heldHead = next;
+        else pool.#head = next;
+        pool.#available--;
+        pool.#words[index] = ALLOCATED;
+        pool.#uncount(-1);
+        return index;
+      },
+      push: (index) => {
+        pool.#words[index] = pool.#held ? pool.#heldHead : pool.#head;
+        if (pool.#held) pool.#heldHead = index;
+        else pool.#head = index;
+        pool.#available++;
+      },
+      grant: (index) => {
+        pool.#words[index] = ALLOCATED;
+        pool.#uncount(-1);
+      },
+      uncount: (count) => {
+        pool.#uncount(count);
+      },
+      filter: (keeps) => {
+        const words = pool.#words;
+        let head = EMPTY;
+        let last = EMPTY;
+        let kept = 0;
+        for (let index = pool.#held ? pool.#heldHead : pool.#head; index >= 0;) {
+          const next = words[index]!;
+          if (keeps(index)) {
+            if (last < 0) head = index;
+            else words[last] = index;
+            last = index;
+            kept++;
+          }
+          index = next;
+        }
+        if (last >= 0) words[last] = EMPTY;
+        if (pool.#held) pool.#heldHead = head;
+        else pool.#head = head;
+        pool.#available = kept;
+      },
+      hold: () => {
+        if (pool.#held) return;
+        pool.#held = true;
+        pool.#heldHead = pool.#head;
+        pool.#head = EMPTY;
+        pool.#mark = NEVER;
+      },
+      release: () => {
+        if (!pool.#held) return;
+        pool.#held = false;
+        pool.#head = pool.#heldHead;
+        pool.#heldHead = EMPTY;
+        pool.#mark = ALLOCATED;
+      },
+      get available() {
+        return pool.#available;
+      },
+      get allocations() {
+        return pool.#wraps * COUNT_RANGE + pool.#allocations;
+      },
+    });
+  }
+}

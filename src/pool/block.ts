@@ -1,0 +1,140 @@
+import { DmaBlockError, hex } from '../errors.ts';
+import type { DmaPool } from './pool.ts';
+
+type Buffer = ArrayBuffer | SharedArrayBuffer;
+
+/** A block's views, made when first used: most blocks need one of them, many none. */
+class BlockViews {
+  readonly bytes: Uint8Array<Buffer>;
+  view: DataView<Buffer> | undefined = undefined;
+  u16: Uint16Array<Buffer> | undefined = undefined;
+  u32: Uint32Array<Buffer> | undefined = undefined;
+  i32: Int32Array<Buffer> | undefined = undefined;
+
+  constructor(bytes: Uint8Array<Buffer>) {
+    this.bytes = bytes;
+  }
+}
+
+/** Generation of blocks that are reused. */
+const NOT_COUNTED = 0;
+
+/** Makes a block; for the pool alone. */
+export let makeBlock: <N extends string>(pool: DmaPool<N>, index: number, generation: number) => DmaBlock<N>;
+
+/**
+ * One block of a pool: what a driver holds.
+ *
+ * Blocks are made once and reused: after `free`, the same object comes out of a later `alloc`. A reference kept beyond
+ * `free` therefore looks like the next holder's, and freeing it then frees the next holder's block. In debug mode each
+ * allocation makes a fresh object, and every use of an old one by the pool is an error.
+ *
+ * The type parameter is the pool's name, so that a block of one pool given to another is a compile-time error.
+ */
+export class DmaBlock<N extends string = string> implements Disposable {
+  // Three fields, 48 bytes: a driver may hold hundreds of thousands. All else is asked of the pool.
+  readonly #pool: DmaPool<N>;
+  /** Name of the block in its pool: a small integer, from 0 up. */
+  readonly index: number;
+  #views: BlockViews | undefined = undefined;
+
+  protected constructor(pool: DmaPool<N>, index: number) {
+    this.#pool = pool;
+    this.index = index;
+  }
+
+  /** The pool it belongs to. */
+  get pool(): DmaPool<N> {
+    return this.#pool;
+  }
+
+  /** The address for the device, in bytes. */
+  get dma(): number {
+    return this.#pool.dmaOf(this.index);
+  }
+
+  /** Bytes of the block: the size asked for, raised to 16 and rounded up to the alignment. */
+  get size(): number {
+    return this.#pool.geometry.blockSize;
+  }
+
+  /** How often the block was handed out when this handle was made; only counted in debug mode, else 0. */
+  get generation(): number {
+    return NOT_COUNTED;
+  }
+
+  /** The block's memory. The same view each time. */
+  get bytes(): Uint8Array<Buffer> {
+    return this.#allViews.bytes;
+  }
+
+  /** The block's memory for reads and writes of any width and byte order; devices are little-endian. */
+  get view(): DataView<Buffer> {
+    const views = this.#allViews;
+    const { buffer, byteOffset, byteLength } = views.bytes;
+    return (views.view ??= new DataView(buffer, byteOffset, byteLength));
+  }
+
+  /** The block's memory as 16-bit words in the machine's byte order. Needs an even block address. */
+  get u16(): Uint16Array<Buffer> {
+    const views = this.#allViews;
+    return (views.u16 ??= new Uint16Array(views.bytes.buffer, this.#aligned(2), views.bytes.length >> 1));
+  }
+
+  /** The block's memory as unsigned 32-bit words in the machine's byte order. Needs a block address of a multiple of 4. */
+  get u32(): Uint32Array<Buffer> {
+    const views = this.#allViews;
+    return (views.u32 ??= new Uint32Array(views.bytes.buffer, this.#aligned(4), views.bytes.length >> 2));
+  }
+
+  /** The block's memory as signed 32-bit words, which bitwise operators give; see {@link DmaBlock.u32}. */
+  get i32(): Int32Array<Buffer> {
+    const views = this.#allViews;
+    return (views.i32 ??= new Int32Array(views.bytes.buffer, this.#aligned(4), views.bytes.length >> 2));
+  }
+
+  get #allViews(): BlockViews {
+    return (this.#views ??= new BlockViews(this.#pool.viewOf(this)));
+  }
+
+  #aligned(unit: number): number {
+    const { byteOffset } = this.bytes;
+    if (byteOffset % unit !== 0) {
+      throw new DmaBlockError(
+        'ERR_DMAPOOL_UNALIGNED',
+        `pool ${this.#pool.name}: block ${String(this.index)} at ${hex(this.dma)} is not aligned to ${String(unit)} bytes; ` +
+          `create the pool with align ${String(unit)} or more, or use block.view`,
+      );
+    }
+    return byteOffset;
+  }
+
+  /** Gives the block back to its pool. @throws as {@link DmaPool.free}. */
+  free(): void {
+    this.#pool.free(this);
+  }
+
+  /** For `using`: frees the block, unless that was done before. */
+  [Symbol.dispose](): void {
+    if (this.#pool.owns(this)) this.#pool.free(this);
+  }
+
+  static {
+    makeBlock = (pool, index, generation) =>
+      generation === NOT_COUNTED ? new DmaBlock(pool, index) : new DebugBlock(pool, index, generation);
+  }
+}
+
+/** A handle of debug mode: good for one allocation. */
+class DebugBlock<N extends string> extends DmaBlock<N> {
+  readonly #generation: number;
+
+  constructor(pool: DmaPool<N>, index: number, generation: number) {
+    super(pool, index);
+    this.#generation = generation;
+  }
+
+  override get generation(): number {
+    return this.#generation;
+  }
+}

@@ -1,0 +1,45 @@
+/** Reports, when the process ends, the blocks of debug pools that are still out. */
+
+/** A pool that wants to be asked at the end. */
+export interface ExitReporter {
+  reportLeaks(): void;
+}
+
+/** The little of Node's `process` that is needed; Bun and Deno have it too, browsers do not. */
+interface ProcessLike {
+  readonly env?: Readonly<Record<string, string | undefined>>;
+  on?(event: 'exit', listener: () => void): unknown;
+}
+
+function processLike(): ProcessLike | undefined {
+  return (globalThis as { process?: ProcessLike }).process;
+}
+
+const pools = new Set<ExitReporter>();
+let listening = false;
+
+/** Has `pool` asked when the process ends. Holds on to it: a leak is to be reported also when nobody knows the pool any more. */
+export function reportAtExit(pool: ExitReporter): void {
+  pools.add(pool);
+  if (listening) return;
+  listening = true;
+  processLike()?.on?.('exit', () => {
+    for (const each of pools) each.reportLeaks();
+  });
+}
+
+/** The pool has nothing to report any more. */
+export function forgetAtExit(pool: ExitReporter): void {
+  pools.delete(pool);
+}
+
+/** True when the environment asks for debug mode in every pool that does not say otherwise (`DMAPOOL_DEBUG=1`). */
+export function debugByEnvironment(): boolean {
+  try {
+    const value = processLike()?.env?.['DMAPOOL_DEBUG'];
+    return value !== undefined && value !== '' && value !== '0';
+  } catch {
+    // Deno throws where the environment may not be read.
+    return false;
+  }
+}

@@ -1,0 +1,57 @@
+/** What some pools do to a block when it changes hands. A pool with hooks keeps its list held: every call is slow. */
+export interface BlockHooks {
+  /** A page came from the memory source, zeroed. */
+  pageOpened(slot: number): void;
+  /** A block is about to be handed out. False: something is wrong with it, it must not be. */
+  allocated(index: number): boolean;
+  /** A block came back. */
+  freed(index: number): void;
+  /** What is known of the block's past, for a message; may be empty. Begins with a separator. */
+  history(index: number): string;
+  /** Who holds these blocks, for a message. */
+  holders(indices: readonly number[]): string;
+}
+
+/** Most blocks that one message names. */
+const NAMED = 8;
+
+/** Names blocks by index and address. */
+export function listBlocks(indices: readonly number[], dmaOf: (index: number) => string): string {
+  const named = indices.slice(0, NAMED).map((index) => `block ${String(index)} at ${dmaOf(index)}`);
+  if (indices.length > NAMED) named.push(`${String(indices.length - NAMED)} more`);
+  return named.join(', ');
+}
+
+/** Init-on-alloc and init-on-free (Linux: the boot parameters `init_on_alloc`, `init_on_free`). */
+export class InitHooks implements BlockHooks {
+  readonly #onAlloc: boolean;
+  readonly #onFree: boolean;
+  readonly #zero: (index: number) => void;
+
+  constructor(onAlloc: boolean, onFree: boolean, zero: (index: number) => void) {
+    this.#onAlloc = onAlloc;
+    this.#onFree = onFree;
+    this.#zero = zero;
+  }
+
+  pageOpened(): void {
+    // Memory comes zeroed.
+  }
+
+  allocated(index: number): boolean {
+    if (this.#onAlloc) this.#zero(index);
+    return true;
+  }
+
+  freed(index: number): void {
+    if (this.#onFree) this.#zero(index);
+  }
+
+  history(): string {
+    return '';
+  }
+
+  holders(): string {
+    return '';
+  }
+}

@@ -1,0 +1,93 @@
+/**
+ * Coherent is not ordered: the device sees every write, but not necessarily in the order of the program. A descriptor
+ * must be whole before the word that hands it over (an ownership bit, a phase, a tail index) changes, and the words
+ * behind such a word must not be read before it. JavaScript promises order only through Atomics, so that one word is
+ * written and read with these; all the others with plain views.
+ *
+ *     plain writes of the descriptor        while (consume32(words, 3) still says "device's") wait
+ *     publish32(words, 3, OWN | length)     plain reads of what the device wrote
+ *
+ * Devices are little-endian, and so are typed arrays on every machine that Node, Bun, Deno and the browsers run on
+ * today; on a big-endian one these helpers swap bytes, plain typed arrays do not (use a DataView there).
+ */
+import { checkInteger } from '../arguments.ts';
+
+const LITTLE_ENDIAN = new Uint8Array(new Uint32Array([1]).buffer)[0] === 1;
+
+function swap32(value: number): number {
+  return ((value & 0xff) << 24) | ((value & 0xff00) << 8) | ((value >>> 8) & 0xff00) | ((value >>> 24) & 0xff);
+}
+
+/** A view of 32-bit words, such as `block.u32`. */
+export type Words = Int32Array | Uint32Array;
+
+/**
+ * Writes one 32-bit word, little-endian, after everything the program wrote before (release).
+ *
+ * @param words View of the block; `block.u32` or `block.i32`.
+ * @param index Which word of the view, from 0. Out of range: RangeError.
+ * @param value The word; its low 32 bits are used.
+ *
+ * @example
+ * ```ts
+ * descriptor.u32[0] = lower32Bits(buffer.dma);
+ * descriptor.u32[1] = upper32Bits(buffer.dma);
+ * publish32(descriptor.u32, 3, OWNED_BY_DEVICE);
+ * ```
+ */
+export function publish32(words: Words, index: number, value: number): void {
+  Atomics.store(words, index, LITTLE_ENDIAN ? value : swap32(value));
+}
+
+/**
+ * Reads one 32-bit word, little-endian, before everything the program reads afterwards (acquire).
+ *
+ * @returns The word as an unsigned number.
+ *
+ * @example
+ * ```ts
+ * if (consume32(descriptor.u32, 3) & DONE) handle(descriptor.u32[2]);
+ * ```
+ */
+export function consume32(words: Words, index: number): number {
+  const value = Atomics.load(words, index);
+  return (LITTLE_ENDIAN ? value : swap32(value)) >>> 0;
+}
+
+/**
+ * Low half of an address (Linux: `lower_32_bits`).
+ *
+ * @param value A whole number from 0 to 2^53-1.
+ */
+export function lower32Bits(value: number): number {
+  return value % 0x1_0000_0000;
+}
+
+/** High half of an address (Linux: `upper_32_bits`). */
+export function upper32Bits(value: number): number {
+  return Math.floor(value / 0x1_0000_0000);
+}
+
+/**
+ * Writes a 64-bit DMA address, little-endian, without a bigint. Not atomic: publish a word of its own afterwards.
+ *
+ * @param view Where; `block.view`.
+ * @param byteOffset First of the eight bytes.
+ * @param address A whole number from 0 to 2^53-1. @throws {@link DmaArgumentError} for anything else.
+ */
+export function writeAddress64(view: DataView, byteOffset: number, address: number): void {
+  checkInteger('address', address, 0, Number.MAX_SAFE_INTEGER);
+  view.setUint32(byteOffset, lower32Bits(address), true);
+  view.setUint32(byteOffset + 4, upper32Bits(address), true);
+}
+
+/**
+ * Reads what {@link writeAddress64} wrote.
+ *
+ * @throws {@link DmaArgumentError} when the 64 bits are no exact JavaScript number: then it is no address from here.
+ */
+export function readAddress64(view: DataView, byteOffset: number): number {
+  const address = view.getUint32(byteOffset + 4, true) * 0x1_0000_0000 + view.getUint32(byteOffset, true);
+  checkInteger('address', address, 0, Number.MAX_SAFE_INTEGER);
+  return address;
+}

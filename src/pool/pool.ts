@@ -1,0 +1,434 @@
+import { checkInteger } from '../arguments.ts';
+import { Device } from '../device/device.ts';
+import { NUMA_NO_NODE } from '../device/mask.ts';
+import type { DmaError } from '../errors.ts';
+import { DmaArgumentError, DmaBlockError, hex } from '../errors.ts';
+import { BlockIndices, MAX_BLOCKS, openList } from './block-indices.ts';
+import { DmaBlock, makeBlock } from './block.ts';
+import { DebugHooks, type DebugOptions } from './debug-hooks.ts';
+import { debugByEnvironment, forgetAtExit, reportAtExit } from './exit-report.ts';
+import { type GeometryOptions, PoolGeometry } from './geometry.ts';
+import { InitHooks } from './hooks.ts';
+import { listPool, unlistPool } from './pools-attribute.ts';
+import type { Gfp, PoolCounts } from './slow-path.ts';
+import type { PoolStatistics } from './statistics.ts';
+import { UnsharedStore } from './unshared-store.ts';
+import type { WaitOptions } from './wait-queue.ts';
+
+/** What a pool is made of, besides its name and device. */
+export interface DmaPoolOptions extends Omit<GeometryOptions, 'pageSize'> {
+  /** Most blocks that may be out at one time, 1 to 2^30-1. Default: as many as the memory source can hold. */
+  readonly maxBlocks?: number;
+  /** NUMA node its pages should come from (Linux: `dma_pool_create_node`). Default: the device's. */
+  readonly node?: number;
+  /** Debug mode. Default: off, or what the environment variable `DMAPOOL_DEBUG` says. */
+  readonly debug?: boolean | DebugOptions;
+  /** Zero every block when it is handed out (Linux: `init_on_alloc`). Default false. */
+  readonly initOnAlloc?: boolean;
+  /** Zero every block when it comes back (Linux: `init_on_free`). Default false. */
+  readonly initOnFree?: boolean;
+}
+
+/**
+ * Equal, aligned blocks of coherent memory for one device (Linux: `struct dma_pool`).
+ *
+ * Blocks of a fresh page come out in ascending order of address; a freed block is the next one out. A new page is taken
+ * only when no block is free; pages go back at `destroy` or `trim`, never by themselves. Every free is checked, always.
+ *
+ * @example
+ * ```ts
+ * using device = new Device({ name: '0000:00:02.0' });
+ * using pool = DmaPool.create('ehci_qtd', device, { size: 96, align: 32, boundary: 4096 });
+ * const qtd = pool.zalloc();
+ * qtd.view.setUint32(0, 0x1, true); // no next qTD
+ * console.log(qtd.dma % 32); // 0
+ * pool.free(qtd);
+ * ```
+ */
+export class DmaPool<N extends string = string> extends BlockIndices implements Disposable, Iterable<DmaBlock<N>> {
+  /** Block objects by index, each made when first needed. */
+  readonly #blocks: (DmaBlock<N> | undefined)[];
+  readonly #store: UnsharedStore;
+  readonly #debug: DebugHooks | null;
+  #forgetManaged: (() => boolean) | null = null;
+
+  /** Name, as given; shown in messages and in the device's `pools` attribute. */
+  readonly name: N;
+  /** The device that its blocks are for. */
+  readonly device: Device;
+  /** How its pages are cut. */
+  readonly geometry: PoolGeometry;
+  /** NUMA node its pages are asked for; -1: none in particular. */
+  readonly node: number;
+  /** Most blocks that may be out at one time. */
+  readonly maxBlocks: number;
+
+  private constructor(name: N, device: Device, options: DmaPoolOptions) {
+    super(new Int32Array(0));
+    this.#blocks = [];
+    this.name = name;
+    this.device = device;
+    this.geometry = new PoolGeometry({ ...options, pageSize: device.memory.pageSize });
+    const { maxBlocks = MAX_BLOCKS, node = device.numaNode, initOnAlloc = false, initOnFree = false } = options;
+    checkInteger('maxBlocks', maxBlocks, 1, MAX_BLOCKS);
+    checkInteger('node', node, NUMA_NO_NODE, 1023);
+    checkBoolean('initOnAlloc', initOnAlloc);
+    checkBoolean('initOnFree', initOnFree);
+    const debug = debugOptions(options.debug ?? debugByEnvironment());
+    this.node = node;
+    this.maxBlocks = maxBlocks;
+    const store = new UnsharedStore({
+      name,
+      device,
+      geometry: this.geometry,
+      node,
+      maxBlocks,
+      list: openList(this),
+      objects: this.#blocks,
+    });
+    this.#store = store;
+    this.#debug =
+      debug === null
+        ? null
+        : new DebugHooks(
+            {
+              name,
+              blockSize: this.geometry.blockSize,
+              report: (kind, message) => {
+                device.report('error', kind, message);
+              },
+              dmaOf: (index) => store.dmaOf(index),
+              pageView: (slot) => store.pageView(slot),
+              place: (index) => store.place(index),
+              fill: (index, value) => {
+                store.fill(index, value);
+              },
+            },
+            debug,
+            initOnAlloc,
+          );
+    if (this.#debug !== null) {
+      store.setHooks(this.#debug);
+    } else if (initOnAlloc || initOnFree) {
+      store.setHooks(
+        new InitHooks(initOnAlloc, initOnFree, (index) => {
+          store.fill(index, 0);
+        }),
+      );
+    }
+    this.attach(store);
+  }
+
+  /**
+   * Creates a pool (Linux: `dma_pool_create`). It takes no page until a block is wanted.
+   *
+   * @param name Shown in messages and in the `pools` attribute, which cuts it to 31 bytes.
+   * @param device Who will use the blocks.
+   * @throws {@link DmaArgumentError} that names the argument and what would be accepted.
+   * @throws {@link DmaExistsError} when it is the device's first pool and somebody else's attribute is called `pools`.
+   */
+  static create<const N extends string>(name: N, device: Device, options: DmaPoolOptions): DmaPool<N> {
+    if (typeof name !== 'string' || name === '' || hasControlCharacter(name)) {
+      throw new DmaArgumentError('name', name, 'a text that is not empty, without control characters');
+    }
+    if (!(device instanceof Device)) throw new DmaArgumentError('device', device, 'a Device');
+    if (typeof options !== 'object' || options === null) {
+      throw new DmaArgumentError('options', options, 'an object with at least a size');
+    }
+    const pool = new DmaPool(name, device, options);
+    listPool(device, pool);
+    if (pool.#debug !== null) reportAtExit(pool);
+    return pool;
+  }
+
+  /**
+   * {@link DmaPool.create}, and the pool is destroyed by `device.detach()` (Linux: `dmam_pool_create`), in its turn:
+   * what was made managed last goes first.
+   */
+  static createManaged<const N extends string>(name: N, device: Device, options: DmaPoolOptions): DmaPool<N> {
+    const pool = DmaPool.create(name, device, options);
+    pool.#forgetManaged = device.addAction(() => {
+      pool.destroy();
+    });
+    return pool;
+  }
+
+  /**
+   * Takes a free block (Linux: `dma_pool_alloc`). Its bytes are whatever the last holder and the device left there.
+   *
+   * @param gfp `atomic`: do not take a new page from the memory source.
+   * @throws {@link DmaOutOfMemoryError} when there is no block to be had; its code says why.
+   * @throws {@link DmaDestroyedError} after `destroy`; what the memory source throws. Nothing is lost.
+   */
+  alloc(gfp: Gfp = 'kernel'): DmaBlock<N> {
+    const index = this.allocIndex(gfp);
+    return this.#blocks[index] ?? this.#makeBlock(index);
+  }
+
+  /** {@link alloc}, but null when there is no block to be had. */
+  tryAlloc(gfp: Gfp = 'kernel'): DmaBlock<N> | null {
+    const index = this.tryAllocIndex(gfp);
+    return index < 0 ? null : (this.#blocks[index] ?? this.#makeBlock(index));
+  }
+
+  /** {@link alloc}, with every byte of the block zero (Linux: `dma_pool_zalloc`). */
+  zalloc(gfp: Gfp = 'kernel'): DmaBlock<N> {
+    const index = this.zallocIndex(gfp);
+    return this.#blocks[index] ?? this.#makeBlock(index);
+  }
+
+  /** {@link tryAlloc}, with every byte of the block zero. */
+  tryZalloc(gfp: Gfp = 'kernel'): DmaBlock<N> | null {
+    const index = this.tryZallocIndex(gfp);
+    return index < 0 ? null : (this.#blocks[index] ?? this.#makeBlock(index));
+  }
+
+  #makeBlock(index: number): DmaBlock<N> {
+    return (this.#blocks[index] = makeBlock(this, index, this.#debug?.generationOf(index) ?? 0));
+  }
+
+  /**
+   * Gives a block back (Linux: `dma_pool_free`). It is the next one to be handed out.
+   *
+   * @throws {@link DmaBlockError} when it is not handed out (`ERR_DMAPOOL_NOT_ALLOCATED`), is another pool's
+   *   (`ERR_DMAPOOL_WRONG_POOL`), or is the handle of an earlier holder (`ERR_DMAPOOL_STALE_BLOCK`; found where the
+   *   page was given back in between, and always in debug mode). Nothing is changed then.
+   */
+  free(block: DmaBlock<N>): void {
+    // That the table has this very object for its index says at once that it is a block, of this pool, and current.
+    if (this.#blocks[block.index] !== block) throw this.#notOurs(block);
+    this.freeIndex(block.index);
+  }
+
+  #notOurs(block: unknown): DmaError {
+    if (!(block instanceof DmaBlock)) return new DmaArgumentError('block', block, `a block of pool ${this.name}`);
+    const { index, pool, generation } = block as DmaBlock;
+    if (pool !== this) {
+      return new DmaBlockError(
+        'ERR_DMAPOOL_WRONG_POOL',
+        `${this.device.name}: pool ${this.name}: block ${String(index)} belongs to pool ${pool.name} of ${pool.device.name}`,
+      );
+    }
+    const now =
+      this.#debug === null
+        ? ''
+        : ` (handle of generation ${String(generation)}, now ${String(this.#debug.generationOf(index))})`;
+    return new DmaBlockError(
+      'ERR_DMAPOOL_STALE_BLOCK',
+      `${this.device.name}: pool ${this.name}: this handle of block ${String(index)} is not the current one: the block was freed since${now}` +
+        (this.#debug?.history(index) ?? ''),
+    );
+  }
+
+  /** True while `block` is this pool's, handed out, and the handle is the current one. */
+  owns(block: DmaBlock<N>): boolean {
+    return this.#blocks[block.index] === block && this.isAllocated(block.index);
+  }
+
+  /**
+   * Takes `count` blocks and puts them into `into[0..count)`: all of them, or none and an error. They are the same
+   * blocks, in the same order, as `count` single calls would give.
+   *
+   * @throws as {@link alloc}
+   */
+  allocBulk(into: DmaBlock<N>[], count: number, gfp: Gfp = 'kernel'): void {
+    const indices = this.#bulkIndices(into, count);
+    this.allocIndexBulk(indices, count, gfp);
+    this.#toBlocks(indices, into, count);
+  }
+
+  /** {@link allocBulk}, but false when there are not enough blocks to be had. */
+  tryAllocBulk(into: DmaBlock<N>[], count: number, gfp: Gfp = 'kernel'): boolean {
+    const indices = this.#bulkIndices(into, count);
+    if (!this.tryAllocIndexBulk(indices, count, gfp)) return false;
+    this.#toBlocks(indices, into, count);
+    return true;
+  }
+
+  #toBlocks(indices: Int32Array, into: DmaBlock<N>[], count: number): void {
+    for (let i = 0; i < count; i++) {
+      const index = indices[i]!;
+      into[i] = this.#blocks[index] ?? this.#makeBlock(index);
+    }
+  }
+
+  /**
+   * Gives `blocks[0..count)` back, as `count` single calls would: all of them, or none and an error.
+   *
+   * @param count Default: all of `blocks`.
+   * @throws as {@link free}; a block that stands there twice is not allocated the second time.
+   */
+  freeBulk(blocks: readonly DmaBlock<N>[], count: number = blocks.length): void {
+    const indices = this.#bulkIndices(blocks, count);
+    if (count > blocks.length)
+      throw new DmaArgumentError('count', count, `at most ${String(blocks.length)}, as many as are given`);
+    for (let i = 0; i < count; i++) {
+      const block = blocks[i]!;
+      // `block` may be anything here, and reading a property of nothing would not be a typed error.
+      const index = (block as DmaBlock<N> | undefined | null)?.index ?? -1;
+      if (this.#blocks[index] !== block || index < 0) throw this.#notOurs(block);
+      indices[i] = index;
+    }
+    this.freeIndexBulk(indices, count);
+  }
+
+  /** Scratch space for indices, kept: the steady state makes no garbage. */
+  #scratch = new Int32Array(32);
+
+  #bulkIndices(blocks: readonly unknown[], count: number): Int32Array {
+    if (!Array.isArray(blocks)) throw new DmaArgumentError('blocks', blocks, 'an array');
+    checkInteger('count', count, 0, MAX_BLOCKS);
+    if (this.#scratch.length < count) this.#scratch = new Int32Array(count);
+    return this.#scratch;
+  }
+
+  /**
+   * Waits for a block: the next one that comes free, or that memory can be had for. Who came first is served first, and
+   * nobody else gets a block while somebody waits.
+   *
+   * @throws (rejects) the signal's reason; {@link DmaTimeoutError}; {@link DmaDestroyedError} when the pool is destroyed
+   *   meanwhile; what the memory source throws.
+   *
+   * @example
+   * ```ts
+   * const block = await pool.allocWait({ signal: AbortSignal.timeout(1000) });
+   * ```
+   */
+  allocWait(options: WaitOptions = {}): Promise<DmaBlock<N>> {
+    return this.#store.wait((index) => {
+      if (options.zero === true) this.#store.fill(index, 0);
+      return this.#blocks[index] ?? this.#makeBlock(index);
+    }, options);
+  }
+
+  /** Opens pages until `count` blocks can be had without a new page. @throws as {@link alloc} */
+  reserve(count: number): void {
+    this.#store.reserve(count);
+  }
+
+  /** Gives back every page of which no block is out; returns how many. What their blocks' old handles say is void. */
+  trim(): number {
+    return this.#store.trim();
+  }
+
+  /**
+   * The block that contains a DMA address, such as one that a device reports as done; null if none that is out does. O(1).
+   *
+   * @param dma Any address, not only a block's first.
+   */
+  blockAt(dma: number): DmaBlock<N> | null {
+    const index = this.indexAt(dma);
+    return index < 0 ? null : (this.#blocks[index] ?? this.#makeBlock(index));
+  }
+
+  /** {@link blockAt} in the index form; -1 if no block that is out contains `dma`. */
+  indexAt(dma: number): number {
+    checkInteger('dma', dma, 0, Number.MAX_SAFE_INTEGER);
+    const index = this.#store.indexAt(dma);
+    return index >= 0 && this.isAllocated(index) ? index : -1;
+  }
+
+  /**
+   * Frees the block that begins at a DMA address, for code that keeps only that.
+   *
+   * @throws {@link DmaBlockError} `ERR_DMAPOOL_BAD_ADDRESS` when no block of the pool begins there; else as {@link free}.
+   */
+  freeAt(dma: number): void {
+    checkInteger('dma', dma, 0, Number.MAX_SAFE_INTEGER);
+    const index = this.#store.indexAt(dma);
+    const start = index < 0 ? -1 : this.#store.dmaOf(index);
+    if (start !== dma) {
+      const where = index < 0 ? 'in no block of it' : `inside block ${String(index)}, which begins at ${hex(start)}`;
+      throw new DmaBlockError(
+        'ERR_DMAPOOL_BAD_ADDRESS',
+        `${this.device.name}: pool ${this.name}: ${hex(dma)} is ${where}`,
+      );
+    }
+    this.freeIndex(index);
+  }
+
+  /** Byte offset of a block in its page. @throws {@link DmaArgumentError} for an index that is in none of its pages. */
+  offsetOf(index: number): number {
+    const offset = this.#store.offsetOf(index);
+    if (offset < 0)
+      throw new DmaArgumentError('index', index, `the index of a block in one of the pages of pool ${this.name}`);
+    return offset;
+  }
+
+  /** A block's memory, for {@link DmaBlock}. @throws {@link DmaBlockError} for a handle that is not the current one. */
+  viewOf(block: DmaBlock<N>): Uint8Array<ArrayBuffer | SharedArrayBuffer> {
+    if (this.#blocks[block.index] !== block) throw this.#notOurs(block);
+    return this.#store.bytesOf(block.index);
+  }
+
+  /** The blocks that are out, in ascending order of index. Blocks may be freed while iterating. */
+  *[Symbol.iterator](): IterableIterator<DmaBlock<N>> {
+    for (const index of this.indices()) yield this.#blocks[index] ?? this.#makeBlock(index);
+  }
+
+  /** Indices of the blocks that are out, ascending. */
+  *indices(): IterableIterator<number> {
+    for (let index = 0; index < this.#store.limit; index++) if (this.isAllocated(index)) yield index;
+  }
+
+  /** Active, blocks, pages: what the `pools` attribute shows. */
+  counts(): PoolCounts {
+    return this.#store.account();
+  }
+
+  /** All figures at this moment. */
+  statistics(): PoolStatistics {
+    return this.#store.statistics();
+  }
+
+  /**
+   * Ends the pool (Linux: `dma_pool_destroy`): no block is handed out any more, and memory goes back to the source.
+   *
+   * If blocks are out, says so on the device's log, with who holds them, and keeps their pages, because hardware may
+   * still write there. They can be freed later; with the last one the pages go back. `device.reclaim()`, after a
+   * reset of the device, takes the rest back. A second destroy does nothing.
+   */
+  destroy(): void {
+    unlistPool(this.device, this);
+    this.#forgetManaged?.();
+    this.#forgetManaged = null;
+    this.#store.destroy();
+    if (this.counts().active === 0) forgetAtExit(this);
+  }
+
+  /** Reports what is still out; called when the process ends. */
+  reportLeaks(): void {
+    if (this.counts().active > 0) {
+      this.device.report(
+        'error',
+        `${this.name} leaked`,
+        `${this.name}: at the end of the process ${this.#store.holders()}`,
+      );
+    }
+  }
+
+  /** {@link destroy}, for `using`. */
+  [Symbol.dispose](): void {
+    this.destroy();
+  }
+}
+
+function checkBoolean(argument: string, value: unknown): void {
+  if (typeof value !== 'boolean') throw new DmaArgumentError(argument, value, 'true or false');
+}
+
+function debugOptions(debug: unknown): DebugOptions | null {
+  if (debug === false) return null;
+  if (debug === true) return {};
+  if (typeof debug !== 'object' || debug === null) {
+    throw new DmaArgumentError('debug', debug, 'true, false, or an object with quarantine and sites');
+  }
+  const { quarantine = true, sites = true } = debug as { quarantine?: unknown; sites?: unknown };
+  checkBoolean('debug.quarantine', quarantine);
+  checkBoolean('debug.sites', sites);
+  return { quarantine: quarantine === true, sites: sites === true };
+}
+
+function hasControlCharacter(text: string): boolean {
+  return Array.from(text).some((character) => character < ' ' || character === '\x7f');
+}

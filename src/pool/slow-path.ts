@@ -1,0 +1,58 @@
+/**
+ * What the hot path does not do itself. The hot path is: take the top of a list, mark the block; check the mark, push.
+ * Everything else goes through this interface, so that a pool of one thread and a pool shared by workers have the very
+ * same hot path and differ only in who implements it.
+ */
+
+/**
+ * May the call wait for the system, that is, take a new page from the memory source?
+ * - `kernel` (GFP_KERNEL): yes; the default.
+ * - `atomic` (in GFP_ATOMIC's place): no; only a block that is free already will do.
+ */
+export type Gfp = 'kernel' | 'atomic';
+
+/** Why there is no block: a negative number in place of an index. */
+export const NO_MEMORY = -1;
+export const AT_LIMIT = -2;
+export const NO_PAGE_ALLOWED = -3;
+export type Refusal = typeof NO_MEMORY | typeof AT_LIMIT | typeof NO_PAGE_ALLOWED;
+
+/** Whole-pool figures. */
+export interface PoolCounts {
+  /** Blocks handed out now. */
+  readonly active: number;
+  /** Blocks in all pages. */
+  readonly blocks: number;
+  /** Pages held from the memory source. */
+  readonly pages: number;
+}
+
+/** The slow side of a pool. */
+export interface SlowPath {
+  /**
+   * The list at hand is empty. Takes a block all the same and returns its index, or returns a {@link Refusal}.
+   * Throws when the pool is destroyed or the memory source throws; nothing is lost then.
+   */
+  refill(gfp: Gfp): number;
+
+  /** Makes sure that the next `count` takes succeed, or returns why not. */
+  prepare(count: number, gfp: Gfp): Refusal | 0;
+
+  /** A block came back whose word is not the plain mark, or the list is full. Frees it some other way, or throws. */
+  drain(index: number): void;
+
+  /** The error for a refusal. */
+  refused(refusal: number): Error;
+
+  /** Where a block lies, or -1 if it is in no page. */
+  dmaOf(index: number): number;
+
+  /** A fresh view of a block's bytes; throws if the block is in no page. */
+  bytesOf(index: number): Uint8Array<ArrayBuffer | SharedArrayBuffer>;
+
+  /** Fills a block with one byte value, without making a view of it. */
+  fill(index: number, value: number): void;
+
+  /** The figures of the whole pool at this moment. */
+  account(): PoolCounts;
+}

@@ -1,0 +1,23 @@
+/** Figures of a pool at one moment. All are counts from the pool's creation on, or of now. */
+export interface PoolStatistics {
+  /** Blocks handed out now. */
+  readonly active: number;
+  /** Blocks in all pages, free, handed out or in quarantine. */
+  readonly blocks: number;
+  /** Pages held from the memory source now. */
+  readonly pages: number;
+  /** Most blocks that were ever out at one time. */
+  readonly highWater: number;
+  /** Blocks handed out so far. */
+  readonly allocations: number;
+  /** Blocks given back so far; blocks taken back by `device.reclaim()` count as given back. */
+  readonly frees: number;
+  /** Allocations that got nothing: the source or the limit was exhausted, or no new page was allowed. */
+  readonly failures: number;
+  /** Blocks in quarantine now: written to while they were free (debug mode only). */
+  readonly quarantined: number;
+  /** Calls of `allocWait` that had to wait. */
+  readonly waits: number;
+  /** Of them, those that wait now. */
+  readonly waiting: number;
+}
