@@ -40,6 +40,11 @@ const COUNT_RANGE: number = COUNT_MASK + 1;
 /** Most blocks a pool can have: indices stay small integers in every engine. */
 export const MAX_BLOCKS: number = COUNT_MASK;
 
+function checkBulk(argument: string, array: Int32Array, count: number): void {
+  if (!(array instanceof Int32Array)) throw new DmaArgumentError(argument, array, 'an Int32Array');
+  checkInteger('count', count, 0, array.length);
+}
+
 /** The list as the slow path sees it. Made by {@link openList}, once for each pool. */
 export interface ListControl {
   /** Word of a block; undefined for what is no index. */
@@ -197,9 +202,7 @@ export abstract class BlockIndices {
   }
 
   #takeBulk(into: Int32Array, count: number, gfp: Gfp): number {
-    if (!(count >= 0 && count <= into.length) || (count | 0) !== count) {
-      checkInteger('count', count, 0, into.length);
-    }
+    checkBulk('into', into, count);
     if (count > this.#available || this.#held) return this.#takeBulkSlowly(into, count, gfp);
     const words = this.#words;
     const mark = this.#mark;
@@ -252,9 +255,7 @@ export abstract class BlockIndices {
    * @throws as {@link freeIndex}; a block that stands in `from` twice is not allocated the second time.
    */
   freeIndexBulk(from: Int32Array, count: number = from.length): void {
-    if (!(count >= 0 && count <= from.length) || (count | 0) !== count) {
-      checkInteger('count', count, 0, from.length);
-    }
+    checkBulk('from', from, count);
     if (this.#held || this.#available + count > this.#ceiling) {
       this.#giveBulkSlowly(from, count);
       return;
@@ -265,9 +266,10 @@ export abstract class BlockIndices {
     for (let i = 0; i < count; i++) {
       const index = from[i]!;
       if (words[index] !== mark) {
+        // The error first: it tells what the word says, and undoing may change just that one.
+        const error = this.#slow.badFree(index);
         this.#undoFrees(from, i);
-        this.#slow.drain(index);
-        return;
+        throw error;
       }
       words[index] = head;
       head = index;
@@ -287,9 +289,9 @@ export abstract class BlockIndices {
     for (let i = 0; i < count; i++) {
       const index = from[i]!;
       if (words[index] !== ALLOCATED) {
+        const error = this.#slow.badFree(index);
         for (let k = 0; k < i; k++) words[from[k]!] = ALLOCATED;
-        this.#slow.drain(index);
-        return;
+        throw error;
       }
       // So that a second mention of the same block is seen.
       words[index] = EMPTY;

@@ -39,6 +39,7 @@ export interface DebugTarget {
 const NAMED = 8;
 
 export class DebugHooks implements BlockHooks {
+  readonly renewsHandles: boolean = true;
   readonly #target: DebugTarget;
   readonly #quarantine: boolean;
   readonly #sites: boolean;

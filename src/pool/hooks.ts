@@ -1,5 +1,7 @@
 /** What some pools do to a block when it changes hands. A pool with hooks keeps its list held: every call is slow. */
 export interface BlockHooks {
+  /** Each allocation makes a new handle, instead of the block's one. */
+  readonly renewsHandles: boolean;
   /** A page came from the memory source, zeroed. */
   pageOpened(slot: number): void;
   /** A block is about to be handed out. False: something is wrong with it, it must not be. */
@@ -24,6 +26,7 @@ export function listBlocks(indices: readonly number[], dmaOf: (index: number) =>
 
 /** Init-on-alloc and init-on-free (Linux: the boot parameters `init_on_alloc`, `init_on_free`). */
 export class InitHooks implements BlockHooks {
+  readonly renewsHandles: boolean = false;
   readonly #onAlloc: boolean;
   readonly #onFree: boolean;
   readonly #zero: (index: number) => void;

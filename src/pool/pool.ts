@@ -74,7 +74,7 @@ export class DmaPool<N extends string = string> extends BlockIndices implements 
     checkInteger('node', node, NUMA_NO_NODE, 1023);
     checkBoolean('initOnAlloc', initOnAlloc);
     checkBoolean('initOnFree', initOnFree);
-    const debug = debugOptions(options.debug ?? debugByEnvironment());
+    const debug = debugOptions(options.debug === undefined ? debugByEnvironment() : options.debug);
     this.node = node;
     this.maxBlocks = maxBlocks;
     const store = new UnsharedStore({
@@ -196,8 +196,10 @@ export class DmaPool<N extends string = string> extends BlockIndices implements 
    */
   free(block: DmaBlock<N>): void {
     // That the table has this very object for its index says at once that it is a block, of this pool, and current.
-    if (this.#blocks[block.index] !== block) throw this.#notOurs(block);
-    this.freeIndex(block.index);
+    // (The `?.` is for callers from JavaScript: nothing at all is a typed error too.)
+    const index = (block as DmaBlock<N> | null | undefined)?.index as number;
+    if (this.#blocks[index] !== block) throw this.#notOurs(block);
+    this.freeIndex(index);
   }
 
   #notOurs(block: unknown): DmaError {

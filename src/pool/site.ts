@@ -9,9 +9,18 @@ export interface Site {
   describe(): string;
 }
 
-/** Folder of this package's compiled files: frames in it are ours, not the user's. */
-const OWN_FOLDER = new URL('..', import.meta.url).href;
-const OWN_PATH = OWN_FOLDER.startsWith('file://') ? decodeURI(OWN_FOLDER.slice('file://'.length)) : OWN_FOLDER;
+/**
+ * This package's folder as it stands in stacks. Read from a stack of our own: with source maps on, frames name the
+ * sources and not the compiled files. Empty when bundled, where our frames can't be told from the user's.
+ */
+let ownFolder: string | undefined;
+
+function findOwnFolder(): string {
+  const own = frames(new Error('own').stack ?? '')[0] ?? '';
+  const end = own.lastIndexOf('pool/site.');
+  // From the path's first character, which comes after the frame's function, up to the folder that holds `pool`.
+  return end < 0 ? '' : /[^(@]*$/.exec(own.slice(0, end))![0].replace(/^at /, '');
+}
 
 /** Enough to get past our own frames and find the user's. */
 const FRAMES = 16;
@@ -22,19 +31,24 @@ export function captureSite(): Site {
   const errors = Error as { stackTraceLimit?: number };
   const before = errors.stackTraceLimit;
   errors.stackTraceLimit = FRAMES;
-  const { stack } = { stack: new Error('site') };
+  const error = new Error('site');
   if (before !== undefined) errors.stackTraceLimit = before;
-  return { describe: () => describeStack(stack.stack ?? '') };
+  return { describe: () => describeStack(error.stack ?? '') };
 }
 
 /** The first frame outside this package, as `function (file:line:column)`. */
-export function describeStack(stack: string): string {
-  const frames = stack
+function describeStack(stack: string): string {
+  ownFolder ??= findOwnFolder();
+  const all = frames(stack);
+  const folder = ownFolder;
+  const user = folder === '' ? undefined : all.find((frame) => !frame.includes(folder));
+  return (user ?? all.at(-1) ?? 'an unknown place').replace(/^at /, '').replace('file://', '');
+}
+
+/** V8 writes `at function (place)`, JavaScriptCore `function@place`. */
+function frames(stack: string): string[] {
+  return stack
     .split('\n')
     .map((line) => line.trim())
     .filter((line) => line.startsWith('at ') || line.includes('@'));
-  const user = frames.find((frame) => !frame.includes(OWN_FOLDER) && !frame.includes(OWN_PATH));
-  const frame = user ?? frames.at(-1);
-  if (frame === undefined) return 'an unknown place';
-  return frame.replace(/^at /, '').replace('file://', '');
 }

@@ -41,6 +41,9 @@ export interface SlowPath {
   /** A block came back whose word is not the plain mark, or the list is full. Frees it some other way, or throws. */
   drain(index: number): void;
 
+  /** The error for a block that can't be freed as things are now. Changes nothing. */
+  badFree(index: number): Error;
+
   /** The error for a refusal. */
   refused(refusal: number): Error;
 

@@ -155,8 +155,8 @@ export class UnsharedStore implements SlowPath {
   /** Lets the hooks have a block that was just taken. False if it had to be quarantined instead. */
   #dress(index: number): boolean {
     if (this.#hooks === null) return true;
-    // A new handle for each allocation: who still has the old one is found out when using it.
-    this.#objects[index] = undefined;
+    // Who still has the old handle is found out when using it.
+    if (this.#hooks.renewsHandles) this.#objects[index] = undefined;
     if (this.#hooks.allocated(index)) return true;
     this.#list.uncount(1);
     this.#list.setWord(index, QUARANTINED);
@@ -260,7 +260,7 @@ export class UnsharedStore implements SlowPath {
   // ---- freeing
 
   drain(index: number): void {
-    if (this.#list.word(index) !== ALLOCATED || (index | 0) !== index) throw this.#badFree(index);
+    if (this.#list.word(index) !== ALLOCATED || (index | 0) !== index) throw this.badFree(index);
     this.#hooks?.freed(index);
     if (this.#state === 'open' && this.#waiters.length > 0) {
       // From hand to hand: it never becomes free, so nobody can take it in between.
@@ -275,7 +275,7 @@ export class UnsharedStore implements SlowPath {
     if (this.#state === 'destroyed' && this.account().active === 0) this.#giveBackAll();
   }
 
-  #badFree(index: number): DmaError {
+  badFree(index: number): DmaError {
     const pool = `${this.#device.name}: pool ${this.#name}`;
     const word = this.#list.word(index);
     if (word === undefined || !Number.isInteger(index) || this.#index.baseOf(this.#slotOf(index)) < 0) {

@@ -1,0 +1,249 @@
+/**
+ * The embedded memory source: ordinary memory, seen by devices through a software IOMMU.
+ *
+ *     pool -----> HeapAllocation: buffer + byteOffset ---------------\
+ *                                                                     > the arena's pages
+ *     device emulator --dma--> IommuDomain of the device --physical--/
+ *
+ * An address of the arena (its "physical" addresses, 0 to limit) is never an address that a device uses, so code that
+ * confuses the two fails, and whatever is not mapped for a device faults, as on a machine with a strict IOMMU.
+ */
+
+import { checkInteger, INT_MAX, roundUp } from '../arguments.ts';
+import { DmaArgumentError, DmaMappingError } from '../errors.ts';
+import { Arena } from './arena.ts';
+import type { CoherentAllocator, CoherentMemory, CoherentRequest, DmaTarget } from './coherent.ts';
+import { HeapAllocation } from './heap-allocation.ts';
+import { checkPageSize, SoftwareIommu } from './iommu.ts';
+import { MAX_REGION_PAGES, PageAllocator } from './page-allocator.ts';
+
+/** How much memory a {@link HeapMemory} may use, and how it takes it from the system. */
+export interface HeapOptions {
+  /** The most bytes, from one page to 2^29 pages, rounded down to whole pages; 256 MiB by default. Address space only. */
+  readonly limit?: number;
+  /** Bytes to grow by, 1 or more, rounded up to whole pages; 1 MiB by default. */
+  readonly step?: number;
+  /** Bytes of a page: a power of two from 4096 (the default) to 2^30. */
+  readonly pageSize?: number;
+}
+
+/**
+ * Coherent memory from the JavaScript engine, with synthetic bus addresses.
+ *
+ * The memory is one growable SharedArrayBuffer; where the engine has none, an ArrayBuffer, and `shareable` is false.
+ *
+ * @example
+ * ```ts
+ * const source = new HeapMemory({ limit: 16 * 1024 * 1024 });
+ * const nic = { name: '0000:00:03.0', dmaMask: 2 ** 32 - 1 };
+ * const memory = source.allocCoherent({ device: nic, size: 4096, node: -1 });
+ * if (memory !== null) {
+ *   source.write(nic, memory.dma, Uint8Array.of(1, 2, 3)); // what the device would do
+ *   source.freeCoherent(memory);
+ * }
+ * ```
+ */
+export class HeapMemory implements CoherentAllocator {
+  readonly name = 'heap';
+  readonly pageSize: number;
+  readonly #arena: Arena;
+  readonly #pages: PageAllocator;
+  readonly #iommu: SoftwareIommu;
+  // Objects, since one function may wait twice.
+  #waiting = new Set<{ listener: (() => void) | null }>();
+
+  /**
+   * Throws `DmaArgumentError` for options out of range, and `DmaOutOfMemoryError` when the engine can't reserve address
+   * space for `limit`.
+   */
+  constructor(options: HeapOptions = {}) {
+    checkObject('options', options, 'an object with limit, step and pageSize, all optional');
+    const { limit = 256 * 1024 * 1024, step = 1024 * 1024, pageSize = 4096 } = options;
+    checkPageSize(pageSize);
+    checkInteger('limit', limit, pageSize, MAX_REGION_PAGES * pageSize);
+    checkInteger('step', step, 1, Number.MAX_SAFE_INTEGER);
+    const size = limit - (limit % pageSize);
+    this.pageSize = pageSize;
+    this.#arena = new Arena(size, roundUp(step, pageSize), pageSize);
+    this.#pages = new PageAllocator({ base: 0, size, pageSize });
+    this.#iommu = new SoftwareIommu(pageSize);
+  }
+
+  /** True when the memory can be seen by workers; false where the engine has no growable SharedArrayBuffer. */
+  get shareable(): boolean {
+    return this.#arena.shareable;
+  }
+
+  /** Bytes of the pages that are handed out. */
+  get bytesInUse(): number {
+    return this.#pages.usedPages * this.pageSize;
+  }
+
+  /** Bytes taken from the engine so far; never shrinks. Where it is not `shareable`, the whole limit from the start. */
+  get bytesCommitted(): number {
+    return this.#arena.bytes.length;
+  }
+
+  /** The most bytes that this source will ever have, a multiple of the page size. */
+  get limit(): number {
+    return this.#arena.limit;
+  }
+
+  /** Device accesses stopped by the IOMMU so far. */
+  get faults(): number {
+    return this.#iommu.faults;
+  }
+
+  /**
+   * Allocates zeroed memory that the device can reach; null when the limit is reached, no piece is large enough, the
+   * engine gives no more, or nothing suits the device's mask. Throws `DmaArgumentError` only.
+   *
+   * Devices that reach above 4 GiB get addresses there first: a driver that drops the upper half fails at once.
+   */
+  allocCoherent(request: CoherentRequest): CoherentMemory | null {
+    checkObject('request', request, 'an object with device, size and node');
+    const { device, size } = request;
+    checkTarget(device);
+    // Read once: what was checked is what is used.
+    const mask = device.dmaMask;
+    checkInteger('device.dmaMask', mask, 0, Number.MAX_SAFE_INTEGER);
+    checkInteger('size', size, 1, INT_MAX);
+    const domain = this.#iommu.domain(device);
+    const bytes = roundUp(size, this.pageSize);
+    const used = this.#pages.highWater;
+
+    const physical = this.#pages.alloc(bytes);
+    if (physical === -1) return null;
+    const iova = this.#arena.growTo(physical + bytes) ? domain.allocIova(size, mask) : -1;
+    if (iova === -1) {
+      this.#pages.free(physical, bytes);
+      return null;
+    }
+    try {
+      domain.map(iova, physical, bytes);
+    } catch (error) {
+      domain.freeIova(iova, bytes);
+      this.#pages.free(physical, bytes);
+      // The engine had no memory for the page table.
+      if (error instanceof RangeError) return null;
+      throw error;
+    }
+    // What was never handed out is zero from the system, and filling it would make the system provide it now.
+    if (physical < used) this.#arena.zero(physical, Math.min(physical + bytes, used));
+    return new HeapAllocation(this.#arena, domain, physical / this.pageSize, iova / this.pageSize, size);
+  }
+
+  /**
+   * Takes memory back: the device can't reach it any more, and it may be handed out again, to any device.
+   * What this source did not give, or has back already, is a `DmaMappingError` (`ERR_DMAPOOL_NOT_MAPPED`).
+   */
+  freeCoherent(memory: CoherentMemory): void {
+    const domain = HeapAllocation.retire(memory, this.#arena);
+    if (domain === null) {
+      const message = 'freeCoherent: this is no memory of this source, or it was given back before';
+      throw new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', message);
+    }
+    const { dma, size, byteOffset } = memory;
+    const bytes = roundUp(size, this.pageSize);
+    domain.unmap(dma, bytes);
+    domain.freeIova(dma, bytes);
+    this.#pages.free(byteOffset, bytes);
+    this.#announce();
+  }
+
+  /**
+   * Calls `listener` once, when memory next came back; returns a function that takes the wish back.
+   * What a listener throws is dropped: it must not harm the one who happens to free, nor the other listeners.
+   */
+  onceAvailable(listener: () => void): () => void {
+    if (typeof listener !== 'function') throw new DmaArgumentError('listener', listener, 'a function');
+    const entry: { listener: (() => void) | null } = { listener };
+    this.#waiting.add(entry);
+    return () => {
+      // Cleared as well, for who is called off by another listener of the same round.
+      entry.listener = null;
+      this.#waiting.delete(entry);
+    };
+  }
+
+  /**
+   * For device emulators: a view of the memory that the device sees at `dma`. Valid until the memory is freed.
+   *
+   * Throws `IommuFaultError` when any of `length` bytes (1 or more) is not mapped for the device, and `DmaArgumentError`
+   * when they do not lie in one piece, as may be when they belong to several allocations: use `read` and `write` there.
+   */
+  translate(device: DmaTarget, dma: number, length: number): Uint8Array {
+    checkTarget(device);
+    const physical = this.#iommu.domain(device).translate(dma, length);
+    return new Uint8Array(this.#arena.buffer, physical, length);
+  }
+
+  /**
+   * For device emulators: the device reads `into.length` bytes at `dma`.
+   * Throws `IommuFaultError`, before any byte is copied, unless all of them are mapped for the device.
+   */
+  read(device: DmaTarget, dma: number, into: Uint8Array): void {
+    checkBytes('into', into);
+    this.#copy(device, dma, into, false);
+  }
+
+  /**
+   * For device emulators: the device writes `from` to `dma`.
+   * Throws `IommuFaultError`, before any byte is written, unless all of it is mapped for the device.
+   */
+  write(device: DmaTarget, dma: number, from: Uint8Array): void {
+    checkBytes('from', from);
+    this.#copy(device, dma, from, true);
+  }
+
+  #copy(device: DmaTarget, dma: number, data: Uint8Array, toMemory: boolean): void {
+    checkTarget(device);
+    const domain = this.#iommu.domain(device);
+    const { length } = data;
+    const access = toMemory ? 'write' : 'read';
+    domain.check(dma, length, access);
+    for (let done = 0; done < length;) {
+      const piece = domain.contiguous(dma + done, length - done);
+      const physical = domain.translate(dma + done, piece, access);
+      const memory = this.#arena.bytes.subarray(physical, physical + piece);
+      if (toMemory) memory.set(data.subarray(done, done + piece));
+      else data.set(memory, done);
+      done += piece;
+    }
+  }
+
+  #announce(): void {
+    if (this.#waiting.size === 0) return;
+    // A new set first: a listener may wait again, or free memory itself.
+    const waiting = this.#waiting;
+    this.#waiting = new Set();
+    for (const { listener } of waiting) {
+      try {
+        listener?.();
+      } catch {
+        // See onceAvailable.
+      }
+    }
+  }
+}
+
+let shared: HeapMemory | undefined;
+
+/** The process-wide heap source of 256 MiB, made when first asked for: where pools without a source of their own live. */
+export function defaultMemory(): HeapMemory {
+  return (shared ??= new HeapMemory());
+}
+
+function checkObject(argument: string, value: unknown, accepted: string): void {
+  if (typeof value !== 'object' || value === null) throw new DmaArgumentError(argument, value, accepted);
+}
+
+function checkTarget(device: unknown): asserts device is DmaTarget {
+  checkObject('device', device, 'an object with name and dmaMask, such as a Device');
+  const { name } = device as { name?: unknown };
+  if (typeof name !== 'string') throw new DmaArgumentError('device.name', name, 'a string');
+}
+
+function checkBytes(argument: string, value: unknown): void {
+  if (!(value instanceof Uint8Array)) throw new DmaArgumentError(argument, value, 'a Uint8Array');
+}

@@ -1,0 +1,11 @@
+/** The conformance checks as tests of node:test. */
+
+import { describe, it } from 'node:test';
+import { conformanceChecks, type SourceFactory } from './conformance.ts';
+
+/** Registers a suite with one test for each check. */
+export function registerConformance(name: string, factory: SourceFactory): void {
+  void describe(`${name}: what every memory source promises`, () => {
+    for (const check of conformanceChecks(factory)) void it(check.name, check.run);
+  });
+}

@@ -1,0 +1,94 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { Device, DmaPool, HeapMemory } from 'dmapool';
+import { throwsCode } from '../support/errors.ts';
+import { RecordingLog } from '../support/log.ts';
+
+function setUp(): { device: Device; memory: HeapMemory; log: RecordingLog; pool: DmaPool<'ring'> } {
+  const memory = new HeapMemory();
+  const log = new RecordingLog();
+  const device = new Device({ name: 'nic', memory, log });
+  return { device, memory, log, pool: DmaPool.create('ring', device, { size: 2048 }) };
+}
+
+test('a busy destroy says so, keeps the memory of blocks that are out, and takes late frees', () => {
+  const { device, memory, log, pool } = setUp();
+  const blocks = Array.from({ length: 5 }, () => pool.alloc());
+  pool.free(blocks[4]!);
+  pool.destroy();
+  assert.equal(log.lines.length, 1);
+  assert.match(log.lines[0]!, /^error nic: ring busy: 4 blocks are still out: block 0 at 0x1000, block 1 at 0x1800, /);
+  assert.equal(device.readAttribute('pools'), undefined);
+  assert.equal(memory.bytesInUse, 8192, 'the page without blocks out went at once');
+  throwsCode('ERR_DMAPOOL_DESTROYED', () => pool.alloc());
+  throwsCode('ERR_DMAPOOL_DESTROYED', () => pool.tryAlloc());
+  throwsCode('ERR_DMAPOOL_DESTROYED', () => {
+    pool.reserve(1);
+  });
+  blocks[0]!.bytes.fill(1);
+  for (const block of blocks.slice(0, 3)) pool.free(block);
+  assert.equal(memory.bytesInUse, 8192);
+  throwsCode('ERR_DMAPOOL_NOT_ALLOCATED', () => {
+    pool.free(blocks[0]!);
+  });
+  pool.free(blocks[3]!);
+  assert.equal(memory.bytesInUse, 0);
+  assert.deepEqual(pool.counts(), { active: 0, blocks: 0, pages: 0 });
+  throwsCode('ERR_DMAPOOL_STALE_BLOCK', () => {
+    pool.free(blocks[3]!);
+  });
+  throwsCode('ERR_DMAPOOL_DESTROYED', () => {
+    pool.freeIndex(0);
+  });
+  pool.destroy();
+  assert.equal(device.reclaim(), 0);
+});
+
+test('reclaim, after a reset of the device, takes the rest back', () => {
+  const { device, memory, pool } = setUp();
+  const block = pool.alloc();
+  const living = DmaPool.create('living', device, { size: 64 });
+  living.alloc();
+  assert.equal(device.reclaim(), 0, 'a pool that lives keeps its memory');
+  pool.destroy();
+  assert.equal(device.reclaim(), 1);
+  assert.equal(memory.bytesInUse, 4096);
+  assert.equal(pool.counts().active, 0);
+  throwsCode('ERR_DMAPOOL_STALE_BLOCK', () => {
+    pool.free(block);
+  });
+  assert.equal(device.reclaim(), 0);
+});
+
+test('the pools attribute is Linux’s text, newest pool first', () => {
+  const { device, pool } = setUp();
+  pool.alloc();
+  pool.alloc();
+  pool.alloc();
+  const long = DmaPool.create('a name of more than thirty-one bytes', device, { size: 16 });
+  DmaPool.create('größe', device, { size: 147456 }).alloc();
+  assert.equal(
+    device.readAttribute('pools'),
+    'poolinfo - 0.1\n' +
+      'größe               1    1 147456  1\n'.replace('größe  ', 'größe') +
+      'a name of more than thirty-one     0    0   16  0\n' +
+      'ring                3    4 2048  2\n',
+  );
+  long.destroy();
+  pool.destroy();
+  assert.deepEqual(device.attributeNames(), ['pools']);
+});
+
+test('the attribute is cut at 4095 bytes, as a sysfs file is', () => {
+  const { device } = setUp();
+  for (let i = 0; i < 200; i++) DmaPool.create(`pool-${String(i)}`, device, { size: 64 });
+  const text = device.readAttribute('pools')!;
+  assert.equal(text.length, 4095);
+  assert.match(text, /^poolinfo - 0\.1\npool-199 /);
+});
+
+test('names count as bytes, and none is cut inside a character', () => {
+  const { device } = setUp();
+  DmaPool.create('ä'.repeat(20), device, { size: 64 });
+  assert.match(device.readAttribute('pools')!, /\nä{15} {4}0 /);
+});

@@ -1,0 +1,40 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import fc from 'fast-check';
+import { consume32, lower32Bits, publish32, readAddress64, upper32Bits, writeAddress64 } from 'dmapool';
+import { throwsCode } from '../support/errors.ts';
+
+test('addresses survive the way into a descriptor and back, little-endian', () => {
+  fc.assert(
+    fc.property(fc.maxSafeNat(), fc.nat(8), (address, offset) => {
+      const view = new DataView(new ArrayBuffer(16));
+      writeAddress64(view, offset, address);
+      assert.equal(view.getBigUint64(offset, true), BigInt(address));
+      assert.equal(readAddress64(view, offset), address);
+      assert.equal(upper32Bits(address) * 2 ** 32 + lower32Bits(address), address);
+      assert.ok(lower32Bits(address) < 2 ** 32 && Number.isInteger(upper32Bits(address)));
+    }),
+  );
+});
+
+test('what is no address is refused', () => {
+  const view = new DataView(new ArrayBuffer(8));
+  for (const address of [-1, 0.5, NaN, 2 ** 53, 1n, '1']) {
+    throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => {
+      writeAddress64(view, 0, address as number);
+    });
+  }
+  view.setBigUint64(0, 2n ** 53n, true);
+  throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => readAddress64(view, 0));
+});
+
+test('published words are little-endian and unsigned when consumed', () => {
+  for (const words of [new Int32Array(2), new Uint32Array(2)]) {
+    publish32(words, 1, 0x8000_0001);
+    assert.deepEqual([...new Uint8Array(words.buffer)], [0, 0, 0, 0, 1, 0, 0, 0x80]);
+    assert.equal(consume32(words, 1), 0x8000_0001);
+    assert.throws(() => {
+      publish32(words, 2, 0);
+    }, RangeError);
+  }
+});

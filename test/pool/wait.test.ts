@@ -1,0 +1,156 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { Device, type DmaBlock, DmaPool, HeapMemory } from 'dmapool';
+import { rejectsCode, throwsCode } from '../support/errors.ts';
+import { FaultyMemory } from '../support/faulty-memory.ts';
+import { RecordingLog } from '../support/log.ts';
+
+function makePool(maxBlocks: number, debug = false): DmaPool<'p'> {
+  const device = new Device({ name: 'x', memory: new HeapMemory(), log: new RecordingLog() });
+  return DmaPool.create('p', device, { size: 64, maxBlocks, debug });
+}
+
+const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+test('a block that is free is had at once', async () => {
+  const pool = makePool(2);
+  const block = await pool.allocWait();
+  assert.equal(pool.statistics().waits, 0);
+  pool.free(block);
+});
+
+for (const debug of [false, true]) {
+  test(`first come, first served${debug ? ', in debug mode' : ''}`, async () => {
+    const pool = makePool(2, debug);
+    const held = [pool.alloc(), pool.alloc()];
+    const order: string[] = [];
+    const waits = ['a', 'b', 'c'].map(async (name) => {
+      const block = await pool.allocWait();
+      order.push(name);
+      return block;
+    });
+    assert.equal(pool.statistics().waiting, 3);
+    assert.equal(pool.tryAlloc(), null);
+    for (const block of held) pool.free(block);
+    // Nobody who comes later gets a block before those who wait.
+    assert.equal(pool.tryAlloc(), null);
+    const [first, second] = await Promise.all(waits.slice(0, 2));
+    assert.deepEqual(order, ['a', 'b']);
+    pool.free(first!);
+    const third = await waits[2]!;
+    assert.deepEqual(order, ['a', 'b', 'c']);
+    pool.free(second!);
+    pool.free(third);
+    const { active, waits: waited, waiting, highWater } = pool.statistics();
+    assert.deepEqual([active, waited, waiting, highWater], [0, 3, 0, 2]);
+    assert.ok(pool.tryAlloc() !== null, 'the pool is as fast as ever again');
+  });
+}
+
+test('many waiters and few blocks: everybody is served, in order, nothing is lost', async () => {
+  const pool = makePool(3);
+  const order: number[] = [];
+  await Promise.all(
+    Array.from({ length: 200 }, async (_, i) => {
+      const block = await pool.allocWait({ zero: true });
+      order.push(i);
+      assert.ok(block.bytes.every((byte) => byte === 0));
+      block.bytes.fill(1);
+      await settle();
+      pool.free(block);
+    }),
+  );
+  assert.deepEqual(order, [...Array(200).keys()]);
+  assert.equal(pool.counts().active, 0);
+});
+
+test('a wait ends with its signal or its time, and takes no block along', async () => {
+  const pool = makePool(1);
+  const block = pool.alloc();
+  const controller = new AbortController();
+  const aborted = pool.allocWait({ signal: controller.signal });
+  const timed = pool.allocWait({ timeout: 5 });
+  const patient = pool.allocWait({ timeout: 60_000, signal: new AbortController().signal });
+  controller.abort(new Error('enough'));
+  await assert.rejects(aborted, /enough/);
+  assert.match((await rejectsCode('ERR_DMAPOOL_TIMEOUT', timed)).message, /no block came free within 5 ms/);
+  assert.equal(pool.statistics().waiting, 1);
+  pool.free(block);
+  assert.equal((await patient).index, block.index);
+  await assert.rejects(pool.allocWait({ signal: AbortSignal.abort(new Error('before')) }), /before/);
+  assert.equal(pool.statistics().waiting, 0);
+});
+
+test('when the last who waits gives up, frees are plain frees again', async () => {
+  const pool = makePool(1);
+  const block = pool.alloc();
+  const waiting = pool.allocWait({ timeout: 1 });
+  await rejectsCode('ERR_DMAPOOL_TIMEOUT', waiting);
+  pool.free(block);
+  assert.equal(pool.alloc(), block);
+});
+
+test('destroy ends every wait', async () => {
+  const pool = makePool(1);
+  const block = pool.alloc();
+  const waits = [pool.allocWait(), pool.allocWait()];
+  pool.destroy();
+  for (const wait of waits) await rejectsCode('ERR_DMAPOOL_DESTROYED', wait);
+  await rejectsCode('ERR_DMAPOOL_DESTROYED', pool.allocWait());
+  pool.free(block);
+});
+
+test('memory that another pool gives back serves who waits here', async () => {
+  const memory = new HeapMemory({ limit: 8192 });
+  const device = new Device({ name: 'x', memory });
+  const big = DmaPool.create('big', device, { size: 4096 });
+  const small = DmaPool.create('small', device, { size: 1024 });
+  const blocks = [big.alloc(), big.alloc()];
+  const waits = Array.from({ length: 5 }, () => small.allocWait());
+  assert.equal(small.statistics().waiting, 5);
+  big.freeBulk(blocks);
+  assert.equal(small.statistics().waiting, 5, 'freed blocks stay with their pool');
+  assert.equal(big.trim(), 2);
+  const served = await Promise.all(waits);
+  assert.equal(new Set(served).size, 5);
+  assert.equal(small.counts().pages, 2);
+});
+
+test('a source that throws while somebody waits tells them', async () => {
+  const memory = new FaultyMemory({ limit: 8192 });
+  const device = new Device({ name: 'x', memory });
+  const holder = DmaPool.create('holder', device, { size: 4096 });
+  const pool = DmaPool.create('p', device, { size: 4096 });
+  const held = [holder.alloc(), holder.alloc()];
+  const wait = pool.allocWait();
+  memory.onAlloc = () => 'throw';
+  holder.freeBulk(held);
+  holder.trim();
+  await assert.rejects(wait, /the source broke/);
+  await assert.rejects(pool.allocWait(), /the source broke/);
+  memory.onAlloc = () => 'ok';
+  pool.free(pool.alloc());
+});
+
+test('a bulk free serves as many as wait', async () => {
+  const pool = makePool(4);
+  const indices = new Int32Array(4);
+  pool.allocIndexBulk(indices);
+  const waits = [pool.allocWait(), pool.allocWait()];
+  throwsCode('ERR_DMAPOOL_NOT_ALLOCATED', () => {
+    pool.freeIndexBulk(Int32Array.of(indices[0]!, indices[0]!));
+  });
+  assert.equal(pool.statistics().waiting, 2);
+  pool.freeIndexBulk(indices);
+  const blocks: DmaBlock<'p'>[] = await Promise.all(waits);
+  assert.equal(pool.counts().active, 2);
+  pool.freeBulk(blocks);
+});
+
+test('wrong options reject with their typed error', async () => {
+  const pool = makePool(1);
+  for (const timeout of [-1, NaN, Infinity, '5', 2 ** 31]) {
+    await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', pool.allocWait({ timeout: timeout as number }));
+  }
+  await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', pool.allocWait({ signal: {} as AbortSignal }));
+});

@@ -1,0 +1,27 @@
+import assert from 'node:assert/strict';
+import { DmaError, type DmaErrorCode } from 'dmapool';
+
+/** Runs `action` and returns its DmaError, which must have this code. */
+export function throwsCode(code: DmaErrorCode, action: () => unknown): DmaError {
+  try {
+    action();
+  } catch (error) {
+    assert.ok(error instanceof DmaError, `expected a DmaError, got ${String(error)}`);
+    assert.equal(error.code, code, error.message);
+    assert.equal(error.name, error.constructor.name);
+    return error;
+  }
+  return assert.fail(`expected ${code}, nothing was thrown`);
+}
+
+/** Awaits `promise`, which must be rejected with a DmaError of this code. */
+export async function rejectsCode(code: DmaErrorCode, promise: Promise<unknown>): Promise<DmaError> {
+  try {
+    await promise;
+  } catch (error) {
+    assert.ok(error instanceof DmaError, `expected a DmaError, got ${String(error)}`);
+    assert.equal(error.code, code, error.message);
+    return error;
+  }
+  return assert.fail(`expected ${code}, but it was fulfilled`);
+}
