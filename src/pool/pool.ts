@@ -3,7 +3,7 @@ import { Device } from '../device/device.ts';
 import { NUMA_NO_NODE } from '../device/mask.ts';
 import type { DmaError } from '../errors.ts';
 import { DmaArgumentError, DmaBlockError, hex } from '../errors.ts';
-import { BlockIndices, MAX_BLOCKS, openList } from './block-indices.ts';
+import { HotPath, MAX_BLOCKS, openList } from './hot-path.ts';
 import { DmaBlock, makeBlock } from './block.ts';
 import { DebugHooks, type DebugOptions } from './debug-hooks.ts';
 import { debugByEnvironment, forgetAtExit, reportAtExit } from './exit-report.ts';
@@ -14,6 +14,9 @@ import type { Gfp, PoolCounts } from './slow-path.ts';
 import type { PoolStatistics } from './statistics.ts';
 import { UnsharedStore } from './unshared-store.ts';
 import type { WaitOptions } from './wait-queue.ts';
+
+/** Block objects made in one go. */
+const MADE_AT_ONCE = 64;
 
 /** What a pool is made of, besides its name and device. */
 export interface DmaPoolOptions extends Omit<GeometryOptions, 'pageSize'> {
@@ -45,9 +48,10 @@ export interface DmaPoolOptions extends Omit<GeometryOptions, 'pageSize'> {
  * pool.free(qtd);
  * ```
  */
-export class DmaPool<N extends string = string> extends BlockIndices implements Disposable, Iterable<DmaBlock<N>> {
-  /** Block objects by index, each made when first needed. */
-  readonly #blocks: (DmaBlock<N> | undefined)[];
+export class DmaPool<N extends string = string>
+  extends HotPath<DmaBlock<N>>
+  implements Disposable, Iterable<DmaBlock<N>>
+{
   readonly #store: UnsharedStore;
   readonly #debug: DebugHooks | null;
   #forgetManaged: (() => boolean) | null = null;
@@ -65,16 +69,16 @@ export class DmaPool<N extends string = string> extends BlockIndices implements 
 
   private constructor(name: N, device: Device, options: DmaPoolOptions) {
     super(new Int32Array(0));
-    this.#blocks = [];
     this.name = name;
     this.device = device;
     this.geometry = new PoolGeometry({ ...options, pageSize: device.memory.pageSize });
     const { maxBlocks = MAX_BLOCKS, node = device.numaNode, initOnAlloc = false, initOnFree = false } = options;
+    const { debug: debugWanted = debugByEnvironment() } = options;
     checkInteger('maxBlocks', maxBlocks, 1, MAX_BLOCKS);
     checkInteger('node', node, NUMA_NO_NODE, 1023);
     checkBoolean('initOnAlloc', initOnAlloc);
     checkBoolean('initOnFree', initOnFree);
-    const debug = debugOptions(options.debug === undefined ? debugByEnvironment() : options.debug);
+    const debug = debugOptions(debugWanted);
     this.node = node;
     this.maxBlocks = maxBlocks;
     const store = new UnsharedStore({
@@ -84,7 +88,6 @@ export class DmaPool<N extends string = string> extends BlockIndices implements 
       node,
       maxBlocks,
       list: openList(this),
-      objects: this.#blocks,
     });
     this.#store = store;
     this.#debug =
@@ -153,56 +156,20 @@ export class DmaPool<N extends string = string> extends BlockIndices implements 
     return pool;
   }
 
-  /**
-   * Takes a free block (Linux: `dma_pool_alloc`). Its bytes are whatever the last holder and the device left there.
-   *
-   * @param gfp `atomic`: do not take a new page from the memory source.
-   * @throws {@link DmaOutOfMemoryError} when there is no block to be had; its code says why.
-   * @throws {@link DmaDestroyedError} after `destroy`; what the memory source throws. Nothing is lost.
-   */
-  alloc(gfp: Gfp = 'kernel'): DmaBlock<N> {
-    const index = this.allocIndex(gfp);
-    return this.#blocks[index] ?? this.#makeBlock(index);
+  protected override makeObject(index: number): DmaBlock<N> {
+    const debug = this.#debug;
+    if (debug !== null) return this.putObject(index, makeBlock(this, index, debug.generationOf(index)));
+    // A whole run of the page at once: neighbours in the page become neighbours in the heap, and making objects stays
+    // rare, so that the engine does not take it for the usual case while a pool is new.
+    const { blocksPerPage } = this.geometry;
+    const slot = Math.floor(index / blocksPerPage);
+    const first = index - ((index - slot * blocksPerPage) % MADE_AT_ONCE);
+    const end = Math.min(first + MADE_AT_ONCE, (slot + 1) * blocksPerPage);
+    for (let i = first; i < end; i++) if (!this.hasObject(i)) this.putObject(i, makeBlock(this, i, 0));
+    return this.objectOf(index);
   }
 
-  /** {@link alloc}, but null when there is no block to be had. */
-  tryAlloc(gfp: Gfp = 'kernel'): DmaBlock<N> | null {
-    const index = this.tryAllocIndex(gfp);
-    return index < 0 ? null : (this.#blocks[index] ?? this.#makeBlock(index));
-  }
-
-  /** {@link alloc}, with every byte of the block zero (Linux: `dma_pool_zalloc`). */
-  zalloc(gfp: Gfp = 'kernel'): DmaBlock<N> {
-    const index = this.zallocIndex(gfp);
-    return this.#blocks[index] ?? this.#makeBlock(index);
-  }
-
-  /** {@link tryAlloc}, with every byte of the block zero. */
-  tryZalloc(gfp: Gfp = 'kernel'): DmaBlock<N> | null {
-    const index = this.tryZallocIndex(gfp);
-    return index < 0 ? null : (this.#blocks[index] ?? this.#makeBlock(index));
-  }
-
-  #makeBlock(index: number): DmaBlock<N> {
-    return (this.#blocks[index] = makeBlock(this, index, this.#debug?.generationOf(index) ?? 0));
-  }
-
-  /**
-   * Gives a block back (Linux: `dma_pool_free`). It is the next one to be handed out.
-   *
-   * @throws {@link DmaBlockError} when it is not handed out (`ERR_DMAPOOL_NOT_ALLOCATED`), is another pool's
-   *   (`ERR_DMAPOOL_WRONG_POOL`), or is the handle of an earlier holder (`ERR_DMAPOOL_STALE_BLOCK`; found where the
-   *   page was given back in between, and always in debug mode). Nothing is changed then.
-   */
-  free(block: DmaBlock<N>): void {
-    // That the table has this very object for its index says at once that it is a block, of this pool, and current.
-    // (The `?.` is for callers from JavaScript: nothing at all is a typed error too.)
-    const index = (block as DmaBlock<N> | null | undefined)?.index as number;
-    if (this.#blocks[index] !== block) throw this.#notOurs(block);
-    this.freeIndex(index);
-  }
-
-  #notOurs(block: unknown): DmaError {
+  protected override notOurs(block: unknown): DmaError {
     if (!(block instanceof DmaBlock)) return new DmaArgumentError('block', block, `a block of pool ${this.name}`);
     const { index, pool, generation } = block as DmaBlock;
     if (pool !== this) {
@@ -224,7 +191,7 @@ export class DmaPool<N extends string = string> extends BlockIndices implements 
 
   /** True while `block` is this pool's, handed out, and the handle is the current one. */
   owns(block: DmaBlock<N>): boolean {
-    return this.#blocks[block.index] === block && this.isAllocated(block.index);
+    return this.isCurrent(block) && this.isAllocated(block.index);
   }
 
   /**
@@ -250,7 +217,7 @@ export class DmaPool<N extends string = string> extends BlockIndices implements 
   #toBlocks(indices: Int32Array, into: DmaBlock<N>[], count: number): void {
     for (let i = 0; i < count; i++) {
       const index = indices[i]!;
-      into[i] = this.#blocks[index] ?? this.#makeBlock(index);
+      into[i] = this.objectOf(index);
     }
   }
 
@@ -266,10 +233,9 @@ export class DmaPool<N extends string = string> extends BlockIndices implements 
       throw new DmaArgumentError('count', count, `at most ${String(blocks.length)}, as many as are given`);
     for (let i = 0; i < count; i++) {
       const block = blocks[i]!;
-      // `block` may be anything here, and reading a property of nothing would not be a typed error.
-      const index = (block as DmaBlock<N> | undefined | null)?.index ?? -1;
-      if (this.#blocks[index] !== block || index < 0) throw this.#notOurs(block);
-      indices[i] = index;
+      // For callers from JavaScript: nothing at all is a typed error too.
+      if (block === null || block === undefined || !this.isCurrent(block)) throw this.notOurs(block);
+      indices[i] = block.index;
     }
     this.freeIndexBulk(indices, count);
   }
@@ -299,7 +265,7 @@ export class DmaPool<N extends string = string> extends BlockIndices implements 
   allocWait(options: WaitOptions = {}): Promise<DmaBlock<N>> {
     return this.#store.wait((index) => {
       if (options.zero === true) this.#store.fill(index, 0);
-      return this.#blocks[index] ?? this.#makeBlock(index);
+      return this.objectOf(index);
     }, options);
   }
 
@@ -320,7 +286,7 @@ export class DmaPool<N extends string = string> extends BlockIndices implements 
    */
   blockAt(dma: number): DmaBlock<N> | null {
     const index = this.indexAt(dma);
-    return index < 0 ? null : (this.#blocks[index] ?? this.#makeBlock(index));
+    return index < 0 ? null : this.objectOf(index);
   }
 
   /** {@link blockAt} in the index form; -1 if no block that is out contains `dma`. */
@@ -359,13 +325,13 @@ export class DmaPool<N extends string = string> extends BlockIndices implements 
 
   /** A block's memory, for {@link DmaBlock}. @throws {@link DmaBlockError} for a handle that is not the current one. */
   viewOf(block: DmaBlock<N>): Uint8Array<ArrayBuffer | SharedArrayBuffer> {
-    if (this.#blocks[block.index] !== block) throw this.#notOurs(block);
+    if (!this.isCurrent(block)) throw this.notOurs(block);
     return this.#store.bytesOf(block.index);
   }
 
   /** The blocks that are out, in ascending order of index. Blocks may be freed while iterating. */
   *[Symbol.iterator](): IterableIterator<DmaBlock<N>> {
-    for (const index of this.indices()) yield this.#blocks[index] ?? this.#makeBlock(index);
+    for (const index of this.indices()) yield this.objectOf(index);
   }
 
   /** Indices of the blocks that are out, ascending. */

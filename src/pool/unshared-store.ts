@@ -5,9 +5,9 @@
  *                 [b0 .. b41][b42 .. b83][  no page     ][b126 .. b167]      block index = slot * blocksPerPage + n
  *                  ^carved all            ^ABSENT words    ^carved: b126..b130; the rest is fresh
  *
- * A fresh page is not put on the list: its blocks are carved off one by one as they are first needed, in ascending
- * order. So opening a page writes nothing but its zeroes, and since a block is carved only when no other is free,
- * the number of blocks in use at a carving is exact knowledge of the high-water mark, which costs the hot path nothing.
+ * A fresh page is not put on the list at once: its blocks are carved off in runs when the list is empty, in ascending
+ * order. A run is long enough that the slow path stays rare also while a pool is new (else the engine would take it
+ * for the hot one), and short enough that a large page does not hold up one call.
  */
 import { checkInteger } from '../arguments.ts';
 import type { Device } from '../device/device.ts';
@@ -15,7 +15,7 @@ import { naturalAlignment } from '../device/device.ts';
 import type { DmaError } from '../errors.ts';
 import { DmaArgumentError, DmaBlockError, DmaDestroyedError, DmaOutOfMemoryError, hex } from '../errors.ts';
 import type { CoherentMemory } from '../memory/coherent.ts';
-import { ABSENT, ALLOCATED, EMPTY, type ListControl, MAX_BLOCKS, QUARANTINED } from './block-indices.ts';
+import { ABSENT, ALLOCATED, EMPTY, type ListControl, MAX_BLOCKS, QUARANTINED } from './hot-path.ts';
 import type { PoolGeometry } from './geometry.ts';
 import { type BlockHooks, listBlocks } from './hooks.ts';
 import { PageIndex } from './page-index.ts';
@@ -39,9 +39,10 @@ export interface StoreOptions {
   readonly node: number;
   readonly maxBlocks: number;
   readonly list: ListControl;
-  /** The pool's block objects; the store drops those of a page that goes. */
-  readonly objects: unknown[];
 }
+
+/** Most blocks put on the list in one go. */
+const CARVED_AT_ONCE = 256;
 
 type State = 'open' | 'destroyed' | 'gone';
 
@@ -52,6 +53,7 @@ export class UnsharedStore implements SlowPath {
   readonly #node: number;
   readonly #maxBlocks: number;
   readonly #list: ListControl;
+  /** The pool's block objects; those of a page that goes are dropped. */
   readonly #objects: unknown[];
 
   readonly #index: PageIndex;
@@ -86,7 +88,7 @@ export class UnsharedStore implements SlowPath {
     this.#node = options.node;
     this.#maxBlocks = options.maxBlocks;
     this.#list = options.list;
-    this.#objects = options.objects;
+    this.#objects = options.list.objects;
     const { allocation, blocksPerPage, blockSize } = options.geometry;
     this.#index = new PageIndex(naturalAlignment(allocation, options.device.memory.pageSize));
     this.#perPage = blocksPerPage;
@@ -126,30 +128,38 @@ export class UnsharedStore implements SlowPath {
     }
   }
 
-  /** The next block: the top of the list, or else a fresh one. -1 if there is neither. Marked and counted. */
+  /** The next block: the top of the list, filled up with fresh ones if it is empty. -1 if there is none. Counted. */
   #next(): number {
     const index = this.#list.pop();
-    return index >= 0 ? index : this.#carve();
+    return index < 0 && this.#carve() ? this.#list.pop() : index;
   }
 
   #roomForMore(): boolean {
     return this.#carved - this.#quarantined < this.#maxBlocks;
   }
 
-  #carve(): number {
-    if (this.#freshFirst >= this.#fresh.length || !this.#roomForMore()) return EMPTY;
+  /** Puts a run of fresh blocks on the empty list; false if there are none, or the limit allows none. */
+  #carve(): boolean {
+    const room = this.#maxBlocks - (this.#carved - this.#quarantined);
+    if (this.#freshFirst >= this.#fresh.length || room <= 0) return false;
+    this.#noteHighWater();
     const slot = this.#fresh[this.#freshFirst]!;
     const carved = this.#index.carvedOf(slot);
-    const index = slot * this.#perPage + carved;
-    this.#index.setCarved(slot, carved + 1);
-    if (carved + 1 === this.#perPage && ++this.#freshFirst === this.#fresh.length) {
+    const count = Math.min(this.#perPage - carved, room, CARVED_AT_ONCE);
+    this.#index.setCarved(slot, carved + count);
+    if (carved + count === this.#perPage && ++this.#freshFirst === this.#fresh.length) {
       this.#fresh = [];
       this.#freshFirst = 0;
     }
-    this.#carved++;
-    this.#highWater = Math.max(this.#highWater, this.#carved - this.#quarantined);
-    this.#list.grant(index);
-    return index;
+    this.#carved += count;
+    this.#list.append(slot * this.#perPage + carved, count);
+    return true;
+  }
+
+  /** Before the number of carved or quarantined blocks changes, and when asked. */
+  #noteHighWater(): void {
+    const most = this.#carved - this.#quarantined - this.#list.takeLeastAvailable();
+    this.#highWater = Math.max(this.#highWater, most);
   }
 
   /** Lets the hooks have a block that was just taken. False if it had to be quarantined instead. */
@@ -158,6 +168,7 @@ export class UnsharedStore implements SlowPath {
     // Who still has the old handle is found out when using it.
     if (this.#hooks.renewsHandles) this.#objects[index] = undefined;
     if (this.#hooks.allocated(index)) return true;
+    this.#noteHighWater();
     this.#list.uncount(1);
     this.#list.setWord(index, QUARANTINED);
     this.#quarantined++;
@@ -396,6 +407,7 @@ export class UnsharedStore implements SlowPath {
   /** Everything of ours first, the source last: it is the user's code, and may throw or call the pool. */
   #giveBack(slots: readonly number[]): void {
     if (slots.length === 0) return;
+    this.#noteHighWater();
     const going = new Set(slots);
     this.#list.filter((index) => !going.has(this.#slotOf(index)));
     this.#fresh = this.#fresh.slice(this.#freshFirst).filter((slot) => !going.has(slot));
@@ -563,6 +575,7 @@ export class UnsharedStore implements SlowPath {
   }
 
   statistics(): PoolStatistics {
+    this.#noteHighWater();
     const { active, blocks, pages } = this.account();
     const { allocations } = this.#list;
     return {

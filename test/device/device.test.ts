@@ -29,8 +29,10 @@ test('names, paths and parents', () => {
 
 test('wrong options are refused', () => {
   const make = (options: object) => () => new Device({ name: 'x', ...options });
-  for (const name of ['', 'a/b', 'a\0b', 5, undefined, null]) throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', make({ name }));
-  for (const dmaMask of [0, -1, 1.5, NaN, 2 ** 53, '1', 1n]) throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', make({ dmaMask }));
+  for (const name of ['', 'a/b', 'a\0b', 5, undefined, null])
+    throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', make({ name }));
+  for (const dmaMask of [0, -1, 1.5, NaN, 2 ** 53, '1', 1n])
+    throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', make({ dmaMask }));
   for (const numaNode of [-2, 1.5, NaN, '0', 5000]) throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', make({ numaNode }));
   throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', make({ parent: {} }));
 });

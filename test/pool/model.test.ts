@@ -317,7 +317,7 @@ class History {
   #end(): void {
     const out = [...this.#held.keys()];
     this.#pool.destroy();
-    assert.equal(/busy/.test(this.#log.text), out.length > 0);
+    assert.equal(this.#log.text.includes('busy'), out.length > 0);
     assert.equal(this.#device.readAttribute('pools'), undefined);
     assert.throws(() => this.#pool.alloc(), DmaError);
     if (this.#random.chance(0.5)) {
@@ -363,11 +363,16 @@ test('a device that overwrites every free block between all calls changes nothin
 for (const [title, extra, runs] of variants) {
   test(`random histories of every call agree with the model: ${title}`, () => {
     fc.assert(
-      fc.property(fc.integer(), fc.constantFrom(...geometries), fc.integer({ min: 1, max: 12 }), (seed, shape, pages) => {
-        const options = { ...shape, ...extra };
-        const limit = pages * 8192;
-        new History(seed, options, limit, false).run(1800);
-      }),
+      fc.property(
+        fc.integer(),
+        fc.constantFrom(...geometries),
+        fc.integer({ min: 1, max: 12 }),
+        (seed, shape, pages) => {
+          const options = { ...shape, ...extra };
+          const limit = pages * 8192;
+          new History(seed, options, limit, false).run(1800);
+        },
+      ),
       { numRuns: runs, includeErrorInReport: true },
     );
   });

@@ -1,5 +1,5 @@
 /**
- * The hot path, and the index form of the pool that is nothing else.
+ * The hot path: taking and giving one block or many, by index and as objects.
  *
  * Free blocks are a list in an array of words beside the blocks, one word a block; nothing lies in the blocks
  * themselves, so nothing a device writes there can steer the allocator:
@@ -16,7 +16,8 @@
  *
  * What V8 likes, by measurement: all hot fields in one object of one shape (a list object of its own inside the pool
  * costs a quarter more); small integers only (a counter that grows past 2^30 would turn into a boxed double, so it
- * wraps, and the wraps are counted); no closures.
+ * wraps, and the wraps are counted); no closures; and the same six lines written out in each call, because how much
+ * is inlined depends on how the caller looks when it is compiled, and half of all processes were unlucky.
  */
 import { DmaArgumentError } from '../errors.ts';
 import { checkInteger } from '../arguments.ts';
@@ -59,6 +60,10 @@ export interface ListControl {
   push(index: number): void;
   /** Hands out a block that is on no list. Counts an allocation. */
   grant(index: number): void;
+  /** Puts blocks that were never handed out on the list, which must be empty. */
+  append(first: number, count: number): void;
+  /** The fewest blocks that were on the list since this was last asked. */
+  takeLeastAvailable(): number;
   /** Takes back the counting of `count` allocations that were undone. */
   uncount(count: number): void;
   /** Keeps of the list, in its order, only the blocks that `keeps` says. */
@@ -66,6 +71,8 @@ export interface ListControl {
   /** Sends every call to the slow path, until released. */
   hold(): void;
   release(): void;
+  /** The pool's block objects, by index. */
+  readonly objects: unknown[];
   /** Blocks on the list. */
   readonly available: number;
   /** Blocks ever handed out. */
@@ -73,17 +80,26 @@ export interface ListControl {
 }
 
 /** Opens the inside of a pool to its slow path. Not exported by the package: outside, `#` fields are private for real. */
-export let openList: (pool: BlockIndices) => ListControl;
+export let openList: (pool: HotPath) => ListControl;
 
-/** The index form of a pool: blocks named by small integers, nothing else made. {@link DmaPool} adds the object form. */
-export abstract class BlockIndices {
+/** What every block object has. */
+interface Indexed {
+  readonly index: number;
+}
+
+/** Taking and giving blocks; {@link DmaPool} adds everything else. */
+export abstract class HotPath<B extends Indexed = Indexed> {
   // Hot. Their order and their initial kinds (small integer, object) are part of the shape the engine compiles for.
   #head = EMPTY;
   #available = 0;
+  /** Least value of `#available` at any free: a peak of use ends with one, so allocating need not look. */
+  #leastAvailable = MAX_BLOCKS;
   #ceiling = MAX_BLOCKS;
   #mark = ALLOCATED;
   #allocations = 0;
   #words: Int32Array<ArrayBuffer | SharedArrayBuffer>;
+  /** Block objects by index, undefined until first needed. Never shorter than the pages have blocks. */
+  readonly #objects: (B | undefined)[] = [];
   // Cold.
   #slow!: SlowPath;
   #wraps = 0;
@@ -97,6 +113,119 @@ export abstract class BlockIndices {
   /** Sets the slow path; once, before the first call. */
   protected attach(slow: SlowPath): void {
     this.#slow = slow;
+  }
+
+  /** Makes the object of a block that has none. */
+  protected abstract makeObject(index: number): B;
+
+  /** The error for what was given in place of a block of this pool. */
+  protected abstract notOurs(block: unknown): Error;
+
+  /** The object of a block, made when first needed. */
+  protected objectOf(index: number): B {
+    return this.#objects[index] ?? this.makeObject(index);
+  }
+
+  protected hasObject(index: number): boolean {
+    return this.#objects[index] !== undefined;
+  }
+
+  protected putObject(index: number, block: B): B {
+    return (this.#objects[index] = block);
+  }
+
+  /** True if `block` is the current object of a block of this pool. */
+  protected isCurrent(block: B): boolean {
+    return this.#objects[block.index] === block;
+  }
+
+  /**
+   * Takes a free block (Linux: `dma_pool_alloc`). Its bytes are whatever the last holder and the device left there.
+   *
+   * @param gfp `atomic`: do not take a new page from the memory source.
+   * @throws {@link DmaOutOfMemoryError} when there is no block to be had; its code says whether the memory ran out
+   *   (`ERR_DMAPOOL_NO_MEMORY`), the pool's own limit is reached (`ERR_DMAPOOL_LIMIT`), or none is free and no new page
+   *   was allowed (`ERR_DMAPOOL_NO_FREE_BLOCK`).
+   * @throws {@link DmaDestroyedError} after the pool's destroy; what the memory source throws. Nothing is lost.
+   *
+   * @example
+   * ```ts
+   * const qtd = pool.alloc();
+   * qtd.bytes.fill(0);
+   * pool.free(qtd);
+   * ```
+   */
+  alloc(gfp: Gfp = 'kernel'): B {
+    const index = this.#head;
+    if (index >= 0) {
+      const block = this.#objects[index];
+      if (block !== undefined) {
+        const words = this.#words;
+        this.#head = words[index]!;
+        words[index] = this.#mark;
+        this.#available--;
+        if ((this.#allocations = (this.#allocations + 1) & COUNT_MASK) === 0) this.#wraps++;
+        return block;
+      }
+    }
+    return this.#allocObjectSlowly(gfp);
+  }
+
+  /** {@link alloc}, but null when there is no block to be had. */
+  tryAlloc(gfp: Gfp = 'kernel'): B | null {
+    const index = this.#head;
+    if (index >= 0) {
+      const block = this.#objects[index];
+      if (block !== undefined) {
+        const words = this.#words;
+        this.#head = words[index]!;
+        words[index] = this.#mark;
+        this.#available--;
+        if ((this.#allocations = (this.#allocations + 1) & COUNT_MASK) === 0) this.#wraps++;
+        return block;
+      }
+    }
+    const taken = this.#takeSlowly(gfp);
+    return taken < 0 ? null : this.objectOf(taken);
+  }
+
+  /** {@link alloc}, with every byte of the block zero (Linux: `dma_pool_zalloc`). */
+  zalloc(gfp: Gfp = 'kernel'): B {
+    const block = this.alloc(gfp);
+    this.#slow.fill(block.index, 0);
+    return block;
+  }
+
+  /** {@link tryAlloc}, with every byte of the block zero. */
+  tryZalloc(gfp: Gfp = 'kernel'): B | null {
+    const block = this.tryAlloc(gfp);
+    if (block !== null) this.#slow.fill(block.index, 0);
+    return block;
+  }
+
+  /**
+   * Gives a block back (Linux: `dma_pool_free`). It is the next one to be handed out.
+   *
+   * @throws {@link DmaBlockError} when it is not handed out (`ERR_DMAPOOL_NOT_ALLOCATED`), is another pool's
+   *   (`ERR_DMAPOOL_WRONG_POOL`), or is the handle of an earlier holder (`ERR_DMAPOOL_STALE_BLOCK`; found where the
+   *   page was given back in between, and always in debug mode). Nothing is changed then.
+   */
+  free(block: B): void {
+    // For callers from JavaScript: nothing at all is a typed error too.
+    if (block === null || block === undefined) throw this.notOurs(block);
+    const { index } = block;
+    // That the table has this very object says at once that it is a block, of this pool, and current.
+    if (this.#objects[index] !== block) throw this.notOurs(block);
+    const words = this.#words;
+    const available = this.#available;
+    if (words[index] !== this.#mark || available >= this.#ceiling) {
+      this.#slow.drain(index);
+      return;
+    }
+    if (available < this.#leastAvailable) this.#leastAvailable = available;
+    words[index] = this.#head;
+    this.#head = index;
+    this.#available = available + 1;
   }
 
   /**
@@ -143,9 +272,27 @@ export abstract class BlockIndices {
     return index;
   }
 
+  // The cold half of the calls above. None of it goes through a hot call: what the engine learns of those, it shall
+  // learn from hot callers only.
+
   #allocSlowly(gfp: Gfp): number {
-    const index = this.#slow.refill(gfp);
+    const index = this.#takeSlowly(gfp);
     if (index < 0) throw this.#slow.refused(index);
+    return index;
+  }
+
+  #allocObjectSlowly(gfp: Gfp): B {
+    return this.objectOf(this.#allocSlowly(gfp));
+  }
+
+  /** Takes a block from the list, or else from the slow path; a negative refusal if there is none. */
+  #takeSlowly(gfp: Gfp): number {
+    const index = this.#head;
+    if (index < 0) return this.#slow.refill(gfp);
+    this.#head = this.#words[index]!;
+    this.#words[index] = this.#mark;
+    this.#available--;
+    this.#uncount(-1);
     return index;
   }
 
@@ -175,13 +322,15 @@ export abstract class BlockIndices {
     // Also makes -0 a 0, which V8 would keep as a boxed double for ever after.
     const block = index | 0;
     const words = this.#words;
-    if (words[block] !== this.#mark || block !== index || this.#available >= this.#ceiling) {
+    const available = this.#available;
+    if (words[block] !== this.#mark || block !== index || available >= this.#ceiling) {
       this.#slow.drain(index);
       return;
     }
+    if (available < this.#leastAvailable) this.#leastAvailable = available;
     words[block] = this.#head;
     this.#head = block;
-    this.#available++;
+    this.#available = available + 1;
   }
 
   /**
@@ -227,7 +376,7 @@ export abstract class BlockIndices {
     for (let i = 0; i < count; i++) {
       let index: number;
       try {
-        index = this.#head < 0 ? this.#slow.refill(gfp) : this.tryAllocIndex(gfp);
+        index = this.#takeSlowly(gfp);
       } catch (error) {
         this.#undoBulk(into, i);
         throw error;
@@ -241,9 +390,14 @@ export abstract class BlockIndices {
     return 0;
   }
 
+  #giveSlowly(index: number): void {
+    if (this.#held) this.#slow.drain(index);
+    else this.freeIndex(index);
+  }
+
   // The last one first, so that the list is as it was.
   #undoBulk(taken: Int32Array, count: number): void {
-    for (let i = count - 1; i >= 0; i--) this.freeIndex(taken[i]!);
+    for (let i = count - 1; i >= 0; i--) this.#giveSlowly(taken[i]!);
     this.#uncount(count);
   }
 
@@ -275,6 +429,7 @@ export abstract class BlockIndices {
       head = index;
     }
     this.#head = head;
+    if (this.#available < this.#leastAvailable) this.#leastAvailable = this.#available;
     this.#available += count;
   }
 
@@ -297,7 +452,7 @@ export abstract class BlockIndices {
       words[index] = EMPTY;
     }
     for (let i = 0; i < count; i++) words[from[i]!] = ALLOCATED;
-    for (let i = 0; i < count; i++) this.freeIndex(from[i]!);
+    for (let i = 0; i < count; i++) this.#giveSlowly(from[i]!);
   }
 
   /**
@@ -357,10 +512,26 @@ export abstract class BlockIndices {
         return index;
       },
       push: (index) => {
+        pool.#leastAvailable = Math.min(pool.#leastAvailable, pool.#available);
         pool.#words[index] = pool.#held ? pool.#heldHead : pool.#head;
         if (pool.#held) pool.#heldHead = index;
         else pool.#head = index;
         pool.#available++;
+      },
+      append: (first, count) => {
+        // Ascending, the first one on top.
+        const words = pool.#words;
+        const last = first + count - 1;
+        for (let index = first; index < last; index++) words[index] = index + 1;
+        words[last] = EMPTY;
+        if (pool.#held) pool.#heldHead = first;
+        else pool.#head = first;
+        pool.#available = count;
+      },
+      takeLeastAvailable: () => {
+        const least = Math.min(pool.#leastAvailable, pool.#available);
+        pool.#leastAvailable = MAX_BLOCKS;
+        return least;
       },
       grant: (index) => {
         pool.#words[index] = ALLOCATED;
@@ -403,6 +574,7 @@ export abstract class BlockIndices {
         pool.#heldHead = EMPTY;
         pool.#mark = ALLOCATED;
       },
+      objects: pool.#objects,
       get available() {
         return pool.#available;
       },

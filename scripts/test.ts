@@ -1,0 +1,88 @@
+/**
+ * `npm test`: everything that must hold, a line for each stage with its time.
+ *
+ * With DMAPOOL_REQUIRE_TOOLS=1, as in CI, a test that was skipped because a tool is missing counts as failed.
+ */
+import { spawnSync } from 'node:child_process';
+import { readdirSync } from 'node:fs';
+import { join, relative } from 'node:path';
+import { run } from 'node:test';
+import { fileURLToPath } from 'node:url';
+
+const root = fileURLToPath(new URL('../../', import.meta.url));
+const strict = process.env['DMAPOOL_REQUIRE_TOOLS'] === '1';
+let failedStages = 0;
+
+async function stage(name: string, action: () => boolean | Promise<boolean>): Promise<void> {
+  const begin = performance.now();
+  const ok = await action();
+  if (!ok) failedStages++;
+  console.log(`${ok ? 'ok  ' : 'FAIL'} ${name}, ${((performance.now() - begin) / 1000).toFixed(1)} s`);
+}
+
+function tool(name: string, ...args: string[]): boolean {
+  const command = join(root, 'node_modules', '.bin', name);
+  return spawnSync(command, args, { cwd: root, stdio: 'inherit' }).status === 0;
+}
+
+function testFiles(folder: string): string[] {
+  return readdirSync(folder, { withFileTypes: true, recursive: true })
+    .filter((entry) => entry.isFile() && entry.name.endsWith('.test.js'))
+    .map((entry) => join(entry.parentPath, entry.name))
+    .sort();
+}
+
+const counts = { passed: 0, failed: 0, skipped: 0 };
+
+/** Runs every test file in a process of its own; prints what fails and the time of each file. */
+function runTests(): Promise<boolean> {
+  const times = new Map<string, number>();
+  return new Promise((resolve) => {
+    run({ files: testFiles(join(root, 'dist', 'test')), concurrency: 2, timeout: 300_000 })
+      .on('test:pass', (test) => {
+        if (test.nesting > 0) return;
+        if (test.skip !== undefined) {
+          counts.skipped++;
+          console.log(`     skipped: ${test.name} (${String(test.skip)})`);
+        } else {
+          counts.passed++;
+        }
+        addTime(times, test.file, test.details.duration_ms);
+      })
+      .on('test:fail', (test) => {
+        if (test.nesting > 0) return;
+        counts.failed++;
+        const { error } = test.details;
+        console.log(`     failed: ${test.name}\n${indent(describeFailure(error))}`);
+        addTime(times, test.file, test.details.duration_ms);
+      })
+      .on('end', () => {
+        for (const [file, time] of times) console.log(`     ${(time / 1000).toFixed(1).padStart(6)} s  ${file}`);
+        resolve(counts.failed === 0 && (!strict || counts.skipped === 0));
+      })
+      .resume();
+  });
+}
+
+function addTime(times: Map<string, number>, file: string | undefined, time: number): void {
+  const name = file === undefined ? '(no file)' : relative(root, file);
+  times.set(name, (times.get(name) ?? 0) + time);
+}
+
+function describeFailure(error: Error): string {
+  const cause = error.cause;
+  if (cause instanceof Error) return cause.stack ?? cause.message;
+  return typeof cause === 'string' ? cause : (error.stack ?? error.message);
+}
+
+function indent(text: string): string {
+  return text.replace(/^/gm, '       ');
+}
+
+await stage('format (prettier)', () => tool('prettier', '--check', '--log-level', 'warn', '.'));
+await stage('lint (eslint)', () => tool('eslint', '.'));
+await stage('tests (node:test)', runTests);
+
+console.log(`${String(counts.passed)} passed, ${String(counts.failed)} failed, ${String(counts.skipped)} skipped`);
+if (strict && counts.skipped > 0) console.log('DMAPOOL_REQUIRE_TOOLS=1: a skipped test is a failed one');
+process.exitCode = failedStages === 0 ? 0 : 1;

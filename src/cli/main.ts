@@ -1,0 +1,89 @@
+import { existsSync, readFileSync } from 'node:fs';
+
+import { Command, CommanderError } from 'commander';
+
+import { DmaError } from '../index.ts';
+import { registerBench } from './bench.ts';
+import { CliExit, type CliIo, EXIT } from './io.ts';
+import { registerLayout } from './layout.ts';
+import { registerReplay } from './replay.ts';
+
+export { type CliIo, type CliStream, processIo } from './io.ts';
+
+/** Adds a subcommand to the program. */
+type Register = (program: Command, io: CliIo) => void;
+
+/** The subcommands, in the order of the help. */
+const COMMANDS: readonly Register[] = [registerReplay, registerLayout, registerBench];
+
+/**
+ * Runs the command.
+ *
+ * @param argv The arguments, without the interpreter and the script.
+ * @returns The exit code: 0 right, 1 something differs or fails, 2 misused.
+ *
+ * @example
+ * ```ts
+ * process.exitCode = await run(process.argv.slice(2), processIo());
+ * ```
+ */
+export async function run(argv: readonly string[], io: CliIo): Promise<number> {
+  const program = createProgram(io);
+  try {
+    await program.parseAsync([...argv], { from: 'user' });
+    return EXIT.right;
+  } catch (error) {
+    // Help, version and wrong usage: commander has printed what there is to say.
+    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.right : EXIT.misused;
+    if (error instanceof CliExit) {
+      if (error.message !== '') io.stderr.write(`dmapool: ${error.message}\n`);
+      return error.exitCode;
+    }
+    if (error instanceof DmaError) {
+      io.stderr.write(`dmapool: ${error.message}\n`);
+      return EXIT.failed;
+    }
+    // A mistake of ours, not the user's: here the stack is what helps.
+    io.stderr.write(
+      `dmapool: internal error: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`,
+    );
+    return EXIT.failed;
+  }
+}
+
+function createProgram(io: CliIo): Command {
+  const program = new Command('dmapool')
+    .description("Linux's DMA pools in user space: replay recorded kernel traffic, look at how pages are cut.")
+    .version(packageVersion(), '-V, --version', 'print the version')
+    .helpOption('-h, --help', 'print this help')
+    .helpCommand('help [command]', 'print the help of a command')
+    .showHelpAfterError("Try 'dmapool --help'.")
+    .exitOverride()
+    .configureOutput({
+      writeOut: (text) => {
+        io.stdout.write(text);
+      },
+      writeErr: (text) => {
+        io.stderr.write(text);
+      },
+      outputError: (text, write) => {
+        write(text.replace(/^error: /, 'dmapool: '));
+      },
+      getOutHelpWidth: () => io.stdout.columns ?? 80,
+      getErrHelpWidth: () => io.stderr.columns ?? 80,
+    })
+    .addHelpText('after', '\nExit status: 0 right, 1 something differs or fails, 2 misused.');
+  for (const register of COMMANDS) register(program, io);
+  return program;
+}
+
+/** The version in package.json, which is two directories up from the sources and three from the build. */
+function packageVersion(): string {
+  for (const up of ['../../package.json', '../../../package.json']) {
+    const url = new URL(up, import.meta.url);
+    if (!existsSync(url)) continue;
+    const { version } = JSON.parse(readFileSync(url, 'utf8')) as { version: string };
+    return version;
+  }
+  return 'unknown';
+}

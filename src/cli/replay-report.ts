@@ -1,0 +1,166 @@
+/** What `dmapool replay` prints for people. */
+import type { ReplayFile, ReplayMismatch, ReplayResult, ReplayRow, RowVerdict } from '../trace/index.ts';
+import { count, plural, type Style, table } from './style.ts';
+
+/** Between our row and the kernel's. */
+const MARKS: Readonly<Record<RowVerdict, string>> = { same: '=', moment: '~', fewer: '<', differs: '!', alone: ' ' };
+
+const LEGEND: readonly (readonly [RowVerdict, string])[] = [
+  ['moment', "~  active was equal while the kernel's file was being read"],
+  ['fewer', '<  all equal, with fewer pages of ours'],
+  ['differs', '!  differs'],
+];
+
+/** The report on one trace. */
+export function replayReport(result: ReplayResult, style: Style): string {
+  const lines = [style.bold(result.trace), ...(result.kernel === null ? [] : [`  recorded on ${result.kernel}`]), ''];
+  const width = columnWidth(result);
+  for (const { label, files } of result.snapshots) {
+    for (const file of files) lines.push(...sideBySide(label, file, width, style), '');
+  }
+  const verdicts = new Set(allFiles(result).flatMap((file) => file.rows.map((row) => row.verdict)));
+  const legend = LEGEND.filter(([verdict]) => verdicts.has(verdict)).map(([, text]) => `  ${text}`);
+  if (legend.length > 0) lines.push(...legend, '');
+  lines.push(...conclusion(result, style).map((line) => `  ${line}`), '');
+  return `${lines.join('\n')}\n`;
+}
+
+/** The table after several traces. */
+export function replaySummary(results: readonly ReplayResult[], style: Style): string {
+  const total = { events: 0, failures: 0, mismatches: 0, elapsedNs: 0, pages: 0, kernelPages: 0 };
+  const rows = results.map((result) => {
+    const row = {
+      events: result.events,
+      failures: result.failures,
+      mismatches: result.mismatches.length,
+      elapsedNs: result.elapsedNs,
+      ...pageTotals(result),
+    };
+    for (const key of Object.keys(total) as (keyof typeof total)[]) total[key] += row[key];
+    return summaryRow(result.trace, row);
+  });
+  const heading = ['trace', 'calls', 'errors', 'differences', 'ns a call', 'pages', "kernel's"];
+  const [head = '', ...body] = table([heading, ...rows, summaryRow('all', total)]);
+  const wrong = results.filter((result) => !isRight(result)).length;
+  const verdict =
+    wrong === 0
+      ? style.good(`${plural(results.length, 'trace')}: no error, no difference.`)
+      : style.bad(`${count(wrong)} of ${plural(results.length, 'trace')} not right.`);
+  return `${[style.bold(head), ...body].join('\n')}\n\n${verdict}\n`;
+}
+
+function summaryRow(
+  name: string,
+  row: Readonly<Record<'events' | 'failures' | 'mismatches' | 'elapsedNs' | 'pages' | 'kernelPages', number>>,
+): string[] {
+  const { events, failures, mismatches, elapsedNs, pages, kernelPages } = row;
+  return [
+    name,
+    count(events),
+    count(failures),
+    count(mismatches),
+    nsPerCall(elapsedNs, events),
+    count(pages),
+    count(kernelPages),
+  ];
+}
+
+function sideBySide(label: string, file: ReplayFile, width: number, style: Style): string[] {
+  const ours = textLines(file.ours);
+  const kernel = textLines(file.kernel);
+  const heading = `${label}  ${file.device}`;
+  const titles = `  ${heading.padEnd(width)}   ${kernel.length === 0 ? '' : 'the kernel'}`.trimEnd();
+  const lines = Array.from({ length: Math.max(ours.length, kernel.length) }, (_, i) => {
+    // The first line of the text is its version; rows come after it.
+    const row = file.rows[i - 1];
+    const [mark, paint] = row === undefined ? [' ', (text: string) => text] : [MARKS[row.verdict], painter(row, style)];
+    return `  ${paint(`${(ours[i] ?? '').padEnd(width)} ${mark} ${kernel[i] ?? ''}`.trimEnd())}`;
+  });
+  return [style.bold(titles), ...lines];
+}
+
+function painter(row: ReplayRow, style: Style): (text: string) => string {
+  if (row.verdict === 'differs') return style.bad;
+  return row.verdict === 'fewer' ? style.good : (text) => text;
+}
+
+function textLines(text: string | null): string[] {
+  return text === null ? [] : text.replace(/\n$/, '').split('\n');
+}
+
+/** As wide as our widest line in any snapshot, so that all of them are set alike. */
+function columnWidth(result: ReplayResult): number {
+  const lines = allFiles(result).flatMap((file) => textLines(file.ours));
+  return Math.max(34, ...lines.map((line) => line.length));
+}
+
+function allFiles(result: ReplayResult): ReplayFile[] {
+  return result.snapshots.flatMap((snapshot) => snapshot.files);
+}
+
+function conclusion(result: ReplayResult, style: Style): string[] {
+  const { events, creates, allocs, frees, destroys, failures, mismatches, runsNs, elapsedNs, medianNs } = result;
+  const { pages, kernelPages } = pageTotals(result);
+  const lines = [
+    `${plural(events, 'call')}: ${plural(creates, 'create')}, ${plural(allocs, 'alloc')}, ` +
+      `${plural(frees, 'free')}, ${plural(destroys, 'destroy')}`,
+    isRight(result)
+      ? style.good(`no error on any block${hasKernel(result) ? ', no difference to the kernel' : ''}`)
+      : style.bad(
+          `${plural(failures, 'error')}, ${plural(mismatches.length - listedTroubles(mismatches), 'difference')}`,
+        ),
+    ...mismatches.map((mismatch) => style.bad(`  ${mismatchText(mismatch)}`)),
+    `${nsPerCall(elapsedNs, events)} ns a call` +
+      (runsNs.length === 1
+        ? ''
+        : `, the best of ${count(runsNs.length)} replays; median ${nsPerCall(medianNs, events)}`),
+    `${plural(pages, 'page')} at most, the kernel ${count(kernelPages)}`,
+    ...fewerPages(result).map((line) => `  ${line}`),
+    ...result.notes.map((note) => `note: ${note}`),
+  ];
+  if (!hasKernel(result)) lines.push("note: nothing of the kernel's to compare with; see --expect");
+  return lines;
+}
+
+function isRight({ failures, mismatches }: ReplayResult): boolean {
+  return failures === 0 && mismatches.length === 0;
+}
+
+function hasKernel(result: ReplayResult): boolean {
+  return allFiles(result).some((file) => file.kernel !== null);
+}
+
+/** Mismatches at calls; they are errors already. */
+function listedTroubles(mismatches: readonly ReplayMismatch[]): number {
+  return mismatches.filter((mismatch) => mismatch.snapshot === null).length;
+}
+
+function mismatchText({ snapshot, device, pool, field, ours, kernel }: ReplayMismatch): string {
+  if (snapshot === null) return `${device} ${pool}: ${field}: ${String(ours)}`;
+  const value = ours === null ? 'we have no such pool' : `${String(ours)}, the kernel's ${String(kernel)}`;
+  return `${snapshot} ${device} ${pool}: ${field}: ${value}`;
+}
+
+/** The pools for which ours took fewer pages, with equal ones (a driver loaded twice) in one line, and why. */
+function fewerPages(result: ReplayResult): string[] {
+  const seen = new Map<string, { times: number; reasons: readonly string[] }>();
+  for (const { device, name, pages, kernelPages, reasons } of result.pools) {
+    if (pages >= kernelPages) continue;
+    const text = `${device} ${name}: ${count(pages)} for ${count(kernelPages)}`;
+    const entry = seen.get(text);
+    seen.set(text, { times: (entry?.times ?? 0) + 1, reasons });
+  }
+  return [...seen].map(([text, { times, reasons }]) => {
+    return `${text}${times > 1 ? ` (${count(times)} times)` : ''}; ${reasons.join('; ')}`;
+  });
+}
+
+function pageTotals(result: ReplayResult): { pages: number; kernelPages: number } {
+  const sum = (pick: 'pages' | 'kernelPages'): number => result.pools.reduce((total, pool) => total + pool[pick], 0);
+  return { pages: sum('pages'), kernelPages: sum('kernelPages') };
+}
+
+function nsPerCall(ns: number, calls: number): string {
+  if (calls === 0) return '-';
+  return (ns / calls).toLocaleString('en-US', { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+}

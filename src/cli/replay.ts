@@ -1,0 +1,112 @@
+import { existsSync } from 'node:fs';
+import { basename } from 'node:path';
+
+import type { Command } from 'commander';
+
+import {
+  decodeTrace,
+  DEFAULT_REPEAT,
+  DmaTraceError,
+  MAX_REPEAT,
+  readPools,
+  type ReplayResult,
+  replayTrace,
+} from '../trace/index.ts';
+import { CliExit, type CliIo, EXIT, fileErrorMessage } from './io.ts';
+import { parseCount } from './numbers.ts';
+import { ProgressBar } from './progress.ts';
+import { replayJson } from './replay-json.ts';
+import { replayReport, replaySummary } from './replay-report.ts';
+import { styleFor } from './style.ts';
+
+interface ReplayFlags {
+  readonly expect?: string;
+  readonly debug?: true;
+  readonly repeat?: number;
+  readonly json?: true;
+}
+
+/** Adds `dmapool replay`. */
+export function registerReplay(program: Command, io: CliIo): void {
+  program
+    .command('replay')
+    .summary("replay recorded kernel traffic beside the kernel's own numbers")
+    .description(
+      "Replay the dma_pool calls of a real kernel's drivers through this allocator, check every block, and print our " +
+        "pools beside the kernel's at every snapshot.",
+    )
+    .argument('<file...>', 'trace, packed with gzip or plain')
+    .option(
+      '--expect <pools.txt>',
+      "the kernel's answers (default: NAME.pools.txt beside NAME.trace.gz, if it is there)",
+    )
+    .option('--debug', 'use debug pools; changes no number but time')
+    .option(
+      '--repeat <n>',
+      `timed replays (default: ${String(DEFAULT_REPEAT)}, with --debug 1)`,
+      parseCount(1, MAX_REPEAT),
+    )
+    .option('--json', 'print one JSON document a file, one a line')
+    .addHelpText('after', '\nExample:\n  $ dmapool replay traces/*.trace.gz')
+    .action(async (files: string[], flags: ReplayFlags, command: Command) => {
+      if (flags.expect !== undefined && files.length > 1) {
+        command.error('error: --expect goes with one trace only', { exitCode: EXIT.misused });
+      }
+      const exitCode = await replayFiles(files, flags, io);
+      if (exitCode !== EXIT.right) throw new CliExit(exitCode);
+    });
+}
+
+async function replayFiles(files: readonly string[], flags: ReplayFlags, io: CliIo): Promise<number> {
+  const style = styleFor(io.stdout, io.env);
+  const results: ReplayResult[] = [];
+  let exitCode: number = EXIT.right;
+  for (const file of files) {
+    const bar = new ProgressBar(io.stderr);
+    try {
+      const result = await replayFile(file, flags, (done) => {
+        bar.show(basename(file), done);
+      });
+      bar.clear();
+      if (result.failures > 0 || result.mismatches.length > 0) exitCode = Math.max(exitCode, EXIT.failed);
+      io.stdout.write(flags.json === true ? `${JSON.stringify(replayJson(result))}\n` : replayReport(result, style));
+      results.push(result);
+    } catch (error) {
+      bar.clear();
+      // As other tools do, one bad file does not keep the rest from being read.
+      const message = errorMessage(error, file);
+      if (message === null) throw error;
+      io.stderr.write(`dmapool: ${message}\n`);
+      exitCode = EXIT.misused;
+    }
+  }
+  if (flags.json !== true && results.length > 1) io.stdout.write(replaySummary(results, style));
+  return exitCode;
+}
+
+async function replayFile(file: string, flags: ReplayFlags, onProgress: (done: number) => void): Promise<ReplayResult> {
+  onProgress(0);
+  const beside = flags.expect ?? expectationsBeside(file);
+  const expected = beside === null ? [] : await readPools(beside);
+  const trace = await decodeTrace(file);
+  return replayTrace(trace, {
+    expected,
+    debug: flags.debug === true,
+    onProgress,
+    ...(flags.repeat === undefined ? {} : { repeat: flags.repeat }),
+  });
+}
+
+/** `NAME.pools.txt` for `NAME.trace.gz`, `NAME.trace` or `NAME.gz`, if there is such a file. */
+function expectationsBeside(file: string): string | null {
+  const path = `${file.replace(/\.gz$/, '').replace(/\.trace$/, '')}.pools.txt`;
+  return existsSync(path) ? path : null;
+}
+
+function errorMessage(error: unknown, file: string): string | null {
+  if (error instanceof DmaTraceError) return error.message;
+  const message = fileErrorMessage(error);
+  if (message === null) return null;
+  const path = error instanceof Error && 'path' in error && typeof error.path === 'string' ? error.path : file;
+  return `${path}: ${message}`;
+}

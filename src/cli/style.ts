@@ -1,0 +1,38 @@
+import type { CliIo, CliStream } from './io.ts';
+
+type Paint = (text: string) => string;
+
+/** How pieces of output are set off. Without colours every one of them gives its text back as it is. */
+export interface Style {
+  readonly bold: Paint;
+  readonly dim: Paint;
+  readonly good: Paint;
+  readonly bad: Paint;
+}
+
+/** The style for a stream: colours on a terminal, unless `NO_COLOR` is set (no-color.org) or it is a dumb one. */
+export function styleFor(stream: CliStream, env: CliIo['env']): Style {
+  const colours = stream.isTTY && (env['NO_COLOR'] ?? '') === '' && env['TERM'] !== 'dumb';
+  const sgr = (on: number, off: number): Paint =>
+    colours ? (text) => (text === '' ? '' : `\u001b[${String(on)}m${text}\u001b[${String(off)}m`) : (text) => text;
+  return { bold: sgr(1, 22), dim: sgr(2, 22), good: sgr(32, 39), bad: sgr(31, 39) };
+}
+
+/** A whole number with separators: 63,536. */
+export function count(value: number): string {
+  return value.toLocaleString('en-US', { maximumFractionDigits: 0 });
+}
+
+/** `1 page`, `2 pages`. */
+export function plural(value: number, noun: string): string {
+  return `${count(value)} ${noun}${value === 1 ? '' : 's'}`;
+}
+
+/** Rows of cells as lines: the first column to the left, the others to the right. */
+export function table(rows: readonly (readonly string[])[]): string[] {
+  const widths: number[] = [];
+  for (const row of rows) row.forEach((cell, i) => (widths[i] = Math.max(widths[i] ?? 0, cell.length)));
+  return rows.map((row) =>
+    row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0))).join('  '),
+  );
+}

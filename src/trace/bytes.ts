@@ -1,0 +1,68 @@
+import { createReadStream } from 'node:fs';
+import { Readable, pipeline } from 'node:stream';
+import { createGunzip } from 'node:zlib';
+
+/** Bytes as they come: from a file, a socket, a `fetch`, a test. */
+export type ByteStream = AsyncIterable<Uint8Array> | Iterable<Uint8Array> | ReadableStream<Uint8Array>;
+
+/** Where a trace can be read from: the path or `file:` URL of a file, its bytes, or a stream of them. */
+export type TraceSource = string | URL | Uint8Array | ByteStream;
+
+/** The first bytes of a gzip member, RFC 1952 section 2.3.1. */
+const GZIP_MAGIC = [0x1f, 0x8b] as const;
+
+/** The bytes of a source, unpacked if they are gzip. That is seen from the first two bytes, not from a name. */
+export async function* openBytes(source: TraceSource): AsyncGenerator<Uint8Array> {
+  const chunks = rawBytes(source)[Symbol.asyncIterator]();
+  try {
+    // The two bytes of the magic may come in two chunks.
+    let start = new Uint8Array(0);
+    let ended = false;
+    while (start.length < GZIP_MAGIC.length && !ended) {
+      const next = await chunks.next();
+      if (next.done === true) ended = true;
+      else start = concat(start, next.value);
+    }
+    const rest = prepend(start, chunks);
+    if (start[0] === GZIP_MAGIC[0] && start[1] === GZIP_MAGIC[1]) yield* gunzip(rest);
+    else yield* rest;
+  } finally {
+    // Not awaited: a source of which a read is under way ends only after it, and that may be never.
+    chunks.return(undefined).catch(() => undefined);
+  }
+}
+
+/** True for what zlib says about damaged or cut data, as opposed to a failing disk. */
+export function isGzipError(error: unknown): error is Error {
+  return error instanceof Error && 'code' in error && typeof error.code === 'string' && error.code.startsWith('Z_');
+}
+
+async function* rawBytes(source: TraceSource): AsyncGenerator<Uint8Array> {
+  if (typeof source === 'string' || source instanceof URL) {
+    // A Buffer is a Uint8Array; the stream's own type says `any`.
+    yield* createReadStream(source) as AsyncIterable<Uint8Array>;
+  } else if (source instanceof Uint8Array) {
+    yield source;
+  } else {
+    yield* source;
+  }
+}
+
+async function* gunzip(packed: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {
+  const unzip = createGunzip();
+  // pipeline hands an error of either side to the other; the loop below throws it.
+  pipeline(Readable.from(packed, { objectMode: false }), unzip, () => undefined);
+  yield* unzip as AsyncIterable<Uint8Array>;
+}
+
+async function* prepend(start: Uint8Array, rest: AsyncIterator<Uint8Array>): AsyncGenerator<Uint8Array> {
+  if (start.length > 0) yield start;
+  for (let next = await rest.next(); next.done !== true; next = await rest.next()) yield next.value;
+}
+
+function concat(a: Uint8Array, b: Uint8Array): Uint8Array<ArrayBuffer> {
+  const both = new Uint8Array(a.length + b.length);
+  both.set(a);
+  both.set(b, a.length);
+  return both;
+}

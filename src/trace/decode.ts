@@ -1,0 +1,211 @@
+import type { TraceSource } from './bytes.ts';
+import { DmaTraceError } from './error.ts';
+import type { TraceAlloc, TraceCall, TraceCreate, TraceFree, TraceHeader, TraceSnap } from './events.ts';
+import { nameOf, readTraceChunks, type ReadTraceOptions } from './reader.ts';
+
+/** What an operation of a decoded trace does; the values of {@link DecodedTrace.operations}. */
+export const OPERATION = { create: 0, alloc: 1, zalloc: 2, free: 3, destroy: 4 } as const;
+
+/** A snapshot in a decoded trace. */
+export interface TraceSnapshot {
+  readonly label: string;
+  /** It began before the operation of this index; the number of operations, if after the last. */
+  readonly begin: number;
+  /** It ended before the operation of this index. */
+  readonly end: number;
+}
+
+/**
+ * A whole trace in typed arrays, so that a replay does nothing but call the pools.
+ * Operation `i` is `operations[i]` on pool `pools[poolOf[i]]`, with the block in slot `slotOf[i]`.
+ */
+export interface DecodedTrace {
+  /** The file's name, for messages. */
+  readonly name: string;
+  readonly header: TraceHeader;
+  /** The pools in order of creation. */
+  readonly pools: readonly TraceCreate[];
+  /** Names of the devices, ascending. */
+  readonly devices: readonly string[];
+  readonly snapshots: readonly TraceSnapshot[];
+  /** One of {@link OPERATION} for each call. */
+  readonly operations: Uint8Array;
+  /** Index in `pools`, for each operation. */
+  readonly poolOf: Uint32Array;
+  /** Which block: every pair of pool and block of the trace has a slot of its own. 0 where there is no block. */
+  readonly slotOf: Uint32Array;
+  /** The kernel's number of the page the block lies in. 0 where there is no block. */
+  readonly pageOf: Uint32Array;
+  /** Number of the line in the file. */
+  readonly lineOf: Uint32Array;
+  /** How many slots there are. */
+  readonly slots: number;
+  /** How many operations of each kind; `allocs` has both kinds of them. */
+  readonly counts: {
+    readonly creates: number;
+    readonly allocs: number;
+    readonly frees: number;
+    readonly destroys: number;
+  };
+  /** Allocs for which the kernel itself had no memory. They are no operations: there is nothing to compare with. */
+  readonly refused: number;
+}
+
+/**
+ * Reads a whole trace into a compact form for {@link replayTrace}: 17 bytes for each call.
+ *
+ * @throws {@link DmaTraceError} as {@link readTrace}, and when lines do not fit together: a call on a pool that was
+ * never created, a pool number used twice, snapshots that overlap.
+ *
+ * @example
+ * ```ts
+ * const trace = await decodeTrace('traces/ehci.trace.gz');
+ * console.log(trace.pools.length, trace.counts.allocs);
+ * ```
+ */
+export async function decodeTrace(source: TraceSource, options: ReadTraceOptions = {}): Promise<DecodedTrace> {
+  const decoder = new Decoder(nameOf(source, options.name));
+  for await (const events of readTraceChunks(source, options)) {
+    for (const event of events) {
+      if (event.type === 'header') decoder.header = event;
+      else decoder.add(event);
+    }
+  }
+  return decoder.finish();
+}
+
+/** The largest number that `pageOf` can hold. */
+const PAGE_LIMIT = 0xffff_ffff;
+
+class Decoder {
+  header: TraceHeader = { type: 'header', line: 1, version: 1, fields: new Map() };
+  readonly #file: string;
+  readonly #pools: TraceCreate[] = [];
+  readonly #poolIndex = new Map<number, number>();
+  /** Per pool: the slot of each block. */
+  readonly #slots: Map<number, number>[] = [];
+  readonly #snapshots: TraceSnapshot[] = [];
+  #open: { label: string; begin: number } | null = null;
+  #slotCount = 0;
+  #refused = 0;
+  #line = 0;
+  // Plain arrays of small integers, which the engine packs; they are copied once at the end.
+  readonly #operations: number[] = [];
+  readonly #poolOf: number[] = [];
+  readonly #slotOf: number[] = [];
+  readonly #pageOf: number[] = [];
+  readonly #lineOf: number[] = [];
+
+  constructor(file: string) {
+    this.#file = file;
+  }
+
+  add(event: TraceCall): void {
+    this.#line = event.line;
+    switch (event.type) {
+      case 'create':
+        if (this.#poolIndex.has(event.pool))
+          throw this.#error(event, `a pool number not used before`, `pool ${String(event.pool)} again`);
+        this.#poolIndex.set(event.pool, this.#pools.length);
+        this.#pools.push(event);
+        this.#slots.push(new Map());
+        this.#push(OPERATION.create, event, this.#pools.length - 1, 0, 0);
+        break;
+      case 'alloc':
+        if (event.block === -1) this.#refused++;
+        else this.#block(event.zero ? OPERATION.zalloc : OPERATION.alloc, event);
+        break;
+      case 'free':
+        this.#block(OPERATION.free, event);
+        break;
+      case 'destroy':
+        this.#push(OPERATION.destroy, event, this.#pool(event), 0, 0);
+        break;
+      case 'snap':
+        this.#snap(event);
+        break;
+    }
+  }
+
+  finish(): DecodedTrace {
+    if (this.#open !== null) {
+      const { label } = this.#open;
+      throw new DmaTraceError(this.#file, this.#line + 1, `snap end ${label}`, 'the end of the file');
+    }
+    const operations = Uint8Array.from(this.#operations);
+    const count = (kind: number): number => operations.reduce((sum, operation) => sum + Number(operation === kind), 0);
+    return {
+      name: this.#file,
+      header: this.header,
+      pools: this.#pools,
+      devices: [...new Set(this.#pools.map((pool) => pool.device))].sort(),
+      snapshots: this.#snapshots,
+      operations,
+      poolOf: Uint32Array.from(this.#poolOf),
+      slotOf: Uint32Array.from(this.#slotOf),
+      pageOf: Uint32Array.from(this.#pageOf),
+      lineOf: Uint32Array.from(this.#lineOf),
+      slots: this.#slotCount,
+      counts: {
+        creates: count(OPERATION.create),
+        allocs: count(OPERATION.alloc) + count(OPERATION.zalloc),
+        frees: count(OPERATION.free),
+        destroys: count(OPERATION.destroy),
+      },
+      refused: this.#refused,
+    };
+  }
+
+  #block(operation: number, event: TraceAlloc | TraceFree): void {
+    const pool = this.#pool(event);
+    if (event.page > PAGE_LIMIT)
+      throw this.#error(event, `a page number of at most ${String(PAGE_LIMIT)}`, String(event.page));
+    const slots = this.#slots[pool]!;
+    let slot = slots.get(event.block);
+    if (slot === undefined) {
+      slot = this.#slotCount++;
+      slots.set(event.block, slot);
+    }
+    this.#push(operation, event, pool, slot, event.page);
+  }
+
+  #push(operation: number, event: TraceCall, pool: number, slot: number, page: number): void {
+    this.#operations.push(operation);
+    this.#poolOf.push(pool);
+    this.#slotOf.push(slot);
+    this.#pageOf.push(page);
+    this.#lineOf.push(event.line);
+  }
+
+  #pool(event: TraceCall & { readonly pool: number }): number {
+    const index = this.#poolIndex.get(event.pool);
+    if (index === undefined) throw this.#error(event, 'a pool that was created before', `pool ${String(event.pool)}`);
+    return index;
+  }
+
+  #snap(event: TraceSnap): void {
+    const at = this.#operations.length;
+    const { label } = event;
+    if (event.edge === 'begin') {
+      if (this.#open !== null) throw this.#error(event, `snap end ${this.#open.label}`, `snap begin ${label}`);
+      if (this.#snapshots.some((other) => other.label === label)) {
+        throw this.#error(event, 'a label not used before', `snap begin ${label} again`);
+      }
+      this.#open = { label, begin: at };
+    } else {
+      if (this.#open?.label !== label) {
+        throw this.#error(
+          event,
+          this.#open === null ? 'snap begin first' : `snap end ${this.#open.label}`,
+          `snap end ${label}`,
+        );
+      }
+      this.#snapshots.push({ label, begin: this.#open.begin, end: at });
+      this.#open = null;
+    }
+  }
+
+  #error(event: TraceCall, expected: string, found: string): DmaTraceError {
+    return new DmaTraceError(this.#file, event.line, expected, found);
+  }
+}

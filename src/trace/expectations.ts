@@ -1,0 +1,132 @@
+import type { TraceSource } from './bytes.ts';
+import { DmaTraceError, quote } from './error.ts';
+import { checkLine, type Line, readLines } from './lines.ts';
+import { nameOf } from './reader.ts';
+
+/** One row of a `pools` file: one pool. */
+export interface PoolsRow {
+  /** The pool's name, cut by the kernel to 31 bytes. Not unique. */
+  readonly name: string;
+  /** Blocks that were out. */
+  readonly active: number;
+  /** Blocks in all its pages, by the kernel's sum: pages * (bytes of a page / bytes of a block). */
+  readonly blocks: number;
+  /** Bytes of a block, rounded. */
+  readonly size: number;
+  /** Pages it held. */
+  readonly pages: number;
+}
+
+/** What the kernel's `pools` file of one device said at one snapshot. */
+export interface PoolsFile {
+  /** The snapshot's name, as in the trace. */
+  readonly label: string;
+  /** When it was opened, in nanoseconds on the trace's clock. */
+  readonly time: number;
+  /** The file's path below /sys/devices. */
+  readonly path: string;
+  /** The device's name: the directory the file is in. */
+  readonly device: string;
+  /** The pools, newest first. */
+  readonly rows: readonly PoolsRow[];
+  /** The file's text, as the kernel gave it. */
+  readonly text: string;
+}
+
+/** Where to read from and how it is called. */
+export interface ReadPoolsOptions {
+  /** Name for error messages. Default: the path, or `pools.txt` for a stream. */
+  readonly name?: string;
+}
+
+const HEADING = /^## snapshot=(\S.*) t_ns=([0-9]+) file=(\/\S+)\/([^/\s]+)\/pools$/;
+const VERSION_LINE = 'poolinfo - 0.1';
+// Names contain spaces and digits, so the four numbers are taken from the right.
+const ROW = /^(.*\S) +([0-9]+) +([0-9]+) +([0-9]+) +([0-9]+)$/;
+/** The kernel's file ends here, in the middle of a line if need be: a page less the terminating zero. */
+const FILE_LIMIT = 4095;
+
+/**
+ * Reads the kernel's own answers that were recorded beside a trace (`NAME.pools.txt`).
+ *
+ * @throws {@link DmaTraceError} for the first line that is malformed, and for an empty file.
+ *
+ * @example
+ * ```ts
+ * for (const file of await readPools('traces/ehci.pools.txt')) {
+ *   console.log(file.label, file.device, file.rows.length);
+ * }
+ * ```
+ */
+export async function readPools(source: TraceSource, options: ReadPoolsOptions = {}): Promise<PoolsFile[]> {
+  const parser = new PoolsParser(nameOf(source, options.name, 'pools.txt'));
+  for await (const lines of readLines(source, parser.file)) for (const line of lines) parser.add(line);
+  return parser.finish();
+}
+
+/** Parses one row, or returns null when the text is none. */
+export function parseRow(text: string): PoolsRow | null {
+  const match = ROW.exec(text);
+  if (match === null) return null;
+  const [name, active, blocks, size, pages] = match.slice(1) as [string, string, string, string, string];
+  return { name, active: Number(active), blocks: Number(blocks), size: Number(size), pages: Number(pages) };
+}
+
+class PoolsParser {
+  readonly file: string;
+  readonly #files: PoolsFile[] = [];
+  #line = 0;
+  #current: (PoolsFile & { rows: PoolsRow[]; text: string }) | null = null;
+
+  constructor(file: string) {
+    this.file = file;
+  }
+
+  add(line: Line): void {
+    checkLine(line, this.file);
+    this.#line = line.number;
+    const current = this.#current;
+    if (current?.text === '') {
+      if (line.text !== VERSION_LINE) throw this.#wrong(line, `the line "${VERSION_LINE}"`);
+      current.text = `${line.text}\n`;
+    } else if (current === null || line.text.startsWith('## ')) {
+      this.#close();
+      this.#current = this.#heading(line);
+    } else {
+      current.text += `${line.text}\n`;
+      // A row that the kernel cut off: its numbers can't be trusted, and it may have none.
+      if (current.text.length > FILE_LIMIT) return;
+      const row = parseRow(line.text);
+      if (row === null) throw this.#wrong(line, 'name, active, blocks, size and pages of a pool');
+      current.rows.push(row);
+    }
+  }
+
+  finish(): PoolsFile[] {
+    if (this.#line === 0) throw new DmaTraceError(this.file, 1, 'the text of pools files', 'an empty file');
+    this.#close();
+    return this.#files;
+  }
+
+  #close(): void {
+    if (this.#current === null) return;
+    if (this.#current.text === '') {
+      throw new DmaTraceError(this.file, this.#line + 1, `the line "${VERSION_LINE}"`, 'the end of the snapshot');
+    }
+    this.#files.push(this.#current);
+  }
+
+  #heading(line: Line): PoolsFile & { rows: PoolsRow[]; text: string } {
+    const match = HEADING.exec(line.text);
+    if (match === null) throw this.#wrong(line, '## snapshot=LABEL t_ns=TIME file=/sys/devices/.../DEVICE/pools');
+    const [label, time, directory, device] = match.slice(1) as [string, string, string, string];
+    if (this.#files.some((other) => other.label === label && other.device === device)) {
+      throw this.#wrong(line, `each device once in snapshot ${label}`);
+    }
+    return { label, time: Number(time), path: `${directory}/${device}/pools`, device, rows: [], text: '' };
+  }
+
+  #wrong(line: Line, expected: string): DmaTraceError {
+    return new DmaTraceError(this.file, line.number, expected, quote(line.text));
+  }
+}

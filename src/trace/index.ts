@@ -1,0 +1,35 @@
+/**
+ * dmapool/trace: recorded traffic of the Linux kernel's own DMA pools, and what ours make of it.
+ *
+ *     NAME.trace.gz --readTrace--> events --decodeTrace--> typed arrays --\
+ *                                                                          replayTrace --> result
+ *     NAME.pools.txt --readPools--> the kernel's own answers -------------/
+ *
+ * @packageDocumentation
+ */
+export type { ByteStream, TraceSource } from './bytes.ts';
+export { type DecodedTrace, decodeTrace, OPERATION, type TraceSnapshot } from './decode.ts';
+export { DmaTraceError } from './error.ts';
+export type {
+  TraceAlloc,
+  TraceAllocContext,
+  TraceCall,
+  TraceCreate,
+  TraceDestroy,
+  TraceEvent,
+  TraceFree,
+  TraceHeader,
+  TraceSnap,
+} from './events.ts';
+export { type PoolsFile, type PoolsRow, readPools, type ReadPoolsOptions } from './expectations.ts';
+export { readTrace, type ReadTraceOptions } from './reader.ts';
+export { DEFAULT_REPEAT, MAX_REPEAT, type ReplayOptions, replayTrace } from './replay.ts';
+export type {
+  ReplayFile,
+  ReplayMismatch,
+  ReplayPool,
+  ReplayResult,
+  ReplayRow,
+  ReplaySnapshot,
+  RowVerdict,
+} from './result.ts';

@@ -1,0 +1,107 @@
+import type { TraceSource } from './bytes.ts';
+import { DmaTraceError, quote } from './error.ts';
+import type { TraceEvent, TraceHeader } from './events.ts';
+import { parseLine } from './line.ts';
+import { checkLine, type Line, readLines } from './lines.ts';
+
+/** How to read. */
+export interface ReadTraceOptions {
+  /** Name for error messages. Default: the path, or `trace` for a stream. */
+  readonly name?: string;
+}
+
+const MAGIC = '#dma_pool-trace ';
+const VERSION = 'v1';
+
+/**
+ * Reads a trace, packed with gzip or plain, event by event; it never holds more of it than a chunk.
+ * The first event is always the header.
+ *
+ * @throws {@link DmaTraceError} for the first line that is malformed, damaged gzip data, and an empty file. What the
+ * file system or the stream throws is passed on.
+ *
+ * @example
+ * ```ts
+ * let allocs = 0;
+ * for await (const event of readTrace('traces/ehci.trace.gz')) {
+ *   if (event.type === 'alloc') allocs++;
+ * }
+ * ```
+ */
+export async function* readTrace(source: TraceSource, options: ReadTraceOptions = {}): AsyncGenerator<TraceEvent> {
+  for await (const events of readTraceChunks(source, options)) yield* events;
+}
+
+/** The same, with all events of a chunk of the file at a time: what a whole-file reader uses, as it is far faster. */
+export async function* readTraceChunks(
+  source: TraceSource,
+  options: ReadTraceOptions = {},
+): AsyncGenerator<TraceEvent[]> {
+  const file = nameOf(source, options.name);
+  const parser = new TraceParser(file);
+  for await (const lines of readLines(source, file)) {
+    const events: TraceEvent[] = [];
+    try {
+      for (const line of lines) parser.add(line, events);
+    } catch (error) {
+      // What came before the bad line is delivered, however the chunks happened to fall.
+      if (events.length > 0) yield events;
+      throw error;
+    }
+    if (events.length > 0) yield events;
+  }
+  const end = parser.finish();
+  if (end !== null) yield [end];
+}
+
+/** How a source is called in messages. */
+export function nameOf(source: TraceSource, name: string | undefined, fallback = 'trace'): string {
+  if (name !== undefined) return name;
+  return typeof source === 'string' ? source : source instanceof URL ? source.href : fallback;
+}
+
+class TraceParser {
+  readonly #file: string;
+  readonly #fields = new Map<string, string>();
+  #inHeader = true;
+  #lines = 0;
+
+  constructor(file: string) {
+    this.#file = file;
+  }
+
+  add(line: Line, events: TraceEvent[]): void {
+    checkLine(line, this.#file);
+    this.#lines = line.number;
+    if (this.#inHeader && line.text.startsWith('#')) {
+      this.#headerLine(line);
+      return;
+    }
+    // Parsed before the header is handed out: of a file that is something else nothing is delivered.
+    const call = parseLine(line, this.#file);
+    if (this.#inHeader) events.push(this.#header(line.number));
+    this.#inHeader = false;
+    events.push(call);
+  }
+
+  /** The header, if no event has followed it. */
+  finish(): TraceHeader | null {
+    if (this.#lines === 0) throw new DmaTraceError(this.#file, 1, 'a trace', 'an empty file');
+    return this.#inHeader ? this.#header(this.#lines + 1) : null;
+  }
+
+  #headerLine(line: Line): void {
+    if (line.text.startsWith(MAGIC)) {
+      const version = line.text.slice(MAGIC.length);
+      if (version === VERSION) return;
+      throw new DmaTraceError(this.#file, line.number, `version ${VERSION} of the format`, quote(version));
+    }
+    const tab = line.text.indexOf('\t');
+    // Lines without a tab are remarks: they name the columns.
+    if (tab > 1) this.#fields.set(line.text.slice(1, tab), line.text.slice(tab + 1));
+  }
+
+  #header(line: number): TraceHeader {
+    return { type: 'header', line, version: 1, fields: this.#fields };
+  }
+}

@@ -1,0 +1,158 @@
+import { checkInteger } from '../arguments.ts';
+import { DmaError, PoolGeometry } from '../index.ts';
+import { type CheckResult, CheckingPass } from './check.ts';
+import { Comparer } from './compare.ts';
+import type { DecodedTrace } from './decode.ts';
+import type { TraceCreate } from './events.ts';
+import type { PoolsFile } from './expectations.ts';
+import { memoryNeeds } from './fleet.ts';
+import type { Ledger } from './ledger.ts';
+import { explainPages, type KernelVersion, kernelVersion } from './pages.ts';
+import type { ReplayPool, ReplayResult } from './result.ts';
+import { TimedPass } from './timed.ts';
+
+/** How to replay. */
+export interface ReplayOptions {
+  /** What the kernel's own `pools` files said; see {@link readPools}. Default: nothing to compare with. */
+  readonly expected?: readonly PoolsFile[];
+  /** Use pools in debug mode. It changes no number but time. Default false. */
+  readonly debug?: boolean;
+  /**
+   * How often to replay for the clock, after the replay that checks: 1 to {@link MAX_REPEAT}. Default
+   * {@link DEFAULT_REPEAT}, and 1 with `debug`, which is some hundred times slower.
+   */
+  readonly repeat?: number;
+  /** Is told now and then how much is done, from 0 to 1. */
+  readonly onProgress?: (done: number) => void;
+}
+
+/** The default of `repeat`: enough for the best to be a warm one. */
+export const DEFAULT_REPEAT = 5;
+/** The largest `repeat`. */
+export const MAX_REPEAT = 10_000;
+
+/**
+ * Sends a recorded trace through our pools: first once with every check there is, then `repeat` times on fresh pools
+ * for the clock alone. Each device of the trace has memory of its own.
+ *
+ * What does not hold is in the result; only a wrong argument throws.
+ *
+ * @throws {@link DmaArgumentError} when `repeat` is out of range.
+ *
+ * @example
+ * ```ts
+ * const trace = await decodeTrace('traces/ehci.trace.gz');
+ * const expected = await readPools('traces/ehci.pools.txt');
+ * const { failures, mismatches, elapsedNs, events } = replayTrace(trace, { expected });
+ * console.log(failures, mismatches.length, elapsedNs / events);
+ * ```
+ */
+export function replayTrace(trace: DecodedTrace, options: ReplayOptions = {}): ReplayResult {
+  const { expected = [], debug = false, onProgress = () => undefined } = options;
+  const repeat = options.repeat ?? (debug ? 1 : DEFAULT_REPEAT);
+  checkInteger('repeat', repeat, 1, MAX_REPEAT);
+  const { creates, allocs, frees, destroys } = trace.counts;
+  const events = trace.operations.length;
+  const needs = memoryNeeds(trace);
+
+  // For the progress alone: checking a call takes about as long as timing it this many times.
+  const checkingWeight = 20;
+  const total = checkingWeight + repeat;
+  const check = new CheckingPass(trace, needs, debug).run((done) => {
+    onProgress(((done / events) * checkingWeight) / total);
+  });
+
+  const kernel = trace.header.fields.get('kernel') ?? null;
+  const version = kernelVersion(kernel ?? undefined);
+  const { snapshots, mismatches } = new Comparer(trace, check.ledgers, version).compare(check.snapshots, expected);
+
+  const pass = new TimedPass(trace, needs, debug, check.failed);
+  const runsNs = Array.from({ length: repeat }, (_, i) => {
+    onProgress((checkingWeight + i) / total);
+    return pass.run();
+  });
+  onProgress(1);
+
+  return {
+    trace: trace.name,
+    kernel,
+    events,
+    creates,
+    allocs,
+    frees,
+    destroys,
+    failures: check.failures,
+    mismatches: [...check.troubles, ...mismatches],
+    runsNs,
+    elapsedNs: Math.min(...runsNs),
+    medianNs: median(runsNs),
+    snapshots,
+    pools: trace.pools.map((pool, i) => poolResult(pool, check.ledgers[i]!, version)),
+    notes: notes(trace, check),
+  };
+}
+
+function poolResult(pool: TraceCreate, ledger: Ledger, version: KernelVersion | null): ReplayPool {
+  const { pool: id, device, name, size, align, boundary } = pool;
+  const { peak, pages, allocs, frees, recorded, raced, kernelPerPage } = ledger;
+  const { blockSize, allocation, blocksPerPage } = geometryOf(pool);
+  const figures = { ours: pages, oursPerPage: blocksPerPage, kernel: recorded, kernelPerPage, peak, recorded, raced };
+  return {
+    id,
+    device,
+    name,
+    size,
+    align,
+    boundary,
+    blockSize,
+    allocation,
+    blocksPerPage,
+    maxActive: peak,
+    pages,
+    allocs,
+    frees,
+    kernelPages: recorded,
+    reasons: explainPages(figures, version),
+  };
+}
+
+function geometryOf({ size, align, boundary }: TraceCreate): {
+  blockSize: number;
+  allocation: number;
+  blocksPerPage: number;
+} {
+  try {
+    return new PoolGeometry({ size, align, boundary });
+  } catch (error) {
+    if (error instanceof DmaError) return { blockSize: 0, allocation: 0, blocksPerPage: 0 };
+    throw error;
+  }
+}
+
+function notes(trace: DecodedTrace, check: CheckResult): string[] {
+  const found: string[] = [];
+  const { refused, header, counts } = trace;
+  if (refused > 0) found.push(`allocs for which the kernel had no memory, left out: ${String(refused)}`);
+  const out = check.ledgers.reduce((sum, ledger) => sum + ledger.active, 0);
+  if (out > 0) found.push(`blocks still out at the end of the trace: ${String(out)}`);
+  // The recorder counted what it wrote; fewer lines than that mean that some are gone.
+  for (const [kind, count] of [
+    ['create', counts.creates],
+    ['alloc', counts.allocs + refused],
+    ['free', counts.frees],
+    ['destroy', counts.destroys],
+  ] as const) {
+    const stated = new RegExp(`\\b${kind}=(\\d+)`).exec(header.fields.get('counts') ?? '')?.[1];
+    if (stated !== undefined && Number(stated) !== count) {
+      found.push(`the header counts ${stated} lines of ${kind}, the trace has ${String(count)}`);
+    }
+  }
+  return found;
+}
+
+function median(values: readonly number[]): number {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  const upper = sorted[middle]!;
+  return sorted.length % 2 === 1 ? upper : Math.round((sorted[middle - 1]! + upper) / 2);
+}
