@@ -323,7 +323,7 @@ export class DmaPool<N extends string = string>
     return offset;
   }
 
-  /** A block's memory, for {@link DmaBlock}. @throws {@link DmaBlockError} for a handle that is not the current one. */
+  /** A block's memory, for {@link DmaBlock}. @internal @throws {@link DmaBlockError} for a handle that is not the current one. */
   viewOf(block: DmaBlock<N>): Uint8Array<ArrayBuffer | SharedArrayBuffer> {
     if (!this.isCurrent(block)) throw this.notOurs(block);
     return this.#store.bytesOf(block.index);
@@ -364,7 +364,7 @@ export class DmaPool<N extends string = string>
     if (this.counts().active === 0) forgetAtExit(this);
   }
 
-  /** Reports what is still out; called when the process ends. */
+  /** Reports what is still out; called when the process ends. @internal */
   reportLeaks(): void {
     if (this.counts().active > 0) {
       this.device.report(
