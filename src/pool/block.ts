@@ -32,7 +32,8 @@ export let makeBlock: <N extends string>(pool: DmaPool<N>, index: number, genera
  * The type parameter is the pool's name, so that a block of one pool given to another is a compile-time error.
  */
 export class DmaBlock<N extends string = string> implements Disposable {
-  // Three fields, 48 bytes: a driver may hold hundreds of thousands. All else is asked of the pool.
+  // Three fields, 48 bytes: a driver may hold hundreds of thousands. All else is asked of the pool. No private method or
+  // accessor either: with the first of these, each object gets a fourth field to prove that it may call them.
   readonly #pool: DmaPool<N>;
   /** Name of the block in its pool: a small integer, from 0 up. */
   readonly index: number;
@@ -65,48 +66,31 @@ export class DmaBlock<N extends string = string> implements Disposable {
 
   /** The block's memory. The same view each time. */
   get bytes(): Uint8Array<Buffer> {
-    return this.#allViews.bytes;
+    return (this.#views ??= new BlockViews(this.#pool.viewOf(this))).bytes;
   }
 
   /** The block's memory for reads and writes of any width and byte order; devices are little-endian. */
   get view(): DataView<Buffer> {
-    const views = this.#allViews;
-    const { buffer, byteOffset, byteLength } = views.bytes;
-    return (views.view ??= new DataView(buffer, byteOffset, byteLength));
+    const views = (this.#views ??= new BlockViews(this.#pool.viewOf(this)));
+    return (views.view ??= new DataView(views.bytes.buffer, views.bytes.byteOffset, views.bytes.byteLength));
   }
 
   /** The block's memory as 16-bit words in the machine's byte order. Needs an even block address. */
   get u16(): Uint16Array<Buffer> {
-    const views = this.#allViews;
-    return (views.u16 ??= new Uint16Array(views.bytes.buffer, this.#aligned(2), views.bytes.length >> 1));
+    const views = (this.#views ??= new BlockViews(this.#pool.viewOf(this)));
+    return (views.u16 ??= new Uint16Array(views.bytes.buffer, alignedOffset(this, 2), views.bytes.length >> 1));
   }
 
   /** The block's memory as unsigned 32-bit words in the machine's byte order. Needs a block address of a multiple of 4. */
   get u32(): Uint32Array<Buffer> {
-    const views = this.#allViews;
-    return (views.u32 ??= new Uint32Array(views.bytes.buffer, this.#aligned(4), views.bytes.length >> 2));
+    const views = (this.#views ??= new BlockViews(this.#pool.viewOf(this)));
+    return (views.u32 ??= new Uint32Array(views.bytes.buffer, alignedOffset(this, 4), views.bytes.length >> 2));
   }
 
   /** The block's memory as signed 32-bit words, which bitwise operators give; see {@link DmaBlock.u32}. */
   get i32(): Int32Array<Buffer> {
-    const views = this.#allViews;
-    return (views.i32 ??= new Int32Array(views.bytes.buffer, this.#aligned(4), views.bytes.length >> 2));
-  }
-
-  get #allViews(): BlockViews {
-    return (this.#views ??= new BlockViews(this.#pool.viewOf(this)));
-  }
-
-  #aligned(unit: number): number {
-    const { byteOffset } = this.bytes;
-    if (byteOffset % unit !== 0) {
-      throw new DmaBlockError(
-        'ERR_DMAPOOL_UNALIGNED',
-        `pool ${this.#pool.name}: block ${String(this.index)} at ${hex(this.dma)} is not aligned to ${String(unit)} bytes; ` +
-          `create the pool with align ${String(unit)} or more, or use block.view`,
-      );
-    }
-    return byteOffset;
+    const views = (this.#views ??= new BlockViews(this.#pool.viewOf(this)));
+    return (views.i32 ??= new Int32Array(views.bytes.buffer, alignedOffset(this, 4), views.bytes.length >> 2));
   }
 
   /** Gives the block back to its pool. @throws as {@link DmaPool.free}. */
@@ -137,4 +121,16 @@ class DebugBlock<N extends string> extends DmaBlock<N> {
   override get generation(): number {
     return this.#generation;
   }
+}
+
+function alignedOffset(block: DmaBlock, unit: number): number {
+  const { byteOffset } = block.bytes;
+  if (byteOffset % unit !== 0) {
+    throw new DmaBlockError(
+      'ERR_DMAPOOL_UNALIGNED',
+      `${block.pool.device.name}: pool ${block.pool.name}: block ${String(block.index)} at ${hex(block.dma)} is not aligned to ` +
+        `${String(unit)} bytes; create the pool with align ${String(unit)} or more, or use block.view`,
+    );
+  }
+  return byteOffset;
 }

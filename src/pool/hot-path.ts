@@ -73,6 +73,8 @@ export interface ListControl {
   release(): void;
   /** The pool's block objects, by index. */
   readonly objects: unknown[];
+  /** Makes room for the objects of `count` blocks. */
+  growObjects(count: number): void;
   /** Blocks on the list. */
   readonly available: number;
   /** Blocks ever handed out. */
@@ -99,7 +101,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
   #allocations = 0;
   #words: Int32Array<ArrayBuffer | SharedArrayBuffer>;
   /** Block objects by index, undefined until first needed. Never shorter than the pages have blocks. */
-  readonly #objects: (B | undefined)[] = [];
+  #objects: (B | undefined)[] = [];
   // Cold.
   #slow!: SlowPath;
   #wraps = 0;
@@ -574,7 +576,13 @@ export abstract class HotPath<B extends Indexed = Indexed> {
         pool.#heldHead = EMPTY;
         pool.#mark = ALLOCATED;
       },
-      objects: pool.#objects,
+      get objects() {
+        return pool.#objects;
+      },
+      growObjects: (count) => {
+        // `push` would leave room for half as many again. Without holes, so that reading stays a plain load.
+        pool.#objects = pool.#objects.concat(Array.from({ length: count - pool.#objects.length }, () => undefined));
+      },
       get available() {
         return pool.#available;
       },

@@ -49,7 +49,7 @@ export class PageIndex {
   /** Puts a page into a slot: a free one, or the one after the last. Makes room first, so that a failure changes nothing. */
   add(slot: number, base: number): void {
     if (slot >= this.#bases.length) {
-      const length = roundUp(slot + 1 + (slot >> 2), 4);
+      const length = roundUp(slot + 1 + (slot >> 3), 4);
       const bases = new Float64Array(length).fill(-1);
       const carved = new Int32Array(length);
       bases.set(this.#bases);

@@ -53,8 +53,6 @@ export class UnsharedStore implements SlowPath {
   readonly #node: number;
   readonly #maxBlocks: number;
   readonly #list: ListControl;
-  /** The pool's block objects; those of a page that goes are dropped. */
-  readonly #objects: unknown[];
 
   readonly #index: PageIndex;
   readonly #perPage: number;
@@ -88,7 +86,6 @@ export class UnsharedStore implements SlowPath {
     this.#node = options.node;
     this.#maxBlocks = options.maxBlocks;
     this.#list = options.list;
-    this.#objects = options.list.objects;
     const { allocation, blocksPerPage, blockSize } = options.geometry;
     this.#index = new PageIndex(naturalAlignment(allocation, options.device.memory.pageSize));
     this.#perPage = blocksPerPage;
@@ -166,7 +163,7 @@ export class UnsharedStore implements SlowPath {
   #dress(index: number): boolean {
     if (this.#hooks === null) return true;
     // Who still has the old handle is found out when using it.
-    if (this.#hooks.renewsHandles) this.#objects[index] = undefined;
+    if (this.#hooks.renewsHandles) this.#list.objects[index] = undefined;
     if (this.#hooks.allocated(index)) return true;
     this.#noteHighWater();
     this.#list.uncount(1);
@@ -245,7 +242,6 @@ export class UnsharedStore implements SlowPath {
       this.#index.add(slot, memory.dma);
       this.#list.words.fill(EMPTY, end - this.#perPage, end);
       this.#memory[slot] = memory;
-      this.#pageViews[slot] = undefined;
       if (this.#freeSlots.length > 0) this.#freeSlots.pop();
       this.#fresh.push(slot);
       this.#hooks?.pageOpened(slot);
@@ -256,16 +252,16 @@ export class UnsharedStore implements SlowPath {
     }
   }
 
-  /** Makes room for blocks up to `end`, by a quarter at a time: what is never used costs memory too. */
+  /** Makes room for blocks up to `end`, by an eighth at a time: what is never used costs memory too. */
   #growTables(end: number): void {
     const { words } = this.#list;
+    const length = Math.min(Math.max(end, words.length + (words.length >> 3)), MAX_BLOCKS);
     if (end > words.length) {
-      const larger = new Int32Array(Math.min(Math.max(end, words.length + (words.length >> 2)), MAX_BLOCKS));
+      const larger = new Int32Array(length);
       larger.set(words);
       this.#list.replaceWords(larger);
     }
-    // Filled without holes, so that reading a block object that is not made yet stays a plain load.
-    while (this.#objects.length < end) this.#objects.push(undefined);
+    if (end > this.#list.objects.length) this.#list.growObjects(length);
   }
 
   // ---- freeing
@@ -416,11 +412,11 @@ export class UnsharedStore implements SlowPath {
     for (const slot of slots) {
       const first = slot * this.#perPage;
       this.#list.words.fill(ABSENT, first, first + this.#perPage);
-      this.#objects.fill(undefined, first, first + this.#perPage);
+      this.#list.objects.fill(undefined, first, first + this.#perPage);
       this.#carved -= this.#index.carvedOf(slot);
       memories.push(this.#memory[slot]!);
       this.#memory[slot] = null;
-      this.#pageViews[slot] = undefined;
+      if (slot < this.#pageViews.length) this.#pageViews[slot] = undefined;
     }
     this.#index.remove(slots);
     // Lowest slot first when they are used again, so that the tables stay dense.
