@@ -58,12 +58,14 @@ export interface ListControl {
   pop(): number;
   /** Puts a block on the list, held or not. Its word may be anything before. */
   push(index: number): void;
-  /** Hands out a block that is on no list. Counts an allocation. */
-  grant(index: number): void;
+  /** A block goes from one holder to the next: counts a free and an allocation. */
+  passOn(): void;
+  /** All blocks that are out are lost: counts them as given back. */
+  writeOff(): void;
   /** Puts blocks that were never handed out on the list, which must be empty. */
   append(first: number, count: number): void;
-  /** The fewest blocks that were on the list since this was last asked. */
-  takeLeastAvailable(): number;
+  /** Most blocks that were ever out at one time. */
+  readonly mostOut: number;
   /** Takes back the counting of `count` allocations that were undone. */
   uncount(count: number): void;
   /** Keeps of the list, in its order, only the blocks that `keeps` says. */
@@ -75,8 +77,11 @@ export interface ListControl {
   readonly objects: unknown[];
   /** Makes room for the objects of `count` blocks. */
   growObjects(count: number): void;
-  /** Blocks on the list. */
-  readonly available: number;
+  /** Blocks that are out. */
+  readonly out: number;
+  /** Blocks that are out or on the list: for the slow path to keep. */
+  readonly owned: number;
+  setOwned(count: number): void;
   /** Blocks ever handed out. */
   readonly allocations: number;
 }
@@ -93,18 +98,22 @@ interface Indexed {
 export abstract class HotPath<B extends Indexed = Indexed> {
   // Hot. Their order and their initial kinds (small integer, object) are part of the shape the engine compiles for.
   #head = EMPTY;
-  #available = 0;
-  /** Least value of `#available` at any free: a peak of use ends with one, so allocating need not look. */
-  #leastAvailable = MAX_BLOCKS;
-  #ceiling = MAX_BLOCKS;
   #mark = ALLOCATED;
+  /** Blocks taken and given back so far, both modulo 2^30: their difference is how many are out. */
   #allocations = 0;
+  #frees = 0;
+  /** Most blocks out at any free: a peak of use ends with one, so taking need not look. */
+  #mostOut = 0;
+  /** With so few blocks out, or fewer, a free takes the slow path; below 0: never. */
+  #fewestOut = -1;
   #words: Int32Array<ArrayBuffer | SharedArrayBuffer>;
   /** Block objects by index, undefined until first needed. Never shorter than the pages have blocks. */
   #objects: (B | undefined)[] = [];
   // Cold.
   #slow!: SlowPath;
   #wraps = 0;
+  /** Blocks that are out or on the list. */
+  #owned = 0;
   #held = false;
   #heldHead = EMPTY;
 
@@ -165,7 +174,6 @@ export abstract class HotPath<B extends Indexed = Indexed> {
         const words = this.#words;
         this.#head = words[index]!;
         words[index] = this.#mark;
-        this.#available--;
         if ((this.#allocations = (this.#allocations + 1) & COUNT_MASK) === 0) this.#wraps++;
         return block;
       }
@@ -182,7 +190,6 @@ export abstract class HotPath<B extends Indexed = Indexed> {
         const words = this.#words;
         this.#head = words[index]!;
         words[index] = this.#mark;
-        this.#available--;
         if ((this.#allocations = (this.#allocations + 1) & COUNT_MASK) === 0) this.#wraps++;
         return block;
       }
@@ -213,21 +220,25 @@ export abstract class HotPath<B extends Indexed = Indexed> {
    *   page was given back in between, and always in debug mode). Nothing is changed then.
    */
   free(block: B): void {
-    // For callers from JavaScript: nothing at all is a typed error too.
-    if (block === null || block === undefined) throw this.notOurs(block);
-    const { index } = block;
+    let index: number;
+    try {
+      ({ index } = block);
+    } catch {
+      // For callers from JavaScript: nothing at all is a typed error too. (To catch costs less than to look first.)
+      throw this.notOurs(block);
+    }
     // That the table has this very object says at once that it is a block, of this pool, and current.
     if (this.#objects[index] !== block) throw this.notOurs(block);
     const words = this.#words;
-    const available = this.#available;
-    if (words[index] !== this.#mark || available >= this.#ceiling) {
+    const out = (this.#allocations - this.#frees) & COUNT_MASK;
+    if (words[index] !== this.#mark || out <= this.#fewestOut) {
       this.#slow.drain(index);
       return;
     }
-    if (available < this.#leastAvailable) this.#leastAvailable = available;
+    if (out > this.#mostOut) this.#mostOut = out;
     words[index] = this.#head;
     this.#head = index;
-    this.#available = available + 1;
+    this.#frees = (this.#frees + 1) & COUNT_MASK;
   }
 
   /**
@@ -242,7 +253,6 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     const words = this.#words;
     this.#head = words[index]!;
     words[index] = this.#mark;
-    this.#available--;
     if ((this.#allocations = (this.#allocations + 1) & COUNT_MASK) === 0) this.#wraps++;
     return index;
   }
@@ -269,7 +279,6 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     const words = this.#words;
     this.#head = words[index]!;
     words[index] = this.#mark;
-    this.#available--;
     if ((this.#allocations = (this.#allocations + 1) & COUNT_MASK) === 0) this.#wraps++;
     return index;
   }
@@ -293,7 +302,6 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     if (index < 0) return this.#slow.refill(gfp);
     this.#head = this.#words[index]!;
     this.#words[index] = this.#mark;
-    this.#available--;
     this.#uncount(-1);
     return index;
   }
@@ -324,15 +332,15 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     // Also makes -0 a 0, which V8 would keep as a boxed double for ever after.
     const block = index | 0;
     const words = this.#words;
-    const available = this.#available;
-    if (words[block] !== this.#mark || block !== index || available >= this.#ceiling) {
+    const out = (this.#allocations - this.#frees) & COUNT_MASK;
+    if (words[block] !== this.#mark || block !== index || out <= this.#fewestOut) {
       this.#slow.drain(index);
       return;
     }
-    if (available < this.#leastAvailable) this.#leastAvailable = available;
+    if (out > this.#mostOut) this.#mostOut = out;
     words[block] = this.#head;
     this.#head = block;
-    this.#available = available + 1;
+    this.#frees = (this.#frees + 1) & COUNT_MASK;
   }
 
   /**
@@ -354,7 +362,8 @@ export abstract class HotPath<B extends Indexed = Indexed> {
 
   #takeBulk(into: Int32Array, count: number, gfp: Gfp): number {
     checkBulk('into', into, count);
-    if (count > this.#available || this.#held) return this.#takeBulkSlowly(into, count, gfp);
+    const out = (this.#allocations - this.#frees) & COUNT_MASK;
+    if (count > this.#owned - out || this.#held) return this.#takeBulkSlowly(into, count, gfp);
     const words = this.#words;
     const mark = this.#mark;
     let head = this.#head;
@@ -365,7 +374,6 @@ export abstract class HotPath<B extends Indexed = Indexed> {
       head = next;
     }
     this.#head = head;
-    this.#available -= count;
     const allocations = this.#allocations + count;
     if (allocations > COUNT_MASK) this.#wraps++;
     this.#allocations = allocations & COUNT_MASK;
@@ -401,6 +409,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
   #undoBulk(taken: Int32Array, count: number): void {
     for (let i = count - 1; i >= 0; i--) this.#giveSlowly(taken[i]!);
     this.#uncount(count);
+    this.#frees = (this.#frees - count) & COUNT_MASK;
   }
 
   /**
@@ -412,7 +421,8 @@ export abstract class HotPath<B extends Indexed = Indexed> {
    */
   freeIndexBulk(from: Int32Array, count: number = from.length): void {
     checkBulk('from', from, count);
-    if (this.#held || this.#available + count > this.#ceiling) {
+    const out = (this.#allocations - this.#frees) & COUNT_MASK;
+    if (this.#held || out - count < this.#fewestOut) {
       this.#giveBulkSlowly(from, count);
       return;
     }
@@ -431,8 +441,8 @@ export abstract class HotPath<B extends Indexed = Indexed> {
       head = index;
     }
     this.#head = head;
-    if (this.#available < this.#leastAvailable) this.#leastAvailable = this.#available;
-    this.#available += count;
+    if (out > this.#mostOut) this.#mostOut = out;
+    this.#frees = (this.#frees + count) & COUNT_MASK;
   }
 
   // `head` is not stored yet, so marking the blocks again is all there is to undo.
@@ -484,6 +494,10 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     return word === ALLOCATED;
   }
 
+  #out(): number {
+    return (this.#allocations - this.#frees) & COUNT_MASK;
+  }
+
   #uncount(count: number): void {
     const allocations = this.#wraps * COUNT_RANGE + this.#allocations - count;
     this.#wraps = Math.floor(allocations / COUNT_RANGE);
@@ -508,17 +522,16 @@ export abstract class HotPath<B extends Indexed = Indexed> {
         const next = pool.#words[index]!;
         if (pool.#held) pool.#heldHead = next;
         else pool.#head = next;
-        pool.#available--;
         pool.#words[index] = ALLOCATED;
         pool.#uncount(-1);
         return index;
       },
       push: (index) => {
-        pool.#leastAvailable = Math.min(pool.#leastAvailable, pool.#available);
+        pool.#mostOut = Math.max(pool.#mostOut, pool.#out());
         pool.#words[index] = pool.#held ? pool.#heldHead : pool.#head;
         if (pool.#held) pool.#heldHead = index;
         else pool.#head = index;
-        pool.#available++;
+        pool.#frees = (pool.#frees + 1) & COUNT_MASK;
       },
       append: (first, count) => {
         // Ascending, the first one on top.
@@ -528,16 +541,17 @@ export abstract class HotPath<B extends Indexed = Indexed> {
         words[last] = EMPTY;
         if (pool.#held) pool.#heldHead = first;
         else pool.#head = first;
-        pool.#available = count;
       },
-      takeLeastAvailable: () => {
-        const least = Math.min(pool.#leastAvailable, pool.#available);
-        pool.#leastAvailable = MAX_BLOCKS;
-        return least;
+      get mostOut() {
+        return Math.max(pool.#mostOut, pool.#out());
       },
-      grant: (index) => {
-        pool.#words[index] = ALLOCATED;
+      passOn: () => {
+        pool.#frees = (pool.#frees + 1) & COUNT_MASK;
         pool.#uncount(-1);
+      },
+      writeOff: () => {
+        pool.#mostOut = Math.max(pool.#mostOut, pool.#out());
+        pool.#frees = pool.#allocations;
       },
       uncount: (count) => {
         pool.#uncount(count);
@@ -546,21 +560,18 @@ export abstract class HotPath<B extends Indexed = Indexed> {
         const words = pool.#words;
         let head = EMPTY;
         let last = EMPTY;
-        let kept = 0;
         for (let index = pool.#held ? pool.#heldHead : pool.#head; index >= 0;) {
           const next = words[index]!;
           if (keeps(index)) {
             if (last < 0) head = index;
             else words[last] = index;
             last = index;
-            kept++;
           }
           index = next;
         }
         if (last >= 0) words[last] = EMPTY;
         if (pool.#held) pool.#heldHead = head;
         else pool.#head = head;
-        pool.#available = kept;
       },
       hold: () => {
         if (pool.#held) return;
@@ -583,8 +594,14 @@ export abstract class HotPath<B extends Indexed = Indexed> {
         // `push` would leave room for half as many again. Without holes, so that reading stays a plain load.
         pool.#objects = pool.#objects.concat(Array.from({ length: count - pool.#objects.length }, () => undefined));
       },
-      get available() {
-        return pool.#available;
+      get out() {
+        return pool.#out();
+      },
+      get owned() {
+        return pool.#owned;
+      },
+      setOwned: (count) => {
+        pool.#owned = count;
       },
       get allocations() {
         return pool.#wraps * COUNT_RANGE + pool.#allocations;

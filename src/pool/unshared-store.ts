@@ -73,9 +73,7 @@ export class UnsharedStore implements SlowPath {
   #hooks: BlockHooks | null = null;
   #state: State = 'open';
 
-  #carved = 0;
   #quarantined = 0;
-  #highWater = 0;
   #failures = 0;
   #waits = 0;
 
@@ -132,14 +130,13 @@ export class UnsharedStore implements SlowPath {
   }
 
   #roomForMore(): boolean {
-    return this.#carved - this.#quarantined < this.#maxBlocks;
+    return this.#list.owned < this.#maxBlocks;
   }
 
   /** Puts a run of fresh blocks on the empty list; false if there are none, or the limit allows none. */
   #carve(): boolean {
-    const room = this.#maxBlocks - (this.#carved - this.#quarantined);
+    const room = this.#maxBlocks - this.#list.owned;
     if (this.#freshFirst >= this.#fresh.length || room <= 0) return false;
-    this.#noteHighWater();
     const slot = this.#fresh[this.#freshFirst]!;
     const carved = this.#index.carvedOf(slot);
     const count = Math.min(this.#perPage - carved, room, CARVED_AT_ONCE);
@@ -148,15 +145,9 @@ export class UnsharedStore implements SlowPath {
       this.#fresh = [];
       this.#freshFirst = 0;
     }
-    this.#carved += count;
+    this.#list.setOwned(this.#list.owned + count);
     this.#list.append(slot * this.#perPage + carved, count);
     return true;
-  }
-
-  /** Before the number of carved or quarantined blocks changes, and when asked. */
-  #noteHighWater(): void {
-    const most = this.#carved - this.#quarantined - this.#list.takeLeastAvailable();
-    this.#highWater = Math.max(this.#highWater, most);
   }
 
   /** Lets the hooks have a block that was just taken. False if it had to be quarantined instead. */
@@ -165,10 +156,10 @@ export class UnsharedStore implements SlowPath {
     // Who still has the old handle is found out when using it.
     if (this.#hooks.renewsHandles) this.#list.objects[index] = undefined;
     if (this.#hooks.allocated(index)) return true;
-    this.#noteHighWater();
     this.#list.uncount(1);
     this.#list.setWord(index, QUARANTINED);
     this.#quarantined++;
+    this.#list.setOwned(this.#list.owned - 1);
     return false;
   }
 
@@ -176,15 +167,12 @@ export class UnsharedStore implements SlowPath {
     if (gfp !== 'kernel' && gfp !== 'atomic') throw new DmaArgumentError('gfp', gfp, "'kernel' or 'atomic'");
     this.#checkOpen();
     for (;;) {
-      const missing = count - this.#list.available;
-      const carvable = Math.min(this.#freshBlocks(), this.#maxBlocks - (this.#carved - this.#quarantined));
+      const { out, owned } = this.#list;
+      const missing = count - (owned - out);
+      const carvable = Math.min(this.#freshBlocks(), this.#maxBlocks - owned);
       if (missing <= carvable) return 0;
       const refusal =
-        missing > this.#maxBlocks - (this.#carved - this.#quarantined)
-          ? AT_LIMIT
-          : gfp === 'atomic'
-            ? NO_PAGE_ALLOWED
-            : this.#openPage();
+        missing > this.#maxBlocks - owned ? AT_LIMIT : gfp === 'atomic' ? NO_PAGE_ALLOWED : this.#openPage();
       if (refusal < 0) {
         this.#failures++;
         return refusal;
@@ -271,11 +259,9 @@ export class UnsharedStore implements SlowPath {
     this.#hooks?.freed(index);
     if (this.#state === 'open' && this.#waiters.length > 0) {
       // From hand to hand: it never becomes free, so nobody can take it in between.
-      if (this.#dress(index)) {
-        this.#list.grant(index);
-        this.#waiters.deliver(index);
-        this.#settleWaiters();
-      }
+      this.#list.passOn();
+      if (this.#dress(index)) this.#waiters.deliver(index);
+      this.#settleWaiters();
       return;
     }
     this.#list.push(index);
@@ -403,21 +389,22 @@ export class UnsharedStore implements SlowPath {
   /** Everything of ours first, the source last: it is the user's code, and may throw or call the pool. */
   #giveBack(slots: readonly number[]): void {
     if (slots.length === 0) return;
-    this.#noteHighWater();
     const going = new Set(slots);
     this.#list.filter((index) => !going.has(this.#slotOf(index)));
     this.#fresh = this.#fresh.slice(this.#freshFirst).filter((slot) => !going.has(slot));
     this.#freshFirst = 0;
     const memories: CoherentMemory[] = [];
+    let carved = 0;
     for (const slot of slots) {
       const first = slot * this.#perPage;
       this.#list.words.fill(ABSENT, first, first + this.#perPage);
       this.#list.objects.fill(undefined, first, first + this.#perPage);
-      this.#carved -= this.#index.carvedOf(slot);
+      carved += this.#index.carvedOf(slot);
       memories.push(this.#memory[slot]!);
       this.#memory[slot] = null;
       if (slot < this.#pageViews.length) this.#pageViews[slot] = undefined;
     }
+    this.#list.setOwned(this.#list.owned - carved);
     this.#index.remove(slots);
     // Lowest slot first when they are used again, so that the tables stay dense.
     this.#freeSlots = [...this.#freeSlots, ...slots].sort((a, b) => b - a);
@@ -470,7 +457,9 @@ export class UnsharedStore implements SlowPath {
     this.#state = 'gone';
     this.#forgetReclaim?.();
     this.#forgetReclaim = null;
-    // What is in quarantine goes with its page, so that the figures end at nothing.
+    // What is in quarantine goes with its page, and what is out is lost, so that the figures end at nothing.
+    this.#list.writeOff();
+    this.#list.setOwned(this.#list.owned + this.#quarantined);
     this.#quarantined = 0;
     this.#giveBack(this.#slots());
   }
@@ -564,21 +553,20 @@ export class UnsharedStore implements SlowPath {
   account(): PoolCounts {
     const { pages } = this.#index;
     return {
-      active: this.#carved - this.#list.available - this.#quarantined,
+      active: this.#list.out,
       blocks: pages * this.#perPage,
       pages,
     };
   }
 
   statistics(): PoolStatistics {
-    this.#noteHighWater();
     const { active, blocks, pages } = this.account();
     const { allocations } = this.#list;
     return {
       active,
       blocks,
       pages,
-      highWater: this.#highWater,
+      highWater: this.#list.mostOut,
       allocations,
       frees: allocations - active,
       failures: this.#failures,

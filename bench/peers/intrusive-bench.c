@@ -1,0 +1,191 @@
+/*
+ * The workload of Linux's dmapool_test on the intrusive pool: the same geometries, blocks, rounds and order
+ * as src/bench/ runs on dmapool, eight pools alive.
+ *
+ *     intrusive-bench [--threads N] [--rounds N] [--repetitions N] [--warmup N]
+ *
+ * Prints one JSON object a line: first the cost of this CPU's locked operations, then one for each geometry.
+ * With threads, each has its own share of the blocks, and nsPerPair is wall time over the pairs of all.
+ */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "intrusive-pool.h"
+#include "spinlock.h"
+
+struct geometry {
+  size_t size, align, boundary;
+  int reported;
+};
+
+/* Keep equal to src/bench/geometries.ts. */
+static const struct geometry geometries[] = {
+    {16, 16, 0, 1},     {64, 64, 0, 1},    {256, 256, 0, 1}, {1024, 1024, 0, 1},
+    {4096, 4096, 0, 1}, {68, 32, 4096, 1}, {32, 32, 0, 0},   {192, 64, 0, 0},
+};
+enum { POOLS = sizeof geometries / sizeof geometries[0] };
+
+static size_t blocks_for(size_t size) {
+  size_t blocks = 4096 / size * 512;
+  return blocks < 1024 ? 1024 : blocks > 8192 ? 8192 : blocks;
+}
+
+static double read_ns(clockid_t clock) {
+  struct timespec time;
+  clock_gettime(clock, &time);
+  return (double)time.tv_sec * 1e9 + (double)time.tv_nsec;
+}
+
+static void fail(const char *what) {
+  fprintf(stderr, "intrusive-bench: %s\n", what);
+  exit(1);
+}
+
+/* What a driver keeps of a block. */
+struct held {
+  void *vaddr;
+  dma_addr_t dma;
+};
+
+static void run_rounds(struct intrusive_pool *pool, struct held *held, size_t blocks, int rounds) {
+  for (int round = 0; round < rounds; round++) {
+    for (size_t i = 0; i < blocks; i++) {
+      held[i].vaddr = intrusive_pool_alloc(pool, &held[i].dma);
+      if (held[i].vaddr == NULL) fail("out of memory");
+    }
+    for (size_t i = 0; i < blocks; i++) intrusive_pool_free(pool, held[i].vaddr, held[i].dma);
+  }
+}
+
+struct job {
+  struct intrusive_pool *pool;
+  struct held *held;
+  size_t blocks;
+  int rounds;
+  atomic_int *waiting;
+};
+
+static void *run_job(void *argument) {
+  const struct job *job = argument;
+  atomic_fetch_sub(job->waiting, 1);
+  while (atomic_load(job->waiting) > 0) spin_pause();
+  run_rounds(job->pool, job->held, job->blocks, job->rounds);
+  return NULL;
+}
+
+/*
+ * Time of one repetition. One thread is the program's own, and its time is the processor time it used: what other
+ * processes did on our processor is not the pool's. Of several threads it is wall time, since waiting for each other
+ * is what is measured.
+ */
+static double repetition_ns(struct intrusive_pool *pool, struct held *held, size_t share, int rounds, int threads) {
+  if (threads == 1) {
+    double start = read_ns(CLOCK_THREAD_CPUTIME_ID);
+    run_rounds(pool, held, share, rounds);
+    return read_ns(CLOCK_THREAD_CPUTIME_ID) - start;
+  }
+  pthread_t ids[threads];
+  struct job jobs[threads];
+  atomic_int waiting = threads + 1;
+  for (int t = 0; t < threads; t++) {
+    jobs[t] = (struct job){pool, held + (size_t)t * share, share, rounds, &waiting};
+    if (pthread_create(&ids[t], NULL, run_job, &jobs[t]) != 0) fail("no thread");
+  }
+  while (atomic_load(&waiting) > 1) spin_pause();
+  double start = read_ns(CLOCK_MONOTONIC);
+  atomic_store(&waiting, 0);
+  for (int t = 0; t < threads; t++) pthread_join(ids[t], NULL);
+  return read_ns(CLOCK_MONOTONIC) - start;
+}
+
+static int ascending(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+static double best_of(int tries, double (*measure)(void)) {
+  double best = measure();
+  for (int i = 1; i < tries; i++) {
+    double next = measure();
+    if (next < best) best = next;
+  }
+  return best;
+}
+
+enum { OPERATIONS = 2000000 };
+
+static double locked_exchange_ns(void) {
+  static _Alignas(64) atomic_int word;
+  double start = read_ns(CLOCK_THREAD_CPUTIME_ID);
+  for (int i = 0; i < OPERATIONS; i++) atomic_exchange_explicit(&word, i, memory_order_acq_rel);
+  return (read_ns(CLOCK_THREAD_CPUTIME_ID) - start) / OPERATIONS;
+}
+
+/* One acquire and one release of the pool's own kind of lock, with nothing between. */
+static double lock_unlock_ns(void) {
+  static _Alignas(64) struct spinlock lock;
+  double start = read_ns(CLOCK_THREAD_CPUTIME_ID);
+  for (int i = 0; i < OPERATIONS; i++) {
+    spin_lock(&lock);
+    spin_unlock(&lock);
+  }
+  return (read_ns(CLOCK_THREAD_CPUTIME_ID) - start) / OPERATIONS;
+}
+
+static int option(int argc, char **argv, const char *name, int value) {
+  for (int i = 1; i < argc; i += 2) {
+    if (strcmp(argv[i], name) != 0) continue;
+    value = i + 1 < argc ? atoi(argv[i + 1]) : 0;
+    if (value < 1) fail("options take a whole number from 1");
+  }
+  return value;
+}
+
+int main(int argc, char **argv) {
+  int threads = option(argc, argv, "--threads", 1);
+  int rounds = option(argc, argv, "--rounds", 100);
+  int repetitions = option(argc, argv, "--repetitions", 15);
+  int warmup = option(argc, argv, "--warmup", 3);
+
+  printf("{\"lockedExchangeNs\":%.3f,\"lockUnlockNs\":%.3f,\"threads\":%d}\n", best_of(7, locked_exchange_ns),
+         best_of(7, lock_unlock_ns), threads);
+
+  struct intrusive_pool *pools[POOLS];
+  double *ns[POOLS];
+  struct held *held = calloc(8192, sizeof *held);
+  if (held == NULL) fail("out of memory");
+  for (int p = 0; p < POOLS; p++) {
+    pools[p] = intrusive_pool_create(geometries[p].size, geometries[p].align, geometries[p].boundary);
+    ns[p] = malloc(sizeof *ns[p] * (size_t)repetitions);
+    if (pools[p] == NULL || ns[p] == NULL) fail("out of memory");
+  }
+
+  for (int repetition = -warmup; repetition < repetitions; repetition++) {
+    for (int p = 0; p < POOLS; p++) {
+      size_t share = blocks_for(geometries[p].size) / (size_t)threads;
+      double elapsed = repetition_ns(pools[p], held, share, rounds, threads);
+      if (repetition >= 0) ns[p][repetition] = elapsed / ((double)share * threads * rounds);
+      if (intrusive_pool_active(pools[p]) != 0) fail("blocks lost");
+    }
+  }
+
+  for (int p = 0; p < POOLS; p++) {
+    const struct geometry *g = &geometries[p];
+    if (g->reported) {
+      qsort(ns[p], (size_t)repetitions, sizeof *ns[p], ascending);
+      printf("{\"size\":%zu,\"align\":%zu,\"boundary\":%zu,\"blocks\":%zu,\"blocksPerPage\":%zu,"
+             "\"nsPerPairMedian\":%.3f,\"nsPerPairBest\":%.3f}\n",
+             g->size, g->align, g->boundary, blocks_for(g->size) / (size_t)threads * (size_t)threads,
+             intrusive_pool_blocks_per_page(pools[p]), ns[p][repetitions / 2], ns[p][0]);
+    }
+    intrusive_pool_destroy(pools[p]);
+    free(ns[p]);
+  }
+  free(held);
+  return 0;
+}

@@ -1,0 +1,188 @@
+/* See intrusive-pool.h for what this is. A translation unit of its own, so that callers call it as a
+ * driver calls an exported kernel function: nothing is inlined into, or specialised for, the benchmark. */
+#define _GNU_SOURCE
+#include "intrusive-pool.h"
+
+#include <stdlib.h>
+#include <sys/mman.h>
+
+#include "spinlock.h"
+
+enum { PAGE_BYTES = 4096 };
+#define HUGE_PAGE_BYTES ((size_t)2 << 20)
+#define REGION_BYTES ((size_t)256 << 20)
+/* A device sees memory at another address than the CPU does. */
+#define DMA_BASE ((dma_addr_t)1 << 32)
+
+/* What a free block holds; a block in a driver's hands holds the driver's bytes. */
+struct free_block {
+  struct free_block *next;
+  dma_addr_t dma;
+};
+
+struct page {
+  struct page *next;
+  void *vaddr;
+  dma_addr_t dma;
+};
+
+struct intrusive_pool {
+  struct page *page_list;
+  /* From here to `pages` is all that alloc and free touch. */
+  struct spinlock lock;
+  struct free_block *free;
+  size_t active;
+  size_t blocks;
+  size_t pages;
+  size_t size;
+  size_t allocation;
+  size_t boundary;
+};
+
+/* ---- coherent memory: one region, handed out in ascending order -------------------------------- */
+
+static struct spinlock region_lock;
+static unsigned char *region;
+static size_t region_used;
+
+/* Huge pages where the system has them: a kernel reaches its memory through a direct map of huge pages,
+ * so it pays no TLB misses for it, and neither shall this. */
+static unsigned char *reserve_region(void) {
+  unsigned char *raw = mmap(NULL, REGION_BYTES + HUGE_PAGE_BYTES, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (raw == MAP_FAILED) return NULL;
+  size_t misfit = (uintptr_t)raw % HUGE_PAGE_BYTES;
+  unsigned char *aligned = misfit == 0 ? raw : raw + (HUGE_PAGE_BYTES - misfit);
+  madvise(aligned, REGION_BYTES, MADV_HUGEPAGE);
+  return aligned;
+}
+
+static void *alloc_coherent(size_t size, dma_addr_t *dma) {
+  size_t natural = PAGE_BYTES;
+  while (natural < size) natural *= 2;
+
+  void *vaddr = NULL;
+  spin_lock(&region_lock);
+  if (region == NULL) region = reserve_region();
+  size_t start = (region_used + natural - 1) & ~(natural - 1);
+  if (region != NULL && start + size <= REGION_BYTES) {
+    region_used = start + size;
+    vaddr = region + start;
+    *dma = DMA_BASE + start;
+  }
+  spin_unlock(&region_lock);
+  return vaddr;
+}
+
+/* ---- the pool --------------------------------------------------------------------------------- */
+
+static int is_power_of_two(size_t value) { return value != 0 && (value & (value - 1)) == 0; }
+
+struct intrusive_pool *intrusive_pool_create(size_t size, size_t align, size_t boundary) {
+  if (align == 0) align = 1;
+  if (size == 0 || !is_power_of_two(align)) return NULL;
+  if (size < sizeof(struct free_block)) size = sizeof(struct free_block);
+  size = (size + align - 1) & ~(align - 1);
+  size_t allocation = size > PAGE_BYTES ? size : PAGE_BYTES;
+  if (boundary == 0) boundary = allocation;
+  if (boundary < size || (boundary != allocation && !is_power_of_two(boundary))) return NULL;
+  if (boundary > allocation) boundary = allocation;
+
+  struct intrusive_pool *pool = aligned_alloc(64, (sizeof *pool + 63) & ~(size_t)63);
+  if (pool == NULL) return NULL;
+  *pool = (struct intrusive_pool){.size = size, .allocation = allocation, .boundary = boundary};
+  return pool;
+}
+
+void intrusive_pool_destroy(struct intrusive_pool *pool) {
+  if (pool == NULL) return;
+  for (struct page *page = pool->page_list; page != NULL;) {
+    struct page *next = page->next;
+    free(page);
+    page = next;
+  }
+  free(pool);
+}
+
+/* Offset of the block that comes next at or after `offset`: never one that crosses a boundary. */
+static size_t place(const struct intrusive_pool *pool, size_t offset) {
+  size_t room = pool->boundary - offset % pool->boundary;
+  return room < pool->size ? offset + room : offset;
+}
+
+/* Cuts a new page and puts its blocks, in ascending order, before what is on the list. Called with the lock. */
+static void add_page(struct intrusive_pool *pool, struct page *page) {
+  struct free_block *after = pool->free;
+  struct free_block **link = &pool->free;
+  for (size_t offset = 0; offset + pool->size <= pool->allocation; offset = place(pool, offset + pool->size)) {
+    struct free_block *block = (struct free_block *)((unsigned char *)page->vaddr + offset);
+    block->dma = page->dma + offset;
+    *link = block;
+    link = &block->next;
+    pool->blocks++;
+  }
+  *link = after;
+  page->next = pool->page_list;
+  pool->page_list = page;
+  pool->pages++;
+}
+
+/* Called without the lock: a kernel's page allocator may sleep. */
+static struct page *new_page(const struct intrusive_pool *pool) {
+  struct page *page = malloc(sizeof *page);
+  if (page == NULL) return NULL;
+  page->vaddr = alloc_coherent(pool->allocation, &page->dma);
+  if (page->vaddr != NULL) return page;
+  free(page);
+  return NULL;
+}
+
+static inline struct free_block *pop(struct intrusive_pool *pool) {
+  struct free_block *block = pool->free;
+  if (__builtin_expect(block != NULL, 1)) {
+    pool->free = block->next;
+    pool->active++;
+  }
+  return block;
+}
+
+/* Out of line, so that the common path keeps its registers. */
+static __attribute__((noinline)) struct free_block *pop_from_new_page(struct intrusive_pool *pool) {
+  struct page *page = new_page(pool);
+  if (page == NULL) return NULL;
+  spin_lock(&pool->lock);
+  add_page(pool, page);
+  struct free_block *block = pop(pool);
+  spin_unlock(&pool->lock);
+  return block;
+}
+
+void *intrusive_pool_alloc(struct intrusive_pool *pool, dma_addr_t *dma) {
+  spin_lock(&pool->lock);
+  struct free_block *block = pop(pool);
+  spin_unlock(&pool->lock);
+  if (__builtin_expect(block == NULL, 0)) {
+    block = pop_from_new_page(pool);
+    if (block == NULL) return NULL;
+  }
+  *dma = block->dma;
+  return block;
+}
+
+void intrusive_pool_free(struct intrusive_pool *pool, void *vaddr, dma_addr_t dma) {
+  struct free_block *block = vaddr;
+  spin_lock(&pool->lock);
+  block->next = pool->free;
+  block->dma = dma;
+  pool->free = block;
+  pool->active--;
+  spin_unlock(&pool->lock);
+}
+
+size_t intrusive_pool_active(const struct intrusive_pool *pool) { return pool->active; }
+
+size_t intrusive_pool_blocks_per_page(const struct intrusive_pool *pool) {
+  size_t count = 0;
+  for (size_t offset = 0; offset + pool->size <= pool->allocation; offset = place(pool, offset + pool->size)) count++;
+  return count;
+}
