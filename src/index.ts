@@ -24,7 +24,7 @@ export {
   IommuFaultError,
 } from './errors.ts';
 export type { CoherentAllocator, CoherentMemory, CoherentRequest, DmaTarget } from './memory/coherent.ts';
-export { defaultMemory, HeapMemory } from './memory/heap.ts';
+export { defaultMemory, HeapMemory, type HeapOptions } from './memory/heap.ts';
 export type { DmaBlock } from './pool/block.ts';
 export type { DebugOptions } from './pool/debug-hooks.ts';
 export { type GeometryOptions, PoolGeometry } from './pool/geometry.ts';

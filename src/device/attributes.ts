@@ -12,12 +12,17 @@ export class Attributes {
     this.#device = device;
   }
 
-  add(name: string, show: AttributeShow): void {
+  /** The function returned takes this attribute away, and no other of its name that may have come later. */
+  add(name: string, show: AttributeShow): () => boolean {
     if (typeof name !== 'string' || name === '' || name.includes('/') || name.includes('\0')) {
       throw new DmaArgumentError('attribute name', name, 'a file name: not empty, no slash');
     }
+    if (typeof show !== 'function') throw new DmaArgumentError('show', show, 'a function');
     if (this.#shows.has(name)) throw new DmaExistsError(`${this.#device}: an attribute ${name} exists already`);
-    this.#shows.set(name, show);
+    // Wrapped, so that two attributes are never taken for one because they share a function.
+    const own: AttributeShow = () => show();
+    this.#shows.set(name, own);
+    return () => this.#shows.get(name) === own && this.#shows.delete(name);
   }
 
   remove(name: string): boolean {

@@ -1,5 +1,5 @@
-import { ceilPowerOfTwo, checkInteger, INT_MAX } from '../arguments.ts';
-import { DmaArgumentError, DmaMaskError, DmaReleaseError, DmaSourceError, hex } from '../errors.ts';
+import { ceilPowerOfTwo, checkInteger, INT_MAX, isPowerOfTwo } from '../arguments.ts';
+import { describe, DmaArgumentError, DmaMaskError, DmaReleaseError, DmaSourceError, hex } from '../errors.ts';
 import type { CoherentAllocator, CoherentMemory, DmaTarget } from '../memory/coherent.ts';
 import { defaultMemory } from '../memory/heap.ts';
 import { Attributes, type AttributeShow } from './attributes.ts';
@@ -52,6 +52,9 @@ export class Device implements DmaTarget, Disposable {
   readonly numaNode: number;
 
   #dmaMask: number;
+  /** Allocations that are not given back yet, and the highest address there was since there were none. */
+  #allocations = 0;
+  #highest = 0;
   readonly #log: DeviceLog;
   readonly #limiter = new RateLimiter();
   readonly #attributes: Attributes;
@@ -60,20 +63,37 @@ export class Device implements DmaTarget, Disposable {
 
   /** @throws {@link DmaArgumentError} when an option is not of its kind or range. */
   constructor(options: DeviceOptions) {
-    const { name, parent, dmaMask = DMA_BIT_MASK(32), numaNode = NUMA_NO_NODE } = options;
-    if (typeof name !== 'string' || name === '' || name.includes('/') || name.includes('\0')) {
-      throw new DmaArgumentError('name', name, 'a device name: not empty, no slash');
+    if (typeof options !== 'object' || options === null) {
+      throw new DmaArgumentError('options', options, 'an object with at least a name');
+    }
+    const {
+      name,
+      parent,
+      path,
+      memory,
+      dmaMask = DMA_BIT_MASK(32),
+      numaNode = NUMA_NO_NODE,
+      log = consoleLog,
+    } = options;
+    if (typeof name !== 'string' || !/^[^/\p{Cc}]+$/u.test(name)) {
+      throw new DmaArgumentError('name', name, 'a device name: not empty, no slash, no control characters');
+    }
+    if (path !== undefined && typeof path !== 'string') throw new DmaArgumentError('path', path, 'a text');
+    if (memory !== undefined) checkSource(memory);
+    for (const level of ['error', 'warn', 'info'] as const) {
+      if (typeof log?.[level] !== 'function')
+        throw new DmaArgumentError('log', log, `an object with a method ${level}`);
     }
     if (parent !== undefined && !(parent instanceof Device)) throw new DmaArgumentError('parent', parent, 'a Device');
     checkInteger('dmaMask', dmaMask, 1, Number.MAX_SAFE_INTEGER);
     checkInteger('numaNode', numaNode, NUMA_NO_NODE, MAX_NODE);
     this.name = name;
     this.parent = parent ?? null;
-    this.path = options.path ?? `${parent?.path ?? '/sys/devices'}/${name}`;
-    this.memory = options.memory ?? defaultMemory();
+    this.path = path ?? `${parent?.path ?? '/sys/devices'}/${name}`;
+    this.memory = memory ?? defaultMemory();
     this.numaNode = numaNode;
     this.#dmaMask = dmaMask;
-    this.#log = options.log ?? consoleLog;
+    this.#log = log;
     this.#attributes = new Attributes(name);
   }
 
@@ -83,13 +103,16 @@ export class Device implements DmaTarget, Disposable {
   }
 
   /**
-   * Says anew what the device reaches (Linux: `dma_set_mask_and_coherent`). Memory it has already stays as it is.
+   * Says anew what the device reaches (Linux: `dma_set_mask_and_coherent`).
    *
    * @param mask Highest address, 1 to `Number.MAX_SAFE_INTEGER`; see {@link DMA_BIT_MASK}.
    * @throws {@link DmaArgumentError}
+   * @throws {@link DmaMaskError} when memory the device has may lie above the new mask: pools would go on handing out
+   *   addresses it can't reach. Set the mask first, or after all memory was given back.
    */
   setDmaMask(mask: number): void {
     checkInteger('dmaMask', mask, 1, Number.MAX_SAFE_INTEGER);
+    if (this.#highest > mask) throw new DmaMaskError(this.name, this.#highest, 1, mask);
     this.#dmaMask = mask;
   }
 
@@ -107,27 +130,37 @@ export class Device implements DmaTarget, Disposable {
   allocCoherent(size: number, node: number = this.numaNode): CoherentMemory | null {
     checkInteger('size', size, 1, INT_MAX);
     checkInteger('node', node, NUMA_NO_NODE, MAX_NODE);
-    const memory = this.memory.allocCoherent({ device: this, size, node });
+    const memory: unknown = this.memory.allocCoherent({ device: this, size, node });
     if (memory === null) return null;
-    const { dma } = memory;
-    const alignment = naturalAlignment(size, this.memory.pageSize);
-    if (!Number.isSafeInteger(dma) || dma % alignment !== 0) {
-      this.memory.freeCoherent(memory);
-      throw new DmaSourceError(
-        `${this.name}: memory source ${this.memory.name} gave ${hex(dma)} for ${String(size)} bytes, ` +
-          `which is not aligned to ${String(alignment)}`,
-      );
+    const wrong = whatIsWrong(memory, size, naturalAlignment(size, this.memory.pageSize));
+    if (wrong !== null) {
+      this.#giveBackUnused(memory as CoherentMemory);
+      throw new DmaSourceError(`${this.name}: memory source ${this.memory.name} gave ${wrong}`);
     }
-    if (dma + size - 1 > this.#dmaMask) {
-      this.memory.freeCoherent(memory);
-      throw new DmaMaskError(this.name, dma, size, this.#dmaMask);
+    const given = memory as CoherentMemory;
+    const last = given.dma + size - 1;
+    if (last > this.#dmaMask) {
+      this.#giveBackUnused(given);
+      throw new DmaMaskError(this.name, given.dma, size, this.#dmaMask);
     }
-    return memory;
+    this.#allocations++;
+    this.#highest = Math.max(this.#highest, last);
+    return given;
+  }
+
+  // The source is in trouble already; what it says about this is not the news.
+  #giveBackUnused(memory: CoherentMemory): void {
+    try {
+      this.memory.freeCoherent(memory);
+    } catch {
+      // See above.
+    }
   }
 
   /** Gives memory from {@link Device.allocCoherent} back. @throws {@link DmaMappingError} for anything else. */
   freeCoherent(memory: CoherentMemory): void {
     this.memory.freeCoherent(memory);
+    if (--this.#allocations === 0) this.#highest = 0;
   }
 
   /**
@@ -150,9 +183,14 @@ export class Device implements DmaTarget, Disposable {
     }
   }
 
-  /** Adds an attribute (Linux: `device_create_file`). @throws {@link DmaExistsError} if there is one of that name. */
-  addAttribute(name: string, show: AttributeShow): void {
-    this.#attributes.add(name, show);
+  /**
+   * Adds an attribute (Linux: `device_create_file`).
+   *
+   * @returns A function that takes this one away again, and says whether it was still there.
+   * @throws {@link DmaExistsError} if there is one of that name.
+   */
+  addAttribute(name: string, show: AttributeShow): () => boolean {
+    return this.#attributes.add(name, show);
   }
 
   /** Takes an attribute away; false if there was none. */
@@ -182,6 +220,9 @@ export class Device implements DmaTarget, Disposable {
 
   /** Has a resource disposed of by the next {@link Device.detach}, and returns it. */
   manage<T extends Disposable>(resource: T): T {
+    if (typeof resource?.[Symbol.dispose] !== 'function') {
+      throw new DmaArgumentError('resource', resource, 'an object with a Symbol.dispose method');
+    }
     this.addAction(() => {
       resource[Symbol.dispose]();
     });
@@ -206,18 +247,26 @@ export class Device implements DmaTarget, Disposable {
    * that were destroyed while blocks were out.
    *
    * @returns How many pages were given back.
+   * @throws {@link DmaReleaseError} after all were tried, if the memory source threw.
    */
   reclaim(): number {
     let pages = 0;
+    const errors: unknown[] = [];
     for (const reclaim of [...this.#reclaims]) {
       this.#reclaims.delete(reclaim);
-      pages += reclaim();
+      try {
+        pages += reclaim();
+      } catch (error) {
+        errors.push(error);
+      }
     }
+    if (errors.length > 0) throw new DmaReleaseError(`${this.name}: memory failed to go back`, errors);
     return pages;
   }
 
   /** Registers who has memory to give back at {@link Device.reclaim}; returns a function that takes it back. */
   onReclaim(reclaim: () => number): () => void {
+    if (typeof reclaim !== 'function') throw new DmaArgumentError('reclaim', reclaim, 'a function');
     this.#reclaims.add(reclaim);
     return () => {
       this.#reclaims.delete(reclaim);
@@ -233,4 +282,34 @@ export class Device implements DmaTarget, Disposable {
 /** The alignment that coherent memory of `size` bytes has: the smallest power-of-two number of pages that holds it. */
 export function naturalAlignment(size: number, pageSize: number): number {
   return Math.max(pageSize, ceilPowerOfTwo(size));
+}
+
+function checkSource(memory: CoherentAllocator): void {
+  if (
+    typeof memory !== 'object' ||
+    memory === null ||
+    typeof memory.allocCoherent !== 'function' ||
+    typeof memory.freeCoherent !== 'function' ||
+    !isPowerOfTwo(memory.pageSize) ||
+    memory.pageSize < 4096
+  ) {
+    throw new DmaArgumentError('memory', memory, 'a CoherentAllocator, with pages of a power of two from 4096 bytes');
+  }
+}
+
+/** What of a source's answer breaks its promises, as `gave ...`; null if nothing does. */
+function whatIsWrong(memory: unknown, size: number, alignment: number): string | null {
+  if (typeof memory !== 'object' || memory === null) return `${describe(memory)} in place of memory`;
+  const { dma, buffer, byteOffset } = memory as Partial<CoherentMemory>;
+  if (!Number.isSafeInteger(dma) || dma! < 0) return `the address ${describe(dma)}`;
+  if (dma! % alignment !== 0) {
+    return `${hex(dma!)} for ${String(size)} bytes, which is not aligned to ${String(alignment)}`;
+  }
+  const length = (buffer as ArrayBuffer | undefined)?.byteLength;
+  if (typeof length !== 'number' || !Number.isInteger(byteOffset) || byteOffset! < 0 || byteOffset! % 8 !== 0) {
+    return `${hex(dma!)} without a buffer, or at an odd place in it`;
+  }
+  return byteOffset! + size > length
+    ? `${hex(dma!)} with a buffer that ends before its ${String(size)} bytes do`
+    : null;
 }

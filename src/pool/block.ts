@@ -19,6 +19,9 @@ class BlockViews {
 /** Generation of blocks that are reused. */
 const NOT_COUNTED = 0;
 
+/** True for a real block: not for a look-alike, nor for a proxy of one. */
+export let isBlock: (value: unknown) => value is DmaBlock;
+
 /** Makes a block; for the pool alone. */
 export let makeBlock: <N extends string>(pool: DmaPool<N>, index: number, generation: number) => DmaBlock<N>;
 
@@ -51,6 +54,8 @@ export class DmaBlock<N extends string = string> implements Disposable {
 
   /** The address for the device, in bytes. */
   get dma(): number {
+    // Checked, for the block's place may have another page by now, and a device would be told its address.
+    this.#pool.checkCurrent(this);
     return this.#pool.dmaOf(this.index);
   }
 
@@ -98,12 +103,16 @@ export class DmaBlock<N extends string = string> implements Disposable {
     this.#pool.free(this);
   }
 
-  /** For `using`: frees the block, unless that was done before. */
+  /**
+   * For `using`: frees the block if it is out. After a `free` of your own it may be out to somebody else: outside debug
+   * mode the same object serves the next holder, so a block held with `using` should not be freed otherwise.
+   */
   [Symbol.dispose](): void {
     if (this.#pool.owns(this)) this.#pool.free(this);
   }
 
   static {
+    isBlock = (value): value is DmaBlock => typeof value === 'object' && value !== null && #pool in value;
     makeBlock = (pool, index, generation) =>
       generation === NOT_COUNTED ? new DmaBlock(pool, index) : new DebugBlock(pool, index, generation);
   }
@@ -120,6 +129,32 @@ class DebugBlock<N extends string> extends DmaBlock<N> {
 
   override get generation(): number {
     return this.#generation;
+  }
+
+  // Views made earlier can't be called back (poison shows their writes), but none is given out any more.
+  override get bytes(): Uint8Array<Buffer> {
+    this.pool.checkCurrent(this);
+    return super.bytes;
+  }
+
+  override get view(): DataView<Buffer> {
+    this.pool.checkCurrent(this);
+    return super.view;
+  }
+
+  override get u16(): Uint16Array<Buffer> {
+    this.pool.checkCurrent(this);
+    return super.u16;
+  }
+
+  override get u32(): Uint32Array<Buffer> {
+    this.pool.checkCurrent(this);
+    return super.u32;
+  }
+
+  override get i32(): Int32Array<Buffer> {
+    this.pool.checkCurrent(this);
+    return super.i32;
   }
 }
 

@@ -24,14 +24,12 @@ export interface DebugOptions {
   readonly sites?: boolean;
 }
 
-/** What the hooks need of the pool they belong to. */
-export interface DebugTarget {
-  readonly name: string;
-  readonly blockSize: number;
-  report(kind: string, message: string): void;
+/** What the hooks need of the pages of the pool they belong to. */
+export interface DebugPages {
   dmaOf(index: number): number;
-  pageView(slot: number): Uint8Array;
-  place(index: number): { slot: number; offset: number };
+  slotOf(index: number): number;
+  offsetOf(index: number): number;
+  viewOf(slot: number): Uint8Array;
   fill(index: number, value: number): void;
 }
 
@@ -40,8 +38,10 @@ const NAMED = 8;
 
 export class DebugHooks implements BlockHooks {
   readonly renewsHandles: boolean = true;
-  readonly #target: DebugTarget;
-  readonly #quarantine: boolean;
+  readonly quarantines: boolean;
+  readonly #name: string;
+  readonly #blockSize: number;
+  readonly #pages: DebugPages;
   readonly #sites: boolean;
   readonly #zeroOnAlloc: boolean;
   readonly #allocatedAt: (Site | undefined)[] = [];
@@ -49,29 +49,28 @@ export class DebugHooks implements BlockHooks {
   /** How often each block was handed out: what tells one holder's handle from the next one's. */
   readonly #generations: number[] = [];
 
-  constructor(target: DebugTarget, options: DebugOptions, zeroOnAlloc: boolean) {
-    this.#target = target;
-    this.#quarantine = options.quarantine ?? true;
+  constructor(name: string, blockSize: number, pages: DebugPages, options: DebugOptions, zeroOnAlloc: boolean) {
+    this.#name = name;
+    this.#blockSize = blockSize;
+    this.#pages = pages;
+    this.quarantines = options.quarantine ?? true;
     this.#sites = options.sites ?? true;
     this.#zeroOnAlloc = zeroOnAlloc;
   }
 
   pageOpened(slot: number): void {
-    this.#target.pageView(slot).fill(POISON_FREED);
+    this.#pages.viewOf(slot).fill(POISON_FREED);
   }
 
-  allocated(index: number): boolean {
-    const intact = this.#isIntact(index);
-    if (!intact && this.#quarantine) return false;
-    this.#target.fill(index, this.#zeroOnAlloc ? 0 : POISON_ALLOCATED);
+  allocated(index: number): void {
+    this.#pages.fill(index, this.#zeroOnAlloc ? 0 : POISON_ALLOCATED);
     this.#generations[index] = this.generationOf(index) + 1;
     if (this.#sites) this.#allocatedAt[index] = captureSite();
-    return true;
   }
 
   freed(index: number): void {
     // Poison wins over init-on-free, as in Linux.
-    this.#target.fill(index, POISON_FREED);
+    this.#pages.fill(index, POISON_FREED);
     if (this.#sites) this.#freedAt[index] = captureSite();
   }
 
@@ -80,26 +79,23 @@ export class DebugHooks implements BlockHooks {
     return this.#generations[index] ?? 0;
   }
 
-  #isIntact(index: number): boolean {
-    const target = this.#target;
-    const { slot, offset } = target.place(index);
-    const page = target.pageView(slot);
-    const end = offset + target.blockSize;
+  inspect(index: number): string | null {
+    const offset = this.#pages.offsetOf(index);
+    const page = this.#pages.viewOf(this.#pages.slotOf(index));
+    const end = offset + this.#blockSize;
     let first = offset;
     while (first < end && page[first] === POISON_FREED) first++;
-    if (first === end) return true;
+    if (first === end) return null;
     let wrong = 0;
     for (let at = first; at < end; at++) if (page[at] !== POISON_FREED) wrong++;
     const freedAt = this.#freedAt[index];
-    target.report(
-      `${target.name} corrupted`,
-      `${target.name}: block ${String(index)} at ${hex(target.dmaOf(index))} was written to while it was free: ` +
-        `${String(wrong)} bytes changed, the first at offset ${String(first - offset)}` +
-        (freedAt === undefined ? '' : `; freed at ${freedAt.describe()}`) +
-        (this.#quarantine ? '; it is now in quarantine' : '') +
-        `\n${hexDump(page.subarray(offset, end), first - offset)}`,
+    return (
+      `${this.#name}: block ${String(index)} at ${hex(this.#pages.dmaOf(index))} was written to while it was free: ` +
+      `${String(wrong)} bytes changed, the first at offset ${String(first - offset)}` +
+      (freedAt === undefined ? '' : `; freed at ${freedAt.describe()}`) +
+      (this.quarantines ? '; it is now in quarantine' : '') +
+      `\n${hexDump(page.subarray(offset, end), first - offset)}`
     );
-    return false;
   }
 
   history(index: number): string {
@@ -122,7 +118,7 @@ export class DebugHooks implements BlockHooks {
     }
     const sites = [...bySite].sort(([, a], [, b]) => b.length - a.length);
     const lines = sites.slice(0, NAMED).map(([site, blocks]) => {
-      const named = listBlocks(blocks, (index) => hex(this.#target.dmaOf(index)));
+      const named = listBlocks(blocks, (index) => hex(this.#pages.dmaOf(index)));
       return `\n  ${String(blocks.length)} allocated at ${site}: ${named}`;
     });
     if (sites.length > NAMED) lines.push(`\n  and from ${String(sites.length - NAMED)} more places`);

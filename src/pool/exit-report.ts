@@ -37,7 +37,7 @@ export function forgetAtExit(pool: ExitReporter): void {
 export function debugByEnvironment(): boolean {
   try {
     const value = processLike()?.env?.['DMAPOOL_DEBUG'];
-    return value !== undefined && value !== '' && value !== '0';
+    return value !== undefined && !/^(0|false|no|off|)$/i.test(value);
   } catch {
     // Deno throws where the environment may not be read.
     return false;

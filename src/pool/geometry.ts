@@ -63,6 +63,9 @@ export class PoolGeometry {
 
   /** @throws {@link DmaArgumentError} that names the argument and what would be accepted. */
   constructor(options: GeometryOptions) {
+    if (typeof options !== 'object' || options === null) {
+      throw new DmaArgumentError('options', options, 'an object with at least a size');
+    }
     const { size, align = 0, boundary = 0, pageSize = 4096 } = options;
     checkInteger('size', size, 1, INT_MAX);
     if (align !== 0 && !isPowerOfTwo(align))

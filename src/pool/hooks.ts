@@ -4,8 +4,12 @@ export interface BlockHooks {
   readonly renewsHandles: boolean;
   /** A page came from the memory source, zeroed. */
   pageOpened(slot: number): void;
-  /** A block is about to be handed out. False: something is wrong with it, it must not be. */
-  allocated(index: number): boolean;
+  /** A block that fails its inspection is never handed out again. */
+  readonly quarantines: boolean;
+  /** A block was taken from the list. Returns what is wrong with it, for the log, or null. Changes nothing. */
+  inspect(index: number): string | null;
+  /** The block is handed out now. */
+  allocated(index: number): void;
   /** A block came back. */
   freed(index: number): void;
   /** What is known of the block's past, for a message; may be empty. Begins with a separator. */
@@ -27,6 +31,7 @@ export function listBlocks(indices: readonly number[], dmaOf: (index: number) =>
 /** Init-on-alloc and init-on-free (Linux: the boot parameters `init_on_alloc`, `init_on_free`). */
 export class InitHooks implements BlockHooks {
   readonly renewsHandles: boolean = false;
+  readonly quarantines: boolean = false;
   readonly #onAlloc: boolean;
   readonly #onFree: boolean;
   readonly #zero: (index: number) => void;
@@ -41,9 +46,12 @@ export class InitHooks implements BlockHooks {
     // Memory comes zeroed.
   }
 
-  allocated(index: number): boolean {
+  inspect(): null {
+    return null;
+  }
+
+  allocated(index: number): void {
     if (this.#onAlloc) this.#zero(index);
-    return true;
   }
 
   freed(index: number): void {

@@ -21,16 +21,9 @@
  */
 import { DmaArgumentError } from '../errors.ts';
 import { checkInteger } from '../arguments.ts';
-import type { Gfp, SlowPath } from './slow-path.ts';
+import { ALLOCATED, EMPTY, type ListControl } from './free-list.ts';
+import { type Gfp, NO_MEMORY, type SlowPath } from './slow-path.ts';
 
-/** End of the list; also the head of an empty one. */
-export const EMPTY = -1;
-/** Word of a block that is handed out. */
-export const ALLOCATED = -2;
-/** Word of a block that is never handed out again, because something wrote to it while it was free. */
-export const QUARANTINED = -3;
-/** Word of a block whose page was given back. */
-export const ABSENT = -4;
 /** In place of the mark while the list is held: no word ever has this value. */
 const NEVER = -5;
 
@@ -41,49 +34,14 @@ const COUNT_RANGE: number = COUNT_MASK + 1;
 /** Most blocks a pool can have: indices stay small integers in every engine. */
 export const MAX_BLOCKS: number = COUNT_MASK;
 
-function checkBulk(argument: string, array: Int32Array, count: number): void {
-  if (!(array instanceof Int32Array)) throw new DmaArgumentError(argument, array, 'an Int32Array');
-  checkInteger('count', count, 0, array.length);
-}
+const NO_SCRATCH = new Int32Array(0);
 
-/** The list as the slow path sees it. Made by {@link openList}, once for each pool. */
-export interface ListControl {
-  /** Word of a block; undefined for what is no index. */
-  word(index: number): number | undefined;
-  setWord(index: number, word: number): void;
-  /** Replaces the words by a larger array that begins with the same ones. */
-  replaceWords(words: Int32Array<ArrayBuffer | SharedArrayBuffer>): void;
-  readonly words: Int32Array<ArrayBuffer | SharedArrayBuffer>;
-  /** Takes the top of the list, held or not; EMPTY if there is none. Counts an allocation. */
-  pop(): number;
-  /** Puts a block on the list, held or not. Its word may be anything before. */
-  push(index: number): void;
-  /** A block goes from one holder to the next: counts a free and an allocation. */
-  passOn(): void;
-  /** All blocks that are out are lost: counts them as given back. */
-  writeOff(): void;
-  /** Puts blocks that were never handed out on the list, which must be empty. */
-  append(first: number, count: number): void;
-  /** Most blocks that were ever out at one time. */
-  readonly mostOut: number;
-  /** Takes back the counting of `count` allocations that were undone. */
-  uncount(count: number): void;
-  /** Keeps of the list, in its order, only the blocks that `keeps` says. */
-  filter(keeps: (index: number) => boolean): void;
-  /** Sends every call to the slow path, until released. */
-  hold(): void;
-  release(): void;
-  /** The pool's block objects, by index. */
-  readonly objects: unknown[];
-  /** Makes room for the objects of `count` blocks. */
-  growObjects(count: number): void;
-  /** Blocks that are out. */
-  readonly out: number;
-  /** Blocks that are out or on the list: for the slow path to keep. */
-  readonly owned: number;
-  setOwned(count: number): void;
-  /** Blocks ever handed out. */
-  readonly allocations: number;
+/** How many of `array`: `count`, or all of them. */
+function bulkCount(argument: string, array: Int32Array, count: number | undefined): number {
+  if (!(array instanceof Int32Array)) throw new DmaArgumentError(argument, array, 'an Int32Array');
+  if (count === undefined) return array.length;
+  checkInteger('count', count, 0, array.length);
+  return count;
 }
 
 /** Opens the inside of a pool to its slow path. Not exported by the package: outside, `#` fields are private for real. */
@@ -116,6 +74,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
   #owned = 0;
   #held = false;
   #heldHead = EMPTY;
+  #scratch: Int32Array = NO_SCRATCH;
 
   protected constructor(words: Int32Array<ArrayBuffer | SharedArrayBuffer>) {
     this.#words = words;
@@ -142,6 +101,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
   }
 
   protected putObject(index: number, block: B): B {
+    if (index >= this.#objects.length) this.#fitObjects();
     return (this.#objects[index] = block);
   }
 
@@ -150,10 +110,28 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     return this.#objects[block.index] === block;
   }
 
+  /** Makes the table of objects as long as that of the words. */
+  #fitObjects(): void {
+    const missing = this.#words.length - this.#objects.length;
+    // `push` would leave room for half as many again. Without holes, so that reading stays a plain load.
+    if (missing > 0) this.#objects = this.#objects.concat(Array.from({ length: missing }, () => undefined));
+  }
+
+  /** Space for indices, kept: the steady state makes no garbage. Out of reach while in use, for calls may nest. */
+  protected borrowScratch(count: number): Int32Array {
+    const scratch = this.#scratch;
+    this.#scratch = NO_SCRATCH;
+    return scratch.length < count ? new Int32Array(count) : scratch;
+  }
+
+  protected returnScratch(scratch: Int32Array): void {
+    if (scratch.length > this.#scratch.length) this.#scratch = scratch;
+  }
+
   /**
    * Takes a free block (Linux: `dma_pool_alloc`). Its bytes are whatever the last holder and the device left there.
    *
-   * @param gfp `atomic`: do not take a new page from the memory source.
+   * @param gfp `atomic`: do not take a new page from the memory source. Looked at only when one would be needed.
    * @throws {@link DmaOutOfMemoryError} when there is no block to be had; its code says whether the memory ran out
    *   (`ERR_DMAPOOL_NO_MEMORY`), the pool's own limit is reached (`ERR_DMAPOOL_LIMIT`), or none is free and no new page
    *   was allowed (`ERR_DMAPOOL_NO_FREE_BLOCK`).
@@ -195,7 +173,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
       }
     }
     const taken = this.#takeSlowly(gfp);
-    return taken < 0 ? null : this.objectOf(taken);
+    return taken < 0 ? null : this.#objectOrNothing(taken);
   }
 
   /** {@link alloc}, with every byte of the block zero (Linux: `dma_pool_zalloc`). */
@@ -293,7 +271,20 @@ export abstract class HotPath<B extends Indexed = Indexed> {
   }
 
   #allocObjectSlowly(gfp: Gfp): B {
-    return this.objectOf(this.#allocSlowly(gfp));
+    return this.#objectOrNothing(this.#allocSlowly(gfp));
+  }
+
+  /** The object of a block that was just taken; if the engine has no room for it, the block goes back. */
+  #objectOrNothing(index: number): B {
+    try {
+      return this.objectOf(index);
+    } catch (error) {
+      this.#giveSlowly(index);
+      if (!(error instanceof RangeError)) throw error;
+      this.#uncount(1);
+      this.#frees = (this.#frees - 1) & COUNT_MASK;
+      throw this.#slow.refused(NO_MEMORY);
+    }
   }
 
   /** Takes a block from the list, or else from the slow path; a negative refusal if there is none. */
@@ -350,18 +341,18 @@ export abstract class HotPath<B extends Indexed = Indexed> {
    * @param count Default: as many as `into` holds.
    * @throws as {@link allocIndex}; {@link DmaArgumentError} when `into` can't hold `count`.
    */
-  allocIndexBulk(into: Int32Array, count: number = into.length, gfp: Gfp = 'kernel'): void {
-    const refusal = this.#takeBulk(into, count, gfp);
-    if (refusal < 0) throw this.#slow.refused(refusal);
+  allocIndexBulk(into: Int32Array, count?: number, gfp: Gfp = 'kernel'): void {
+    const wanted = bulkCount('into', into, count);
+    const refusal = this.#takeBulk(into, wanted, gfp);
+    if (refusal < 0) throw this.#slow.refused(refusal, wanted);
   }
 
   /** {@link allocIndexBulk}, but false instead of an error when there are not enough blocks to be had. */
-  tryAllocIndexBulk(into: Int32Array, count: number = into.length, gfp: Gfp = 'kernel'): boolean {
-    return this.#takeBulk(into, count, gfp) === 0;
+  tryAllocIndexBulk(into: Int32Array, count?: number, gfp: Gfp = 'kernel'): boolean {
+    return this.#takeBulk(into, bulkCount('into', into, count), gfp) === 0;
   }
 
   #takeBulk(into: Int32Array, count: number, gfp: Gfp): number {
-    checkBulk('into', into, count);
     const out = (this.#allocations - this.#frees) & COUNT_MASK;
     if (count > this.#owned - out || this.#held) return this.#takeBulkSlowly(into, count, gfp);
     const words = this.#words;
@@ -383,21 +374,19 @@ export abstract class HotPath<B extends Indexed = Indexed> {
   #takeBulkSlowly(into: Int32Array, count: number, gfp: Gfp): number {
     const refusal = this.#slow.prepare(count, gfp);
     if (refusal < 0) return refusal;
-    for (let i = 0; i < count; i++) {
-      let index: number;
-      try {
-        index = this.#takeSlowly(gfp);
-      } catch (error) {
-        this.#undoBulk(into, i);
-        throw error;
-      }
-      if (index < 0) {
-        this.#undoBulk(into, i);
-        return index;
-      }
-      into[i] = index;
+    const mostOut = this.#mostOut;
+    // Not straight into `into`: the user's code may run in between, and undoing relies on what was taken.
+    const taken = this.borrowScratch(count);
+    let got = 0;
+    let last = 0;
+    try {
+      while (got < count && (last = this.#takeSlowly(gfp)) >= 0) taken[got++] = last;
+      if (got === count) into.set(count === taken.length ? taken : taken.subarray(0, count));
+    } finally {
+      if (got < count) this.#undoBulk(taken, got, mostOut);
+      this.returnScratch(taken);
     }
-    return 0;
+    return Math.min(last, 0);
   }
 
   #giveSlowly(index: number): void {
@@ -405,11 +394,12 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     else this.freeIndex(index);
   }
 
-  // The last one first, so that the list is as it was.
-  #undoBulk(taken: Int32Array, count: number): void {
+  // The last one first, so that the list is as it was; and as if they had never been out.
+  #undoBulk(taken: Int32Array, count: number, mostOut: number): void {
     for (let i = count - 1; i >= 0; i--) this.#giveSlowly(taken[i]!);
     this.#uncount(count);
     this.#frees = (this.#frees - count) & COUNT_MASK;
+    this.#mostOut = Math.max(mostOut, this.#out());
   }
 
   /**
@@ -419,8 +409,11 @@ export abstract class HotPath<B extends Indexed = Indexed> {
    * @param count Default: all of `from`.
    * @throws as {@link freeIndex}; a block that stands in `from` twice is not allocated the second time.
    */
-  freeIndexBulk(from: Int32Array, count: number = from.length): void {
-    checkBulk('from', from, count);
+  freeIndexBulk(from: Int32Array, count?: number): void {
+    this.#giveBulk(from, bulkCount('from', from, count));
+  }
+
+  #giveBulk(from: Int32Array, count: number): void {
     const out = (this.#allocations - this.#frees) & COUNT_MASK;
     if (this.#held || out - count < this.#fewestOut) {
       this.#giveBulkSlowly(from, count);
@@ -464,7 +457,13 @@ export abstract class HotPath<B extends Indexed = Indexed> {
       words[index] = EMPTY;
     }
     for (let i = 0; i < count; i++) words[from[i]!] = ALLOCATED;
-    for (let i = 0; i < count; i++) this.#giveSlowly(from[i]!);
+    const going = this.borrowScratch(count);
+    try {
+      going.set(count === from.length ? from : from.subarray(0, count));
+      for (let i = 0; i < count; i++) this.#giveSlowly(going[i]!);
+    } finally {
+      this.returnScratch(going);
+    }
   }
 
   /**
@@ -473,9 +472,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
    * @throws {@link DmaArgumentError} for an index that is in none of the pool's pages.
    */
   dmaOf(index: number): number {
-    const dma = this.#slow.dmaOf(index);
-    if (dma < 0) throw new DmaArgumentError('index', index, 'the index of a block in one of the pool’s pages');
-    return dma;
+    return this.#slow.dmaOf(index);
   }
 
   /**
@@ -587,12 +584,12 @@ export abstract class HotPath<B extends Indexed = Indexed> {
         pool.#heldHead = EMPTY;
         pool.#mark = ALLOCATED;
       },
-      get objects() {
-        return pool.#objects;
+      dropObject: (index) => {
+        if (index < pool.#objects.length) pool.#objects[index] = undefined;
       },
-      growObjects: (count) => {
-        // `push` would leave room for half as many again. Without holes, so that reading stays a plain load.
-        pool.#objects = pool.#objects.concat(Array.from({ length: count - pool.#objects.length }, () => undefined));
+      fitObjects: () => {
+        // Who only uses indices needs no objects.
+        if (pool.#objects.length > 0) pool.#fitObjects();
       },
       get out() {
         return pool.#out();

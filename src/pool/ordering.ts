@@ -25,8 +25,9 @@ export type Words = Int32Array | Uint32Array;
  * Writes one 32-bit word, little-endian, after everything the program wrote before (release).
  *
  * @param words View of the block; `block.u32` or `block.i32`.
- * @param index Which word of the view, from 0. Out of range: RangeError.
+ * @param index Which word of the view, from 0.
  * @param value The word; its low 32 bits are used.
+ * @throws {@link DmaArgumentError} for an index that is not in the view.
  *
  * @example
  * ```ts
@@ -36,6 +37,7 @@ export type Words = Int32Array | Uint32Array;
  * ```
  */
 export function publish32(words: Words, index: number, value: number): void {
+  checkInteger('index', index, 0, words.length - 1);
   Atomics.store(words, index, LITTLE_ENDIAN ? value : swap32(value));
 }
 
@@ -43,6 +45,7 @@ export function publish32(words: Words, index: number, value: number): void {
  * Reads one 32-bit word, little-endian, before everything the program reads afterwards (acquire).
  *
  * @returns The word as an unsigned number.
+ * @throws {@link DmaArgumentError} for an index that is not in the view.
  *
  * @example
  * ```ts
@@ -50,6 +53,7 @@ export function publish32(words: Words, index: number, value: number): void {
  * ```
  */
 export function consume32(words: Words, index: number): number {
+  checkInteger('index', index, 0, words.length - 1);
   const value = Atomics.load(words, index);
   return (LITTLE_ENDIAN ? value : swap32(value)) >>> 0;
 }
@@ -60,11 +64,13 @@ export function consume32(words: Words, index: number): number {
  * @param value A whole number from 0 to 2^53-1.
  */
 export function lower32Bits(value: number): number {
+  checkInteger('value', value, 0, Number.MAX_SAFE_INTEGER);
   return value % 0x1_0000_0000;
 }
 
 /** High half of an address (Linux: `upper_32_bits`). */
 export function upper32Bits(value: number): number {
+  checkInteger('value', value, 0, Number.MAX_SAFE_INTEGER);
   return Math.floor(value / 0x1_0000_0000);
 }
 
@@ -76,6 +82,7 @@ export function upper32Bits(value: number): number {
  * @param address A whole number from 0 to 2^53-1. @throws {@link DmaArgumentError} for anything else.
  */
 export function writeAddress64(view: DataView, byteOffset: number, address: number): void {
+  checkInteger('byteOffset', byteOffset, 0, view.byteLength - 8);
   checkInteger('address', address, 0, Number.MAX_SAFE_INTEGER);
   view.setUint32(byteOffset, lower32Bits(address), true);
   view.setUint32(byteOffset + 4, upper32Bits(address), true);
@@ -87,6 +94,7 @@ export function writeAddress64(view: DataView, byteOffset: number, address: numb
  * @throws {@link DmaArgumentError} when the 64 bits are no exact JavaScript number: then it is no address from here.
  */
 export function readAddress64(view: DataView, byteOffset: number): number {
+  checkInteger('byteOffset', byteOffset, 0, view.byteLength - 8);
   const address = view.getUint32(byteOffset + 4, true) * 0x1_0000_0000 + view.getUint32(byteOffset, true);
   checkInteger('address', address, 0, Number.MAX_SAFE_INTEGER);
   return address;

@@ -4,7 +4,7 @@ import { NUMA_NO_NODE } from '../device/mask.ts';
 import type { DmaError } from '../errors.ts';
 import { DmaArgumentError, DmaBlockError, hex } from '../errors.ts';
 import { HotPath, MAX_BLOCKS, openList } from './hot-path.ts';
-import { DmaBlock, makeBlock } from './block.ts';
+import { type DmaBlock, isBlock, makeBlock } from './block.ts';
 import { DebugHooks, type DebugOptions } from './debug-hooks.ts';
 import { debugByEnvironment, forgetAtExit, reportAtExit } from './exit-report.ts';
 import { type GeometryOptions, PoolGeometry } from './geometry.ts';
@@ -88,28 +88,13 @@ export class DmaPool<N extends string = string>
       node,
       maxBlocks,
       list: openList(this),
+      onGone: () => {
+        forgetAtExit(this);
+      },
     });
     this.#store = store;
     this.#debug =
-      debug === null
-        ? null
-        : new DebugHooks(
-            {
-              name,
-              blockSize: this.geometry.blockSize,
-              report: (kind, message) => {
-                device.report('error', kind, message);
-              },
-              dmaOf: (index) => store.dmaOf(index),
-              pageView: (slot) => store.pageView(slot),
-              place: (index) => store.place(index),
-              fill: (index, value) => {
-                store.fill(index, value);
-              },
-            },
-            debug,
-            initOnAlloc,
-          );
+      debug === null ? null : new DebugHooks(name, this.geometry.blockSize, store.pages, debug, initOnAlloc);
     if (this.#debug !== null) {
       store.setHooks(this.#debug);
     } else if (initOnAlloc || initOnFree) {
@@ -170,28 +155,30 @@ export class DmaPool<N extends string = string>
   }
 
   protected override notOurs(block: unknown): DmaError {
-    if (!(block instanceof DmaBlock)) return new DmaArgumentError('block', block, `a block of pool ${this.name}`);
-    const { index, pool, generation } = block as DmaBlock;
+    if (!isBlock(block)) return new DmaArgumentError('block', block, `a block of pool ${this.name}`);
+    const { index, pool, generation } = block;
+    const where = `${this.device.name}: pool ${this.name}`;
     if (pool !== this) {
       return new DmaBlockError(
         'ERR_DMAPOOL_WRONG_POOL',
-        `${this.device.name}: pool ${this.name}: block ${String(index)} belongs to pool ${pool.name} of ${pool.device.name}`,
+        `${where}: block ${String(index)} belongs to pool ${pool.name} of ${pool.device.name}`,
       );
     }
+    if (this.#store.gone) return this.#store.badFree(index);
     const now =
       this.#debug === null
         ? ''
         : ` (handle of generation ${String(generation)}, now ${String(this.#debug.generationOf(index))})`;
     return new DmaBlockError(
       'ERR_DMAPOOL_STALE_BLOCK',
-      `${this.device.name}: pool ${this.name}: this handle of block ${String(index)} is not the current one: the block was freed since${now}` +
-        (this.#debug?.history(index) ?? ''),
+      `${where}: this handle of block ${String(index)} is not the current one: ` +
+        `the block was freed or its page given back since${now}${this.#debug?.history(index) ?? ''}`,
     );
   }
 
   /** True while `block` is this pool's, handed out, and the handle is the current one. */
   owns(block: DmaBlock<N>): boolean {
-    return this.isCurrent(block) && this.isAllocated(block.index);
+    return isBlock(block) && this.isCurrent(block) && this.isAllocated(block.index);
   }
 
   /**
@@ -201,23 +188,35 @@ export class DmaPool<N extends string = string>
    * @throws as {@link alloc}
    */
   allocBulk(into: DmaBlock<N>[], count: number, gfp: Gfp = 'kernel'): void {
-    const indices = this.#bulkIndices(into, count);
-    this.allocIndexBulk(indices, count, gfp);
-    this.#toBlocks(indices, into, count);
+    checkBulk('into', into, count, MAX_BLOCKS);
+    const taken = this.borrowScratch(count);
+    try {
+      this.allocIndexBulk(taken, count, gfp);
+      this.#toBlocks(taken, into, count);
+    } finally {
+      this.returnScratch(taken);
+    }
   }
 
   /** {@link allocBulk}, but false when there are not enough blocks to be had. */
   tryAllocBulk(into: DmaBlock<N>[], count: number, gfp: Gfp = 'kernel'): boolean {
-    const indices = this.#bulkIndices(into, count);
-    if (!this.tryAllocIndexBulk(indices, count, gfp)) return false;
-    this.#toBlocks(indices, into, count);
-    return true;
+    checkBulk('into', into, count, MAX_BLOCKS);
+    const taken = this.borrowScratch(count);
+    try {
+      if (!this.tryAllocIndexBulk(taken, count, gfp)) return false;
+      this.#toBlocks(taken, into, count);
+      return true;
+    } finally {
+      this.returnScratch(taken);
+    }
   }
 
-  #toBlocks(indices: Int32Array, into: DmaBlock<N>[], count: number): void {
-    for (let i = 0; i < count; i++) {
-      const index = indices[i]!;
-      into[i] = this.objectOf(index);
+  #toBlocks(taken: Int32Array, into: DmaBlock<N>[], count: number): void {
+    try {
+      for (let i = 0; i < count; i++) into[i] = this.objectOf(taken[i]!);
+    } catch {
+      this.freeIndexBulk(taken, count);
+      throw new DmaArgumentError('into', into, 'an array that can be written to');
     }
   }
 
@@ -227,27 +226,20 @@ export class DmaPool<N extends string = string>
    * @param count Default: all of `blocks`.
    * @throws as {@link free}; a block that stands there twice is not allocated the second time.
    */
-  freeBulk(blocks: readonly DmaBlock<N>[], count: number = blocks.length): void {
-    const indices = this.#bulkIndices(blocks, count);
-    if (count > blocks.length)
-      throw new DmaArgumentError('count', count, `at most ${String(blocks.length)}, as many as are given`);
-    for (let i = 0; i < count; i++) {
-      const block = blocks[i]!;
-      // For callers from JavaScript: nothing at all is a typed error too.
-      if (block === null || block === undefined || !this.isCurrent(block)) throw this.notOurs(block);
-      indices[i] = block.index;
+  freeBulk(blocks: readonly DmaBlock<N>[], count?: number): void {
+    const wanted = checkBulk('blocks', blocks, count, Array.isArray(blocks) ? blocks.length : 0);
+    const going = this.borrowScratch(wanted);
+    try {
+      for (let i = 0; i < wanted; i++) {
+        const block = blocks[i]!;
+        // For callers from JavaScript: nothing at all is a typed error too.
+        if (block === null || block === undefined || !this.isCurrent(block)) throw this.notOurs(block);
+        going[i] = block.index;
+      }
+      this.freeIndexBulk(going, wanted);
+    } finally {
+      this.returnScratch(going);
     }
-    this.freeIndexBulk(indices, count);
-  }
-
-  /** Scratch space for indices, kept: the steady state makes no garbage. */
-  #scratch = new Int32Array(32);
-
-  #bulkIndices(blocks: readonly unknown[], count: number): Int32Array {
-    if (!Array.isArray(blocks)) throw new DmaArgumentError('blocks', blocks, 'an array');
-    checkInteger('count', count, 0, MAX_BLOCKS);
-    if (this.#scratch.length < count) this.#scratch = new Int32Array(count);
-    return this.#scratch;
   }
 
   /**
@@ -263,10 +255,7 @@ export class DmaPool<N extends string = string>
    * ```
    */
   allocWait(options: WaitOptions = {}): Promise<DmaBlock<N>> {
-    return this.#store.wait((index) => {
-      if (options.zero === true) this.#store.fill(index, 0);
-      return this.objectOf(index);
-    }, options);
+    return this.#store.wait((index) => this.objectOf(index), options);
   }
 
   /** Opens pages until `count` blocks can be had without a new page. @throws as {@link alloc} */
@@ -274,7 +263,7 @@ export class DmaPool<N extends string = string>
     this.#store.reserve(count);
   }
 
-  /** Gives back every page of which no block is out; returns how many. What their blocks' old handles say is void. */
+  /** Gives back every page of which no block is out or in quarantine; returns how many. Old handles of theirs are void. */
   trim(): number {
     return this.#store.trim();
   }
@@ -292,7 +281,7 @@ export class DmaPool<N extends string = string>
   /** {@link blockAt} in the index form; -1 if no block that is out contains `dma`. */
   indexAt(dma: number): number {
     checkInteger('dma', dma, 0, Number.MAX_SAFE_INTEGER);
-    const index = this.#store.indexAt(dma);
+    const index = this.#store.pages.indexAt(dma);
     return index >= 0 && this.isAllocated(index) ? index : -1;
   }
 
@@ -303,7 +292,8 @@ export class DmaPool<N extends string = string>
    */
   freeAt(dma: number): void {
     checkInteger('dma', dma, 0, Number.MAX_SAFE_INTEGER);
-    const index = this.#store.indexAt(dma);
+    this.#store.checkNotGone();
+    const index = this.#store.pages.indexAt(dma);
     const start = index < 0 ? -1 : this.#store.dmaOf(index);
     if (start !== dma) {
       const where = index < 0 ? 'in no block of it' : `inside block ${String(index)}, which begins at ${hex(start)}`;
@@ -317,15 +307,18 @@ export class DmaPool<N extends string = string>
 
   /** Byte offset of a block in its page. @throws {@link DmaArgumentError} for an index that is in none of its pages. */
   offsetOf(index: number): number {
-    const offset = this.#store.offsetOf(index);
-    if (offset < 0)
-      throw new DmaArgumentError('index', index, `the index of a block in one of the pages of pool ${this.name}`);
-    return offset;
+    this.#store.pages.check(index);
+    return this.#store.pages.offsetOf(index);
+  }
+
+  /** Throws unless the handle is the current one of its block; for {@link DmaBlock}. @internal */
+  checkCurrent(block: DmaBlock<N>): void {
+    if (!this.isCurrent(block)) throw this.notOurs(block);
   }
 
   /** A block's memory, for {@link DmaBlock}. @internal @throws {@link DmaBlockError} for a handle that is not the current one. */
   viewOf(block: DmaBlock<N>): Uint8Array<ArrayBuffer | SharedArrayBuffer> {
-    if (!this.isCurrent(block)) throw this.notOurs(block);
+    this.checkCurrent(block);
     return this.#store.bytesOf(block.index);
   }
 
@@ -336,7 +329,7 @@ export class DmaPool<N extends string = string>
 
   /** Indices of the blocks that are out, ascending. */
   *indices(): IterableIterator<number> {
-    for (let index = 0; index < this.#store.limit; index++) if (this.isAllocated(index)) yield index;
+    for (let index = 0; index < this.#store.pages.limit; index++) if (this.isAllocated(index)) yield index;
   }
 
   /** Active, blocks, pages: what the `pools` attribute shows. */
@@ -361,7 +354,6 @@ export class DmaPool<N extends string = string>
     this.#forgetManaged?.();
     this.#forgetManaged = null;
     this.#store.destroy();
-    if (this.counts().active === 0) forgetAtExit(this);
   }
 
   /** Reports what is still out; called when the process ends. @internal */
@@ -379,6 +371,14 @@ export class DmaPool<N extends string = string>
   [Symbol.dispose](): void {
     this.destroy();
   }
+}
+
+/** How many of `array`: `count`, or all of them. */
+function checkBulk(argument: string, array: readonly unknown[], count: number | undefined, most: number): number {
+  if (!Array.isArray(array)) throw new DmaArgumentError(argument, array, 'an array');
+  if (count === undefined && argument === 'blocks') return array.length;
+  checkInteger('count', count, 0, most);
+  return count;
 }
 
 function checkBoolean(argument: string, value: unknown): void {

@@ -19,27 +19,33 @@ const TEXT_BYTES = 4095;
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
-/** Pools of each device, oldest first. Weak: a device that is dropped takes its list along. */
-const lists = new WeakMap<Device, Set<ListedPool>>();
+interface PoolList {
+  /** Oldest first. */
+  readonly pools: Set<ListedPool>;
+  removeAttribute: () => boolean;
+}
+
+/** Pools of each device that has any. Weak: a device that is dropped takes its list along. */
+const lists = new WeakMap<Device, PoolList>();
 
 /** Adds a pool to its device, and the attribute with the first one. If that throws, nothing is left behind. */
 export function listPool(device: Device, pool: ListedPool): void {
-  let pools = lists.get(device);
-  if (pools === undefined) {
-    pools = new Set();
-    lists.set(device, pools);
+  const list = lists.get(device);
+  if (list !== undefined) {
+    list.pools.add(pool);
+    return;
   }
-  if (pools.size === 0) {
-    const shown = pools;
-    device.addAttribute(ATTRIBUTE, () => poolsText([...shown].reverse()));
-  }
-  pools.add(pool);
+  const pools = new Set([pool]);
+  const removeAttribute = device.addAttribute(ATTRIBUTE, () => poolsText([...pools].reverse()));
+  lists.set(device, { pools, removeAttribute });
 }
 
 /** Takes a pool from its device, and the attribute with the last one. */
 export function unlistPool(device: Device, pool: ListedPool): void {
-  const pools = lists.get(device);
-  if (pools?.delete(pool) === true && pools.size === 0) device.removeAttribute(ATTRIBUTE);
+  const list = lists.get(device);
+  if (list?.pools.delete(pool) !== true || list.pools.size > 0) return;
+  lists.delete(device);
+  list.removeAttribute();
 }
 
 /** The text for these pools, in this order; cut where Linux cuts it. */

@@ -25,15 +25,23 @@ function findOwnFolder(): string {
 /** Enough to get past our own frames and find the user's. */
 const FRAMES = 16;
 
-/** Records where the package was called from. */
+/** Records where the package was called from. Never throws. */
 export function captureSite(): Site {
   // Standard in V8 and JavaScriptCore; where it is missing, stacks are as long as the engine likes.
   const errors = Error as { stackTraceLimit?: number };
   const before = errors.stackTraceLimit;
-  errors.stackTraceLimit = FRAMES;
+  setStackTraceLimit(FRAMES);
   const error = new Error('site');
-  if (before !== undefined) errors.stackTraceLimit = before;
+  setStackTraceLimit(before);
   return { describe: () => describeStack(error.stack ?? '') };
+}
+
+function setStackTraceLimit(frames: number | undefined): void {
+  try {
+    if (frames !== undefined) (Error as { stackTraceLimit?: number }).stackTraceLimit = frames;
+  } catch {
+    // Frozen (node --frozen-intrinsics): then stacks are as long as they are.
+  }
 }
 
 /** The first frame outside this package, as `function (file:line:column)`. */

@@ -44,10 +44,10 @@ export interface SlowPath {
   /** The error for a block that can't be freed as things are now. Changes nothing. */
   badFree(index: number): Error;
 
-  /** The error for a refusal. */
-  refused(refusal: number): Error;
+  /** The error for a refusal of `count` blocks, by default 1. */
+  refused(refusal: number, count?: number): Error;
 
-  /** Where a block lies, or -1 if it is in no page. */
+  /** Where a block lies; throws if it is in no page. */
   dmaOf(index: number): number;
 
   /** A fresh view of a block's bytes; throws if the block is in no page. */

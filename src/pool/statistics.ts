@@ -12,8 +12,10 @@ export interface PoolStatistics {
   readonly allocations: number;
   /** Blocks given back so far; blocks taken back by `device.reclaim()` count as given back. */
   readonly frees: number;
-  /** Allocations that got nothing: the source or the limit was exhausted, or no new page was allowed. */
+  /** Allocations that got nothing, single or in bulk: no memory, the limit, or no new page allowed. */
   readonly failures: number;
+  /** How often a block was found changed that had been free (debug mode only). */
+  readonly corrupted: number;
   /** Blocks in quarantine now: written to while they were free (debug mode only). */
   readonly quarantined: number;
   /** Calls of `allocWait` that had to wait. */

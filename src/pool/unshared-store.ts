@@ -1,24 +1,34 @@
 /**
- * The slow path of a pool that belongs to one thread: pages, fresh blocks, limits, waiters, and the end of the pool.
- *
- *     page slots     0         1         2 (given back)   3
- *                 [b0 .. b41][b42 .. b83][  no page     ][b126 .. b167]      block index = slot * blocksPerPage + n
- *                  ^carved all            ^ABSENT words    ^carved: b126..b130; the rest is fresh
+ * The slow path of a pool that belongs to one thread: new pages, limits, waiters, and the end of the pool.
  *
  * A fresh page is not put on the list at once: its blocks are carved off in runs when the list is empty, in ascending
  * order. A run is long enough that the slow path stays rare also while a pool is new (else the engine would take it
- * for the hot one), and short enough that a large page does not hold up one call.
+ * for the hot one), and short enough that a large page neither holds up one call nor fills tables with what is never
+ * used.
+ *
+ * The memory source, the device's log and those who wait are the user's code, and may call the pool back from wherever
+ * they are called. So all state is settled before each such call, and looked at afresh after it.
  */
 import { checkInteger } from '../arguments.ts';
 import type { Device } from '../device/device.ts';
 import { naturalAlignment } from '../device/device.ts';
-import type { DmaError } from '../errors.ts';
-import { DmaArgumentError, DmaBlockError, DmaDestroyedError, DmaOutOfMemoryError, hex } from '../errors.ts';
+import {
+  DmaArgumentError,
+  DmaBlockError,
+  DmaDestroyedError,
+  type DmaError,
+  type DmaOutOfMemoryError,
+  hex,
+} from '../errors.ts';
 import type { CoherentMemory } from '../memory/coherent.ts';
-import { ABSENT, ALLOCATED, EMPTY, type ListControl, MAX_BLOCKS, QUARANTINED } from './hot-path.ts';
+import { FreshBlocks } from './fresh-blocks.ts';
 import type { PoolGeometry } from './geometry.ts';
 import { type BlockHooks, listBlocks } from './hooks.ts';
-import { PageIndex } from './page-index.ts';
+import { ABSENT, ALLOCATED, EMPTY, type ListControl, QUARANTINED } from './free-list.ts';
+import { MAX_BLOCKS } from './hot-path.ts';
+import { MemoryWish } from './memory-wish.ts';
+import { PoolPages } from './pool-pages.ts';
+import { refusalError } from './refusal.ts';
 import {
   AT_LIMIT,
   type Gfp,
@@ -39,7 +49,12 @@ export interface StoreOptions {
   readonly node: number;
   readonly maxBlocks: number;
   readonly list: ListControl;
+  /** Called once, when the pool is destroyed and the last of its memory given back. */
+  readonly onGone: () => void;
 }
+
+/** In place of an index: the engine has no larger table. */
+const NO_TABLES = -2;
 
 /** Most blocks put on the list in one go. */
 const CARVED_AT_ONCE = 256;
@@ -47,48 +62,39 @@ const CARVED_AT_ONCE = 256;
 type State = 'open' | 'destroyed' | 'gone';
 
 export class UnsharedStore implements SlowPath {
-  readonly #name: string;
+  readonly #options: StoreOptions;
   readonly #device: Device;
-  readonly #geometry: PoolGeometry;
-  readonly #node: number;
-  readonly #maxBlocks: number;
   readonly #list: ListControl;
-
-  readonly #index: PageIndex;
+  readonly #maxBlocks: number;
+  /** Device and pool, for messages. */
+  readonly #label: string;
   readonly #perPage: number;
-  readonly #perPageInverse: number;
-  /** Blocks lie back to back from the start of the page: the usual case, and a multiplication instead of divisions. */
-  readonly #flat: boolean;
-  readonly #memory: (CoherentMemory | null)[] = [];
-  /** Views of whole pages, made when first needed; undefined where a page has none. */
-  readonly #pageViews: (Uint8Array<ArrayBuffer | SharedArrayBuffer> | undefined)[] = [];
-  #freeSlots: number[] = [];
-  /** Slots of pages with blocks never handed out, first come first served from `#freshFirst` on. */
-  #fresh: number[] = [];
-  #freshFirst = 0;
-
-  readonly #waiters = new WaitQueue();
-  #forgetMemoryWish: (() => void) | null = null;
-  #forgetReclaim: (() => void) | null = null;
+  readonly #fresh = new FreshBlocks();
+  readonly #waiters: WaitQueue;
+  readonly pages: PoolPages;
   #hooks: BlockHooks | null = null;
   #state: State = 'open';
+  readonly #wish: MemoryWish;
+  #forgetReclaim: (() => void) | null = null;
 
   #quarantined = 0;
+  #corrupted = 0;
   #failures = 0;
   #waits = 0;
 
   constructor(options: StoreOptions) {
-    this.#name = options.name;
-    this.#device = options.device;
-    this.#geometry = options.geometry;
-    this.#node = options.node;
-    this.#maxBlocks = options.maxBlocks;
-    this.#list = options.list;
-    const { allocation, blocksPerPage, blockSize } = options.geometry;
-    this.#index = new PageIndex(naturalAlignment(allocation, options.device.memory.pageSize));
-    this.#perPage = blocksPerPage;
-    this.#perPageInverse = 1 / blocksPerPage;
-    this.#flat = options.geometry.offsetOf(blocksPerPage - 1) === (blocksPerPage - 1) * blockSize;
+    const { device, geometry, list, maxBlocks, name } = options;
+    this.#options = options;
+    this.#device = device;
+    this.#list = list;
+    this.#maxBlocks = maxBlocks;
+    this.#label = `${device.name}: pool ${name}`;
+    this.#perPage = geometry.blocksPerPage;
+    this.#waiters = new WaitQueue(this.#label);
+    this.#wish = new MemoryWish(device.memory, () => {
+      this.#tryAgain();
+    });
+    this.pages = new PoolPages(this.#label, geometry, naturalAlignment(geometry.allocation, device.memory.pageSize));
   }
 
   /** Has `hooks` run on every block from now on. Before the first call to the pool. */
@@ -97,159 +103,180 @@ export class UnsharedStore implements SlowPath {
     this.#list.hold();
   }
 
+  /** True once the pool is destroyed and its memory given back. */
+  get gone(): boolean {
+    return this.#state === 'gone';
+  }
+
   // ---- allocating
 
   refill(gfp: Gfp): number {
-    if (gfp !== 'kernel' && gfp !== 'atomic') throw new DmaArgumentError('gfp', gfp, "'kernel' or 'atomic'");
     const index = this.#take(gfp);
     if (index < 0) this.#failures++;
     return index;
   }
 
   #take(gfp: Gfp): number {
+    checkGfp(gfp);
     for (;;) {
       this.#checkOpen();
       const index = this.#next();
-      if (index < 0) {
+      if (index >= 0) {
+        if (this.#dress(index)) return index;
+      } else if (index === NO_TABLES) {
+        return NO_MEMORY;
+      } else {
         if (!this.#roomForMore()) return AT_LIMIT;
         if (gfp === 'atomic') return NO_PAGE_ALLOWED;
-        const refusal = this.#openPage();
-        if (refusal < 0) return refusal;
+        const opened = this.#openPage();
         // Who waits comes before who asks now.
-        this.#serveWaiters();
-      } else if (this.#dress(index)) {
-        return index;
+        if (opened >= 0) this.#serveWaiters();
+        // A source under pressure may have freed blocks of this very pool before it gave up.
+        else if (this.#list.out === this.#list.owned && this.#fresh.count === 0) return opened;
       }
     }
   }
 
-  /** The next block: the top of the list, filled up with fresh ones if it is empty. -1 if there is none. Counted. */
+  /** The next block, counted: the top of the list, filled up with fresh ones if it is empty. EMPTY or NO_TABLES if there is none. */
   #next(): number {
     const index = this.#list.pop();
-    return index < 0 && this.#carve() ? this.#list.pop() : index;
+    if (index >= 0) return index;
+    return this.#carve() ? this.#list.pop() : NO_TABLES;
   }
 
   #roomForMore(): boolean {
     return this.#list.owned < this.#maxBlocks;
   }
 
-  /** Puts a run of fresh blocks on the empty list; false if there are none, or the limit allows none. */
+  /** Puts a run of fresh blocks on the empty list, if there are any and the limit allows. False: no tables for them. */
   #carve(): boolean {
+    const { slot } = this.#fresh;
     const room = this.#maxBlocks - this.#list.owned;
-    if (this.#freshFirst >= this.#fresh.length || room <= 0) return false;
-    const slot = this.#fresh[this.#freshFirst]!;
-    const carved = this.#index.carvedOf(slot);
+    if (slot < 0 || room <= 0) return true;
+    const carved = this.pages.carvedOf(slot);
     const count = Math.min(this.#perPage - carved, room, CARVED_AT_ONCE);
-    this.#index.setCarved(slot, carved + count);
-    if (carved + count === this.#perPage && ++this.#freshFirst === this.#fresh.length) {
-      this.#fresh = [];
-      this.#freshFirst = 0;
-    }
+    const first = slot * this.#perPage + carved;
+    if (!this.#growTables(first + count)) return false;
+    this.pages.setCarved(slot, carved + count);
+    this.#fresh.carved(count, carved + count === this.#perPage);
     this.#list.setOwned(this.#list.owned + count);
-    this.#list.append(slot * this.#perPage + carved, count);
+    this.#list.append(first, count);
     return true;
   }
 
-  /** Lets the hooks have a block that was just taken. False if it had to be quarantined instead. */
-  #dress(index: number): boolean {
-    if (this.#hooks === null) return true;
-    // Who still has the old handle is found out when using it.
-    if (this.#hooks.renewsHandles) this.#list.objects[index] = undefined;
-    if (this.#hooks.allocated(index)) return true;
-    this.#list.uncount(1);
-    this.#list.setWord(index, QUARANTINED);
-    this.#quarantined++;
-    this.#list.setOwned(this.#list.owned - 1);
-    return false;
-  }
-
-  prepare(count: number, gfp: Gfp): Refusal | 0 {
-    if (gfp !== 'kernel' && gfp !== 'atomic') throw new DmaArgumentError('gfp', gfp, "'kernel' or 'atomic'");
-    this.#checkOpen();
-    for (;;) {
-      const { out, owned } = this.#list;
-      const missing = count - (owned - out);
-      const carvable = Math.min(this.#freshBlocks(), this.#maxBlocks - owned);
-      if (missing <= carvable) return 0;
-      const refusal =
-        missing > this.#maxBlocks - owned ? AT_LIMIT : gfp === 'atomic' ? NO_PAGE_ALLOWED : this.#openPage();
-      if (refusal < 0) {
-        this.#failures++;
-        return refusal;
-      }
-      this.#serveWaiters();
-      this.#checkOpen();
-    }
-  }
-
-  #freshBlocks(): number {
-    let blocks = 0;
-    for (let i = this.#freshFirst; i < this.#fresh.length; i++) {
-      blocks += this.#perPage - this.#index.carvedOf(this.#fresh[i]!);
-    }
-    return blocks;
-  }
-
-  refused(refusal: number): DmaOutOfMemoryError {
-    const { active, blocks, pages } = this.account();
-    const where = `${this.#device.name}: pool ${this.#name}`;
-    const held = `${String(active)} of ${String(blocks)} blocks on ${String(pages)} pages are out`;
-    switch (refusal) {
-      case AT_LIMIT:
-        return new DmaOutOfMemoryError(
-          'ERR_DMAPOOL_LIMIT',
-          `${where}: its limit of ${String(this.#maxBlocks)} blocks is reached (${held}); free some, raise maxBlocks, or use allocWait()`,
-        );
-      case NO_PAGE_ALLOWED:
-        return new DmaOutOfMemoryError(
-          'ERR_DMAPOOL_NO_FREE_BLOCK',
-          `${where}: no free block, and 'atomic' allows no new page (${held}); reserve() enough beforehand`,
-        );
-      default:
-        return new DmaOutOfMemoryError(
-          'ERR_DMAPOOL_NO_MEMORY',
-          `${where}: memory source ${this.#device.memory.name} has no ${String(this.#geometry.allocation)} bytes left ` +
-            `that ${this.#device.name} can reach (mask ${hex(this.#device.dmaMask)}; ${held}); free some, raise the source's limit, or use allocWait()`,
-        );
-    }
-  }
-
-  #openPage(): Refusal | 0 {
-    const memory = this.#device.allocCoherent(this.#geometry.allocation, this.#node);
-    if (memory === null) return NO_MEMORY;
+  /** Makes room for blocks up to `end`, by an eighth at a time: what is never used costs memory too. */
+  #growTables(end: number): boolean {
+    const { words } = this.#list;
     try {
-      // The source is the user's code and may have called the pool: look again at what it may have changed.
-      this.#checkOpen();
-      const slot = this.#freeSlots.at(-1) ?? this.#index.slots;
-      const end = (slot + 1) * this.#perPage;
-      if (end > MAX_BLOCKS) {
-        this.#device.freeCoherent(memory);
-        return AT_LIMIT;
+      if (end > words.length) {
+        const larger = new Int32Array(Math.min(Math.max(end, words.length + (words.length >> 3)), MAX_BLOCKS));
+        larger.set(words);
+        this.#list.replaceWords(larger);
       }
-      this.#growTables(end);
-      this.#index.add(slot, memory.dma);
-      this.#list.words.fill(EMPTY, end - this.#perPage, end);
-      this.#memory[slot] = memory;
-      if (this.#freeSlots.length > 0) this.#freeSlots.pop();
-      this.#fresh.push(slot);
-      this.#hooks?.pageOpened(slot);
-      return 0;
+      this.#list.fitObjects();
+      return true;
     } catch (error) {
-      if (!this.#memory.includes(memory)) this.#device.freeCoherent(memory);
+      // The engine has no array of that length.
+      if (error instanceof RangeError) return false;
       throw error;
     }
   }
 
-  /** Makes room for blocks up to `end`, by an eighth at a time: what is never used costs memory too. */
-  #growTables(end: number): void {
-    const { words } = this.#list;
-    const length = Math.min(Math.max(end, words.length + (words.length >> 3)), MAX_BLOCKS);
-    if (end > words.length) {
-      const larger = new Int32Array(length);
-      larger.set(words);
-      this.#list.replaceWords(larger);
+  /** Lets the hooks have a block that was just taken. False if it was quarantined instead. */
+  #dress(index: number): boolean {
+    const hooks = this.#hooks;
+    if (hooks === null) return true;
+    // Who still has the old handle is found out when using it.
+    if (hooks.renewsHandles) this.#list.dropObject(index);
+    const trouble = hooks.inspect(index);
+    if (trouble !== null) {
+      // Into quarantine first, so that the log finds a pool in order; whatever it does there, look again afterwards.
+      this.#corrupted++;
+      this.#list.uncount(1);
+      this.#quarantine(index, 1);
+      this.#device.report('error', `${this.#options.name} corrupted`, trouble);
+      if (hooks.quarantines || this.#state !== 'open' || this.#list.word(index) !== QUARANTINED) return false;
+      this.#quarantine(index, -1);
+      this.#list.uncount(-1);
     }
-    if (end > this.#list.objects.length) this.#list.growObjects(length);
+    hooks.allocated(index);
+    return true;
+  }
+
+  #quarantine(index: number, change: 1 | -1): void {
+    this.#list.setWord(index, change > 0 ? QUARANTINED : ALLOCATED);
+    this.#list.setOwned(this.#list.owned - change);
+    this.#quarantined += change;
+  }
+
+  prepare(count: number, gfp: Gfp): Refusal | 0 {
+    const refusal = this.#provide(count, gfp);
+    if (refusal < 0) this.#failures++;
+    return refusal;
+  }
+
+  /** Opens pages until `count` blocks can be had; if that fails, those it opened go back. */
+  #provide(count: number, gfp: Gfp): Refusal | 0 {
+    checkGfp(gfp);
+    this.#checkOpen();
+    const opened: number[] = [];
+    try {
+      for (;;) {
+        const { out, owned } = this.#list;
+        const missing = count - (owned - out);
+        if (missing <= Math.min(this.#fresh.count, this.#maxBlocks - owned)) {
+          opened.length = 0;
+          return 0;
+        }
+        if (missing > this.#maxBlocks - owned) return AT_LIMIT;
+        if (gfp === 'atomic') return NO_PAGE_ALLOWED;
+        const slot = this.#openPage();
+        if (slot >= 0) {
+          opened.push(slot);
+          this.#serveWaiters();
+          this.#checkOpen();
+        } else if (count - (this.#list.owned - this.#list.out) >= missing) {
+          // A source under pressure may have freed blocks of this very pool before it gave up: then look again.
+          return slot as Refusal;
+        }
+      }
+    } finally {
+      const untouched = opened.filter(
+        (slot) => this.pages.has(slot * this.#perPage) && this.pages.carvedOf(slot) === 0,
+      );
+      this.#giveBack(untouched, () => undefined);
+    }
+  }
+
+  refused(refusal: number, count = 1): DmaOutOfMemoryError {
+    return refusalError(refusal, count, {
+      label: this.#label,
+      source: this.#device.memory.name,
+      allocation: this.#options.geometry.allocation,
+      mask: this.#device.dmaMask,
+      maxBlocks: this.#maxBlocks,
+      counts: this.account(),
+    });
+  }
+
+  /** Takes a page from the source; its slot, or a refusal. */
+  #openPage(): number {
+    if ((this.pages.nextSlot + 1) * this.#perPage > MAX_BLOCKS) return AT_LIMIT;
+    const { geometry, node } = this.#options;
+    const memory = this.#device.allocCoherent(geometry.allocation, node);
+    if (memory === null) return NO_MEMORY;
+    // The source may have called the pool meanwhile.
+    if (this.#state !== 'open') {
+      this.#device.freeCoherent(memory);
+      this.#checkOpen();
+    }
+    // If this throws, the memory is one that the pool has already: not to be given back.
+    const slot = this.pages.add(memory);
+    const first = slot * this.#perPage;
+    this.#list.words.fill(EMPTY, first, first + this.#perPage);
+    this.#fresh.add(slot, this.#perPage);
+    this.#hooks?.pageOpened(slot);
+    return slot;
   }
 
   // ---- freeing
@@ -257,74 +284,83 @@ export class UnsharedStore implements SlowPath {
   drain(index: number): void {
     if (this.#list.word(index) !== ALLOCATED || (index | 0) !== index) throw this.badFree(index);
     this.#hooks?.freed(index);
-    if (this.#state === 'open' && this.#waiters.length > 0) {
-      // From hand to hand: it never becomes free, so nobody can take it in between.
-      this.#list.passOn();
-      if (this.#dress(index)) this.#waiters.deliver(index);
-      this.#settleWaiters();
+    if (this.#state !== 'open' || this.#waiters.length === 0) {
+      this.#list.push(index);
+      if (this.#state === 'destroyed' && this.#list.out === 0) this.#giveBackAll();
       return;
     }
-    this.#list.push(index);
-    if (this.#state === 'destroyed' && this.account().active === 0) this.#giveBackAll();
+    // From hand to hand: it never becomes free, so nobody can take it in between.
+    this.#list.passOn();
+    if (this.#dress(index)) this.#waiters.deliver(index);
+    // Quarantined instead: that may have made room for another one.
+    else this.#tryAgain();
+    this.#settleWaiters();
   }
 
   badFree(index: number): DmaError {
-    const pool = `${this.#device.name}: pool ${this.#name}`;
-    const word = this.#list.word(index);
-    if (word === undefined || !Number.isInteger(index) || this.#index.baseOf(this.#slotOf(index)) < 0) {
-      if (this.#state === 'gone') {
-        return new DmaDestroyedError(`${pool} was destroyed and its memory given back; there is nothing to free`);
-      }
-      return new DmaArgumentError('index', index, `the index of a block of pool ${this.#name}`);
-    }
-    const block = `block ${String(index)} at ${hex(this.dmaOf(index))}`;
-    const state = word === QUARANTINED ? 'is in quarantine' : 'is not allocated (freed twice?)';
+    if (!this.pages.has(index)) return this.gone ? this.#goneError() : this.pages.noSuchBlock(index);
+    const block = `block ${String(index)} at ${hex(this.pages.dmaOf(index))}`;
+    const quarantined = this.#list.word(index) === QUARANTINED;
     return new DmaBlockError(
       'ERR_DMAPOOL_NOT_ALLOCATED',
-      `${pool}: ${block} ${state}${this.#hooks?.history(index) ?? ''}`,
+      `${this.#label}: ${block} ${quarantined ? 'is in quarantine' : 'is not allocated (freed twice?)'}` +
+        (this.#hooks?.history(index) ?? ''),
     );
+  }
+
+  #goneError(): DmaDestroyedError {
+    return new DmaDestroyedError(`${this.#label} was destroyed and its memory given back; there is nothing to free`);
+  }
+
+  /** Throws if the pool is gone, so that what is left of its blocks gets the error that says so. */
+  checkNotGone(): void {
+    if (this.gone) throw this.#goneError();
   }
 
   // ---- waiting
 
-  /** Waits for a block; `wrap` makes of its index what the caller gets. */
+  /** Waits for a block; `wrap` makes of its index what the caller gets, and does not throw. */
   wait<T>(wrap: (index: number) => T, options: WaitOptions): Promise<T> {
     try {
-      checkWaitOptions(options);
-      options.signal?.throwIfAborted();
+      const checked = checkWaitOptions(options);
+      checked.signal?.throwIfAborted();
+      const give = (index: number): T => {
+        if (checked.zero) this.pages.fill(index, 0);
+        return wrap(index);
+      };
       if (this.#waiters.length === 0) {
         const index = this.#take('kernel');
-        if (index >= 0) return Promise.resolve(wrap(index));
+        if (index >= 0) return Promise.resolve(give(index));
       }
       this.#checkOpen();
+      this.#waits++;
+      this.#list.hold();
+      const waiting = this.#waiters.join(give, checked, () => {
+        this.#settleWaiters();
+      });
+      this.#wishForMemory();
+      return waiting;
     } catch (error) {
       // Rejected as thrown: a signal's reason need not be an Error.
       return Promise.reject(error);
     }
-    this.#waits++;
-    this.#list.hold();
-    const waiting = this.#waiters.join(wrap, options, `${this.#device.name}: pool ${this.#name}`, () => {
-      this.#settleWaiters();
-    });
-    this.#wishForMemory();
-    return waiting;
   }
 
   /** Hears of the next memory that comes back to the source, from this pool or any other. */
   #wishForMemory(): void {
-    if (this.#forgetMemoryWish !== null || !this.#roomForMore()) return;
-    const { memory } = this.#device;
-    this.#forgetMemoryWish =
-      memory.onceAvailable?.(() => {
-        this.#forgetMemoryWish = null;
-        this.#tryAgain();
-      }) ?? null;
+    if (this.#waiters.length === 0 || !this.#roomForMore()) return;
+    try {
+      this.#wish.make();
+    } catch (error) {
+      this.#waiters.failAll(error);
+      this.#settleWaiters();
+    }
   }
 
   #tryAgain(): void {
     try {
-      while (this.#waiters.length > 0 && this.#state === 'open') {
-        if (!this.#roomForMore() || this.#openPage() < 0) break;
+      this.#serveWaiters();
+      while (this.#waiters.length > 0 && this.#state === 'open' && this.#roomForMore() && this.#openPage() >= 0) {
         this.#serveWaiters();
       }
     } catch (error) {
@@ -332,11 +368,11 @@ export class UnsharedStore implements SlowPath {
       this.#waiters.failAll(error);
     }
     this.#settleWaiters();
-    if (this.#waiters.length > 0) this.#wishForMemory();
+    this.#wishForMemory();
   }
 
   #serveWaiters(): void {
-    while (this.#waiters.length > 0) {
+    while (this.#waiters.length > 0 && this.#state === 'open') {
       const index = this.#next();
       if (index < 0) break;
       if (this.#dress(index)) this.#waiters.deliver(index);
@@ -347,8 +383,7 @@ export class UnsharedStore implements SlowPath {
   /** When nobody waits any more, the list goes back to the hot path. */
   #settleWaiters(): void {
     if (this.#waiters.length > 0) return;
-    this.#forgetMemoryWish?.();
-    this.#forgetMemoryWish = null;
+    this.#wish.forget();
     if (this.#state === 'open' && this.#hooks === null) this.#list.release();
   }
 
@@ -357,68 +392,55 @@ export class UnsharedStore implements SlowPath {
   /** Opens pages until `count` blocks can be had without one. */
   reserve(count: number): void {
     checkInteger('count', count, 0, MAX_BLOCKS);
-    const refusal = this.prepare(count, 'kernel');
-    if (refusal < 0) throw this.refused(refusal);
+    const refusal = this.#provide(count, 'kernel');
+    if (refusal < 0) throw this.refused(refusal, count);
   }
 
   /** Gives back every page of which no block is out or in quarantine; returns how many. */
   trim(): number {
     if (this.#state !== 'open') return 0;
-    const idle = this.#slots().filter((slot) => this.#isIdle(slot));
+    const idle = this.pages.slots().filter((slot) => this.#isIdle(slot));
     this.#giveBack(idle);
     return idle.length;
-  }
-
-  /** Slots that hold a page. */
-  #slots(): number[] {
-    const slots: number[] = [];
-    for (let slot = 0; slot < this.#index.slots; slot++) if (this.#index.baseOf(slot) >= 0) slots.push(slot);
-    return slots;
   }
 
   #isIdle(slot: number): boolean {
     const { words } = this.#list;
     const first = slot * this.#perPage;
-    for (let index = first; index < first + this.#index.carvedOf(slot); index++) {
+    for (let index = first; index < first + this.pages.carvedOf(slot); index++) {
       const word = words[index];
       if (word === ALLOCATED || word === QUARANTINED) return false;
     }
     return true;
   }
 
-  /** Everything of ours first, the source last: it is the user's code, and may throw or call the pool. */
-  #giveBack(slots: readonly number[]): void {
+  /** Everything of ours first, the source last. What it throws is thrown after all pages went, or left to `onError`. */
+  #giveBack(slots: readonly number[], onError: (error: unknown) => void = rethrow): void {
     if (slots.length === 0) return;
     const going = new Set(slots);
-    this.#list.filter((index) => !going.has(this.#slotOf(index)));
-    this.#fresh = this.#fresh.slice(this.#freshFirst).filter((slot) => !going.has(slot));
-    this.#freshFirst = 0;
-    const memories: CoherentMemory[] = [];
-    let carved = 0;
+    this.#list.filter((index) => !going.has(this.pages.slotOf(index)));
+    this.#fresh.remove(going, (slot) => this.#perPage - this.pages.carvedOf(slot));
     for (const slot of slots) {
+      const carved = this.pages.carvedOf(slot);
       const first = slot * this.#perPage;
       this.#list.words.fill(ABSENT, first, first + this.#perPage);
-      this.#list.objects.fill(undefined, first, first + this.#perPage);
-      carved += this.#index.carvedOf(slot);
-      memories.push(this.#memory[slot]!);
-      this.#memory[slot] = null;
-      if (slot < this.#pageViews.length) this.#pageViews[slot] = undefined;
+      for (let index = first; index < first + carved; index++) this.#list.dropObject(index);
+      this.#list.setOwned(this.#list.owned - carved);
     }
-    this.#list.setOwned(this.#list.owned - carved);
-    this.#index.remove(slots);
-    // Lowest slot first when they are used again, so that the tables stay dense.
-    this.#freeSlots = [...this.#freeSlots, ...slots].sort((a, b) => b - a);
-    let failed = false;
-    let first: unknown;
+    const errors = this.#freeAll(this.pages.remove(slots));
+    if (errors.length > 0) onError(errors[0]);
+  }
+
+  #freeAll(memories: readonly CoherentMemory[]): unknown[] {
+    const errors: unknown[] = [];
     for (const memory of memories) {
       try {
         this.#device.freeCoherent(memory);
       } catch (error) {
-        first ??= error;
-        failed = true;
+        errors.push(error);
       }
     }
-    if (failed) throw first;
+    return errors;
   }
 
   // ---- the end
@@ -428,7 +450,7 @@ export class UnsharedStore implements SlowPath {
     if (this.#state !== 'open') return;
     this.#state = 'destroyed';
     this.#list.hold();
-    this.#waiters.failAll(new DmaDestroyedError(`${this.#device.name}: pool ${this.#name} was destroyed`));
+    this.#waiters.failAll(new DmaDestroyedError(`${this.#label} was destroyed`));
     this.#settleWaiters();
     const out = this.#indicesOut();
     if (out.length === 0) {
@@ -437,18 +459,26 @@ export class UnsharedStore implements SlowPath {
     }
     this.#forgetReclaim = this.#device.onReclaim(() => {
       this.#forgetReclaim = null;
-      const { pages } = this.#index;
+      const { count } = this.pages;
       this.#giveBackAll();
-      return pages;
+      return count;
     });
-    this.#device.report('error', `${this.#name} busy`, `${this.#name} busy: ${this.holders(out)}`);
-    this.#giveBack(this.#slots().filter((slot) => this.#isIdle(slot)));
+    const idle = this.pages.slots().filter((slot) => this.#isIdle(slot));
+    let failed = false;
+    let failure: unknown;
+    this.#giveBack(idle, (error) => {
+      failed = true;
+      failure = error;
+    });
+    const { name } = this.#options;
+    this.#device.report('error', `${name} busy`, `${name} busy: ${this.holders(out)}`);
+    if (failed) throw failure;
   }
 
   /** Who holds blocks, for messages. */
   holders(out: readonly number[] = this.#indicesOut()): string {
     const known = this.#hooks?.holders(out) ?? '';
-    const blocks = listBlocks(out, (index) => hex(this.dmaOf(index)));
+    const blocks = listBlocks(out, (index) => hex(this.pages.dmaOf(index)));
     const count = `${String(out.length)} ${out.length === 1 ? 'block is' : 'blocks are'} still out`;
     return known === '' ? `${count}: ${blocks} (debug: true tells who allocated them)` : `${count}:${known}`;
   }
@@ -461,118 +491,68 @@ export class UnsharedStore implements SlowPath {
     this.#list.writeOff();
     this.#list.setOwned(this.#list.owned + this.#quarantined);
     this.#quarantined = 0;
-    this.#giveBack(this.#slots());
+    this.#options.onGone();
+    this.#giveBack(this.pages.slots());
   }
 
   #checkOpen(): void {
     if (this.#state !== 'open') {
-      throw new DmaDestroyedError(
-        `${this.#device.name}: pool ${this.#name} was destroyed; it has no more blocks to give`,
-      );
+      throw new DmaDestroyedError(`${this.#label} was destroyed; it has no more blocks to give`);
     }
   }
 
-  // ---- where things are
-
-  #slotOf(index: number): number {
-    // Exact for every index: the half keeps the product at least 1/(2 * blocksPerPage) away from a whole number.
-    return Math.floor((index + 0.5) * this.#perPageInverse);
-  }
-
-  #offsetOf(index: number, slot: number): number {
-    const n = index - slot * this.#perPage;
-    return this.#flat ? n * this.#geometry.blockSize : this.#geometry.offsetOf(n);
-  }
+  // ---- figures, and where things are
 
   dmaOf(index: number): number {
-    const slot = this.#slotOf(index);
-    const base = this.#index.baseOf(slot);
-    return base < 0 || !Number.isInteger(index) ? -1 : base + this.#offsetOf(index, slot);
-  }
-
-  /** Byte offset of a block in its page, -1 if it is in no page. */
-  offsetOf(index: number): number {
-    const slot = this.#slotOf(index);
-    return this.#index.baseOf(slot) < 0 || !Number.isInteger(index) ? -1 : this.#offsetOf(index, slot);
-  }
-
-  /** Index of the block that contains `dma`, handed out or not; -1 if none does. */
-  indexAt(dma: number): number {
-    const slot = this.#index.slotAt(dma);
-    if (slot < 0) return -1;
-    const n = this.#geometry.slotAt(dma - this.#index.baseOf(slot));
-    return n < 0 ? -1 : slot * this.#perPage + n;
-  }
-
-  /** Buffer and place of a block. @throws {@link DmaArgumentError} if it is in no page. */
-  locate(index: number): { buffer: ArrayBuffer | SharedArrayBuffer; byteOffset: number } {
-    const slot = this.#slotOf(index);
-    if (!Number.isInteger(index) || this.#index.baseOf(slot) < 0) {
-      throw new DmaArgumentError('index', index, `the index of a block in one of the pages of pool ${this.#name}`);
-    }
-    const { buffer, byteOffset } = this.#memory[slot]!;
-    return { buffer, byteOffset: byteOffset + this.#offsetOf(index, slot) };
+    const dma = this.pages.dmaOf(index);
+    if (dma < 0) throw this.pages.noSuchBlock(index);
+    return dma;
   }
 
   bytesOf(index: number): Uint8Array<ArrayBuffer | SharedArrayBuffer> {
-    const { buffer, byteOffset } = this.locate(index);
-    return new Uint8Array(buffer, byteOffset, this.#geometry.blockSize);
-  }
-
-  /** A view of a whole page, always the same one. */
-  pageView(slot: number): Uint8Array<ArrayBuffer | SharedArrayBuffer> {
-    const { buffer, byteOffset } = this.#memory[slot]!;
-    return (this.#pageViews[slot] ??= new Uint8Array(buffer, byteOffset, this.#geometry.allocation));
+    return this.pages.bytesOf(index);
   }
 
   fill(index: number, value: number): void {
-    const slot = this.#slotOf(index);
-    const offset = this.#offsetOf(index, slot);
-    this.pageView(slot).fill(value, offset, offset + this.#geometry.blockSize);
-  }
-
-  /** Page slot and offset in it, for code that works on {@link pageView}. */
-  place(index: number): { slot: number; offset: number } {
-    const slot = this.#slotOf(index);
-    return { slot, offset: this.#offsetOf(index, slot) };
+    this.pages.fill(index, value);
   }
 
   /** Indices of all blocks that are out, ascending. */
   #indicesOut(): number[] {
     const { words } = this.#list;
     const out: number[] = [];
-    for (let index = 0; index < this.limit; index++) if (words[index] === ALLOCATED) out.push(index);
+    for (let index = 0; index < words.length; index++) if (words[index] === ALLOCATED) out.push(index);
     return out;
   }
 
-  /** All indices are below this. */
-  get limit(): number {
-    return this.#index.slots * this.#perPage;
-  }
-
   account(): PoolCounts {
-    const { pages } = this.#index;
-    return {
-      active: this.#list.out,
-      blocks: pages * this.#perPage,
-      pages,
-    };
+    const { count } = this.pages;
+    return { active: this.#list.out, blocks: count * this.#perPage, pages: count };
   }
 
   statistics(): PoolStatistics {
     const { active, blocks, pages } = this.account();
-    const { allocations } = this.#list;
+    const { allocations, mostOut } = this.#list;
     return {
       active,
       blocks,
       pages,
-      highWater: this.#list.mostOut,
+      highWater: mostOut,
       allocations,
       frees: allocations - active,
       failures: this.#failures,
+      corrupted: this.#corrupted,
       quarantined: this.#quarantined,
       waits: this.#waits,
       waiting: this.#waiters.length,
     };
   }
+}
+
+function checkGfp(gfp: unknown): void {
+  if (gfp !== 'kernel' && gfp !== 'atomic') throw new DmaArgumentError('gfp', gfp, "'kernel' or 'atomic'");
+}
+
+function rethrow(error: unknown): never {
+  throw error;
 }

@@ -67,7 +67,7 @@ test('managed resources are released in reverse order, each even if another thro
       return true;
     },
   );
-  assert.deepEqual(order, ['fourth', 'third', 'second', 'first', 'added while releasing']);
+  assert.deepEqual(order, ['fourth', 'added while releasing', 'third', 'second', 'first']);
   device.detach();
   assert.equal(order.length, 5);
 });

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Device, DmaPool, HeapMemory } from 'dmapool';
+import { Device, DmaPool, type DmaReleaseError, HeapMemory } from 'dmapool';
 import { throwsCode } from '../support/errors.ts';
+import { FaultyMemory } from '../support/faulty-memory.ts';
 import { RecordingLog } from '../support/log.ts';
 
 function setUp(): { device: Device; memory: HeapMemory; log: RecordingLog; pool: DmaPool<'ring'> } {
@@ -34,8 +35,11 @@ test('a busy destroy says so, keeps the memory of blocks that are out, and takes
   pool.free(blocks[3]!);
   assert.equal(memory.bytesInUse, 0);
   assert.deepEqual(pool.counts(), { active: 0, blocks: 0, pages: 0 });
-  throwsCode('ERR_DMAPOOL_STALE_BLOCK', () => {
+  throwsCode('ERR_DMAPOOL_DESTROYED', () => {
     pool.free(blocks[3]!);
+  });
+  throwsCode('ERR_DMAPOOL_DESTROYED', () => {
+    pool.freeAt(0x1000);
   });
   throwsCode('ERR_DMAPOOL_DESTROYED', () => {
     pool.freeIndex(0);
@@ -54,7 +58,7 @@ test('reclaim, after a reset of the device, takes the rest back', () => {
   assert.equal(device.reclaim(), 1);
   assert.equal(memory.bytesInUse, 4096);
   assert.equal(pool.counts().active, 0);
-  throwsCode('ERR_DMAPOOL_STALE_BLOCK', () => {
+  throwsCode('ERR_DMAPOOL_DESTROYED', () => {
     pool.free(block);
   });
   assert.equal(device.reclaim(), 0);
@@ -91,4 +95,26 @@ test('names count as bytes, and none is cut inside a character', () => {
   const { device } = setUp();
   DmaPool.create('ä'.repeat(20), device, { size: 64 });
   assert.match(device.readAttribute('pools')!, /\nä{15} {4}0 /);
+});
+
+test('the attribute goes with the last pool, but not somebody else’s of that name', () => {
+  const { device, pool } = setUp();
+  device.removeAttribute('pools');
+  device.addAttribute('pools', () => 'mine');
+  pool.destroy();
+  assert.equal(device.readAttribute('pools'), 'mine');
+});
+
+test('reclaim gives back what it can, also when the source throws', () => {
+  const memory = new FaultyMemory();
+  const device = new Device({ name: 'nic', memory, log: new RecordingLog() });
+  for (const name of ['a', 'b', 'c']) {
+    const pool = DmaPool.create(name, device, { size: 64 });
+    pool.alloc();
+    pool.destroy();
+  }
+  memory.onFree = () => 'throw';
+  const error = throwsCode('ERR_DMAPOOL_RELEASE', () => device.reclaim());
+  assert.equal((error as DmaReleaseError).errors.length, 3);
+  assert.equal(memory.live.size, 0);
 });

@@ -214,8 +214,7 @@ class History {
     if (!plan.ok || failing) {
       assert.throws(attempt);
       assert.equal(into.length, 0);
-      // Pages opened before the failure stay, with all their blocks free.
-      this.#model.opened(this.#memory.live.size - pagesBefore);
+      assert.equal(this.#memory.live.size, pagesBefore, 'pages opened before the failure go back');
       return;
     }
     attempt();

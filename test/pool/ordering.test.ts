@@ -33,8 +33,25 @@ test('published words are little-endian and unsigned when consumed', () => {
     publish32(words, 1, 0x8000_0001);
     assert.deepEqual([...new Uint8Array(words.buffer)], [0, 0, 0, 0, 1, 0, 0, 0x80]);
     assert.equal(consume32(words, 1), 0x8000_0001);
-    assert.throws(() => {
-      publish32(words, 2, 0);
-    }, RangeError);
+    for (const index of [2, -1, 0.5, NaN]) {
+      throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => {
+        publish32(words, index, 0);
+      });
+      throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => consume32(words, index));
+    }
+  }
+});
+
+test('halves of what is no address, and places outside the view, are refused', () => {
+  for (const value of [-1, 2 ** 53, 5n]) {
+    throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => lower32Bits(value as number));
+    throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => upper32Bits(value as number));
+  }
+  const view = new DataView(new ArrayBuffer(12));
+  for (const offset of [-1, 5, 0.5]) {
+    throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => {
+      writeAddress64(view, offset, 0);
+    });
+    throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => readAddress64(view, offset));
   }
 });

@@ -1,0 +1,49 @@
+/** The words of the free list, and the list as the slow path sees it. The list itself is in hot-path.ts. */
+
+/** End of the list; also the head of an empty one. */
+export const EMPTY = -1;
+/** Word of a block that is handed out. */
+export const ALLOCATED = -2;
+/** Word of a block that is never handed out again, because something wrote to it while it was free. */
+export const QUARANTINED = -3;
+/** Word of a block whose page was given back. */
+export const ABSENT = -4;
+/** The list as the slow path sees it. Made by {@link openList}, once for each pool. */
+export interface ListControl {
+  /** Word of a block; undefined for what is no index. */
+  word(index: number): number | undefined;
+  setWord(index: number, word: number): void;
+  /** Replaces the words by a larger array that begins with the same ones. */
+  replaceWords(words: Int32Array<ArrayBuffer | SharedArrayBuffer>): void;
+  readonly words: Int32Array<ArrayBuffer | SharedArrayBuffer>;
+  /** Takes the top of the list, held or not; EMPTY if there is none. Counts an allocation. */
+  pop(): number;
+  /** Puts a block on the list, held or not. Its word may be anything before. */
+  push(index: number): void;
+  /** A block goes from one holder to the next: counts a free and an allocation. */
+  passOn(): void;
+  /** All blocks that are out are lost: counts them as given back. */
+  writeOff(): void;
+  /** Puts blocks that were never handed out on the list, which must be empty. */
+  append(first: number, count: number): void;
+  /** Most blocks that were ever out at one time. */
+  readonly mostOut: number;
+  /** Takes back the counting of `count` allocations that were undone. */
+  uncount(count: number): void;
+  /** Keeps of the list, in its order, only the blocks that `keeps` says. */
+  filter(keeps: (index: number) => boolean): void;
+  /** Sends every call to the slow path, until released. */
+  hold(): void;
+  release(): void;
+  /** Drops the object of a block. */
+  dropObject(index: number): void;
+  /** Makes the table of objects as long as that of the words, if there is one. */
+  fitObjects(): void;
+  /** Blocks that are out. */
+  readonly out: number;
+  /** Blocks that are out or on the list: for the slow path to keep. */
+  readonly owned: number;
+  setOwned(count: number): void;
+  /** Blocks ever handed out. */
+  readonly allocations: number;
+}

@@ -1,0 +1,152 @@
+/**
+ * The pages of a pool: where each is, what memory it has, and where in it a block lies.
+ *
+ *     slots          0         1         2 (given back)   3
+ *                 [b0 .. b41][b42 .. b83][  no page     ][b126 .. b167]      block index = slot * blocksPerPage + n
+ */
+import { DmaArgumentError, DmaSourceError, hex } from '../errors.ts';
+import type { CoherentMemory } from '../memory/coherent.ts';
+import type { PoolGeometry } from './geometry.ts';
+import { PageIndex } from './page-index.ts';
+
+type Bytes = Uint8Array<ArrayBuffer | SharedArrayBuffer>;
+
+export class PoolPages {
+  readonly #owner: string;
+  readonly #geometry: PoolGeometry;
+  readonly #index: PageIndex;
+  readonly #perPage: number;
+  readonly #perPageInverse: number;
+  /** Blocks lie back to back from the start of the page: the usual case, and a multiplication instead of divisions. */
+  readonly #flat: boolean;
+  readonly #memory: (CoherentMemory | null)[] = [];
+  /** Views of whole pages, made when first needed; shorter than the slots where none was. */
+  readonly #views: (Bytes | undefined)[] = [];
+  #freeSlots: number[] = [];
+
+  /**
+   * @param owner Device and pool, for messages.
+   * @param unit Bytes to which each page is aligned.
+   */
+  constructor(owner: string, geometry: PoolGeometry, unit: number) {
+    this.#owner = owner;
+    this.#geometry = geometry;
+    this.#index = new PageIndex(unit);
+    this.#perPage = geometry.blocksPerPage;
+    this.#perPageInverse = 1 / this.#perPage;
+    this.#flat = geometry.offsetOf(this.#perPage - 1) === (this.#perPage - 1) * geometry.blockSize;
+  }
+
+  /** Pages there are. */
+  get count(): number {
+    return this.#index.pages;
+  }
+
+  /** All indices are below this. */
+  get limit(): number {
+    return this.#index.slots * this.#perPage;
+  }
+
+  /** Slot of the next page to be added: a free one if there is, so that indices stay dense. */
+  get nextSlot(): number {
+    return this.#freeSlots.at(-1) ?? this.#index.slots;
+  }
+
+  /** Adds a page. Changes nothing when it throws. @throws {@link DmaSourceError} when the pool has a page there. */
+  add(memory: CoherentMemory): number {
+    if (this.#index.slotAt(memory.dma) >= 0) {
+      throw new DmaSourceError(`${this.#owner}: the memory source gave ${hex(memory.dma)}, where the pool has a page`);
+    }
+    const slot = this.nextSlot;
+    this.#index.add(slot, memory.dma);
+    this.#memory[slot] = memory;
+    if (this.#freeSlots.length > 0) this.#freeSlots.pop();
+    return slot;
+  }
+
+  /** Takes pages out, and returns their memory, which is still to be given back. */
+  remove(slots: readonly number[]): CoherentMemory[] {
+    const memories = slots.map((slot) => this.#memory[slot]!);
+    for (const slot of slots) {
+      this.#memory[slot] = null;
+      if (slot < this.#views.length) this.#views[slot] = undefined;
+    }
+    this.#index.remove(slots);
+    // The lowest last, so that it is the next one used.
+    this.#freeSlots = [...this.#freeSlots, ...slots].sort((a, b) => b - a);
+    return memories;
+  }
+
+  /** Slots that hold a page, ascending. */
+  slots(): number[] {
+    const slots: number[] = [];
+    for (let slot = 0; slot < this.#index.slots; slot++) if (this.#index.baseOf(slot) >= 0) slots.push(slot);
+    return slots;
+  }
+
+  /** How many of a page's blocks were ever on the list: they are its first ones. */
+  carvedOf(slot: number): number {
+    return this.#index.carvedOf(slot);
+  }
+
+  setCarved(slot: number, carved: number): void {
+    this.#index.setCarved(slot, carved);
+  }
+
+  /** True for the index of a block that lies in a page. Takes anything. */
+  has(index: number): boolean {
+    return Number.isInteger(index) && this.#index.baseOf(this.slotOf(index)) >= 0;
+  }
+
+  slotOf(index: number): number {
+    // Exact for every index: the half keeps the product at least 1/(2 * blocksPerPage) away from a whole number.
+    return Math.floor((index + 0.5) * this.#perPageInverse);
+  }
+
+  /** Byte offset in its page of a block that lies in one. */
+  offsetOf(index: number): number {
+    const n = index - this.slotOf(index) * this.#perPage;
+    return this.#flat ? n * this.#geometry.blockSize : this.#geometry.offsetOf(n);
+  }
+
+  /** DMA address of a block, -1 if it lies in no page. Takes anything. */
+  dmaOf(index: number): number {
+    return this.has(index) ? this.#index.baseOf(this.slotOf(index)) + this.offsetOf(index) : -1;
+  }
+
+  /** Index of the block that contains `dma`, handed out or not; -1 if none does. */
+  indexAt(dma: number): number {
+    const slot = this.#index.slotAt(dma);
+    if (slot < 0) return -1;
+    const n = this.#geometry.slotAt(dma - this.#index.baseOf(slot));
+    return n < 0 ? -1 : slot * this.#perPage + n;
+  }
+
+  /** A new view of a block. @throws {@link DmaArgumentError} if it lies in no page. */
+  bytesOf(index: number): Bytes {
+    this.check(index);
+    const { buffer, byteOffset } = this.#memory[this.slotOf(index)]!;
+    return new Uint8Array(buffer, byteOffset + this.offsetOf(index), this.#geometry.blockSize);
+  }
+
+  /** A view of a whole page, always the same one. */
+  viewOf(slot: number): Bytes {
+    const { buffer, byteOffset } = this.#memory[slot]!;
+    return (this.#views[slot] ??= new Uint8Array(buffer, byteOffset, this.#geometry.allocation));
+  }
+
+  /** Fills a block that lies in a page. */
+  fill(index: number, value: number): void {
+    const offset = this.offsetOf(index);
+    this.viewOf(this.slotOf(index)).fill(value, offset, offset + this.#geometry.blockSize);
+  }
+
+  /** Throws unless a block of that index lies in a page. */
+  check(index: number): void {
+    if (!this.has(index)) throw this.noSuchBlock(index);
+  }
+
+  noSuchBlock(index: number): DmaArgumentError {
+    return new DmaArgumentError(`${this.#owner}: index`, index, 'the index of a block in one of its pages');
+  }
+}

@@ -1,0 +1,40 @@
+import { DmaOutOfMemoryError, hex } from '../errors.ts';
+import { AT_LIMIT, NO_PAGE_ALLOWED, type PoolCounts } from './slow-path.ts';
+
+/** What there is to say about a pool that has no block. */
+export interface RefusalContext {
+  readonly label: string;
+  readonly source: string;
+  readonly allocation: number;
+  readonly mask: number;
+  readonly maxBlocks: number;
+  readonly counts: PoolCounts;
+}
+
+/** The error for `count` blocks that could not be had. */
+export function refusalError(refusal: number, count: number, context: RefusalContext): DmaOutOfMemoryError {
+  const { label, source, allocation, mask, maxBlocks, counts } = context;
+  const { active, blocks, pages } = counts;
+  const wanted = count === 1 ? 'a block' : `${String(count)} blocks`;
+  const state = `${String(active)} of ${String(blocks)} blocks on ${String(pages)} pages are out`;
+  switch (refusal) {
+    case AT_LIMIT:
+      return new DmaOutOfMemoryError(
+        'ERR_DMAPOOL_LIMIT',
+        count > maxBlocks
+          ? `${label}: ${wanted} are more than its limit of ${String(maxBlocks)}; raise maxBlocks`
+          : `${label}: ${wanted} would exceed its limit of ${String(maxBlocks)} (${state}); free some, raise maxBlocks, or use allocWait()`,
+      );
+    case NO_PAGE_ALLOWED:
+      return new DmaOutOfMemoryError(
+        'ERR_DMAPOOL_NO_FREE_BLOCK',
+        `${label}: ${wanted} would need a new page, and 'atomic' allows none (${state}); reserve() enough beforehand`,
+      );
+    default:
+      return new DmaOutOfMemoryError(
+        'ERR_DMAPOOL_NO_MEMORY',
+        `${label}: memory source ${source} has no ${String(allocation)} bytes left below the mask ${hex(mask)} ` +
+          `(${state}); free some, raise the source's limit, or use allocWait()`,
+      );
+  }
+}

@@ -1,0 +1,158 @@
+/** Callers from JavaScript, whom the types do not bind: everything wrong is a typed error, and changes nothing. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { Device, type DmaBlock, DmaPool, HeapMemory, PoolGeometry } from 'dmapool';
+import { rejectsCode, throwsCode } from '../support/errors.ts';
+
+const junk: unknown[] = [undefined, null, 5, 'text', true, Symbol('s'), 5n, {}, [], () => undefined];
+
+function without<T>(values: readonly T[], ...left: readonly T[]): T[] {
+  return values.filter((value) => !left.includes(value));
+}
+
+const refuse = (action: () => unknown): unknown => throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', action);
+
+test('pools', async () => {
+  const memory = new HeapMemory();
+  const pool: DmaPool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 64 });
+  const block = pool.alloc();
+  const before = pool.statistics();
+  for (const value of junk) {
+    refuse(() => {
+      pool.free(value as DmaBlock);
+    });
+    assert.equal(pool.owns(value as DmaBlock), false);
+    refuse(() => {
+      pool.freeBulk(value === undefined ? [undefined as unknown as DmaBlock] : ([value] as DmaBlock[]));
+    });
+    if (!Array.isArray(value)) {
+      refuse(() => {
+        pool.freeBulk(value as DmaBlock[]);
+      });
+      refuse(() => {
+        pool.allocBulk(value as DmaBlock[], 1);
+      });
+    }
+    refuse(() => {
+      pool.allocIndexBulk(value as Int32Array);
+    });
+    refuse(() => pool.tryAllocIndexBulk(value as Int32Array));
+    refuse(() => {
+      pool.freeIndexBulk(value as Int32Array);
+    });
+    refuse(() => {
+      pool.allocBulk([], value === 5 ? -1 : (value as number));
+    });
+  }
+  for (const value of without(junk, 5)) {
+    refuse(() => {
+      pool.freeIndex(value as number);
+    });
+    refuse(() => pool.dmaOf(value as number));
+    refuse(() => pool.bytesOf(value as number));
+    refuse(() => pool.offsetOf(value as number));
+    refuse(() => pool.indexAt(value as number));
+    refuse(() => {
+      pool.freeAt(value as number);
+    });
+    refuse(() => {
+      pool.reserve(value as number);
+    });
+  }
+  for (const value of [null, 5, 'text', true]) {
+    await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', pool.allocWait(value as unknown as object));
+  }
+  await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', pool.allocWait({ zero: 1 as unknown as boolean }));
+  // What only looks like a block.
+  for (const fake of [
+    new Proxy(block, {}),
+    Object.create(Object.getPrototypeOf(block) as object),
+    { index: block.index },
+  ]) {
+    refuse(() => {
+      pool.free(fake as DmaBlock);
+    });
+  }
+  assert.deepEqual(pool.statistics(), before);
+  pool.free(block);
+});
+
+test('devices', () => {
+  for (const value of without(junk, undefined)) {
+    if (typeof value !== 'object' || value === null) refuse(() => new Device(value as { name: string }));
+    if (typeof value !== 'string') refuse(() => new Device({ name: 'x', path: value as string }));
+    refuse(() => new Device({ name: 'x', memory: value as HeapMemory }));
+    refuse(() => new Device({ name: 'x', log: value as Console }));
+  }
+  refuse(() => new Device(undefined as unknown as { name: string }));
+  const device = new Device({ name: 'x' });
+  for (const value of junk.slice(0, -1)) {
+    refuse(() => device.addAttribute('a', value as () => string));
+    refuse(() => device.addAction(value as () => void));
+    refuse(() => device.onReclaim(value as () => number));
+    refuse(() => device.manage(value as Disposable));
+  }
+  refuse(() => new Device({ name: 'a\nb' }));
+  const odd = { pageSize: 5000, allocCoherent: () => null, freeCoherent: () => undefined, name: 'odd' };
+  refuse(() => new Device({ name: 'x', memory: odd }));
+});
+
+test('geometries', () => {
+  for (const value of without(junk, undefined)) refuse(() => new PoolGeometry(value as { size: number }));
+  refuse(() => new PoolGeometry(undefined as unknown as { size: number }));
+});
+
+test('a mask below memory that the device has is refused', () => {
+  const device = new Device({ name: 'x', memory: new HeapMemory(), dmaMask: 2 ** 40 });
+  const pool = DmaPool.create('p', device, { size: 64 });
+  const block = pool.alloc();
+  assert.ok(block.dma >= 2 ** 32);
+  throwsCode('ERR_DMAPOOL_MASK', () => {
+    device.setDmaMask(0xffff_ffff);
+  });
+  pool.free(block);
+  pool.trim();
+  device.setDmaMask(0xffff_ffff);
+  assert.ok(pool.alloc().dma < 2 ** 32);
+});
+
+test('managed actions without end are stopped', () => {
+  const device = new Device({ name: 'x' });
+  const again = (): void => {
+    device.addAction(again);
+  };
+  again();
+  throwsCode('ERR_DMAPOOL_RELEASE', () => {
+    device.detach();
+  });
+});
+
+test('a limit far below a large page costs tables for the limit, not for the page', () => {
+  const memory = new HeapMemory({ pageSize: 2 ** 26, limit: 2 ** 27 });
+  const pool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 16, maxBlocks: 10 });
+  assert.equal(pool.counts().blocks, 0);
+  const before = process.memoryUsage();
+  for (let i = 0; i < 10; i++) pool.allocIndex();
+  const after = process.memoryUsage();
+  assert.equal(pool.counts().blocks, 2 ** 22);
+  assert.ok(after.heapUsed + after.external - before.heapUsed - before.external < 2 ** 21 + 2 ** 26);
+});
+
+test('reserving many pages, then failing, gives them back', () => {
+  const memory = new HeapMemory({ limit: 2 ** 20 });
+  const pool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 4096 });
+  const held = pool.alloc();
+  throwsCode('ERR_DMAPOOL_NO_MEMORY', () => {
+    pool.reserve(1000);
+  });
+  assert.deepEqual(pool.counts(), { active: 1, blocks: 1, pages: 1 });
+  assert.match(
+    throwsCode('ERR_DMAPOOL_LIMIT', () => {
+      DmaPool.create('q', new Device({ name: 'x', memory }), { size: 64, maxBlocks: 4 }).reserve(5);
+    }).message,
+    /5 blocks are more than its limit of 4; raise maxBlocks/,
+  );
+  pool.reserve(200);
+  assert.equal(pool.counts().pages, 201);
+  pool.free(held);
+});
