@@ -125,6 +125,9 @@ test('a rate limit of ten messages in five seconds for each kind', () => {
   now = 5000;
   assert.equal(allows('a'), true);
   assert.deepEqual(held, [6]);
+  now = 10_000;
+  assert.equal(allows('a'), true);
+  assert.deepEqual(held, [6], 'nothing was held back');
 });
 
 test('messages go to the device’s log, and a log that throws does no harm', (t) => {
@@ -208,4 +211,17 @@ test('the NUMA node is handed to the source', () => {
       [0, 4096],
     ],
   );
+});
+
+test('reclaim asks each who registered, once', () => {
+  const device = new Device({ name: 'x' });
+  let asked = 0;
+  device.onReclaim(() => {
+    asked++;
+    return 2;
+  });
+  device.onReclaim(() => 3)();
+  assert.equal(device.reclaim(), 2);
+  assert.equal(device.reclaim(), 0);
+  assert.equal(asked, 1);
 });

@@ -219,3 +219,26 @@ test('DMAPOOL_DEBUG=1 turns debug mode on, and what is out at the end of the pro
     assert.equal(off.stderr, '');
   }
 });
+
+test('a page that comes to an old place is seen where it is, not where the last one was', () => {
+  const { pool, device } = makePool();
+  pool.free(pool.alloc());
+  assert.equal(pool.trim(), 1);
+  const other = device.allocCoherent(4096);
+  const block = pool.alloc();
+  assert.equal(block.index, 0);
+  assert.ok(all(block, 0xa9));
+  assert.ok(new Uint8Array(other!.buffer, other!.byteOffset, 4096).every((byte) => byte === 0));
+});
+
+test('the figures of a pool that is gone end at nothing', () => {
+  const { pool } = makePool();
+  const block = pool.alloc();
+  const bytes = pool.bytesOf(block.index);
+  pool.free(block);
+  bytes.fill(1);
+  pool.free(pool.alloc());
+  pool.destroy();
+  const { active, blocks, pages, quarantined, corrupted } = pool.statistics();
+  assert.deepEqual([active, blocks, pages, quarantined, corrupted], [0, 0, 0, 0, 1]);
+});
