@@ -19,6 +19,10 @@ export type DmaErrorCode =
   | 'ERR_DMAPOOL_STALE_BLOCK'
   | 'ERR_DMAPOOL_DESTROYED'
   | 'ERR_DMAPOOL_UNALIGNED'
+  | 'ERR_DMAPOOL_NOT_OWNER'
+  | 'ERR_DMAPOOL_BAD_TICKET'
+  | 'ERR_DMAPOOL_NOT_SHARED'
+  | 'ERR_DMAPOOL_NOT_SHAREABLE'
   | 'ERR_DMAPOOL_TIMEOUT'
   | 'ERR_DMAPOOL_EXISTS'
   | 'ERR_DMAPOOL_NOT_MAPPED'
@@ -99,7 +103,9 @@ export class DmaBlockError extends DmaError {
       | 'ERR_DMAPOOL_WRONG_POOL'
       | 'ERR_DMAPOOL_BAD_ADDRESS'
       | 'ERR_DMAPOOL_STALE_BLOCK'
-      | 'ERR_DMAPOOL_UNALIGNED',
+      | 'ERR_DMAPOOL_UNALIGNED'
+      | 'ERR_DMAPOOL_NOT_OWNER'
+      | 'ERR_DMAPOOL_BAD_TICKET',
     message: string,
   ) {
     super(code, message);
@@ -117,6 +123,13 @@ export class DmaDestroyedError extends DmaError {
 export class DmaTimeoutError extends DmaError {
   constructor(message: string) {
     super('ERR_DMAPOOL_TIMEOUT', message);
+  }
+}
+
+/** The pool is not shared between workers (`ERR_DMAPOOL_NOT_SHARED`), or can't be (`ERR_DMAPOOL_NOT_SHAREABLE`). */
+export class DmaSharingError extends DmaError {
+  constructor(code: 'ERR_DMAPOOL_NOT_SHARED' | 'ERR_DMAPOOL_NOT_SHAREABLE', message: string) {
+    super(code, message);
   }
 }
 

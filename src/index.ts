@@ -19,6 +19,7 @@ export {
   DmaMaskError,
   DmaOutOfMemoryError,
   DmaReleaseError,
+  DmaSharingError,
   DmaSourceError,
   DmaTimeoutError,
   IommuFaultError,
@@ -40,4 +41,8 @@ export {
 export { DmaPool, type DmaPoolOptions } from './pool/pool.ts';
 export type { Gfp, PoolCounts } from './pool/slow-path.ts';
 export type { PoolStatistics } from './pool/statistics.ts';
+export type { SharedPoolHandle } from './shared/handle.ts';
+export type { AttachOptions, ShareOptions } from './shared/share.ts';
+export type { DeathReport } from './shared/shared-core.ts';
+export type { WatchableWorker } from './shared/threads.ts';
 export type { WaitOptions } from './pool/wait-queue.ts';

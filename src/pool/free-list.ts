@@ -8,6 +8,7 @@ export const ALLOCATED = -2;
 export const QUARANTINED = -3;
 /** Word of a block whose page was given back. */
 export const ABSENT = -4;
+
 /** The list as the slow path sees it. Made by {@link openList}, once for each pool. */
 export interface ListControl {
   /** Word of a block; undefined for what is no index. */
@@ -44,6 +45,18 @@ export interface ListControl {
   /** Blocks that are out or on the list: for the slow path to keep. */
   readonly owned: number;
   setOwned(count: number): void;
+  /** Sets the word of blocks that are handed out here. */
+  setMark(mark: number): void;
+  /** With so few blocks out, or fewer, a free takes the slow path; below 0: never. */
+  setFewestOut(count: number): void;
+  /** First block of the list, EMPTY if there is none. */
+  readonly top: number;
+  /** Replaces the list by the one that begins there. */
+  setTop(index: number): void;
+  /** A block that is out leaves for good: counts a free. */
+  depart(): void;
+  /** A block comes that is out: counts an allocation. */
+  arrive(): void;
   /** Blocks ever handed out. */
   readonly allocations: number;
 }

@@ -69,6 +69,8 @@ export abstract class HotPath<B extends Indexed = Indexed> {
   #objects: (B | undefined)[] = [];
   // Cold.
   #slow!: SlowPath;
+  /** The mark, also while the list is held. */
+  #ownMark = ALLOCATED;
   #wraps = 0;
   /** Blocks that are out or on the list. */
   #owned = 0;
@@ -448,15 +450,15 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     const words = this.#words;
     for (let i = 0; i < count; i++) {
       const index = from[i]!;
-      if (words[index] !== ALLOCATED) {
+      if (words[index] !== this.#ownMark) {
         const error = this.#slow.badFree(index);
-        for (let k = 0; k < i; k++) words[from[k]!] = ALLOCATED;
+        for (let k = 0; k < i; k++) words[from[k]!] = this.#ownMark;
         throw error;
       }
       // So that a second mention of the same block is seen.
       words[index] = EMPTY;
     }
-    for (let i = 0; i < count; i++) words[from[i]!] = ALLOCATED;
+    for (let i = 0; i < count; i++) words[from[i]!] = this.#ownMark;
     const going = this.borrowScratch(count);
     try {
       going.set(count === from.length ? from : from.subarray(0, count));
@@ -488,7 +490,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
   /** True while the block is handed out. */
   isAllocated(index: number): boolean {
     const word = this.#words[index];
-    return word === ALLOCATED;
+    return word === this.#ownMark;
   }
 
   #out(): number {
@@ -519,7 +521,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
         const next = pool.#words[index]!;
         if (pool.#held) pool.#heldHead = next;
         else pool.#head = next;
-        pool.#words[index] = ALLOCATED;
+        pool.#words[index] = pool.#ownMark;
         pool.#uncount(-1);
         return index;
       },
@@ -582,7 +584,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
         pool.#held = false;
         pool.#head = pool.#heldHead;
         pool.#heldHead = EMPTY;
-        pool.#mark = ALLOCATED;
+        pool.#mark = pool.#ownMark;
       },
       dropObject: (index) => {
         if (index < pool.#objects.length) pool.#objects[index] = undefined;
@@ -599,6 +601,29 @@ export abstract class HotPath<B extends Indexed = Indexed> {
       },
       setOwned: (count) => {
         pool.#owned = count;
+      },
+      setMark: (mark) => {
+        pool.#ownMark = mark;
+        if (!pool.#held) pool.#mark = mark;
+      },
+      setFewestOut: (count) => {
+        pool.#fewestOut = count;
+      },
+      get top() {
+        return pool.#held ? pool.#heldHead : pool.#head;
+      },
+      setTop: (index) => {
+        if (pool.#held) pool.#heldHead = index;
+        else pool.#head = index;
+      },
+      depart: () => {
+        pool.#mostOut = Math.max(pool.#mostOut, pool.#out());
+        pool.#frees = (pool.#frees + 1) & COUNT_MASK;
+        pool.#owned--;
+      },
+      arrive: () => {
+        pool.#uncount(-1);
+        pool.#owned++;
       },
       get allocations() {
         return pool.#wraps * COUNT_RANGE + pool.#allocations;

@@ -84,6 +84,11 @@ export class PoolPages {
     return slots;
   }
 
+  /** Memory of the pages, in the order of their slots, of which none is free. */
+  memories(): CoherentMemory[] {
+    return this.#memory.map((memory) => memory!);
+  }
+
   /** How many of a page's blocks were ever on the list: they are its first ones. */
   carvedOf(slot: number): number {
     return this.#index.carvedOf(slot);

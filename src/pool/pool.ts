@@ -2,7 +2,7 @@ import { checkInteger } from '../arguments.ts';
 import { Device } from '../device/device.ts';
 import { NUMA_NO_NODE } from '../device/mask.ts';
 import type { DmaError } from '../errors.ts';
-import { DmaArgumentError, DmaBlockError, hex } from '../errors.ts';
+import { DmaArgumentError, DmaBlockError, DmaSharingError, hex } from '../errors.ts';
 import { HotPath, MAX_BLOCKS, openList } from './hot-path.ts';
 import { type DmaBlock, isBlock, makeBlock } from './block.ts';
 import { DebugHooks, type DebugOptions } from './debug-hooks.ts';
@@ -12,6 +12,11 @@ import { InitHooks } from './hooks.ts';
 import { listPool, unlistPool } from './pools-attribute.ts';
 import type { Gfp, PoolCounts } from './slow-path.ts';
 import type { PoolStatistics } from './statistics.ts';
+import { type AttachOptions, attachStore, openHandle, type ShareOptions, shareStore } from '../shared/share.ts';
+import type { SharedPoolHandle } from '../shared/handle.ts';
+import type { DeathReport } from '../shared/shared-core.ts';
+import type { WatchableWorker } from '../shared/threads.ts';
+import type { PoolStore, Sharing } from './pool-store.ts';
 import { UnsharedStore } from './unshared-store.ts';
 import type { WaitOptions } from './wait-queue.ts';
 
@@ -52,8 +57,8 @@ export class DmaPool<N extends string = string>
   extends HotPath<DmaBlock<N>>
   implements Disposable, Iterable<DmaBlock<N>>
 {
-  readonly #store: UnsharedStore;
-  readonly #debug: DebugHooks | null;
+  #store!: PoolStore;
+  #debug: DebugHooks | null = null;
   #forgetManaged: (() => boolean) | null = null;
 
   /** Name, as given; shown in messages and in the device's `pools` attribute. */
@@ -67,11 +72,17 @@ export class DmaPool<N extends string = string>
   /** Most blocks that may be out at one time. */
   readonly maxBlocks: number;
 
-  private constructor(name: N, device: Device, options: DmaPoolOptions) {
+  private constructor(name: N, device: Device, geometry: PoolGeometry, node: number, maxBlocks: number) {
     super(new Int32Array(0));
     this.name = name;
     this.device = device;
-    this.geometry = new PoolGeometry({ ...options, pageSize: device.memory.pageSize });
+    this.geometry = geometry;
+    this.node = node;
+    this.maxBlocks = maxBlocks;
+  }
+
+  static #make<const N extends string>(name: N, device: Device, options: DmaPoolOptions): DmaPool<N> {
+    const geometry = new PoolGeometry({ ...options, pageSize: device.memory.pageSize });
     const { maxBlocks = MAX_BLOCKS, node = device.numaNode, initOnAlloc = false, initOnFree = false } = options;
     const { debug: debugWanted = debugByEnvironment() } = options;
     checkInteger('maxBlocks', maxBlocks, 1, MAX_BLOCKS);
@@ -79,24 +90,15 @@ export class DmaPool<N extends string = string>
     checkBoolean('initOnAlloc', initOnAlloc);
     checkBoolean('initOnFree', initOnFree);
     const debug = debugOptions(debugWanted);
-    this.node = node;
-    this.maxBlocks = maxBlocks;
-    const store = new UnsharedStore({
-      name,
-      device,
-      geometry: this.geometry,
-      node,
-      maxBlocks,
-      list: openList(this),
-      onGone: () => {
-        forgetAtExit(this);
-      },
-    });
-    this.#store = store;
-    this.#debug =
-      debug === null ? null : new DebugHooks(name, this.geometry.blockSize, store.pages, debug, initOnAlloc);
-    if (this.#debug !== null) {
-      store.setHooks(this.#debug);
+    const pool = new DmaPool(name, device, geometry, node, maxBlocks);
+    const list = openList(pool);
+    const onGone = (): void => {
+      forgetAtExit(pool);
+    };
+    const store = new UnsharedStore({ name, device, geometry, node, maxBlocks, list, onGone });
+    if (debug !== null) {
+      pool.#debug = new DebugHooks(name, geometry.blockSize, store.pages, debug, initOnAlloc);
+      store.setHooks(pool.#debug);
     } else if (initOnAlloc || initOnFree) {
       store.setHooks(
         new InitHooks(initOnAlloc, initOnFree, (index) => {
@@ -104,7 +106,9 @@ export class DmaPool<N extends string = string>
         }),
       );
     }
-    this.attach(store);
+    pool.#store = store;
+    pool.attach(store);
+    return pool;
   }
 
   /**
@@ -123,7 +127,7 @@ export class DmaPool<N extends string = string>
     if (typeof options !== 'object' || options === null) {
       throw new DmaArgumentError('options', options, 'an object with at least a size');
     }
-    const pool = new DmaPool(name, device, options);
+    const pool = DmaPool.#make(name, device, options);
     listPool(device, pool);
     if (pool.#debug !== null) reportAtExit(pool);
     return pool;
@@ -332,6 +336,154 @@ export class DmaPool<N extends string = string>
     for (let index = 0; index < this.#store.pages.limit; index++) if (this.isAllocated(index)) yield index;
   }
 
+  // ---- one pool, many workers
+
+  /**
+   * Shares the pool with other workers, and returns a handle to post to them. There `DmaPool.attach(handle)` gives the
+   * same pool, on the same blocks. Called again, or in a worker that attached, it gives a handle for workers of that one.
+   *
+   * All pages that the pool may ever have (`maxBlocks`) are reserved now. Each worker keeps some free blocks at hand (a
+   * magazine), so that taking and giving are as fast as in a pool of one thread.
+   *
+   * @throws {@link DmaSharingError} `ERR_DMAPOOL_NOT_SHAREABLE` without `maxBlocks`, in debug mode or with init-on-alloc
+   *   or -free, while somebody waits, or where the runtime or the memory source can't share memory.
+   * @throws {@link DmaOutOfMemoryError} when the source has not so many pages. Nothing is changed then.
+   *
+   * @example
+   * ```ts
+   * const pool = DmaPool.create('rx', new Device({ name: 'eth0' }), { size: 2048, maxBlocks: 1024 });
+   * const handle = pool.share(); // worker.postMessage(handle), and in the worker DmaPool.attach(handle)
+   * console.log(handle.name); // rx
+   * ```
+   */
+  share(options: ShareOptions = {}): SharedPoolHandle {
+    const store = this.#store;
+    if (store instanceof UnsharedStore) {
+      const { name, device, geometry, node, maxBlocks } = this;
+      const shared = shareStore({ name, device, geometry, node, maxBlocks, store, list: openList(this) }, options);
+      this.#store = shared;
+      this.attach(shared);
+    }
+    return this.#sharing.handle();
+  }
+
+  /**
+   * Attaches to a pool that another worker shares.
+   *
+   * @param handle What `share()` gave there, as it came through `postMessage`.
+   * @throws {@link DmaArgumentError} for anything else, or a handle of another version of this package.
+   * @throws {@link DmaOutOfMemoryError} when 62 workers are attached already.
+   */
+  static attach<N extends string = string>(handle: SharedPoolHandle, options: AttachOptions = {}): DmaPool<N> {
+    const attached = openHandle(handle, options);
+    const { name, node, maxBlocks } = attached.handle;
+    const pool = new DmaPool(name as N, attached.device, attached.geometry, node, maxBlocks);
+    const store = attachStore(attached, openList(pool));
+    pool.#store = store;
+    pool.attach(store);
+    listPool(attached.device, pool);
+    return pool;
+  }
+
+  get #sharing(): Sharing {
+    const { sharing } = this.#store;
+    if (sharing === null) {
+      throw new DmaSharingError(
+        'ERR_DMAPOOL_NOT_SHARED',
+        `${this.device.name}: pool ${this.name} is not shared; call share() first`,
+      );
+    }
+    return sharing;
+  }
+
+  /**
+   * Puts a block on its way to another worker: who calls `accept` with the number returned owns it then, and nobody may
+   * free it until then. It stays this worker's if this one dies first.
+   *
+   * @returns A whole number below 2^53, good for one `accept`.
+   * @throws {@link DmaBlockError} as {@link free}, `ERR_DMAPOOL_NOT_OWNER` when it is another worker's.
+   */
+  transfer(block: DmaBlock<N>): number {
+    if (!isBlock(block) || !this.isCurrent(block)) throw this.notOurs(block);
+    return this.#sharing.transfer(block.index);
+  }
+
+  /** {@link transfer} in the index form. */
+  transferIndex(index: number): number {
+    checkInteger('index', index, 0, MAX_BLOCKS);
+    return this.#sharing.transfer(index);
+  }
+
+  /**
+   * Takes a block that another worker put on its way. What that one wrote to the block is seen here.
+   *
+   * @throws {@link DmaBlockError} `ERR_DMAPOOL_BAD_TICKET` when it is not on its way: accepted already, or its giver died.
+   */
+  accept(ticket: number): DmaBlock<N> {
+    return this.objectOf(this.#sharing.accept(ticket));
+  }
+
+  /** {@link accept} in the index form. */
+  acceptIndex(ticket: number): number {
+    return this.#sharing.accept(ticket);
+  }
+
+  /**
+   * {@link transferIndex} for many: puts a ticket for each of `from[0..count)` into `tickets`. All of them, or none.
+   */
+  transferIndexBulk(from: Int32Array, tickets: Float64Array, count: number = from.length): void {
+    const sharing = this.#sharing;
+    checkTickets(tickets, from, count);
+    for (let i = 0; i < count; i++) {
+      try {
+        tickets[i] = sharing.transfer(from[i]!);
+      } catch (error) {
+        // What is on its way comes back, for nobody has its ticket yet.
+        for (let k = 0; k < i; k++) sharing.accept(tickets[k]!);
+        throw error;
+      }
+    }
+  }
+
+  /** {@link acceptIndex} for many: takes all of `tickets[0..count)` and puts their indices into `into`, or none. */
+  acceptIndexBulk(tickets: Float64Array, into: Int32Array, count: number = tickets.length): void {
+    const sharing = this.#sharing;
+    checkTickets(tickets, into, count);
+    sharing.acceptAll(tickets, into, count);
+  }
+
+  /**
+   * Has the end of a worker noticed: its free blocks come back, and what it had out is reported and kept until
+   * {@link reclaim}. Workers that this thread makes after `share` or `attach` are watched by themselves where the runtime
+   * tells of them (Node).
+   *
+   * @param worker A Worker of `node:worker_threads` that was not ended yet.
+   */
+  watch(worker: WatchableWorker): void {
+    this.#sharing.watch(worker);
+  }
+
+  /** Says that a thread ended, where nothing else can. @returns What it had out. */
+  workerEnded(thread: number): readonly DeathReport[] {
+    checkInteger('thread', thread, 0, Number.MAX_SAFE_INTEGER);
+    return this.#sharing.workerEnded(thread);
+  }
+
+  /** Number of this worker in the shared pool, from 1 up, for messages. */
+  get worker(): number {
+    return this.#sharing.worker;
+  }
+
+  /**
+   * Takes back what dead workers had out. For when no device writes there any more, such as after its reset;
+   * `device.reclaim()` does it too.
+   *
+   * @returns How many blocks.
+   */
+  reclaim(): number {
+    return this.#sharing.reclaim();
+  }
+
   /** Active, blocks, pages: what the `pools` attribute shows. */
   counts(): PoolCounts {
     return this.#store.account();
@@ -379,6 +531,12 @@ function checkBulk(argument: string, array: readonly unknown[], count: number | 
   if (count === undefined && argument === 'blocks') return array.length;
   checkInteger('count', count, 0, most);
   return count;
+}
+
+function checkTickets(tickets: Float64Array, indices: Int32Array, count: number): void {
+  if (!(tickets instanceof Float64Array)) throw new DmaArgumentError('tickets', tickets, 'a Float64Array');
+  if (!(indices instanceof Int32Array)) throw new DmaArgumentError('indices', indices, 'an Int32Array');
+  checkInteger('count', count, 0, Math.min(tickets.length, indices.length));
 }
 
 function checkBoolean(argument: string, value: unknown): void {

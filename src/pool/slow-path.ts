@@ -35,8 +35,8 @@ export interface SlowPath {
    */
   refill(gfp: Gfp): number;
 
-  /** Makes sure that the next `count` takes succeed, or returns why not. */
-  prepare(count: number, gfp: Gfp): Refusal | 0;
+  /** Makes sure that the next `count` takes succeed, or returns why not: a {@link Refusal}. */
+  prepare(count: number, gfp: Gfp): number;
 
   /** A block came back whose word is not the plain mark, or the list is full. Frees it some other way, or throws. */
   drain(index: number): void;

@@ -18,6 +18,7 @@ import {
   DmaDestroyedError,
   type DmaError,
   type DmaOutOfMemoryError,
+  DmaSharingError,
   hex,
 } from '../errors.ts';
 import type { CoherentMemory } from '../memory/coherent.ts';
@@ -28,16 +29,9 @@ import { ABSENT, ALLOCATED, EMPTY, type ListControl, QUARANTINED } from './free-
 import { MAX_BLOCKS } from './hot-path.ts';
 import { MemoryWish } from './memory-wish.ts';
 import { PoolPages } from './pool-pages.ts';
+import type { PoolStore } from './pool-store.ts';
 import { refusalError } from './refusal.ts';
-import {
-  AT_LIMIT,
-  type Gfp,
-  NO_MEMORY,
-  NO_PAGE_ALLOWED,
-  type PoolCounts,
-  type Refusal,
-  type SlowPath,
-} from './slow-path.ts';
+import { AT_LIMIT, type Gfp, NO_MEMORY, NO_PAGE_ALLOWED, type PoolCounts, type Refusal } from './slow-path.ts';
 import type { PoolStatistics } from './statistics.ts';
 import { checkWaitOptions, type WaitOptions, WaitQueue } from './wait-queue.ts';
 
@@ -61,7 +55,7 @@ const CARVED_AT_ONCE = 256;
 
 type State = 'open' | 'destroyed' | 'gone';
 
-export class UnsharedStore implements SlowPath {
+export class UnsharedStore implements PoolStore {
   readonly #options: StoreOptions;
   readonly #device: Device;
   readonly #list: ListControl;
@@ -72,6 +66,7 @@ export class UnsharedStore implements SlowPath {
   readonly #fresh = new FreshBlocks();
   readonly #waiters: WaitQueue;
   readonly pages: PoolPages;
+  readonly sharing: null = null;
   #hooks: BlockHooks | null = null;
   #state: State = 'open';
   readonly #wish: MemoryWish;
@@ -473,6 +468,48 @@ export class UnsharedStore implements SlowPath {
     const { name } = this.#options;
     this.#device.report('error', `${name} busy`, `${name} busy: ${this.holders(out)}`);
     if (failed) throw failure;
+  }
+
+  // ---- becoming a shared pool
+
+  /**
+   * Takes pages until there are `count`, in slots without a gap, and gives up its memory to who shares the pool. Changes nothing
+   * when it throws.
+   */
+  surrender(count: number): { memories: CoherentMemory[]; added: number[] } {
+    this.#checkOpen();
+    if (this.#hooks !== null || this.#waiters.length > 0) {
+      throw new DmaSharingError(
+        'ERR_DMAPOOL_NOT_SHAREABLE',
+        `${this.#label}: pools with debug, initOnAlloc or initOnFree, or for which somebody waits, can't be shared`,
+      );
+    }
+    const opened: number[] = [];
+    try {
+      while (this.pages.count < Math.max(count, this.pages.limit / this.#perPage)) {
+        const slot = this.#openPage();
+        if (slot < 0) throw this.refused(slot);
+        opened.push(slot);
+      }
+    } catch (error) {
+      this.#giveBack(opened, () => undefined);
+      throw error;
+    }
+    this.#state = 'gone';
+    return { memories: this.pages.memories(), added: opened };
+  }
+
+  /** The pool could not be shared after all: it goes on as before, without the pages that were added. */
+  resume(added: readonly number[]): void {
+    this.#state = 'open';
+    this.#giveBack(added);
+  }
+
+  /** Gives surrendered memory back to the source. */
+  releaseAll(memories: readonly CoherentMemory[]): void {
+    const errors = this.#freeAll(memories);
+    this.#options.onGone();
+    if (errors.length > 0) throw errors[0];
   }
 
   /** Who holds blocks, for messages. */

@@ -67,15 +67,16 @@ export class WaitQueue {
    * Joins the queue.
    *
    * @param give Turns the index into what the caller gets, at the moment of delivery. Does not throw.
-   * @param left Called when somebody gave up.
+   * @param left Called when this one gave up, with the place in the queue that it had.
    */
-  join<T>(give: (index: number) => T, options: CheckedWaitOptions, left: () => void): Promise<T> {
+  join<T>(give: (index: number) => T, options: CheckedWaitOptions, left: (position: number) => void): Promise<T> {
     const { signal, timeout } = options;
     return new Promise<T>((resolve, reject) => {
       let timer: ReturnType<typeof setTimeout> | undefined;
       const giveUp = (error: unknown): void => {
+        const position = [...this.#waiters].indexOf(waiter);
         waiter.fail(error);
-        left();
+        left(position);
       };
       const leave = (): void => {
         this.#waiters.delete(waiter);

@@ -1,0 +1,62 @@
+import { DmaArgumentError } from '../errors.ts';
+
+/**
+ * What `pool.share()` gives: all that another worker needs to attach to the pool. It goes through `postMessage` (its
+ * buffers are shared, not copied) and is good as long as the pool lives. Treat it as opaque.
+ */
+export interface SharedPoolHandle {
+  /** Layout of what follows; two versions of this package may differ in it. */
+  readonly dmapool: number;
+  readonly name: string;
+  readonly size: number;
+  readonly align: number;
+  readonly boundary: number;
+  readonly pageSize: number;
+  readonly node: number;
+  readonly maxBlocks: number;
+  /** Blocks that a worker keeps at hand. */
+  readonly magazine: number;
+  readonly device: {
+    readonly name: string;
+    readonly path: string;
+    readonly dmaMask: number;
+    readonly numaNode: number;
+  };
+  readonly control: SharedArrayBuffer;
+  readonly buffers: readonly SharedArrayBuffer[];
+  /** For each page: DMA address, number of the buffer, byte offset in it. */
+  readonly pages: Float64Array;
+  /** Worker that shared it: the one that hears of the end of those it is given to. */
+  readonly parent: number;
+}
+
+/** Numbers a page takes in {@link SharedPoolHandle.pages}. */
+export const PER_PAGE_ENTRY = 3;
+
+/** Throws unless `handle` has the shape of a handle. */
+export function checkHandle(handle: unknown): asserts handle is SharedPoolHandle {
+  const { dmapool, pages, buffers, device } = (handle ?? {}) as Partial<SharedPoolHandle>;
+  if (
+    typeof dmapool !== 'number' ||
+    !(pages instanceof Float64Array) ||
+    !Array.isArray(buffers) ||
+    device === undefined
+  ) {
+    throw new DmaArgumentError('handle', handle, 'a handle from pool.share(), as it came through postMessage');
+  }
+}
+
+/** Bits of an index in a ticket. */
+const INDEX_RANGE = 2 ** 23;
+const WORKER_RANGE = 64;
+
+/** A block on its way, as one number: nonce of the transfer, number of the giver, index. */
+export function encodeTicket(nonce: number, giver: number, index: number): number {
+  return (nonce * WORKER_RANGE + giver) * INDEX_RANGE + index;
+}
+
+/** What a ticket says. Any number gives something; whether it is a block on its way is for the words to say. */
+export function decodeTicket(ticket: number): { nonce: number; giver: number; index: number } {
+  const upper = Math.floor(ticket / INDEX_RANGE);
+  return { index: ticket % INDEX_RANGE, giver: upper % WORKER_RANGE, nonce: Math.floor(upper / WORKER_RANGE) };
+}

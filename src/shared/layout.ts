@@ -1,0 +1,167 @@
+/**
+ * What the workers of one pool share: a control block in one SharedArrayBuffer.
+ *
+ *     int32 words   header | worker slots | tickets of those who wait | words: one a block
+ *     bytes         owners: one a block
+ *
+ * The word of a block is what the hot path reads and writes: the next free block, or a mark that says who has it.
+ * Its owner says in whose hands or magazine it is, and is written under the lock only. Together they leave no moment
+ * at which a block is nobody's, so that a worker may be killed between any two stores:
+ *
+ *     owner   word                 the block is
+ *     0       next or EMPTY        in the depot
+ *     w       next or EMPTY        in the magazine of worker w
+ *     w       markOf(w)            handed out by worker w
+ *     w       flightOf(w, nonce)   on its way from worker w to whoever accepts it
+ */
+import { DmaArgumentError } from '../errors.ts';
+
+/** Worker slots: numbers 1 to this. */
+export const MAX_WORKERS = 62;
+/** Most blocks of a shared pool: a ticket has 23 bits for the index. */
+export const MAX_SHARED_BLOCKS: number = 2 ** 23;
+/** Most who can wait at one time. */
+export const MAX_TICKETS = 4096;
+
+/** What a control block begins with; another layout has another number. */
+export const VERSION = 0x444d_4101;
+
+// Int32 indices in the header.
+export const H_VERSION = 0;
+/** Worker that holds the lock; 0: nobody. */
+export const H_LOCK = 1;
+/** Workers parked on the lock. */
+export const H_SLEEPERS = 2;
+/** OPEN or DESTROYED. */
+export const H_STATE = 3;
+export const H_MAX_BLOCKS = 4;
+export const H_PER_PAGE = 5;
+/** Pages opened so far: always the first ones. */
+export const H_PAGES = 6;
+/** Pages there can be. */
+export const H_MAX_PAGES = 7;
+/** Blocks ever carved: always the first ones. */
+export const H_CARVED = 8;
+/** First block of the depot, EMPTY if none. */
+export const H_DEPOT = 9;
+export const H_DEPOT_COUNT = 10;
+/** Counts events that others should look at: somebody waits, or the pool was destroyed. */
+export const H_EVENTS = 11;
+/** Counts what may end a wait: blocks came to the depot, a page was opened, somebody gave up. */
+export const H_SUPPLY = 12;
+/** Next ticket to be given, and the first one not served; both modulo 2^30. */
+export const H_TICKET_NEXT = 13;
+export const H_TICKET_HEAD = 14;
+export const H_FAILURES = 15;
+export const H_WAITS = 16;
+/** Allocations of workers that left, in two words of 30 bits. */
+export const H_PAST = 17;
+export const H_PAST_HIGH = 18;
+/** Most blocks that were ever in hands and magazines, but for the magazine of the one who counted. */
+export const H_HIGH_WATER = 19;
+const HEADER_WORDS = 24;
+
+export const OPEN = 0;
+export const DESTROYED = 1;
+
+// Int32 indices in a worker's slot.
+export const W_STATE = 0;
+/** The thread's number, as the platform gives it. */
+export const W_THREAD = 1;
+/** Worker whose thread made this one, and which therefore hears of its end; 0: not known. */
+export const W_PARENT = 2;
+/** Blocks in its magazine, at its last slow call. */
+export const W_IDLE = 3;
+/** Allocations so far, in two words of 30 bits, at its last slow call. */
+export const W_ALLOCATIONS = 4;
+export const W_ALLOCATIONS_HIGH = 5;
+const SLOT_WORDS = 8;
+
+// States of a slot.
+export const NO_WORKER = 0;
+export const ATTACHED = 1;
+/** Its thread ended. What it had handed out stays so until it is reclaimed. */
+export const DEAD = 2;
+/** This and the thread's number: about to attach. */
+export const CLAIMED = 16;
+
+/** Word of a block that worker `w` handed out. */
+export function markOf(w: number): number {
+  return -16 - w;
+}
+
+const FLIGHT_BASE = 128;
+/** Nonces of transfers, so that a ticket is good for one transfer only. */
+export const NONCES: number = 2 ** 24;
+
+/** Word of a block on its way from worker `w`. */
+export function flightOf(w: number, nonce: number): number {
+  return -FLIGHT_BASE - (nonce * 64 + w);
+}
+
+/** The worker that a word names, 0 for the word of a free block. */
+export function holderOf(word: number): number {
+  if (word > -16) return 0;
+  return word > -FLIGHT_BASE ? -16 - word : (-FLIGHT_BASE - word) % 64;
+}
+
+/** True for the word of a block on its way. */
+export function isFlight(word: number): boolean {
+  return word <= -FLIGHT_BASE;
+}
+
+/** Int32 index of a worker's slot. */
+export function slotAt(w: number): number {
+  return HEADER_WORDS + (w - 1) * SLOT_WORDS;
+}
+
+const TICKETS_AT: number = HEADER_WORDS + MAX_WORKERS * SLOT_WORDS;
+
+/** Int32 index of a ticket: the worker that holds it, 0 if it was given up or served. */
+export function ticketAt(ticket: number): number {
+  return TICKETS_AT + (ticket % MAX_TICKETS);
+}
+
+const WORDS_AT: number = TICKETS_AT + MAX_TICKETS;
+
+/** The views of a control block. */
+export interface Control {
+  readonly buffer: SharedArrayBuffer;
+  readonly header: Int32Array<SharedArrayBuffer>;
+  readonly words: Int32Array<SharedArrayBuffer>;
+  readonly owners: Uint8Array<SharedArrayBuffer>;
+}
+
+/** Makes a control block for a pool of at most `maxBlocks` blocks on `maxPages` pages. */
+export function createControl(maxBlocks: number, perPage: number, maxPages: number): Control {
+  const blocks = maxPages * perPage;
+  const buffer = new SharedArrayBuffer((WORDS_AT + blocks) * 4 + blocks);
+  const header = new Int32Array(buffer, 0, WORDS_AT);
+  header[H_VERSION] = VERSION;
+  header[H_MAX_BLOCKS] = maxBlocks;
+  header[H_PER_PAGE] = perPage;
+  header[H_MAX_PAGES] = maxPages;
+  header[H_DEPOT] = -1;
+  return viewsOf(buffer, blocks);
+}
+
+/** The views of a control block that came from another worker. @throws {@link DmaArgumentError} if it is none of ours. */
+export function attachControl(buffer: unknown): Control {
+  if (!(buffer instanceof SharedArrayBuffer) || buffer.byteLength < WORDS_AT * 4) {
+    throw new DmaArgumentError('handle', buffer, 'a handle from pool.share(), as it came through postMessage');
+  }
+  const header = new Int32Array(buffer, 0, WORDS_AT);
+  if (header[H_VERSION] !== VERSION) {
+    throw new DmaArgumentError('handle version', header[H_VERSION], `${String(VERSION)}; use one version of dmapool`);
+  }
+  return viewsOf(buffer, header[H_MAX_PAGES]! * header[H_PER_PAGE]!);
+}
+
+function viewsOf(buffer: SharedArrayBuffer, blocks: number): Control {
+  return {
+    buffer,
+    header: new Int32Array(buffer, 0, WORDS_AT),
+    words: new Int32Array(buffer, WORDS_AT * 4, blocks),
+    owners: new Uint8Array(buffer, (WORDS_AT + blocks) * 4, blocks),
+  };
+}

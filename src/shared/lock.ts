@@ -1,0 +1,70 @@
+/**
+ * The one lock of a shared pool. It knows who holds it, so that it can be taken over from a worker that died with it.
+ *
+ * Atomics on the lock's word are what orders memory between workers: whatever one wrote before it released the lock,
+ * the next holder sees (ECMAScript memory model: the store that releases synchronizes with the compareExchange that
+ * reads it). All of the pool's shared state but the words of a worker's own blocks is written under it.
+ */
+import { DmaTimeoutError } from '../errors.ts';
+import { DEAD, H_LOCK, H_SLEEPERS, slotAt, W_STATE } from './layout.ts';
+
+/** Tries before parking: a holder on another CPU is through in less than this. */
+const SPINS = 200;
+/** Milliseconds parked before looking again: a death is seen without being told. */
+const PARK = 2;
+/** Milliseconds after which a holder that is not known to be dead is reported. */
+const PATIENCE = 5000;
+
+export class PoolLock {
+  readonly #header: Int32Array<SharedArrayBuffer>;
+  readonly #me: number;
+  readonly #mayPark: boolean;
+
+  /**
+   * @param me Number of this worker.
+   * @param mayPark False where a thread must not park: in a browser's window, and where others' deaths are reported.
+   */
+  constructor(header: Int32Array<SharedArrayBuffer>, me: number, mayPark: boolean) {
+    this.#header = header;
+    this.#me = me;
+    this.#mayPark = mayPark;
+  }
+
+  /**
+   * Takes the lock. True if it was taken over from a worker that died with it: then what it protects must be mended.
+   *
+   * @throws {@link DmaTimeoutError} when somebody alive holds it for seconds; nothing is taken then.
+   */
+  acquire(): boolean {
+    for (let tries = 0; tries < SPINS; tries++) {
+      if (Atomics.compareExchange(this.#header, H_LOCK, 0, this.#me) === 0) return false;
+    }
+    return this.#acquireSlowly();
+  }
+
+  #acquireSlowly(): boolean {
+    const deadline = performance.now() + PATIENCE;
+    for (;;) {
+      const holder = Atomics.compareExchange(this.#header, H_LOCK, 0, this.#me);
+      if (holder === 0) return false;
+      if (Atomics.load(this.#header, slotAt(holder) + W_STATE) === DEAD) {
+        if (Atomics.compareExchange(this.#header, H_LOCK, holder, this.#me) === holder) return true;
+      } else if (this.#mayPark) {
+        Atomics.add(this.#header, H_SLEEPERS, 1);
+        Atomics.wait(this.#header, H_LOCK, holder, PARK);
+        Atomics.sub(this.#header, H_SLEEPERS, 1);
+      }
+      if (performance.now() > deadline) {
+        throw new DmaTimeoutError(
+          `the pool's lock is held by worker ${String(holder)} for more than ${String(PATIENCE)} ms`,
+        );
+      }
+    }
+  }
+
+  release(): void {
+    Atomics.store(this.#header, H_LOCK, 0);
+    // A worker that was killed while parked stays counted: then a notify is wasted now and then, no more.
+    if (Atomics.load(this.#header, H_SLEEPERS) !== 0) Atomics.notify(this.#header, H_LOCK, 1);
+  }
+}

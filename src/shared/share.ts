@@ -1,0 +1,243 @@
+/** How a pool becomes a shared one, and how another worker attaches to it. */
+import { checkInteger } from '../arguments.ts';
+import { Device } from '../device/device.ts';
+import { DmaOutOfMemoryError, DmaSharingError } from '../errors.ts';
+import type { CoherentAllocator, CoherentMemory } from '../memory/coherent.ts';
+import { naturalAlignment } from '../device/device.ts';
+import { ABSENT, ALLOCATED, EMPTY, type ListControl } from '../pool/free-list.ts';
+import { PoolGeometry } from '../pool/geometry.ts';
+import { PoolPages } from '../pool/pool-pages.ts';
+import type { UnsharedStore } from '../pool/unshared-store.ts';
+import { checkHandle, PER_PAGE_ENTRY, type SharedPoolHandle } from './handle.ts';
+import {
+  attachControl,
+  type Control,
+  createControl,
+  H_CARVED,
+  H_DEPOT,
+  H_DEPOT_COUNT,
+  H_HIGH_WATER,
+  H_PAGES,
+  markOf,
+  MAX_SHARED_BLOCKS,
+  VERSION,
+} from './layout.ts';
+import { Depot } from './depot.ts';
+import { PoolLock } from './lock.ts';
+import { SharedStore } from './shared-store.ts';
+import { currentThread, mayPark } from './threads.ts';
+import { Workers } from './workers.ts';
+
+/** How to share a pool. */
+export interface ShareOptions {
+  /** Most free blocks that a worker keeps at hand, 2 to 65536. Default: an eighth of `maxBlocks`, 8 to 256. */
+  readonly magazine?: number;
+}
+
+/** How to attach to a shared pool. */
+export interface AttachOptions {
+  /** This worker's device. Default: one made from what the handle says, which logs to the console. */
+  readonly device?: Device;
+}
+
+/** Worker number of the one who shares. */
+const CREATOR = 1;
+const MOST_MAGAZINE = 65_536;
+
+/** What `share` needs of a pool. */
+export interface Shareable {
+  readonly name: string;
+  readonly device: Device;
+  readonly geometry: PoolGeometry;
+  readonly node: number;
+  readonly maxBlocks: number;
+  readonly store: UnsharedStore;
+  readonly list: ListControl;
+}
+
+/**
+ * Turns the store of one thread into a shared one. All pages that the pool may ever have are taken from the source now,
+ * so that any worker can open the next one without a message; what was never touched costs the system no memory.
+ */
+export function shareStore(pool: Shareable, options: ShareOptions): SharedStore {
+  const { name, device, geometry, node, maxBlocks, store, list } = pool;
+  const label = `${device.name}: pool ${name}`;
+  if (typeof SharedArrayBuffer === 'undefined') {
+    throw new DmaSharingError(
+      'ERR_DMAPOOL_NOT_SHAREABLE',
+      `${label}: there is no SharedArrayBuffer here (a web page needs cross-origin isolation)`,
+    );
+  }
+  if (maxBlocks > MAX_SHARED_BLOCKS) {
+    throw new DmaSharingError(
+      'ERR_DMAPOOL_NOT_SHAREABLE',
+      `${label}: create it with maxBlocks, at most ${String(MAX_SHARED_BLOCKS)}: all its pages are reserved when it is shared`,
+    );
+  }
+  const { magazine = Math.min(256, Math.max(8, maxBlocks >> 3)) } = options;
+  checkInteger('magazine', magazine, 2, MOST_MAGAZINE);
+  const perPage = geometry.blocksPerPage;
+  const opened = store.pages.limit / perPage;
+  const { memories, added } = store.surrender(Math.ceil(maxBlocks / perPage));
+  const buffers: SharedArrayBuffer[] = [];
+  const table = new Float64Array(memories.length * PER_PAGE_ENTRY);
+  for (const [page, { dma, buffer, byteOffset }] of memories.entries()) {
+    if (!(buffer instanceof SharedArrayBuffer)) {
+      store.resume(added);
+      throw new DmaSharingError(
+        'ERR_DMAPOOL_NOT_SHAREABLE',
+        `${label}: memory source ${device.memory.name} gives memory that no other worker can see`,
+      );
+    }
+    let at = buffers.indexOf(buffer);
+    if (at < 0) at = buffers.push(buffer) - 1;
+    table.set([dma, at, byteOffset], page * PER_PAGE_ENTRY);
+  }
+  const control = createControl(maxBlocks, perPage, memories.length);
+  fillControl(control, list, opened, perPage, maxBlocks);
+  new Workers(control.header).claim(currentThread(), 0);
+  const handle: SharedPoolHandle = {
+    dmapool: VERSION,
+    name,
+    size: geometry.size,
+    align: geometry.align,
+    boundary: geometry.boundary,
+    pageSize: device.memory.pageSize,
+    node,
+    maxBlocks,
+    magazine,
+    device: { name: device.name, path: device.path, dmaMask: device.dmaMask, numaNode: device.numaNode },
+    control: control.buffer,
+    buffers,
+    pages: table,
+    parent: CREATOR,
+  };
+  return new SharedStore({
+    name,
+    device,
+    geometry,
+    maxBlocks,
+    pages: store.pages,
+    control,
+    list,
+    worker: CREATOR,
+    magazine,
+    mayPark: mayPark(),
+    handle,
+    release: () => {
+      store.releaseAll(memories);
+    },
+  });
+}
+
+/** The list of the one thread becomes the depot; what is out stays out, with the one who shares. */
+function fillControl(control: Control, list: ListControl, opened: number, perPage: number, maxBlocks: number): void {
+  const { header, words, owners } = control;
+  const blocks = opened * perPage;
+  const order: number[] = [];
+  for (let index = list.top; index >= 0; index = list.word(index)!) order.push(index);
+  const listed = new Set(order);
+  for (let index = 0; index < blocks; index++) {
+    if (list.word(index) === ALLOCATED) {
+      words[index] = markOf(CREATOR);
+      owners[index] = CREATOR;
+    } else if (!listed.has(index)) {
+      order.push(index);
+    }
+  }
+  // A page may have more blocks than the limit allows.
+  const usable = Math.min(order.length, maxBlocks - list.out);
+  for (const [i, index] of order.entries()) {
+    words[index] = i >= usable ? ABSENT : i + 1 < usable ? order[i + 1]! : EMPTY;
+  }
+  header[H_DEPOT] = usable > 0 ? order[0]! : EMPTY;
+  header[H_DEPOT_COUNT] = usable;
+  header[H_CARVED] = blocks;
+  header[H_PAGES] = opened;
+  header[H_HIGH_WATER] = list.mostOut;
+  list.replaceWords(words);
+  list.fitObjects();
+  list.setTop(EMPTY);
+  list.setOwned(list.out);
+}
+
+/** What an attached pool is made of. */
+export interface Attached {
+  readonly device: Device;
+  readonly geometry: PoolGeometry;
+  readonly handle: SharedPoolHandle;
+  readonly control: Control;
+}
+
+/** Reads a handle; the worker's slot is taken by {@link attachStore}. */
+export function openHandle(handle: unknown, options: AttachOptions): Attached {
+  checkHandle(handle);
+  const control = attachControl(handle.control);
+  const { size, align, boundary, pageSize } = handle;
+  const device = options.device ?? new Device({ ...handle.device, memory: new NoMemory(pageSize) });
+  return { device, handle, control, geometry: new PoolGeometry({ size, align, boundary, pageSize }) };
+}
+
+/** Takes a worker's slot and makes its side of the pool. */
+export function attachStore({ device, geometry, handle, control }: Attached, list: ListControl): SharedStore {
+  const { name, pageSize, maxBlocks, magazine } = handle;
+  const label = `${device.name}: pool ${name}`;
+  const pages = new PoolPages(label, geometry, naturalAlignment(geometry.allocation, pageSize));
+  for (let at = 0; at < handle.pages.length; at += PER_PAGE_ENTRY) {
+    pages.add({
+      dma: handle.pages[at]!,
+      buffer: handle.buffers[handle.pages[at + 1]!]!,
+      byteOffset: handle.pages[at + 2]!,
+      size: geometry.allocation,
+    });
+  }
+  const workers = new Workers(control.header);
+  // Not anybody yet, so it takes the lock in the name of the slot it is about to take.
+  const worker = takeSlot(control, workers, handle.parent);
+  if (worker === 0) throw new DmaOutOfMemoryError('ERR_DMAPOOL_LIMIT', `${label}: too many workers are attached`);
+  list.replaceWords(control.words);
+  return new SharedStore({
+    name,
+    device,
+    geometry,
+    maxBlocks,
+    pages,
+    control,
+    list,
+    worker,
+    magazine,
+    mayPark: mayPark(),
+    handle: { ...handle, parent: worker },
+    release: null,
+  });
+}
+
+function takeSlot(control: Control, workers: Workers, parent: number): number {
+  const worker = workers.claim(currentThread(), parent);
+  if (worker === 0) return 0;
+  const lock = new PoolLock(control.header, worker, mayPark());
+  if (lock.acquire()) new Depot(control).mend();
+  lock.release();
+  return worker;
+}
+
+/** In place of a memory source in workers that attach: the pool's pages are all there are. */
+class NoMemory implements CoherentAllocator {
+  readonly name: string = 'attached';
+  readonly pageSize: number;
+
+  constructor(pageSize: number) {
+    this.pageSize = pageSize;
+  }
+
+  allocCoherent(): null {
+    return null;
+  }
+
+  freeCoherent(memory: CoherentMemory): void {
+    throw new DmaSharingError(
+      'ERR_DMAPOOL_NOT_SHARED',
+      `no memory was given here, so ${String(memory.dma)} can’t come back`,
+    );
+  }
+}

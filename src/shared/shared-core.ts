@@ -1,0 +1,389 @@
+/**
+ * What the workers of a shared pool do to their shared state; no promises, no messages, no objects of the user's. The
+ * systematic interleaving tests run this very file.
+ *
+ *     worker 1                 worker 2                      depot (under the lock)
+ *     magazine: hot path       magazine: hot path            list of free blocks, fresh blocks, new pages
+ *        |  empty: take half  <------------------------------   |
+ *        |  full: give half   ------------------------------->  |
+ *
+ * Each worker's magazine is the very list of an unshared pool, in words that only this worker writes; half of one goes
+ * to or from the depot at a time, so the lock is paid for once in many calls.
+ */
+import { EMPTY, type ListControl } from '../pool/free-list.ts';
+import { AT_LIMIT, type Gfp, NO_PAGE_ALLOWED, type Refusal } from '../pool/slow-path.ts';
+import { Depot } from './depot.ts';
+import {
+  ATTACHED,
+  type Control,
+  DEAD,
+  DESTROYED,
+  flightOf,
+  H_EVENTS,
+  H_FAILURES,
+  H_HIGH_WATER,
+  H_MAX_BLOCKS,
+  H_MAX_PAGES,
+  H_PAGES,
+  H_PER_PAGE,
+  H_STATE,
+  H_SUPPLY,
+  H_WAITS,
+  holderOf,
+  markOf,
+  NONCES,
+} from './layout.ts';
+import { PoolLock } from './lock.ts';
+import { Tickets } from './tickets.ts';
+import { Workers } from './workers.ts';
+
+/** The pool was destroyed: in place of an index or a refusal. */
+export const POOL_DESTROYED = -10;
+/** Too many wait: in place of a ticket. */
+export const QUEUE_FULL = -1;
+
+/** What became of a worker that died. */
+export interface DeathReport {
+  /** Its number in the pool. */
+  readonly worker: number;
+  /** The thread's number, as the platform gave it. */
+  readonly thread: number;
+  /** Indices of the blocks it had handed out. They stay so until `reclaim`, since a device may still write there. */
+  readonly out: readonly number[];
+}
+
+/** What one worker's side of a pool is made of. */
+export interface SharedCoreOptions {
+  readonly control: Control;
+  readonly list: ListControl;
+  /** This worker's number. */
+  readonly worker: number;
+  /** Most blocks in its magazine; at least 2. */
+  readonly magazine: number;
+  readonly mayPark: boolean;
+}
+
+export class SharedCore {
+  readonly #header: Int32Array<SharedArrayBuffer>;
+  readonly #words: Int32Array<SharedArrayBuffer>;
+  readonly #owners: Uint8Array<SharedArrayBuffer>;
+  readonly #list: ListControl;
+  readonly #me: number;
+  readonly #mark: number;
+  readonly #magazine: number;
+  readonly #lock: PoolLock;
+  readonly #depot: Depot;
+  readonly #workers: Workers;
+  readonly #tickets: Tickets;
+  #nonce = 0;
+  /** Blocks that came from other workers: handed out, but not by an allocation here. */
+  #arrivals = 0;
+
+  constructor(options: SharedCoreOptions) {
+    const { control, list, worker, magazine, mayPark } = options;
+    this.#header = control.header;
+    this.#words = control.words;
+    this.#owners = control.owners;
+    this.#list = list;
+    this.#me = worker;
+    this.#mark = markOf(worker);
+    this.#magazine = magazine;
+    this.#lock = new PoolLock(control.header, worker, mayPark);
+    this.#depot = new Depot(control);
+    this.#workers = new Workers(control.header);
+    this.#tickets = new Tickets(control.header);
+    list.setMark(this.#mark);
+    this.#setLimit();
+  }
+
+  #enter(): void {
+    if (this.#lock.acquire()) this.#depot.mend();
+  }
+
+  #leave(): void {
+    const { owned, out } = this.#list;
+    const idle = owned - out;
+    this.#workers.publish(this.#me, idle, this.allocations);
+    const inHands = this.#depot.away - idle;
+    if (inHands > this.#header[H_HIGH_WATER]!) this.#header[H_HIGH_WATER] = inHands;
+    this.#lock.release();
+  }
+
+  // ---- taking
+
+  /** The magazine is empty: takes half of one from the depot. Returns one of its blocks, or why not. */
+  refill(gfp: Gfp): number {
+    this.#enter();
+    const refusal = this.#fetch(this.#magazine >> 1, gfp);
+    if (refusal < 0) this.#header[H_FAILURES] = this.#header[H_FAILURES]! + 1;
+    this.#leave();
+    return refusal < 0 ? refusal : this.#list.pop();
+  }
+
+  /** Makes sure that `count` blocks are in the magazine, or says why not; then it has what it had. */
+  prepare(count: number, gfp: Gfp): number {
+    this.#enter();
+    let refusal = 0;
+    while (refusal === 0 && this.#list.owned - this.#list.out < count) {
+      refusal = this.#fetch(count - (this.#list.owned - this.#list.out), gfp);
+    }
+    if (refusal < 0) this.#header[H_FAILURES] = this.#header[H_FAILURES]! + 1;
+    this.#leave();
+    return refusal;
+  }
+
+  /** Up to `wanted` blocks from the depot, or fresh ones, or a new page's, onto the magazine. Under the lock. */
+  #fetch(wanted: number, gfp: Gfp): number {
+    if (this.#header[H_STATE] === DESTROYED) return POOL_DESTROYED;
+    // Who waits comes before who asks now.
+    if (this.#tickets.first() >= 0) return AT_LIMIT;
+    return this.#fetchInTurn(wanted, gfp);
+  }
+
+  #fetchInTurn(wanted: number, gfp: Gfp): number {
+    let count = Math.min(wanted, this.#depot.count);
+    if (count > 0) {
+      this.#own(this.#depot.take(this.#me, count, this.#list.top), count);
+      return 0;
+    }
+    if (this.#depot.fresh === 0) {
+      const refusal = this.#openPage(gfp);
+      if (refusal < 0) return refusal;
+    }
+    count = Math.min(wanted, this.#depot.fresh);
+    this.#own(this.#depot.carve(this.#me, count, this.#list.top), count);
+    return 0;
+  }
+
+  #own(first: number, count: number): void {
+    this.#list.setTop(first);
+    this.#list.setOwned(this.#list.owned + count);
+    this.#setLimit();
+  }
+
+  /** A free that would make the magazine overflow takes the slow path; so does each one while somebody waits. */
+  #setLimit(): void {
+    this.#list.setFewestOut(this.#tickets.any ? MANY : this.#list.owned - this.#magazine);
+  }
+
+  /** Looks again whether somebody waits; what idles here is for them. Called at every turn of the event loop. */
+  heed(): void {
+    if (this.#tickets.any) this.giveBack(this.#list.owned - this.#list.out);
+    this.#setLimit();
+  }
+
+  #openPage(gfp: Gfp): Refusal | 0 {
+    const pages = this.#header[H_PAGES]!;
+    if (pages >= this.#header[H_MAX_PAGES]!) return AT_LIMIT;
+    if (pages * this.#header[H_PER_PAGE]! >= this.#header[H_MAX_BLOCKS]!) return AT_LIMIT;
+    if (gfp === 'atomic') return NO_PAGE_ALLOWED;
+    this.#header[H_PAGES] = pages + 1;
+    return 0;
+  }
+
+  // ---- giving
+
+  /** The magazine is full, or somebody waits: takes a block back, and gives half a magazine or all of it away. */
+  spill(index: number): void {
+    this.#list.push(index);
+    const idle = this.#list.owned - this.#list.out;
+    this.giveBack(this.#tickets.any ? idle : idle > this.#magazine ? this.#magazine >> 1 : 0);
+  }
+
+  /** Gives the first `count` blocks of the magazine, or as many as it has, to the depot. */
+  giveBack(count: number): void {
+    const first = this.#list.top;
+    if (count > 0 && first >= 0) {
+      let last = first;
+      let taken = 1;
+      for (; taken < count && this.#words[last] !== EMPTY; taken++) last = this.#words[last]!;
+      const rest = this.#words[last]!;
+      this.#enter();
+      this.#depot.give(first, last, taken);
+      this.#list.setTop(rest);
+      this.#list.setOwned(this.#list.owned - taken);
+      this.#leave();
+      this.#announce(H_SUPPLY);
+    }
+    this.#setLimit();
+  }
+
+  #announce(event: number): void {
+    Atomics.add(this.#header, event, 1);
+    Atomics.notify(this.#header, event);
+  }
+
+  // ---- waiting
+
+  /** Joins the queue; QUEUE_FULL or POOL_DESTROYED if that can't be. */
+  draw(): number {
+    this.#enter();
+    const ticket = this.#header[H_STATE] === DESTROYED ? POOL_DESTROYED : this.#tickets.draw(this.#me);
+    if (ticket >= 0) this.#header[H_WAITS] = this.#header[H_WAITS]! + 1;
+    this.#leave();
+    this.#setLimit();
+    // Others are to give away what idles in their magazines.
+    this.#announce(H_EVENTS);
+    return ticket;
+  }
+
+  /** A block, if it is this ticket's turn and there is one; else a refusal, AT_LIMIT for "not yet". */
+  serve(ticket: number): number {
+    this.#enter();
+    let result: number = AT_LIMIT;
+    if (this.#header[H_STATE] === DESTROYED) result = POOL_DESTROYED;
+    else if (this.#tickets.first() === ticket) {
+      result = this.#list.top >= 0 ? 0 : this.#fetchInTurn(1, 'kernel');
+      if (result === 0) {
+        result = this.#list.pop();
+        this.#tickets.drop(ticket);
+      }
+    }
+    this.#leave();
+    this.#setLimit();
+    // The next one in the queue may be served now.
+    if (result >= 0) this.#announce(H_SUPPLY);
+    return result;
+  }
+
+  /** Leaves the queue. */
+  giveUp(ticket: number): void {
+    this.#enter();
+    this.#tickets.drop(ticket);
+    this.#leave();
+    this.#setLimit();
+    this.#announce(H_SUPPLY);
+  }
+
+  // ---- from worker to worker
+
+  /** Puts a block that this worker handed out on its way; the nonce tells this transfer from others. -1: not ours. */
+  transfer(index: number): number {
+    if (this.#words[index] !== this.#mark) return -1;
+    this.#nonce = (this.#nonce + 1) % NONCES;
+    this.#list.depart();
+    this.#setLimit();
+    // Releases: what was written to the block before is seen by whoever accepts it.
+    Atomics.store(this.#words, index, flightOf(this.#me, this.#nonce));
+    return this.#nonce;
+  }
+
+  /** Takes a block on its way; false if it is on its way no more, or its giver died. */
+  accept(index: number, giver: number, nonce: number): boolean {
+    this.#enter();
+    const arrived = this.#arrive(index, flightOf(giver, nonce), giver);
+    this.#leave();
+    return arrived;
+  }
+
+  /** {@link accept} for many, under one lock: all of them, or none. */
+  acceptAll(
+    count: number,
+    indexOf: (i: number) => number,
+    giverOf: (i: number) => number,
+    wordOf: (i: number) => number,
+  ): boolean {
+    this.#enter();
+    let arrived = true;
+    for (let i = 0; i < count && arrived; i++) arrived = this.#onItsWay(indexOf(i), wordOf(i), giverOf(i));
+    for (let i = 0; i < count && arrived; i++) this.#arrive(indexOf(i), wordOf(i), giverOf(i));
+    this.#leave();
+    return arrived;
+  }
+
+  #onItsWay(index: number, word: number, giver: number): boolean {
+    return Atomics.load(this.#words, index) === word && this.#workers.stateOf(giver) === ATTACHED;
+  }
+
+  #arrive(index: number, word: number, giver: number): boolean {
+    if (!this.#onItsWay(index, word, giver)) return false;
+    this.#owners[index] = this.#me;
+    this.#words[index] = this.#mark;
+    this.#list.arrive();
+    this.#arrivals++;
+    this.#setLimit();
+    return true;
+  }
+
+  // ---- the end of workers and of the pool
+
+  /** A thread ended. Its magazine, and those of the workers below it, return to the depot. */
+  bury(thread: number): DeathReport[] {
+    this.#workers.bury(thread);
+    this.#enter();
+    const reports: DeathReport[] = [];
+    for (const worker of this.#workers.in(DEAD)) {
+      this.#tickets.dropAllOf(worker);
+      const out = this.#depot.recover(worker);
+      reports.push({ worker, thread: this.#workers.threadOf(worker), out });
+      if (out.length === 0) this.#workers.release(worker);
+    }
+    this.#leave();
+    this.#announce(H_SUPPLY);
+    return reports;
+  }
+
+  /** After a reset of the device: what dead workers had handed out comes back. Returns how many blocks. */
+  reclaim(): number {
+    this.#enter();
+    let count = 0;
+    for (const worker of this.#workers.in(DEAD)) {
+      count += this.#depot.reclaim(worker);
+      this.#workers.release(worker);
+    }
+    this.#leave();
+    this.#announce(H_SUPPLY);
+    return count;
+  }
+
+  /** This worker leaves in good order; its blocks that are out are as those of a dead one. Returns their indices. */
+  detach(): number[] {
+    this.#enter();
+    const out = this.#depot.recover(this.#me);
+    this.#tickets.dropAllOf(this.#me);
+    if (out.length === 0) this.#workers.release(this.#me);
+    else this.#workers.leave(this.#me);
+    this.#list.setTop(EMPTY);
+    this.#list.setOwned(this.#list.out);
+    this.#lock.release();
+    this.#announce(H_SUPPLY);
+    return out;
+  }
+
+  /** No block is handed out any more. False if that was so before. */
+  destroy(): boolean {
+    this.#enter();
+    const open = this.#header[H_STATE] !== DESTROYED;
+    this.#header[H_STATE] = DESTROYED;
+    this.#leave();
+    this.#announce(H_EVENTS);
+    this.#announce(H_SUPPLY);
+    return open;
+  }
+
+  /** Has the creator of a destroyed pool look whether it is still in use. */
+  announceEnd(): void {
+    this.#announce(H_EVENTS);
+  }
+
+  get destroyed(): boolean {
+    return Atomics.load(this.#header, H_STATE) === DESTROYED;
+  }
+
+  // ---- figures
+
+  /** Allocations by this worker so far. */
+  get allocations(): number {
+    return this.#list.allocations - this.#arrivals;
+  }
+
+  /** Indices of the blocks that are out or on their way, of all workers; exact when nobody works. */
+  indicesOut(): number[] {
+    const out: number[] = [];
+    for (let index = 0; index < this.#words.length; index++) if (holderOf(this.#words[index]!) !== 0) out.push(index);
+    return out;
+  }
+}
+
+/** More than there can be. */
+const MANY = 2 ** 30 - 1;

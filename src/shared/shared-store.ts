@@ -1,0 +1,474 @@
+/** What a shared pool is to one worker: the shared core with promises, messages and errors around it. */
+import { checkInteger } from '../arguments.ts';
+import type { Device } from '../device/device.ts';
+import { DmaBlockError, DmaDestroyedError, type DmaError, DmaOutOfMemoryError, hex } from '../errors.ts';
+import type { ListControl } from '../pool/free-list.ts';
+import type { PoolGeometry } from '../pool/geometry.ts';
+import { listBlocks } from '../pool/hooks.ts';
+import { MAX_BLOCKS } from '../pool/hot-path.ts';
+import type { PoolPages } from '../pool/pool-pages.ts';
+import type { PoolStore, Sharing } from '../pool/pool-store.ts';
+import { refusalError } from '../pool/refusal.ts';
+import { AT_LIMIT, type Gfp, type PoolCounts } from '../pool/slow-path.ts';
+import type { PoolStatistics } from '../pool/statistics.ts';
+import { checkWaitOptions, type WaitOptions, WaitQueue } from '../pool/wait-queue.ts';
+import { decodeTicket, encodeTicket, type SharedPoolHandle } from './handle.ts';
+import {
+  ATTACHED,
+  type Control,
+  flightOf,
+  H_EVENTS,
+  H_FAILURES,
+  H_HIGH_WATER,
+  H_PAGES,
+  H_SUPPLY,
+  H_WAITS,
+  holderOf,
+  isFlight,
+  MAX_WORKERS,
+  NO_WORKER,
+} from './layout.ts';
+import { type DeathReport, POOL_DESTROYED, SharedCore } from './shared-core.ts';
+import { onceChanged, onWorkerMade, watchWorker, type WatchableWorker } from './threads.ts';
+import { Tickets } from './tickets.ts';
+import { Workers } from './workers.ts';
+
+/** What one worker's side of a shared pool is made of. */
+export interface SharedStoreOptions {
+  readonly name: string;
+  readonly device: Device;
+  readonly geometry: PoolGeometry;
+  readonly maxBlocks: number;
+  readonly pages: PoolPages;
+  readonly control: Control;
+  readonly list: ListControl;
+  readonly worker: number;
+  readonly magazine: number;
+  readonly mayPark: boolean;
+  /** What this worker gives to others. */
+  readonly handle: SharedPoolHandle;
+  /** Gives the memory back; null in workers that attached. */
+  readonly release: (() => void) | null;
+}
+
+/** Milliseconds after which those who wait, and those who may be asked to share, look again without being told. */
+const LOOK_AGAIN = 100;
+
+export class SharedStore implements PoolStore, Sharing {
+  readonly #options: SharedStoreOptions;
+  readonly #header: Int32Array<SharedArrayBuffer>;
+  readonly #label: string;
+  readonly #core: SharedCore;
+  readonly #workers: Workers;
+  readonly #queue: Tickets;
+  readonly #waiters: WaitQueue;
+  /** Tickets of those who wait here, in the order of `#waiters`. */
+  readonly #tickets: number[] = [];
+  readonly pages: PoolPages;
+  #left = false;
+  #released = false;
+  #listening = false;
+  #forgetWorkers: () => void;
+  #forgetReclaim: () => void;
+
+  constructor(options: SharedStoreOptions) {
+    const { control, device, list, magazine, mayPark, name, pages, worker } = options;
+    this.#options = options;
+    this.#header = control.header;
+    this.#label = `${device.name}: pool ${name}`;
+    this.pages = pages;
+    this.#core = new SharedCore({ control, list, worker, magazine, mayPark });
+    this.#workers = new Workers(control.header);
+    this.#queue = new Tickets(control.header);
+    this.#waiters = new WaitQueue(this.#label);
+    this.#forgetWorkers = onWorkerMade((made) => {
+      this.watch(made);
+    });
+    this.#forgetReclaim = device.onReclaim(() => this.#reclaimPages());
+    this.#heedEvents();
+  }
+
+  get sharing(): Sharing {
+    return this;
+  }
+
+  handle(): SharedPoolHandle {
+    this.#checkNotLeft();
+    return this.#options.handle;
+  }
+
+  get worker(): number {
+    return this.#options.worker;
+  }
+
+  get gone(): boolean {
+    return this.#released || this.#left;
+  }
+
+  // ---- allocating and freeing
+
+  refill(gfp: Gfp): number {
+    this.#checkNotLeft();
+    const index = this.#core.refill(gfp);
+    if (index === POOL_DESTROYED) throw this.#destroyedError();
+    return index;
+  }
+
+  prepare(count: number, gfp: Gfp): number {
+    this.#checkNotLeft();
+    const refusal = this.#core.prepare(count, gfp);
+    if (refusal === POOL_DESTROYED) throw this.#destroyedError();
+    return refusal;
+  }
+
+  drain(index: number): void {
+    const { list } = this.#options;
+    if (this.#left || !this.#isMine(index)) throw this.badFree(index);
+    this.#core.spill(index);
+    if (this.#waiters.length > 0) this.#pump();
+    if (this.#core.destroyed && list.out === 0) this.#last();
+  }
+
+  #isMine(index: number): boolean {
+    const word = this.#options.control.words[index];
+    return Number.isInteger(index) && word !== undefined && holderOf(word) === this.worker && !isFlight(word);
+  }
+
+  badFree(index: number): DmaError {
+    if (!this.pages.has(index)) return this.pages.noSuchBlock(index);
+    const word = Atomics.load(this.#options.control.words, index);
+    const holder = holderOf(word);
+    const block = `${this.#label}: block ${String(index)} at ${hex(this.pages.dmaOf(index))}`;
+    if (holder === 0) {
+      return new DmaBlockError('ERR_DMAPOOL_NOT_ALLOCATED', `${block} is not allocated (freed twice?)`);
+    }
+    const thread = String(this.#workers.threadOf(holder));
+    return new DmaBlockError(
+      'ERR_DMAPOOL_NOT_OWNER',
+      isFlight(word)
+        ? `${block} is on its way from worker ${String(holder)} (thread ${thread}); who accepts it may free it`
+        : `${block} belongs to worker ${String(holder)} (thread ${thread}); only that one may free it`,
+    );
+  }
+
+  refused(refusal: number, count = 1): DmaOutOfMemoryError {
+    const { device, geometry, maxBlocks } = this.#options;
+    const error = refusalError(refusal, count, {
+      label: this.#label,
+      source: device.memory.name,
+      allocation: geometry.allocation,
+      mask: device.dmaMask,
+      maxBlocks,
+      counts: this.account(),
+    });
+    const idle = this.#workers
+      .in(ATTACHED)
+      .filter((worker) => worker !== this.worker && this.#workers.idleOf(worker) > 0)
+      .map((worker) => `${String(this.#workers.idleOf(worker))} in worker ${String(worker)}`);
+    if (refusal !== AT_LIMIT || idle.length === 0) return error;
+    return new DmaOutOfMemoryError('ERR_DMAPOOL_LIMIT', `${error.message}; idle in magazines: ${idle.join(', ')}`);
+  }
+
+  // ---- waiting
+
+  wait<T>(wrap: (index: number) => T, options: WaitOptions): Promise<T> {
+    try {
+      const checked = checkWaitOptions(options);
+      checked.signal?.throwIfAborted();
+      this.#checkNotLeft();
+      const give = (index: number): T => {
+        if (checked.zero) this.pages.fill(index, 0);
+        return wrap(index);
+      };
+      if (this.#waiters.length === 0 && !this.#queue.any) {
+        const { list } = this.#options;
+        const index = list.top >= 0 ? list.pop() : this.#core.refill('kernel');
+        if (index === POOL_DESTROYED) throw this.#destroyedError();
+        if (index >= 0) return Promise.resolve(give(index));
+      }
+      const ticket = this.#core.draw();
+      if (ticket === POOL_DESTROYED) throw this.#destroyedError();
+      if (ticket < 0) throw new DmaOutOfMemoryError('ERR_DMAPOOL_LIMIT', `${this.#label}: too many wait already`);
+      this.#tickets.push(ticket);
+      const waiting = this.#waiters.join(give, checked, (position) => {
+        this.#core.giveUp(this.#tickets.splice(position, 1)[0]!);
+      });
+      this.#listen();
+      return waiting;
+    } catch (error) {
+      // Rejected as thrown: a signal's reason need not be an Error.
+      return Promise.reject(error);
+    }
+  }
+
+  /** Serves those who wait here as long as it is their turn and there are blocks. */
+  #pump(): void {
+    while (this.#waiters.length > 0) {
+      const index = this.#core.serve(this.#tickets[0]!);
+      if (index === POOL_DESTROYED) {
+        this.#tickets.length = 0;
+        this.#waiters.failAll(this.#destroyedError());
+      }
+      if (index < 0) return;
+      this.#tickets.shift();
+      this.#waiters.deliver(index);
+    }
+  }
+
+  #listen(): void {
+    if (this.#listening) return;
+    this.#listening = true;
+    const look = (): void => {
+      const seen = Atomics.load(this.#header, H_SUPPLY);
+      this.#pump();
+      this.#listening = this.#waiters.length > 0;
+      if (this.#listening) onceChanged(this.#header, H_SUPPLY, seen, LOOK_AGAIN, look);
+    };
+    look();
+  }
+
+  /** At the event loop: others wait and want what idles here, or the pool was destroyed. */
+  #heedEvents(): void {
+    if (this.#left) return;
+    const seen = Atomics.load(this.#header, H_EVENTS);
+    this.#core.heed();
+    if (this.#core.destroyed) {
+      this.#stop();
+      this.#pump();
+      this.#releaseIfUnused();
+      if (this.#released) return;
+    }
+    onceChanged(this.#header, H_EVENTS, seen, LOOK_AGAIN * 10, () => {
+      this.#heedEvents();
+    });
+  }
+
+  // ---- from worker to worker
+
+  transfer(index: number): number {
+    const nonce = this.#left ? -1 : this.#core.transfer(index);
+    if (nonce < 0) throw this.badFree(index);
+    return encodeTicket(nonce, this.worker, index);
+  }
+
+  accept(ticket: number): number {
+    this.#checkNotLeft();
+    const { index, giver, nonce } = this.#checkTicket(ticket);
+    if (!this.#core.accept(index, giver, nonce)) throw this.#notOnItsWay(ticket);
+    return index;
+  }
+
+  /** Accepts all of them and puts their indices into `into`, or none. */
+  acceptAll(tickets: Float64Array, into: Int32Array, count: number): void {
+    this.#checkNotLeft();
+    for (let i = 0; i < count; i++) into[i] = this.#checkTicket(tickets[i]!).index;
+    const arrived = this.#core.acceptAll(
+      count,
+      (i) => into[i]!,
+      (i) => decodeTicket(tickets[i]!).giver,
+      (i) => {
+        const { giver, nonce } = decodeTicket(tickets[i]!);
+        return flightOf(giver, nonce);
+      },
+    );
+    if (!arrived) throw this.#notOnItsWay(tickets[0]!);
+  }
+
+  #checkTicket(ticket: number): { nonce: number; giver: number; index: number } {
+    checkInteger('ticket', ticket, 0, Number.MAX_SAFE_INTEGER);
+    const decoded = decodeTicket(ticket);
+    if (!this.pages.has(decoded.index) || decoded.giver === 0) throw this.#notOnItsWay(ticket);
+    return decoded;
+  }
+
+  #notOnItsWay(ticket: number): DmaBlockError {
+    const { index, giver } = decodeTicket(ticket);
+    return new DmaBlockError(
+      'ERR_DMAPOOL_BAD_TICKET',
+      `${this.#label}: block ${String(index)} is not on its way from worker ${String(giver)} by this ticket: ` +
+        'it was accepted already, or its giver died',
+    );
+  }
+
+  // ---- deaths
+
+  watch(worker: WatchableWorker): void {
+    watchWorker(worker, (thread) => {
+      if (!this.#left && !this.#released) this.workerEnded(thread);
+    });
+  }
+
+  workerEnded(thread: number): DeathReport[] {
+    const reports = this.#core.bury(thread);
+    const { device, name } = this.#options;
+    for (const report of reports) {
+      if (report.out.length > 0) {
+        const blocks = listBlocks(report.out, (index) => hex(this.pages.dmaOf(index)));
+        device.report(
+          'error',
+          `${name} worker died`,
+          `${name}: worker ${String(report.worker)} (thread ${String(report.thread)}) died with ` +
+            `${String(report.out.length)} blocks out: ${blocks}; reclaim() takes them back once the device is quiet`,
+        );
+      }
+    }
+    if (this.#core.destroyed) this.#releaseIfUnused();
+    return reports;
+  }
+
+  reclaim(): number {
+    const count = this.#core.reclaim();
+    if (this.#core.destroyed) this.#releaseIfUnused();
+    return count;
+  }
+
+  #reclaimPages(): number {
+    this.#forgetReclaim = this.#options.device.onReclaim(() => this.#reclaimPages());
+    const before = this.#released;
+    this.reclaim();
+    return !before && this.#released ? this.#header[H_PAGES]! : 0;
+  }
+
+  // ---- the end
+
+  destroy(): void {
+    if (this.#options.release === null) {
+      this.#leave();
+      return;
+    }
+    if (!this.#core.destroy()) return;
+    const out = this.#core.indicesOut();
+    if (out.length > 0) {
+      const { device, name } = this.#options;
+      device.report('error', `${name} busy`, `${name} busy: ${this.holders(out)}`);
+    }
+    this.#stop();
+    this.#pump();
+    this.#releaseIfUnused();
+  }
+
+  /** Every call takes the slow path from now on, which knows that the pool was destroyed. */
+  #stop(): void {
+    this.#options.list.hold();
+    this.#core.giveBack(MAX_BLOCKS);
+  }
+
+  /** The last block of this worker came back to a pool that was destroyed. */
+  #last(): void {
+    if (this.#options.release === null) this.#core.announceEnd();
+    else this.#releaseIfUnused();
+  }
+
+  /** The creator gives the memory back once nobody can touch it. */
+  #releaseIfUnused(): void {
+    const { release } = this.#options;
+    if (release === null || this.#released) return;
+    if (this.#core.indicesOut().length > 0 || this.#workers.in(ATTACHED).some((worker) => worker !== this.worker))
+      return;
+    this.#released = true;
+    this.#forgetWorkers();
+    this.#forgetReclaim();
+    release();
+  }
+
+  /** A worker that attached leaves; what it has out is kept as if it had died. */
+  #leave(): void {
+    if (this.#left) return;
+    this.#waiters.failAll(this.#destroyedError());
+    this.#left = true;
+    this.#forgetWorkers();
+    this.#forgetReclaim();
+    this.#options.list.hold();
+    const out = this.#core.detach();
+    if (out.length > 0) {
+      const { device, name } = this.#options;
+      device.report('error', `${name} busy`, `${name} busy: ${this.holders(out)}`);
+    }
+  }
+
+  #destroyedError(): DmaDestroyedError {
+    return new DmaDestroyedError(`${this.#label} was destroyed; it has no more blocks to give`);
+  }
+
+  #checkNotLeft(): void {
+    if (this.#left || this.#released) throw this.#destroyedError();
+  }
+
+  checkNotGone(): void {
+    if (this.gone) throw this.#destroyedError();
+  }
+
+  // ---- figures, and where things are
+
+  holders(out: readonly number[] = this.#core.indicesOut()): string {
+    const byWorker = new Map<number, number[]>();
+    for (const index of out) {
+      const worker = holderOf(this.#options.control.words[index]!);
+      const blocks = byWorker.get(worker);
+      if (blocks === undefined) byWorker.set(worker, [index]);
+      else blocks.push(index);
+    }
+    const lines = [...byWorker].map(([worker, blocks]) => {
+      const named = listBlocks(blocks, (index) => hex(this.pages.dmaOf(index)));
+      return `\n  ${String(blocks.length)} with worker ${String(worker)} (thread ${String(this.#workers.threadOf(worker))}): ${named}`;
+    });
+    return `${String(out.length)} ${out.length === 1 ? 'block is' : 'blocks are'} still out:${lines.join('')}`;
+  }
+
+  reserve(count: number): void {
+    checkInteger('count', count, 0, MAX_BLOCKS);
+    const refusal = this.prepare(count, 'kernel');
+    if (refusal < 0) throw this.refused(refusal, count);
+  }
+
+  /** A shared pool keeps its pages: any worker may be about to use one. */
+  trim(): number {
+    return 0;
+  }
+
+  dmaOf(index: number): number {
+    const dma = this.pages.dmaOf(index);
+    if (dma < 0) throw this.pages.noSuchBlock(index);
+    return dma;
+  }
+
+  bytesOf(index: number): Uint8Array<ArrayBuffer | SharedArrayBuffer> {
+    return this.pages.bytesOf(index);
+  }
+
+  fill(index: number, value: number): void {
+    this.pages.fill(index, value);
+  }
+
+  account(): PoolCounts {
+    const pages = this.#released ? 0 : this.#header[H_PAGES]!;
+    return {
+      active: this.#core.indicesOut().length,
+      blocks: pages * this.#options.geometry.blocksPerPage,
+      pages,
+    };
+  }
+
+  statistics(): PoolStatistics {
+    const { active, blocks, pages } = this.account();
+    let allocations = this.#workers.past + this.#core.allocations;
+    for (let worker = 1; worker <= MAX_WORKERS; worker++) {
+      if (worker !== this.worker && this.#workers.stateOf(worker) !== NO_WORKER) {
+        allocations += this.#workers.allocationsOf(worker);
+      }
+    }
+    return {
+      active,
+      blocks,
+      pages,
+      highWater: Math.max(active, this.#header[H_HIGH_WATER]!),
+      allocations,
+      frees: allocations - active,
+      failures: this.#header[H_FAILURES]!,
+      corrupted: 0,
+      quarantined: 0,
+      waits: this.#header[H_WAITS]!,
+      waiting: this.#queue.length,
+    };
+  }
+}

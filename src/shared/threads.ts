@@ -1,0 +1,89 @@
+/** What can be known of threads without importing anything of a runtime's. */
+import { DmaArgumentError } from '../errors.ts';
+
+interface WorkerThreads {
+  readonly threadId: number;
+  readonly isMainThread: boolean;
+}
+
+interface ProcessLike {
+  getBuiltinModule?(name: string): unknown;
+  on?(event: 'worker', listener: (worker: unknown) => void): unknown;
+  off?(event: 'worker', listener: (worker: unknown) => void): unknown;
+}
+
+function processLike(): ProcessLike | undefined {
+  return (globalThis as { process?: ProcessLike }).process;
+}
+
+function workerThreads(): WorkerThreads | undefined {
+  try {
+    return processLike()?.getBuiltinModule?.('node:worker_threads') as WorkerThreads | undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Number of this thread: the platform's where it has one, else one of our own above any of those. */
+export function currentThread(): number {
+  return workerThreads()?.threadId ?? (ownNumber ??= 2 ** 20 + Math.floor(Math.random() * 2 ** 30));
+}
+
+let ownNumber: number | undefined;
+
+/** A window of a browser may not park; nor should a thread that reports deaths, and a main thread usually does. */
+export function mayPark(): boolean {
+  const threads = workerThreads();
+  if (threads !== undefined) return !threads.isMainThread;
+  return typeof (globalThis as { document?: unknown }).document === 'undefined';
+}
+
+/** A worker as Node, Bun and Deno make them. */
+export interface WatchableWorker {
+  readonly threadId: number;
+  once(event: 'exit', listener: () => void): unknown;
+}
+
+/** Calls `ended` with the thread's number when the worker exits. */
+export function watchWorker(worker: WatchableWorker, ended: (thread: number) => void): void {
+  if (typeof worker !== 'object' || worker === null || typeof worker.once !== 'function') {
+    throw new DmaArgumentError('worker', worker, 'a Worker of node:worker_threads; for others call workerEnded()');
+  }
+  // Read now: it is -1 once the worker has exited.
+  const { threadId } = worker;
+  worker.once('exit', () => {
+    ended(threadId);
+  });
+}
+
+/** Calls `made` for each worker that this thread makes from now on, where the platform tells. Returns how to stop. */
+export function onWorkerMade(made: (worker: WatchableWorker) => void): () => void {
+  const listener = (worker: unknown): void => {
+    made(worker as WatchableWorker);
+  };
+  processLike()?.on?.('worker', listener);
+  return () => {
+    processLike()?.off?.('worker', listener);
+  };
+}
+
+/** Calls `changed` once when the word is no longer `value`, or after `timeout` milliseconds. Keeps no process alive. */
+export function onceChanged(
+  words: Int32Array<SharedArrayBuffer>,
+  index: number,
+  value: number,
+  timeout: number,
+  changed: () => void,
+): void {
+  if (typeof Atomics.waitAsync === 'function') {
+    const { async, value: outcome } = Atomics.waitAsync(words, index, value, timeout);
+    if (async) void outcome.then(changed);
+    else queueMicrotask(changed);
+    return;
+  }
+  const timer: unknown = setTimeout(changed, Math.min(timeout, POLL));
+  (timer as { unref?: () => void }).unref?.();
+}
+
+/** Milliseconds between looks where nothing tells of a change. */
+const POLL = 5;

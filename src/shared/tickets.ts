@@ -1,0 +1,57 @@
+/** The queue of those who wait, across workers: first come, first served. Everything here runs under the lock. */
+import { H_TICKET_HEAD, H_TICKET_NEXT, MAX_TICKETS, ticketAt } from './layout.ts';
+
+/** Tickets are counted modulo this, so that they stay small integers. */
+const RANGE = 2 ** 30;
+
+export class Tickets {
+  readonly #header: Int32Array<SharedArrayBuffer>;
+
+  constructor(header: Int32Array<SharedArrayBuffer>) {
+    this.#header = header;
+  }
+
+  /** True if somebody waits. May be asked without the lock; then it is a hint. */
+  get any(): boolean {
+    return this.#header[H_TICKET_HEAD] !== this.#header[H_TICKET_NEXT];
+  }
+
+  /** How many wait, at most: some may have given up. */
+  get length(): number {
+    return (this.#header[H_TICKET_NEXT]! - this.#header[H_TICKET_HEAD]! + RANGE) % RANGE;
+  }
+
+  /** A ticket for worker `w`, -1 if too many wait. */
+  draw(w: number): number {
+    if (this.length >= MAX_TICKETS) return -1;
+    const ticket = this.#header[H_TICKET_NEXT]!;
+    this.#header[ticketAt(ticket)] = w;
+    this.#header[H_TICKET_NEXT] = (ticket + 1) % RANGE;
+    return ticket;
+  }
+
+  /** Whose turn it is: the first ticket that still counts, -1 if nobody waits. */
+  first(): number {
+    let head = this.#header[H_TICKET_HEAD]!;
+    while (head !== this.#header[H_TICKET_NEXT] && this.#header[ticketAt(head)] === 0) {
+      head = (head + 1) % RANGE;
+      this.#header[H_TICKET_HEAD] = head;
+    }
+    return head === this.#header[H_TICKET_NEXT] ? -1 : head;
+  }
+
+  /** A ticket counts no more: served, or given up. */
+  drop(ticket: number): void {
+    this.#header[ticketAt(ticket)] = 0;
+    this.first();
+  }
+
+  /** The tickets of a worker that is gone count no more. */
+  dropAllOf(w: number): void {
+    const next = this.#header[H_TICKET_NEXT]!;
+    for (let ticket = this.#header[H_TICKET_HEAD]!; ticket !== next; ticket = (ticket + 1) % RANGE) {
+      if (this.#header[ticketAt(ticket)] === w) this.#header[ticketAt(ticket)] = 0;
+    }
+    this.first();
+  }
+}

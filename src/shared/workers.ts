@@ -1,0 +1,117 @@
+/** The workers of a shared pool: who is attached, and who died. Slots change under the lock, but for one store. */
+import {
+  ATTACHED,
+  CLAIMED,
+  DEAD,
+  H_PAST,
+  H_PAST_HIGH,
+  MAX_WORKERS,
+  NO_WORKER,
+  slotAt,
+  W_ALLOCATIONS,
+  W_ALLOCATIONS_HIGH,
+  W_IDLE,
+  W_PARENT,
+  W_STATE,
+  W_THREAD,
+} from './layout.ts';
+
+export class Workers {
+  readonly #header: Int32Array<SharedArrayBuffer>;
+
+  constructor(header: Int32Array<SharedArrayBuffer>) {
+    this.#header = header;
+  }
+
+  /** Takes a free slot for a thread; its number, 0 if there is none. Needs no lock. */
+  claim(thread: number, parent: number): number {
+    for (let w = 1; w <= MAX_WORKERS; w++) {
+      const slot = slotAt(w);
+      // The claim says whose it is, so that a death in the middle can be undone.
+      if (Atomics.compareExchange(this.#header, slot + W_STATE, NO_WORKER, CLAIMED + thread) === NO_WORKER) {
+        this.#header[slot + W_THREAD] = thread;
+        this.#header[slot + W_PARENT] = parent;
+        this.#header[slot + W_IDLE] = 0;
+        this.#header[slot + W_ALLOCATIONS] = 0;
+        this.#header[slot + W_ALLOCATIONS_HIGH] = 0;
+        Atomics.store(this.#header, slot + W_STATE, ATTACHED);
+        return w;
+      }
+    }
+    return 0;
+  }
+
+  stateOf(w: number): number {
+    return Atomics.load(this.#header, slotAt(w) + W_STATE);
+  }
+
+  threadOf(w: number): number {
+    return this.#header[slotAt(w) + W_THREAD]!;
+  }
+
+  /**
+   * A thread ended: it and every worker below it are dead from now on, for a thread takes those it made along.
+   * Without the lock, which one of them may hold.
+   */
+  bury(thread: number): void {
+    for (let w = 1; w <= MAX_WORKERS; w++) {
+      const state = this.stateOf(w);
+      if (state === CLAIMED + thread) Atomics.store(this.#header, slotAt(w) + W_STATE, NO_WORKER);
+      else if (state === ATTACHED && this.#descends(w, thread)) Atomics.store(this.#header, slotAt(w) + W_STATE, DEAD);
+    }
+  }
+
+  #descends(w: number, thread: number): boolean {
+    // Parents have lower generations, so this ends; the bound is for a control block that somebody scribbled over.
+    let each = w;
+    for (let depth = 0; each !== 0 && depth < MAX_WORKERS; depth++) {
+      if (this.threadOf(each) === thread) return true;
+      each = this.#header[slotAt(each) + W_PARENT]!;
+    }
+    return false;
+  }
+
+  /** A worker left with blocks out: as if it had died. */
+  leave(w: number): void {
+    Atomics.store(this.#header, slotAt(w) + W_STATE, DEAD);
+  }
+
+  /** The slot can be used again. Under the lock, when nothing is in its name any more. */
+  release(w: number): void {
+    const past = this.past + this.allocationsOf(w);
+    this.#header[H_PAST] = past % RANGE;
+    this.#header[H_PAST_HIGH] = Math.floor(past / RANGE);
+    Atomics.store(this.#header, slotAt(w) + W_STATE, NO_WORKER);
+  }
+
+  /** Numbers of the workers in a state. */
+  in(state: number): number[] {
+    const found: number[] = [];
+    for (let w = 1; w <= MAX_WORKERS; w++) if (this.stateOf(w) === state) found.push(w);
+    return found;
+  }
+
+  /** Tells the others what idles here and what was counted. */
+  publish(w: number, idle: number, allocations: number): void {
+    const slot = slotAt(w);
+    this.#header[slot + W_IDLE] = idle;
+    this.#header[slot + W_ALLOCATIONS] = allocations % RANGE;
+    this.#header[slot + W_ALLOCATIONS_HIGH] = Math.floor(allocations / RANGE);
+  }
+
+  /** Allocations of workers that left. */
+  get past(): number {
+    return this.#header[H_PAST_HIGH]! * RANGE + this.#header[H_PAST]!;
+  }
+
+  idleOf(w: number): number {
+    return this.#header[slotAt(w) + W_IDLE]!;
+  }
+
+  allocationsOf(w: number): number {
+    const slot = slotAt(w);
+    return this.#header[slot + W_ALLOCATIONS_HIGH]! * RANGE + this.#header[slot + W_ALLOCATIONS]!;
+  }
+}
+
+const RANGE = 2 ** 30;
