@@ -9,7 +9,8 @@
 import { hex } from '../errors.ts';
 import { hexDump } from './hex-dump.ts';
 import { type BlockHooks, listBlocks } from './hooks.ts';
-import { captureSite, type Site } from './site.ts';
+import type { DebugBook } from './debug-book.ts';
+import { captureSite } from './site.ts';
 
 /** Byte of a free block (Linux: POOL_POISON_FREED). */
 const POISON_FREED = 0xa7;
@@ -44,12 +45,18 @@ export class DebugHooks implements BlockHooks {
   readonly #pages: DebugPages;
   readonly #sites: boolean;
   readonly #zeroOnAlloc: boolean;
-  readonly #allocatedAt: (Site | undefined)[] = [];
-  readonly #freedAt: (Site | undefined)[] = [];
-  /** How often each block was handed out: what tells one holder's handle from the next one's. */
-  readonly #generations: number[] = [];
+  /** What is known of each block's past. */
+  readonly book: DebugBook;
 
-  constructor(name: string, blockSize: number, pages: DebugPages, options: DebugOptions, zeroOnAlloc: boolean) {
+  constructor(
+    name: string,
+    blockSize: number,
+    pages: DebugPages,
+    options: DebugOptions,
+    zeroOnAlloc: boolean,
+    book: DebugBook,
+  ) {
+    this.book = book;
     this.#name = name;
     this.#blockSize = blockSize;
     this.#pages = pages;
@@ -64,19 +71,18 @@ export class DebugHooks implements BlockHooks {
 
   allocated(index: number): void {
     this.#pages.fill(index, this.#zeroOnAlloc ? 0 : POISON_ALLOCATED);
-    this.#generations[index] = this.generationOf(index) + 1;
-    if (this.#sites) this.#allocatedAt[index] = captureSite();
+    this.book.allocated(index, this.#sites ? captureSite() : undefined);
   }
 
   freed(index: number): void {
     // Poison wins over init-on-free, as in Linux.
     this.#pages.fill(index, POISON_FREED);
-    if (this.#sites) this.#freedAt[index] = captureSite();
+    this.book.freed(index, this.#sites ? captureSite() : undefined);
   }
 
   /** How often the block was handed out so far. */
   generationOf(index: number): number {
-    return this.#generations[index] ?? 0;
+    return this.book.generationOf(index);
   }
 
   inspect(index: number): string | null {
@@ -88,22 +94,22 @@ export class DebugHooks implements BlockHooks {
     if (first === end) return null;
     let wrong = 0;
     for (let at = first; at < end; at++) if (page[at] !== POISON_FREED) wrong++;
-    const freedAt = this.#freedAt[index];
+    const freedAt = this.book.freedAt(index);
     return (
       `${this.#name}: block ${String(index)} at ${hex(this.#pages.dmaOf(index))} was written to while it was free: ` +
       `${String(wrong)} bytes changed, the first at offset ${String(first - offset)}` +
-      (freedAt === undefined ? '' : `; freed at ${freedAt.describe()}`) +
+      (freedAt === undefined ? '' : `; freed at ${freedAt}`) +
       (this.quarantines ? '; it is now in quarantine' : '') +
       `\n${hexDump(page.subarray(offset, end), first - offset)}`
     );
   }
 
   history(index: number): string {
-    const freed = this.#freedAt[index];
-    const allocated = this.#allocatedAt[index];
+    const freed = this.book.freedAt(index);
+    const allocated = this.book.allocatedAt(index);
     return (
-      (allocated === undefined ? '' : `; last allocated at ${allocated.describe()}`) +
-      (freed === undefined ? '' : `; last freed at ${freed.describe()}`)
+      (allocated === undefined ? '' : `; last allocated at ${allocated}`) +
+      (freed === undefined ? '' : `; last freed at ${freed}`)
     );
   }
 
@@ -111,7 +117,7 @@ export class DebugHooks implements BlockHooks {
     if (!this.#sites) return '';
     const bySite = new Map<string, number[]>();
     for (const index of indices) {
-      const site = this.#allocatedAt[index]?.describe() ?? 'an unknown place';
+      const site = this.book.allocatedAt(index) ?? 'an unknown place';
       const blocks = bySite.get(site);
       if (blocks === undefined) bySite.set(site, [index]);
       else blocks.push(index);

@@ -25,6 +25,8 @@ export interface PoolStore extends SlowPath {
   trim(): number;
   /** Refuses new allocations, reports blocks that are out, gives back what can be given back. */
   destroy(): void;
+  /** What is known of a block's past, for messages; may be empty. Begins with a separator. */
+  history(index: number): string;
   /** Who holds blocks, for messages. */
   holders(): string;
   statistics(): PoolStatistics;

@@ -5,10 +5,11 @@ import type { DmaError } from '../errors.ts';
 import { DmaArgumentError, DmaBlockError, DmaSharingError, hex } from '../errors.ts';
 import { HotPath, MAX_BLOCKS, openList } from './hot-path.ts';
 import { type DmaBlock, isBlock, makeBlock } from './block.ts';
-import { DebugHooks, type DebugOptions } from './debug-hooks.ts';
+import { type DebugBook, LocalBook } from './debug-book.ts';
+import type { DebugOptions } from './debug-hooks.ts';
 import { debugByEnvironment, forgetAtExit, reportAtExit } from './exit-report.ts';
 import { type GeometryOptions, PoolGeometry } from './geometry.ts';
-import { InitHooks } from './hooks.ts';
+import { makeHooks, type PoolModes } from './modes.ts';
 import { listPool, unlistPool } from './pools-attribute.ts';
 import type { Gfp, PoolCounts } from './slow-path.ts';
 import type { PoolStatistics } from './statistics.ts';
@@ -58,7 +59,9 @@ export class DmaPool<N extends string = string>
   implements Disposable, Iterable<DmaBlock<N>>
 {
   #store!: PoolStore;
-  #debug: DebugHooks | null = null;
+  /** What debug mode remembers of each block; null when it is off. */
+  #book: DebugBook | null = null;
+  readonly #modes: PoolModes;
   #forgetManaged: (() => boolean) | null = null;
 
   /** Name, as given; shown in messages and in the device's `pools` attribute. */
@@ -72,8 +75,16 @@ export class DmaPool<N extends string = string>
   /** Most blocks that may be out at one time. */
   readonly maxBlocks: number;
 
-  private constructor(name: N, device: Device, geometry: PoolGeometry, node: number, maxBlocks: number) {
+  private constructor(
+    name: N,
+    device: Device,
+    geometry: PoolGeometry,
+    node: number,
+    maxBlocks: number,
+    modes: PoolModes,
+  ) {
     super(new Int32Array(0));
+    this.#modes = modes;
     this.name = name;
     this.device = device;
     this.geometry = geometry;
@@ -89,23 +100,16 @@ export class DmaPool<N extends string = string>
     checkInteger('node', node, NUMA_NO_NODE, 1023);
     checkBoolean('initOnAlloc', initOnAlloc);
     checkBoolean('initOnFree', initOnFree);
-    const debug = debugOptions(debugWanted);
-    const pool = new DmaPool(name, device, geometry, node, maxBlocks);
+    const modes: PoolModes = { debug: debugOptions(debugWanted), initOnAlloc, initOnFree };
+    const pool = new DmaPool(name, device, geometry, node, maxBlocks, modes);
     const list = openList(pool);
     const onGone = (): void => {
       forgetAtExit(pool);
     };
     const store = new UnsharedStore({ name, device, geometry, node, maxBlocks, list, onGone });
-    if (debug !== null) {
-      pool.#debug = new DebugHooks(name, geometry.blockSize, store.pages, debug, initOnAlloc);
-      store.setHooks(pool.#debug);
-    } else if (initOnAlloc || initOnFree) {
-      store.setHooks(
-        new InitHooks(initOnAlloc, initOnFree, (index) => {
-          store.fill(index, 0);
-        }),
-      );
-    }
+    pool.#book = modes.debug === null ? null : new LocalBook();
+    const hooks = makeHooks(name, geometry.blockSize, store.pages, modes, pool.#book);
+    if (hooks !== null) store.setHooks(hooks);
     pool.#store = store;
     pool.attach(store);
     return pool;
@@ -129,7 +133,7 @@ export class DmaPool<N extends string = string>
     }
     const pool = DmaPool.#make(name, device, options);
     listPool(device, pool);
-    if (pool.#debug !== null) reportAtExit(pool);
+    if (pool.#book !== null) reportAtExit(pool);
     return pool;
   }
 
@@ -146,8 +150,8 @@ export class DmaPool<N extends string = string>
   }
 
   protected override makeObject(index: number): DmaBlock<N> {
-    const debug = this.#debug;
-    if (debug !== null) return this.putObject(index, makeBlock(this, index, debug.generationOf(index)));
+    const book = this.#book;
+    if (book !== null) return this.putObject(index, makeBlock(this, index, book.generationOf(index)));
     // A whole run of the page at once: neighbours in the page become neighbours in the heap, and making objects stays
     // rare, so that the engine does not take it for the usual case while a pool is new.
     const { blocksPerPage } = this.geometry;
@@ -170,13 +174,13 @@ export class DmaPool<N extends string = string>
     }
     if (this.#store.gone) return this.#store.badFree(index);
     const now =
-      this.#debug === null
+      this.#book === null
         ? ''
-        : ` (handle of generation ${String(generation)}, now ${String(this.#debug.generationOf(index))})`;
+        : ` (handle of generation ${String(generation)}, now ${String(this.#book.generationOf(index))})`;
     return new DmaBlockError(
       'ERR_DMAPOOL_STALE_BLOCK',
       `${where}: this handle of block ${String(index)} is not the current one: ` +
-        `the block was freed or its page given back since${now}${this.#debug?.history(index) ?? ''}`,
+        `the block was freed or its page given back since${now}${this.#store.history(index)}`,
     );
   }
 
@@ -360,8 +364,13 @@ export class DmaPool<N extends string = string>
     const store = this.#store;
     if (store instanceof UnsharedStore) {
       const { name, device, geometry, node, maxBlocks } = this;
-      const shared = shareStore({ name, device, geometry, node, maxBlocks, store, list: openList(this) }, options);
+      const list = openList(this);
+      const shared = shareStore(
+        { name, device, geometry, node, maxBlocks, store, list, modes: this.#modes, book: this.#book },
+        options,
+      );
       this.#store = shared;
+      if (this.#book !== null) this.#book = shared.book;
       this.attach(shared);
     }
     return this.#sharing.handle();
@@ -377,9 +386,10 @@ export class DmaPool<N extends string = string>
   static attach<N extends string = string>(handle: SharedPoolHandle, options: AttachOptions = {}): DmaPool<N> {
     const attached = openHandle(handle, options);
     const { name, node, maxBlocks } = attached.handle;
-    const pool = new DmaPool(name as N, attached.device, attached.geometry, node, maxBlocks);
+    const pool = new DmaPool(name as N, attached.device, attached.geometry, node, maxBlocks, attached.handle);
     const store = attachStore(attached, openList(pool));
     pool.#store = store;
+    pool.#book = store.book;
     pool.attach(store);
     listPool(attached.device, pool);
     return pool;

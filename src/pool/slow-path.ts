@@ -3,6 +3,7 @@
  * Everything else goes through this interface, so that a pool of one thread and a pool shared by workers have the very
  * same hot path and differ only in who implements it.
  */
+import { DmaArgumentError } from '../errors.ts';
 
 /**
  * May the call wait for the system, that is, take a new page from the memory source?
@@ -10,6 +11,11 @@
  * - `atomic` (in GFP_ATOMIC's place): no; only a block that is free already will do.
  */
 export type Gfp = 'kernel' | 'atomic';
+
+/** Throws unless `gfp` is one. */
+export function checkGfp(gfp: unknown): void {
+  if (gfp !== 'kernel' && gfp !== 'atomic') throw new DmaArgumentError('gfp', gfp, "'kernel' or 'atomic'");
+}
 
 /** Why there is no block: a negative number in place of an index. */
 export const NO_MEMORY = -1;

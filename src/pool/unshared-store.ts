@@ -13,7 +13,6 @@ import { checkInteger } from '../arguments.ts';
 import type { Device } from '../device/device.ts';
 import { naturalAlignment } from '../device/device.ts';
 import {
-  DmaArgumentError,
   DmaBlockError,
   DmaDestroyedError,
   type DmaError,
@@ -31,7 +30,15 @@ import { MemoryWish } from './memory-wish.ts';
 import { PoolPages } from './pool-pages.ts';
 import type { PoolStore } from './pool-store.ts';
 import { refusalError } from './refusal.ts';
-import { AT_LIMIT, type Gfp, NO_MEMORY, NO_PAGE_ALLOWED, type PoolCounts, type Refusal } from './slow-path.ts';
+import {
+  AT_LIMIT,
+  checkGfp,
+  type Gfp,
+  NO_MEMORY,
+  NO_PAGE_ALLOWED,
+  type PoolCounts,
+  type Refusal,
+} from './slow-path.ts';
 import type { PoolStatistics } from './statistics.ts';
 import { checkWaitOptions, type WaitOptions, WaitQueue } from './wait-queue.ts';
 
@@ -478,10 +485,10 @@ export class UnsharedStore implements PoolStore {
    */
   surrender(count: number): { memories: CoherentMemory[]; added: number[] } {
     this.#checkOpen();
-    if (this.#hooks !== null || this.#waiters.length > 0) {
+    if (this.#waiters.length > 0) {
       throw new DmaSharingError(
         'ERR_DMAPOOL_NOT_SHAREABLE',
-        `${this.#label}: pools with debug, initOnAlloc or initOnFree, or for which somebody waits, can't be shared`,
+        `${this.#label}: somebody waits for a block; share it before`,
       );
     }
     const opened: number[] = [];
@@ -510,6 +517,10 @@ export class UnsharedStore implements PoolStore {
     const errors = this.#freeAll(memories);
     this.#options.onGone();
     if (errors.length > 0) throw errors[0];
+  }
+
+  history(index: number): string {
+    return this.#hooks?.history(index) ?? '';
   }
 
   /** Who holds blocks, for messages. */
@@ -584,10 +595,6 @@ export class UnsharedStore implements PoolStore {
       waiting: this.#waiters.length,
     };
   }
-}
-
-function checkGfp(gfp: unknown): void {
-  if (gfp !== 'kernel' && gfp !== 'atomic') throw new DmaArgumentError('gfp', gfp, "'kernel' or 'atomic'");
 }
 
 function rethrow(error: unknown): never {

@@ -3,7 +3,7 @@
  * under the lock, and every order of stores is chosen so that a kill between any two of them can be mended: owners
  * tell where each block belongs, and the list is only a way to find the depot's blocks quickly.
  */
-import { EMPTY } from '../pool/free-list.ts';
+import { EMPTY, QUARANTINED } from '../pool/free-list.ts';
 import {
   type Control,
   DEAD,
@@ -13,6 +13,7 @@ import {
   H_MAX_BLOCKS,
   H_PAGES,
   H_PER_PAGE,
+  H_QUARANTINED,
   holderOf,
   isFlight,
   slotAt,
@@ -96,6 +97,20 @@ export class Depot {
     this.#header[H_DEPOT_COUNT] = this.#header[H_DEPOT_COUNT]! + 1;
   }
 
+  /** A block of worker `w` is never to be handed out again. */
+  quarantine(index: number): void {
+    this.#words[index] = QUARANTINED;
+    this.#owners[index] = DEPOT;
+    this.#header[H_QUARANTINED] = this.#header[H_QUARANTINED]! + 1;
+  }
+
+  /** Takes a block out of quarantine, for worker `w`, with its mark. */
+  release(index: number, w: number, mark: number): void {
+    this.#header[H_QUARANTINED] = this.#header[H_QUARANTINED]! - 1;
+    this.#owners[index] = w;
+    this.#words[index] = mark;
+  }
+
   /** A worker is gone: what lay in its magazine comes back. Returns the blocks that it had handed out. */
   recover(w: number): number[] {
     const out: number[] = [];
@@ -103,8 +118,10 @@ export class Depot {
     for (let index = 0; index < carved; index++) {
       if (this.#owners[index] !== w) continue;
       const word = this.#words[index]!;
-      if (holderOf(word) === 0) this.#giveOne(index);
-      else out.push(index);
+      if (word >= EMPTY) this.#giveOne(index);
+      else if (holderOf(word) === w) out.push(index);
+      // Died in quarantine().
+      else this.#owners[index] = DEPOT;
     }
     return out;
   }
@@ -141,7 +158,7 @@ export class Depot {
       if (isFlight(word) && this.#owners[index] !== holderOf(word)) this.#owners[index] = holderOf(word);
       // Died in recover() or reclaim(), or with a half-filled magazine.
       if (holderOf(word) === 0 && this.#isDead(this.#owners[index]!)) this.#owners[index] = DEPOT;
-      if (this.#owners[index] === DEPOT) {
+      if (this.#owners[index] === DEPOT && word >= EMPTY) {
         this.#words[index] = head;
         head = index;
         count++;

@@ -26,6 +26,10 @@ export interface SharedPoolHandle {
   readonly buffers: readonly SharedArrayBuffer[];
   /** For each page: DMA address, number of the buffer, byte offset in it. */
   readonly pages: Float64Array;
+  /** Debug mode, if it is on: its options, and what all workers remember of the blocks. */
+  readonly debug: { readonly quarantine: boolean; readonly sites: boolean; readonly book: SharedArrayBuffer } | null;
+  readonly initOnAlloc: boolean;
+  readonly initOnFree: boolean;
   /** Worker that shared it: the one that hears of the end of those it is given to. */
   readonly parent: number;
 }

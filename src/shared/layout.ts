@@ -13,6 +13,7 @@
  *     w       next or EMPTY        in the magazine of worker w
  *     w       markOf(w)            handed out by worker w
  *     w       flightOf(w, nonce)   on its way from worker w to whoever accepts it
+ *     0       QUARANTINED, ABSENT  never handed out again, or beyond the pool's limit
  */
 import { DmaArgumentError } from '../errors.ts';
 
@@ -59,6 +60,8 @@ export const H_PAST = 17;
 export const H_PAST_HIGH = 18;
 /** Most blocks that were ever in hands and magazines, but for the magazine of the one who counted. */
 export const H_HIGH_WATER = 19;
+export const H_QUARANTINED = 20;
+export const H_CORRUPTED = 21;
 const HEADER_WORDS = 24;
 
 export const OPEN = 0;

@@ -4,8 +4,10 @@ import { Device } from '../device/device.ts';
 import { DmaOutOfMemoryError, DmaSharingError } from '../errors.ts';
 import type { CoherentAllocator, CoherentMemory } from '../memory/coherent.ts';
 import { naturalAlignment } from '../device/device.ts';
+import type { DebugBook } from '../pool/debug-book.ts';
 import { ABSENT, ALLOCATED, EMPTY, type ListControl } from '../pool/free-list.ts';
 import { PoolGeometry } from '../pool/geometry.ts';
+import { makeHooks, type PoolModes } from '../pool/modes.ts';
 import { PoolPages } from '../pool/pool-pages.ts';
 import type { UnsharedStore } from '../pool/unshared-store.ts';
 import { checkHandle, PER_PAGE_ENTRY, type SharedPoolHandle } from './handle.ts';
@@ -24,6 +26,7 @@ import {
 } from './layout.ts';
 import { Depot } from './depot.ts';
 import { PoolLock } from './lock.ts';
+import { SharedBook } from './shared-book.ts';
 import { SharedStore } from './shared-store.ts';
 import { currentThread, mayPark } from './threads.ts';
 import { Workers } from './workers.ts';
@@ -53,6 +56,9 @@ export interface Shareable {
   readonly maxBlocks: number;
   readonly store: UnsharedStore;
   readonly list: ListControl;
+  readonly modes: PoolModes;
+  /** What the pool remembers of its blocks, in debug mode. */
+  readonly book: DebugBook | null;
 }
 
 /**
@@ -96,6 +102,11 @@ export function shareStore(pool: Shareable, options: ShareOptions): SharedStore 
   const control = createControl(maxBlocks, perPage, memories.length);
   fillControl(control, list, opened, perPage, maxBlocks);
   new Workers(control.header).claim(currentThread(), 0);
+  const { debug, initOnAlloc, initOnFree } = pool.modes;
+  const book = debug === null ? null : new SharedBook(control.words.length);
+  if (book !== null && pool.book !== null) {
+    for (let index = 0; index < opened * perPage; index++) book.copy(index, pool.book);
+  }
   const handle: SharedPoolHandle = {
     dmapool: VERSION,
     name,
@@ -110,6 +121,10 @@ export function shareStore(pool: Shareable, options: ShareOptions): SharedStore 
     control: control.buffer,
     buffers,
     pages: table,
+    debug:
+      book === null ? null : { quarantine: debug?.quarantine ?? true, sites: debug?.sites ?? true, book: book.buffer },
+    initOnAlloc,
+    initOnFree,
     parent: CREATOR,
   };
   return new SharedStore({
@@ -124,6 +139,7 @@ export function shareStore(pool: Shareable, options: ShareOptions): SharedStore 
     magazine,
     mayPark: mayPark(),
     handle,
+    hooks: makeHooks(name, geometry.blockSize, store.pages, pool.modes, book),
     release: () => {
       store.releaseAll(memories);
     },
@@ -208,6 +224,13 @@ export function attachStore({ device, geometry, handle, control }: Attached, lis
     magazine,
     mayPark: mayPark(),
     handle: { ...handle, parent: worker },
+    hooks: makeHooks(
+      name,
+      geometry.blockSize,
+      pages,
+      handle,
+      handle.debug === null ? null : new SharedBook(control.words.length, handle.debug.book),
+    ),
     release: null,
   });
 }

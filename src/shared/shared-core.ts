@@ -19,6 +19,7 @@ import {
   DEAD,
   DESTROYED,
   flightOf,
+  H_CORRUPTED,
   H_EVENTS,
   H_FAILURES,
   H_HIGH_WATER,
@@ -100,11 +101,14 @@ export class SharedCore {
     if (this.#lock.acquire()) this.#depot.mend();
   }
 
+  /** Tells the others what this worker counted. Its own words of its own slot: no lock is needed. */
+  publish(): void {
+    this.#workers.publish(this.#me, this.#list.owned - this.#list.out, this.allocations);
+  }
+
   #leave(): void {
-    const { owned, out } = this.#list;
-    const idle = owned - out;
-    this.#workers.publish(this.#me, idle, this.allocations);
-    const inHands = this.#depot.away - idle;
+    this.publish();
+    const inHands = this.#depot.away - (this.#list.owned - this.#list.out);
     if (inHands > this.#header[H_HIGH_WATER]!) this.#header[H_HIGH_WATER] = inHands;
     this.#lock.release();
   }
@@ -211,6 +215,27 @@ export class SharedCore {
   #announce(event: number): void {
     Atomics.add(this.#header, event, 1);
     Atomics.notify(this.#header, event);
+  }
+
+  /** A block that was just taken is never to be handed out again. */
+  quarantine(index: number): void {
+    this.#enter();
+    this.#depot.quarantine(index);
+    this.#header[H_CORRUPTED] = this.#header[H_CORRUPTED]! + 1;
+    this.#list.uncount(1);
+    this.#list.setOwned(this.#list.owned - 1);
+    this.#leave();
+    this.#setLimit();
+  }
+
+  /** Hands a block out that is in quarantine. */
+  unquarantine(index: number): void {
+    this.#enter();
+    this.#depot.release(index, this.#me, this.#mark);
+    this.#list.uncount(-1);
+    this.#list.setOwned(this.#list.owned + 1);
+    this.#leave();
+    this.#setLimit();
   }
 
   // ---- waiting

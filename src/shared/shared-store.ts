@@ -2,14 +2,16 @@
 import { checkInteger } from '../arguments.ts';
 import type { Device } from '../device/device.ts';
 import { DmaBlockError, DmaDestroyedError, type DmaError, DmaOutOfMemoryError, hex } from '../errors.ts';
-import type { ListControl } from '../pool/free-list.ts';
+import type { DebugBook } from '../pool/debug-book.ts';
+import { DebugHooks } from '../pool/debug-hooks.ts';
+import { type ListControl, QUARANTINED } from '../pool/free-list.ts';
 import type { PoolGeometry } from '../pool/geometry.ts';
-import { listBlocks } from '../pool/hooks.ts';
+import { type BlockHooks, listBlocks } from '../pool/hooks.ts';
 import { MAX_BLOCKS } from '../pool/hot-path.ts';
 import type { PoolPages } from '../pool/pool-pages.ts';
 import type { PoolStore, Sharing } from '../pool/pool-store.ts';
 import { refusalError } from '../pool/refusal.ts';
-import { AT_LIMIT, type Gfp, type PoolCounts } from '../pool/slow-path.ts';
+import { AT_LIMIT, checkGfp, type Gfp, type PoolCounts } from '../pool/slow-path.ts';
 import type { PoolStatistics } from '../pool/statistics.ts';
 import { checkWaitOptions, type WaitOptions, WaitQueue } from '../pool/wait-queue.ts';
 import { decodeTicket, encodeTicket, type SharedPoolHandle } from './handle.ts';
@@ -17,10 +19,12 @@ import {
   ATTACHED,
   type Control,
   flightOf,
+  H_CORRUPTED,
   H_EVENTS,
   H_FAILURES,
   H_HIGH_WATER,
   H_PAGES,
+  H_QUARANTINED,
   H_SUPPLY,
   H_WAITS,
   holderOf,
@@ -45,6 +49,8 @@ export interface SharedStoreOptions {
   readonly worker: number;
   readonly magazine: number;
   readonly mayPark: boolean;
+  /** What is done to each block that changes hands. */
+  readonly hooks: BlockHooks | null;
   /** What this worker gives to others. */
   readonly handle: SharedPoolHandle;
   /** Gives the memory back; null in workers that attached. */
@@ -68,7 +74,7 @@ export class SharedStore implements PoolStore, Sharing {
   #left = false;
   #released = false;
   #listening = false;
-  #forgetWorkers: () => void;
+  readonly #forgetWorkers: () => void;
   #forgetReclaim: () => void;
 
   constructor(options: SharedStoreOptions) {
@@ -85,6 +91,7 @@ export class SharedStore implements PoolStore, Sharing {
       this.watch(made);
     });
     this.#forgetReclaim = device.onReclaim(() => this.#reclaimPages());
+    if (options.hooks !== null) list.hold();
     this.#heedEvents();
   }
 
@@ -108,13 +115,41 @@ export class SharedStore implements PoolStore, Sharing {
   // ---- allocating and freeing
 
   refill(gfp: Gfp): number {
-    this.#checkNotLeft();
-    const index = this.#core.refill(gfp);
+    checkGfp(gfp);
+    for (;;) {
+      this.#checkNotLeft();
+      const index = this.#takeOne(gfp);
+      if (index < 0 || this.#dress(index)) return index;
+    }
+  }
+
+  #takeOne(gfp: Gfp): number {
+    const { list } = this.#options;
+    // With hooks the magazine is held: each call comes here, also when there are blocks in it.
+    const index = list.top >= 0 && !this.#core.destroyed ? list.pop() : this.#core.refill(gfp);
     if (index === POOL_DESTROYED) throw this.#destroyedError();
     return index;
   }
 
+  /** Lets the hooks have a block that was just taken. False if it was quarantined instead. */
+  #dress(index: number): boolean {
+    const { device, hooks, list, name } = this.#options;
+    if (hooks === null) return true;
+    if (hooks.renewsHandles) list.dropObject(index);
+    const trouble = hooks.inspect(index);
+    if (trouble !== null) {
+      // Into quarantine first, so that the log finds a pool in order; whatever it does there, look again afterwards.
+      this.#core.quarantine(index);
+      device.report('error', `${name} corrupted`, `${trouble}\n  (seen by worker ${String(this.worker)})`);
+      if (hooks.quarantines || this.gone || this.#core.destroyed || list.word(index) !== QUARANTINED) return false;
+      this.#core.unquarantine(index);
+    }
+    hooks.allocated(index);
+    return true;
+  }
+
   prepare(count: number, gfp: Gfp): number {
+    checkGfp(gfp);
     this.#checkNotLeft();
     const refusal = this.#core.prepare(count, gfp);
     if (refusal === POOL_DESTROYED) throw this.#destroyedError();
@@ -124,6 +159,7 @@ export class SharedStore implements PoolStore, Sharing {
   drain(index: number): void {
     const { list } = this.#options;
     if (this.#left || !this.#isMine(index)) throw this.badFree(index);
+    this.#options.hooks?.freed(index);
     this.#core.spill(index);
     if (this.#waiters.length > 0) this.#pump();
     if (this.#core.destroyed && list.out === 0) this.#last();
@@ -140,7 +176,10 @@ export class SharedStore implements PoolStore, Sharing {
     const holder = holderOf(word);
     const block = `${this.#label}: block ${String(index)} at ${hex(this.pages.dmaOf(index))}`;
     if (holder === 0) {
-      return new DmaBlockError('ERR_DMAPOOL_NOT_ALLOCATED', `${block} is not allocated (freed twice?)`);
+      return new DmaBlockError(
+        'ERR_DMAPOOL_NOT_ALLOCATED',
+        `${block} ${word === QUARANTINED ? 'is in quarantine' : 'is not allocated (freed twice?)'}${this.#options.hooks?.history(index) ?? ''}`,
+      );
     }
     const thread = String(this.#workers.threadOf(holder));
     return new DmaBlockError(
@@ -181,9 +220,7 @@ export class SharedStore implements PoolStore, Sharing {
         return wrap(index);
       };
       if (this.#waiters.length === 0 && !this.#queue.any) {
-        const { list } = this.#options;
-        const index = list.top >= 0 ? list.pop() : this.#core.refill('kernel');
-        if (index === POOL_DESTROYED) throw this.#destroyedError();
+        const index = this.refill('kernel');
         if (index >= 0) return Promise.resolve(give(index));
       }
       const ticket = this.#core.draw();
@@ -210,8 +247,13 @@ export class SharedStore implements PoolStore, Sharing {
         this.#waiters.failAll(this.#destroyedError());
       }
       if (index < 0) return;
-      this.#tickets.shift();
-      this.#waiters.deliver(index);
+      if (this.#dress(index)) {
+        this.#tickets.shift();
+        this.#waiters.deliver(index);
+      } else {
+        // The turn was spent on a block that went into quarantine.
+        this.#tickets[0] = this.#core.draw();
+      }
     }
   }
 
@@ -232,13 +274,14 @@ export class SharedStore implements PoolStore, Sharing {
     if (this.#left) return;
     const seen = Atomics.load(this.#header, H_EVENTS);
     this.#core.heed();
+    this.#core.publish();
     if (this.#core.destroyed) {
       this.#stop();
       this.#pump();
       this.#releaseIfUnused();
       if (this.#released) return;
     }
-    onceChanged(this.#header, H_EVENTS, seen, LOOK_AGAIN * 10, () => {
+    onceChanged(this.#header, H_EVENTS, seen, LOOK_AGAIN, () => {
       this.#heedEvents();
     });
   }
@@ -255,6 +298,7 @@ export class SharedStore implements PoolStore, Sharing {
     this.#checkNotLeft();
     const { index, giver, nonce } = this.#checkTicket(ticket);
     if (!this.#core.accept(index, giver, nonce)) throw this.#notOnItsWay(ticket);
+    this.#renew(index);
     return index;
   }
 
@@ -272,6 +316,13 @@ export class SharedStore implements PoolStore, Sharing {
       },
     );
     if (!arrived) throw this.#notOnItsWay(tickets[0]!);
+    for (let i = 0; i < count; i++) this.#renew(into[i]!);
+  }
+
+  /** In debug mode a block that arrives gets a new handle here, as one that is allocated does. */
+  #renew(index: number): void {
+    const { hooks, list } = this.#options;
+    if (hooks?.renewsHandles === true) list.dropObject(index);
   }
 
   #checkTicket(ticket: number): { nonce: number; giver: number; index: number } {
@@ -300,7 +351,7 @@ export class SharedStore implements PoolStore, Sharing {
 
   workerEnded(thread: number): DeathReport[] {
     const reports = this.#core.bury(thread);
-    const { device, name } = this.#options;
+    const { device, hooks, name } = this.#options;
     for (const report of reports) {
       if (report.out.length > 0) {
         const blocks = listBlocks(report.out, (index) => hex(this.pages.dmaOf(index)));
@@ -308,7 +359,7 @@ export class SharedStore implements PoolStore, Sharing {
           'error',
           `${name} worker died`,
           `${name}: worker ${String(report.worker)} (thread ${String(report.thread)}) died with ` +
-            `${String(report.out.length)} blocks out: ${blocks}; reclaim() takes them back once the device is quiet`,
+            `${String(report.out.length)} blocks out: ${blocks}${hooks?.holders(report.out) ?? ''}; reclaim() takes them back once the device is quiet`,
         );
       }
     }
@@ -400,6 +451,16 @@ export class SharedStore implements PoolStore, Sharing {
 
   // ---- figures, and where things are
 
+  history(index: number): string {
+    return this.#options.hooks?.history(index) ?? '';
+  }
+
+  /** What debug mode remembers of each block; null when it is off. */
+  get book(): DebugBook | null {
+    const { hooks } = this.#options;
+    return hooks instanceof DebugHooks ? hooks.book : null;
+  }
+
   holders(out: readonly number[] = this.#core.indicesOut()): string {
     const byWorker = new Map<number, number[]>();
     for (const index of out) {
@@ -408,8 +469,11 @@ export class SharedStore implements PoolStore, Sharing {
       if (blocks === undefined) byWorker.set(worker, [index]);
       else blocks.push(index);
     }
+    const { hooks } = this.#options;
     const lines = [...byWorker].map(([worker, blocks]) => {
-      const named = listBlocks(blocks, (index) => hex(this.pages.dmaOf(index)));
+      const sites = hooks?.holders(blocks) ?? '';
+      const named =
+        sites !== '' ? sites.replaceAll('\n  ', '\n    ') : listBlocks(blocks, (index) => hex(this.pages.dmaOf(index)));
       return `\n  ${String(blocks.length)} with worker ${String(worker)} (thread ${String(this.#workers.threadOf(worker))}): ${named}`;
     });
     return `${String(out.length)} ${out.length === 1 ? 'block is' : 'blocks are'} still out:${lines.join('')}`;
@@ -463,10 +527,11 @@ export class SharedStore implements PoolStore, Sharing {
       pages,
       highWater: Math.max(active, this.#header[H_HIGH_WATER]!),
       allocations,
-      frees: allocations - active,
+      // Others' allocations are as of their last look, so there may seem to be fewer than blocks are out.
+      frees: Math.max(0, allocations - active),
       failures: this.#header[H_FAILURES]!,
-      corrupted: 0,
-      quarantined: 0,
+      corrupted: this.#header[H_CORRUPTED]!,
+      quarantined: this.#header[H_QUARANTINED]!,
       waits: this.#header[H_WAITS]!,
       waiting: this.#queue.length,
     };

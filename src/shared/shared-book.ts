@@ -1,0 +1,89 @@
+/**
+ * The book of a debug pool that several workers share: places in the program as texts in shared memory.
+ *
+ *     int32   cursor | generations | allocated at | freed at          one of each a block; a place is where its text begins
+ *     bytes   length, text | length, text | ...                       appended, never changed
+ */
+import type { DebugBook } from '../pool/debug-book.ts';
+import type { Site } from '../pool/site.ts';
+
+/** Bytes for texts; each worker writes each place once, so they last for thousands. */
+const TEXT_BYTES: number = 2 ** 20;
+/** No place. */
+const UNKNOWN = 0;
+
+export class SharedBook implements DebugBook {
+  readonly buffer: SharedArrayBuffer;
+  readonly #cursor: Int32Array<SharedArrayBuffer>;
+  readonly #generations: Int32Array<SharedArrayBuffer>;
+  readonly #allocatedAt: Int32Array<SharedArrayBuffer>;
+  readonly #freedAt: Int32Array<SharedArrayBuffer>;
+  readonly #lengths: Int32Array<SharedArrayBuffer>;
+  readonly #text: Uint8Array<SharedArrayBuffer>;
+  readonly #known = new Map<string, number>();
+
+  /** @param buffer The book of another worker; default: a new one. */
+  constructor(blocks: number, buffer: SharedArrayBuffer = new SharedArrayBuffer(4 + blocks * 12 + TEXT_BYTES)) {
+    this.buffer = buffer;
+    this.#cursor = new Int32Array(buffer, 0, 1);
+    this.#generations = new Int32Array(buffer, 4, blocks);
+    this.#allocatedAt = new Int32Array(buffer, 4 + blocks * 4, blocks);
+    this.#freedAt = new Int32Array(buffer, 4 + blocks * 8, blocks);
+    this.#lengths = new Int32Array(buffer, 4 + blocks * 12, TEXT_BYTES / 4);
+    this.#text = new Uint8Array(buffer, 4 + blocks * 12, TEXT_BYTES);
+  }
+
+  allocated(index: number, site: Site | undefined): void {
+    Atomics.add(this.#generations, index, 1);
+    if (site !== undefined) Atomics.store(this.#allocatedAt, index, this.#place(site.describe()));
+  }
+
+  freed(index: number, site: Site | undefined): void {
+    if (site !== undefined) Atomics.store(this.#freedAt, index, this.#place(site.describe()));
+  }
+
+  /** Takes over what another book knows of a block. */
+  copy(index: number, book: DebugBook): void {
+    this.#generations[index] = book.generationOf(index);
+    this.#allocatedAt[index] = this.#place(book.allocatedAt(index));
+    this.#freedAt[index] = this.#place(book.freedAt(index));
+  }
+
+  generationOf(index: number): number {
+    return Atomics.load(this.#generations, index);
+  }
+
+  allocatedAt(index: number): string | undefined {
+    return this.#read(Atomics.load(this.#allocatedAt, index));
+  }
+
+  freedAt(index: number): string | undefined {
+    return this.#read(Atomics.load(this.#freedAt, index));
+  }
+
+  /** Where the text begins; UNKNOWN when there is no room for it any more. */
+  #place(text: string | undefined): number {
+    if (text === undefined) return UNKNOWN;
+    const known = this.#known.get(text);
+    if (known !== undefined) return known;
+    const bytes = new TextEncoder().encode(text);
+    const words = 1 + Math.ceil(bytes.length / 4);
+    // Word 0 is never a text's, so that 0 can mean UNKNOWN.
+    const word = 1 + Atomics.add(this.#cursor, 0, words);
+    if (word + words > this.#lengths.length) {
+      Atomics.sub(this.#cursor, 0, words);
+      return UNKNOWN;
+    }
+    this.#lengths[word] = bytes.length;
+    this.#text.set(bytes, (word + 1) * 4);
+    this.#known.set(text, word);
+    return word;
+  }
+
+  #read(word: number): string | undefined {
+    if (word === UNKNOWN) return undefined;
+    const begin = (word + 1) * 4;
+    // Copied, for decoders refuse shared memory.
+    return new TextDecoder().decode(this.#text.slice(begin, begin + this.#lengths[word]!));
+  }
+}
