@@ -62,6 +62,8 @@ export const H_PAST_HIGH = 18;
 export const H_HIGH_WATER = 19;
 export const H_QUARANTINED = 20;
 export const H_CORRUPTED = 21;
+/** Counts requests for what idles in magazines, by those who do not wait. */
+export const H_WANTED = 22;
 const HEADER_WORDS = 24;
 
 export const OPEN = 0;

@@ -14,6 +14,11 @@ const SPINS = 200;
 const PARK = 2;
 /** Milliseconds after which a holder that is not known to be dead is reported. */
 const PATIENCE = 5000;
+/**
+ * The same where the thread must not park: it may be the one that is to hear of the holder's death, which it can only
+ * on its event loop. Long enough for a holder that was put aside by the system.
+ */
+const SHORT_PATIENCE = 200;
 
 export class PoolLock {
   readonly #header: Int32Array<SharedArrayBuffer>;
@@ -43,7 +48,8 @@ export class PoolLock {
   }
 
   #acquireSlowly(): boolean {
-    const deadline = performance.now() + PATIENCE;
+    const patience = this.#mayPark ? PATIENCE : SHORT_PATIENCE;
+    const deadline = performance.now() + patience;
     for (;;) {
       const holder = Atomics.compareExchange(this.#header, H_LOCK, 0, this.#me);
       if (holder === 0) return false;
@@ -56,7 +62,7 @@ export class PoolLock {
       }
       if (performance.now() > deadline) {
         throw new DmaTimeoutError(
-          `the pool's lock is held by worker ${String(holder)} for more than ${String(PATIENCE)} ms`,
+          `the pool's lock is held by worker ${String(holder)} for more than ${String(patience)} ms`,
         );
       }
     }

@@ -1,7 +1,7 @@
 /** How a pool becomes a shared one, and how another worker attaches to it. */
 import { checkInteger } from '../arguments.ts';
 import { Device } from '../device/device.ts';
-import { DmaOutOfMemoryError, DmaSharingError } from '../errors.ts';
+import { DmaDestroyedError, DmaOutOfMemoryError, DmaSharingError } from '../errors.ts';
 import type { CoherentAllocator, CoherentMemory } from '../memory/coherent.ts';
 import { naturalAlignment } from '../device/device.ts';
 import type { DebugBook } from '../pool/debug-book.ts';
@@ -15,11 +15,13 @@ import {
   attachControl,
   type Control,
   createControl,
+  DESTROYED,
   H_CARVED,
   H_DEPOT,
   H_DEPOT_COUNT,
   H_HIGH_WATER,
   H_PAGES,
+  H_STATE,
   markOf,
   MAX_SHARED_BLOCKS,
   VERSION,
@@ -210,6 +212,10 @@ export function attachStore({ device, geometry, handle, control }: Attached, lis
   const workers = new Workers(control.header);
   // Not anybody yet, so it takes the lock in the name of the slot it is about to take.
   const worker = takeSlot(control, workers, handle.parent);
+  if (Atomics.load(control.header, H_STATE) === DESTROYED) {
+    if (worker !== 0) workers.release(worker);
+    throw new DmaDestroyedError(`${label} was destroyed; there is nothing to attach to`);
+  }
   if (worker === 0) throw new DmaOutOfMemoryError('ERR_DMAPOOL_LIMIT', `${label}: too many workers are attached`);
   list.replaceWords(control.words);
   return new SharedStore({

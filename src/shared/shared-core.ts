@@ -30,6 +30,7 @@ import {
   H_STATE,
   H_SUPPLY,
   H_WAITS,
+  H_WANTED,
   holderOf,
   markOf,
   NONCES,
@@ -77,6 +78,8 @@ export class SharedCore {
   readonly #workers: Workers;
   readonly #tickets: Tickets;
   #nonce = 0;
+  #wantedSeen = 0;
+  readonly #mayPark: boolean;
   /** Blocks that came from other workers: handed out, but not by an allocation here. */
   #arrivals = 0;
 
@@ -89,6 +92,8 @@ export class SharedCore {
     this.#me = worker;
     this.#mark = markOf(worker);
     this.#magazine = magazine;
+    this.#mayPark = mayPark;
+    this.#wantedSeen = Atomics.load(control.header, H_WANTED);
     this.#lock = new PoolLock(control.header, worker, mayPark);
     this.#depot = new Depot(control);
     this.#workers = new Workers(control.header);
@@ -170,10 +175,25 @@ export class SharedCore {
     this.#list.setFewestOut(this.#tickets.any ? MANY : this.#list.owned - this.#magazine);
   }
 
-  /** Looks again whether somebody waits; what idles here is for them. Called at every turn of the event loop. */
+  /** Looks whether somebody waits or asked; what idles here is for them. Called now and then on the event loop. */
   heed(): void {
-    if (this.#tickets.any) this.giveBack(this.#list.owned - this.#list.out);
+    if (this.#isWanted()) this.giveBack(this.#list.owned - this.#list.out);
     this.#setLimit();
+  }
+
+  #isWanted(): boolean {
+    const wanted = Atomics.load(this.#header, H_WANTED);
+    const asked = wanted !== this.#wantedSeen;
+    this.#wantedSeen = wanted;
+    return asked || this.#tickets.any;
+  }
+
+  /** Asks the others for what idles in their magazines, and gives them a moment. */
+  ask(): void {
+    const supply = Atomics.load(this.#header, H_SUPPLY);
+    this.#wantedSeen = Atomics.add(this.#header, H_WANTED, 1) + 1;
+    this.#announce(H_EVENTS);
+    if (this.#mayPark) Atomics.wait(this.#header, H_SUPPLY, supply, A_MOMENT);
   }
 
   #openPage(gfp: Gfp): Refusal | 0 {
@@ -191,7 +211,7 @@ export class SharedCore {
   spill(index: number): void {
     this.#list.push(index);
     const idle = this.#list.owned - this.#list.out;
-    this.giveBack(this.#tickets.any ? idle : idle > this.#magazine ? this.#magazine >> 1 : 0);
+    this.giveBack(this.#isWanted() ? idle : idle > this.#magazine ? this.#magazine >> 1 : 0);
   }
 
   /** Gives the first `count` blocks of the magazine, or as many as it has, to the depot. */
@@ -410,5 +430,7 @@ export class SharedCore {
   }
 }
 
+/** Milliseconds that others get to give what idles with them. */
+const A_MOMENT = 5;
 /** More than there can be. */
 const MANY = 2 ** 30 - 1;

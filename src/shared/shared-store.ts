@@ -1,7 +1,14 @@
 /** What a shared pool is to one worker: the shared core with promises, messages and errors around it. */
 import { checkInteger } from '../arguments.ts';
 import type { Device } from '../device/device.ts';
-import { DmaBlockError, DmaDestroyedError, type DmaError, DmaOutOfMemoryError, hex } from '../errors.ts';
+import {
+  DmaBlockError,
+  DmaDestroyedError,
+  type DmaError,
+  DmaOutOfMemoryError,
+  DmaTimeoutError,
+  hex,
+} from '../errors.ts';
 import type { DebugBook } from '../pool/debug-book.ts';
 import { DebugHooks } from '../pool/debug-hooks.ts';
 import { type ListControl, QUARANTINED } from '../pool/free-list.ts';
@@ -57,6 +64,8 @@ export interface SharedStoreOptions {
   readonly release: (() => void) | null;
 }
 
+/** How often a call at the limit asks the others, a moment each time, before it is refused. */
+const ASKS = 2;
 /** Milliseconds after which those who wait, and those who may be asked to share, look again without being told. */
 const LOOK_AGAIN = 100;
 
@@ -70,6 +79,8 @@ export class SharedStore implements PoolStore, Sharing {
   readonly #waiters: WaitQueue;
   /** Tickets of those who wait here, in the order of `#waiters`. */
   readonly #tickets: number[] = [];
+  /** Tickets of those who gave up, still in the queue. */
+  readonly #dropped: number[] = [];
   readonly pages: PoolPages;
   #left = false;
   #released = false;
@@ -116,11 +127,24 @@ export class SharedStore implements PoolStore, Sharing {
 
   refill(gfp: Gfp): number {
     checkGfp(gfp);
-    for (;;) {
+    for (let asked = 0; ;) {
       this.#checkNotLeft();
       const index = this.#takeOne(gfp);
-      if (index < 0 || this.#dress(index)) return index;
+      if (index === AT_LIMIT && asked < ASKS && !this.#queue.any && this.#idleElsewhere().length > 0) {
+        asked++;
+        this.#core.ask();
+      } else if (index < 0 || this.#dress(index)) {
+        return index;
+      }
     }
+  }
+
+  /** Who has blocks at hand, in words. */
+  #idleElsewhere(): string[] {
+    return this.#workers
+      .in(ATTACHED)
+      .filter((worker) => worker !== this.worker && this.#workers.idleOf(worker) > 0)
+      .map((worker) => `${String(this.#workers.idleOf(worker))} in worker ${String(worker)}`);
   }
 
   #takeOne(gfp: Gfp): number {
@@ -160,8 +184,11 @@ export class SharedStore implements PoolStore, Sharing {
     const { list } = this.#options;
     if (this.#left || !this.#isMine(index)) throw this.badFree(index);
     this.#options.hooks?.freed(index);
-    this.#core.spill(index);
-    if (this.#waiters.length > 0) this.#pump();
+    // It is free from here on; that the rest of the magazine could not be moved just now is no failure of this free.
+    this.#tryLocked(() => {
+      this.#core.spill(index);
+      if (this.#waiters.length > 0) this.#pump();
+    });
     if (this.#core.destroyed && list.out === 0) this.#last();
   }
 
@@ -200,10 +227,7 @@ export class SharedStore implements PoolStore, Sharing {
       maxBlocks,
       counts: this.account(),
     });
-    const idle = this.#workers
-      .in(ATTACHED)
-      .filter((worker) => worker !== this.worker && this.#workers.idleOf(worker) > 0)
-      .map((worker) => `${String(this.#workers.idleOf(worker))} in worker ${String(worker)}`);
+    const idle = this.#idleElsewhere();
     if (refusal !== AT_LIMIT || idle.length === 0) return error;
     return new DmaOutOfMemoryError('ERR_DMAPOOL_LIMIT', `${error.message}; idle in magazines: ${idle.join(', ')}`);
   }
@@ -228,13 +252,33 @@ export class SharedStore implements PoolStore, Sharing {
       if (ticket < 0) throw new DmaOutOfMemoryError('ERR_DMAPOOL_LIMIT', `${this.#label}: too many wait already`);
       this.#tickets.push(ticket);
       const waiting = this.#waiters.join(give, checked, (position) => {
-        this.#core.giveUp(this.#tickets.splice(position, 1)[0]!);
+        this.#dropped.push(this.#tickets.splice(position, 1)[0]!);
+        this.#dropTickets();
       });
       this.#listen();
       return waiting;
     } catch (error) {
       // Rejected as thrown: a signal's reason need not be an Error.
       return Promise.reject(error);
+    }
+  }
+
+  /** Leaves the queue for those who gave up. If the lock can't be had now, the next look at events does it. */
+  #dropTickets(): void {
+    for (let ticket = this.#dropped.at(-1); ticket !== undefined; ticket = this.#dropped.at(-1)) {
+      if (!this.#tryLocked(() => { this.#core.giveUp(this.#dropped.at(-1)!); })) return;
+      this.#dropped.pop();
+    }
+  }
+
+  /** False if the lock could not be had for long: what is not urgent is done later. */
+  #tryLocked(action: () => void): boolean {
+    try {
+      action();
+      return true;
+    } catch (error) {
+      if (error instanceof DmaTimeoutError) return false;
+      throw error;
     }
   }
 
@@ -262,7 +306,9 @@ export class SharedStore implements PoolStore, Sharing {
     this.#listening = true;
     const look = (): void => {
       const seen = Atomics.load(this.#header, H_SUPPLY);
-      this.#pump();
+      this.#tryLocked(() => {
+        this.#pump();
+      });
       this.#listening = this.#waiters.length > 0;
       if (this.#listening) onceChanged(this.#header, H_SUPPLY, seen, LOOK_AGAIN, look);
     };
@@ -273,7 +319,10 @@ export class SharedStore implements PoolStore, Sharing {
   #heedEvents(): void {
     if (this.#left) return;
     const seen = Atomics.load(this.#header, H_EVENTS);
-    this.#core.heed();
+    this.#tryLocked(() => {
+      this.#core.heed();
+      this.#dropTickets();
+    });
     this.#core.publish();
     if (this.#core.destroyed) {
       this.#stop();
