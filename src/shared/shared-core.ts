@@ -93,7 +93,7 @@ export class SharedCore {
     this.#mark = markOf(worker);
     this.#magazine = magazine;
     this.#mayPark = mayPark;
-    this.#wantedSeen = Atomics.load(control.header, H_WANTED);
+    this.#wantedSeen = control.header[H_WANTED]!;
     this.#lock = new PoolLock(control.header, worker, mayPark);
     this.#depot = new Depot(control);
     this.#workers = new Workers(control.header);
@@ -411,7 +411,7 @@ export class SharedCore {
     this.#announce(H_EVENTS);
   }
 
-  get destroyed(): boolean {
+  isDestroyed(): boolean {
     return Atomics.load(this.#header, H_STATE) === DESTROYED;
   }
 

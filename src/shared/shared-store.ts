@@ -150,7 +150,7 @@ export class SharedStore implements PoolStore, Sharing {
   #takeOne(gfp: Gfp): number {
     const { list } = this.#options;
     // With hooks the magazine is held: each call comes here, also when there are blocks in it.
-    const index = list.top >= 0 && !this.#core.destroyed ? list.pop() : this.#core.refill(gfp);
+    const index = list.top >= 0 && !this.#core.isDestroyed() ? list.pop() : this.#core.refill(gfp);
     if (index === POOL_DESTROYED) throw this.#destroyedError();
     return index;
   }
@@ -165,7 +165,7 @@ export class SharedStore implements PoolStore, Sharing {
       // Into quarantine first, so that the log finds a pool in order; whatever it does there, look again afterwards.
       this.#core.quarantine(index);
       device.report('error', `${name} corrupted`, `${trouble}\n  (seen by worker ${String(this.worker)})`);
-      if (hooks.quarantines || this.gone || this.#core.destroyed || list.word(index) !== QUARANTINED) return false;
+      if (hooks.quarantines || this.gone || this.#core.isDestroyed() || list.word(index) !== QUARANTINED) return false;
       this.#core.unquarantine(index);
     }
     hooks.allocated(index);
@@ -189,7 +189,7 @@ export class SharedStore implements PoolStore, Sharing {
       this.#core.spill(index);
       if (this.#waiters.length > 0) this.#pump();
     });
-    if (this.#core.destroyed && list.out === 0) this.#last();
+    if (this.#core.isDestroyed() && list.out === 0) this.#last();
   }
 
   #isMine(index: number): boolean {
@@ -324,7 +324,7 @@ export class SharedStore implements PoolStore, Sharing {
       this.#dropTickets();
     });
     this.#core.publish();
-    if (this.#core.destroyed) {
+    if (this.#core.isDestroyed()) {
       this.#stop();
       this.#pump();
       this.#releaseIfUnused();
@@ -412,13 +412,13 @@ export class SharedStore implements PoolStore, Sharing {
         );
       }
     }
-    if (this.#core.destroyed) this.#releaseIfUnused();
+    if (this.#core.isDestroyed()) this.#releaseIfUnused();
     return reports;
   }
 
   reclaim(): number {
     const count = this.#core.reclaim();
-    if (this.#core.destroyed) this.#releaseIfUnused();
+    if (this.#core.isDestroyed()) this.#releaseIfUnused();
     return count;
   }
 

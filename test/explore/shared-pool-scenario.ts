@@ -1,0 +1,225 @@
+/** Workers of one shared pool, on the real code: hot path, core, depot, lock, tickets. */
+import assert from 'node:assert/strict';
+import { EMPTY } from '../../src/pool/free-list.ts';
+import { HotPath, openList } from '../../src/pool/hot-path.ts';
+import type { PoolCounts, SlowPath } from '../../src/pool/slow-path.ts';
+import { type Control, createControl, H_CARVED, H_DEPOT, H_DEPOT_COUNT, holderOf } from '../../src/shared/layout.ts';
+import { SharedCore } from '../../src/shared/shared-core.ts';
+import { Workers } from '../../src/shared/workers.ts';
+import type { Operation, Scenario } from './scenario.ts';
+
+const PER_PAGE = 2;
+const PAGES = 2;
+const BLOCKS: number = PER_PAGE * PAGES;
+const MAGAZINE = 2;
+
+/** The slow path without promises and errors around it. */
+class BareSlowPath implements SlowPath {
+  readonly #core: SharedCore;
+
+  constructor(core: SharedCore) {
+    this.#core = core;
+  }
+
+  refill(): number {
+    return this.#core.refill('kernel');
+  }
+
+  prepare(count: number): number {
+    return this.#core.prepare(count, 'kernel');
+  }
+
+  drain(index: number): void {
+    this.#core.spill(index);
+  }
+
+  badFree(index: number): Error {
+    return new Error(`block ${String(index)} can't be freed`);
+  }
+
+  refused(): Error {
+    return new Error('no block');
+  }
+
+  dmaOf(index: number): number {
+    return index;
+  }
+
+  bytesOf(): Uint8Array<ArrayBuffer> {
+    return new Uint8Array();
+  }
+
+  fill(): void {
+    // No memory behind these blocks.
+  }
+
+  account(): PoolCounts {
+    return { active: 0, blocks: 0, pages: 0 };
+  }
+}
+
+/** The hot path with nothing around it. */
+class BarePool extends HotPath {
+  constructor() {
+    super(new Int32Array(0));
+  }
+
+  start(slow: SlowPath): void {
+    this.attach(slow);
+  }
+
+  protected override makeObject(index: number): { index: number } {
+    return { index };
+  }
+
+  protected override notOurs(): Error {
+    return new Error('not ours');
+  }
+}
+
+interface Side {
+  readonly pool: BarePool;
+  readonly core: SharedCore;
+  /** First block of its magazine. */
+  readonly top: () => number;
+  readonly number: number;
+}
+
+interface State {
+  readonly control: Control;
+  readonly sides: readonly Side[];
+  /** Who holds each block, -1 nobody: the plain truth that the words must agree with. */
+  readonly holder: number[];
+  /** Blocks on their way: index and nonce, by giver. */
+  readonly mail: { index: number; nonce: number; giver: number }[];
+  readonly dead: Set<number>;
+}
+
+function setUp(workers: number): State {
+  const control = createControl(BLOCKS, PER_PAGE, PAGES);
+  const table = new Workers(control.header);
+  const sides = Array.from({ length: workers + 1 }, (_, worker): Side => {
+    const number = table.claim(worker, 0);
+    const pool = new BarePool();
+    const list = openList(pool);
+    list.replaceWords(control.words);
+    const core = new SharedCore({ control, list, worker: number, magazine: MAGAZINE, mayPark: true });
+    pool.start(new BareSlowPath(core));
+    return { pool, core, top: () => list.top, number };
+  });
+  return { control, sides, holder: new Array<number>(BLOCKS).fill(-1), mail: [], dead: new Set() };
+}
+
+const take: Operation<State> = ({ sides, holder }, worker) => {
+  const index = sides[worker]!.pool.tryAllocIndex();
+  if (index < 0) return;
+  assert.equal(holder[index], -1, `block ${String(index)} is in two hands`);
+  holder[index] = worker;
+};
+
+const give: Operation<State> = ({ sides, holder }, worker) => {
+  const index = holder.indexOf(worker);
+  if (index < 0) return;
+  holder[index] = -1;
+  sides[worker]!.pool.freeIndex(index);
+};
+
+const send: Operation<State> = ({ sides, holder, mail }, worker) => {
+  const index = holder.indexOf(worker);
+  if (index < 0) return;
+  holder[index] = -2 - worker;
+  const nonce = sides[worker]!.core.transfer(index);
+  assert.ok(nonce >= 0, 'the owner may transfer');
+  mail.push({ index, nonce, giver: worker });
+};
+
+const receive: Operation<State> = ({ sides, holder, mail, dead }, worker) => {
+  const letter = mail.shift();
+  if (letter === undefined) return;
+  const { index, nonce, giver } = letter;
+  const accepted = sides[worker]!.core.accept(index, sides[giver]!.number, nonce);
+  if (accepted) holder[index] = worker;
+  else assert.ok(dead.has(giver), 'only a dead giver’s block is refused');
+};
+
+const both: Operation<State> = (state, worker) => {
+  const indices = new Int32Array(2);
+  if (!state.sides[worker]!.pool.tryAllocIndexBulk(indices)) return;
+  for (const index of indices) {
+    assert.equal(state.holder[index], -1, `block ${String(index)} is in two hands`);
+    state.holder[index] = worker;
+  }
+};
+
+/** Every carved block is in exactly one place: the depot, one magazine, or one pair of hands. */
+function checkPlaces({ control, sides, holder, dead }: State): void {
+  const { header, words, owners } = control;
+  const place = new Map<number, string>();
+  const put = (index: number, where: string): void => {
+    assert.equal(place.get(index), undefined, `block ${String(index)} is in ${place.get(index) ?? ''} and ${where}`);
+    place.set(index, where);
+  };
+  let count = 0;
+  for (let index = header[H_DEPOT]!; index !== EMPTY; index = words[index]!) {
+    put(index, 'the depot');
+    assert.equal(owners[index], 0, 'the depot’s blocks have no owner');
+    count++;
+  }
+  assert.equal(header[H_DEPOT_COUNT], count);
+  for (const [worker, side] of sides.entries()) {
+    if (dead.has(worker)) continue;
+    for (let index = side.top(); index !== EMPTY; index = words[index]!) {
+      put(index, `the magazine of ${String(worker)}`);
+      assert.equal(owners[index], side.number);
+    }
+  }
+  for (let index = 0; index < header[H_CARVED]!; index++) {
+    const number = holderOf(words[index]!);
+    if (number !== 0) put(index, `the hands of ${String(number - 1)}`);
+    assert.ok(place.has(index), `block ${String(index)} is lost`);
+    // Who died while taking or giving may or may not have got so far.
+    const worker = holder[index]!;
+    if (worker >= 0 && !dead.has(worker)) assert.equal(number, sides[worker]!.number);
+  }
+}
+
+function check(state: State): void {
+  checkPlaces(state);
+  const { control, sides, dead } = state;
+  const living = sides.findIndex((_, worker) => !dead.has(worker));
+  sides[living]!.core.reclaim();
+  checkPlaces(state);
+  // All that is nobody's can be had again.
+  for (const [worker, { core, number }] of sides.entries()) {
+    if (!dead.has(worker) && worker !== living) core.giveBack(BLOCKS);
+    assert.ok(number > 0);
+  }
+  const held = control.words.subarray(0, control.header[H_CARVED]).filter((word) => holderOf(word) !== 0).length;
+  for (let left = BLOCKS - held; left > 0; left--) {
+    assert.ok(sides[living]!.pool.tryAllocIndex() >= 0, 'a block can’t be had any more');
+  }
+}
+
+function scenario(workers: readonly (readonly Operation<State>[])[]): Scenario<State> {
+  return {
+    setup: () => setUp(workers.length),
+    workers,
+    onKilled: ({ sides, dead }, victim) => {
+      dead.add(victim);
+      sides[workers.length]!.core.bury(victim);
+    },
+    check,
+  };
+}
+
+export const threeWorkers: Scenario<State> = scenario([
+  [take, take, give, give],
+  [take, give, take, give],
+  [both, give, take, give],
+]);
+
+export const transfers: Scenario<State> = scenario([
+  [take, send, take, give],
+  [receive, give, take, send],
+  [receive, give, receive, give],
+]);
