@@ -1,0 +1,17 @@
+/** Runs {@link shapes} in one worker, and keeps what comes out. */
+import type { Scenario } from '../scenario.ts';
+import { shapes } from './shapes.ts';
+
+export const outcomes: unknown[][] = [];
+
+export const scenario: Scenario<null> = {
+  setup: () => null,
+  workers: [
+    [
+      (): void => {
+        outcomes.push(shapes());
+      },
+    ],
+  ],
+  check: () => undefined,
+};
