@@ -93,9 +93,11 @@ interface State {
   /** Blocks on their way: index and nonce, by giver. */
   readonly mail: { index: number; nonce: number; giver: number }[];
   readonly dead: Set<number>;
+  /** Blocks that were reported as out with a dead worker. */
+  readonly reported: Set<number>;
 }
 
-function setUp(workers: number): State {
+function setUp(workers: number, inDepot: boolean): State {
   const control = createControl(BLOCKS, PER_PAGE, PAGES);
   const table = new Workers(control.header);
   const sides = Array.from({ length: workers + 1 }, (_, worker): Side => {
@@ -107,7 +109,13 @@ function setUp(workers: number): State {
     pool.start(new BareSlowPath(core));
     return { pool, core, top: () => list.top, number };
   });
-  return { control, sides, holder: new Array<number>(BLOCKS).fill(-1), mail: [], dead: new Set() };
+  if (inDepot) {
+    const { pool, core } = sides[workers]!;
+    for (let i = 0; i < BLOCKS; i++) pool.tryAllocIndex();
+    for (let index = 0; index < BLOCKS; index++) pool.freeIndex(index);
+    core.giveBack(BLOCKS);
+  }
+  return { control, sides, holder: new Array<number>(BLOCKS).fill(-1), mail: [], dead: new Set(), reported: new Set() };
 }
 
 const take: Operation<State> = ({ sides, holder }, worker) => {
@@ -145,9 +153,17 @@ const receive: Operation<State> = ({ sides, holder, mail, dead }, worker) => {
 const both: Operation<State> = (state, worker) => {
   const indices = new Int32Array(2);
   if (!state.sides[worker]!.pool.tryAllocIndexBulk(indices)) return;
-  for (const index of indices) {
+  for (let i = 0; i < 2; i++) {
+    const index = indices[i]!;
     assert.equal(state.holder[index], -1, `block ${String(index)} is in two hands`);
     state.holder[index] = worker;
+  }
+};
+
+const giveAll: Operation<State> = ({ sides, holder }, worker) => {
+  for (let index = holder.indexOf(worker); index >= 0; index = holder.indexOf(worker)) {
+    holder[index] = -1;
+    sides[worker]!.pool.freeIndex(index);
   }
 };
 
@@ -185,40 +201,71 @@ function checkPlaces({ control, sides, holder, dead }: State): void {
 
 function check(state: State): void {
   checkPlaces(state);
-  const { control, sides, dead } = state;
+  const { control, sides, dead, reported } = state;
+  for (const index of reported) {
+    assert.ok(
+      dead.has(holderOf(control.words[index]!) - 1),
+      `block ${String(index)} was reported, and somebody else has it`,
+    );
+  }
   const living = sides.findIndex((_, worker) => !dead.has(worker));
   sides[living]!.core.reclaim();
   checkPlaces(state);
+  for (let index = 0; index < BLOCKS; index++) {
+    assert.ok(!dead.has(holderOf(control.words[index]!) - 1), 'a dead worker still has a block after reclaim');
+  }
   // All that is nobody's can be had again.
   for (const [worker, { core, number }] of sides.entries()) {
     if (!dead.has(worker) && worker !== living) core.giveBack(BLOCKS);
     assert.ok(number > 0);
   }
-  const held = control.words.subarray(0, control.header[H_CARVED]).filter((word) => holderOf(word) !== 0).length;
+  let held = 0;
+  for (let index = 0; index < control.header[H_CARVED]!; index++) if (holderOf(control.words[index]!) !== 0) held++;
   for (let left = BLOCKS - held; left > 0; left--) {
     assert.ok(sides[living]!.pool.tryAllocIndex() >= 0, 'a block can’t be had any more');
   }
 }
 
-function scenario(workers: readonly (readonly Operation<State>[])[]): Scenario<State> {
+/** @param inDepot All blocks are in the depot at first; else they are fresh. */
+function scenario(inDepot: boolean, workers: readonly (readonly Operation<State>[])[]): Scenario<State> {
   return {
-    setup: () => setUp(workers.length),
+    setup: () => setUp(workers.length, inDepot),
     workers,
-    onKilled: ({ sides, dead }, victim) => {
+    onKilled: ({ sides, dead, reported }, victim) => {
       dead.add(victim);
-      sides[workers.length]!.core.bury(victim);
+      const reports = sides[workers.length]!.core.bury(victim);
+      for (const { out } of reports) for (const index of out) reported.add(index);
     },
     check,
+    // Who holds what, in the order of the letters: what the words do not say.
+    fingerprint: ({ holder, mail, dead }) => {
+      let hash = 17;
+      for (const value of [
+        ...holder,
+        ...mail.flatMap(({ index, nonce, giver }) => [index, nonce, giver]),
+        -9,
+        ...dead,
+      ]) {
+        hash = (Math.imul(hash, 31) + value + 7) | 0;
+      }
+      return hash;
+    },
   };
 }
 
-export const threeWorkers: Scenario<State> = scenario([
+export const threeWorkers: Scenario<State> = scenario(true, [
+  [take, take, give, give],
+  [both, take, giveAll, take],
+  [take, give, both, giveAll],
+]);
+
+export const fresh: Scenario<State> = scenario(false, [
   [take, take, give, give],
   [take, give, take, give],
   [both, give, take, give],
 ]);
 
-export const transfers: Scenario<State> = scenario([
+export const transfers: Scenario<State> = scenario(false, [
   [take, send, take, give],
   [receive, give, take, send],
   [receive, give, receive, give],

@@ -1,0 +1,93 @@
+/** Every interleaving of three workers on one shared pool, within bounds, on the real code; and mutants, each caught. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { describe, explore, type ExploreOptions, replay } from './explore.ts';
+import { load, type LoadedModule } from './load.ts';
+import { allOf, type Mutation, replaceText, swapWithNext } from './mutate.ts';
+
+// One try is as good as many: each further one is the same step again.
+const oneSpin = replaceText('lock.ts', 'const SPINS = 200;', 'const SPINS = 1;');
+
+function loadPool(...mutations: readonly Mutation[]): LoadedModule {
+  return load({
+    scenario: 'test/explore/shared-pool-scenario.ts',
+    instrument: ['src/shared/', 'src/pool/hot-path.ts', 'src/pool/free-list.ts'],
+    // What the slow path's promises would run is not reached by these scenarios.
+    uninterruptible: 'throw when reached',
+    mutate: allOf(oneSpin, ...mutations),
+  });
+}
+
+const BOUNDS: readonly ExploreOptions[] = [{ preemptions: 2 }, { preemptions: 1, kills: 1 }];
+
+for (const name of ['threeWorkers', 'fresh', 'transfers']) {
+  for (const options of BOUNDS) {
+    const { preemptions, kills = 0 } = options;
+    test(`${name}: 3 workers, 4 operations each, ${String(preemptions)} preemptions, ${String(kills)} kills`, (t) => {
+      const result = explore(loadPool().scenario(name), { ...options, merge: true, maxMilliseconds: 240_000 });
+      t.diagnostic(describe(name, result));
+      assert.ok(result.complete, result.violation?.message);
+    });
+  }
+}
+
+const core = 'shared-core.ts';
+const depot = 'depot.ts';
+const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] = [
+  [
+    'unlock before the last store',
+    'threeWorkers',
+    replaceText(
+      core,
+      'const refusal = this.#fetch(this.#magazine >> 1, gfp);',
+      'this.#lock.release();\n    const refusal = this.#fetch(this.#magazine >> 1, gfp);',
+    ),
+    { preemptions: 2 },
+  ],
+  [
+    'stores swapped in arrive',
+    'transfers',
+    swapWithNext(core, 'this.#owners[index] = this.#me;'),
+    { preemptions: 0, kills: 1 },
+  ],
+  [
+    'what the dead holder of the lock left is not mended',
+    'threeWorkers',
+    replaceText(core, 'if (this.#lock.acquire()) this.#depot.mend();', 'this.#lock.acquire();'),
+    { preemptions: 1, kills: 1 },
+  ],
+  [
+    'the magazine of a dead worker is not recovered',
+    'threeWorkers',
+    replaceText(depot, 'if (word >= EMPTY) this.#giveOne(index);\n      else if', 'if'),
+    { preemptions: 0, kills: 1 },
+  ],
+  [
+    'the lock is not taken over from the dead',
+    'threeWorkers',
+    replaceText('lock.ts', '=== DEAD) {', '=== -1) {'),
+    { preemptions: 0, kills: 1 },
+  ],
+  [
+    'the blocks taken do not say whose they are',
+    'threeWorkers',
+    replaceText(depot, 'last = this.#words[last]!;\n      this.#owners[last] = w;', 'last = this.#words[last]!;'),
+    { preemptions: 0 },
+  ],
+  [
+    'a block of a dead giver is accepted',
+    'transfers',
+    replaceText(core, '=== word && this.#workers.stateOf(giver) === ATTACHED', '=== word'),
+    { preemptions: 1, kills: 1 },
+  ],
+];
+
+for (const [name, scenario, mutation, options] of mutants) {
+  test(`caught: ${name}`, (t) => {
+    const loaded = loadPool(mutation).scenario(scenario);
+    const { violation, schedules } = explore(loaded, { ...options, stepLimit: 3000, maxMilliseconds: 60_000 });
+    assert.ok(violation !== null, 'not caught');
+    t.diagnostic(`${violation.kind} after ${String(schedules)} schedules: ${violation.schedule.slice(0, 200)}`);
+    assert.equal(replay(loaded, violation.schedule, 3000).violation?.message, violation.message);
+  });
+}
