@@ -1,0 +1,57 @@
+/** A shared pool of the main thread and workers on it. */
+import type { TestContext } from 'node:test';
+import { Device, DmaPool, type DmaPoolOptions, HeapMemory, type SharedPoolHandle, type ShareOptions } from 'dmapool';
+import { RecordingLog } from '../support/log.ts';
+import { RemoteWorker } from './remote.ts';
+
+export interface Fixture {
+  readonly memory: HeapMemory;
+  readonly log: RecordingLog;
+  readonly device: Device;
+  readonly pool: DmaPool<'rx'>;
+  readonly handle: SharedPoolHandle;
+  readonly workers: RemoteWorker[];
+}
+
+export interface FixtureOptions extends Partial<DmaPoolOptions>, ShareOptions {
+  readonly workers?: number;
+}
+
+/** The pool is shared, and `workers` have attached, numbers 2 and up. They are ended after the test. */
+export async function sharedPool(t: TestContext, options: FixtureOptions = {}): Promise<Fixture> {
+  const { workers: count = 1, magazine, ...rest } = options;
+  const memory = new HeapMemory();
+  const log = new RecordingLog();
+  const device = new Device({ name: 'nic', memory, log });
+  const pool = DmaPool.create('rx', device, { size: 256, maxBlocks: 64, ...rest });
+  const handle = pool.share(magazine === undefined ? {} : { magazine });
+  const workers: RemoteWorker[] = [];
+  t.after(async () => {
+    await Promise.all(workers.map((worker) => worker.kill()));
+    pool.destroy();
+    // Whatever the test left out is nobody's now.
+    for (const index of [...pool.indices()]) pool.freeIndex(index);
+    pool.reclaim();
+  });
+  for (let i = 0; i < count; i++) workers.push(await attachedWorker(handle));
+  return { memory, log, device, pool, handle, workers };
+}
+
+export async function attachedWorker(handle: SharedPoolHandle): Promise<RemoteWorker> {
+  const remote = await RemoteWorker.start();
+  await remote.call('attach', handle);
+  return remote;
+}
+
+/** Resolves when `condition` holds; rejects after `patience` milliseconds. */
+export async function until(what: string, condition: () => boolean, patience = 5000): Promise<void> {
+  const deadline = performance.now() + patience;
+  while (!condition()) {
+    if (performance.now() > deadline) throw new Error(`still not after ${String(patience)} ms: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+}
+
+export function range(begin: number, end: number): number[] {
+  return Array.from({ length: end - begin }, (_, i) => begin + i);
+}

@@ -1,0 +1,92 @@
+/** Workers that run hammer.ts on one pool, and how to end them. */
+import assert from 'node:assert/strict';
+import { Worker } from 'node:worker_threads';
+import type { SharedPoolHandle } from 'dmapool';
+import type { HammerMessage, HammerOptions } from './hammer.ts';
+
+/** Lives there can be in one test. */
+const MOST_LIVES = 16_384;
+
+/** A worker that hammers. */
+export interface Hammer {
+  readonly life: number;
+  readonly worker: Worker;
+  readonly thread: number;
+  /** When it has attached and begun. */
+  readonly running: Promise<void>;
+  /** Turns that it made, when it ended by itself. */
+  readonly done: Promise<number>;
+}
+
+export class Hammers {
+  readonly #handle: SharedPoolHandle;
+  readonly #mail: BigInt64Array<SharedArrayBuffer>;
+  readonly #lives: Int32Array<SharedArrayBuffer> = new Int32Array(new SharedArrayBuffer(MOST_LIVES * 4));
+  readonly violations: string[] = [];
+  #next = 1;
+
+  constructor(handle: SharedPoolHandle, places: number) {
+    this.#handle = handle;
+    this.#mail = new BigInt64Array(new SharedArrayBuffer(places * 8));
+  }
+
+  start(): Hammer {
+    const life = this.#next++;
+    assert.ok(life < MOST_LIVES);
+    Atomics.store(this.#lives, life, 1);
+    const options: HammerOptions = { handle: this.#handle, life, mail: this.#mail, lives: this.#lives };
+    const worker = new Worker(new URL('./hammer.js', import.meta.url), { workerData: options });
+    const thread = worker.threadId;
+    let began: () => void;
+    let ended: (turns: number) => void;
+    const running = new Promise<void>((resolve) => (began = resolve));
+    const done = new Promise<number>((resolve) => (ended = resolve));
+    worker.on('message', (message: HammerMessage) => {
+      if ('running' in message) began();
+      else if ('done' in message) ended(message.done);
+      else this.violations.push(message.violation);
+    });
+    worker.on('error', (error) => {
+      this.violations.push(String(error));
+    });
+    worker.on('exit', () => {
+      began();
+      ended(0);
+    });
+    return { life, worker, thread, running, done };
+  }
+
+  /** Ends a worker wherever it is. The pool has heard of it when this resolves. */
+  async kill(hammer: Hammer): Promise<void> {
+    await hammer.worker.terminate();
+    await new Promise((resolve) => setImmediate(resolve));
+    Atomics.store(this.#lives, hammer.life, 0);
+  }
+
+  /** Has all of them give back what they hold and leave. */
+  async finish(hammers: readonly Hammer[]): Promise<void> {
+    Atomics.store(this.#lives, 0, 1);
+    await Promise.all(hammers.map((hammer) => within(20_000, 'a worker ends', hammer.done)));
+  }
+
+  /** Lets new ones start after {@link finish}. */
+  again(): void {
+    Atomics.store(this.#lives, 0, 0);
+    this.#mail.fill(0n);
+  }
+}
+
+/** Rejects when the promise is not settled in time: a hang fails, and says where. */
+export async function within<T>(milliseconds: number, what: string, promise: Promise<T>): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      reject(new Error(`${what}: not in ${String(milliseconds)} ms`));
+    }, milliseconds);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}

@@ -1,0 +1,90 @@
+/** Worker program of the litmus tests. */
+import { isMainThread, parentPort, workerData } from 'node:worker_threads';
+import { consume32, DmaPool, publish32, type SharedPoolHandle } from 'dmapool';
+import { PoolLock } from '../../src/shared/lock.ts';
+
+/** Slots of the ring for `consume`, and words of one. */
+export const SLOTS = 64;
+export const SLOT = 16;
+
+/** What a worker does; every kind says how many times. */
+export type Litmus =
+  | {
+      readonly kind: 'receive';
+      readonly handle: SharedPoolHandle;
+      readonly ring: Float64Array<SharedArrayBuffer>;
+      /** [0]: tickets written, [1]: tickets read. */
+      readonly cursors: Int32Array<SharedArrayBuffer>;
+      readonly rounds: number;
+    }
+  | {
+      readonly kind: 'count';
+      readonly header: Int32Array<SharedArrayBuffer>;
+      readonly me: number;
+      /** [0]: begin, [1], [2]: written under the lock only. */
+      readonly counters: Int32Array<SharedArrayBuffer>;
+      readonly rounds: number;
+    }
+  | {
+      readonly kind: 'consume';
+      /** Slots of {@link SLOT} words, the first one the sequence number; [SLOT - 1] of the first slot: acknowledged. */
+      readonly words: Uint32Array<SharedArrayBuffer>;
+      readonly rounds: number;
+    };
+
+/** Violations seen. */
+function receive({ handle, ring, cursors, rounds }: Extract<Litmus, { kind: 'receive' }>): number {
+  const pool = DmaPool.attach(handle);
+  let violations = 0;
+  for (let round = 0; round < rounds; round++) {
+    while (Atomics.load(cursors, 0) <= round) continue;
+    const block = pool.accept(ring[round % ring.length]!);
+    const { u32 } = block;
+    for (let i = 0; i < 8; i++) if (u32[i] !== round + i) violations++;
+    pool.free(block);
+    Atomics.store(cursors, 1, round + 1);
+  }
+  pool.destroy();
+  return violations;
+}
+
+function count({ header, me, counters, rounds }: Extract<Litmus, { kind: 'count' }>): number {
+  const lock = new PoolLock(header, me, true);
+  Atomics.add(counters, 0, 1);
+  while (Atomics.load(counters, 0) < 3) continue;
+  let violations = 0;
+  for (let round = 0; round < rounds; round++) {
+    lock.acquire();
+    const before = counters[1]!;
+    counters[1] = before + 1;
+    if (counters[2] !== before) violations++;
+    counters[2] = before + 1;
+    lock.release();
+  }
+  return violations;
+}
+
+function consume({ words, rounds }: Extract<Litmus, { kind: 'consume' }>): number {
+  let violations = 0;
+  for (let round = 1; round <= rounds; round++) {
+    const slot = (round % SLOTS) * SLOT;
+    while (consume32(words, slot) !== round) continue;
+    for (let i = 1; i <= 8; i++) if (words[slot + i] !== round * 8 + i) violations++;
+    publish32(words, SLOT - 1, round);
+  }
+  return violations;
+}
+
+function perform(task: Litmus): number {
+  switch (task.kind) {
+    case 'receive':
+      return receive(task);
+    case 'count':
+      return count(task);
+    case 'consume':
+      return consume(task);
+  }
+}
+
+// Also imported for its types and numbers.
+if (!isMainThread) parentPort?.postMessage(perform(workerData as Litmus));

@@ -1,0 +1,64 @@
+/** Order of memory between real threads: what one wrote before it published is seen by who consumed. */
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { test } from 'node:test';
+import { Worker } from 'node:worker_threads';
+import { consume32, publish32 } from 'dmapool';
+import { createControl } from '../../src/shared/layout.ts';
+import { sharedPool } from './fixture.ts';
+import { type Litmus, SLOT, SLOTS } from './litmus-worker.ts';
+
+const ROUNDS = 100_000;
+
+/** Violations that the worker saw. */
+async function run(task: Litmus): Promise<number> {
+  const worker = new Worker(new URL('./litmus-worker.js', import.meta.url), { workerData: task });
+  const exit = once(worker, 'exit');
+  const [violations] = (await once(worker, 'message')) as [number];
+  await exit;
+  return violations;
+}
+
+test('what was written before a transfer is seen after the accept', { timeout: 60_000 }, async (t) => {
+  const { pool, handle } = await sharedPool(t, { workers: 0 });
+  const ring = new Float64Array(new SharedArrayBuffer(16 * 8));
+  const cursors = new Int32Array(new SharedArrayBuffer(8));
+  const seen = run({ kind: 'receive', handle, ring, cursors, rounds: ROUNDS });
+  for (let round = 0; round < ROUNDS;) {
+    // The worker starts only while this thread's event loop turns.
+    const space = Atomics.load(cursors, 1) + ring.length - round;
+    if (space === 0) await new Promise((resolve) => setImmediate(resolve));
+    for (let i = 0; i < space && round < ROUNDS; i++, round++) {
+      const block = pool.alloc();
+      const { u32 } = block;
+      for (let word = 7; word >= 0; word--) u32[word] = round + word;
+      ring[round % ring.length] = pool.transfer(block);
+      Atomics.store(cursors, 0, round + 1);
+    }
+  }
+  assert.equal(await seen, 0);
+  assert.equal(pool.counts().active, 0);
+});
+
+test('the lock lets one in at a time, and shows it what the last one wrote', { timeout: 60_000 }, async () => {
+  const { header } = createControl(1, 1, 1);
+  const counters = new Int32Array(new SharedArrayBuffer(12));
+  const seen = await Promise.all([1, 2, 3].map((me) => run({ kind: 'count', header, me, counters, rounds: ROUNDS })));
+  assert.deepEqual(seen, [0, 0, 0]);
+  assert.deepEqual([...counters], [3, 3 * ROUNDS, 3 * ROUNDS]);
+});
+
+test('publish32 and consume32 order what lies around them', { timeout: 60_000 }, async () => {
+  const words = new Uint32Array(new SharedArrayBuffer(SLOTS * SLOT * 4));
+  const seen = run({ kind: 'consume', words, rounds: ROUNDS });
+  for (let round = 1; round <= ROUNDS;) {
+    const space = consume32(words, SLOT - 1) + SLOTS + 1 - round;
+    if (space === 0) await new Promise((resolve) => setImmediate(resolve));
+    for (let i = 0; i < space && round <= ROUNDS; i++, round++) {
+      const slot = (round % SLOTS) * SLOT;
+      for (let word = 8; word > 0; word--) words[slot + word] = round * 8 + word;
+      publish32(words, slot, round);
+    }
+  }
+  assert.equal(await seen, 0);
+});

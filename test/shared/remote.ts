@@ -1,0 +1,92 @@
+/** A worker that runs worker.ts, as the one who made it sees it. */
+import assert from 'node:assert/strict';
+import { once } from 'node:events';
+import { Worker } from 'node:worker_threads';
+import type { DmaErrorCode } from 'dmapool';
+import type { Operations, Request, Response } from './worker.ts';
+
+type Answer<K extends keyof Operations> = Awaited<ReturnType<Operations[K]>>;
+
+/** What went wrong in the worker. */
+export class RemoteError extends Error {
+  readonly code: string;
+
+  constructor(code: string, message: string) {
+    super(message);
+    this.code = code;
+  }
+}
+
+/** Milliseconds after which an answer is missed: a hang must fail, with a name. */
+const PATIENCE = 20_000;
+
+export class RemoteWorker {
+  readonly worker: Worker;
+  readonly #asked = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
+  #next = 0;
+
+  private constructor() {
+    this.worker = new Worker(new URL('./worker.js', import.meta.url));
+    this.worker.on('message', ({ id, value, error }: Response) => {
+      const asked = this.#asked.get(id);
+      this.#asked.delete(id);
+      if (error === undefined) asked?.resolve(value);
+      else asked?.reject(new RemoteError(error.code, error.message));
+    });
+    this.worker.on('exit', () => {
+      for (const asked of this.#asked.values()) asked.reject(new RemoteError('ended', 'the worker ended'));
+      this.#asked.clear();
+    });
+  }
+
+  static async start(): Promise<RemoteWorker> {
+    const remote = new RemoteWorker();
+    await once(remote.worker, 'online');
+    return remote;
+  }
+
+  call<K extends keyof Operations>(name: K, ...args: Parameters<Operations[K]>): Promise<Answer<K>> {
+    return this.request(name, args) as Promise<Answer<K>>;
+  }
+
+  request(name: string, args: readonly unknown[]): Promise<unknown> {
+    const id = this.#next++;
+    return new Promise((resolve, reject) => {
+      const timer = setTimeout(() => {
+        reject(new RemoteError('hang', `${name} was not answered in ${String(PATIENCE)} ms`));
+      }, PATIENCE);
+      const settled = (): void => {
+        clearTimeout(timer);
+      };
+      this.#asked.set(id, {
+        resolve: (value) => {
+          settled();
+          resolve(value);
+        },
+        reject: (error) => {
+          settled();
+          reject(error);
+        },
+      });
+      this.worker.postMessage({ id, name, args } satisfies Request);
+    });
+  }
+
+  /** Ends the worker, and waits until that was heard of. */
+  async kill(): Promise<void> {
+    await this.worker.terminate();
+    await new Promise((resolve) => setImmediate(resolve));
+  }
+}
+
+/** Awaits the answer, which must be an error of this code; returns its message. */
+export async function refusedWith(code: DmaErrorCode, answer: Promise<unknown>): Promise<string> {
+  try {
+    await answer;
+  } catch (error) {
+    assert.ok(error instanceof RemoteError, String(error));
+    assert.equal(error.code, code, error.message);
+    return error.message;
+  }
+  return assert.fail(`expected ${code}, but it was answered`);
+}

@@ -1,0 +1,156 @@
+/** Worker program of the tests of shared pools: does to its pool what it is asked to; see remote.ts for the other end. */
+import { parentPort, threadId } from 'node:worker_threads';
+import { Device, DmaError, DmaPool, type PoolStatistics, type SharedPoolHandle } from 'dmapool';
+import { H_LOCK } from '../../src/shared/layout.ts';
+import { RecordingLog } from '../support/log.ts';
+import { RemoteWorker } from './remote.ts';
+
+/** What is asked: a name of {@link operations}, and its arguments. */
+export interface Request {
+  readonly id: number;
+  readonly name: string;
+  readonly args: readonly unknown[];
+}
+
+/** What is answered. */
+export interface Response {
+  readonly id: number;
+  readonly value?: unknown;
+  readonly error?: { readonly code: string; readonly message: string };
+}
+
+const log = new RecordingLog();
+let device = new Device({ name: 'none' });
+let pool: DmaPool;
+let handle: SharedPoolHandle;
+let inner: RemoteWorker | null = null;
+
+export const operations = {
+  attach(given: SharedPoolHandle): { worker: number; thread: number } {
+    handle = given;
+    device = new Device({ name: given.device.name, log });
+    pool = DmaPool.attach(given, { device });
+    return { worker: pool.worker, thread: threadId };
+  },
+  /** As many blocks as can be had, at most `count`. */
+  alloc(count: number): number[] {
+    const taken: number[] = [];
+    for (let i = 0; i < count; i++) {
+      const index = pool.tryAllocIndex();
+      if (index < 0) break;
+      taken.push(index);
+    }
+    return taken;
+  },
+  /** One block, or the error. */
+  allocOne(): number {
+    return pool.alloc().index;
+  },
+  allocBulk(count: number): number[] {
+    const taken = new Int32Array(count);
+    pool.allocIndexBulk(taken);
+    return [...taken];
+  },
+  free(indices: number[]): void {
+    for (const index of indices) pool.freeIndex(index);
+  },
+  freeObject(dma: number): void {
+    const block = pool.blockAt(dma);
+    if (block === null) throw new Error('no block of mine is there');
+    pool.free(block);
+  },
+  async wait(timeout?: number): Promise<number> {
+    return (await pool.allocWait(timeout === undefined ? {} : { timeout })).index;
+  },
+  async waitUntilAborted(after: number): Promise<string> {
+    try {
+      await pool.allocWait({ signal: AbortSignal.timeout(after) });
+      return 'got one';
+    } catch (error) {
+      return (error as Error).name;
+    }
+  },
+  transfer(indices: number[]): number[] {
+    return indices.map((index) => pool.transferIndex(index));
+  },
+  accept(tickets: number[]): number[] {
+    return tickets.map((ticket) => pool.accept(ticket).index);
+  },
+  transferBulk(indices: number[]): number[] {
+    const tickets = new Float64Array(indices.length);
+    pool.transferIndexBulk(Int32Array.from(indices), tickets);
+    return [...tickets];
+  },
+  acceptBulk(tickets: number[]): number[] {
+    const into = new Int32Array(tickets.length);
+    pool.acceptIndexBulk(Float64Array.from(tickets), into);
+    return [...into];
+  },
+  write(index: number, value: number): void {
+    blockOf(index).u32[0] = value;
+  },
+  read(index: number): number {
+    return blockOf(index).u32[0]!;
+  },
+  dmaOf(index: number): number {
+    return pool.dmaOf(index);
+  },
+  statistics(): PoolStatistics {
+    return pool.statistics();
+  },
+  attribute(): string {
+    return device.readAttribute('pools') ?? '';
+  },
+  logged(): string {
+    return log.text;
+  },
+  destroy(): void {
+    pool.destroy();
+  },
+  share(): SharedPoolHandle {
+    return pool.share();
+  },
+  /** As a kill in the middle of a slow call would leave it. */
+  takeLock(): void {
+    while (Atomics.compareExchange(new Int32Array(handle.control), H_LOCK, 0, pool.worker) !== 0) continue;
+  },
+  workerEnded(thread: number): number {
+    return pool.workerEnded(thread).length;
+  },
+  reclaim(): number {
+    return pool.reclaim();
+  },
+  /** Makes a worker of this one, which attaches through it. */
+  async makeInner(): Promise<{ worker: number; thread: number }> {
+    inner = await RemoteWorker.start();
+    return inner.call('attach', pool.share());
+  },
+  async callInner(name: string, args: unknown[]): Promise<unknown> {
+    if (inner === null) throw new Error('there is no inner worker');
+    return inner.request(name, args);
+  },
+};
+
+export type Operations = typeof operations;
+
+function blockOf(index: number): NonNullable<ReturnType<typeof pool.blockAt>> {
+  const block = pool.blockAt(pool.dmaOf(index));
+  if (block === null) throw new Error(`block ${String(index)} is not out here`);
+  return block;
+}
+
+async function answer({ id, name, args }: Request): Promise<Response> {
+  try {
+    const table: Readonly<Record<string, (...args: never[]) => unknown>> = operations;
+    return { id, value: await table[name]!(...(args as never[])) };
+  } catch (error) {
+    const code = error instanceof DmaError ? error.code : 'none';
+    return { id, error: { code, message: error instanceof Error ? error.message : String(error) } };
+  }
+}
+
+parentPort?.on('message', (request: Request) => {
+  void answer(request).then((response) => {
+    parentPort?.postMessage(response);
+  });
+});
