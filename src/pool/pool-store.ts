@@ -44,6 +44,7 @@ export interface Sharing {
   accept(ticket: number): number;
   acceptAll(tickets: Float64Array, into: Int32Array, count: number): void;
   watch(worker: WatchableWorker): void;
+  onDeath(listener: (report: DeathReport) => void): () => void;
   workerEnded(thread: number): readonly DeathReport[];
   reclaim(): number;
 }

@@ -391,7 +391,12 @@ export class DmaPool<N extends string = string>
     pool.#store = store;
     pool.#book = store.book;
     pool.attach(store);
-    listPool(attached.device, pool);
+    try {
+      listPool(attached.device, pool);
+    } catch (error) {
+      store.destroy();
+      throw error;
+    }
     return pool;
   }
 
@@ -465,12 +470,21 @@ export class DmaPool<N extends string = string>
   /**
    * Has the end of a worker noticed: its free blocks come back, and what it had out is reported and kept until
    * {@link reclaim}. Workers that this thread makes after `share` or `attach` are watched by themselves where the runtime
-   * tells of them (Node).
+   * tells of them (Node, Bun, Deno).
    *
    * @param worker A Worker of `node:worker_threads` that was not ended yet.
    */
   watch(worker: WatchableWorker): void {
     this.#sharing.watch(worker);
+  }
+
+  /**
+   * Calls `listener` for each worker whose end is noticed here, after its free blocks came back.
+   *
+   * @returns A function that ends it.
+   */
+  onDeath(listener: (report: DeathReport) => void): () => void {
+    return this.#sharing.onDeath(listener);
   }
 
   /** Says that a thread ended, where nothing else can. @returns What it had out. */

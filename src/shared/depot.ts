@@ -5,8 +5,8 @@
  */
 import { EMPTY, QUARANTINED } from '../pool/free-list.ts';
 import {
+  ATTACHED,
   type Control,
-  DEAD,
   H_CARVED,
   H_DEPOT,
   H_DEPOT_COUNT,
@@ -126,6 +126,15 @@ export class Depot {
     return out;
   }
 
+  /** How many free blocks a worker has at hand. */
+  idleOf(w: number): number {
+    let count = 0;
+    for (let index = 0; index < this.#header[H_CARVED]!; index++) {
+      if (this.#owners[index] === w && this.#words[index]! >= EMPTY) count++;
+    }
+    return count;
+  }
+
   /** What a worker that is gone had handed out comes back too: nobody, no device either, writes there any more. */
   reclaim(w: number): number {
     let count = 0;
@@ -140,7 +149,7 @@ export class Depot {
   }
 
   #isDead(owner: number): boolean {
-    return owner !== DEPOT && this.#header[slotAt(owner) + W_STATE] === DEAD;
+    return owner !== DEPOT && this.#header[slotAt(owner) + W_STATE] !== ATTACHED;
   }
 
   /** Mends everything after a worker died with the lock: the list is made anew from what the owners say. */

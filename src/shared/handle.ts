@@ -30,14 +30,12 @@ export interface SharedPoolHandle {
   readonly debug: { readonly quarantine: boolean; readonly sites: boolean; readonly book: SharedArrayBuffer } | null;
   readonly initOnAlloc: boolean;
   readonly initOnFree: boolean;
-  /** Worker that shared it: the one that hears of the end of those it is given to. */
-  readonly parent: number;
 }
 
 /** Numbers a page takes in {@link SharedPoolHandle.pages}. */
 export const PER_PAGE_ENTRY = 3;
 
-/** Throws unless `handle` has the shape of a handle. */
+/** Throws unless `handle` has the shape of a handle. What the control block says is checked against it later. */
 export function checkHandle(handle: unknown): asserts handle is SharedPoolHandle {
   const { dmapool, pages, buffers, device } = (handle ?? {}) as Partial<SharedPoolHandle>;
   if (

@@ -1,7 +1,7 @@
 /**
  * What the workers of one pool share: a control block in one SharedArrayBuffer.
  *
- *     int32 words   header | worker slots | tickets of those who wait | words: one a block
+ *     int32 words   header | worker slots | tickets of those who wait | who made whom | words: one a block
  *     bytes         owners: one a block
  *
  * The word of a block is what the hot path reads and writes: the next free block, or a mark that says who has it.
@@ -64,6 +64,8 @@ export const H_QUARANTINED = 20;
 export const H_CORRUPTED = 21;
 /** Counts requests for what idles in magazines, by those who do not wait. */
 export const H_WANTED = 22;
+/** Counts threads whose maker is known. */
+export const H_KIN = 23;
 const HEADER_WORDS = 24;
 
 export const OPEN = 0;
@@ -73,8 +75,8 @@ export const DESTROYED = 1;
 export const W_STATE = 0;
 /** The thread's number, as the platform gives it. */
 export const W_THREAD = 1;
-/** Worker whose thread made this one, and which therefore hears of its end; 0: not known. */
-export const W_PARENT = 2;
+/** Number of its last transfer; it goes on when the slot is used again, so that no ticket comes twice. */
+export const W_NONCE = 2;
 /** Blocks in its magazine, at its last slow call. */
 export const W_IDLE = 3;
 /** Allocations so far, in two words of 30 bits, at its last slow call. */
@@ -85,8 +87,10 @@ const SLOT_WORDS = 8;
 // States of a slot.
 export const NO_WORKER = 0;
 export const ATTACHED = 1;
-/** Its thread ended. What it had handed out stays so until it is reclaimed. */
+/** Its thread ended, and nobody has said so yet. */
 export const DEAD = 2;
+/** It ended or left, and what it had handed out stays so until it is reclaimed. */
+export const LOST = 3;
 /** This and the thread's number: about to attach. */
 export const CLAIMED = 16;
 
@@ -127,7 +131,16 @@ export function ticketAt(ticket: number): number {
   return TICKETS_AT + (ticket % MAX_TICKETS);
 }
 
-const WORDS_AT: number = TICKETS_AT + MAX_TICKETS;
+/** Threads whose maker is remembered; the oldest are forgotten first. */
+export const MAX_KIN = 256;
+const KIN_AT: number = TICKETS_AT + MAX_TICKETS;
+
+/** Int32 index of a pair: a thread's number, and that of the thread that made it. */
+export function kinAt(n: number): number {
+  return KIN_AT + (n % MAX_KIN) * 2;
+}
+
+const WORDS_AT: number = KIN_AT + MAX_KIN * 2;
 
 /** The views of a control block. */
 export interface Control {

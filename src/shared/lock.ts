@@ -6,7 +6,7 @@
  * reads it). All of the pool's shared state but the words of a worker's own blocks is written under it.
  */
 import { DmaTimeoutError } from '../errors.ts';
-import { DEAD, H_LOCK, H_SLEEPERS, slotAt, W_STATE } from './layout.ts';
+import { ATTACHED, H_LOCK, H_SLEEPERS, slotAt, W_STATE } from './layout.ts';
 
 /** Tries before parking: a holder on another CPU is through in less than this. */
 const SPINS = 200;
@@ -23,7 +23,7 @@ const SHORT_PATIENCE = 200;
 export class PoolLock {
   readonly #header: Int32Array<SharedArrayBuffer>;
   readonly #me: number;
-  readonly #mayPark: boolean;
+  #mayPark: boolean;
 
   /**
    * @param me Number of this worker.
@@ -33,6 +33,11 @@ export class PoolLock {
     this.#header = header;
     this.#me = me;
     this.#mayPark = mayPark;
+  }
+
+  /** This thread is to hear of deaths from now on, which it can't while parked. */
+  stayAwake(): void {
+    this.#mayPark = false;
   }
 
   /**
@@ -53,7 +58,8 @@ export class PoolLock {
     for (;;) {
       const holder = Atomics.compareExchange(this.#header, H_LOCK, 0, this.#me);
       if (holder === 0) return false;
-      if (Atomics.load(this.#header, slotAt(holder) + W_STATE) === DEAD) {
+      // Whoever holds it and is not attached will never release it.
+      if (Atomics.load(this.#header, slotAt(holder) + W_STATE) !== ATTACHED) {
         if (Atomics.compareExchange(this.#header, H_LOCK, holder, this.#me) === holder) return true;
       } else if (this.#mayPark) {
         Atomics.add(this.#header, H_SLEEPERS, 1);
@@ -69,7 +75,8 @@ export class PoolLock {
   }
 
   release(): void {
-    Atomics.store(this.#header, H_LOCK, 0);
+    // Only what is ours: should it have been taken over, it is not.
+    Atomics.compareExchange(this.#header, H_LOCK, this.#me, 0);
     // A worker that was killed while parked stays counted: then a notify is wasted now and then, no more.
     if (Atomics.load(this.#header, H_SLEEPERS) !== 0) Atomics.notify(this.#header, H_LOCK, 1);
   }

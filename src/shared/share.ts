@@ -1,7 +1,7 @@
 /** How a pool becomes a shared one, and how another worker attaches to it. */
 import { checkInteger } from '../arguments.ts';
 import { Device } from '../device/device.ts';
-import { DmaDestroyedError, DmaOutOfMemoryError, DmaSharingError } from '../errors.ts';
+import { DmaArgumentError, DmaDestroyedError, DmaOutOfMemoryError, DmaSharingError } from '../errors.ts';
 import type { CoherentAllocator, CoherentMemory } from '../memory/coherent.ts';
 import { naturalAlignment } from '../device/device.ts';
 import type { DebugBook } from '../pool/debug-book.ts';
@@ -20,7 +20,10 @@ import {
   H_DEPOT,
   H_DEPOT_COUNT,
   H_HIGH_WATER,
+  H_MAX_BLOCKS,
+  H_MAX_PAGES,
   H_PAGES,
+  H_PER_PAGE,
   H_STATE,
   markOf,
   MAX_SHARED_BLOCKS,
@@ -103,7 +106,7 @@ export function shareStore(pool: Shareable, options: ShareOptions): SharedStore 
   }
   const control = createControl(maxBlocks, perPage, memories.length);
   fillControl(control, list, opened, perPage, maxBlocks);
-  new Workers(control.header).claim(currentThread(), 0);
+  new Workers(control.header).claim(currentThread());
   const { debug, initOnAlloc, initOnFree } = pool.modes;
   const book = debug === null ? null : new SharedBook(control.words.length);
   if (book !== null && pool.book !== null) {
@@ -127,7 +130,6 @@ export function shareStore(pool: Shareable, options: ShareOptions): SharedStore 
       book === null ? null : { quarantine: debug?.quarantine ?? true, sites: debug?.sites ?? true, book: book.buffer },
     initOnAlloc,
     initOnFree,
-    parent: CREATOR,
   };
   return new SharedStore({
     name,
@@ -192,8 +194,30 @@ export function openHandle(handle: unknown, options: AttachOptions): Attached {
   checkHandle(handle);
   const control = attachControl(handle.control);
   const { size, align, boundary, pageSize } = handle;
+  const geometry = new PoolGeometry({ size, align, boundary, pageSize });
+  checkAgainst(handle, control, geometry);
   const device = options.device ?? new Device({ ...handle.device, memory: new NoMemory(pageSize) });
-  return { device, handle, control, geometry: new PoolGeometry({ size, align, boundary, pageSize }) };
+  return { device, handle, control, geometry };
+}
+
+/** Throws if a handle was put together wrongly: a worker would read and write where it should not. */
+function checkAgainst(handle: SharedPoolHandle, control: Control, geometry: PoolGeometry): void {
+  const { header } = control;
+  const wrong = (what: string): DmaArgumentError =>
+    new DmaArgumentError(`handle: ${what}`, handle, 'a handle as pool.share() gave it');
+  if (handle.dmapool !== VERSION) throw wrong('version');
+  if (handle.maxBlocks !== header[H_MAX_BLOCKS] || geometry.blocksPerPage !== header[H_PER_PAGE])
+    throw wrong('geometry');
+  checkInteger('handle: magazine', handle.magazine, 2, MOST_MAGAZINE);
+  if (handle.pages.length !== header[H_MAX_PAGES]! * PER_PAGE_ENTRY) throw wrong('pages');
+  for (let at = 0; at < handle.pages.length; at += PER_PAGE_ENTRY) {
+    const [dma, number, byteOffset] = handle.pages.subarray(at, at + PER_PAGE_ENTRY) as unknown as number[];
+    const buffer: unknown = handle.buffers[number!];
+    if (!(buffer instanceof SharedArrayBuffer) || !Number.isSafeInteger(dma) || !Number.isSafeInteger(byteOffset)) {
+      throw wrong('pages');
+    }
+    if (byteOffset! < 0 || byteOffset! + geometry.allocation > buffer.byteLength) throw wrong('pages');
+  }
 }
 
 /** Takes a worker's slot and makes its side of the pool. */
@@ -211,7 +235,7 @@ export function attachStore({ device, geometry, handle, control }: Attached, lis
   }
   const workers = new Workers(control.header);
   // Not anybody yet, so it takes the lock in the name of the slot it is about to take.
-  const worker = takeSlot(control, workers, handle.parent);
+  const worker = takeSlot(control, workers);
   if (Atomics.load(control.header, H_STATE) === DESTROYED) {
     if (worker !== 0) workers.release(worker);
     throw new DmaDestroyedError(`${label} was destroyed; there is nothing to attach to`);
@@ -229,7 +253,7 @@ export function attachStore({ device, geometry, handle, control }: Attached, lis
     worker,
     magazine,
     mayPark: mayPark(),
-    handle: { ...handle, parent: worker },
+    handle,
     hooks: makeHooks(
       name,
       geometry.blockSize,
@@ -241,8 +265,8 @@ export function attachStore({ device, geometry, handle, control }: Attached, lis
   });
 }
 
-function takeSlot(control: Control, workers: Workers, parent: number): number {
-  const worker = workers.claim(currentThread(), parent);
+function takeSlot(control: Control, workers: Workers): number {
+  const worker = workers.claim(currentThread());
   if (worker === 0) return 0;
   const lock = new PoolLock(control.header, worker, mayPark());
   if (lock.acquire()) new Depot(control).mend();

@@ -31,6 +31,9 @@ import {
   H_SUPPLY,
   H_WAITS,
   H_WANTED,
+  LOST,
+  slotAt,
+  W_NONCE,
   holderOf,
   markOf,
   NONCES,
@@ -77,9 +80,8 @@ export class SharedCore {
   readonly #depot: Depot;
   readonly #workers: Workers;
   readonly #tickets: Tickets;
-  #nonce = 0;
   #wantedSeen = 0;
-  readonly #mayPark: boolean;
+  #mayPark: boolean;
   /** Blocks that came from other workers: handed out, but not by an allocation here. */
   #arrivals = 0;
 
@@ -120,11 +122,15 @@ export class SharedCore {
 
   // ---- taking
 
-  /** The magazine is empty: takes half of one from the depot. Returns one of its blocks, or why not. */
-  refill(gfp: Gfp): number {
+  /**
+   * The magazine is empty: takes half of one from the depot. Returns one of its blocks, or why not.
+   *
+   * @param counts Whether it counts as a failure if there is none.
+   */
+  refill(gfp: Gfp, counts = true): number {
     this.#enter();
     const refusal = this.#fetch(this.#magazine >> 1, gfp);
-    if (refusal < 0) this.#header[H_FAILURES] = this.#header[H_FAILURES]! + 1;
+    if (refusal < 0 && counts) this.#header[H_FAILURES] = this.#header[H_FAILURES]! + 1;
     this.#leave();
     return refusal < 0 ? refusal : this.#list.pop();
   }
@@ -305,12 +311,14 @@ export class SharedCore {
   /** Puts a block that this worker handed out on its way; the nonce tells this transfer from others. -1: not ours. */
   transfer(index: number): number {
     if (this.#words[index] !== this.#mark) return -1;
-    this.#nonce = (this.#nonce + 1) % NONCES;
+    const at = slotAt(this.#me) + W_NONCE;
+    const nonce = (this.#header[at]! + 1) % NONCES;
+    this.#header[at] = nonce;
     this.#list.depart();
     this.#setLimit();
     // Releases: what was written to the block before is seen by whoever accepts it.
-    Atomics.store(this.#words, index, flightOf(this.#me, this.#nonce));
-    return this.#nonce;
+    Atomics.store(this.#words, index, flightOf(this.#me, nonce));
+    return nonce;
   }
 
   /** Takes a block on its way; false if it is on its way no more, or its giver died. */
@@ -331,13 +339,27 @@ export class SharedCore {
     this.#enter();
     let arrived = true;
     for (let i = 0; i < count && arrived; i++) arrived = this.#onItsWay(indexOf(i), wordOf(i), giverOf(i));
-    for (let i = 0; i < count && arrived; i++) this.#arrive(indexOf(i), wordOf(i), giverOf(i));
+    for (let i = 0; i < count && arrived; i++) {
+      arrived = this.#arrive(indexOf(i), wordOf(i), giverOf(i));
+      // One stands there twice: those that arrived are on their way again.
+      if (!arrived) for (let k = 0; k < i; k++) this.#sendBack(indexOf(k), wordOf(k), giverOf(k));
+    }
     this.#leave();
     return arrived;
   }
 
   #onItsWay(index: number, word: number, giver: number): boolean {
     return Atomics.load(this.#words, index) === word && this.#workers.stateOf(giver) === ATTACHED;
+  }
+
+  #sendBack(index: number, word: number, giver: number): void {
+    this.#words[index] = word;
+    this.#owners[index] = giver;
+    // As if it had not arrived: one allocation less, and one block.
+    this.#list.uncount(1);
+    this.#list.setOwned(this.#list.owned - 1);
+    this.#arrivals--;
+    this.#setLimit();
   }
 
   #arrive(index: number, word: number, giver: number): boolean {
@@ -361,7 +383,9 @@ export class SharedCore {
       this.#tickets.dropAllOf(worker);
       const out = this.#depot.recover(worker);
       reports.push({ worker, thread: this.#workers.threadOf(worker), out });
+      this.#workers.settle(worker, out.length);
       if (out.length === 0) this.#workers.release(worker);
+      else this.#workers.lose(worker);
     }
     this.#leave();
     this.#announce(H_SUPPLY);
@@ -372,7 +396,7 @@ export class SharedCore {
   reclaim(): number {
     this.#enter();
     let count = 0;
-    for (const worker of this.#workers.in(DEAD)) {
+    for (const worker of [...this.#workers.in(DEAD), ...this.#workers.in(LOST)]) {
       count += this.#depot.reclaim(worker);
       this.#workers.release(worker);
     }
@@ -381,16 +405,36 @@ export class SharedCore {
     return count;
   }
 
+  /** What this worker has out is lost, and the pool at its end: nothing writes there any more. */
+  reclaimOwn(): void {
+    this.#enter();
+    this.#depot.reclaim(this.#me);
+    this.#list.writeOff();
+    this.#list.setTop(EMPTY);
+    this.#list.setOwned(0);
+    this.#leave();
+  }
+
+  /** Thread `child` was made by this worker's thread, which hears of its end and must not park from now on. */
+  adopt(child: number): void {
+    this.#workers.remember(child, this.#workers.threadOf(this.#me));
+    this.#lock.stayAwake();
+    this.#mayPark = false;
+  }
+
   /** This worker leaves in good order; its blocks that are out are as those of a dead one. Returns their indices. */
   detach(): number[] {
     this.#enter();
     const out = this.#depot.recover(this.#me);
     this.#tickets.dropAllOf(this.#me);
-    if (out.length === 0) this.#workers.release(this.#me);
-    else this.#workers.leave(this.#me);
+    this.publish();
+    this.#workers.settle(this.#me, 0);
     this.#list.setTop(EMPTY);
     this.#list.setOwned(this.#list.out);
     this.#lock.release();
+    // Only now: the lock must not be held by somebody who is not attached.
+    if (out.length === 0) this.#workers.release(this.#me);
+    else this.#workers.lose(this.#me);
     this.#announce(H_SUPPLY);
     return out;
   }

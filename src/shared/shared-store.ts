@@ -2,6 +2,7 @@
 import { checkInteger } from '../arguments.ts';
 import type { Device } from '../device/device.ts';
 import {
+  DmaArgumentError,
   DmaBlockError,
   DmaDestroyedError,
   type DmaError,
@@ -21,7 +22,8 @@ import { refusalError } from '../pool/refusal.ts';
 import { AT_LIMIT, checkGfp, type Gfp, type PoolCounts } from '../pool/slow-path.ts';
 import type { PoolStatistics } from '../pool/statistics.ts';
 import { checkWaitOptions, type WaitOptions, WaitQueue } from '../pool/wait-queue.ts';
-import { decodeTicket, encodeTicket, type SharedPoolHandle } from './handle.ts';
+import { Depot } from './depot.ts';
+import { decodeTicket, encodeTicket, PER_PAGE_ENTRY, type SharedPoolHandle } from './handle.ts';
 import {
   ATTACHED,
   type Control,
@@ -76,12 +78,14 @@ export class SharedStore implements PoolStore, Sharing {
   readonly #core: SharedCore;
   readonly #workers: Workers;
   readonly #queue: Tickets;
+  readonly #depot: Depot;
   readonly #waiters: WaitQueue;
   /** Tickets of those who wait here, in the order of `#waiters`. */
   readonly #tickets: number[] = [];
   /** Tickets of those who gave up, still in the queue. */
   readonly #dropped: number[] = [];
   readonly pages: PoolPages;
+  readonly #deathListeners = new Set<{ readonly listener: (report: DeathReport) => void }>();
   #left = false;
   #released = false;
   #listening = false;
@@ -97,6 +101,7 @@ export class SharedStore implements PoolStore, Sharing {
     this.#core = new SharedCore({ control, list, worker, magazine, mayPark });
     this.#workers = new Workers(control.header);
     this.#queue = new Tickets(control.header);
+    this.#depot = new Depot(control);
     this.#waiters = new WaitQueue(this.#label);
     this.#forgetWorkers = onWorkerMade((made) => {
       this.watch(made);
@@ -126,11 +131,15 @@ export class SharedStore implements PoolStore, Sharing {
   // ---- allocating and freeing
 
   refill(gfp: Gfp): number {
+    return this.#take(gfp, true);
+  }
+
+  #take(gfp: Gfp, counts: boolean): number {
     checkGfp(gfp);
     for (let asked = 0; ;) {
       this.#checkNotLeft();
-      const index = this.#takeOne(gfp);
-      if (index === AT_LIMIT && asked < ASKS && !this.#queue.any && this.#idleElsewhere().length > 0) {
+      const index = this.#takeOne(gfp, counts);
+      if (index === AT_LIMIT && asked < ASKS && !this.#queue.any && this.#mayIdleElsewhere()) {
         asked++;
         this.#core.ask();
       } else if (index < 0 || this.#dress(index)) {
@@ -139,18 +148,25 @@ export class SharedStore implements PoolStore, Sharing {
     }
   }
 
-  /** Who has blocks at hand, in words. */
+  /** By what the others said last, which may be out of date. */
+  #mayIdleElsewhere(): boolean {
+    return this.#workers.in(ATTACHED).some((worker) => worker !== this.worker && this.#workers.idleOf(worker) > 0);
+  }
+
+  /** Who has blocks at hand, in words; exact when they do nothing. */
   #idleElsewhere(): string[] {
     return this.#workers
       .in(ATTACHED)
-      .filter((worker) => worker !== this.worker && this.#workers.idleOf(worker) > 0)
-      .map((worker) => `${String(this.#workers.idleOf(worker))} in worker ${String(worker)}`);
+      .filter((worker) => worker !== this.worker)
+      .map((worker) => ({ worker, idle: this.#depot.idleOf(worker) }))
+      .filter(({ idle }) => idle > 0)
+      .map(({ worker, idle }) => `${String(idle)} in worker ${String(worker)}`);
   }
 
-  #takeOne(gfp: Gfp): number {
+  #takeOne(gfp: Gfp, counts: boolean): number {
     const { list } = this.#options;
     // With hooks the magazine is held: each call comes here, also when there are blocks in it.
-    const index = list.top >= 0 && !this.#core.isDestroyed() ? list.pop() : this.#core.refill(gfp);
+    const index = list.top >= 0 && !this.#core.isDestroyed() ? list.pop() : this.#core.refill(gfp, counts);
     if (index === POOL_DESTROYED) throw this.#destroyedError();
     return index;
   }
@@ -244,7 +260,7 @@ export class SharedStore implements PoolStore, Sharing {
         return wrap(index);
       };
       if (this.#waiters.length === 0 && !this.#queue.any) {
-        const index = this.refill('kernel');
+        const index = this.#take('kernel', false);
         if (index >= 0) return Promise.resolve(give(index));
       }
       const ticket = this.#core.draw();
@@ -266,7 +282,12 @@ export class SharedStore implements PoolStore, Sharing {
   /** Leaves the queue for those who gave up. If the lock can't be had now, the next look at events does it. */
   #dropTickets(): void {
     for (let ticket = this.#dropped.at(-1); ticket !== undefined; ticket = this.#dropped.at(-1)) {
-      if (!this.#tryLocked(() => { this.#core.giveUp(this.#dropped.at(-1)!); })) return;
+      if (
+        !this.#tryLocked(() => {
+          this.#core.giveUp(this.#dropped.at(-1)!);
+        })
+      )
+        return;
       this.#dropped.pop();
     }
   }
@@ -396,6 +417,16 @@ export class SharedStore implements PoolStore, Sharing {
     watchWorker(worker, (thread) => {
       if (!this.#left && !this.#released) this.workerEnded(thread);
     });
+    this.#core.adopt(worker.threadId);
+  }
+
+  onDeath(listener: (report: DeathReport) => void): () => void {
+    if (typeof listener !== 'function') throw new DmaArgumentError('listener', listener, 'a function');
+    const entry = { listener };
+    this.#deathListeners.add(entry);
+    return () => {
+      this.#deathListeners.delete(entry);
+    };
   }
 
   workerEnded(thread: number): DeathReport[] {
@@ -413,6 +444,16 @@ export class SharedStore implements PoolStore, Sharing {
       }
     }
     if (this.#core.isDestroyed()) this.#releaseIfUnused();
+    // Last, and each, whatever it throws: it is the user's code.
+    for (const report of reports) {
+      for (const { listener } of [...this.#deathListeners]) {
+        try {
+          listener(report);
+        } catch (error) {
+          device.report('error', `${name} listener`, `${name}: a listener of onDeath threw ${String(error)}`);
+        }
+      }
+    }
     return reports;
   }
 
@@ -424,9 +465,16 @@ export class SharedStore implements PoolStore, Sharing {
 
   #reclaimPages(): number {
     this.#forgetReclaim = this.#options.device.onReclaim(() => this.#reclaimPages());
-    const before = this.#released;
+    if (this.#left || this.#released) return 0;
+    const pages = this.#options.handle.pages.length / PER_PAGE_ENTRY;
     this.reclaim();
-    return !before && this.#released ? this.#header[H_PAGES]! : 0;
+    // A pool that was destroyed is given up whole, unless other workers are still there.
+    if (this.#core.isDestroyed() && !this.#released && this.#options.release !== null) {
+      this.#core.reclaimOwn();
+      this.#releaseIfUnused();
+    }
+    // (`reclaim` and `#releaseIfUnused` may have changed what TypeScript takes for settled.)
+    return this.gone ? pages : 0;
   }
 
   // ---- the end
@@ -570,19 +618,20 @@ export class SharedStore implements PoolStore, Sharing {
         allocations += this.#workers.allocationsOf(worker);
       }
     }
+    // Others tell what they counted now and then; as many as are out there were for sure.
+    allocations = Math.max(allocations, active);
     return {
       active,
       blocks,
       pages,
       highWater: Math.max(active, this.#header[H_HIGH_WATER]!),
       allocations,
-      // Others' allocations are as of their last look, so there may seem to be fewer than blocks are out.
-      frees: Math.max(0, allocations - active),
+      frees: allocations - active,
       failures: this.#header[H_FAILURES]!,
       corrupted: this.#header[H_CORRUPTED]!,
       quarantined: this.#header[H_QUARANTINED]!,
       waits: this.#header[H_WAITS]!,
-      waiting: this.#queue.length,
+      waiting: this.#queue.waiting,
     };
   }
 }

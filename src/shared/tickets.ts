@@ -16,14 +16,23 @@ export class Tickets {
     return this.#header[H_TICKET_HEAD] !== this.#header[H_TICKET_NEXT];
   }
 
-  /** How many wait, at most: some may have given up. */
-  get length(): number {
+  /** How many wait. */
+  get waiting(): number {
+    const next = this.#header[H_TICKET_NEXT]!;
+    let count = 0;
+    for (let ticket = this.#header[H_TICKET_HEAD]!; ticket !== next; ticket = (ticket + 1) % RANGE) {
+      if (this.#header[ticketAt(ticket)] !== 0) count++;
+    }
+    return count;
+  }
+
+  get #length(): number {
     return (this.#header[H_TICKET_NEXT]! - this.#header[H_TICKET_HEAD]! + RANGE) % RANGE;
   }
 
   /** A ticket for worker `w`, -1 if too many wait. */
   draw(w: number): number {
-    if (this.length >= MAX_TICKETS) return -1;
+    if (this.#length >= MAX_TICKETS) return -1;
     const ticket = this.#header[H_TICKET_NEXT]!;
     this.#header[ticketAt(ticket)] = w;
     this.#header[H_TICKET_NEXT] = (ticket + 1) % RANGE;

@@ -3,15 +3,18 @@ import {
   ATTACHED,
   CLAIMED,
   DEAD,
+  H_KIN,
   H_PAST,
   H_PAST_HIGH,
+  kinAt,
+  LOST,
+  MAX_KIN,
   MAX_WORKERS,
   NO_WORKER,
   slotAt,
   W_ALLOCATIONS,
   W_ALLOCATIONS_HIGH,
   W_IDLE,
-  W_PARENT,
   W_STATE,
   W_THREAD,
 } from './layout.ts';
@@ -24,13 +27,12 @@ export class Workers {
   }
 
   /** Takes a free slot for a thread; its number, 0 if there is none. Needs no lock. */
-  claim(thread: number, parent: number): number {
+  claim(thread: number): number {
     for (let w = 1; w <= MAX_WORKERS; w++) {
       const slot = slotAt(w);
       // The claim says whose it is, so that a death in the middle can be undone.
       if (Atomics.compareExchange(this.#header, slot + W_STATE, NO_WORKER, CLAIMED + thread) === NO_WORKER) {
         this.#header[slot + W_THREAD] = thread;
-        this.#header[slot + W_PARENT] = parent;
         this.#header[slot + W_IDLE] = 0;
         this.#header[slot + W_ALLOCATIONS] = 0;
         this.#header[slot + W_ALLOCATIONS_HIGH] = 0;
@@ -61,26 +63,46 @@ export class Workers {
     }
   }
 
-  #descends(w: number, thread: number): boolean {
-    // Parents have lower generations, so this ends; the bound is for a control block that somebody scribbled over.
-    let each = w;
-    for (let depth = 0; each !== 0 && depth < MAX_WORKERS; depth++) {
-      if (this.threadOf(each) === thread) return true;
-      each = this.#header[slotAt(each) + W_PARENT]!;
+  /** Thread `parent` made thread `child`, and takes it along when it ends. */
+  remember(child: number, parent: number): void {
+    const pair = kinAt(Atomics.add(this.#header, H_KIN, 1) & MOST_COUNTED);
+    this.#header[pair + 1] = parent;
+    Atomics.store(this.#header, pair, child);
+  }
+
+  #descends(w: number, ancestor: number): boolean {
+    let thread = this.threadOf(w);
+    // A chain can't be longer; the bound is for a control block that somebody scribbled over.
+    for (let depth = 0; depth < MAX_KIN && thread !== NO_THREAD; depth++) {
+      if (thread === ancestor) return true;
+      thread = this.#makerOf(thread);
     }
     return false;
   }
 
-  /** A worker left with blocks out: as if it had died. */
-  leave(w: number): void {
-    Atomics.store(this.#header, slotAt(w) + W_STATE, DEAD);
+  #makerOf(thread: number): number {
+    const known = Math.min(this.#header[H_KIN]! & MOST_COUNTED, MAX_KIN);
+    for (let n = 0; n < known; n++) if (this.#header[kinAt(n)] === thread) return this.#header[kinAt(n) + 1]!;
+    return NO_THREAD;
   }
 
-  /** The slot can be used again. Under the lock, when nothing is in its name any more. */
-  release(w: number): void {
-    const past = this.past + this.allocationsOf(w);
+  /** What the worker had out is known to be lost: it left, or its death was reported. */
+  lose(w: number): void {
+    Atomics.store(this.#header, slotAt(w) + W_STATE, LOST);
+  }
+
+  /** What a worker counted stays counted when its slot is used again. Under the lock, before `release`. */
+  settle(w: number, least: number): void {
+    // Who dies may not have told of its last ones; as many as are out there were for sure.
+    const past = this.past + Math.max(this.allocationsOf(w), least);
     this.#header[H_PAST] = past % RANGE;
     this.#header[H_PAST_HIGH] = Math.floor(past / RANGE);
+    this.#header[slotAt(w) + W_ALLOCATIONS] = 0;
+    this.#header[slotAt(w) + W_ALLOCATIONS_HIGH] = 0;
+  }
+
+  /** The slot can be used again, when nothing is in its name any more. */
+  release(w: number): void {
     Atomics.store(this.#header, slotAt(w) + W_STATE, NO_WORKER);
   }
 
@@ -115,3 +137,6 @@ export class Workers {
 }
 
 const RANGE = 2 ** 30;
+const MOST_COUNTED: number = RANGE - 1;
+/** No thread has this number. */
+const NO_THREAD = -1;

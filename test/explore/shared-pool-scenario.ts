@@ -101,7 +101,7 @@ function setUp(workers: number, inDepot: boolean): State {
   const control = createControl(BLOCKS, PER_PAGE, PAGES);
   const table = new Workers(control.header);
   const sides = Array.from({ length: workers + 1 }, (_, worker): Side => {
-    const number = table.claim(worker, 0);
+    const number = table.claim(worker);
     const pool = new BarePool();
     const list = openList(pool);
     list.replaceWords(control.words);

@@ -65,7 +65,7 @@ const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] 
   [
     'the lock is not taken over from the dead',
     'threeWorkers',
-    replaceText('lock.ts', '=== DEAD) {', '=== -1) {'),
+    replaceText('lock.ts', '!== ATTACHED) {', '=== -1) {'),
     { preemptions: 0, kills: 1 },
   ],
   [

@@ -173,10 +173,10 @@ test('sharing keeps the blocks that are out and the free list in its order', asy
     range(0, 3).map(() => pool.allocIndex()),
     [4, 9, 3],
   );
-  // One more is at hand here: half a magazine came at once.
-  assert.equal((await worker.call('alloc', 64)).length, 43);
+  // Half a magazine came here at once; what idles of it is given up when the other one asks.
+  assert.equal((await worker.call('alloc', 64)).length, 44);
   for (const block of blocks) pool.free(block);
-  assert.equal(pool.counts().active, 43);
+  assert.equal(pool.counts().active, 44);
 });
 
 for (const trimmed of [false, true]) {
@@ -219,15 +219,25 @@ test('never more than maxBlocks are out, and all of them can be', async (t) => {
   assert.equal(pool.statistics().pages, 4);
 });
 
-test('a refusal at the limit names what idles in whose magazines', async (t) => {
-  const { pool, workers } = await sharedPool(t, { workers: 2, maxBlocks: 32, magazine: 16 });
+test('at the limit the others give up what idles with them', async (t) => {
+  const { workers } = await sharedPool(t, { workers: 2, maxBlocks: 32, magazine: 16 });
   const [a, b] = workers;
-  const taken = await a!.call('alloc', 1);
-  const others = await b!.call('alloc', 64);
-  assert.equal(others.length, 24);
+  await a!.call('alloc', 1);
+  assert.equal((await b!.call('alloc', 64)).length, 31);
+});
+
+test('a refusal at the limit names what idles in whose magazines', async (t) => {
+  const { pool, handle } = await sharedPool(t, { workers: 0, maxBlocks: 32, magazine: 16 });
+  // In the same thread, so that it can't give anything up while this one asks.
+  const other = DmaPool.attach(handle);
+  const one = other.allocIndex();
+  let taken = 0;
+  while (pool.tryAllocIndex() >= 0) taken++;
+  assert.equal(taken, 24);
   assert.match(throwsCode('ERR_DMAPOOL_LIMIT', () => pool.alloc()).message, /idle in magazines: 7 in worker 2$/);
-  await a!.call('free', taken);
-  assert.match(await refusedWith('ERR_DMAPOOL_LIMIT', b!.call('allocOne')), /idle in magazines: 8 in worker 2$/);
+  other.freeIndex(one);
+  assert.match(throwsCode('ERR_DMAPOOL_LIMIT', () => pool.alloc()).message, /idle in magazines: 8 in worker 2$/);
+  other.destroy();
 });
 
 // ---- waiting
@@ -363,7 +373,7 @@ test('figures and the pools text are the whole pool’s, from every worker', asy
   pool.free(mine[0]!);
   // A transfer is neither an allocation nor a free.
   await b!.call('accept', await a!.call('transfer', [theirs[4]!]));
-  await new Promise((resolve) => setTimeout(resolve, 20));
+  await new Promise((resolve) => setTimeout(resolve, 250));
   const seen = pool.statistics();
   const { active, allocations, frees, failures, pages, blocks } = seen;
   assert.deepEqual(
@@ -497,7 +507,6 @@ test('junk instead of a handle', async (t) => {
     { ...handle, device: null },
     { ...handle, magazine: 'x' },
     { ...handle, maxBlocks: -1 },
-    { ...handle, parent: 99 },
     { ...handle, dmapool: handle.dmapool + 1 },
   ];
   for (const [i, each] of junk.entries()) {
@@ -564,12 +573,7 @@ test('a pool that is not shared has none of it', () => {
 
 test('pools that can’t be shared say why, and go on as before', async () => {
   const device = new Device({ name: 'nic', memory: new HeapMemory(), log: new RecordingLog() });
-  for (const options of [
-    {},
-    { maxBlocks: 9, debug: true },
-    { maxBlocks: 9, initOnAlloc: true },
-    { maxBlocks: 2 ** 24 },
-  ]) {
+  for (const options of [{}, { maxBlocks: 2 ** 24 }]) {
     const pool = DmaPool.create('rx', device, { size: 64, ...options });
     const block = pool.alloc();
     throwsCode('ERR_DMAPOOL_NOT_SHAREABLE', () => pool.share());
