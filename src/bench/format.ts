@@ -43,7 +43,8 @@ export function formatBench(report: BenchReport): string {
   ].join('\n');
 }
 
-function formatBytes(bytes: number | null): string {
+/** Bytes for a table. */
+export function formatBytes(bytes: number | null): string {
   if (bytes === null) return '?';
   return Number.isInteger(bytes) ? String(bytes) : bytes.toFixed(1);
 }

@@ -1,7 +1,9 @@
 import type { Command } from 'commander';
 
 import { formatBench } from '../bench/format.ts';
+import { formatWorkersBench } from '../bench/format-workers.ts';
 import { type BenchOptions, runBench } from '../bench/run.ts';
+import { MAX_BENCH_WORKERS, runWorkersBench, toWorkersJson } from '../bench/run-workers.ts';
 import type { CliIo } from './io.ts';
 import { parseCount } from './numbers.ts';
 import { ProgressBar } from './progress.ts';
@@ -9,6 +11,7 @@ import { ProgressBar } from './progress.ts';
 interface BenchFlags {
   readonly rounds: number;
   readonly repetitions: number;
+  readonly workers?: number;
   readonly json?: true;
 }
 
@@ -22,12 +25,17 @@ export function registerBench(program: Command, io: CliIo): void {
     )
     .option('--rounds <n>', 'rounds in one repetition', parseCount(1, 10_000), 100)
     .option('--repetitions <n>', 'timed repetitions', parseCount(1, 1000), 21)
+    .option(
+      '--workers <n>',
+      'share each pool among n worker threads, beside a pool of one thread',
+      parseCount(1, MAX_BENCH_WORKERS),
+    )
     .option('--json', 'print a JSON document')
     .addHelpText('after', "\nTo compare with the kernel's design in C, run `npm run bench` in a checkout.")
     .action((flags: BenchFlags) => runAndPrint(flags, io));
 }
 
-async function runAndPrint({ rounds, repetitions, json }: BenchFlags, io: CliIo): Promise<void> {
+async function runAndPrint({ rounds, repetitions, workers, json }: BenchFlags, io: CliIo): Promise<void> {
   const bar = new ProgressBar(io.stderr);
   const options: BenchOptions = {
     rounds,
@@ -37,10 +45,20 @@ async function runAndPrint({ rounds, repetitions, json }: BenchFlags, io: CliIo)
     },
   };
   try {
-    const report = await runBench(options);
+    const text = await (workers === undefined ? bench(options, json) : benchWorkers(options, workers, json));
     bar.clear();
-    io.stdout.write(`${json === true ? JSON.stringify(report) : formatBench(report)}\n`);
+    io.stdout.write(`${text}\n`);
   } finally {
     bar.clear();
   }
+}
+
+async function bench(options: BenchOptions, json = false): Promise<string> {
+  const report = await runBench(options);
+  return json ? JSON.stringify(report) : formatBench(report);
+}
+
+async function benchWorkers(options: BenchOptions, workers: number, json = false): Promise<string> {
+  const report = await runWorkersBench({ ...options, workers });
+  return json ? JSON.stringify(toWorkersJson(report)) : formatWorkersBench(report);
 }

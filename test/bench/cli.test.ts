@@ -49,7 +49,16 @@ test('dmapool bench prints a table for people', async () => {
     assert.match(stdout, new RegExp(`^${geometry} +\\d`, 'm'));
 });
 
+test('dmapool bench --workers prints the document and the table of shared pools', async () => {
+  const flags = ['--workers', '2', '--rounds', '1', '--repetitions', '1'];
+  const { stdout, stderr } = await bench(...flags, '--json');
+  assert.equal(stderr, '');
+  assert.deepEqual(Object.keys(JSON.parse(stdout) as object), ['node', 'workers', 'results', 'pipeline']);
+  assert.match((await bench(...flags)).stdout, /2 workers on one shared pool/);
+});
+
 test('dmapool bench refuses numbers out of range', async () => {
   await assert.rejects(bench('--rounds', '0'), { code: 'commander.invalidArgument' });
+  await assert.rejects(bench('--workers', '61'), { code: 'commander.invalidArgument' });
   await assert.rejects(bench('--repetitions', 'many'), { code: 'commander.invalidArgument' });
 });

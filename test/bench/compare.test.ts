@@ -144,7 +144,7 @@ test('a missing compiler is one line, and a failure where tools are required', (
 
 test('compare.js refuses what it does not know, with exit code 2 and no stack trace', () => {
   const script = fileURLToPath(new URL('../../bench/compare.js', import.meta.url));
-  for (const bad of [['--processes', '0'], ['--processes', 'x'], ['--unknown']]) {
+  for (const bad of [['--processes', '0'], ['--processes', 'x'], ['--workers', '99'], ['--unknown']]) {
     const { status, stdout, stderr } = spawnSync(process.execPath, [script, ...bad], { encoding: 'utf8' });
     assert.equal(status, 2);
     assert.equal(stdout, '');

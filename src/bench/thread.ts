@@ -1,0 +1,114 @@
+/** One thread of the crew of `dmapool bench --workers`: does its jobs as they come, and answers each one. */
+import { parentPort, workerData } from 'node:worker_threads';
+
+import { Device, DmaPool, HeapMemory } from '../index.ts';
+import { now } from './clock.ts';
+import { CollectionWatch, seesAllocations, usedHeapBytes } from './garbage.ts';
+import { COMPANION_GEOMETRIES, KERNEL_GEOMETRIES } from './geometries.ts';
+import { delayNs } from './interruptions.ts';
+import type { CrewData, Garbage, Job, Reply, Span } from './jobs.ts';
+import { garbagePerPair, type Reading, readRounds } from './measure.ts';
+import { Meeting } from './meeting.ts';
+import { type Batch, createSide, HALVES, type Half, PIPELINE_CALL, type PipelineSide } from './pipeline.ts';
+import { createHeldBlocks, indexRound } from './rounds.ts';
+import { warmUp } from './warm-up.ts';
+
+interface Book {
+  readonly readings: Reading[];
+  readonly empty: Reading[];
+}
+
+function newBook(): Book {
+  return { readings: [], empty: [] };
+}
+
+const data = workerData as CrewData;
+const meeting = new Meeting(data.meeting);
+const watch = new CollectionWatch();
+const { shared } = data;
+const pools = shared === null ? ownPools() : shared.handles.map((handle): DmaPool => DmaPool.attach(handle));
+const side = shared === null ? null : createSide(DmaPool.attach(shared.pipeline), shared.ring);
+const subjects = pools.map((pool, i) => ({ pool, blocks: data.shares[i]!, ...newBook() }));
+const pipeline: Readonly<Record<Batch, Book>> = { 1: newBook(), 32: newBook() };
+const held = createHeldBlocks();
+// Each thread's clock begins with the thread; all of them tick alike.
+const [seconds, nanoseconds] = process.hrtime();
+const clockOffset = seconds * 1e3 + nanoseconds / 1e6 - performance.now();
+
+function ownPools(): DmaPool[] {
+  const device = new Device({ name: 'bench', memory: new HeapMemory() });
+  return [...KERNEL_GEOMETRIES, ...COMPANION_GEOMETRIES].map((geometry) =>
+    DmaPool.create<string>(String(geometry.size), device, geometry),
+  );
+}
+
+/** As {@link readRounds}, of half a pipeline. */
+function readCalls(half: Half, of: PipelineSide, calls: number): Reading {
+  const before = usedHeapBytes();
+  const start = now();
+  for (let i = 0; i < calls; i++) half(of);
+  const end = now();
+  return { start, end, pairs: calls * PIPELINE_CALL, heapGrowth: usedHeapBytes() - before };
+}
+
+/** Waiting for a processor for more than this part of the time tells more of others than of the pool. */
+const DISTURBED = 0.02;
+
+/** Begins with the others, times what `read` does, and files it. */
+function timeTogether(job: { complete: number; counts: boolean }, book: Book, read: (empty: boolean) => Reading): Span {
+  const empty = read(true);
+  const before = delayNs();
+  meeting.attend(job.complete);
+  const reading = read(false);
+  const after = delayNs();
+  if (job.counts) {
+    book.empty.push(empty);
+    book.readings.push(reading);
+  }
+  return {
+    start: reading.start.wall + clockOffset,
+    end: reading.end.wall + clockOffset,
+    disturbed:
+      before !== null && after !== null && (after - before) / 1e6 > DISTURBED * (reading.end.wall - reading.start.wall),
+  };
+}
+
+async function garbage(): Promise<Garbage> {
+  await watch.settle();
+  const visible = seesAllocations() || seesAllocations() || seesAllocations();
+  const of = ({ readings, empty }: Book): number | null => (visible ? garbagePerPair(readings, empty, watch) : null);
+  return { pools: subjects.map(of), pipeline: { 1: of(pipeline[1]), 32: of(pipeline[32]) } };
+}
+
+async function perform(job: Job): Promise<Reply> {
+  switch (job.kind) {
+    case 'warm-up': {
+      warmUp([indexRound], subjects, held);
+      return null;
+    }
+    case 'rounds': {
+      const subject = subjects[job.pool]!;
+      const { pool, blocks } = subject;
+      return timeTogether(job, subject, (empty) => readRounds(indexRound, pool, held, blocks, empty ? 0 : job.rounds));
+    }
+    case 'pipeline': {
+      const half = HALVES[job.batch][job.half];
+      return timeTogether(job, pipeline[job.batch], (empty) => readCalls(half, side!, empty ? 0 : job.calls));
+    }
+    case 'garbage':
+      return garbage();
+    case 'end':
+      for (const pool of pools) pool.destroy();
+      side?.pool.destroy();
+      watch[Symbol.dispose]();
+      return null;
+  }
+}
+
+parentPort!.on('message', (job: Job) => {
+  // What goes wrong here is the thread's uncaught error, and so the coordinator's.
+  void perform(job).then((reply) => {
+    parentPort!.postMessage(reply);
+    if (job.kind === 'end') parentPort!.close();
+  });
+});
