@@ -14,8 +14,9 @@ export interface SharedPoolHandle {
   readonly pageSize: number;
   readonly node: number;
   readonly maxBlocks: number;
-  /** Blocks that a worker keeps at hand. */
+  /** Most free blocks that a worker keeps at hand, and to how many that may grow. */
   readonly magazine: number;
+  readonly mostMagazine: number;
   readonly device: {
     readonly name: string;
     readonly path: string;

@@ -38,7 +38,10 @@ import { Workers } from './workers.ts';
 
 /** How to share a pool. */
 export interface ShareOptions {
-  /** Most free blocks that a worker keeps at hand, 2 to 65536. Default: an eighth of `maxBlocks`, 8 to 256. */
+  /**
+   * Most free blocks that a worker keeps at hand, 2 to 65536. Default: it adapts, from an eighth of `maxBlocks` (8 to
+   * 256) up to half of it while nobody else misses them, and back when somebody does.
+   */
   readonly magazine?: number;
 }
 
@@ -86,6 +89,7 @@ export function shareStore(pool: Shareable, options: ShareOptions): SharedStore 
     );
   }
   const { magazine = Math.min(256, Math.max(8, maxBlocks >> 3)) } = options;
+  const mostMagazine = options.magazine ?? Math.min(MOST_MAGAZINE, Math.max(magazine, maxBlocks >> 1));
   checkInteger('magazine', magazine, 2, MOST_MAGAZINE);
   const perPage = geometry.blocksPerPage;
   const opened = store.pages.limit / perPage;
@@ -122,6 +126,7 @@ export function shareStore(pool: Shareable, options: ShareOptions): SharedStore 
     node,
     maxBlocks,
     magazine,
+    mostMagazine,
     device: { name: device.name, path: device.path, dmaMask: device.dmaMask, numaNode: device.numaNode },
     control: control.buffer,
     buffers,
@@ -141,6 +146,7 @@ export function shareStore(pool: Shareable, options: ShareOptions): SharedStore 
     list,
     worker: CREATOR,
     magazine,
+    mostMagazine,
     mayPark: mayPark(),
     handle,
     hooks: makeHooks(name, geometry.blockSize, store.pages, pool.modes, book),
@@ -209,6 +215,7 @@ function checkAgainst(handle: SharedPoolHandle, control: Control, geometry: Pool
   if (handle.maxBlocks !== header[H_MAX_BLOCKS] || geometry.blocksPerPage !== header[H_PER_PAGE])
     throw wrong('geometry');
   checkInteger('handle: magazine', handle.magazine, 2, MOST_MAGAZINE);
+  checkInteger('handle: mostMagazine', handle.mostMagazine, handle.magazine, MOST_MAGAZINE);
   if (handle.pages.length !== header[H_MAX_PAGES]! * PER_PAGE_ENTRY) throw wrong('pages');
   for (let at = 0; at < handle.pages.length; at += PER_PAGE_ENTRY) {
     const [dma, number, byteOffset] = handle.pages.subarray(at, at + PER_PAGE_ENTRY) as unknown as number[];
@@ -222,7 +229,7 @@ function checkAgainst(handle: SharedPoolHandle, control: Control, geometry: Pool
 
 /** Takes a worker's slot and makes its side of the pool. */
 export function attachStore({ device, geometry, handle, control }: Attached, list: ListControl): SharedStore {
-  const { name, pageSize, maxBlocks, magazine } = handle;
+  const { name, pageSize, maxBlocks, magazine, mostMagazine } = handle;
   const label = `${device.name}: pool ${name}`;
   const pages = new PoolPages(label, geometry, naturalAlignment(geometry.allocation, pageSize));
   for (let at = 0; at < handle.pages.length; at += PER_PAGE_ENTRY) {
@@ -252,6 +259,7 @@ export function attachStore({ device, geometry, handle, control }: Attached, lis
     list,
     worker,
     magazine,
+    mostMagazine,
     mayPark: mayPark(),
     handle,
     hooks: makeHooks(

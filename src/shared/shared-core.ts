@@ -65,6 +65,8 @@ export interface SharedCoreOptions {
   readonly worker: number;
   /** Most blocks in its magazine; at least 2. */
   readonly magazine: number;
+  /** To how many it may grow while nobody else wants them; `magazine` if it is not to grow. */
+  readonly mostMagazine: number;
   readonly mayPark: boolean;
 }
 
@@ -75,7 +77,10 @@ export class SharedCore {
   readonly #list: ListControl;
   readonly #me: number;
   readonly #mark: number;
-  readonly #magazine: number;
+  /** Most blocks in the magazine now. */
+  #magazine: number;
+  readonly #leastMagazine: number;
+  readonly #mostMagazine: number;
   readonly #lock: PoolLock;
   readonly #depot: Depot;
   readonly #workers: Workers;
@@ -86,7 +91,7 @@ export class SharedCore {
   #arrivals = 0;
 
   constructor(options: SharedCoreOptions) {
-    const { control, list, worker, magazine, mayPark } = options;
+    const { control, list, worker, magazine, mostMagazine, mayPark } = options;
     this.#header = control.header;
     this.#words = control.words;
     this.#owners = control.owners;
@@ -94,6 +99,8 @@ export class SharedCore {
     this.#me = worker;
     this.#mark = markOf(worker);
     this.#magazine = magazine;
+    this.#leastMagazine = magazine;
+    this.#mostMagazine = mostMagazine;
     this.#mayPark = mayPark;
     this.#wantedSeen = control.header[H_WANTED]!;
     this.#lock = new PoolLock(control.header, worker, mayPark);
@@ -129,7 +136,7 @@ export class SharedCore {
    */
   refill(gfp: Gfp, counts = true): number {
     this.#enter();
-    const refusal = this.#fetch(this.#magazine >> 1, gfp);
+    const refusal = this.#fetch(Math.min(this.#magazine >> 1, MOST_MOVED), gfp);
     if (refusal < 0 && counts) this.#header[H_FAILURES] = this.#header[H_FAILURES]! + 1;
     this.#leave();
     return refusal < 0 ? refusal : this.#list.pop();
@@ -183,7 +190,10 @@ export class SharedCore {
 
   /** Looks whether somebody waits or asked; what idles here is for them. Called now and then on the event loop. */
   heed(): void {
-    if (this.#isWanted()) this.giveBack(this.#list.owned - this.#list.out);
+    if (this.#isWanted()) {
+      this.#magazine = this.#leastMagazine;
+      this.giveBack(this.#list.owned - this.#list.out);
+    }
     this.#setLimit();
   }
 
@@ -217,7 +227,16 @@ export class SharedCore {
   spill(index: number): void {
     this.#list.push(index);
     const idle = this.#list.owned - this.#list.out;
-    this.giveBack(this.#isWanted() ? idle : idle > this.#magazine ? this.#magazine >> 1 : 0);
+    if (this.#isWanted()) {
+      this.#magazine = this.#leastMagazine;
+      this.giveBack(idle);
+    } else if (this.#magazine < this.#mostMagazine) {
+      // Blocks that stay are faster than blocks that travel, as long as nobody misses them.
+      this.#magazine = Math.min(this.#magazine * 2, this.#mostMagazine);
+      this.#setLimit();
+    } else {
+      this.giveBack(idle > this.#magazine ? Math.min(this.#magazine >> 1, MOST_MOVED) : 0);
+    }
   }
 
   /** Gives the first `count` blocks of the magazine, or as many as it has, to the depot. */
@@ -476,5 +495,7 @@ export class SharedCore {
 
 /** Milliseconds that others get to give what idles with them. */
 const A_MOMENT = 5;
+/** Most blocks that change hands under one hold of the lock. */
+const MOST_MOVED = 256;
 /** More than there can be. */
 const MANY = 2 ** 30 - 1;

@@ -57,6 +57,7 @@ export interface SharedStoreOptions {
   readonly list: ListControl;
   readonly worker: number;
   readonly magazine: number;
+  readonly mostMagazine: number;
   readonly mayPark: boolean;
   /** What is done to each block that changes hands. */
   readonly hooks: BlockHooks | null;
@@ -93,12 +94,12 @@ export class SharedStore implements PoolStore, Sharing {
   #forgetReclaim: () => void;
 
   constructor(options: SharedStoreOptions) {
-    const { control, device, list, magazine, mayPark, name, pages, worker } = options;
+    const { control, device, list, magazine, mayPark, mostMagazine, name, pages, worker } = options;
     this.#options = options;
     this.#header = control.header;
     this.#label = `${device.name}: pool ${name}`;
     this.pages = pages;
-    this.#core = new SharedCore({ control, list, worker, magazine, mayPark });
+    this.#core = new SharedCore({ control, list, worker, magazine, mostMagazine, mayPark });
     this.#workers = new Workers(control.header);
     this.#queue = new Tickets(control.header);
     this.#depot = new Depot(control);

@@ -105,7 +105,14 @@ function setUp(workers: number, inDepot: boolean): State {
     const pool = new BarePool();
     const list = openList(pool);
     list.replaceWords(control.words);
-    const core = new SharedCore({ control, list, worker: number, magazine: MAGAZINE, mayPark: true });
+    const core = new SharedCore({
+      control,
+      list,
+      worker: number,
+      magazine: MAGAZINE,
+      mostMagazine: MAGAZINE,
+      mayPark: true,
+    });
     pool.start(new BareSlowPath(core));
     return { pool, core, top: () => list.top, number };
   });

@@ -39,8 +39,8 @@ const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] 
     'threeWorkers',
     replaceText(
       core,
-      'const refusal = this.#fetch(this.#magazine >> 1, gfp);',
-      'this.#lock.release();\n    const refusal = this.#fetch(this.#magazine >> 1, gfp);',
+      'const refusal = this.#fetch(Math.min(this.#magazine >> 1, MOST_MOVED), gfp);',
+      'this.#lock.release();\n    const refusal = this.#fetch(Math.min(this.#magazine >> 1, MOST_MOVED), gfp);',
     ),
     { preemptions: 2 },
   ],

@@ -1,5 +1,5 @@
 /**
- * Shared pools in the other runtimes. They come from their npm packages: `npm ci --prefix test/runtimes`, apart from
+ * Shared pools in the other runtimes. They come from their npm packages: `npm install --no-package-lock --prefix test/runtimes`, apart from
  * the other tools, since the package `node` would stand in for the `node` of every npm script. DMAPOOL_RUNTIMES names
  * another folder that has them.
  */
@@ -24,7 +24,7 @@ const runtimes = [
 ];
 
 for (const { name, command, args } of runtimes) {
-  const skip = existsSync(command) ? false : 'not installed: npm ci --prefix test/runtimes';
+  const skip = existsSync(command) ? false : 'not installed: npm install --no-package-lock --prefix test/runtimes';
   test(`share, attach, transfer, wait, death and end in ${name}`, { skip, timeout: 60_000 }, async (t) => {
     const { stdout } = await promisify(execFile)(command, [...args, program], { timeout: 30_000 });
     const { waited, watchedByItself } = JSON.parse(stdout) as RuntimeFindings;
