@@ -1,0 +1,90 @@
+/** Debug mode across workers: poison, quarantine, handles and reports, whoever does what. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { Device, DmaPool, HeapMemory } from 'dmapool';
+import { throwsCode } from '../support/errors.ts';
+import { RecordingLog } from '../support/log.ts';
+
+/** Two sides of one debug pool, in one thread: what they share is the same as between threads. */
+function twoSides(): { here: DmaPool; there: DmaPool; log: RecordingLog; other: RecordingLog } {
+  const log = new RecordingLog();
+  const other = new RecordingLog();
+  const here: DmaPool = DmaPool.create('rx', new Device({ name: 'nic', memory: new HeapMemory(), log }), {
+    size: 64,
+    maxBlocks: 128,
+    debug: true,
+  });
+  const handle = here.share();
+  const there: DmaPool = DmaPool.attach(handle, { device: new Device({ name: 'nic', log: other }) });
+  return { here, there, log, other };
+}
+
+test('blocks are poisoned, and generations go on from worker to worker', () => {
+  const { here, there } = twoSides();
+  const block = here.alloc();
+  assert.ok(block.bytes.every((byte) => byte === 0xa9));
+  assert.equal(block.generation, 1);
+  block.bytes.fill(7);
+  const moved = there.accept(here.transfer(block));
+  assert.ok(moved.bytes.every((byte) => byte === 7));
+  assert.equal(moved.index, block.index);
+  throwsCode('ERR_DMAPOOL_NOT_OWNER', () => {
+    here.free(block);
+  });
+  there.free(moved);
+  assert.ok(there.bytesOf(moved.index).every((byte) => byte === 0xa7));
+  const again = there.alloc();
+  assert.equal(again.index, moved.index);
+  assert.equal(again.generation, 2);
+  throwsCode('ERR_DMAPOOL_STALE_BLOCK', () => {
+    there.free(moved);
+  });
+});
+
+test('a block that was written to while free is found by whoever gets it, with the site of who freed it', () => {
+  const { here, there, other } = twoSides();
+  const block = there.alloc();
+  const bytes = there.bytesOf(block.index);
+  const freeIt = (): void => {
+    there.free(block);
+  };
+  freeIt();
+  bytes[5] = 0;
+  const next = there.alloc();
+  assert.notEqual(next.index, block.index);
+  assert.match(other.text, /rx: block \d+ at .* was written to while it was free.*freed at freeIt \(.*debug\.test/s);
+  assert.match(other.text, /seen by worker 2/);
+  for (const pool of [here, there]) {
+    const { corrupted, quarantined, active } = pool.statistics();
+    assert.deepEqual([corrupted, quarantined, active], [1, 1, 1]);
+  }
+});
+
+test('reports name owner and site, also of blocks of other workers', () => {
+  const { here, there, log } = twoSides();
+  const holdHere = (): unknown => here.alloc();
+  const holdThere = (): unknown => there.alloc();
+  holdHere();
+  holdThere();
+  holdThere();
+  here.destroy();
+  assert.match(
+    log.text,
+    /rx busy: 3 blocks are still out:\n {2}1 with worker 1 \(thread \d+\):\s+1 allocated at holdHere/,
+  );
+  assert.match(log.text, /2 with worker 2 \(thread \d+\):\s+2 allocated at holdThere/);
+});
+
+test('init-on-alloc and init-on-free hold in every worker', () => {
+  const memory = new HeapMemory();
+  const here: DmaPool = DmaPool.create('rx', new Device({ name: 'nic', memory }), {
+    size: 64,
+    maxBlocks: 128,
+    initOnAlloc: true,
+  });
+  const there: DmaPool = DmaPool.attach(here.share());
+  const block = there.alloc();
+  block.bytes.fill(1);
+  there.free(block);
+  assert.ok(there.alloc().bytes.every((byte) => byte === 0));
+});
