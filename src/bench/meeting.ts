@@ -20,7 +20,7 @@ export class Meeting {
     Atomics.add(this.#arrivals, 0, 1);
     waitUntil(this.#arrivals, 0, complete);
     Atomics.add(this.#arrivals, 1, 1);
-    waitUntil(this.#arrivals, 1, complete, LOOKS * 100);
+    waitUntil(this.#arrivals, 1, complete, LOOKS * 4);
   }
 }
 
