@@ -40,7 +40,7 @@ import { Workers } from './workers.ts';
 export interface ShareOptions {
   /**
    * Most free blocks that a worker keeps at hand, 2 to 65536. Default: it adapts, from an eighth of `maxBlocks` (8 to
-   * 256) up to half of it while nobody else misses them, and back when somebody does.
+   * 256) up to the worker's share of it while nobody misses them, and back when somebody does.
    */
   readonly magazine?: number;
 }
@@ -89,7 +89,7 @@ export function shareStore(pool: Shareable, options: ShareOptions): SharedStore 
     );
   }
   const { magazine = Math.min(256, Math.max(8, maxBlocks >> 3)) } = options;
-  const mostMagazine = options.magazine ?? Math.min(MOST_MAGAZINE, Math.max(magazine, maxBlocks >> 1));
+  const mostMagazine = options.magazine ?? Math.max(magazine, Math.min(MOST_MAGAZINE, maxBlocks));
   checkInteger('magazine', magazine, 2, MOST_MAGAZINE);
   const perPage = geometry.blocksPerPage;
   const opened = store.pages.limit / perPage;

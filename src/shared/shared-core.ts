@@ -80,6 +80,7 @@ export class SharedCore {
   /** Most blocks in the magazine now. */
   #magazine: number;
   readonly #leastMagazine: number;
+  #fetched = false;
   readonly #mostMagazine: number;
   readonly #lock: PoolLock;
   readonly #depot: Depot;
@@ -178,6 +179,7 @@ export class SharedCore {
   }
 
   #own(first: number, count: number): void {
+    this.#fetched = true;
     this.#list.setTop(first);
     this.#list.setOwned(this.#list.owned + count);
     this.#setLimit();
@@ -230,13 +232,23 @@ export class SharedCore {
     if (this.#isWanted()) {
       this.#magazine = this.#leastMagazine;
       this.giveBack(idle);
-    } else if (this.#magazine < this.#mostMagazine) {
-      // Blocks that stay are faster than blocks that travel, as long as nobody misses them.
-      this.#magazine = Math.min(this.#magazine * 2, this.#mostMagazine);
+    } else if (this.#grow()) {
       this.#setLimit();
     } else {
       this.giveBack(idle > this.#magazine ? Math.min(this.#magazine >> 1, MOST_MOVED) : 0);
     }
+  }
+
+  /** Blocks that stay are faster than blocks that travel, as long as each worker can have its share of them. */
+  #grow(): boolean {
+    // Who only frees must not hoard: it grows only where blocks were fetched since it last did.
+    if (this.#magazine >= this.#mostMagazine || !this.#fetched) return false;
+    const share = Math.floor(this.#header[H_MAX_BLOCKS]! / Math.max(1, this.#workers.takers()));
+    const larger = Math.min(this.#magazine * 2, this.#mostMagazine, share);
+    if (larger <= this.#magazine) return false;
+    this.#magazine = larger;
+    this.#fetched = false;
+    return true;
   }
 
   /** Gives the first `count` blocks of the magazine, or as many as it has, to the depot. */

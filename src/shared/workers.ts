@@ -106,6 +106,13 @@ export class Workers {
     Atomics.store(this.#header, slotAt(w) + W_STATE, NO_WORKER);
   }
 
+  /** How many are attached and have ever allocated a block: those who need a share of them. */
+  takers(): number {
+    let count = 0;
+    for (let w = 1; w <= MAX_WORKERS; w++) if (this.stateOf(w) === ATTACHED && this.allocationsOf(w) > 0) count++;
+    return count;
+  }
+
   /** Numbers of the workers in a state. */
   in(state: number): number[] {
     const found: number[] = [];
