@@ -49,21 +49,35 @@ export function watchWorker(worker: WatchableWorker, ended: (thread: number) => 
   if (typeof worker !== 'object' || worker === null || typeof worker.once !== 'function') {
     throw new DmaArgumentError('worker', worker, 'a Worker of node:worker_threads; for others call workerEnded()');
   }
+  const watched = endings.get(worker);
+  if (watched !== undefined) {
+    watched.add(ended);
+    return;
+  }
+  const all = new Set([ended]);
+  endings.set(worker, all);
   // Read now: it is -1 once the worker has exited.
   const { threadId } = worker;
   worker.once('exit', () => {
-    ended(threadId);
+    for (const each of [...all]) each(threadId);
   });
+}
+
+// One listener for each worker, and one for new workers, however many pools there are: platforms warn of many.
+const endings = new WeakMap<WatchableWorker, Set<(thread: number) => void>>();
+const makings = new Set<{ readonly made: (worker: WatchableWorker) => void }>();
+
+function tellOfWorker(worker: unknown): void {
+  for (const { made } of [...makings]) made(worker as WatchableWorker);
 }
 
 /** Calls `made` for each worker that this thread makes from now on, where the platform tells. Returns how to stop. */
 export function onWorkerMade(made: (worker: WatchableWorker) => void): () => void {
-  const listener = (worker: unknown): void => {
-    made(worker as WatchableWorker);
-  };
-  processLike()?.on?.('worker', listener);
+  const entry = { made };
+  if (makings.size === 0) processLike()?.on?.('worker', tellOfWorker);
+  makings.add(entry);
   return () => {
-    processLike()?.off?.('worker', listener);
+    if (makings.delete(entry) && makings.size === 0) processLike()?.off?.('worker', tellOfWorker);
   };
 }
 
