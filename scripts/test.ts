@@ -38,7 +38,7 @@ const counts = { passed: 0, failed: 0, skipped: 0 };
 function runTests(): Promise<boolean> {
   const times = new Map<string, number>();
   return new Promise((resolve) => {
-    run({ files: testFiles(join(root, 'dist', 'test')), concurrency: 2, timeout: 300_000 })
+    run({ files: testFiles(join(root, 'dist', 'test')), concurrency: 2, timeout: 900_000 })
       .on('test:pass', (test) => {
         if (test.nesting > 0) return;
         if (test.skip !== undefined) {
