@@ -5,6 +5,7 @@ import { test } from 'node:test';
 import { Worker } from 'node:worker_threads';
 import { consume32, publish32 } from 'dmapool';
 import { createControl } from '../../src/shared/layout.ts';
+import { Workers } from '../../src/shared/workers.ts';
 import { sharedPool } from './fixture.ts';
 import { type Litmus, SLOT, SLOTS } from './litmus-worker.ts';
 
@@ -42,6 +43,9 @@ test('what was written before a transfer is seen after the accept', { timeout: 6
 
 test('the lock lets one in at a time, and shows it what the last one wrote', { timeout: 60_000 }, async () => {
   const { header } = createControl(1, 1, 1);
+  // Attached, all three: from anybody else the lock is taken over.
+  const workers = new Workers(header);
+  for (const thread of [1, 2, 3]) assert.equal(workers.claim(thread), thread);
   const counters = new Int32Array(new SharedArrayBuffer(12));
   const seen = await Promise.all([1, 2, 3].map((me) => run({ kind: 'count', header, me, counters, rounds: ROUNDS })));
   assert.deepEqual(seen, [0, 0, 0]);
