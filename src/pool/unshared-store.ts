@@ -480,8 +480,8 @@ export class UnsharedStore implements PoolStore {
   // ---- becoming a shared pool
 
   /**
-   * Takes pages until there are `count`, in slots without a gap, and gives up its memory to who shares the pool. Changes nothing
-   * when it throws.
+   * Takes pages until there are `count`, in slots without a gap, and gives up its memory to who shares the pool.
+   * Changes nothing when it throws.
    */
   surrender(count: number): { memories: CoherentMemory[]; added: number[] } {
     this.#checkOpen();

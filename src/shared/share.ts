@@ -5,7 +5,7 @@ import { DmaArgumentError, DmaDestroyedError, DmaOutOfMemoryError, DmaSharingErr
 import type { CoherentAllocator, CoherentMemory } from '../memory/coherent.ts';
 import { naturalAlignment } from '../device/device.ts';
 import type { DebugBook } from '../pool/debug-book.ts';
-import { ABSENT, ALLOCATED, EMPTY, type ListControl } from '../pool/free-list.ts';
+import { ABSENT, ALLOCATED, EMPTY, type ListControl, QUARANTINED } from '../pool/free-list.ts';
 import { PoolGeometry } from '../pool/geometry.ts';
 import { makeHooks, type PoolModes } from '../pool/modes.ts';
 import { PoolPages } from '../pool/pool-pages.ts';
@@ -24,6 +24,7 @@ import {
   H_MAX_PAGES,
   H_PAGES,
   H_PER_PAGE,
+  H_QUARANTINED,
   H_STATE,
   markOf,
   MAX_SHARED_BLOCKS,
@@ -167,6 +168,9 @@ function fillControl(control: Control, list: ListControl, opened: number, perPag
     if (list.word(index) === ALLOCATED) {
       words[index] = markOf(CREATOR);
       owners[index] = CREATOR;
+    } else if (list.word(index) === QUARANTINED) {
+      words[index] = QUARANTINED;
+      header[H_QUARANTINED] = header[H_QUARANTINED]! + 1;
     } else if (!listed.has(index)) {
       order.push(index);
     }
@@ -241,7 +245,6 @@ export function attachStore({ device, geometry, handle, control }: Attached, lis
     });
   }
   const workers = new Workers(control.header);
-  // Not anybody yet, so it takes the lock in the name of the slot it is about to take.
   const worker = takeSlot(control, workers);
   if (Atomics.load(control.header, H_STATE) === DESTROYED) {
     if (worker !== 0) workers.release(worker);

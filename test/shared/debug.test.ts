@@ -88,3 +88,22 @@ test('init-on-alloc and init-on-free hold in every worker', () => {
   there.free(block);
   assert.ok(there.alloc().bytes.every((byte) => byte === 0));
 });
+
+test('what is in quarantine when a pool is shared stays there', () => {
+  const device = new Device({ name: 'nic', memory: new HeapMemory(), log: new RecordingLog() });
+  const pool: DmaPool = DmaPool.create('rx', device, { size: 64, maxBlocks: 64, debug: true });
+  const block = pool.alloc();
+  const bytes = pool.bytesOf(block.index);
+  pool.free(block);
+  bytes[5] = 0;
+  pool.free(pool.alloc());
+  // It looks as if nothing had happened, but once is enough.
+  bytes[5] = 0xa7;
+  const there: DmaPool = DmaPool.attach(pool.share());
+  const taken = new Set<number>();
+  for (let index = there.tryAllocIndex(); index >= 0; index = there.tryAllocIndex()) taken.add(index);
+  for (let index = pool.tryAllocIndex(); index >= 0; index = pool.tryAllocIndex()) taken.add(index);
+  assert.ok(!taken.has(block.index));
+  assert.equal(taken.size, 63);
+  assert.equal(there.statistics().quarantined, 1);
+});
