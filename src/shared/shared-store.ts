@@ -23,11 +23,10 @@ import { AT_LIMIT, checkGfp, type Gfp, type PoolCounts } from '../pool/slow-path
 import type { PoolStatistics } from '../pool/statistics.ts';
 import { checkWaitOptions, type WaitOptions, WaitQueue } from '../pool/wait-queue.ts';
 import { Depot } from './depot.ts';
-import { decodeTicket, encodeTicket, PER_PAGE_ENTRY, type SharedPoolHandle } from './handle.ts';
+import { PER_PAGE_ENTRY, type SharedPoolHandle } from './handle.ts';
 import {
   ATTACHED,
   type Control,
-  flightOf,
   H_CORRUPTED,
   H_EVENTS,
   H_FAILURES,
@@ -44,6 +43,7 @@ import {
 import { type DeathReport, POOL_DESTROYED, SharedCore } from './shared-core.ts';
 import { onceChanged, onWorkerMade, watchWorker, type WatchableWorker } from './threads.ts';
 import { Tickets } from './tickets.ts';
+import { encodeTicket, giverOf, indexOfTicket, wayOfTicket } from './transfer-ticket.ts';
 import { Workers } from './workers.ts';
 
 /** What one worker's side of a shared pool is made of. */
@@ -87,6 +87,9 @@ export class SharedStore implements PoolStore, Sharing {
   readonly #dropped: number[] = [];
   readonly pages: PoolPages;
   readonly #deathListeners = new Set<{ readonly listener: (report: DeathReport) => void }>();
+  // Kept, so that accepting many makes no garbage.
+  #arriving = new Int32Array(0);
+  #ways = new Int32Array(0);
   #left = false;
   #released = false;
   #listening = false;
@@ -202,10 +205,12 @@ export class SharedStore implements PoolStore, Sharing {
     if (this.#left || !this.#isMine(index)) throw this.badFree(index);
     this.#options.hooks?.freed(index);
     // It is free from here on; that the rest of the magazine could not be moved just now is no failure of this free.
-    this.#tryLocked(() => {
+    try {
       this.#core.spill(index);
       if (this.#waiters.length > 0) this.#pump();
-    });
+    } catch (error) {
+      if (!(error instanceof DmaTimeoutError)) throw error;
+    }
     if (this.#core.isDestroyed() && list.out === 0) this.#last();
   }
 
@@ -360,15 +365,16 @@ export class SharedStore implements PoolStore, Sharing {
   // ---- from worker to worker
 
   transfer(index: number): number {
-    const nonce = this.#left ? -1 : this.#core.transfer(index);
-    if (nonce < 0) throw this.badFree(index);
-    return encodeTicket(nonce, this.worker, index);
+    const way = this.#left ? -1 : this.#core.transfer(index);
+    if (way < 0) throw this.badFree(index);
+    return encodeTicket(way, index);
   }
 
   accept(ticket: number): number {
     this.#checkNotLeft();
-    const { index, giver, nonce } = this.#checkTicket(ticket);
-    if (!this.#core.accept(index, giver, nonce)) throw this.#notOnItsWay(ticket);
+    checkInteger('ticket', ticket, 0, Number.MAX_SAFE_INTEGER);
+    const index = indexOfTicket(ticket);
+    if (!this.pages.has(index) || !this.#core.accept(index, wayOfTicket(ticket))) throw this.#notOnItsWay(ticket);
     this.#renew(index);
     return index;
   }
@@ -376,18 +382,25 @@ export class SharedStore implements PoolStore, Sharing {
   /** Accepts all of them and puts their indices into `into`, or none. */
   acceptAll(tickets: Float64Array, into: Int32Array, count: number): void {
     this.#checkNotLeft();
-    for (let i = 0; i < count; i++) into[i] = this.#checkTicket(tickets[i]!).index;
-    const arrived = this.#core.acceptAll(
-      count,
-      (i) => into[i]!,
-      (i) => decodeTicket(tickets[i]!).giver,
-      (i) => {
-        const { giver, nonce } = decodeTicket(tickets[i]!);
-        return flightOf(giver, nonce);
-      },
-    );
-    if (!arrived) throw this.#notOnItsWay(tickets[0]!);
-    for (let i = 0; i < count; i++) this.#renew(into[i]!);
+    if (this.#arriving.length < count) {
+      this.#arriving = new Int32Array(count);
+      this.#ways = new Int32Array(count);
+    }
+    // Looked at once: other threads may write to the caller's arrays.
+    const indices = this.#arriving;
+    const ways = this.#ways;
+    for (let i = 0; i < count; i++) {
+      const ticket = tickets[i]!;
+      checkInteger('ticket', ticket, 0, Number.MAX_SAFE_INTEGER);
+      indices[i] = indexOfTicket(ticket);
+      ways[i] = wayOfTicket(ticket);
+      if (!this.pages.has(indices[i]!)) throw this.#notOnItsWay(ticket);
+    }
+    if (!this.#core.acceptAll(indices, ways, count)) throw this.#notOnItsWay(tickets[0]!);
+    for (let i = 0; i < count; i++) {
+      this.#renew(indices[i]!);
+      into[i] = indices[i]!;
+    }
   }
 
   /** In debug mode a block that arrives gets a new handle here, as one that is allocated does. */
@@ -396,19 +409,12 @@ export class SharedStore implements PoolStore, Sharing {
     if (hooks?.renewsHandles === true) list.dropObject(index);
   }
 
-  #checkTicket(ticket: number): { nonce: number; giver: number; index: number } {
-    checkInteger('ticket', ticket, 0, Number.MAX_SAFE_INTEGER);
-    const decoded = decodeTicket(ticket);
-    if (!this.pages.has(decoded.index) || decoded.giver === 0) throw this.#notOnItsWay(ticket);
-    return decoded;
-  }
-
   #notOnItsWay(ticket: number): DmaBlockError {
-    const { index, giver } = decodeTicket(ticket);
+    const giver = giverOf(wayOfTicket(ticket));
     return new DmaBlockError(
       'ERR_DMAPOOL_BAD_TICKET',
-      `${this.#label}: block ${String(index)} is not on its way from worker ${String(giver)} by this ticket: ` +
-        'it was accepted already, or its giver died',
+      `${this.#label}: block ${String(indexOfTicket(ticket))} is not on its way from worker ${String(giver)} by this ` +
+        'ticket: it was accepted already, or its giver died',
     );
   }
 

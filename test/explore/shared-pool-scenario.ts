@@ -90,8 +90,10 @@ interface State {
   readonly sides: readonly Side[];
   /** Who holds each block, -1 nobody: the plain truth that the words must agree with. */
   readonly holder: number[];
-  /** Blocks on their way: index and nonce, by giver. */
-  readonly mail: { index: number; nonce: number; giver: number }[];
+  /** Blocks on their way: index and way, by giver. */
+  readonly mail: { index: number; way: number; giver: number }[];
+  /** Ways by which a block was accepted while others tried too. */
+  readonly accepted: Set<number>;
   readonly dead: Set<number>;
   /** Blocks that were reported as out with a dead worker. */
   readonly reported: Set<number>;
@@ -122,7 +124,15 @@ function setUp(workers: number, inDepot: boolean): State {
     for (let index = 0; index < BLOCKS; index++) pool.freeIndex(index);
     core.giveBack(BLOCKS);
   }
-  return { control, sides, holder: new Array<number>(BLOCKS).fill(-1), mail: [], dead: new Set(), reported: new Set() };
+  return {
+    control,
+    sides,
+    holder: new Array<number>(BLOCKS).fill(-1),
+    mail: [],
+    accepted: new Set(),
+    dead: new Set(),
+    reported: new Set(),
+  };
 }
 
 const take: Operation<State> = ({ sides, holder }, worker) => {
@@ -143,18 +153,46 @@ const send: Operation<State> = ({ sides, holder, mail }, worker) => {
   const index = holder.indexOf(worker);
   if (index < 0) return;
   holder[index] = -2 - worker;
-  const nonce = sides[worker]!.core.transfer(index);
-  assert.ok(nonce >= 0, 'the owner may transfer');
-  mail.push({ index, nonce, giver: worker });
+  const way = sides[worker]!.core.transfer(index);
+  assert.ok(way >= 0, 'the owner may transfer');
+  mail.push({ index, way, giver: worker });
 };
 
 const receive: Operation<State> = ({ sides, holder, mail, dead }, worker) => {
   const letter = mail.shift();
   if (letter === undefined) return;
-  const { index, nonce, giver } = letter;
-  const accepted = sides[worker]!.core.accept(index, sides[giver]!.number, nonce);
+  const { index, way, giver } = letter;
+  const accepted = sides[worker]!.core.accept(index, way);
   if (accepted) holder[index] = worker;
   else assert.ok(dead.has(giver), 'only a dead giver’s block is refused');
+};
+
+/** Accepts the last letters without taking them from the mail, so that others try the same ones. */
+function contend(state: State, worker: number, count: number): void {
+  const letters = state.mail.slice(-count);
+  if (letters.length < count) return;
+  const { core } = state.sides[worker]!;
+  const indices = Int32Array.from(letters, ({ index }) => index);
+  const ways = Int32Array.from(letters, ({ way }) => way);
+  const arrived = count === 1 ? core.accept(indices[0]!, ways[0]!) : core.acceptAll(indices, ways, count);
+  for (const { index, way } of letters) {
+    if (!arrived) {
+      const mine = holderOf(state.control.words[index]!) === state.sides[worker]!.number;
+      assert.ok(!mine || state.holder[index] === worker, `block ${String(index)} came, though not all did`);
+      continue;
+    }
+    assert.ok(!state.accepted.has(way), `block ${String(index)} was accepted twice`);
+    state.accepted.add(way);
+    state.holder[index] = worker;
+  }
+}
+
+const contendForOne: Operation<State> = (state, worker) => {
+  contend(state, worker, 1);
+};
+
+const contendForTwo: Operation<State> = (state, worker) => {
+  contend(state, worker, 2);
 };
 
 const both: Operation<State> = (state, worker) => {
@@ -245,11 +283,13 @@ function scenario(inDepot: boolean, workers: readonly (readonly Operation<State>
     },
     check,
     // Who holds what, in the order of the letters: what the words do not say.
-    fingerprint: ({ holder, mail, dead }) => {
+    fingerprint: ({ holder, mail, dead, accepted }) => {
       let hash = 17;
       for (const value of [
         ...holder,
-        ...mail.flatMap(({ index, nonce, giver }) => [index, nonce, giver]),
+        ...mail.flatMap(({ index, way, giver }) => [index, way, giver]),
+        -9,
+        ...accepted,
         -9,
         ...dead,
       ]) {
@@ -276,4 +316,10 @@ export const transfers: Scenario<State> = scenario(false, [
   [take, send, take, give],
   [receive, give, take, send],
   [receive, give, receive, give],
+]);
+
+export const rivals: Scenario<State> = scenario(false, [
+  [take, send, take, send],
+  [contendForOne, give, contendForTwo, giveAll],
+  [contendForTwo, giveAll, contendForOne, give],
 ]);
