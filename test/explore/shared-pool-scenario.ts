@@ -94,6 +94,8 @@ interface State {
   readonly mail: { index: number; way: number; giver: number }[];
   /** Ways by which a block was accepted while others tried too. */
   readonly accepted: Set<number>;
+  /** Tickets of those who wait, ascending as they were drawn; `busy` while a call about it is under way. */
+  readonly waiting: { readonly ticket: number; readonly worker: number; busy: boolean }[];
   readonly dead: Set<number>;
   /** Blocks that were reported as out with a dead worker. */
   readonly reported: Set<number>;
@@ -130,6 +132,7 @@ function setUp(workers: number, inDepot: boolean): State {
     holder: new Array<number>(BLOCKS).fill(-1),
     mail: [],
     accepted: new Set(),
+    waiting: [],
     dead: new Set(),
     reported: new Set(),
   };
@@ -212,6 +215,55 @@ const giveAll: Operation<State> = ({ sides, holder }, worker) => {
   }
 };
 
+const draw: Operation<State> = ({ sides, waiting }, worker) => {
+  const ticket = sides[worker]!.core.draw();
+  assert.ok(ticket >= 0, 'there is room in the queue');
+  waiting.push({ ticket, worker, busy: false });
+};
+
+const serve: Operation<State> = (state, worker) => {
+  const { sides, waiting } = state;
+  const mine = waiting.find((each) => each.worker === worker);
+  if (mine === undefined) return;
+  mine.busy = true;
+  const index = sides[worker]!.core.serve(mine.ticket);
+  mine.busy = false;
+  if (index >= 0) served(state, mine, index);
+};
+
+function served({ waiting, holder, dead }: State, mine: State['waiting'][number], index: number): void {
+  const before = waiting.find(({ ticket, worker, busy }) => ticket < mine.ticket && !busy && !dead.has(worker));
+  assert.equal(before, undefined, 'somebody waited longer');
+  waiting.splice(waiting.indexOf(mine), 1);
+  assert.equal(holder[index], -1, `block ${String(index)} is in two hands`);
+  holder[index] = mine.worker;
+}
+
+const giveUp: Operation<State> = ({ sides, waiting }, worker) => {
+  const mine = waiting.find((each) => each.worker === worker);
+  if (mine === undefined) return;
+  mine.busy = true;
+  sides[worker]!.core.giveUp(mine.ticket);
+  waiting.splice(waiting.indexOf(mine), 1);
+};
+
+/** Who still waits is served in turn, as long as there are blocks; who is not leaves the queue. */
+function serveTheRest(state: State): void {
+  const { control, sides, dead, waiting } = state;
+  const living = (worker: number): boolean => !dead.has(worker);
+  for (const [worker, { core }] of sides.entries()) if (living(worker)) core.heed();
+  for (const mine of [...waiting].sort((a, b) => a.ticket - b.ticket)) {
+    if (!living(mine.worker)) continue;
+    const { core } = sides[mine.worker]!;
+    const inHands = control.words.filter((word) => holderOf(word) !== 0).length;
+    const index = core.serve(mine.ticket);
+    assert.equal(index >= 0, inHands < BLOCKS, 'who waits gets what is free');
+    if (index >= 0) served(state, mine, index);
+    else core.giveUp(mine.ticket);
+  }
+  waiting.length = 0;
+}
+
 /** Every carved block is in exactly one place: the depot, one magazine, or one pair of hands. */
 function checkPlaces({ control, sides, holder, dead }: State): void {
   const { header, words, owners } = control;
@@ -245,6 +297,7 @@ function checkPlaces({ control, sides, holder, dead }: State): void {
 }
 
 function check(state: State): void {
+  serveTheRest(state);
   checkPlaces(state);
   const { control, sides, dead, reported } = state;
   for (const index of reported) {
@@ -283,13 +336,15 @@ function scenario(inDepot: boolean, workers: readonly (readonly Operation<State>
     },
     check,
     // Who holds what, in the order of the letters: what the words do not say.
-    fingerprint: ({ holder, mail, dead, accepted }) => {
+    fingerprint: ({ holder, mail, dead, accepted, waiting }) => {
       let hash = 17;
       for (const value of [
         ...holder,
         ...mail.flatMap(({ index, way, giver }) => [index, way, giver]),
         -9,
         ...accepted,
+        -9,
+        ...waiting.flatMap(({ ticket, worker, busy }) => [ticket, worker, Number(busy)]),
         -9,
         ...dead,
       ]) {
@@ -322,4 +377,10 @@ export const rivals: Scenario<State> = scenario(false, [
   [take, send, take, send],
   [contendForOne, give, contendForTwo, giveAll],
   [contendForTwo, giveAll, contendForOne, give],
+]);
+
+export const waiters: Scenario<State> = scenario(true, [
+  [both, draw, serve],
+  [both, draw, giveAll, serve],
+  [draw, giveUp, take],
 ]);

@@ -20,10 +20,10 @@ function loadPool(...mutations: readonly Mutation[]): LoadedModule {
 
 const BOUNDS: readonly ExploreOptions[] = [{ preemptions: 2 }, { preemptions: 1, kills: 1 }];
 
-for (const name of ['threeWorkers', 'fresh', 'transfers', 'rivals']) {
+for (const name of ['threeWorkers', 'fresh', 'transfers', 'rivals', 'waiters']) {
   for (const options of BOUNDS) {
     const { preemptions, kills = 0 } = options;
-    test(`${name}: 3 workers, 4 operations each, ${String(preemptions)} preemptions, ${String(kills)} kills`, (t) => {
+    test(`${name}: 3 workers, up to 4 operations each, ${String(preemptions)} preemptions, ${String(kills)} kills`, (t) => {
       const result = explore(loadPool().scenario(name), { ...options, merge: true, maxMilliseconds: 240_000 });
       t.diagnostic(describe(name, result));
       assert.ok(result.complete, result.violation?.message);
@@ -77,6 +77,18 @@ const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] 
     'threeWorkers',
     replaceText(depot, 'last = this.#words[last]!;\n      this.#owners[last] = w;', 'last = this.#words[last]!;'),
     { preemptions: 0 },
+  ],
+  [
+    'who asks now comes before who waits',
+    'waiters',
+    replaceText(core, 'this.#tickets.first() === ticket', 'this.#tickets.first() >= 0'),
+    { preemptions: 1 },
+  ],
+  [
+    'the dead keep their place in the queue',
+    'waiters',
+    replaceText(core, 'this.#tickets.dropAllOf(worker);', ''),
+    { preemptions: 0, kills: 1 },
   ],
   [
     'a block of a buried giver is accepted',
