@@ -17,8 +17,10 @@ import {
   createControl,
   DESTROYED,
   H_CARVED,
+  H_CORRUPTED,
   H_DEPOT,
   H_DEPOT_COUNT,
+  H_FAILURES,
   H_HIGH_WATER,
   H_MAX_BLOCKS,
   H_MAX_PAGES,
@@ -26,6 +28,7 @@ import {
   H_PER_PAGE,
   H_QUARANTINED,
   H_STATE,
+  H_WAITS,
   markOf,
   MAX_SHARED_BLOCKS,
   VERSION,
@@ -111,6 +114,10 @@ export function shareStore(pool: Shareable, options: ShareOptions): SharedStore 
   }
   const control = createControl(maxBlocks, perPage, memories.length);
   fillControl(control, list, opened, perPage, maxBlocks);
+  const { failures, waits, corrupted } = store.statistics();
+  control.header[H_FAILURES] = failures;
+  control.header[H_WAITS] = waits;
+  control.header[H_CORRUPTED] = corrupted;
   new Workers(control.header).claim(currentThread());
   const { debug, initOnAlloc, initOnFree } = pool.modes;
   const book = debug === null ? null : new SharedBook(control.words.length);
