@@ -42,7 +42,7 @@ test('create, share, attach and destroy race: nothing is lost, whoever comes fir
   const visitors = await passersBy(t, 3);
   const memory = new HeapMemory();
   const device = new Device({ name: 'nic', memory, log: new RecordingLog() });
-  const pools: DmaPool<string>[] = [];
+  const pools: DmaPool[] = [];
   for (let round = 0; round < 120; round++) {
     const pool = DmaPool.create<string>(`p${String(round)}`, device, { size: 256, maxBlocks: BLOCKS });
     pools.push(pool);
