@@ -35,7 +35,7 @@ export const H_VERSION = 0;
 export const H_LOCK = 1;
 /** Workers parked on the lock. */
 export const H_SLEEPERS = 2;
-/** OPEN or DESTROYED. */
+/** 0 while the pool is open, then DESTROYED. */
 export const H_STATE = 3;
 export const H_MAX_BLOCKS = 4;
 export const H_PER_PAGE = 5;
@@ -70,7 +70,6 @@ export const H_WANTED = 22;
 export const H_KIN = 23;
 const HEADER_WORDS = 24;
 
-export const OPEN = 0;
 export const DESTROYED = 1;
 
 // Int32 indices in a worker's slot.
