@@ -1,5 +1,6 @@
 /** How much of the package ends up in a bundle. */
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -55,10 +56,39 @@ test('sharing comes with the pool, for share and attach are its methods; nothing
   assert.deepEqual(builtins, []);
 });
 
-test('importing an entry point for nothing leaves nothing', async () => {
+test('importing an entry point for nothing leaves nothing, as package.json says (sideEffects)', async () => {
   for (const { specifier } of entryPoints) {
     const { code } = await bundle(`import '${specifier}';`);
     assert.equal(code, '', specifier);
+  }
+});
+
+/** Prints what of the process an import changes. */
+const OBSERVER = `
+  const objects = [globalThis, process, ...Object.values(Object.getOwnPropertyDescriptors(globalThis)).map(({ value }) => value)];
+  const look = () => JSON.stringify([
+    objects.map((object) => Object(object) === object ? Reflect.ownKeys(object).map(String) : typeof object),
+    objects.map((object) => typeof object === 'function' && object.prototype ? Reflect.ownKeys(object.prototype).map(String) : ''),
+    process.eventNames().map((name) => [String(name), process.listenerCount(name)]),
+  ]);
+  // What Node itself makes when first asked for.
+  for (const name of process.argv.slice(2)) await import(name);
+  const before = look();
+  await import(process.argv[1]);
+  if (look() !== before) console.log('globals or listeners changed');
+`;
+
+test('and that is true: an import changes nothing, listens to nothing, keeps no process alive', async () => {
+  for (const { specifier } of entryPoints) {
+    const { builtins } = await bundle(`export * from '${specifier}';`);
+    const args = ['--input-type=module', '-e', OBSERVER, specifier, ...builtins];
+    const { stdout, stderr, status } = spawnSync(process.execPath, args, {
+      cwd: root,
+      encoding: 'utf8',
+      timeout: 20_000,
+    });
+    assert.equal(stdout + stderr, '', specifier);
+    assert.equal(status, 0);
   }
 });
 
