@@ -167,7 +167,9 @@ export function createControl(maxBlocks: number, perPage: number, maxPages: numb
 
 /** The views of a control block that came from another worker. @throws {@link DmaArgumentError} if it is none of ours. */
 export function attachControl(buffer: unknown): Control {
-  if (!(buffer instanceof SharedArrayBuffer) || buffer.byteLength < WORDS_AT * 4) {
+  // The name itself is missing in a web page without cross-origin isolation.
+  const shared = typeof SharedArrayBuffer === 'function' && buffer instanceof SharedArrayBuffer;
+  if (!shared || buffer.byteLength < WORDS_AT * 4) {
     throw new DmaArgumentError('handle', buffer, 'a handle from pool.share(), as it came through postMessage');
   }
   const header = new Int32Array(buffer, 0, WORDS_AT);

@@ -36,7 +36,7 @@ function bench(limit: number = 1024 * 1024): Bench {
 export const coreChecks: readonly Check[] = [
   {
     name: 'blocks come out ascending, the last one freed first, and keep to their boundary',
-    run() {
+    run(): void {
       const { memory, device } = bench();
       const pool = DmaPool.create('ehci_qtd', device, { size: 96, align: 32, boundary: 4096 });
       same(pool.geometry.blocksPerPage, 42);
@@ -56,7 +56,7 @@ export const coreChecks: readonly Check[] = [
   },
   {
     name: 'indices and bulks give what single objects give',
-    run() {
+    run(): void {
       const { device } = bench();
       const one = DmaPool.create('one', device, { size: 256 });
       const many = DmaPool.create('many', device, { size: 256 });
@@ -74,7 +74,7 @@ export const coreChecks: readonly Check[] = [
   },
   {
     name: 'memory is zero where it is asked for',
-    run() {
+    run(): void {
       const { device } = bench();
       const pool = DmaPool.create('zero', device, { size: 64, maxBlocks: 1 });
       const dirty = pool.alloc();
@@ -97,7 +97,7 @@ export const coreChecks: readonly Check[] = [
   },
   {
     name: 'wrong frees are refused with their codes and change nothing',
-    async run() {
+    async run(): Promise<void> {
       const { device } = bench();
       const pool: DmaPool = DmaPool.create('a', device, { size: 64 });
       const other: DmaPool = DmaPool.create('b', device, { size: 64 });
@@ -123,7 +123,7 @@ export const coreChecks: readonly Check[] = [
   },
   {
     name: 'running out has three reasons, and loses nothing',
-    async run() {
+    async run(): Promise<void> {
       const { memory, device } = bench(8192);
       const limited = DmaPool.create('limited', device, { size: 4096, maxBlocks: 1 });
       await refused('ERR_DMAPOOL_NO_FREE_BLOCK', () => limited.alloc('atomic'));
@@ -143,7 +143,7 @@ export const coreChecks: readonly Check[] = [
   },
   {
     name: 'the DMA mask holds',
-    async run() {
+    async run(): Promise<void> {
       const { memory } = bench();
       const isa = new Device({ name: 'isa', memory, dmaMask: DMA_BIT_MASK(24) });
       const block = DmaPool.create('floppy', isa, { size: 512 }).alloc();
@@ -154,7 +154,7 @@ export const coreChecks: readonly Check[] = [
   },
   {
     name: 'a device sees its own memory, and faults on the rest',
-    async run() {
+    async run(): Promise<void> {
       const { memory, device } = bench();
       const block = DmaPool.create('seen', device, { size: 64 }).alloc();
       memory.write(device, block.dma, Uint8Array.of(1, 2, 3));
@@ -171,7 +171,7 @@ export const coreChecks: readonly Check[] = [
   },
   {
     name: 'words are published, addresses written without a bigint',
-    run() {
+    run(): void {
       const { device } = bench();
       const block = DmaPool.create('words', device, { size: 64, align: 64 }).zalloc();
       publish32(block.u32, 3, 0x8000_0001);
@@ -184,7 +184,7 @@ export const coreChecks: readonly Check[] = [
   },
   {
     name: 'managed things go in reverse order, the attribute with the last pool',
-    run() {
+    run(): void {
       const { memory, device } = bench();
       const order: string[] = [];
       device.addAction(() => void order.push('first'));
@@ -200,7 +200,7 @@ export const coreChecks: readonly Check[] = [
   },
   {
     name: 'a busy pool keeps what is out, until it is freed or reclaimed',
-    run() {
+    run(): void {
       const { memory, device, lines } = bench();
       const pool = DmaPool.create('busy', device, { size: 4096 });
       const [late] = [pool.alloc(), pool.alloc()] as const;
@@ -218,7 +218,7 @@ export const coreChecks: readonly Check[] = [
   },
   {
     name: 'debug mode finds a late write, keeps the block, and names the line that leaked',
-    async run() {
+    async run(): Promise<void> {
       const { memory, device, lines } = bench();
       const pool = DmaPool.create('ohci_td', device, { size: 32, align: 32, debug: true });
       const td = pool.alloc();
@@ -249,7 +249,7 @@ export const coreChecks: readonly Check[] = [
   },
   {
     name: 'who waits is served in order, gives up in time, and hears of the end',
-    async run() {
+    async run(): Promise<void> {
       const { device } = bench();
       const pool = DmaPool.create('wait', device, { size: 64, maxBlocks: 1 });
       const block = pool.alloc();
@@ -284,7 +284,7 @@ export const coreChecks: readonly Check[] = [
   },
   {
     name: '100,000 random calls agree with a plain model',
-    run() {
+    run(): void {
       const { memory, device } = bench();
       const pool = DmaPool.create('random', device, { size: 48, maxBlocks: 500 });
       const out = new Map<number, number>();
@@ -316,7 +316,7 @@ export const coreChecks: readonly Check[] = [
   },
   {
     name: 'pools without a source of their own live in the default memory',
-    run() {
+    run(): void {
       const device = new Device({ name: 'plain' });
       same(device.memory === defaultMemory(), true);
       const pool = DmaPool.create('plain', device, { size: 64 });

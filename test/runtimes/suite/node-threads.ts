@@ -1,10 +1,10 @@
 /** Peers as threads of node:worker_threads: Node, Bun and Deno. */
 import { isMainThread, parentPort, Worker } from 'node:worker_threads';
-import { type Connect, type Request, type Response, servePeer } from './peer.ts';
+import { type Connect, type Request, servePeer } from './peer.ts';
 
 export const connectThread: Connect = (receive, fail) => {
   const worker = new Worker(new URL(import.meta.url), { workerData: 'peer' });
-  worker.on('message', receive as (value: Response) => void);
+  worker.on('message', receive);
   worker.on('error', fail as (error: unknown) => void);
   return {
     send(message) {

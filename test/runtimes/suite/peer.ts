@@ -117,7 +117,7 @@ export type Connect = (receive: (response: Response) => void, fail: (error: Erro
 /** The half that is here. */
 export class Peer {
   readonly #connection: Connection;
-  readonly #waiting = new Map<number, { resolve(value: unknown): void; reject(error: Error): void }>();
+  readonly #waiting = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
   #next = 0;
 
   constructor(connect: Connect) {

@@ -9,9 +9,9 @@ interface Bench {
   readonly lines: string[];
   readonly pool: DmaPool;
   /** One more thread that has the pool. */
-  join(): Promise<{ readonly peer: Peer; readonly worker: number; readonly thread: number }>;
+  readonly join: () => Promise<{ readonly peer: Peer; readonly worker: number; readonly thread: number }>;
   /** Everything is back. */
-  end(): void;
+  readonly end: () => void;
 }
 
 /** @param tells True where the runtime tells the thread that makes a worker of its end. */

@@ -5,7 +5,7 @@ import { type Check, ok, refused, same } from './check.ts';
 export const unsharedChecks: readonly Check[] = [
   {
     name: 'there is no SharedArrayBuffer, and the memory says so',
-    run() {
+    run(): void {
       same(typeof SharedArrayBuffer, 'undefined');
       const memory = new HeapMemory({ limit: 1024 * 1024 });
       same(memory.shareable, false);
@@ -15,7 +15,7 @@ export const unsharedChecks: readonly Check[] = [
   },
   {
     name: 'share is refused with what is missing, and the pool goes on',
-    async run() {
+    async run(): Promise<void> {
       const memory = new HeapMemory({ limit: 1024 * 1024 });
       const pool = DmaPool.create('p', new Device({ name: 'd', memory }), { size: 64, maxBlocks: 8 });
       const block = pool.alloc();
@@ -31,7 +31,7 @@ export const unsharedChecks: readonly Check[] = [
   },
   {
     name: 'attach refuses whatever it is given',
-    async run() {
+    async run(): Promise<void> {
       await refused('ERR_DMAPOOL_INVALID_ARGUMENT', () => DmaPool.attach(undefined as never));
       await refused('ERR_DMAPOOL_INVALID_ARGUMENT', () => DmaPool.attach({} as never));
       const lookAlike = { dmapool: 1, pages: new Float64Array(3), buffers: [new ArrayBuffer(4096)], device: {} };
