@@ -1,3 +1,5 @@
+// For `using`: whoever has a device or a pool needs these declarations, also where no others are asked for.
+/// <reference lib="esnext.disposable" preserve="true" />
 import { ceilPowerOfTwo, checkInteger, INT_MAX, isPowerOfTwo } from '../arguments.ts';
 import { describe, DmaArgumentError, DmaMaskError, DmaReleaseError, DmaSourceError, hex } from '../errors.ts';
 import type { CoherentAllocator, CoherentMemory, DmaTarget } from '../memory/coherent.ts';

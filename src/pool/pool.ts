@@ -487,7 +487,12 @@ export class DmaPool<N extends string = string>
     return this.#sharing.onDeath(listener);
   }
 
-  /** Says that a thread ended, where nothing else can. @returns What it had out. */
+  /**
+   * Says that a thread ended, where nothing else can.
+   *
+   * @param thread What {@link thread} was there.
+   * @returns What it had out.
+   */
   workerEnded(thread: number): readonly DeathReport[] {
     checkInteger('thread', thread, 0, Number.MAX_SAFE_INTEGER);
     return this.#sharing.workerEnded(thread);
@@ -496,6 +501,14 @@ export class DmaPool<N extends string = string>
   /** Number of this worker in the shared pool, from 1 up, for messages. */
   get worker(): number {
     return this.#sharing.worker;
+  }
+
+  /**
+   * Number of this thread, for {@link workerEnded}: the platform's, or where it has none, one that this thread drew by
+   * lot. A Web Worker tells it to who made it as soon as it has attached.
+   */
+  get thread(): number {
+    return this.#sharing.thread;
   }
 
   /**
