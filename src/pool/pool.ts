@@ -20,6 +20,7 @@ import type { WatchableWorker } from '../shared/threads.ts';
 import type { PoolStore, Sharing } from './pool-store.ts';
 import { UnsharedStore } from './unshared-store.ts';
 import type { WaitOptions } from './wait-queue.ts';
+import type { Wording } from './wording.ts';
 
 /** Block objects made in one go. */
 const MADE_AT_ONCE = 64;
@@ -36,6 +37,8 @@ export interface DmaPoolOptions extends Omit<GeometryOptions, 'pageSize'> {
   readonly initOnAlloc?: boolean;
   /** Zero every block when it comes back (Linux: `init_on_free`). Default false. */
   readonly initOnFree?: boolean;
+  /** For `dmapool/kernel`. @internal */
+  readonly wording?: Wording;
 }
 
 /**
@@ -95,18 +98,18 @@ export class DmaPool<N extends string = string>
   static #make<const N extends string>(name: N, device: Device, options: DmaPoolOptions): DmaPool<N> {
     const geometry = new PoolGeometry({ ...options, pageSize: device.memory.pageSize });
     const { maxBlocks = MAX_BLOCKS, node = device.numaNode, initOnAlloc = false, initOnFree = false } = options;
-    const { debug: debugWanted = debugByEnvironment() } = options;
+    const { debug: debugWanted = debugByEnvironment(), wording = 'own' } = options;
     checkInteger('maxBlocks', maxBlocks, 1, MAX_BLOCKS);
     checkInteger('node', node, NUMA_NO_NODE, 1023);
     checkBoolean('initOnAlloc', initOnAlloc);
     checkBoolean('initOnFree', initOnFree);
-    const modes: PoolModes = { debug: debugOptions(debugWanted), initOnAlloc, initOnFree };
+    const modes: PoolModes = { debug: debugOptions(debugWanted), initOnAlloc, initOnFree, wording };
     const pool = new DmaPool(name, device, geometry, node, maxBlocks, modes);
     const list = openList(pool);
     const onGone = (): void => {
       forgetAtExit(pool);
     };
-    const store = new UnsharedStore({ name, device, geometry, node, maxBlocks, list, onGone });
+    const store = new UnsharedStore({ name, device, geometry, node, maxBlocks, list, onGone, wording });
     pool.#book = modes.debug === null ? null : new LocalBook();
     const hooks = makeHooks(name, geometry.blockSize, store.pages, modes, pool.#book);
     if (hooks !== null) store.setHooks(hooks);

@@ -1,5 +1,6 @@
 /** Misuse that must not compile. Not run: the compiler is the test, an unused `@ts-expect-error` is an error. */
 import { type CoherentAllocator, Device, type DmaBlock, DmaPool, type DmaError, type PoolStatistics } from 'dmapool';
+import { dma_pool_alloc, dma_pool_create, dma_pool_free, GFP_KERNEL } from 'dmapool/kernel';
 
 export function misuse(device: Device, memory: CoherentAllocator): unknown[] {
   const qtds = DmaPool.create('ehci_qtd', device, { size: 96, align: 32 });
@@ -47,4 +48,21 @@ export function misuse(device: Device, memory: CoherentAllocator): unknown[] {
   // @ts-expect-error figures are read-only
   const change = (statistics: PoolStatistics): number => (statistics.active = 0);
   return [wrong, change];
+}
+
+export function kernelMisuse(device: Device): void {
+  const qtds = dma_pool_create('ehci_qtd', device, 96, 32, 4096);
+  const qhs = dma_pool_create('ehci_qh', device, 96, 32, 4096);
+  // @ts-expect-error dma_pool_create may return null
+  dma_pool_alloc(qtds, GFP_KERNEL);
+  if (qtds === null || qhs === null) return;
+  const qtd = dma_pool_alloc(qtds, GFP_KERNEL);
+  // @ts-expect-error dma_pool_alloc may return null
+  qtd.dma.toFixed();
+  // @ts-expect-error a block of one pool given to another
+  dma_pool_free(qhs, qtd, 0);
+  // @ts-expect-error the flags are needed, as in C
+  dma_pool_alloc(qtds);
+  // @ts-expect-error an address is no place to write one to
+  dma_pool_alloc(qtds, GFP_KERNEL, 0);
 }
