@@ -17,7 +17,7 @@ import { reportBadMemory, reportNoPages, reportRefused } from './report.ts';
  * @param gfp As for `dma_pool_alloc`.
  * @returns The memory, in place of C's pointer: `memory.buffer` from `memory.byteOffset` on. Null when none is to be had:
  *   logged in Linux's words, unless `__GFP_NOWARN`.
- * @throws {@link DmaArgumentError} for a wrong device, size or flags.
+ * @throws `DmaArgumentError` for a wrong device, size or flags.
  *
  * @example
  * ```ts
@@ -60,7 +60,7 @@ export function dma_alloc_coherent(
  * @param size Bytes, as asked for.
  * @param cpu_addr The memory, as `dma_alloc_coherent` gave it; nothing is done for null.
  * @param dma_handle Its DMA address.
- * @throws {@link DmaArgumentError} for what is no device; what the memory source throws of its own.
+ * @throws `DmaArgumentError` for what is no device; what the memory source throws of its own.
  *
  * @example
  * ```ts
@@ -105,7 +105,7 @@ export function dma_free_coherent(
  * @param mask The highest address, from {@link DMA_BIT_MASK} or any number from 1; from 2^53-1 on all are the same.
  * @returns 0, or `-EIO` when it can't be: the mask is none, or memory that the device has lies above it (Linux does not
  *   look at the latter; see {@link Device.setDmaMask}).
- * @throws {@link DmaArgumentError} for what is no device.
+ * @throws `DmaArgumentError` for what is no device.
  *
  * @example
  * ```ts

@@ -10,6 +10,7 @@
  *
  * `docs/porting.md` has the table of calls, and a piece of a driver before and after.
  *
+ * @module dmapool/kernel
  * @packageDocumentation
  */
 export { DMA_BIT_MASK, NUMA_NO_NODE } from '../device/mask.ts';

@@ -44,6 +44,11 @@ export function dma_pool_create<const N extends string>(
 /**
  * {@link dma_pool_create}, with pages from a NUMA node (Linux 6.16 and later).
  *
+ * @param name As for {@link dma_pool_create}, like the next four.
+ * @param dev Who will use the blocks.
+ * @param size Bytes of a block, 1 to 2^31-1.
+ * @param align A power of two, or 0 for none.
+ * @param boundary A power of two that no block crosses, or 0 for none.
  * @param node The node, 0 to 1023, or -1 (`NUMA_NO_NODE`) for any. A wish: sources without nodes ignore it.
  *
  *
@@ -66,6 +71,13 @@ export function dma_pool_create_node<const N extends string>(
 
 /**
  * {@link dma_pool_create}, and `device.detach()` destroys the pool.
+ *
+ * @param name As for {@link dma_pool_create}, like the next four.
+ * @param dev Who will use the blocks.
+ * @param size Bytes of a block, 1 to 2^31-1.
+ * @param align A power of two, or 0 for none.
+ * @param boundary A power of two that no block crosses, or 0 for none.
+ * @returns As {@link dma_pool_create}.
  *
  * @example
  * ```ts
@@ -109,13 +121,14 @@ function create<const N extends string>(
 /**
  * Takes a block.
  *
+ * @param pool From {@link dma_pool_create}.
  * @param mem_flags `GFP_KERNEL`, `GFP_ATOMIC`, ...; only `__GFP_ZERO` and `__GFP_NOWARN` change something. All of them may
  *   open a page, as in Linux (in the recorded NVMe traffic `GFP_ATOMIC` calls opened every page). `pool.tryAlloc('atomic')`,
  *   which opens none, is stricter than Linux.
  * @param handle Where to write the block's DMA address. Optional, for the block says it too: `block.dma`.
  * @returns The block, in place of C's pointer: `block.u32`, `block.view` and so on are its memory. Null when no memory
  *   is to be had: logged in Linux's words, unless `__GFP_NOWARN`.
- * @throws {@link DmaArgumentError} for what is no pool or no flags; {@link DmaDestroyedError} when the pool was destroyed.
+ * @throws `DmaArgumentError` for what is no pool or no flags; `DmaDestroyedError` when the pool was destroyed.
  *
  * @example
  * ```ts
@@ -153,6 +166,12 @@ export function dma_pool_alloc<N extends string>(
 /**
  * {@link dma_pool_alloc}, with every byte of the block zero.
  *
+ * @param pool From {@link dma_pool_create}.
+ * @param mem_flags `GFP_KERNEL`, `GFP_ATOMIC`, ...
+ * @param handle Where to write the block's DMA address; optional.
+ * @returns As {@link dma_pool_alloc}.
+ * @throws as {@link dma_pool_alloc}
+ *
  * @example
  * ```ts
  * const device = new Device({ name: '0000:00:1d.7' });
@@ -180,9 +199,10 @@ export function dma_pool_zalloc<N extends string>(
  *
  * Linux's other kernels trust the caller. A second line says what ours knows.
  *
+ * @param pool From {@link dma_pool_create}.
  * @param vaddr The block, as `dma_pool_alloc` gave it.
  * @param dma Its address. Optional; if given, it must be the block's.
- * @throws {@link DmaArgumentError} for what is no pool; what the memory source throws, when the pool was destroyed and
+ * @throws `DmaArgumentError` for what is no pool; what the memory source throws, when the pool was destroyed and
  *   this was its last block.
  *
  * @example
@@ -267,7 +287,7 @@ function formatVaddr(vaddr: unknown): string {
  * here they may still be freed, and `device.reclaim()` takes back the rest.
  *
  * @param pool The pool, or null, for which nothing is done.
- * @throws {@link DmaArgumentError} for anything else; what the memory source throws, after the pool has ended.
+ * @throws `DmaArgumentError` for anything else; what the memory source throws, after the pool has ended.
  *
  * @example
  * ```ts
@@ -288,6 +308,7 @@ export function dma_pool_destroy(pool: DmaPool | null | undefined): void {
  * Ends a pool made by {@link dmam_pool_create} before its device does. For any other pool it does nothing but warn, as
  * Linux's does.
  *
+ * @param pool From {@link dmam_pool_create}.
  * @throws as {@link dma_pool_destroy}
  *
  * @example

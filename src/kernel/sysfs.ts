@@ -33,8 +33,10 @@ export function DEVICE_ATTR_RO(name: string, show: device_attribute['show']): de
 /**
  * Adds an attribute to a device.
  *
+ * @param dev The device.
+ * @param attr From {@link DEVICE_ATTR_RO}.
  * @returns 0; `-EEXIST` when there is one of that name; `-EINVAL` when it is no attribute.
- * @throws {@link DmaArgumentError} for what is no device.
+ * @throws `DmaArgumentError` for what is no device.
  *
  * @example
  * ```ts
@@ -59,7 +61,9 @@ export function device_create_file(dev: Device, attr: device_attribute): number 
 /**
  * Takes the attribute of this name away; nothing happens if there is none.
  *
- * @throws {@link DmaArgumentError} for what is no device.
+ * @param dev The device.
+ * @param attr From {@link DEVICE_ATTR_RO}.
+ * @throws `DmaArgumentError` for what is no device.
  *
  * @example
  * ```ts
@@ -78,6 +82,10 @@ export function device_remove_file(dev: Device, attr: device_attribute): void {
 /**
  * The text of an attribute, cut to 4095 bytes of UTF-8: a file of sysfs is one page, the last byte of it zero. In place of
  * C's format a template, in place of `sysfs_emit_at` a longer text.
+ *
+ * @param text The whole text; a file of sysfs ends its lines with `\n`.
+ * @returns The text, or as much of it as fits.
+ * @throws `DmaArgumentError` for what is no text.
  *
  * @example
  * ```ts

@@ -123,6 +123,7 @@ export class DmaPool<N extends string = string>
    *
    * @param name Shown in messages and in the `pools` attribute, which cuts it to 31 bytes.
    * @param device Who will use the blocks.
+   * @param options Size, align, boundary, and how the pool behaves.
    * @throws {@link DmaArgumentError} that names the argument and what would be accepted.
    * @throws {@link DmaExistsError} when it is the device's first pool and somebody else's attribute is called `pools`.
    */
@@ -196,6 +197,7 @@ export class DmaPool<N extends string = string>
    * Takes `count` blocks and puts them into `into[0..count)`: all of them, or none and an error. They are the same
    * blocks, in the same order, as `count` single calls would give.
    *
+   * @param gfp `atomic`: do not take a new page from the memory source.
    * @throws as {@link alloc}
    */
   allocBulk(into: DmaBlock<N>[], count: number, gfp: Gfp = 'kernel'): void {
@@ -257,12 +259,17 @@ export class DmaPool<N extends string = string>
    * Waits for a block: the next one that comes free, or that memory can be had for. Who came first is served first, and
    * nobody else gets a block while somebody waits.
    *
+   * @param options How long to wait, what ends the wait early, and whether the block has to be zero.
    * @throws (rejects) the signal's reason; {@link DmaTimeoutError}; {@link DmaDestroyedError} when the pool is destroyed
    *   meanwhile; what the memory source throws.
    *
    * @example
    * ```ts
-   * const block = await pool.allocWait({ signal: AbortSignal.timeout(1000) });
+   * const pool = DmaPool.create('rx', new Device({ name: 'eth0' }), { size: 2048, maxBlocks: 1 });
+   * const first = pool.alloc();
+   * setTimeout(() => pool.free(first), 10);
+   * const block = await pool.allocWait({ timeout: 1000 });
+   * console.log(block === first); // true
    * ```
    */
   allocWait(options: WaitOptions = {}): Promise<DmaBlock<N>> {
@@ -299,6 +306,7 @@ export class DmaPool<N extends string = string>
   /**
    * Frees the block that begins at a DMA address, for code that keeps only that.
    *
+   * @param dma Its first address.
    * @throws {@link DmaBlockError} `ERR_DMAPOOL_BAD_ADDRESS` when no block of the pool begins there; else as {@link free}.
    */
   freeAt(dma: number): void {
@@ -316,7 +324,7 @@ export class DmaPool<N extends string = string>
     this.freeIndex(index);
   }
 
-  /** Byte offset of a block in its page. @throws {@link DmaArgumentError} for an index that is in none of its pages. */
+  /** Byte offset of block `index` in its page. @throws {@link DmaArgumentError} for an index that is in none of its pages. */
   offsetOf(index: number): number {
     this.#store.pages.check(index);
     return this.#store.pages.offsetOf(index);
@@ -352,6 +360,7 @@ export class DmaPool<N extends string = string>
    * All pages that the pool may ever have (`maxBlocks`) are reserved now. Each worker keeps some free blocks at hand (a
    * magazine), so that taking and giving are as fast as in a pool of one thread.
    *
+   * @param options How many free blocks a worker keeps at hand.
    * @throws {@link DmaSharingError} `ERR_DMAPOOL_NOT_SHAREABLE` without `maxBlocks`, in debug mode or with init-on-alloc
    *   or -free, while somebody waits, or where the runtime or the memory source can't share memory.
    * @throws {@link DmaOutOfMemoryError} when the source has not so many pages. Nothing is changed then.
@@ -383,6 +392,7 @@ export class DmaPool<N extends string = string>
    * Attaches to a pool that another worker shares.
    *
    * @param handle What `share()` gave there, as it came through `postMessage`.
+   * @param options This worker's device, if it is to be another one than the handle describes.
    * @throws {@link DmaArgumentError} for anything else, or a handle of another version of this package.
    * @throws {@link DmaOutOfMemoryError} when 62 workers are attached already.
    */
@@ -418,6 +428,7 @@ export class DmaPool<N extends string = string>
    * Puts a block on its way to another worker: who calls `accept` with the number returned owns it then, and nobody may
    * free it until then. It stays this worker's if this one dies first.
    *
+   * @param block One that is out, and this worker's.
    * @returns A whole number below 2^53, good for one `accept`.
    * @throws {@link DmaBlockError} as {@link free}, `ERR_DMAPOOL_NOT_OWNER` when it is another worker's.
    */
@@ -435,6 +446,7 @@ export class DmaPool<N extends string = string>
   /**
    * Takes a block that another worker put on its way. What that one wrote to the block is seen here.
    *
+   * @param ticket What {@link transfer} returned there.
    * @throws {@link DmaBlockError} `ERR_DMAPOOL_BAD_TICKET` when it is not on its way: accepted already, or its giver died.
    */
   accept(ticket: number): DmaBlock<N> {
@@ -490,7 +502,7 @@ export class DmaPool<N extends string = string>
     return this.#sharing.onDeath(listener);
   }
 
-  /** Says that a thread ended, where nothing else can. @returns What it had out. */
+  /** Says that the thread of number `thread` (its `threadId`) ended, where nothing else can. @returns What it had out. */
   workerEnded(thread: number): readonly DeathReport[] {
     checkInteger('thread', thread, 0, Number.MAX_SAFE_INTEGER);
     return this.#sharing.workerEnded(thread);

@@ -1,13 +1,13 @@
-/** Every TypeScript example in the documentation compiles under our strictest settings, and runs. */
+/** Every TypeScript example in the documentation and in doc comments compiles under our strictest settings, and runs. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { test } from 'node:test';
-import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
+import { docExamples } from './doc-examples.ts';
+import { compilerOptions, root } from './entry-points.ts';
 
-const root = fileURLToPath(new URL('../../../', import.meta.url));
 // Inside the project, so that the package finds itself by name.
 const scratch = join(root, 'dist', 'examples');
 
@@ -19,34 +19,41 @@ interface Example {
 
 function examples(): Example[] {
   const pages = ['README.md', ...readdirSync(join(root, 'docs')).map((name) => join('docs', name))];
-  return pages
+  const inPages = pages
     .filter((page) => page.endsWith('.md'))
     .flatMap((page) =>
-      [...readFileSync(join(root, page), 'utf8').matchAll(/^```ts\n(.*?)^```$/gms)].map((match, i) => {
-        const name = `${page} example ${String(i + 1)}`;
-        return { name, source: match[1]!, file: join(scratch, `${name.replace(/\W+/g, '-')}.ts`) };
-      }),
+      [...readFileSync(join(root, page), 'utf8').matchAll(/^```ts\n(.*?)^```$/gms)].map((match, i) => ({
+        name: `${page} example ${String(i + 1)}`,
+        source: match[1]!,
+      })),
     );
+  return [...inPages, ...docExamples()].map(({ name, source }, i) => {
+    const file = `${String(i)}-${name.replace(/\W+/g, '-')}.ts`;
+    return { name, source, file: join(scratch, file) };
+  });
 }
 
-function compilerOptions(): ts.CompilerOptions {
-  const { config } = ts.readConfigFile(join(root, 'tsconfig.json'), (path) => ts.sys.readFile(path)) as {
-    config: { compilerOptions: Record<string, unknown> };
+function exampleOptions(): ts.CompilerOptions {
+  return {
+    ...compilerOptions(),
+    noUnusedLocals: false,
+    declaration: false,
+    sourceMap: false,
+    rootDir: scratch,
+    outDir: scratch,
   };
-  const { options } = ts.convertCompilerOptionsFromJson(config.compilerOptions, root);
-  return { ...options, noUnusedLocals: false, declaration: false, sourceMap: false, rootDir: scratch, outDir: scratch };
 }
 
 test('examples in the documentation compile and run', async (t) => {
   rmSync(scratch, { recursive: true, force: true });
   mkdirSync(scratch, { recursive: true });
   const all = examples();
-  assert.ok(all.length >= 5, 'the README has examples');
+  assert.ok(all.length >= 40, `pages and doc comments have examples; found ${String(all.length)}`);
   for (const { file, source } of all) writeFileSync(file, source);
   try {
     const program = ts.createProgram(
       all.map(({ file }) => file),
-      compilerOptions(),
+      exampleOptions(),
     );
     const diagnostics = [...ts.getPreEmitDiagnostics(program), ...program.emit().diagnostics];
     assert.equal(
