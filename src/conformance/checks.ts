@@ -245,7 +245,8 @@ const CHECKS: Record<string, (bench: Bench) => void | Promise<void>> = {
     must(calls === 2, `both were called, also after the failing one; counted ${calls}`);
     source.freeCoherent(two);
     must(calls === 2, 'once only');
-    // Memory is there again when the listener runs.
+    // Memory is there again when the listener runs, and there is no other.
+    exhaust(source, target, source.pageSize);
     let again: CoherentMemory | null = null;
     source.onceAvailable(() => {
       again = source.allocCoherent({ device: target, size: 4096, node: -1 });

@@ -3,13 +3,13 @@ import type { DmaPool } from './pool.ts';
 
 /** A block's views, made when first used: most blocks need one of them, many none. */
 class BlockViews {
-  readonly bytes: Uint8Array<ArrayBufferLike>;
-  view: DataView<ArrayBufferLike> | undefined = undefined;
-  u16: Uint16Array<ArrayBufferLike> | undefined = undefined;
-  u32: Uint32Array<ArrayBufferLike> | undefined = undefined;
-  i32: Int32Array<ArrayBufferLike> | undefined = undefined;
+  readonly bytes: Uint8Array;
+  view: DataView | undefined = undefined;
+  u16: Uint16Array | undefined = undefined;
+  u32: Uint32Array | undefined = undefined;
+  i32: Int32Array | undefined = undefined;
 
-  constructor(bytes: Uint8Array<ArrayBufferLike>) {
+  constructor(bytes: Uint8Array) {
     this.bytes = bytes;
   }
 }
@@ -77,30 +77,30 @@ export class DmaBlock<N extends string = string> implements Disposable {
   }
 
   /** The block's memory. The same view each time. */
-  get bytes(): Uint8Array<ArrayBufferLike> {
+  get bytes(): Uint8Array {
     return (this.#views ??= new BlockViews(this.#pool.viewOf(this))).bytes;
   }
 
   /** The block's memory for reads and writes of any width and byte order; devices are little-endian. */
-  get view(): DataView<ArrayBufferLike> {
+  get view(): DataView {
     const views = (this.#views ??= new BlockViews(this.#pool.viewOf(this)));
     return (views.view ??= new DataView(views.bytes.buffer, views.bytes.byteOffset, views.bytes.byteLength));
   }
 
   /** The block's memory as 16-bit words in the machine's byte order. Needs an even block address. */
-  get u16(): Uint16Array<ArrayBufferLike> {
+  get u16(): Uint16Array {
     const views = (this.#views ??= new BlockViews(this.#pool.viewOf(this)));
     return (views.u16 ??= new Uint16Array(views.bytes.buffer, alignedOffset(this, 2), views.bytes.length >> 1));
   }
 
   /** The block's memory as unsigned 32-bit words in the machine's byte order. Needs a block address of a multiple of 4. */
-  get u32(): Uint32Array<ArrayBufferLike> {
+  get u32(): Uint32Array {
     const views = (this.#views ??= new BlockViews(this.#pool.viewOf(this)));
     return (views.u32 ??= new Uint32Array(views.bytes.buffer, alignedOffset(this, 4), views.bytes.length >> 2));
   }
 
   /** The block's memory as signed 32-bit words, which bitwise operators give; see {@link DmaBlock.u32}. */
-  get i32(): Int32Array<ArrayBufferLike> {
+  get i32(): Int32Array {
     const views = (this.#views ??= new BlockViews(this.#pool.viewOf(this)));
     return (views.i32 ??= new Int32Array(views.bytes.buffer, alignedOffset(this, 4), views.bytes.length >> 2));
   }
@@ -139,27 +139,27 @@ class DebugBlock<N extends string> extends DmaBlock<N> {
   }
 
   // Views made earlier can't be called back (poison shows their writes), but none is given out any more.
-  override get bytes(): Uint8Array<ArrayBufferLike> {
+  override get bytes(): Uint8Array {
     this.pool.checkCurrent(this);
     return super.bytes;
   }
 
-  override get view(): DataView<ArrayBufferLike> {
+  override get view(): DataView {
     this.pool.checkCurrent(this);
     return super.view;
   }
 
-  override get u16(): Uint16Array<ArrayBufferLike> {
+  override get u16(): Uint16Array {
     this.pool.checkCurrent(this);
     return super.u16;
   }
 
-  override get u32(): Uint32Array<ArrayBufferLike> {
+  override get u32(): Uint32Array {
     this.pool.checkCurrent(this);
     return super.u32;
   }
 
-  override get i32(): Int32Array<ArrayBufferLike> {
+  override get i32(): Int32Array {
     this.pool.checkCurrent(this);
     return super.i32;
   }

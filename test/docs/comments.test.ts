@@ -53,7 +53,7 @@ function isError(symbol: ts.Symbol): boolean {
 for (const entry of entryPoints()) {
   test(`${entry.specifier}: every export is documented`, () => {
     const missing: string[] = [];
-    for (const [name, symbol] of exportsOf(program, entry)) {
+    for (const [name, { symbol }] of exportsOf(program, entry)) {
       const [declaration] = symbol.declarations ?? [];
       if (declaration === undefined) continue;
       const complain = (what: string, at: ts.Declaration = declaration): void => {

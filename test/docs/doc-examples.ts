@@ -30,7 +30,7 @@ export function docExamples(): DocExample[] {
   const seen = new Set<ts.Symbol>();
   for (const entry of entries) {
     const exported = exportedNames(program, [entry, ...entries]);
-    for (const [name, symbol] of exportsOf(program, entry)) {
+    for (const [name, { symbol }] of exportsOf(program, entry)) {
       const documented: [string, ts.Symbol][] = [[name, symbol]];
       for (const member of membersOf(program, symbol)) documented.push([`${name}.${member.name}`, member]);
       for (const [title, each] of documented) {
@@ -57,9 +57,7 @@ export function docExamples(): DocExample[] {
 function exportedNames(program: ts.Program, entries: readonly EntryPoint[]): Map<string, Exported> {
   const names = new Map<string, Exported>();
   for (const entry of entries) {
-    for (const [name, symbol] of exportsOf(program, entry)) {
-      // A class that is exported as a type only can be imported as a type all the same.
-      const typeOnly = (symbol.flags & ts.SymbolFlags.Value) === 0 || name === 'DmaBlock';
+    for (const [name, { typeOnly }] of exportsOf(program, entry)) {
       if (!names.has(name)) names.set(name, { specifier: entry.specifier, typeOnly });
     }
   }

@@ -47,16 +47,27 @@ export function entryProgram(): ts.Program {
   );
 }
 
-/** What an entry point exports, by the name it exports it under, behind any alias. */
-export function exportsOf(program: ts.Program, { source }: EntryPoint): Map<string, ts.Symbol> {
+/** One export of an entry point. */
+export interface Export {
+  /** What it is, behind any alias. */
+  readonly symbol: ts.Symbol;
+  /** It can be imported as a type only. */
+  readonly typeOnly: boolean;
+}
+
+/** What an entry point exports, by the name it exports it under. */
+export function exportsOf(program: ts.Program, { source }: EntryPoint): Map<string, Export> {
   const checker = program.getTypeChecker();
   const file = program.getSourceFile(join(root, source));
   const module = file === undefined ? undefined : checker.getSymbolAtLocation(file);
   if (module === undefined) throw new Error(`${source} is no module`);
   return new Map(
-    checker.getExportsOfModule(module).map((symbol) => {
-      const target = (symbol.flags & ts.SymbolFlags.Alias) === 0 ? symbol : checker.getAliasedSymbol(symbol);
-      return [symbol.name, target];
+    checker.getExportsOfModule(module).map((exported) => {
+      const isAlias = (exported.flags & ts.SymbolFlags.Alias) !== 0;
+      const symbol = isAlias ? checker.getAliasedSymbol(exported) : exported;
+      const [declaration] = exported.declarations ?? [];
+      const asType = declaration !== undefined && ts.isTypeOnlyExportDeclaration(declaration);
+      return [exported.name, { symbol, typeOnly: asType || (symbol.flags & ts.SymbolFlags.Value) === 0 }];
     }),
   );
 }
