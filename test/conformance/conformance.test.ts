@@ -29,7 +29,7 @@ type Flaw =
   | 'wakes too early';
 
 const BASE = 0x8000_0000;
-const BYTES = 8 * 2 ** 20;
+const BYTES = 4 * 2 ** 20;
 const PAGE = 4096;
 
 /** A plain source with one flaw. */
