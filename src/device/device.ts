@@ -168,6 +168,10 @@ export class Device implements DmaTarget, Disposable {
   /**
    * Writes to the device's log, the device's name before the message. Of each kind of message at most 10 in
    * 5 seconds get through; how many did not is said afterwards (Linux: `dev_err_ratelimited`).
+   *
+   * @param level Which method of the log: `error`, `warn` or `info`.
+   * @param kind What counts as the same message, such as `rx overrun`.
+   * @param message One report; it may have several lines.
    */
   report(level: keyof DeviceLog, kind: string, message: string): void {
     const print = this.#limiter.allows(kind, (missed) => {
@@ -188,6 +192,8 @@ export class Device implements DmaTarget, Disposable {
   /**
    * Adds an attribute (Linux: `device_create_file`).
    *
+   * @param name A file name: not empty, no slash.
+   * @param show Makes its text, at each read.
    * @returns A function that takes this one away again, and says whether it was still there.
    * @throws {@link DmaExistsError} if there is one of that name.
    */
@@ -195,12 +201,12 @@ export class Device implements DmaTarget, Disposable {
     return this.#attributes.add(name, show);
   }
 
-  /** Takes an attribute away; false if there was none. */
+  /** Takes the attribute `name` away; false if there was none. */
   removeAttribute(name: string): boolean {
     return this.#attributes.remove(name);
   }
 
-  /** Text of an attribute as it would be read from sysfs, or undefined if there is none of that name. */
+  /** Text of the attribute `name` as it would be read from sysfs, or undefined if there is none. */
   readAttribute(name: string): string | undefined {
     return this.#attributes.read(name);
   }

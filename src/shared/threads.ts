@@ -52,7 +52,9 @@ export function mayPark(): boolean {
 
 /** A worker as Node, Bun and Deno make them. */
 export interface WatchableWorker {
+  /** Its number; -1 once it has ended. */
   readonly threadId: number;
+  /** Calls `listener` once, when `event` comes. */
   once(event: 'exit', listener: () => void): unknown;
 }
 

@@ -18,6 +18,7 @@ import {
   type SharedPoolHandle,
   writeAddress64,
 } from 'dmapool';
+import { dma_pool_alloc, dma_pool_create, dma_pool_free, GFP_KERNEL } from 'dmapool/kernel';
 
 export function pools(device: Device): void {
   const qtds = DmaPool.create('ehci_qtd', device, { size: 96, align: 32 });
@@ -147,4 +148,21 @@ export class Leaky implements CoherentAllocator {
   allocCoherent(): CoherentMemory | null {
     return null;
   }
+}
+
+export function kernelMisuse(device: Device): void {
+  const qtds = dma_pool_create('ehci_qtd', device, 96, 32, 4096);
+  const qhs = dma_pool_create('ehci_qh', device, 96, 32, 4096);
+  // @ts-expect-error TS2345: dma_pool_create may return null
+  dma_pool_alloc(qtds, GFP_KERNEL);
+  if (qtds === null || qhs === null) return;
+  const qtd = dma_pool_alloc(qtds, GFP_KERNEL);
+  // @ts-expect-error TS18047: dma_pool_alloc may return null
+  qtd.dma.toFixed();
+  // @ts-expect-error TS2345: a block of one pool given to another
+  dma_pool_free(qhs, qtd, 0);
+  // @ts-expect-error TS2554: the flags are needed, as in C
+  dma_pool_alloc(qtds);
+  // @ts-expect-error TS2345: an address is no place to write one to
+  dma_pool_alloc(qtds, GFP_KERNEL, 0);
 }
