@@ -1,7 +1,15 @@
 // For `using`: whoever has a device or a pool needs these declarations, also where no others are asked for.
 /// <reference lib="esnext.disposable" preserve="true" />
 import { ceilPowerOfTwo, checkInteger, INT_MAX, isPowerOfTwo } from '../arguments.ts';
-import { describe, DmaArgumentError, DmaMaskError, DmaReleaseError, DmaSourceError, hex } from '../errors.ts';
+import {
+  describe,
+  DmaArgumentError,
+  DmaMappingError,
+  DmaMaskError,
+  DmaReleaseError,
+  DmaSourceError,
+  hex,
+} from '../errors.ts';
 import type { CoherentAllocator, CoherentMemory, DmaTarget } from '../memory/coherent.ts';
 import { defaultMemory } from '../memory/heap.ts';
 import { Attributes, type AttributeShow } from './attributes.ts';
@@ -54,8 +62,8 @@ export class Device implements DmaTarget, Disposable {
   readonly numaNode: number;
 
   #dmaMask: number;
-  /** Allocations that are not given back yet, and the highest address there was since there were none. */
-  #allocations = 0;
+  /** Memory that is not given back yet, and the highest address there was since there was none. */
+  readonly #given = new Set<CoherentMemory>();
   #highest = 0;
   readonly #log: DeviceLog;
   readonly #limiter = new RateLimiter();
@@ -145,7 +153,7 @@ export class Device implements DmaTarget, Disposable {
       this.#giveBackUnused(given);
       throw new DmaMaskError(this.name, given.dma, size, this.#dmaMask);
     }
-    this.#allocations++;
+    this.#given.add(given);
     this.#highest = Math.max(this.#highest, last);
     return given;
   }
@@ -161,8 +169,15 @@ export class Device implements DmaTarget, Disposable {
 
   /** Gives memory from {@link Device.allocCoherent} back. @throws {@link DmaMappingError} for anything else. */
   freeCoherent(memory: CoherentMemory): void {
+    if (!this.#given.has(memory)) {
+      throw new DmaMappingError(
+        'ERR_DMAPOOL_NOT_MAPPED',
+        `${this.name}: freeCoherent: this is no memory that this device was given, or it was given back before`,
+      );
+    }
     this.memory.freeCoherent(memory);
-    if (--this.#allocations === 0) this.#highest = 0;
+    this.#given.delete(memory);
+    if (this.#given.size === 0) this.#highest = 0;
   }
 
   /**
