@@ -85,8 +85,8 @@ void describe('a QEMU machine', { skip: withoutQemu }, () => {
         assert.ok(next?.kind !== region.kind || next.from >= region.to);
       }
       // And each answers at its own: register widths of 8, 16, 32 and 64 bits, memory and ports.
-      const [nvme, nic, ehci, edu] = await Promise.all(
-        ['nvme0', 'nic0', 'ehci0', 'edu0'].map((id) => machine.open(id)),
+      const [nvme, uhci, ehci, edu] = await Promise.all(
+        ['nvme0', 'uhci0', 'ehci0', 'edu0'].map((id) => machine.open(id)),
       );
       assert.equal(await nvme!.bar(0).read32(0x08), 0x1_0400, 'NVMe 1.4 (VS)');
       assert.equal(Number((await nvme!.bar(0).read64(0)) & 0xffffn), 2047, 'CAP.MQES');
