@@ -96,10 +96,11 @@ void describe('a QEMU machine', { skip: withoutQemu }, () => {
       const ports = uhci!.bar(4);
       assert.equal(ports.kind, 'io');
       ports.write32(8, 0x1234_5000);
+      ports.write16(4, 0x000d);
       assert.deepEqual(
-        [await ports.read32(8), await ports.read16(10), await ports.read8(9)],
-        [0x1234_5000, 0x1234, 0x50],
-        'FLBASEADD',
+        [await ports.read32(8), await ports.read16(10), await ports.read8(4)],
+        [0x1234_5000, 0x1234, 0x0d],
+        'FLBASEADD, USBINTR',
       );
       const capabilities = await nvme!.config.capabilities();
       assert.ok(capabilities.some(({ id }) => id === PCI_CAPABILITY.msix));
