@@ -86,7 +86,9 @@ void describe('interrupts', () => {
 
     const source = new FakeInterrupts('intx');
     const other = await opened(source);
-    const theirs = await other.fn.interrupts();
+    const opening = other.fn.interrupts();
+    await rejectsCode('ERR_DMAPOOL_PCI_BUSY', other.fn.interrupts());
+    const theirs = await opening;
     await rejectsCode('ERR_DMAPOOL_PCI_BUSY', other.fn.interrupts());
     const closing = rejectsCode('ERR_DMAPOOL_PCI_CLOSED', theirs.wait());
     await theirs.close();
@@ -98,6 +100,15 @@ void describe('interrupts', () => {
     const last = rejectsCode('ERR_DMAPOOL_PCI_CLOSED', again.wait());
     await other.fn.close();
     await last;
+  });
+
+  void it('that are being opened while the function is closed are closed too', async () => {
+    const source = new FakeInterrupts('intx');
+    const { fn } = await opened(source);
+    const opening = rejectsCode('ERR_DMAPOOL_PCI_CLOSED', fn.interrupts());
+    await fn.close();
+    await opening;
+    assert.equal(source.closed, 1);
   });
 
   void it('are polled where there are none, or refused', async () => {
