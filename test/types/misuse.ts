@@ -55,7 +55,7 @@ export async function misuseOfFunctions(fn: PciFunction, machine: QemuMachine): 
   // @ts-expect-error functions are opened by their home
   new PciFunction();
   // @ts-expect-error a write is posted: there is nothing to await
-  const posted: Promise<void> = fn.bar(0).write32(0, 1);
+  const posted: (value: number) => Promise<void> = (value) => fn.bar(0).write32(0, value);
   // @ts-expect-error registers are read by await
   const version: number = fn.bar(0).read32(0);
   // @ts-expect-error 64 bits are a bigint
