@@ -1,6 +1,6 @@
 /** Misuse that must not compile. Not run: the compiler is the test, an unused `@ts-expect-error` is an error. */
 import { type CoherentAllocator, Device, type DmaBlock, DmaPool, type DmaError, type PoolStatistics } from 'dmapool';
-import { PciFunction } from 'dmapool/pci';
+import { type Bar, PciFunction } from 'dmapool/pci';
 import { QemuMachine } from 'dmapool/qemu';
 
 export function misuse(device: Device, memory: CoherentAllocator): unknown[] {
@@ -54,8 +54,9 @@ export function misuse(device: Device, memory: CoherentAllocator): unknown[] {
 export async function misuseOfFunctions(fn: PciFunction, machine: QemuMachine): Promise<unknown[]> {
   // @ts-expect-error functions are opened by their home
   new PciFunction();
+  const registers = fn.bar(0);
   // @ts-expect-error a write is posted: there is nothing to await
-  const posted: (value: number) => Promise<void> = (value) => fn.bar(0).write32(0, value);
+  const write: Bar['read32'] = registers.write32.bind(registers);
   // @ts-expect-error registers are read by await
   const version: number = fn.bar(0).read32(0);
   // @ts-expect-error 64 bits are a bigint
@@ -74,5 +75,5 @@ export async function misuseOfFunctions(fn: PciFunction, machine: QemuMachine): 
   new QemuMachine();
   // @ts-expect-error widths are known
   machine.writePort(0x80, 64, 1);
-  return [posted, version, cap];
+  return [write, version, cap];
 }
