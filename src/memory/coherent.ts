@@ -69,8 +69,13 @@ export interface CoherentAllocator {
   /** Allocates zeroed memory as `request` says, or returns null when none is left that suits. Throws only for wrong arguments. */
   allocCoherent(request: CoherentRequest): CoherentMemory | null;
 
-  /** Takes `memory` back. What was not given by this source, or was given back before, is a `DmaMappingError`. */
-  freeCoherent(memory: CoherentMemory): void;
+  /**
+   * Takes `memory` back. What was not given by this source, or was given back before, is a `DmaMappingError`.
+   *
+   * @param memory The very object that {@link allocCoherent} returned.
+   * @param device Who gives it back. A source that knows whose memory is whose refuses another device's.
+   */
+  freeCoherent(memory: CoherentMemory, device?: DmaTarget): void;
 
   /**
    * Calls `listener` once after the next memory came back or the source grew, so that those who wait can try again.
