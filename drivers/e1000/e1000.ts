@@ -10,41 +10,15 @@
  */
 import { type Device, DmaArgumentError, DmaReleaseError } from 'dmapool';
 import { type Bar, type Interrupts, type PciFunction, PciError } from 'dmapool/pci';
+import { configure, delay, enableReceiver, enableTransmitter, resetCard, silence } from './card.ts';
 import { formatMac, readMac } from './eeprom.ts';
 import { E1000Error } from './errors.ts';
+import { checkOptions, checkWait, type E1000Options, type E1000WaitOptions } from './options.ts';
 import { type Packet, PacketPool } from './packets.ts';
 import { ReceiveQueue } from './receive.ts';
-import {
-  CTRL,
-  DEVICE_IDS,
-  INTERRUPT,
-  MTA_WORDS,
-  RAH_VALID,
-  RCTL,
-  REG,
-  STATUS,
-  TCTL,
-  TIPG_COPPER,
-  VENDOR_INTEL,
-} from './registers.ts';
+import { DEVICE_IDS, INTERRUPT, REG, STATUS, VENDOR_INTEL } from './registers.ts';
 import { Counters, type E1000Statistics } from './statistics.ts';
 import { TransmitQueue } from './transmit.ts';
-
-/** How to open a card. */
-export interface E1000Options {
-  /** Descriptors of the receive ring: a multiple of 8 from 8 to 4096. Default 512. Each has a buffer at all times. */
-  readonly receiveDescriptors?: number;
-  /** Descriptors of the transmit ring: a multiple of 8 from 8 to 4096. Default 512. */
-  readonly transmitDescriptors?: number;
-  /**
-   * Most packet buffers in all: those of the receive ring, of packets being transmitted, and in the user's hands. At
-   * least one more than the receive ring has, at most 2^20. Default: both rings' and 512 more. Each takes 2048 bytes
-   * once it was needed.
-   */
-  readonly buffers?: number;
-  /** Receive also what is for others, multicasts included. Default false. */
-  readonly promiscuous?: boolean;
-}
 
 /** State of the link. */
 export interface E1000Link {
@@ -54,23 +28,12 @@ export interface E1000Link {
   readonly fullDuplex: boolean;
 }
 
-/** How to wait. */
-export interface E1000WaitOptions {
-  /** Milliseconds, 0 to 2^31-1. */
-  readonly timeout?: number;
-  /** Ends the wait; it is then rejected with the signal's reason. */
-  readonly signal?: AbortSignal;
-}
-
-/** Milliseconds: for the reset; to wait for packets, for the link, for packets to be out, unless the user says. */
-const RESET_TIMEOUT = 1000;
+/** Milliseconds to wait for packets, for the link, for packets to be out, unless the user says. */
 const WAIT_TIMEOUT = 1000;
 const LINK_TIMEOUT = 5000;
 const DRAIN_TIMEOUT = 5000;
 /** Milliseconds between looks at what raises no interrupt. */
 const LOOK_INTERVAL = 5;
-const MAX_TIMEOUT = 2 ** 31 - 1;
-const MAX_BUFFERS = 2 ** 20;
 /** Functions that a driver has. */
 const taken = new WeakSet<PciFunction>();
 const SPEEDS: readonly number[] = [10, 100, 1000, 1000];
@@ -105,7 +68,6 @@ export class E1000 {
   #receive!: ReceiveQueue;
   #transmit!: TransmitQueue;
   #interrupts: Interrupts | null = null;
-  #promiscuous: boolean;
   /** Why nothing goes any more. */
   #dead: Error | null = null;
   #closing: Promise<void> | null = null;
@@ -114,7 +76,6 @@ export class E1000 {
   private constructor(pci: PciFunction, options: Required<E1000Options>) {
     this.#pci = pci;
     this.#options = options;
-    this.#promiscuous = options.promiscuous;
     this.#bar = pci.bar(0);
     this.#counters = new Counters(this.#bar);
   }
@@ -235,7 +196,7 @@ export class E1000 {
       this.#bar.write32(REG.ims, INTERRUPT.receiveTimer | INTERRUPT.receiveOverrun | INTERRUPT.receiveLow);
       try {
         const wait = { timeout: left, ...(signal === undefined ? {} : { signal }) };
-        if (await this.#interrupts!.wait(wait)) await this.#silence();
+        if (await this.#interrupts!.wait(wait)) await silence(this.#bar);
       } catch (error) {
         throw this.#closing === null ? error : this.#dead;
       }
@@ -287,8 +248,7 @@ export class E1000 {
   setPromiscuous(on: boolean): void {
     if (this.#dead !== null) throw this.#dead;
     if (typeof on !== 'boolean') throw new DmaArgumentError('on', on, 'true or false');
-    this.#promiscuous = on;
-    this.#bar.write32(REG.rctl, this.#receiveControl());
+    enableReceiver(this.#bar, on);
   }
 
   /**
@@ -316,9 +276,9 @@ export class E1000 {
       this.#dead ??= this.#closedError();
       this.#release();
     });
-    await this.#reset();
+    await resetCard(pci);
     this.#mac = await readMac(pci);
-    this.#configure();
+    configure(this.#bar, this.#mac);
     const { receiveDescriptors, transmitDescriptors, buffers } = this.#options;
     const packets = new PacketPool(pci.device, buffers);
     this.#packets = packets;
@@ -339,70 +299,14 @@ export class E1000 {
     await this.#counters.clear();
     this.#interrupts = await pci.interrupts();
     await pci.enableBusMaster();
-    this.#startReceiver();
-    this.#startTransmitter();
+    // The rings first: the card reads them from the moment that it is enabled.
+    receive.install();
+    enableReceiver(this.#bar, this.#options.promiscuous);
+    transmit.install();
+    enableTransmitter(this.#bar);
     await this.#bar.flush();
     // It may have been pulled out or closed in the meantime.
     if (this.#dead !== null) throw this.#dead;
-  }
-
-  /** Stops everything, and resets the card (14.2, 13.4.1). */
-  async #reset(): Promise<void> {
-    const bar = this.#bar;
-    bar.write32(REG.imc, INTERRUPT.all);
-    bar.write32(REG.rctl, 0);
-    bar.write32(REG.tctl, 0);
-    // All DMA of before must be through before the reset: this read comes back behind it.
-    const ctrl = await bar.read32(REG.ctrl);
-    bar.write32(REG.ctrl, ctrl | CTRL.rst);
-    const end = performance.now() + RESET_TIMEOUT;
-    do {
-      if (performance.now() > end) {
-        throw new E1000Error('ERR_E1000_TIMEOUT', this.#pci.address, 'the reset did not end within a second');
-      }
-      await delay(1);
-    } while (((await bar.read32(REG.ctrl)) & CTRL.rst) !== 0);
-    await this.#silence();
-  }
-
-  /** No interrupts, and none that stands. */
-  async #silence(): Promise<void> {
-    this.#bar.write32(REG.imc, INTERRUPT.all);
-    await this.#bar.read32(REG.icr);
-  }
-
-  /** General configuration (14.3): link by negotiation, no flow control; the card's address, no multicast (14.4). */
-  #configure(): void {
-    const bar = this.#bar;
-    bar.write32(REG.ctrl, CTRL.slu | CTRL.asde);
-    for (const register of [REG.fcal, REG.fcah, REG.fct, REG.fcttv]) bar.write32(register, 0);
-    const [a, b, c, d, e, f] = this.#mac as unknown as readonly [number, number, number, number, number, number];
-    bar.write32(REG.ral0, a | (b << 8) | (c << 16) | (d << 24));
-    bar.write32(REG.rah0, e | (f << 8) | RAH_VALID);
-    for (let i = 0; i < MTA_WORDS; i++) bar.write32(REG.mta + 4 * i, 0);
-  }
-
-  /** Receive initialization (14.4). Interrupts are not delayed or throttled: they are masked while there is work. */
-  #startReceiver(): void {
-    this.#bar.write32(REG.rdtr, 0);
-    this.#bar.write32(REG.itr, 0);
-    // The ring first: the card reads it from the moment that it is enabled.
-    this.#receive.install();
-    this.#bar.write32(REG.rctl, this.#receiveControl());
-  }
-
-  #receiveControl(): number {
-    const all = this.#promiscuous ? RCTL.unicastAll | RCTL.multicastAll : 0;
-    return RCTL.enable | RCTL.broadcast | RCTL.size2048 | RCTL.stripCrc | all;
-  }
-
-  /** Transmit initialization (14.5). */
-  #startTransmitter(): void {
-    const bar = this.#bar;
-    this.#transmit.install();
-    bar.write32(REG.tidv, 0);
-    bar.write32(REG.tipg, TIPG_COPPER);
-    bar.write32(REG.tctl, TCTL.enable | TCTL.pad | TCTL.collisionThreshold | TCTL.collisionDistance);
   }
 
   async #close(): Promise<void> {
@@ -432,7 +336,7 @@ export class E1000 {
     // A function that is gone, or was closed, does no DMA already.
     if (pci.removed.aborted || pci.closed) return;
     try {
-      await this.#reset();
+      await resetCard(pci);
       await pci.disableBusMaster();
     } catch (error) {
       if (pci.removed.aborted || (error instanceof PciError && error.code === 'ERR_DMAPOOL_PCI_GONE')) return;
@@ -477,36 +381,4 @@ export class E1000 {
       await delay(Math.min(LOOK_INTERVAL, left));
     }
   }
-}
-
-function delay(milliseconds: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, milliseconds));
-}
-
-function checkWait(options: E1000WaitOptions, usual: number): { timeout: number; signal: AbortSignal | undefined } {
-  if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
-  const { timeout = usual, signal } = options;
-  if (!Number.isInteger(timeout) || timeout < 0 || timeout > MAX_TIMEOUT) {
-    throw new DmaArgumentError('timeout', timeout, `milliseconds from 0 to ${String(MAX_TIMEOUT)}`);
-  }
-  if (signal !== undefined && !(signal instanceof AbortSignal)) {
-    throw new DmaArgumentError('signal', signal, 'an AbortSignal');
-  }
-  return { timeout, signal };
-}
-
-function checkOptions(options: E1000Options): Required<E1000Options> {
-  if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
-  const { receiveDescriptors = 512, transmitDescriptors = 512, promiscuous = false } = options;
-  for (const [name, value] of Object.entries({ receiveDescriptors, transmitDescriptors })) {
-    if (!Number.isInteger(value) || value < 8 || value > 4096 || value % 8 !== 0) {
-      throw new DmaArgumentError(name, value, 'a multiple of 8 from 8 to 4096');
-    }
-  }
-  const { buffers = receiveDescriptors + transmitDescriptors + 512 } = options;
-  if (!Number.isInteger(buffers) || buffers <= receiveDescriptors || buffers > MAX_BUFFERS) {
-    throw new DmaArgumentError('buffers', buffers, `from ${String(receiveDescriptors + 1)} to ${String(MAX_BUFFERS)}`);
-  }
-  if (typeof promiscuous !== 'boolean') throw new DmaArgumentError('promiscuous', promiscuous, 'true or false');
-  return { receiveDescriptors, transmitDescriptors, buffers, promiscuous };
 }
