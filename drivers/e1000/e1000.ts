@@ -239,6 +239,7 @@ export class E1000 {
   async statistics(): Promise<E1000Statistics> {
     if (this.#dead !== null) throw this.#dead;
     const counters = await this.#counters.read();
+    this.#transmit.reap();
     const { received, bytes: receivedBytes, dropped, starved } = this.#receive;
     const { sent, bytes: sentBytes, failed } = this.#transmit;
     return { ...counters, received, receivedBytes, dropped, starved, sent, sentBytes, failed };
