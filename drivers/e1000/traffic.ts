@@ -83,12 +83,14 @@ export interface TrafficReport {
   /** Packets that were whole, and their bytes. */
   readonly packets: number;
   readonly bytes: number;
-  /** Sequence numbers that were left out so far. Those that come late are taken off again. */
+  /** Sequence numbers that did not come at all. */
   readonly lost: number;
   /** Packets whose check is wrong, or that are none of ours. */
   readonly changed: number;
-  /** Packets that came after one with a higher number, or twice. */
+  /** Packets that came after one with a higher number. */
   readonly late: number;
+  /** Packets that came a second time. */
+  readonly repeated: number;
 }
 
 /** Checks the packets of one stream as they come. */
@@ -99,6 +101,10 @@ export class TrafficMeter {
   #next = 0;
   #changed = 0;
   #late = 0;
+  #repeated = 0;
+  /** Numbers below the next one that did not come: from `starts[i]` to before `ends[i]`, ascending. */
+  readonly #starts: number[] = [];
+  readonly #ends: number[] = [];
 
   /** @param stream The number that `generate` was given. */
   constructor(stream = 0) {
@@ -116,8 +122,32 @@ export class TrafficMeter {
     const sequence = words[4]!;
     this.#packets++;
     this.#bytes += length;
-    if (sequence < this.#next) this.#late++;
-    else this.#next = sequence + 1;
+    if (sequence < this.#next) {
+      if (this.#fillGap(sequence)) this.#late++;
+      else this.#repeated++;
+      return true;
+    }
+    if (sequence > this.#next) {
+      this.#starts.push(this.#next);
+      this.#ends.push(sequence);
+    }
+    this.#next = sequence + 1;
+    return true;
+  }
+
+  /** A number of before came: true if it was missing. */
+  #fillGap(sequence: number): boolean {
+    const i = this.#ends.findIndex((end) => sequence < end);
+    const start = this.#starts[i];
+    const end = this.#ends[i];
+    if (start === undefined || end === undefined || sequence < start) return false;
+    // What is left of the gap: before the number, and behind it.
+    const rest = [
+      [start, sequence],
+      [sequence + 1, end],
+    ].filter(([from, to]) => from! < to!);
+    this.#starts.splice(i, 1, ...rest.map(([from]) => from!));
+    this.#ends.splice(i, 1, ...rest.map(([, to]) => to!));
     return true;
   }
 
@@ -134,9 +164,10 @@ export class TrafficMeter {
     return {
       packets: this.#packets,
       bytes: this.#bytes,
-      lost: Math.max(0, sent - this.#packets),
+      lost: Math.max(0, sent - (this.#packets - this.#repeated)),
       changed: this.#changed,
       late: this.#late,
+      repeated: this.#repeated,
     };
   }
 }
