@@ -69,7 +69,8 @@ export class ReceiveQueue {
     const { words, slots, size } = this.#ring;
     let i = this.#next;
     let got = 0;
-    while (got < max) {
+    // Not more than once around: a card gone mad could mark descriptors faster than they are looked at.
+    for (let looked = 0; got < max && looked < size; looked++) {
       // The status last written by the card is the first word read here; all others come after it.
       const status = consume32(words, i * DESCRIPTOR_WORDS + 3);
       if ((status & RX.done) === 0) break;

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { describe, it, type TestContext } from 'node:test';
 import fc from 'fast-check';
 import type { DmaArgumentError } from 'dmapool';
-import { DMA_BIT_MASK, DmaBlockError } from 'dmapool';
+import { DMA_BIT_MASK, DmaBlockError, type DmaPool } from 'dmapool';
 import {
   E1000,
   E1000Error,
@@ -53,6 +53,8 @@ void describe('e1000', { skip: withoutQemu, timeout: 60_000 }, () => {
     await card.nic.close();
     await card.nic.close();
     assert.equal(await card.pci.isBusMaster(), false);
+    // Neither half is enabled any more: not even the next driver's bus mastering lets it write.
+    assert.equal(((await card.pci.bar(0).read32(RCTL)) | (await card.pci.bar(0).read32(TCTL))) & 2, 0);
     // The same function again.
     const again = await E1000.open(card.pci, SMALL);
     assert.equal(again.packets.active, 8);
@@ -272,6 +274,32 @@ void describe('e1000', { skip: withoutQemu, timeout: 60_000 }, () => {
     await closeAll(machine, a, b);
   });
 
+  void it('does not believe what the card says', async (t) => {
+    const { machine, a, b } = await openPair(t, SMALL);
+    await warmUp(a.nic, b.nic);
+    // What the ring of 8 looks like after one packet: the next descriptor is number 1.
+    const ring = await b.pci.bar(0).read32(0x2800);
+    const lies: readonly (readonly [number, number, number])[] = [
+      [0xffff, 0x03, 0],
+      [2049, 0x03, 0],
+      [0, 0x03, 0],
+      [13, 0x03, 0],
+      [100, 0x03, 0x01],
+      [100, 0x03, 0x80],
+      [2048, 0x01, 0],
+      [100, 0x03, 0],
+    ];
+    for (const [i, [length, status, errors]] of lies.entries()) {
+      const written = Uint8Array.of(length & 0xff, length >> 8, 0, 0, status, errors, 0, 0);
+      await machine.writeMemory(ring + 16 * ((1 + i) % 8) + 8, written);
+    }
+    const batch: Packet[] = [];
+    assert.equal(b.nic.receive(batch, 100), 0);
+    assert.equal((await b.nic.statistics()).dropped, 7, 'the last two are one');
+    assert.equal(b.nic.packets.active, 8);
+    await closeAll(machine, a, b);
+  });
+
   void it('leaves packets in the ring while there is no fresh buffer', async (t) => {
     const { machine, a, b } = await openPair(t, SMALL);
     await warmUp(a.nic, b.nic);
@@ -418,6 +446,20 @@ void describe('e1000', { skip: withoutQemu, timeout: 60_000 }, () => {
     await closeAll(machine, a, b);
   });
 });
+
+/** Never called: mistakes that do not compile. */
+export function mistakes(nic: E1000, pool: DmaPool<'e1000 packets'>, packet: Packet): void {
+  // @ts-expect-error A block is no packet.
+  nic.transmit([pool.alloc()]);
+  // @ts-expect-error A packet is no block.
+  pool.free(packet);
+  // @ts-expect-error Packets come from the pool.
+  nic.packets.free({ index: 0, dma: 0, bytes: packet.bytes, words: packet.words, length: 60 });
+  // @ts-expect-error Its buffer is not the user's to choose.
+  packet.dma = 0;
+  // @ts-expect-error Cards are opened.
+  new E1000(nic);
+}
 
 /** What the user of two cards does next. */
 const step = fc.oneof(
