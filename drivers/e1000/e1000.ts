@@ -22,9 +22,11 @@ import { TransmitQueue } from './transmit.ts';
 
 /** State of the link. */
 export interface E1000Link {
+  /** True if there is somebody at the other end. */
   readonly up: boolean;
   /** Megabits a second: 10, 100 or 1000. */
   readonly speed: number;
+  /** Both ends may send at once. */
   readonly fullDuplex: boolean;
 }
 
@@ -46,14 +48,18 @@ const SPEEDS: readonly number[] = [10, 100, 1000, 1000];
  *
  * @example
  * ```ts
- * const nic = await E1000.open(await machine.open('nic0'));
+ * const machine = await QemuMachine.start({ devices: ['e1000,id=nic0'] });
+ * const pci = await machine.open('nic0');
+ * const nic = await E1000.open(pci);
  * const batch: Packet[] = [];
- * for (;;) {
+ * if (await nic.waitForPackets({ timeout: 10 })) {
  *   const count = nic.receive(batch, 64);
- *   for (let i = 0; i < count; i++) look(batch[i].bytes, batch[i].length);
+ *   for (let i = 0; i < count; i++) console.log(batch[i]!.bytes.subarray(0, batch[i]!.length));
  *   nic.packets.freeBatch(batch, 0, count);
- *   if (count === 0) await nic.waitForPackets({ timeout: 1000 });
  * }
+ * await nic.close();
+ * await pci.close();
+ * await machine.close();
  * ```
  */
 export class E1000 {
@@ -155,6 +161,9 @@ export class E1000 {
    * Hands `packets[from..to)` to the card, as many as there is room for; those are the card's, and free once they are
    * out. Packets of less than 60 bytes are filled up with zeros.
    *
+   * @param packets What to send.
+   * @param from First of them, 0 by default.
+   * @param to Behind the last of them, all by default.
    * @returns How many were taken, from `from` on. The rest is still the caller's: try again later.
    * @throws {@link DmaArgumentError} for a length out of range, {@link DmaBlockError} for a packet that is not the
    *   caller's to give: none is taken then. @throws {@link E1000Error} `ERR_E1000_CLOSED`; {@link PciGoneError}.
@@ -180,8 +189,11 @@ export class E1000 {
   }
 
   /**
-   * Waits until there is something to receive, or the time (default 1000 ms) is over.
-   * @returns Whether there is. @throws the signal's reason; {@link E1000Error} `ERR_E1000_CLOSED`; {@link PciGoneError}.
+   * Waits until there is something to receive, or the time is over.
+   *
+   * @param options The time-out, by default 1000 ms, and a signal.
+   * @returns Whether there is.
+   * @throws the signal's reason; {@link E1000Error} `ERR_E1000_CLOSED`; {@link PciGoneError}.
    */
   async waitForPackets(options: E1000WaitOptions = {}): Promise<boolean> {
     const { timeout, signal } = checkWait(options, WAIT_TIMEOUT);
@@ -204,7 +216,9 @@ export class E1000 {
   }
 
   /**
-   * Waits until all packets are out, at most `timeout` milliseconds (default 5000).
+   * Waits until all packets are out.
+   *
+   * @param options The time-out, by default 5000 ms, and a signal.
    * @throws {@link E1000Error} `ERR_E1000_TIMEOUT`: the card hangs, or has no link; `ERR_E1000_CLOSED`. {@link PciGoneError}
    */
   async drain(options: E1000WaitOptions = {}): Promise<void> {
@@ -228,7 +242,9 @@ export class E1000 {
   }
 
   /**
-   * Waits for the link, at most `timeout` milliseconds (default 5000): negotiation takes seconds.
+   * Waits for the link: negotiation takes seconds.
+   *
+   * @param options The time-out, by default 5000 ms, and a signal.
    * @returns Whether it is up.
    */
   async waitForLink(options: E1000WaitOptions = {}): Promise<boolean> {
@@ -245,7 +261,7 @@ export class E1000 {
     return { ...counters, received, receivedBytes, dropped, starved, sent, sentBytes, failed };
   }
 
-  /** Receive also what is for others, or no longer. */
+  /** Receive also what is for others (`on`: true), or no longer. */
   setPromiscuous(on: boolean): void {
     if (this.#dead !== null) throw this.#dead;
     if (typeof on !== 'boolean') throw new DmaArgumentError('on', on, 'true or false');

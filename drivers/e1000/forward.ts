@@ -23,7 +23,9 @@ export interface ForwardOptions {
 
 /** What was forwarded. */
 export interface ForwardReport {
+  /** Packets that the outgoing card was given. */
   readonly packets: number;
+  /** Their bytes, without Ethernet checksums. */
   readonly bytes: number;
 }
 
@@ -34,13 +36,23 @@ const PATIENCE = 64;
 /**
  * Forwards packets. When the outgoing card can't keep up, they wait, and in the end the incoming one drops what comes.
  *
+ * @param from Where packets come in.
+ * @param to Where they go out.
+ * @param options How many, until when, and to whom.
  * @throws {@link DmaArgumentError}; {@link E1000Error} `ERR_E1000_TIMEOUT` when nothing can be sent for 5 seconds;
  *   what `receive` and `transmit` throw. Packets under way are free then.
  *
  * @example
  * ```ts
- * const stop = new AbortController();
- * const both = Promise.all([forward(a, b, stop), forward(b, a, stop)]);
+ * const machine = await QemuMachine.start({
+ *   netdevs: [0, 1].map((i) => ({ type: 'hubport', id: `net${i}`, hubid: 0 })),
+ *   devices: [0, 1].map((i) => ({ driver: 'e1000', id: `nic${i}`, netdev: `net${i}` })),
+ * });
+ * const a = await E1000.open(await machine.open('nic0'));
+ * const b = await E1000.open(await machine.open('nic1'));
+ * const [sent, back] = await Promise.all([generate(a, { packets: 100 }), forward(b, b, { packets: 100 })]);
+ * console.log(sent.packets === back.packets); // true
+ * await machine.close();
  * ```
  */
 export async function forward(from: E1000, to: E1000, options: ForwardOptions = {}): Promise<ForwardReport> {

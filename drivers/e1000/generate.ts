@@ -8,8 +8,9 @@ import { fillPacket, LEAST_BYTES, MOST_BYTES, sizeOf, turn, Watchdog } from './t
 export interface GenerateOptions {
   /** How many packets, 0 to 2^32-1. Default: until the signal. */
   readonly packets?: number;
-  /** Bytes of a packet at least and at most, 60 to 1514 (the defaults), without the Ethernet checksum. */
+  /** Bytes of a packet at least, without the Ethernet checksum: 60 (the default) to 1514. */
   readonly minSize?: number;
+  /** Bytes of a packet at most: up to 1514, the default. */
   readonly maxSize?: number;
   /** Number of the stream, 0 (the default) to 65535: to tell senders apart. */
   readonly stream?: number;
@@ -33,7 +34,9 @@ export interface GenerateOptions {
 
 /** What was sent. */
 export interface GenerateReport {
+  /** Packets that are out. */
   readonly packets: number;
+  /** Their bytes, without Ethernet checksums. */
   readonly bytes: number;
 }
 
@@ -44,12 +47,21 @@ const MAX_BATCH = 1024;
 /**
  * Sends packets that a {@link TrafficMeter} can check. Returns when all are out.
  *
+ * @param nic Where to send.
+ * @param options What, how much and to whom.
  * @throws {@link DmaArgumentError}; {@link E1000Error} `ERR_E1000_TIMEOUT` when nothing moves for 5 seconds; what `transmit`
  *   and `drain` throw. Its packets are free then, or the card's.
  *
  * @example
  * ```ts
- * const { packets } = await generate(nic, { packets: 1_000_000, minSize: 60, maxSize: 60 });
+ * const machine = await QemuMachine.start({ devices: ['e1000,id=nic0'] });
+ * const pci = await machine.open('nic0');
+ * const nic = await E1000.open(pci);
+ * const { packets } = await generate(nic, { packets: 1000, minSize: 60, maxSize: 60 });
+ * console.log(packets); // 1000
+ * await nic.close();
+ * await pci.close();
+ * await machine.close();
  * ```
  */
 export async function generate(nic: E1000, options: GenerateOptions = {}): Promise<GenerateReport> {

@@ -12,6 +12,22 @@ const CARD = 2;
  *
  * A packet is made once for each buffer and used again, as the buffer is: keep no reference after it was freed or
  * transmitted.
+ *
+ * @example
+ * ```ts
+ * const machine = await QemuMachine.start({ devices: ['e1000,id=nic0'] });
+ * const pci = await machine.open('nic0');
+ * const nic = await E1000.open(pci);
+ * const packet: Packet = nic.packets.alloc();
+ * packet.bytes.fill(0xff, 0, 6); // to everybody
+ * packet.bytes.set(nic.mac, 6);
+ * packet.length = 60;
+ * nic.transmit([packet]);
+ * await nic.drain();
+ * await nic.close();
+ * await pci.close();
+ * await machine.close();
+ * ```
  */
 export class Packet {
   /** Number of its buffer in the pool. */
@@ -51,6 +67,21 @@ export class Packet {
  *
  * Each buffer is free, the user's (from `alloc` or `receive`, until `free` or `transmit`), or the card's. Only the user's
  * can be freed and transmitted: everything else is an error, at once.
+ *
+ * @example
+ * ```ts
+ * const machine = await QemuMachine.start({ devices: ['e1000,id=nic0'] });
+ * const pci = await machine.open('nic0');
+ * const nic = await E1000.open(pci);
+ * const pool: PacketPool = nic.packets;
+ * const batch: Packet[] = [];
+ * pool.allocBatch(batch, 32);
+ * console.log(pool.active); // 544: these, and the 512 of the receive ring
+ * pool.freeBatch(batch);
+ * await nic.close();
+ * await pci.close();
+ * await machine.close();
+ * ```
  */
 export class PacketPool {
   /** Most buffers that there can be. */
@@ -110,7 +141,7 @@ export class PacketPool {
   }
 
   /**
-   * Gives a buffer back. Also after the driver was closed.
+   * Gives the buffer of `packet` back. Also after the driver was closed.
    * @throws {@link DmaBlockError} when it is not the user's, as after an earlier `free` or `transmit`.
    */
   free(packet: Packet): void {
@@ -119,7 +150,7 @@ export class PacketPool {
     this.#pool.freeIndex(packet.index);
   }
 
-  /** Gives `packets[from..to)` back. @throws as {@link free}; those before the wrong one are free then. */
+  /** Gives `packets[from..to)` back, all of them by default: `from` is the first, `to` is behind the last. @throws as {@link free}; those before the wrong one are free then. */
   freeBatch(packets: readonly Packet[], from = 0, to: number = packets.length): void {
     for (let i = from; i < to; i++) this.free(packets[i]!);
   }

@@ -39,15 +39,17 @@ export interface E1000Counters extends Readonly<Record<CounterName, number>> {
 
 /** What the card and the driver counted since the driver was opened. */
 export interface E1000Statistics extends E1000Counters {
-  /** Packets that `receive` gave to the user, and their bytes. */
+  /** Packets that `receive` gave to the user. */
   readonly received: number;
+  /** Their bytes. */
   readonly receivedBytes: number;
   /** Packets that were received damaged, or in several buffers, and dropped. */
   readonly dropped: number;
   /** How often `receive` left a packet in the ring for want of a fresh buffer. */
   readonly starved: number;
-  /** Packets that the card says to be out, and their bytes. */
+  /** Packets that the card says to be out. */
   readonly sent: number;
+  /** Their bytes. */
   readonly sentBytes: number;
   /** Packets that the card gave up. */
   readonly failed: number;

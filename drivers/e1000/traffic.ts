@@ -80,8 +80,9 @@ export function fillPacket(
 
 /** What a {@link TrafficMeter} saw. */
 export interface TrafficReport {
-  /** Packets that were whole, and their bytes. */
+  /** Packets that were whole. */
   readonly packets: number;
+  /** Their bytes. */
   readonly bytes: number;
   /** Sequence numbers that did not come at all. */
   readonly lost: number;
@@ -93,7 +94,29 @@ export interface TrafficReport {
   readonly repeated: number;
 }
 
-/** Checks the packets of one stream as they come. */
+/**
+ * Checks the packets of one stream as they come.
+ *
+ * @example
+ * ```ts
+ * const machine = await QemuMachine.start({
+ *   netdevs: [0, 1].map((i) => ({ type: 'hubport', id: `net${i}`, hubid: 0 })),
+ *   devices: [0, 1].map((i) => ({ driver: 'e1000', id: `nic${i}`, netdev: `net${i}` })),
+ * });
+ * const a = await E1000.open(await machine.open('nic0'));
+ * const b = await E1000.open(await machine.open('nic1'));
+ * await generate(a, { packets: 100 });
+ * const meter = new TrafficMeter();
+ * const batch: Packet[] = [];
+ * while (meter.packets < 100 && (await b.waitForPackets({ timeout: 5000 }))) {
+ *   const count = b.receive(batch, 64);
+ *   for (let i = 0; i < count; i++) meter.count(batch[i]!);
+ *   b.packets.freeBatch(batch, 0, count);
+ * }
+ * console.log(meter.report(100).lost); // 0
+ * await machine.close();
+ * ```
+ */
 export class TrafficMeter {
   readonly #stream: number;
   #packets = 0;
@@ -111,7 +134,7 @@ export class TrafficMeter {
     this.#stream = stream;
   }
 
-  /** Looks at a packet. Returns whether it is whole and of this stream. */
+  /** Looks at `packet`. Returns whether it is whole and of this stream. */
   count(packet: Packet): boolean {
     const { words, length } = packet;
     const ours = length >= LEAST_BYTES && words[3] === (TYPE_WORD | (this.#stream << 16)) >>> 0;
