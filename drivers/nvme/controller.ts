@@ -41,6 +41,9 @@ export type NvmeDirection = 'fromDevice' | 'toDevice';
 export interface NvmeStatistics {
   /** Commands that were given to the controller, or wait for it, now. */
   readonly load: number;
+  /** Commands submitted on each I/O queue. */
+  readonly submitted: readonly number[];
+  /** Commands that took too long, Abort commands that were sent for them, and resets of the controller. */
   readonly timeouts: number;
   readonly aborts: number;
   readonly resets: number;
@@ -153,7 +156,8 @@ export class NvmeController {
 
   statistics(): NvmeStatistics {
     const load = [this.#admin, ...this.#queues].reduce((sum, queue) => sum + queue.load, 0);
-    return { load, timeouts: this.#timeouts, aborts: this.#aborts, resets: this.#resets };
+    const submitted = this.#queues.map((queue) => queue.submitted);
+    return { load, submitted, timeouts: this.#timeouts, aborts: this.#aborts, resets: this.#resets };
   }
 
   /** IDs of the namespaces there are now, ascending; the first 1024 (5.15.2.3). */
@@ -240,7 +244,7 @@ export class NvmeController {
     const { queues, queueDepth, timeout, bounceMemory, interrupts } = this.#options;
     const { capabilities } = this.#registers;
     await this.#registers.disable();
-    this.#lists = new PrpLists(device, MAX_TRANSFER / PAGE_SIZE + 1);
+    this.#lists = new PrpLists(device, MAX_TRANSFER / PAGE_SIZE);
     this.#bounce = new BouncePages(device, this.#lists, bounceMemory / PAGE_SIZE);
     // After the pools, so that it comes before them.
     this.#forget = device.addAction(() => {

@@ -5,9 +5,10 @@ import { BouncedData, type BouncePages, type CommandData, DirectData, type DmaMe
 import { NvmeError } from './errors.ts';
 import type { NvmeNamespaceIdentity } from './identify.ts';
 import { checkInteger } from './integer.ts';
+import { MAX_TRANSFER } from './options.ts';
 import type { PrpLists } from './prp.ts';
 import type { NvmeCommand } from './queue-pair.ts';
-import { DSM_DEALLOCATE, DSM_MAX_RANGES, DSM_RANGE_SIZE, IO_FLAG, NVM } from './registers.ts';
+import { DSM_DEALLOCATE, DSM_MAX_RANGES, DSM_RANGE_SIZE, IO_FLAG, NVM, PAGE_SIZE } from './registers.ts';
 
 /** Most blocks of one command: a count of 16 bits, from 1 up (6.9, 6.15, 6.17). */
 const MAX_BLOCKS = 0x10000;
@@ -71,8 +72,10 @@ export class NvmeNamespace {
     this.blocks = identity.blocks;
     this.deallocatedReads = identity.deallocatedReads;
     const blocks = Math.min(MAX_BLOCKS, Math.floor(controller.maxTransfer / identity.blockSize));
-    if (blocks === 0) {
-      const message = `namespace ${String(nsid)}: a block of ${String(identity.blockSize)} bytes is more than a command's ${String(controller.maxTransfer)}`;
+    // Of what begins inside a page less than MAX_TRANSFER is moved at once, and it must be a block at least.
+    if (blocks === 0 || identity.blockSize > MAX_TRANSFER / 2) {
+      const most = String(Math.min(controller.maxTransfer, MAX_TRANSFER / 2));
+      const message = `namespace ${String(nsid)} has blocks of ${String(identity.blockSize)} bytes; at most ${most} can be`;
       throw new NvmeError('ERR_NVME_UNSUPPORTED', controller.address, message);
     }
     if (identity.metadataSize !== 0) {
@@ -166,7 +169,7 @@ export class NvmeNamespace {
 
   #transferBuffer(opcode: number, lba: number, buffer: Uint8Array, flags: number): Promise<void> {
     if (!(buffer instanceof Uint8Array)) throw new DmaArgumentError('buffer', buffer, 'a Uint8Array');
-    return this.#cut(opcode, lba, buffer.length, flags, (offset, length) => {
+    return this.#cut(opcode, lba, buffer.length, this.#maxBytes, flags, (offset, length) => {
       const part = length === buffer.length ? buffer : buffer.subarray(offset, offset + length);
       return new BouncedData(this.#bounce, part, opcode === NVM.write);
     });
@@ -183,16 +186,19 @@ export class NvmeNamespace {
     const first = dma + offset;
     // Bits 1:0 of an entry must be 0 (4.3).
     if (first % 4 !== 0) throw new DmaArgumentError('memory', first, 'an address that is a multiple of 4');
-    return this.#cut(opcode, lba, length, flagsOf(options), (from, part) => {
+    // What begins inside a page lies in one page more.
+    const most = first % PAGE_SIZE === 0 ? MAX_TRANSFER : MAX_TRANSFER - Math.max(PAGE_SIZE, this.blockSize);
+    return this.#cut(opcode, lba, length, Math.min(most, this.#maxBytes), flagsOf(options), (from, part) => {
       return new DirectData(this.#lists, first + from, part);
     });
   }
 
-  /** Transfers `length` bytes in as many commands as it takes. */
+  /** Transfers `length` bytes, in commands of at most `maxBytes`. */
   #cut(
     opcode: number,
     lba: number,
     length: number,
+    maxBytes: number,
     flags: number,
     dataOf: (offset: number, length: number) => CommandData,
   ): Promise<void> {
@@ -201,7 +207,6 @@ export class NvmeNamespace {
     if (length === 0 || length % blockSize !== 0) {
       throw new DmaArgumentError('length', length, `a multiple of the block size, ${String(blockSize)}, from it up`);
     }
-    const maxBytes = this.#maxBytes;
     if (length <= maxBytes) return this.#blocksCommand(opcode, lba, length / blockSize, flags, dataOf(0, length));
     const parts: Promise<void>[] = [];
     for (let offset = 0; offset < length; offset += maxBytes) {

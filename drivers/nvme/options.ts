@@ -27,7 +27,7 @@ export interface NvmeOptions {
 /** Options with every default in place. */
 export type CheckedNvmeOptions = Required<NvmeOptions>;
 
-/** Most bytes of one command, whatever the controller takes. */
+/** Most bytes of one command, whatever the controller takes: 1024 pages, which is the most that QEMU takes. */
 export const MAX_TRANSFER: number = 4 * 1024 * 1024;
 
 const MAX_TIMEOUT = 2 ** 30;

@@ -113,6 +113,7 @@ export class QueuePair {
   #firstWaiting: Request | null = null;
   #lastWaiting: Request | null = null;
   #waiting = 0;
+  #submitted = 0;
 
   /** @throws `DmaOutOfMemoryError`, or what the memory source throws; nothing is kept then. */
   constructor(owner: QueueOwner, id: number, depth: number, vector: number) {
@@ -167,6 +168,11 @@ export class QueuePair {
   /** Commands in flight and those that wait. */
   get load(): number {
     return this.inFlight + this.#waiting;
+  }
+
+  /** Commands submitted since it was made. */
+  get submitted(): number {
+    return this.#submitted;
   }
 
   get hasWaiting(): boolean {
@@ -238,6 +244,7 @@ export class QueuePair {
     // Last, and after the data and its lists: the doorbell must find the whole of it in memory.
     publish32(words, at, command.opcode | (request.cid << 16));
     this.#tail = this.#tail + 1 === this.entries ? 0 : this.#tail + 1;
+    this.#submitted++;
   }
 
   /**
