@@ -1,10 +1,12 @@
 /**
  * An NVM Express controller and its queues: NVM Express Base Specification 1.4, 7.
  *
- *     start --> live --close--> closed          commands are taken while live, and wait while it is reset
+ *     start --> live --close--> closing         commands are taken while live, and wait while it is reset
  *                |  ^
  *       late     v  |  all is as it was, but what was in flight failed
- *             resetting --it does not work, or it is gone--> dead
+ *             resetting
+ *
+ *     dead: from any of these, when the controller is gone or a reset does not help
  *
  * What this driver leaves out: metadata and protection information, scatter-gather lists (SGL), controller memory
  * buffers, namespace management, asynchronous events, power management, and memory pages of other sizes than 4096 bytes.
@@ -32,7 +34,7 @@ const LEAST_LOOK = 5;
 /** Longest that a shutdown may take, in milliseconds, where the command time-out is longer. */
 const SHUTDOWN_TIMEOUT = 10_000;
 
-type State = 'starting' | 'live' | 'resetting' | 'closed' | 'dead';
+type State = 'starting' | 'live' | 'resetting' | 'closing';
 
 /** Who writes to a command's buffer: `fromDevice` the controller, `toDevice` the user. */
 export type NvmeDirection = 'fromDevice' | 'toDevice';
@@ -68,17 +70,19 @@ export class NvmeController {
   readonly #pci: PciFunction;
   readonly #options: CheckedNvmeOptions;
   readonly #registers: ControllerRegisters;
+  readonly #lists: PrpLists;
+  readonly #bounce: BouncePages;
   /** Takes back what is to be done should the function be closed under us. */
-  #forget: () => boolean = () => false;
+  readonly #forget: () => boolean;
   #state: State = 'starting';
-  /** With what commands are refused once it is closed or dead. */
+  /** It will not do anything any more, and touches no memory. */
+  #dead = false;
+  /** With what commands are refused once it is closing or dead. */
   #failure: Error | null = null;
   #identity!: NvmeIdentity;
-  #admin!: QueuePair;
-  #queues: QueuePair[] = [];
-  #lists!: PrpLists;
-  #bounce!: BouncePages;
-  #interrupts!: Interrupts;
+  /** By their IDs: 0 is the admin queue. None before there is one. */
+  readonly #queues: QueuePair[] = [];
+  #interrupts: Interrupts | null = null;
   /** By vector: somebody looks after the completions. */
   #serving: boolean[] = [];
   #kicked = false;
@@ -93,6 +97,12 @@ export class NvmeController {
     this.#pci = pci;
     this.#options = options;
     this.#registers = registers;
+    this.#lists = new PrpLists(pci.device, MAX_TRANSFER / PAGE_SIZE);
+    this.#bounce = new BouncePages(pci.device, this.#lists, options.bounceMemory / PAGE_SIZE);
+    // After the pools, so that it comes before them.
+    this.#forget = pci.device.addAction(() => {
+      this.#releaseMemory();
+    });
   }
 
   /**
@@ -137,16 +147,16 @@ export class NvmeController {
 
   /** I/O queue pairs there are, and commands in flight on each. */
   get queues(): number {
-    return this.#queues.length;
+    return this.#queues.length - 1;
   }
 
   get queueDepth(): number {
-    return this.#queues[0]?.depth ?? 0;
+    return this.#queues[1]!.depth;
   }
 
   /** The kind of interrupts in use. */
   get interruptKind(): string {
-    return this.#interrupts.kind;
+    return this.#interrupts!.kind;
   }
 
   /** Its pools: pages of data that is copied, and two of PRP lists. */
@@ -155,8 +165,8 @@ export class NvmeController {
   }
 
   statistics(): NvmeStatistics {
-    const load = [this.#admin, ...this.#queues].reduce((sum, queue) => sum + queue.load, 0);
-    const submitted = this.#queues.map((queue) => queue.submitted);
+    const load = this.#queues.reduce((sum, queue) => sum + queue.load, 0);
+    const submitted = this.#queues.slice(1).map((queue) => queue.submitted);
     return { load, submitted, timeouts: this.#timeouts, aborts: this.#aborts, resets: this.#resets };
   }
 
@@ -193,7 +203,7 @@ export class NvmeController {
    */
   admin(command: NvmeCommand, buffer?: Uint8Array, direction: NvmeDirection = 'fromDevice'): Promise<number> {
     checkCommand(command);
-    return this.#submit(this.#admin, command, this.#dataOf(buffer, direction));
+    return this.#submit(0, command, this.#dataOf(buffer, direction));
   }
 
   /**
@@ -217,15 +227,22 @@ export class NvmeController {
 
   /** An I/O command, for the namespace. @internal */
   transfer(command: NvmeCommand, data: CommandData | null): Promise<number> {
-    let queue = this.#queues[0]!;
-    for (const other of this.#queues) if (other.load < queue.load) queue = other;
-    return this.#submit(queue, command, data);
+    let least = 1;
+    for (let id = 2; id < this.#queues.length; id++) {
+      if (this.#queues[id]!.load < this.#queues[least]!.load) least = id;
+    }
+    return this.#submit(least, command, data);
   }
 
-  #submit(queue: QueuePair, command: NvmeCommand, data: CommandData | null): Promise<number> {
-    if (this.#failure !== null) return Promise.reject(this.#failure);
+  #submit(id: number, command: NvmeCommand, data: CommandData | null): Promise<number> {
+    return this.#failure === null ? this.#enqueue(id, command, data) : Promise.reject(this.#failure);
+  }
+
+  /** The same for the driver's own commands, which are not refused while it is being closed. */
+  #enqueue(id: number, command: NvmeCommand, data: CommandData | null): Promise<number> {
+    if (this.#dead) return Promise.reject(this.#failure!);
     return new Promise((resolve, reject) => {
-      queue.add(new Request(command, data, resolve, reject));
+      this.#queues[id]!.add(new Request(command, data, resolve, reject));
       this.#kick();
     });
   }
@@ -233,7 +250,7 @@ export class NvmeController {
   async #identify(cns: number, nsid: number): Promise<Uint8Array> {
     const bytes = new Uint8Array(IDENTIFY_SIZE);
     const data = new BouncedData(this.#bounce, bytes, false);
-    await this.#submit(this.#admin, { opcode: ADMIN.identify, nsid, cdw10: cns }, data);
+    await this.#submit(0, { opcode: ADMIN.identify, nsid, cdw10: cns }, data);
     return bytes;
   }
 
@@ -241,17 +258,12 @@ export class NvmeController {
 
   async #begin(): Promise<void> {
     const { device } = this.#pci;
-    const { queues, queueDepth, timeout, bounceMemory, interrupts } = this.#options;
+    const { queues, queueDepth, timeout, interrupts } = this.#options;
     const { capabilities } = this.#registers;
     await this.#registers.disable();
-    this.#lists = new PrpLists(device, MAX_TRANSFER / PAGE_SIZE);
-    this.#bounce = new BouncePages(device, this.#lists, bounceMemory / PAGE_SIZE);
-    // After the pools, so that it comes before them.
-    this.#forget = device.addAction(() => {
-      this.#releaseMemory();
-    });
     this.#interrupts = await this.#pci.interrupts({ ...interrupts, vectors: queues + 1 });
-    this.#serving = new Array<boolean>(this.#interrupts.vectors).fill(false);
+    const { vectors } = this.#interrupts;
+    this.#serving = new Array<boolean>(vectors).fill(false);
     const owner = {
       device,
       registers: this.#pci.bar(0),
@@ -259,24 +271,26 @@ export class NvmeController {
       timeout,
       explain: (request: Request, error: NvmeStatusError) => this.#explain(request, error),
     };
-    const makeQueue = (id: number, depth: number): QueuePair =>
-      new QueuePair(owner, id, Math.min(depth, capabilities.maxEntries - 1), id % this.#interrupts.vectors);
-    this.#admin = makeQueue(0, ADMIN_DEPTH);
+    const addQueue = (id: number, depth: number): void => {
+      this.#queues.push(new QueuePair(owner, id, Math.min(depth, capabilities.maxEntries - 1), id % vectors));
+    };
+    addQueue(0, ADMIN_DEPTH);
     this.#pci.removed.addEventListener('abort', this.#onRemoved);
     this.#pci.removed.throwIfAborted();
     await this.#enable();
     this.#identity = parseController(await this.#identify(IDENTIFY.controller, 0));
     const granted = Math.min(queues, await this.#requestQueues(queues));
-    for (let id = 1; id <= granted; id++) this.#queues.push(makeQueue(id, queueDepth));
+    for (let id = 1; id <= granted; id++) addQueue(id, queueDepth);
     await this.#createQueues();
     this.#goLive();
   }
 
   /** Starts the controller, which is disabled, with an empty admin queue. */
   async #enable(): Promise<void> {
-    this.#admin.reset();
-    await this.#registers.enable(this.#admin);
-    this.#admin.open = true;
+    const admin = this.#queues[0]!;
+    admin.reset();
+    await this.#registers.enable(admin);
+    admin.open = true;
   }
 
   /** Asks for I/O queues (5.21.1.7); says how many there are of the kind of which there are fewer. */
@@ -292,8 +306,8 @@ export class NvmeController {
 
   /** Creates the I/O queues: of each pair the completion queue first (5.3, 5.4, 7.6.1). */
   async #createQueues(): Promise<void> {
-    const polled = this.#interrupts.kind === 'poll';
-    for (const queue of this.#queues) {
+    const polled = this.#interrupts!.kind === 'poll';
+    for (const queue of this.#queues.slice(1)) {
       queue.reset();
       const cdw10 = queue.id | ((queue.entries - 1) << 16);
       const interrupt = polled ? 0 : QUEUE_FLAG.interruptsEnabled | (queue.vector << 16);
@@ -313,7 +327,7 @@ export class NvmeController {
   /** An admin command whose PRP1 is the address of a queue. */
   #adminAt(prp1: number, command: NvmeCommand): Promise<number> {
     const data: CommandData = { prps: { prp1, prp2: 0, lists: [] }, map: () => true, unmap: () => undefined };
-    return this.#submit(this.#admin, command, data);
+    return this.#submit(0, command, data);
   }
 
   #goLive(): void {
@@ -336,19 +350,19 @@ export class NvmeController {
 
   #dispatch(): void {
     try {
-      if (this.#admin.hasWaiting) this.#admin.dispatch();
       for (const queue of this.#queues) if (queue.hasWaiting) queue.dispatch();
     } catch (error) {
-      this.#die(error as Error);
+      void this.#stopFor(error as Error);
       return;
     }
     for (let vector = 0; vector < this.#serving.length; vector++) {
-      if (!this.#serving[vector]! && this.#hasInFlight(vector)) void this.#serve(vector);
+      if (!this.#hasInFlight(vector)) continue;
+      this.#watch();
+      if (!this.#serving[vector]!) void this.#serve(vector);
     }
   }
 
   #hasInFlight(vector: number): boolean {
-    if (this.#admin.vector === vector && this.#admin.inFlight > 0) return true;
     for (const queue of this.#queues) if (queue.vector === vector && queue.inFlight > 0) return true;
     return false;
   }
@@ -356,23 +370,22 @@ export class NvmeController {
   /** Looks after the completions of a vector as long as there are any to come. */
   async #serve(vector: number): Promise<void> {
     this.#serving[vector] = true;
-    this.#watch();
     try {
       for (;;) {
         this.#reap(vector);
         // Who waited for these goes first, and may have the next ones by then.
         if (!this.#hasInFlight(vector)) break;
-        await this.#interrupts.wait({ vector });
+        await this.#interrupts!.wait({ vector });
       }
       this.#serving[vector] = false;
     } catch (error) {
       this.#serving[vector] = false;
-      this.#die(error as Error);
+      await this.#stopFor(error as Error);
     }
   }
 
   #reap(vector: number): void {
-    let reaped = this.#admin.vector === vector ? this.#admin.reap() : 0;
+    let reaped = 0;
     for (const queue of this.#queues) if (queue.vector === vector) reaped += queue.reap();
     // Room and memory came back.
     if (reaped > 0) this.#kick();
@@ -383,7 +396,7 @@ export class NvmeController {
     if (error.statusCodeType !== 0) return error;
     if (request.abortSent && error.statusCode === STATUS.abortRequested) {
       const took = `took longer than ${String(this.#options.timeout)} ms and was aborted`;
-      return new NvmeTimeoutError(this.#pci.address, `${this.#admin.describe(request.command)} ${took}`);
+      return new NvmeTimeoutError(this.#pci.address, `${request.name} ${took}`);
     }
     if (error.statusCode === STATUS.submissionQueueDeleted && this.#failure !== null) return this.#failure;
     return error;
@@ -404,7 +417,7 @@ export class NvmeController {
 
   /** Looks for commands that are late: aborts them (5.1), or resets the controller when that was done before. */
   async #look(): Promise<void> {
-    const queues = [this.#admin, ...this.#queues];
+    const queues = this.#queues;
     try {
       const now = performance.now();
       if (queues.some((queue) => queue.late(now).length > 0)) {
@@ -419,7 +432,7 @@ export class NvmeController {
         for (const queue of queues) {
           for (const request of queue.late(now)) {
             if (!this.#abort(queue, request)) {
-              const what = `${queue.describe(request.command)} took longer than ${String(this.#options.timeout)} ms`;
+              const what = `${request.name} took longer than ${String(this.#options.timeout)} ms`;
               await this.#recover(new NvmeTimeoutError(this.#pci.address, what));
               return;
             }
@@ -428,22 +441,22 @@ export class NvmeController {
       }
       if (queues.some((queue) => queue.inFlight > 0)) this.#watch();
     } catch (error) {
-      this.#die(error as Error);
+      await this.#stopFor(error as Error);
     }
   }
 
   /** Asks the controller to abort a command. False when that makes no sense (any more). */
   #abort(queue: QueuePair, request: Request): boolean {
     if (this.#state !== 'live' || queue.id === 0 || request.abortSent) return false;
-    this.#timeouts++;
     // More than the limit it may refuse (5.1); the others get their turn at the next look.
-    if (this.#admin.load >= this.#identity.abortLimit) return true;
+    if (this.#queues[0]!.load >= this.#identity.abortLimit) return true;
     request.abortSent = true;
     request.deadline = performance.now() + this.#options.timeout;
+    this.#timeouts++;
     this.#aborts++;
     const command = { opcode: ADMIN.abort, cdw10: queue.id | (request.cid << 16) };
     // Whether it worked is seen by the command itself, which is then completed, or late for the second time.
-    this.#submit(this.#admin, command, null).catch(() => undefined);
+    this.#submit(0, command, null).catch(() => undefined);
     return true;
   }
 
@@ -466,13 +479,13 @@ export class NvmeController {
     try {
       this.#closeQueues();
       await this.#registers.disable();
-      const lost = (queue: QueuePair) => (request: Request) =>
-        new NvmeResetError(this.#pci.address, queue.describe(request.command), reason);
-      for (const queue of [this.#admin, ...this.#queues]) queue.failInFlight(lost(queue));
+      for (const queue of this.#queues) {
+        queue.failInFlight((request) => new NvmeResetError(this.#pci.address, request.name, reason));
+      }
       await this.#enable();
-      const granted = await this.#requestQueues(this.#queues.length);
-      if (granted < this.#queues.length) {
-        const message = `has ${String(granted)} I/O queues after a reset, and had ${String(this.#queues.length)}`;
+      const granted = await this.#requestQueues(this.queues);
+      if (granted < this.queues) {
+        const message = `has ${String(granted)} I/O queues after a reset, and had ${String(this.queues)}`;
         throw new NvmeError('ERR_NVME_PROTOCOL', this.#pci.address, message);
       }
       await this.#createQueues();
@@ -483,7 +496,6 @@ export class NvmeController {
   }
 
   #closeQueues(): void {
-    this.#admin.open = false;
     for (const queue of this.#queues) queue.open = false;
   }
 
@@ -504,11 +516,10 @@ export class NvmeController {
 
   /** The controller is of no use any more, and touches no memory. */
   #die(error: Error): void {
-    if (this.#state !== 'closed') this.#state = 'dead';
+    this.#dead = true;
     this.#failure ??= error;
     const failure = this.#failure;
-    for (const queue of [this.#admin, ...this.#queues]) {
-      if (queue === undefined) continue;
+    for (const queue of this.#queues) {
       queue.open = false;
       queue.failInFlight(() => failure);
       queue.failWaiting(failure);
@@ -532,25 +543,26 @@ export class NvmeController {
 
   async #shutDown(): Promise<void> {
     const error = new NvmeError('ERR_NVME_CLOSED', this.#pci.address, 'the driver was closed');
-    const dead = this.#state === 'dead';
+    const wasLive = this.#state === 'live';
     this.#failure ??= error;
-    this.#state = 'closed';
-    for (const queue of this.#queues) {
+    this.#state = 'closing';
+    for (const queue of this.#queues.slice(1)) {
       queue.open = false;
       queue.failWaiting(error);
     }
     await this.#recovery;
     try {
-      if (!dead) await this.#shutDownOrderly();
+      if (wasLive) await this.#shutDownOrderly();
     } catch {
-      // Then the hard way, which is next.
+      // It is dead, or does not listen. Then the hard way, which is next.
     }
     await this.#abandon(error);
   }
 
   async #shutDownOrderly(): Promise<void> {
     const remove = async (opcode: number): Promise<void> => {
-      for (const queue of this.#queues) await this.#orderAdmin({ opcode, cdw10: queue.id });
+      // Not through #submit: that refuses everything by now.
+      for (let id = 1; id < this.#queues.length; id++) await this.#enqueue(0, { opcode, cdw10: id }, null);
     };
     // Deleting a submission queue completes what is in flight there (5.6, 7.3.3).
     await remove(ADMIN.deleteSubmissionQueue);
@@ -558,24 +570,17 @@ export class NvmeController {
     await this.#registers.shutdown(Math.min(this.#options.timeout, SHUTDOWN_TIMEOUT));
   }
 
-  /** An admin command while others are refused. */
-  #orderAdmin(command: NvmeCommand): Promise<number> {
-    return new Promise((resolve, reject) => {
-      this.#admin.add(new Request(command, null, resolve, reject));
-      this.#kick();
-    });
-  }
-
   /** Stops the controller and lets go of everything. */
   async #abandon(error: Error): Promise<void> {
     await this.#stopFor(error);
     clearTimeout(this.#watchdog);
     this.#pci.removed.removeEventListener('abort', this.#onRemoved);
-    try {
-      await this.#pci.disableBusMaster();
-      await this.#interrupts?.close();
-    } catch {
-      // The function is gone or closed, and so is what there was to switch off.
+    for (const end of [() => this.#pci.disableBusMaster(), () => this.#interrupts?.close()]) {
+      try {
+        await end();
+      } catch {
+        // The function is gone or closed, and so is what there was to switch off.
+      }
     }
     this.#forget();
     this.#releaseMemory();
@@ -584,8 +589,8 @@ export class NvmeController {
   #releaseMemory(): void {
     const failure = this.#failure ?? new NvmeError('ERR_NVME_CLOSED', this.#pci.address, 'its PCI function was closed');
     this.#die(failure);
-    for (const queue of [this.#admin, ...this.#queues]) queue?.freeMemory();
-    this.#bounce?.destroy();
-    this.#lists?.destroy();
+    for (const queue of this.#queues) queue.freeMemory();
+    this.#bounce.destroy();
+    this.#lists.destroy();
   }
 }

@@ -51,6 +51,8 @@ export class Request {
   deadline = Infinity;
   /** An Abort was sent for it. */
   abortSent = false;
+  /** It went to the admin queue. */
+  admin = false;
 
   constructor(
     command: NvmeCommand,
@@ -62,6 +64,13 @@ export class Request {
     this.data = data;
     this.resolve = resolve;
     this.reject = reject;
+  }
+
+  /** The command in words. */
+  get name(): string {
+    const { opcode, nsid = 0 } = this.command;
+    const of = nsid === 0 || nsid === 0xffff_ffff ? '' : ` of namespace ${String(nsid)}`;
+    return `${opcodeName(opcode, this.admin)}${of}`;
   }
 }
 
@@ -181,6 +190,7 @@ export class QueuePair {
 
   /** Puts a command at the end of those that wait. */
   add(request: Request): void {
+    request.admin = this.id === 0;
     if (this.#lastWaiting === null) this.#firstWaiting = request;
     else this.#lastWaiting.next = request;
     this.#lastWaiting = request;
@@ -287,7 +297,7 @@ export class QueuePair {
       return;
     }
     const { name } = this.#owner.device;
-    const error = new NvmeStatusError(name, this.describe(request.command), {
+    const error = new NvmeStatusError(name, request.name, {
       statusCodeType: (status >>> 8) & 0x7,
       statusCode: status & 0xff,
       doNotRetry: (status & 0x4000) !== 0,
@@ -306,12 +316,6 @@ export class QueuePair {
       // A pool that refuses its own block: somebody else freed it. The command itself is over.
       this.#owner.device.report('error', 'nvme memory', `queue ${String(this.id)}: ${String(error)}`);
     }
-  }
-
-  /** A command in words. */
-  describe({ opcode, nsid = 0 }: NvmeCommand): string {
-    const of = nsid === 0 || nsid === 0xffff_ffff ? '' : ` of namespace ${String(nsid)}`;
-    return `${opcodeName(opcode, this.id === 0)}${of}`;
   }
 
   /** The commands in flight that are late. */
