@@ -21,7 +21,7 @@ import { type NvmeIdentity, parseController, parseNamespace, parseNamespaceList 
 import { NvmeNamespace } from './namespace.ts';
 import { checkInteger } from './integer.ts';
 import { type CheckedNvmeOptions, checkNvmeOptions, MAX_TRANSFER, type NvmeOptions } from './options.ts';
-import { PrpLists } from './prp.ts';
+import { PrpEntries, PrpLists } from './prp.ts';
 import { checkCommand, type NvmeCommand, QueuePair, Request } from './queue-pair.ts';
 import { ADMIN, CLASS_NVME, FEATURE, IDENTIFY, IDENTIFY_SIZE, PAGE_SIZE, QUEUE_FLAG } from './registers.ts';
 import { STATUS } from './status.ts';
@@ -326,7 +326,9 @@ export class NvmeController {
 
   /** An admin command whose PRP1 is the address of a queue. */
   #adminAt(prp1: number, command: NvmeCommand): Promise<number> {
-    const data: CommandData = { prps: { prp1, prp2: 0, lists: [] }, map: () => true, unmap: () => undefined };
+    const prps = new PrpEntries();
+    prps.prp1 = prp1;
+    const data: CommandData = { prps, map: () => true, unmap: () => undefined };
     return this.#submit(0, command, data);
   }
 

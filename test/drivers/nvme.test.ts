@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import { type Device, DmaPool } from 'dmapool';
-import { NvmeController, NvmeStatusError, nvmeStatusName } from 'dmapool/drivers/nvme';
+import { NvmeController, type NvmeStatusError, nvmeStatusName } from 'dmapool/drivers/nvme';
 import { rejectsCode, throwsCode } from '../support/errors.ts';
 import { startMachine, withoutQemu } from '../qemu/qemu.ts';
 import { assertIdle, closeNvme, diskImage, MIB, Random, rejectsNvme, startBench, startNvme } from './nvme-fixture.ts';
@@ -11,7 +11,7 @@ import { assertIdle, closeNvme, diskImage, MIB, Random, rejectsNvme, startBench,
 function counts(device: Device): Record<string, number> {
   const lines = (device.readAttribute('pools') ?? '').split('\n').slice(1);
   const found = lines.map((line) => /^(.*?) +(\d+) +(\d+) +(\d+) +(\d+)$/.exec(line)).filter((match) => match !== null);
-  return Object.fromEntries(found.map(([, name, , blocks]) => [name, Number(blocks)]));
+  return Object.fromEntries(found.map(([, name, , blocks]) => [name!, Number(blocks)]));
 }
 
 void describe('the NVMe driver', { skip: withoutQemu }, () => {
@@ -126,7 +126,7 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
     const pool = DmaPool.createManaged('user buffers', pci.device, { size: 5 * MIB, align: 4096 });
     const data = pool.alloc();
     const back = pool.alloc();
-    random.fill(data.bytes as Uint8Array);
+    random.fill(data.bytes);
     const [before] = nvme.pools.map((each) => each.statistics().allocations);
     for (const [offset, length] of [
       [0, 5 * MIB],
