@@ -11,7 +11,7 @@ import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
-import type { DmaPool } from 'dmapool';
+import type { DmaBlock, DmaPool } from 'dmapool';
 import { NvmeController, type NvmeNamespace } from 'dmapool/drivers/nvme';
 import { QemuMachine } from 'dmapool/qemu';
 import { formatTable } from '../src/bench/table.ts';
@@ -99,20 +99,16 @@ async function runRound(
   };
 }
 
-/** Seconds for a block to be taken and given back, `width` at a time as objects: what the driver does. */
+/** Seconds for a block to be taken and given back, when as many are out at a time as a command of the driver has. */
 function priceOf(pool: DmaPool, width: number): number {
   if (pool.counts().blocks < width) pool.reserve(width);
-  const blocks = pool.counts().blocks === 0 ? [] : new Array<ReturnType<DmaPool['alloc']>>(width);
+  const blocks: DmaBlock[] = [];
   const prices: number[] = [];
   for (let repetition = 0; repetition < 7; repetition++) {
     const begin = performance.now();
     for (let done = 0; done < PRICED; done += width) {
-      if (width === 1) {
-        pool.alloc().free();
-      } else {
-        pool.allocBulk(blocks, width);
-        pool.freeBulk(blocks, width);
-      }
+      for (let i = 0; i < width; i++) blocks[i] = pool.alloc();
+      for (let i = width - 1; i >= 0; i--) pool.free(blocks[i]!);
     }
     prices.push((performance.now() - begin) / 1000 / PRICED);
   }
@@ -135,7 +131,6 @@ async function measure(nvme: NvmeController, disk: NvmeNamespace, seconds: numbe
     const rates = mine.map((round) => round.requests / round.seconds);
     const sum = (of: (round: Round) => number): number => mine.reduce((total, round) => total + of(round), 0);
     const requests = sum((round) => round.requests);
-    // Data pages are taken in one call, lists one by one.
     const prices = nvme.pools.map((pool, i) => priceOf(pool, i === 0 ? load.bytes / 4096 : 1));
     const allocating = sum(({ blocks }) => blocks.reduce((total, count, i) => total + count * prices[i]!, 0));
     results.push({

@@ -275,8 +275,6 @@ export class NvmeController {
       this.#queues.push(new QueuePair(owner, id, Math.min(depth, capabilities.maxEntries - 1), id % vectors));
     };
     addQueue(0, ADMIN_DEPTH);
-    this.#pci.removed.addEventListener('abort', this.#onRemoved);
-    this.#pci.removed.throwIfAborted();
     await this.#enable();
     this.#identity = parseController(await this.#identify(IDENTIFY.controller, 0));
     const granted = Math.min(queues, await this.#requestQueues(queues));
@@ -512,10 +510,6 @@ export class NvmeController {
     this.#die(error);
   }
 
-  readonly #onRemoved = (): void => {
-    this.#die(this.#pci.removed.reason as Error);
-  };
-
   /** The controller is of no use any more, and touches no memory. */
   #die(error: Error): void {
     this.#dead = true;
@@ -576,7 +570,6 @@ export class NvmeController {
   async #abandon(error: Error): Promise<void> {
     await this.#stopFor(error);
     clearTimeout(this.#watchdog);
-    this.#pci.removed.removeEventListener('abort', this.#onRemoved);
     for (const end of [() => this.#pci.disableBusMaster(), () => this.#interrupts?.close()]) {
       try {
         await end();

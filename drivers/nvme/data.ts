@@ -53,20 +53,23 @@ export class BouncePages {
   take(count: number): DataPage[] | null {
     if (count > this.#left) return null;
     const pages = this.#spare.pop() ?? [];
+    this.#left -= count;
+    let taken = 0;
     try {
-      this.#pool.allocBulk(pages, count);
+      for (; taken < count; taken++) pages[taken] = this.#pool.alloc();
     } catch (error) {
-      this.#spare.push(pages);
+      this.giveBack(pages, taken);
+      this.#left += count - taken;
       throw error;
     }
-    this.#left -= count;
     return pages;
   }
 
   giveBack(pages: DataPage[], count: number): void {
     this.#left += count;
     this.#spare.push(pages);
-    this.#pool.freeBulk(pages, count);
+    // Backwards, so that the next command finds them in the order of this one.
+    for (let i = count - 1; i >= 0; i--) this.#pool.free(pages[i]!);
   }
 
   destroy(): void {

@@ -103,7 +103,12 @@ export class FakeNvme implements PciBackend {
   }
 
   /** TO in units of 500 ms, DSTRD, CSS, MPSMIN; MQES is 1023. */
-  setCapabilities({ to = 1, stride = 0, css = 1, mpsMin = 0 }): void {
+  setCapabilities({
+    to = 1,
+    stride = 0,
+    css = 1,
+    mpsMin = 0,
+  }: Partial<Record<'to' | 'stride' | 'css' | 'mpsMin', number>>): void {
     const cap = 1023n | (BigInt(to) << 24n) | (BigInt(stride) << 32n) | (BigInt(css) << 37n) | (BigInt(mpsMin) << 48n);
     this.#registers.setBigUint64(0, cap, true);
   }

@@ -64,7 +64,7 @@ void describe('the NVMe driver', () => {
   void it('describes data so that a controller finds it, whatever its size and place', async () => {
     const transfers = fc.array(
       fc.record({
-        blocks: fc.integer({ min: 1, max: 2600 }),
+        blocks: fc.oneof(...[80, 800, 9000].map((max) => fc.integer({ min: 1, max }))),
         lba: fc.nat(1000),
         dword: fc.nat(2047),
         direct: fc.boolean(),
@@ -72,14 +72,14 @@ void describe('the NVMe driver', () => {
       { minLength: 1, maxLength: 6 },
     );
     const runs = fc.asyncProperty(transfers, fc.nat(10), fc.nat(4), fc.nat(), async (wanted, mdts, stride, seed) => {
-      const fake = new FakeNvme(4096);
+      const fake = new FakeNvme(10_000);
       const random = new Random(seed);
       fake.mdts = mdts;
       fake.setCapabilities({ stride });
       fake.order = (commands) => commands.sort(() => random.below(2) - 0.5);
       const bench = await start(fake, { queues: 3, queueDepth: 1 + random.below(8) });
       const { disk, pci } = bench;
-      const buffers = DmaPool.createManaged('buffers', pci.device, { size: 2600 * BLOCK + 8192, align: 4096 });
+      const buffers = DmaPool.createManaged('buffers', pci.device, { size: 9000 * BLOCK + 8192, align: 4096 });
       for (const { blocks, lba, dword, direct } of wanted) {
         const length = blocks * BLOCK;
         const data = random.fill(new Uint8Array(length));
@@ -110,18 +110,18 @@ void describe('the NVMe driver', () => {
       buffers.destroy();
       await end(bench);
     });
-    await fc.assert(runs, { numRuns: 60 });
+    await fc.assert(runs, { numRuns: 40 });
   });
 
   void it('has late commands aborted, and their memory back when they are', async () => {
-    const bench = await start(new FakeNvme(), { timeout: 40 });
+    const bench = await start(new FakeNvme(), { timeout: 250 });
     const { fake, nvme, disk } = bench;
     fake.fate = ({ cdw10 }) => (cdw10 === 7 ? 'hang' : null);
     const late = Array.from({ length: 6 }, () => disk.read(7, new Uint8Array(BLOCK)));
     const others = Array.from({ length: 6 }, (_, i) => disk.read(i, new Uint8Array(BLOCK)));
     for (const promise of late) {
       const error = await rejectsNvme('ERR_NVME_TIMEOUT', promise);
-      assert.match(error.message, /read of namespace 1 took longer than 40 ms and was aborted/);
+      assert.match(error.message, /read of namespace 1 took longer than 250 ms and was aborted/);
     }
     await Promise.all(others);
     const { timeouts, aborts, resets } = nvme.statistics();
@@ -130,7 +130,7 @@ void describe('the NVMe driver', () => {
   });
 
   void it('resets the controller when that does not help; no block is free before it has stopped', async () => {
-    const bench = await start(new FakeNvme(), { timeout: 40, queueDepth: 4, queues: 2 });
+    const bench = await start(new FakeNvme(), { timeout: 250, queueDepth: 4, queues: 2 });
     const { fake, nvme, disk, log } = bench;
     fake.canAbort = false;
     fake.fate = ({ cdw10 }) => (cdw10 >= 100 ? 'hang' : null);
@@ -158,7 +158,7 @@ void describe('the NVMe driver', () => {
   });
 
   void it('resets a controller that reports a fatal error', async () => {
-    const bench = await start(new FakeNvme(), { timeout: 20 });
+    const bench = await start(new FakeNvme(), { timeout: 250 });
     const { fake, nvme, disk } = bench;
     fake.fate = () => 'hang';
     const read = disk.read(0, new Uint8Array(BLOCK));
@@ -172,7 +172,7 @@ void describe('the NVMe driver', () => {
   });
 
   void it('gives up on a controller that does not stop, after taking its right to do DMA away', async () => {
-    const bench = await start(new FakeNvme(), { timeout: 20 });
+    const bench = await start(new FakeNvme(), { timeout: 250 });
     const { fake, nvme, disk, pci } = bench;
     fake.fate = () => 'hang';
     fake.canAbort = false;
@@ -191,10 +191,30 @@ void describe('the NVMe driver', () => {
 
   void it('does not start what does not become ready, and keeps nothing', async () => {
     for (const [prepare, code] of [
-      [(fake: FakeNvme) => (fake.becomesReady = false), 'ERR_NVME_TIMEOUT'],
-      [(fake: FakeNvme) => fake.setCapabilities({ css: 0 }), 'ERR_NVME_UNSUPPORTED'],
-      [(fake: FakeNvme) => fake.setCapabilities({ mpsMin: 1 }), 'ERR_NVME_UNSUPPORTED'],
-      [(fake: FakeNvme) => fake.config.setUint32(8, 0x0106_0100, true), 'ERR_NVME_UNSUPPORTED'],
+      [
+        (fake: FakeNvme): void => {
+          fake.becomesReady = false;
+        },
+        'ERR_NVME_TIMEOUT',
+      ],
+      [
+        (fake: FakeNvme): void => {
+          fake.setCapabilities({ css: 0 });
+        },
+        'ERR_NVME_UNSUPPORTED',
+      ],
+      [
+        (fake: FakeNvme): void => {
+          fake.setCapabilities({ mpsMin: 1 });
+        },
+        'ERR_NVME_UNSUPPORTED',
+      ],
+      [
+        (fake: FakeNvme): void => {
+          fake.config.setUint32(8, 0x0106_0100, true);
+        },
+        'ERR_NVME_UNSUPPORTED',
+      ],
     ] as const) {
       const fake = new FakeNvme();
       prepare(fake);
@@ -215,12 +235,12 @@ void describe('the NVMe driver', () => {
       fake.silent = true;
     };
     const { pci } = await open(fake);
-    await rejectsCode('ERR_DMAPOOL_PCI_GONE', NvmeController.start(pci, { timeout: 20 }));
+    await rejectsCode('ERR_DMAPOOL_PCI_GONE', NvmeController.start(pci, { timeout: 250 }));
     assert.equal(pci.device.readAttribute('pools'), undefined);
   });
 
   void it('notices that the device fell silent', async () => {
-    const bench = await start(new FakeNvme(), { timeout: 20 });
+    const bench = await start(new FakeNvme(), { timeout: 250 });
     const { fake, nvme, disk } = bench;
     fake.fate = () => 'hang';
     const read = disk.read(0, new Uint8Array(BLOCK));
@@ -233,7 +253,7 @@ void describe('the NVMe driver', () => {
   });
 
   void it('finds completions whose interrupt was lost', async () => {
-    const bench = await start(new FakeNvme(), { timeout: 30, queues: 2 });
+    const bench = await start(new FakeNvme(), { timeout: 250, queues: 2 });
     const { fake, nvme, disk } = bench;
     fake.interruptsWork = false;
     await Promise.all(Array.from({ length: 10 }, (_, i) => disk.read(i, new Uint8Array(BLOCK))));
@@ -287,7 +307,7 @@ void describe('the NVMe driver', () => {
   });
 
   void it('can be closed in the middle of a reset', async () => {
-    const bench = await start(new FakeNvme(), { timeout: 20 });
+    const bench = await start(new FakeNvme(), { timeout: 250 });
     const { fake, nvme, disk, pci } = bench;
     fake.fate = () => 'hang';
     fake.canAbort = false;
