@@ -57,32 +57,32 @@ export const MTA_WORDS = 128;
 /** Device control (13.4.1). */
 export const CTRL = {
   /** Link reset (fibre only). */
-  lrst: 1 << 3,
+  lrst: 0x0000_0008,
   /** Take speed and duplex from the PHY. */
-  asde: 1 << 5,
+  asde: 0x0000_0020,
   /** Set link up. */
-  slu: 1 << 6,
+  slu: 0x0000_0040,
   /** Invert loss of signal. */
-  ilos: 1 << 7,
+  ilos: 0x0000_0080,
   /** Force speed, force duplex. */
-  frcspd: 1 << 11,
-  frcdplx: 1 << 12,
+  frcspd: 0x0000_0800,
+  frcdplx: 0x0000_1000,
   /** Reset; clears itself. */
-  rst: 1 << 26,
+  rst: 0x0400_0000,
   /** Obey and send pause frames. */
-  rfce: 1 << 27,
-  tfce: 1 << 28,
+  rfce: 0x0800_0000,
+  tfce: 0x1000_0000,
   /** VLAN tags are taken out and put in by the card. */
-  vme: 1 << 30,
+  vme: 0x4000_0000,
   /** Reset of the PHY. */
-  phyRst: 1 << 31,
+  phyRst: -0x8000_0000,
 } as const;
 
 /** Device status (13.4.2). */
-export const STATUS = { fullDuplex: 1 << 0, linkUp: 1 << 1, speedShift: 6, speedMask: 3 } as const;
+export const STATUS = { fullDuplex: 0x0000_0001, linkUp: 0x0000_0002, speedShift: 6, speedMask: 3 } as const;
 
 /** EEPROM read (13.4.4), in the layout of the 82540. */
-export const EERD = { start: 1 << 0, done: 1 << 4, addressShift: 8, dataShift: 16 } as const;
+export const EERD = { start: 0x0000_0001, done: 0x0000_0010, addressShift: 8, dataShift: 16 } as const;
 
 /** The EEPROM's words (5.6): the address, and that the sum of the first 64 is this. */
 export const EEPROM = { address: 0, words: 0x40, sum: 0xbaba } as const;
@@ -90,39 +90,39 @@ export const EEPROM = { address: 0, words: 0x40, sum: 0xbaba } as const;
 /** Causes of interrupts (13.4.17). */
 export const INTERRUPT = {
   /** Link status changed. */
-  linkChange: 1 << 2,
+  linkChange: 0x0000_0004,
   /** Few free receive descriptors are left. */
-  receiveLow: 1 << 4,
+  receiveLow: 0x0000_0010,
   /** The receiver overran. */
-  receiveOverrun: 1 << 6,
+  receiveOverrun: 0x0000_0040,
   /** A packet was received. */
-  receiveTimer: 1 << 7,
+  receiveTimer: 0x0000_0080,
   all: -1,
 } as const;
 
 /** Receive control (13.4.22). */
 export const RCTL = {
-  enable: 1 << 1,
+  enable: 0x0000_0002,
   /** Unicast and multicast promiscuous. */
-  unicastAll: 1 << 3,
-  multicastAll: 1 << 4,
+  unicastAll: 0x0000_0008,
+  multicastAll: 0x0000_0010,
   /** Accept broadcasts. */
-  broadcast: 1 << 15,
+  broadcast: 0x0000_8000,
   /** Buffers of 2048 bytes: BSIZE 00, BSEX 0. */
-  size2048: 0 << 16,
+  size2048: 0,
   /** Strip the checksum (CRC). */
-  stripCrc: 1 << 26,
+  stripCrc: 0x0400_0000,
 } as const;
 
 /** Transmit control (13.4.33). */
 export const TCTL = {
-  enable: 1 << 1,
+  enable: 0x0000_0002,
   /** Pad short packets. */
-  pad: 1 << 3,
+  pad: 0x0000_0008,
   /** Attempts after a collision: 16, as Ethernet says. */
-  collisionThreshold: 0x0f << 4,
+  collisionThreshold: 0xf0,
   /** Collision distance in bytes, for full duplex. */
-  collisionDistance: 0x40 << 12,
+  collisionDistance: 0x4_0000,
 } as const;
 
 /** Inter-packet gap as recommended for copper: IPGT 10, IPGR1 10, IPGR2 10 in units of 8 bit times (13.4.34). */
@@ -143,10 +143,10 @@ export const DESCRIPTOR_WORDS = 4;
  *     word 3      status 7:0, errors 15:8, special 31:16        written last
  */
 export const RX = {
-  done: 1 << 0,
-  endOfPacket: 1 << 1,
+  done: 0x0000_0001,
+  endOfPacket: 0x0000_0002,
   /** Errors: CRC, symbol, sequence, carrier extension, data; bits 0, 1, 2, 4 and 7 (3.2.3.2). */
-  errors: 0x97 << 8,
+  errors: 0x9700,
 } as const;
 
 /**
@@ -157,15 +157,15 @@ export const RX = {
  *     word 3      status 3:0, checksum start 15:8, special 31:16
  */
 export const TX = {
-  endOfPacket: 1 << 24,
+  endOfPacket: 0x0100_0000,
   /** Append the Ethernet checksum (CRC). */
-  insertFcs: 1 << 25,
+  insertFcs: 0x0200_0000,
   /** Report status: set done when the packet is out. */
-  reportStatus: 1 << 27,
+  reportStatus: 0x0800_0000,
   /** In word 3: done; given up after too many collisions; late collision. */
-  done: 1 << 0,
-  excessCollisions: 1 << 1,
-  lateCollision: 1 << 2,
+  done: 0x0000_0001,
+  excessCollisions: 0x0000_0002,
+  lateCollision: 0x0000_0004,
 } as const;
 
 /** Bytes of the smallest packet on a wire, without its checksum (IEEE 802.3, 4.4.2). */

@@ -8,6 +8,7 @@ type Demo = (io: CliIo) => Promise<void>;
 /** Each is loaded when it is asked for: the other commands need neither drivers nor QEMU. */
 const DEMOS: Readonly<Record<string, () => Promise<Demo>>> = {
   e1000: async () => (await import('./demo-e1000.ts')).demoE1000,
+  nvme: async () => (await import('./demo-nvme.ts')).demoNvme,
 };
 
 /** Codes of the reference drivers' errors: something to say in one line, not mistakes of ours. */
