@@ -291,9 +291,9 @@ export class PciFunction implements PciIdentity {
     await attempt(() => config.update16(PCI_CONFIG.command, 0, PCI_COMMAND.busMaster));
     for (const interrupts of [...this.#interrupts]) await attempt(() => interrupts.close());
     const memoryErrors: unknown[] = [];
-    for (const action of [() => this.device.detach(), () => this.device.reclaim()]) {
+    for (const step of ['detach', 'reclaim'] as const) {
       try {
-        action();
+        this.device[step]();
       } catch (error) {
         memoryErrors.push(error);
       }

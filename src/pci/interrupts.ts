@@ -157,7 +157,10 @@ export class Interrupts {
       }
       this.#backend.rearm(vector).then(
         (pending) => {
-          if (pending) this.#notice(vector);
+          if (!pending) return;
+          if (this.#waiters.has(waiter)) this.#notice(vector);
+          // This wait ended otherwise meanwhile. A level will be asked for again; an event must not be lost.
+          else if (!this.#backend.level) this.#pending[vector] = true;
         },
         (error: unknown) => {
           waiter.settle(error as Error);
