@@ -1,4 +1,5 @@
 import { DmaArgumentError } from '../errors.ts';
+import type { SharedRegion } from '../memory/coherent.ts';
 
 /**
  * What `pool.share()` gives: all that another worker needs to attach to the pool. It goes through `postMessage` (its
@@ -24,7 +25,8 @@ export interface SharedPoolHandle {
     readonly numaNode: number;
   };
   readonly control: SharedArrayBuffer;
-  readonly buffers: readonly SharedArrayBuffer[];
+  /** Where the pages lie: shared buffers, or memory that a worker opens by itself. */
+  readonly buffers: readonly (SharedArrayBuffer | SharedRegion)[];
   /** For each page: DMA address, number of the buffer, byte offset in it. */
   readonly pages: Float64Array;
   /** Debug mode, if it is on: its options, and what all workers remember of the blocks. */
