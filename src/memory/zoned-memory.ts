@@ -20,7 +20,7 @@ export interface MemoryZone {
   readonly dma: number;
   /** Bytes: a multiple of the page size. */
   readonly size: number;
-  /** The buffer that it lies in, and where: a multiple of 8. */
+  /** The buffer that it lies in, and where: a multiple of the page size. */
   readonly buffer: ArrayBuffer | SharedArrayBuffer;
   readonly byteOffset: number;
 }
@@ -34,7 +34,7 @@ class Zone {
   constructor({ dma, size, buffer, byteOffset }: MemoryZone, pageSize: number) {
     checkMultiple('zone.dma', dma, pageSize, 0, Number.MAX_SAFE_INTEGER);
     checkMultiple('zone.size', size, pageSize, pageSize, Number.MAX_SAFE_INTEGER);
-    checkMultiple('zone.byteOffset', byteOffset, 8, 0, Math.max(0, buffer.byteLength - size));
+    checkMultiple('zone.byteOffset', byteOffset, pageSize, 0, Math.max(0, buffer.byteLength - size));
     this.dma = dma;
     this.buffer = buffer;
     this.byteOffset = byteOffset;

@@ -344,12 +344,12 @@ export class SharedCore {
     return this.#transfers.receive(index, way);
   }
 
-  /** {@link accept} for many: all of them, or none. */
-  acceptAll(indices: Int32Array, ways: Int32Array, count: number): boolean {
+  /** {@link accept} for many: all of them, and -1; or none, and the place of the first that can't be had. */
+  acceptAll(indices: Int32Array, ways: Int32Array, count: number): number {
     this.#enter();
-    const arrived = this.#transfers.receiveAll(indices, ways, count);
+    const missing = this.#transfers.receiveAll(indices, ways, count);
     this.#leave();
-    return arrived;
+    return missing;
   }
 
   // ---- the end of workers and of the pool

@@ -54,18 +54,18 @@ export class Transfers {
   }
 
   /**
-   * {@link receive} for many: all of them, or none. Under the lock, so that no giver is buried before blocks that turn
-   * out not to come are on their way again.
+   * {@link receive} for many: all of them, and -1; or none, and the place of the first that can't be had. Under the
+   * lock, so that no giver is buried before blocks that came for nothing are on their way again.
    */
-  receiveAll(indices: Int32Array, ways: Int32Array, count: number): boolean {
+  receiveAll(indices: Int32Array, ways: Int32Array, count: number): number {
     for (let i = 0; i < count; i++) {
       if (this.receive(indices[i]!, ways[i]!)) continue;
       for (let k = i - 1; k >= 0; k--) {
         this.#list.depart();
         this.#launch(indices[k]!, ways[k]!);
       }
-      return false;
+      return i;
     }
-    return true;
+    return -1;
   }
 }

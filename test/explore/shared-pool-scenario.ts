@@ -177,7 +177,7 @@ function contend(state: State, worker: number, count: number): void {
   const { core } = state.sides[worker]!;
   const indices = Int32Array.from(letters, ({ index }) => index);
   const ways = Int32Array.from(letters, ({ way }) => way);
-  const arrived = count === 1 ? core.accept(indices[0]!, ways[0]!) : core.acceptAll(indices, ways, count);
+  const arrived = count === 1 ? core.accept(indices[0]!, ways[0]!) : core.acceptAll(indices, ways, count) < 0;
   for (const { index, way } of letters) {
     if (!arrived) {
       const mine = holderOf(state.control.words[index]!) === state.sides[worker]!.number;
