@@ -4,6 +4,7 @@ import { Command, CommanderError } from 'commander';
 
 import { DmaError } from '../index.ts';
 import { registerBench } from './bench.ts';
+import { registerDemo } from './demo.ts';
 import { CliExit, type CliIo, EXIT } from './io.ts';
 import { registerLayout } from './layout.ts';
 import { registerReplay } from './replay.ts';
@@ -14,7 +15,7 @@ export { type CliIo, type CliStream, processIo } from './io.ts';
 type Register = (program: Command, io: CliIo) => void;
 
 /** The subcommands, in the order of the help. */
-const COMMANDS: readonly Register[] = [registerReplay, registerLayout, registerBench];
+const COMMANDS: readonly Register[] = [registerReplay, registerLayout, registerBench, registerDemo];
 
 /**
  * Runs the command.
