@@ -78,13 +78,13 @@ export class UsbBuffer implements Disposable {
     this.free();
   }
 
-  /** A transfer begins to use it. @internal */
+  /** Somebody uses it, or waits for a turn to. @internal */
   hold(): void {
     this.#check();
     this.#transfers++;
   }
 
-  /** A transfer no longer uses it. @internal */
+  /** The other end of {@link UsbBuffer.hold}. @internal */
   release(): void {
     this.#transfers--;
   }

@@ -199,7 +199,8 @@ export class EhciController {
     const registers = this.#registers;
     registers.command(0, COMMAND.run);
     await registers.until(REGISTER.status, STATUS.halted, STATUS.halted, REGISTER_TIMEOUT, 'halt');
-    await registers.request(COMMAND.reset, REGISTER_TIMEOUT, 'end of the reset');
+    registers.ring(COMMAND.reset);
+    await registers.until(REGISTER.command, COMMAND.reset, 0, REGISTER_TIMEOUT, 'end of the reset');
     this.#pci.device.setDmaMask(DMA_BIT_MASK(32));
     // The upper halves of all addresses.
     if (address64) registers.write(REGISTER.segment, 0);

@@ -135,8 +135,10 @@ export class TransferEngine {
         // Acknowledged before looking, so that what happens meanwhile interrupts again.
         const news = status & INTERRUPTS;
         if (news !== 0) this.#registers.write(REGISTER.status, news);
-        if ((status & STATUS.hostSystemError) !== 0) {
-          throw new UsbError('ERR_USB_CONTROLLER', `${this.#pci.address}: the controller reports a host system error`);
+        // After a host system error it halts; else it halts only when told to (2.3.2).
+        if ((status & (STATUS.hostSystemError | STATUS.halted)) !== 0 && this.#stopping === null) {
+          const what = (status & STATUS.hostSystemError) === 0 ? 'halted by itself' : 'reports a host system error';
+          throw new UsbError('ERR_USB_CONTROLLER', `${this.#pci.address}: the controller ${what}`);
         }
         if ((status & STATUS.portChange) !== 0) await this.#onPortChange();
         const now = performance.now();
@@ -154,7 +156,8 @@ export class TransferEngine {
       this.#registers.write(REGISTER.interruptEnable, 0);
       this.#registers.command(0, COMMAND.run | COMMAND.asyncEnable);
       await this.#registers.until(REGISTER.status, STATUS.halted, STATUS.halted, STOP_TIMEOUT, 'halt');
-      await this.#registers.request(COMMAND.reset, STOP_TIMEOUT, 'end of the reset');
+      this.#registers.ring(COMMAND.reset);
+      await this.#registers.until(REGISTER.command, COMMAND.reset, 0, STOP_TIMEOUT, 'end of the reset');
     } catch {
       // It is gone, or beyond help. What keeps it from memory is the next line, or that it is gone.
     }

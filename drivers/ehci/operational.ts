@@ -36,10 +36,9 @@ export class OperationalRegisters {
     this.write(REGISTER.command, this.#command);
   }
 
-  /** Sets a bit of USBCMD that the controller clears when it has done what the bit asks for, and waits for that. */
-  async request(bit: number, timeout: number, what: string): Promise<void> {
+  /** Sets a bit of USBCMD that the controller clears by itself. */
+  ring(bit: number): void {
     this.write(REGISTER.command, this.#command | bit);
-    await this.until(REGISTER.command, bit, 0, timeout, what);
   }
 
   /** Waits until the bits of `mask` read as `value`. @throws {@link UsbError} `ERR_USB_CONTROLLER` after `timeout` milliseconds. */

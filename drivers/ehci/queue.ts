@@ -128,6 +128,7 @@ export class EndpointQueue {
    * @throws {@link UsbError} @throws {@link DmaOutOfMemoryError}
    */
   async run(request: TransferRequest): Promise<number> {
+    request.buffer?.hold();
     const before = this.#turn;
     let done!: () => void;
     this.#turn = new Promise((resolve) => {
@@ -140,6 +141,7 @@ export class EndpointQueue {
       if (this.#ended !== null) throw this.#ended;
       return await this.#start(request);
     } finally {
+      request.buffer?.release();
       done();
     }
   }
@@ -208,7 +210,6 @@ export class EndpointQueue {
     const count = end + first;
     const chain: QtdBlock[] = [];
     this.#host.qtds.allocBulk(chain, count);
-    buffer?.hold();
     // The old dummy is the first; what was allocated last is the new one.
     chain.unshift(this.#dummy);
     const dummy = chain[count]!;
@@ -254,7 +255,6 @@ export class EndpointQueue {
   #finish(transfer: Transfer): void {
     this.#transfer = null;
     this.#host.qtds.freeBulk(transfer.chain);
-    transfer.request.buffer?.release();
   }
 
   /** Takes the transfer back from the controller, makes the queue ready for the next one, and tells who waits. */

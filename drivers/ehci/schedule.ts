@@ -88,10 +88,15 @@ export class AsyncSchedule {
     await this.#registers.until(REGISTER.status, asyncActive, 0, ADVANCE_TIMEOUT, 'end of the asynchronous schedule');
   }
 
-  /** The controller clears the bit once it has let go of all that it had cached, and sets the status bit. */
+  /**
+   * The status bit says that the controller has let go of all that it had cached. Not the doorbell's own bit, which reads
+   * zero earlier: the status may wait for the interrupt threshold, and would then look like the next doorbell's answer.
+   */
   async #ringDoorbell(): Promise<void> {
-    await this.#registers.request(COMMAND.doorbell, ADVANCE_TIMEOUT, 'answer to the doorbell');
-    this.#registers.write(REGISTER.status, STATUS.asyncAdvance);
+    const { asyncAdvance } = STATUS;
+    this.#registers.ring(COMMAND.doorbell);
+    await this.#registers.until(REGISTER.status, asyncAdvance, asyncAdvance, ADVANCE_TIMEOUT, 'answer to the doorbell');
+    this.#registers.write(REGISTER.status, asyncAdvance);
   }
 
   #change(action: () => Promise<void>): Promise<void> {

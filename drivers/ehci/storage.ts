@@ -173,7 +173,14 @@ export class MassStorage {
     this.#check(lba, buffer, length);
     if (length === 0) return;
     const cdb = blocks(what, lba, length / this.blockSize);
-    const moved = await this.#unit.run(cdb, what === 'read' ? 'in' : 'out', buffer, length, options);
+    // Also while it waits for its turn.
+    buffer.hold();
+    let moved: number;
+    try {
+      moved = await this.#unit.run(cdb, what === 'read' ? 'in' : 'out', buffer, length, options);
+    } finally {
+      buffer.release();
+    }
     if (moved < length) {
       const { name } = this.#unit.device;
       const counts = `${String(moved)} of ${String(length)} bytes at block ${String(lba)}`;
