@@ -57,6 +57,21 @@ void describe('interrupts', () => {
     }
   });
 
+  void it('that stood during an earlier wait do not end a later one', async () => {
+    const source = new FakeInterrupts('intx');
+    const { fn } = await opened(source);
+    const interrupts = await fn.interrupts();
+    let answer: (pending: boolean) => void = () => undefined;
+    source.rearmed = () => new Promise((resolve) => (answer = resolve));
+    const first = interrupts.wait();
+    source.fire(0);
+    assert.equal(await first, true);
+    source.rearmed = () => Promise.resolve(false);
+    const second = interrupts.wait({ timeout: 10 });
+    answer(true);
+    assert.equal(await second, false);
+  });
+
   void it('can be waited for with a signal, before and after', async () => {
     const { fn } = await opened(new FakeInterrupts('intx'));
     const interrupts = await fn.interrupts();
