@@ -21,7 +21,7 @@ function filesIn(directory: string): string[] {
 }
 
 test('the package has the sources, what was compiled from them, the documentation and the command', () => {
-  const sources = filesIn(join(root, 'src')).map((file) => `src/${file}`);
+  const sources = ['drivers', 'src'].flatMap((top) => filesIn(join(root, top)).map((file) => `${top}/${file}`));
   const compiled = sources.flatMap((file) =>
     ['.d.ts', '.js', '.js.map'].map((end) => `dist/${file.slice(0, -3)}${end}`),
   );
@@ -74,11 +74,23 @@ test('publint finds nothing to say', async () => {
 test('are the types wrong? They are not', () => {
   // ES modules only: resolution from CommonJS is `require` of an ES module, which the other tests try.
   const command = join(root, 'node_modules', '.bin', 'attw');
-  const { status, stdout, stderr } = spawnSync(command, [tarball, '--profile', 'esm-only', '--format', 'json'], {
+  const { stdout, stderr } = spawnSync(command, [tarball, '--profile', 'esm-only', '--format', 'json'], {
     encoding: 'utf8',
   });
-  assert.equal(status, 0, stdout + stderr);
-  const { analysis } = JSON.parse(stdout) as { analysis: { entrypoints: Record<string, unknown> } };
+  assert.notEqual(stdout, '', stderr);
+  const { analysis } = JSON.parse(stdout) as {
+    analysis: {
+      entrypoints: Record<string, unknown>;
+      problems: { resolutionKind?: string; resolutionOption?: string }[];
+    };
+  };
+  // Not its exit status: that knows the profile for some kinds of problems only. Under the resolution of Node 10, which
+  // does not know `exports`, a driver's folder is found, and `dmapool` inside it is not.
+  const notForUs = ['node10', 'node16-cjs'];
+  const ours = analysis.problems.filter(
+    ({ resolutionKind, resolutionOption }) => !notForUs.includes(resolutionKind ?? resolutionOption ?? ''),
+  );
+  assert.deepEqual(ours, []);
   const seen = Object.keys(analysis.entrypoints).map((subpath) => manifest.name + subpath.slice(1));
   for (const { specifier } of entryPoints) assert.ok(seen.includes(specifier), `${specifier} was looked at`);
 });
