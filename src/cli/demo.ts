@@ -8,6 +8,7 @@ type Demo = (io: CliIo) => Promise<void>;
 /** Each is loaded when it is asked for: the other commands need neither drivers nor QEMU. */
 const DEMOS: Readonly<Record<string, () => Promise<Demo>>> = {
   e1000: async () => (await import('./demo-e1000.ts')).demoE1000,
+  ehci: async () => (await import('./demo-ehci.ts')).demoEhci,
   nvme: async () => (await import('./demo-nvme.ts')).demoNvme,
 };
 

@@ -160,9 +160,19 @@ const buffers = new Map<string, ArrayBuffer>();
  *
  * @example
  * ```ts
- * parentPort.once('message', (handle: SharedPoolHandle) => {
+ * import { isMainThread, Worker, workerData } from 'node:worker_threads';
+ *
+ * if (isMainThread) {
+ *   const machine = await QemuMachine.start();
+ *   const device = new Device({ name: 'eth0', memory: machine.memory });
+ *   const pool = DmaPool.create('rx', device, { size: 2048, maxBlocks: 64 });
+ *   const worker = new Worker(new URL(import.meta.url), { workerData: pool.share() });
+ *   worker.on('exit', () => void machine.close());
+ * } else {
+ *   const handle = workerData as SharedPoolHandle;
  *   const pool = DmaPool.attach(handle, { openRegion: openSharedRegion });
- * });
+ *   pool.alloc().bytes.fill(1); // the machine's own memory
+ * }
  * ```
  */
 export function openSharedRegion(region: SharedRegion): ArrayBuffer {

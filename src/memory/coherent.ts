@@ -84,8 +84,8 @@ export interface CoherentAllocator {
   onceAvailable?(listener: () => void): () => void;
 
   /**
-   * For sources whose buffers are no `SharedArrayBuffer`: how another worker gets at one of them. Throws `DmaSharingError`
-   * when it can't. Optional: without it pools on this memory can't be shared, unless its buffers are shared ones.
+   * For sources whose buffers are no `SharedArrayBuffer`: how another worker gets at `buffer`. Throws `DmaSharingError` when
+   * it can't. Optional: without it pools on this memory can't be shared, unless its buffers are shared ones.
    */
   shareBuffer?(buffer: ArrayBuffer | SharedArrayBuffer): SharedRegion;
 }
