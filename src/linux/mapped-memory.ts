@@ -160,9 +160,24 @@ const buffers = new Map<string, ArrayBuffer>();
  *
  * @example
  * ```ts
- * parentPort.once('message', (handle: SharedPoolHandle) => {
- *   const pool = DmaPool.attach(handle, { openRegion: openSharedRegion });
- * });
+ * import { once } from 'node:events';
+ * import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
+ *
+ * if (isMainThread) {
+ *   await using machine = await QemuMachine.start(); // its RAM is mapped memory
+ *   using device = new Device({ name: 'shared', memory: machine.memory });
+ *   using pool = DmaPool.create('packets', device, { size: 64, maxBlocks: 64 });
+ *   const worker = new Worker(new URL(import.meta.url), { workerData: pool.share() });
+ *   const [ticket] = (await once(worker, 'message')) as [number];
+ *   const block = pool.accept(ticket); // what the worker wrote, without a copy
+ *   console.log(block.u32[0]); // 42
+ *   pool.free(block);
+ * } else {
+ *   const pool = DmaPool.attach(workerData as SharedPoolHandle, { openRegion: openSharedRegion });
+ *   const block = pool.alloc();
+ *   block.u32[0] = 42;
+ *   parentPort!.postMessage(pool.transfer(block));
+ * }
  * ```
  */
 export function openSharedRegion(region: SharedRegion): ArrayBuffer {
