@@ -84,8 +84,12 @@ export interface CoherentAllocator {
   onceAvailable?(listener: () => void): () => void;
 
   /**
-   * For sources whose buffers are no `SharedArrayBuffer`: how another worker gets at `buffer`. Throws `DmaSharingError` when
-   * it can't. Optional: without it pools on this memory can't be shared, unless its buffers are shared ones.
+   * For sources whose buffers are no `SharedArrayBuffer`: how another worker of this process gets at one of them.
+   * Optional: without it pools on this memory can't be shared, unless its buffers are shared ones.
+   *
+   * @param buffer One that this source gave as the `buffer` of a {@link CoherentMemory}.
+   * @returns What to post to the worker. It holds as long as the source's memory does.
+   * @throws `DmaSharingError` `ERR_DMAPOOL_NOT_SHAREABLE` for another buffer, or when the memory was closed.
    */
   shareBuffer?(buffer: ArrayBuffer | SharedArrayBuffer): SharedRegion;
 }
