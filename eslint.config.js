@@ -31,7 +31,7 @@ export default tseslint.config(
   },
   {
     // The allocator runs on every runtime: nothing of Node's own in it.
-    files: ['src/pool/**', 'src/device/**', 'src/memory/**', 'src/*.ts'],
+    files: ['src/pool/**', 'src/device/**', 'src/memory/**', 'src/pci/**', 'src/*.ts'],
     rules: {
       'no-restricted-imports': [
         'error',

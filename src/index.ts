@@ -24,7 +24,7 @@ export {
   DmaTimeoutError,
   IommuFaultError,
 } from './errors.ts';
-export type { CoherentAllocator, CoherentMemory, CoherentRequest, DmaTarget } from './memory/coherent.ts';
+export type { CoherentAllocator, CoherentMemory, CoherentRequest, DmaTarget, SharedRegion } from './memory/coherent.ts';
 export { defaultMemory, HeapMemory, type HeapOptions } from './memory/heap.ts';
 export type { DmaBlock } from './pool/block.ts';
 export type { DebugOptions } from './pool/debug-hooks.ts';

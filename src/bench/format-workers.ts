@@ -10,7 +10,11 @@ const HEADING = [
   'per worker',
   'unshared ns',
   'best',
+  'apart ns',
+  'best',
   'x',
+  'best',
+  'apart x',
   'best',
   'garbage B',
 ];
@@ -25,8 +29,12 @@ export function formatWorkersBench({ node, workers, undisturbed, results, pipeli
     result.nsPerPairPerWorker.toFixed(1),
     result.nsPerPairUnshared.toFixed(1),
     result.nsPerPairUnsharedBest.toFixed(1),
+    result.nsPerPairApart.toFixed(1),
+    result.nsPerPairApartBest.toFixed(1),
     (result.nsPerPairUnshared / result.nsPerPairMedian).toFixed(2),
     (result.nsPerPairUnsharedBest / result.nsPerPairBest).toFixed(2),
+    (result.nsPerPairUnshared / result.nsPerPairApart).toFixed(2),
+    (result.nsPerPairUnsharedBest / result.nsPerPairApartBest).toFixed(2),
     formatBytes(result.garbageBytesPerPair),
   ]);
   const lanes = pipeline.map(({ batch, nsPerBlock, nsPerBlockBest, garbageBytesPerBlock }) => [
@@ -44,6 +52,7 @@ export function formatWorkersBench({ node, workers, undisturbed, results, pipeli
     `Node ${node}, ${crowd} on one shared pool, beside one thread on a pool of its own, in turns; index form. Nanoseconds`,
     'for one allocation and its free: wall time divided by the pairs of all workers (median, best), and what a pair takes',
     'the worker that does it. x: how many times the throughput of the unshared pool, median by median and best by best.',
+    'Apart: as many threads, each on an unshared pool of its own; that is what these processors have to give.',
     "The workload is Linux's dmapool_test, each worker with its share of the blocks: allocate them all, then free them in",
     'the same order. Worker to worker: alloc and transfer in one, accept and free in another, tickets through a ring.',
     'Garbage: growth of the V8 heap of the worker that leaves most, over repetitions that no collection disturbed.',

@@ -10,9 +10,9 @@ export interface SharedPools {
 
 /** What a thread of the crew is made with. */
 export interface CrewData {
-  /** The shared pools; null for the thread that has pools of its own. */
+  /** The shared pools; null for a thread that has pools of its own. */
   readonly shared: SharedPools | null;
-  /** Blocks that this thread holds at once, of each pool. */
+  /** The most blocks that this thread holds at once, of each pool. */
   readonly shares: readonly number[];
   readonly meeting: SharedArrayBuffer;
 }
@@ -23,6 +23,8 @@ export type Job =
   | {
       readonly kind: 'rounds';
       readonly pool: number;
+      /** Blocks to hold at once. */
+      readonly blocks: number;
       readonly rounds: number;
       readonly complete: number;
       readonly counts: boolean;

@@ -42,6 +42,9 @@ export interface PipelineResult {
 /** What people are told beside. */
 export interface WorkersDetails {
   readonly nsPerPairUnsharedBest: number;
+  /** As many threads, each with its share of the blocks in a pool of its own: what the processors have to give. */
+  readonly nsPerPairApart: number;
+  readonly nsPerPairApartBest: number;
   /** Of the worker that leaves most; null where the runtime does not tell. */
   readonly garbageBytesPerPair: number | null;
 }
@@ -107,13 +110,13 @@ class Stopwatch {
 }
 
 /**
- * Runs the workload of Linux's `dmapool_test` with N workers on one pool, and with one thread on a pool of its own, in
- * turns; then blocks go from worker to worker.
+ * Runs the workload of Linux's `dmapool_test` with N workers on one pool, with one thread on a pool of its own, and with
+ * N threads that each have a pool of their own, in turns; then blocks go from worker to worker.
  *
  * Each worker has its share of the blocks, a Nth, as each thread of the C peer has: all begin together, allocate their
  * shares and free them, round after round. The pools have room for more than that, or what idles in one worker's
- * magazine would be missing in another's; no page more is opened for it than is needed. The lone thread is one of its
- * own, which has never met a shared pool. All times are wall time, for waiting for each other is part of it. What other processes did is not: repetitions in which
+ * magazine would be missing in another's; no page more is opened for it than is needed. The lone threads
+ * have never met a shared pool. All times are wall time, for waiting for each other is part of it. What other processes did is not: repetitions in which
  * a worker had to wait for a processor are left out, where it tells and some are left.
  */
 export async function runWorkersBench(options: WorkersBenchOptions): Promise<WorkersBenchReport> {
@@ -129,18 +132,19 @@ export async function runWorkersBench(options: WorkersBenchOptions): Promise<Wor
   const meeting = Meeting.createBuffer();
   // The pipeline takes two, also where one worker does all the rest.
   const threads = Math.max(workers, 2);
-  const alone = threads;
+  const apart = Array.from({ length: workers }, (_, lone) => threads + lone);
   const together = Array.from({ length: workers }, (_, worker) => worker);
 
   await using crew = new Crew([
     ...Array.from({ length: threads }, () => ({ shared: pools, shares, meeting })),
-    { shared: null, shares: blocks, meeting },
+    ...apart.map(() => ({ shared: null, shares: blocks, meeting })),
   ]);
   for (let member = 0; member < crew.size; member++) await crew.do(member, { kind: 'warm-up' });
 
   const stopwatch = new Stopwatch(crew);
   const shared = GEOMETRIES.map((): Times[] => []);
   const unshared = GEOMETRIES.map((): Times[] => []);
+  const separate = GEOMETRIES.map((): Times[] => []);
   const calls = rounds * 16;
   const pipeline: Readonly<Record<Batch, Times[]>> = { 1: [], 32: [] };
   for (let repetition = -warmup; repetition < repetitions; repetition++) {
@@ -148,12 +152,16 @@ export async function runWorkersBench(options: WorkersBenchOptions): Promise<Wor
     options.onProgress?.((repetition + warmup) / (repetitions + warmup));
     const counts = repetition >= 0;
     for (const pool of GEOMETRIES.keys()) {
-      const jobFor = (_member: number, complete: number): Job => ({ kind: 'rounds', pool, rounds, complete, counts });
-      const single = await stopwatch.time([alone], jobFor);
-      const times = await stopwatch.time(together, jobFor);
+      const jobFor =
+        (held: number) =>
+        (_member: number, complete: number): Job => ({ kind: 'rounds', pool, blocks: held, rounds, complete, counts });
+      const single = await stopwatch.time(apart.slice(0, 1), jobFor(blocks[pool]!));
+      const times = await stopwatch.time(together, jobFor(shares[pool]!));
+      const ceiling = await stopwatch.time(apart, jobFor(shares[pool]!));
       if (!counts) continue;
       unshared[pool]!.push(single);
       shared[pool]!.push(times);
+      separate[pool]!.push(ceiling);
     }
     for (const batch of BATCHES) {
       const times = await stopwatch.time([0, 1], (member, complete) => {
@@ -169,7 +177,7 @@ export async function runWorkersBench(options: WorkersBenchOptions): Promise<Wor
   }
   await crew.end();
 
-  const all = [...shared, ...unshared, pipeline[1], pipeline[32]];
+  const all = [...shared, ...unshared, ...separate, pipeline[1], pipeline[32]];
   return {
     node: process.version,
     workers,
@@ -178,6 +186,7 @@ export async function runWorkersBench(options: WorkersBenchOptions): Promise<Wor
       const pairs = shares[i]! * rounds;
       const together = figures(shared[i]!, pairs * workers);
       const single = figures(unshared[i]!, blocks[i]! * rounds);
+      const ceiling = figures(separate[i]!, pairs * workers);
       return {
         ...geometry,
         blocks: shares[i]! * workers,
@@ -186,6 +195,8 @@ export async function runWorkersBench(options: WorkersBenchOptions): Promise<Wor
         nsPerPairPerWorker: round3(together.own * workers),
         nsPerPairUnshared: single.median,
         nsPerPairUnsharedBest: single.best,
+        nsPerPairApart: ceiling.median,
+        nsPerPairApartBest: ceiling.best,
         garbageBytesPerPair: most(garbage.slice(0, workers).map(({ pools }) => pools[i]!)),
       };
     }),

@@ -88,8 +88,10 @@ async function perform(job: Job): Promise<Reply> {
     }
     case 'rounds': {
       const subject = subjects[job.pool]!;
-      const { pool, blocks } = subject;
-      return timeTogether(job, subject, (empty) => readRounds(indexRound, pool, held, blocks, empty ? 0 : job.rounds));
+      const { pool } = subject;
+      return timeTogether(job, subject, (empty) =>
+        readRounds(indexRound, pool, held, job.blocks, empty ? 0 : job.rounds),
+      );
     }
     case 'pipeline': {
       const half = HALVES[job.batch][job.half];

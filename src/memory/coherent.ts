@@ -36,6 +36,21 @@ export interface CoherentMemory {
 }
 
 /**
+ * Where another worker of the same process finds memory that is no `SharedArrayBuffer`. It goes through `postMessage`;
+ * who knows its kind makes a buffer of it there (`openSharedRegion` of `dmapool/linux`). Treat it as opaque.
+ */
+export interface SharedRegion {
+  /** Who can open it: `mapped` for memory that the system mapped into the process. */
+  readonly kind: string;
+  /** Name of the memory, for checks and messages. */
+  readonly name: string;
+  /** Where it begins in the process, in bytes. */
+  readonly address: number;
+  /** Bytes. */
+  readonly size: number;
+}
+
+/**
  * A source of coherent memory (Linux: `dma_alloc_coherent`, by whatever implements it for the device).
  *
  * What a source promises:
@@ -62,4 +77,10 @@ export interface CoherentAllocator {
    * Returns a function that takes the wish back. Optional: without it waiters only see their own pool's frees.
    */
   onceAvailable?(listener: () => void): () => void;
+
+  /**
+   * For sources whose buffers are no `SharedArrayBuffer`: how another worker gets at one of them. Throws `DmaSharingError`
+   * when it can't. Optional: without it pools on this memory can't be shared, unless its buffers are shared ones.
+   */
+  shareBuffer?(buffer: ArrayBuffer | SharedArrayBuffer): SharedRegion;
 }

@@ -12,6 +12,7 @@
 import { checkInteger, INT_MAX, roundUp } from '../arguments.ts';
 import { DmaArgumentError, DmaMappingError } from '../errors.ts';
 import { Arena } from './arena.ts';
+import { Availability } from './availability.ts';
 import type { CoherentAllocator, CoherentMemory, CoherentRequest, DmaTarget } from './coherent.ts';
 import { HeapAllocation } from './heap-allocation.ts';
 import { checkPageSize, SoftwareIommu } from './iommu.ts';
@@ -49,8 +50,7 @@ export class HeapMemory implements CoherentAllocator {
   readonly #arena: Arena;
   readonly #pages: PageAllocator;
   readonly #iommu: SoftwareIommu;
-  // Objects, since one function may wait twice.
-  #waiting = new Set<{ listener: (() => void) | null }>();
+  readonly #availability = new Availability();
 
   /**
    * Throws `DmaArgumentError` for options out of range, and `DmaOutOfMemoryError` when the engine can't reserve address
@@ -148,7 +148,7 @@ export class HeapMemory implements CoherentAllocator {
     domain.unmap(dma, bytes);
     domain.freeIova(dma, bytes);
     this.#pages.free(byteOffset, bytes);
-    this.#announce();
+    this.#availability.announce();
   }
 
   /**
@@ -156,14 +156,7 @@ export class HeapMemory implements CoherentAllocator {
    * What a listener throws is dropped: it must not harm the one who happens to free, nor the other listeners.
    */
   onceAvailable(listener: () => void): () => void {
-    if (typeof listener !== 'function') throw new DmaArgumentError('listener', listener, 'a function');
-    const entry: { listener: (() => void) | null } = { listener };
-    this.#waiting.add(entry);
-    return () => {
-      // Cleared as well, for who is called off by another listener of the same round.
-      entry.listener = null;
-      this.#waiting.delete(entry);
-    };
+    return this.#availability.once(listener);
   }
 
   /**
@@ -209,20 +202,6 @@ export class HeapMemory implements CoherentAllocator {
       if (toMemory) memory.set(data.subarray(done, done + piece));
       else data.set(memory, done);
       done += piece;
-    }
-  }
-
-  #announce(): void {
-    if (this.#waiting.size === 0) return;
-    // A new set first: a listener may wait again, or free memory itself.
-    const waiting = this.#waiting;
-    this.#waiting = new Set();
-    for (const { listener } of waiting) {
-      try {
-        listener?.();
-      } catch {
-        // See onceAvailable.
-      }
     }
   }
 }

@@ -9,6 +9,9 @@ export const QUARANTINED = -3;
 /** Word of a block whose page was given back. */
 export const ABSENT = -4;
 
+/** For {@link ListControl.setFewestOut}: more than can be out, so every free takes the slow path. */
+export const ALWAYS: number = 2 ** 30 - 1;
+
 /** The list as the slow path sees it. Made by {@link openList}, once for each pool. */
 export interface ListControl {
   /** Word of a block; undefined for what is no index. */
@@ -53,10 +56,12 @@ export interface ListControl {
   readonly top: number;
   /** Replaces the list by the one that begins there. */
   setTop(index: number): void;
-  /** A block that is out leaves for good: counts a free. */
+  /** A block that is out leaves for good; the bound of `setFewestOut` goes down with what is owned. */
   depart(): void;
-  /** A block comes that is out: counts an allocation. */
+  /** A block comes that is out, allocated somewhere else; the bound goes up with what is owned. */
   arrive(): void;
-  /** Blocks ever handed out. */
+  /** Blocks ever handed out by an allocation here: `allocationsHigh` times 2^30 and `allocationsLow`. */
   readonly allocations: number;
+  readonly allocationsLow: number;
+  readonly allocationsHigh: number;
 }

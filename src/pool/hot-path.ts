@@ -21,7 +21,7 @@
  */
 import { DmaArgumentError } from '../errors.ts';
 import { checkInteger } from '../arguments.ts';
-import { ALLOCATED, EMPTY, type ListControl } from './free-list.ts';
+import { ALLOCATED, ALWAYS, EMPTY, type ListControl } from './free-list.ts';
 import { type Gfp, NO_MEMORY, type SlowPath } from './slow-path.ts';
 
 /** In place of the mark while the list is held: no word ever has this value. */
@@ -504,62 +504,80 @@ export abstract class HotPath<B extends Indexed = Indexed> {
   }
 
   static {
-    openList = (pool) => ({
-      word: (index) => pool.#words[index],
-      setWord: (index, word) => {
-        pool.#words[index] = word;
-      },
-      replaceWords: (words) => {
-        pool.#words = words;
-      },
-      get words() {
-        return pool.#words;
-      },
-      pop: () => {
-        const index = pool.#held ? pool.#heldHead : pool.#head;
+    /** One class, so that the engine compiles the slow path for one shape, however many pools there are. */
+    class List implements ListControl {
+      readonly #pool: HotPath;
+
+      constructor(pool: HotPath) {
+        this.#pool = pool;
+      }
+
+      word(index: number): number | undefined {
+        return this.#pool.#words[index];
+      }
+
+      setWord(index: number, word: number): void {
+        this.#pool.#words[index] = word;
+      }
+
+      replaceWords(words: Int32Array<ArrayBuffer | SharedArrayBuffer>): void {
+        this.#pool.#words = words;
+      }
+
+      get words(): Int32Array<ArrayBuffer | SharedArrayBuffer> {
+        return this.#pool.#words;
+      }
+
+      pop(): number {
+        const pool = this.#pool;
+        const index = this.top;
         if (index < 0) return EMPTY;
-        const next = pool.#words[index]!;
-        if (pool.#held) pool.#heldHead = next;
-        else pool.#head = next;
+        this.setTop(pool.#words[index]!);
         pool.#words[index] = pool.#ownMark;
         pool.#uncount(-1);
         return index;
-      },
-      push: (index) => {
-        pool.#mostOut = Math.max(pool.#mostOut, pool.#out());
-        pool.#words[index] = pool.#held ? pool.#heldHead : pool.#head;
-        if (pool.#held) pool.#heldHead = index;
-        else pool.#head = index;
+      }
+
+      push(index: number): void {
+        const pool = this.#pool;
+        pool.#mostOut = this.mostOut;
+        pool.#words[index] = this.top;
+        this.setTop(index);
         pool.#frees = (pool.#frees + 1) & COUNT_MASK;
-      },
-      append: (first, count) => {
+      }
+
+      append(first: number, count: number): void {
         // Ascending, the first one on top.
-        const words = pool.#words;
+        const words = this.#pool.#words;
         const last = first + count - 1;
         for (let index = first; index < last; index++) words[index] = index + 1;
         words[last] = EMPTY;
-        if (pool.#held) pool.#heldHead = first;
-        else pool.#head = first;
-      },
-      get mostOut() {
-        return Math.max(pool.#mostOut, pool.#out());
-      },
-      passOn: () => {
-        pool.#frees = (pool.#frees + 1) & COUNT_MASK;
-        pool.#uncount(-1);
-      },
-      writeOff: () => {
-        pool.#mostOut = Math.max(pool.#mostOut, pool.#out());
-        pool.#frees = pool.#allocations;
-      },
-      uncount: (count) => {
-        pool.#uncount(count);
-      },
-      filter: (keeps) => {
-        const words = pool.#words;
+        this.setTop(first);
+      }
+
+      get mostOut(): number {
+        return Math.max(this.#pool.#mostOut, this.#pool.#out());
+      }
+
+      passOn(): void {
+        this.#pool.#frees = (this.#pool.#frees + 1) & COUNT_MASK;
+        this.#pool.#uncount(-1);
+      }
+
+      writeOff(): void {
+        this.#pool.#mostOut = this.mostOut;
+        this.#pool.#frees = this.#pool.#allocations;
+      }
+
+      uncount(count: number): void {
+        this.#pool.#uncount(count);
+      }
+
+      filter(keeps: (index: number) => boolean): void {
+        const words = this.#pool.#words;
         let head = EMPTY;
         let last = EMPTY;
-        for (let index = pool.#held ? pool.#heldHead : pool.#head; index >= 0;) {
+        for (let index = this.top; index >= 0;) {
           const next = words[index]!;
           if (keeps(index)) {
             if (last < 0) head = index;
@@ -569,65 +587,95 @@ export abstract class HotPath<B extends Indexed = Indexed> {
           index = next;
         }
         if (last >= 0) words[last] = EMPTY;
-        if (pool.#held) pool.#heldHead = head;
-        else pool.#head = head;
-      },
-      hold: () => {
+        this.setTop(head);
+      }
+
+      hold(): void {
+        const pool = this.#pool;
         if (pool.#held) return;
         pool.#held = true;
         pool.#heldHead = pool.#head;
         pool.#head = EMPTY;
         pool.#mark = NEVER;
-      },
-      release: () => {
+      }
+
+      release(): void {
+        const pool = this.#pool;
         if (!pool.#held) return;
         pool.#held = false;
         pool.#head = pool.#heldHead;
         pool.#heldHead = EMPTY;
         pool.#mark = pool.#ownMark;
-      },
-      dropObject: (index) => {
-        if (index < pool.#objects.length) pool.#objects[index] = undefined;
-      },
-      fitObjects: () => {
+      }
+
+      dropObject(index: number): void {
+        if (index < this.#pool.#objects.length) this.#pool.#objects[index] = undefined;
+      }
+
+      fitObjects(): void {
         // Who only uses indices needs no objects.
-        if (pool.#objects.length > 0) pool.#fitObjects();
-      },
-      get out() {
-        return pool.#out();
-      },
-      get owned() {
-        return pool.#owned;
-      },
-      setOwned: (count) => {
-        pool.#owned = count;
-      },
-      setMark: (mark) => {
+        if (this.#pool.#objects.length > 0) this.#pool.#fitObjects();
+      }
+
+      get out(): number {
+        return this.#pool.#out();
+      }
+
+      get owned(): number {
+        return this.#pool.#owned;
+      }
+
+      setOwned(count: number): void {
+        this.#pool.#owned = count;
+      }
+
+      setMark(mark: number): void {
+        const pool = this.#pool;
         pool.#ownMark = mark;
         if (!pool.#held) pool.#mark = mark;
-      },
-      setFewestOut: (count) => {
-        pool.#fewestOut = count;
-      },
-      get top() {
-        return pool.#held ? pool.#heldHead : pool.#head;
-      },
-      setTop: (index) => {
-        if (pool.#held) pool.#heldHead = index;
-        else pool.#head = index;
-      },
-      depart: () => {
-        pool.#mostOut = Math.max(pool.#mostOut, pool.#out());
+      }
+
+      setFewestOut(count: number): void {
+        this.#pool.#fewestOut = count;
+      }
+
+      get top(): number {
+        return this.#pool.#held ? this.#pool.#heldHead : this.#pool.#head;
+      }
+
+      setTop(index: number): void {
+        if (this.#pool.#held) this.#pool.#heldHead = index;
+        else this.#pool.#head = index;
+      }
+
+      depart(): void {
+        const pool = this.#pool;
+        pool.#mostOut = this.mostOut;
         pool.#frees = (pool.#frees + 1) & COUNT_MASK;
         pool.#owned--;
-      },
-      arrive: () => {
-        pool.#uncount(-1);
+        if (pool.#fewestOut !== ALWAYS) pool.#fewestOut--;
+      }
+
+      arrive(): void {
+        const pool = this.#pool;
+        // As if its free had not been: it was allocated once only.
+        pool.#frees = (pool.#frees - 1) & COUNT_MASK;
         pool.#owned++;
-      },
-      get allocations() {
-        return pool.#wraps * COUNT_RANGE + pool.#allocations;
-      },
-    });
+        if (pool.#fewestOut !== ALWAYS) pool.#fewestOut++;
+      }
+
+      get allocations(): number {
+        return this.#pool.#wraps * COUNT_RANGE + this.#pool.#allocations;
+      }
+
+      get allocationsLow(): number {
+        return this.#pool.#allocations;
+      }
+
+      get allocationsHigh(): number {
+        return this.#pool.#wraps;
+      }
+    }
+    openList = (pool) => new List(pool);
   }
 }

@@ -134,6 +134,14 @@ export class WaitQueue {
     return false;
   }
 
+  /** Ends the wait of the one who waits longest. */
+  failFirst(error: unknown): void {
+    for (const waiter of this.#waiters) {
+      waiter.fail(error);
+      return;
+    }
+  }
+
   /** Ends every wait. */
   failAll(error: unknown): void {
     for (const waiter of [...this.#waiters]) waiter.fail(error);

@@ -16,6 +16,8 @@ import {
   H_QUARANTINED,
   holderOf,
   isFlight,
+  markOf,
+  NO_OWNER,
   slotAt,
   W_STATE,
 } from './layout.ts';
@@ -116,14 +118,19 @@ export class Depot {
     const out: number[] = [];
     const carved = this.#header[H_CARVED]!;
     for (let index = 0; index < carved; index++) {
-      if (this.#owners[index] !== w) continue;
       const word = this.#words[index]!;
-      if (word >= EMPTY) this.#giveOne(index);
-      else if (holderOf(word) === w) out.push(index);
-      // Died in quarantine().
-      else this.#owners[index] = DEPOT;
+      if (word >= EMPTY) {
+        if (this.#owners[index] === w) this.#giveOne(index);
+      } else if (holderOf(word) === w && this.#stop(index, word, w)) {
+        out.push(index);
+      }
     }
     return out;
+  }
+
+  /** Nobody shall accept a block any more that worker `w` had handed out; false if somebody just did. */
+  #stop(index: number, word: number, w: number): boolean {
+    return !isFlight(word) || Atomics.compareExchange(this.#words, index, word, markOf(w)) === word;
   }
 
   /** How many free blocks a worker has at hand. */
@@ -140,7 +147,9 @@ export class Depot {
     let count = 0;
     const carved = this.#header[H_CARVED]!;
     for (let index = 0; index < carved; index++) {
-      if (this.#owners[index] === w) {
+      const word = this.#words[index]!;
+      const its = word >= EMPTY ? this.#owners[index] === w : holderOf(word) === w && this.#stop(index, word, w);
+      if (its) {
         this.#giveOne(index);
         count++;
       }
@@ -149,7 +158,7 @@ export class Depot {
   }
 
   #isDead(owner: number): boolean {
-    return owner !== DEPOT && this.#header[slotAt(owner) + W_STATE] !== ATTACHED;
+    return owner !== DEPOT && owner !== NO_OWNER && this.#header[slotAt(owner) + W_STATE] !== ATTACHED;
   }
 
   /** Mends everything after a worker died with the lock: the list is made anew from what the owners say. */
@@ -163,11 +172,10 @@ export class Depot {
     let count = 0;
     for (let index = carved - 1; index >= 0; index--) {
       const word = this.#words[index]!;
-      // Died in accept(), before the word said so: the block still belongs to the one who gave it.
-      if (isFlight(word) && this.#owners[index] !== holderOf(word)) this.#owners[index] = holderOf(word);
+      if (word < EMPTY) continue;
       // Died in recover() or reclaim(), or with a half-filled magazine.
-      if (holderOf(word) === 0 && this.#isDead(this.#owners[index]!)) this.#owners[index] = DEPOT;
-      if (this.#owners[index] === DEPOT && word >= EMPTY) {
+      if (this.#isDead(this.#owners[index]!)) this.#owners[index] = DEPOT;
+      if (this.#owners[index] === DEPOT) {
         this.#words[index] = head;
         head = index;
         count++;

@@ -1,4 +1,5 @@
 import { DmaArgumentError } from '../errors.ts';
+import type { SharedRegion } from '../memory/coherent.ts';
 
 /**
  * What `pool.share()` gives: all that another worker needs to attach to the pool. It goes through `postMessage` (its
@@ -24,7 +25,8 @@ export interface SharedPoolHandle {
     readonly numaNode: number;
   };
   readonly control: SharedArrayBuffer;
-  readonly buffers: readonly SharedArrayBuffer[];
+  /** Where the pages lie: shared buffers, or memory that a worker opens by itself. */
+  readonly buffers: readonly (SharedArrayBuffer | SharedRegion)[];
   /** For each page: DMA address, number of the buffer, byte offset in it. */
   readonly pages: Float64Array;
   /** Debug mode, if it is on: its options, and what all workers remember of the blocks. */
@@ -47,24 +49,4 @@ export function checkHandle(handle: unknown): asserts handle is SharedPoolHandle
   ) {
     throw new DmaArgumentError('handle', handle, 'a handle from pool.share(), as it came through postMessage');
   }
-}
-
-/** Bits of an index in a ticket. */
-const INDEX_RANGE = 2 ** 23;
-const WORKER_RANGE = 64;
-
-/** A block on its way, as one number: nonce of the transfer, number of the giver, index. */
-export function encodeTicket(nonce: number, giver: number, index: number): number {
-  return (nonce * WORKER_RANGE + giver) * INDEX_RANGE + index;
-}
-
-/** What a ticket says. Any number gives something; whether it is a block on its way is for the words to say. */
-export function decodeTicket(ticket: number): { nonce: number; giver: number; index: number } {
-  const upper = Math.floor(ticket / INDEX_RANGE);
-  // As small integers: the engine would learn from a float index that the hot path's indices may be floats.
-  return {
-    index: (ticket % INDEX_RANGE) | 0,
-    giver: (upper % WORKER_RANGE) | 0,
-    nonce: Math.floor(upper / WORKER_RANGE) | 0,
-  };
 }

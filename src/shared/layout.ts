@@ -5,17 +5,19 @@
  *     bytes         owners: one a block
  *
  * The word of a block is what the hot path reads and writes: the next free block, or a mark that says who has it.
- * Its owner says in whose hands or magazine it is, and is written under the lock only. Together they leave no moment
- * at which a block is nobody's, so that a worker may be killed between any two stores:
+ * While it is free, its owner says whose magazine it is in; that is written under the lock, or by the worker that has
+ * the block in its hands. Together they leave no moment at which a block is nobody's, so that a worker may be killed
+ * between any two stores:
  *
- *     owner   word                 the block is
- *     0       next or EMPTY        in the depot
- *     w       next or EMPTY        in the magazine of worker w
- *     w       markOf(w)            handed out by worker w
- *     w       flightOf(w, nonce)   on its way from worker w to whoever accepts it
- *     0       QUARANTINED, ABSENT  never handed out again, or beyond the pool's limit
+ *     word                 owner   the block is
+ *     next or EMPTY        0       in the depot
+ *     next or EMPTY        w       in the magazine of worker w
+ *     markOf(w)            any     handed out by worker w; the owner is w again before the block can be freed
+ *     flightOf(way)        any     on its way from the worker that the way names; the owner is NO_OWNER by then
+ *     QUARANTINED, ABSENT  any     never handed out again, or beyond the pool's limit
  */
 import { DmaArgumentError } from '../errors.ts';
+import { giverOf } from './transfer-ticket.ts';
 
 /** Worker slots: numbers 1 to this. */
 export const MAX_WORKERS = 62;
@@ -100,24 +102,25 @@ export function markOf(w: number): number {
 }
 
 const FLIGHT_BASE = 128;
-/** Nonces of transfers, so that a ticket is good for one transfer only. */
-export const NONCES: number = 2 ** 24;
 
-/** Word of a block on its way from worker `w`. */
-export function flightOf(w: number, nonce: number): number {
-  return -FLIGHT_BASE - (nonce * 64 + w);
+/** Word of a block on its way: see transfer-ticket.ts for what a way is. */
+export function flightOf(way: number): number {
+  return -FLIGHT_BASE - way;
 }
 
 /** The worker that a word names, 0 for the word of a free block. */
 export function holderOf(word: number): number {
   if (word > -16) return 0;
-  return word > -FLIGHT_BASE ? -16 - word : (-FLIGHT_BASE - word) % 64;
+  return word > -FLIGHT_BASE ? -16 - word : giverOf(-FLIGHT_BASE - word);
 }
 
 /** True for the word of a block on its way. */
 export function isFlight(word: number): boolean {
   return word <= -FLIGHT_BASE;
 }
+
+/** Owner of a block on its way, and no worker's number: the word alone says whose it is. */
+export const NO_OWNER = 255;
 
 /** Int32 index of a worker's slot. */
 export function slotAt(w: number): number {

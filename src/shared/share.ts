@@ -2,7 +2,7 @@
 import { checkInteger } from '../arguments.ts';
 import { Device } from '../device/device.ts';
 import { DmaArgumentError, DmaDestroyedError, DmaOutOfMemoryError, DmaSharingError } from '../errors.ts';
-import type { CoherentAllocator, CoherentMemory } from '../memory/coherent.ts';
+import type { CoherentAllocator, CoherentMemory, SharedRegion } from '../memory/coherent.ts';
 import { naturalAlignment } from '../device/device.ts';
 import type { DebugBook } from '../pool/debug-book.ts';
 import { ABSENT, ALLOCATED, EMPTY, type ListControl, QUARANTINED } from '../pool/free-list.ts';
@@ -17,8 +17,10 @@ import {
   createControl,
   DESTROYED,
   H_CARVED,
+  H_CORRUPTED,
   H_DEPOT,
   H_DEPOT_COUNT,
+  H_FAILURES,
   H_HIGH_WATER,
   H_MAX_BLOCKS,
   H_MAX_PAGES,
@@ -26,6 +28,7 @@ import {
   H_PER_PAGE,
   H_QUARANTINED,
   H_STATE,
+  H_WAITS,
   markOf,
   MAX_SHARED_BLOCKS,
   VERSION,
@@ -50,6 +53,11 @@ export interface ShareOptions {
 export interface AttachOptions {
   /** This worker's device. Default: one made from what the handle says, which logs to the console. */
   readonly device?: Device;
+  /**
+   * How to see memory that is no `SharedArrayBuffer`: for pools on memory of QEMU machines and of the system, the function
+   * `openSharedRegion` of `dmapool/linux`.
+   */
+  readonly openRegion?: (region: SharedRegion) => ArrayBuffer | SharedArrayBuffer;
 }
 
 /** Worker number of the one who shares. */
@@ -95,22 +103,28 @@ export function shareStore(pool: Shareable, options: ShareOptions): SharedStore 
   const perPage = geometry.blocksPerPage;
   const opened = store.pages.limit / perPage;
   const { memories, added } = store.surrender(Math.ceil(maxBlocks / perPage));
-  const buffers: SharedArrayBuffer[] = [];
+  const known: (ArrayBuffer | SharedArrayBuffer)[] = [];
+  const buffers: (SharedArrayBuffer | SharedRegion)[] = [];
   const table = new Float64Array(memories.length * PER_PAGE_ENTRY);
-  for (const [page, { dma, buffer, byteOffset }] of memories.entries()) {
-    if (!(buffer instanceof SharedArrayBuffer)) {
-      store.resume(added);
-      throw new DmaSharingError(
-        'ERR_DMAPOOL_NOT_SHAREABLE',
-        `${label}: memory source ${device.memory.name} gives memory that no other worker can see`,
-      );
+  try {
+    for (const [page, { dma, buffer, byteOffset }] of memories.entries()) {
+      let at = known.indexOf(buffer);
+      if (at < 0) {
+        at = known.push(buffer) - 1;
+        buffers.push(buffer instanceof SharedArrayBuffer ? buffer : regionOf(label, device.memory, buffer));
+      }
+      table.set([dma, at, byteOffset], page * PER_PAGE_ENTRY);
     }
-    let at = buffers.indexOf(buffer);
-    if (at < 0) at = buffers.push(buffer) - 1;
-    table.set([dma, at, byteOffset], page * PER_PAGE_ENTRY);
+  } catch (error) {
+    store.resume(added);
+    throw error;
   }
   const control = createControl(maxBlocks, perPage, memories.length);
   fillControl(control, list, opened, perPage, maxBlocks);
+  const { failures, waits, corrupted } = store.statistics();
+  control.header[H_FAILURES] = failures;
+  control.header[H_WAITS] = waits;
+  control.header[H_CORRUPTED] = corrupted;
   new Workers(control.header).claim(currentThread());
   const { debug, initOnAlloc, initOnFree } = pool.modes;
   const book = debug === null ? null : new SharedBook(control.words.length);
@@ -157,6 +171,17 @@ export function shareStore(pool: Shareable, options: ShareOptions): SharedStore 
   });
 }
 
+/** How workers find memory that does not travel by itself. */
+function regionOf(label: string, memory: CoherentAllocator, buffer: ArrayBuffer): SharedRegion {
+  if (typeof memory.shareBuffer !== 'function') {
+    throw new DmaSharingError(
+      'ERR_DMAPOOL_NOT_SHAREABLE',
+      `${label}: memory source ${memory.name} gives memory that no other worker can see`,
+    );
+  }
+  return memory.shareBuffer(buffer);
+}
+
 /** The list of the one thread becomes the depot; what is out stays out, with the one who shares. */
 function fillControl(control: Control, list: ListControl, opened: number, perPage: number, maxBlocks: number): void {
   const { header, words, owners } = control;
@@ -197,6 +222,8 @@ export interface Attached {
   readonly geometry: PoolGeometry;
   readonly handle: SharedPoolHandle;
   readonly control: Control;
+  /** The handle's buffers, as this worker sees them. */
+  readonly buffers: readonly (ArrayBuffer | SharedArrayBuffer)[];
 }
 
 /** Reads a handle; the worker's slot is taken by {@link attachStore}. */
@@ -205,13 +232,43 @@ export function openHandle(handle: unknown, options: AttachOptions): Attached {
   const control = attachControl(handle.control);
   const { size, align, boundary, pageSize } = handle;
   const geometry = new PoolGeometry({ size, align, boundary, pageSize });
-  checkAgainst(handle, control, geometry);
+  const { openRegion } = options;
+  const buffers = handle.buffers.map((buffer) => openBuffer(handle.name, buffer, openRegion));
+  checkAgainst(handle, control, geometry, buffers);
   const device = options.device ?? new Device({ ...handle.device, memory: new NoMemory(pageSize) });
-  return { device, handle, control, geometry };
+  return { device, handle, control, geometry, buffers };
+}
+
+/** A handle's buffer, as this worker sees it. */
+function openBuffer(
+  pool: string,
+  buffer: unknown,
+  openRegion: AttachOptions['openRegion'],
+): ArrayBuffer | SharedArrayBuffer {
+  if (buffer instanceof SharedArrayBuffer) return buffer;
+  // What lies in a plain buffer would be a copy.
+  if (typeof buffer !== 'object' || buffer === null || typeof (buffer as Partial<SharedRegion>).kind !== 'string') {
+    throw new DmaArgumentError('handle: buffers', buffer, 'a handle as pool.share() gave it');
+  }
+  if (openRegion === undefined) {
+    throw new DmaSharingError(
+      'ERR_DMAPOOL_NOT_SHAREABLE',
+      `pool ${pool} lies in memory of the system; attach with { openRegion: openSharedRegion } of dmapool/linux`,
+    );
+  }
+  if (typeof openRegion !== 'function') throw new DmaArgumentError('openRegion', openRegion, 'a function');
+  const opened: unknown = openRegion(buffer as SharedRegion);
+  if (opened instanceof ArrayBuffer || opened instanceof SharedArrayBuffer) return opened;
+  throw new DmaArgumentError('openRegion', opened, 'a function that gives a buffer');
 }
 
 /** Throws if a handle was put together wrongly: a worker would read and write where it should not. */
-function checkAgainst(handle: SharedPoolHandle, control: Control, geometry: PoolGeometry): void {
+function checkAgainst(
+  handle: SharedPoolHandle,
+  control: Control,
+  geometry: PoolGeometry,
+  buffers: readonly (ArrayBuffer | SharedArrayBuffer)[],
+): void {
   const { header } = control;
   const wrong = (what: string): DmaArgumentError =>
     new DmaArgumentError(`handle: ${what}`, handle, 'a handle as pool.share() gave it');
@@ -223,8 +280,8 @@ function checkAgainst(handle: SharedPoolHandle, control: Control, geometry: Pool
   if (handle.pages.length !== header[H_MAX_PAGES]! * PER_PAGE_ENTRY) throw wrong('pages');
   for (let at = 0; at < handle.pages.length; at += PER_PAGE_ENTRY) {
     const [dma, number, byteOffset] = handle.pages.subarray(at, at + PER_PAGE_ENTRY) as unknown as number[];
-    const buffer: unknown = handle.buffers[number!];
-    if (!(buffer instanceof SharedArrayBuffer) || !Number.isSafeInteger(dma) || !Number.isSafeInteger(byteOffset)) {
+    const buffer = buffers[number!];
+    if (buffer === undefined || !Number.isSafeInteger(dma) || !Number.isSafeInteger(byteOffset)) {
       throw wrong('pages');
     }
     if (byteOffset! < 0 || byteOffset! + geometry.allocation > buffer.byteLength) throw wrong('pages');
@@ -232,14 +289,14 @@ function checkAgainst(handle: SharedPoolHandle, control: Control, geometry: Pool
 }
 
 /** Takes a worker's slot and makes its side of the pool. */
-export function attachStore({ device, geometry, handle, control }: Attached, list: ListControl): SharedStore {
+export function attachStore({ device, geometry, handle, control, buffers }: Attached, list: ListControl): SharedStore {
   const { name, pageSize, maxBlocks, magazine, mostMagazine } = handle;
   const label = `${device.name}: pool ${name}`;
   const pages = new PoolPages(label, geometry, naturalAlignment(geometry.allocation, pageSize));
   for (let at = 0; at < handle.pages.length; at += PER_PAGE_ENTRY) {
     pages.add({
       dma: handle.pages[at]!,
-      buffer: handle.buffers[handle.pages[at + 1]!]!,
+      buffer: buffers[handle.pages[at + 1]!]!,
       byteOffset: handle.pages[at + 2]!,
       size: geometry.allocation,
     });

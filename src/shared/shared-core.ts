@@ -10,15 +10,13 @@
  * Each worker's magazine is the very list of an unshared pool, in words that only this worker writes; half of one goes
  * to or from the depot at a time, so the lock is paid for once in many calls.
  */
-import { EMPTY, type ListControl } from '../pool/free-list.ts';
+import { ALWAYS, EMPTY, type ListControl } from '../pool/free-list.ts';
 import { AT_LIMIT, type Gfp, NO_PAGE_ALLOWED, type Refusal } from '../pool/slow-path.ts';
 import { Depot } from './depot.ts';
 import {
-  ATTACHED,
   type Control,
   DEAD,
   DESTROYED,
-  flightOf,
   H_CORRUPTED,
   H_EVENTS,
   H_FAILURES,
@@ -32,14 +30,12 @@ import {
   H_WAITS,
   H_WANTED,
   LOST,
-  slotAt,
-  W_NONCE,
   holderOf,
   markOf,
-  NONCES,
 } from './layout.ts';
 import { PoolLock } from './lock.ts';
 import { Tickets } from './tickets.ts';
+import { Transfers } from './transfers.ts';
 import { Workers } from './workers.ts';
 
 /** The pool was destroyed: in place of an index or a refusal. */
@@ -73,7 +69,6 @@ export interface SharedCoreOptions {
 export class SharedCore {
   readonly #header: Int32Array<SharedArrayBuffer>;
   readonly #words: Int32Array<SharedArrayBuffer>;
-  readonly #owners: Uint8Array<SharedArrayBuffer>;
   readonly #list: ListControl;
   readonly #me: number;
   readonly #mark: number;
@@ -88,14 +83,12 @@ export class SharedCore {
   readonly #tickets: Tickets;
   #wantedSeen = 0;
   #mayPark: boolean;
-  /** Blocks that came from other workers: handed out, but not by an allocation here. */
-  #arrivals = 0;
+  readonly #transfers: Transfers;
 
   constructor(options: SharedCoreOptions) {
     const { control, list, worker, magazine, mostMagazine, mayPark } = options;
     this.#header = control.header;
     this.#words = control.words;
-    this.#owners = control.owners;
     this.#list = list;
     this.#me = worker;
     this.#mark = markOf(worker);
@@ -108,6 +101,7 @@ export class SharedCore {
     this.#depot = new Depot(control);
     this.#workers = new Workers(control.header);
     this.#tickets = new Tickets(control.header);
+    this.#transfers = new Transfers(control, list, worker);
     list.setMark(this.#mark);
     this.#setLimit();
   }
@@ -118,7 +112,8 @@ export class SharedCore {
 
   /** Tells the others what this worker counted. Its own words of its own slot: no lock is needed. */
   publish(): void {
-    this.#workers.publish(this.#me, this.#list.owned - this.#list.out, this.allocations);
+    const list = this.#list;
+    this.#workers.publish(this.#me, list.owned - list.out, list.allocationsLow, list.allocationsHigh);
   }
 
   #leave(): void {
@@ -187,7 +182,7 @@ export class SharedCore {
 
   /** A free that would make the magazine overflow takes the slow path; so does each one while somebody waits. */
   #setLimit(): void {
-    this.#list.setFewestOut(this.#tickets.any ? MANY : this.#list.owned - this.#magazine);
+    this.#list.setFewestOut(this.#tickets.any ? ALWAYS : this.#list.owned - this.#magazine);
   }
 
   /** Looks whether somebody waits or asked; what idles here is for them. Called now and then on the event loop. */
@@ -339,68 +334,22 @@ export class SharedCore {
 
   // ---- from worker to worker
 
-  /** Puts a block that this worker handed out on its way; the nonce tells this transfer from others. -1: not ours. */
+  /** Puts a block that this worker handed out on its way, and returns the way; -1: not ours. */
   transfer(index: number): number {
-    if (this.#words[index] !== this.#mark) return -1;
-    const at = slotAt(this.#me) + W_NONCE;
-    const nonce = (this.#header[at]! + 1) % NONCES;
-    this.#header[at] = nonce;
-    this.#list.depart();
-    this.#setLimit();
-    // Releases: what was written to the block before is seen by whoever accepts it.
-    Atomics.store(this.#words, index, flightOf(this.#me, nonce));
-    return nonce;
+    return this.#transfers.send(index);
   }
 
-  /** Takes a block on its way; false if it is on its way no more, or its giver died. */
-  accept(index: number, giver: number, nonce: number): boolean {
+  /** Takes a block on its way; false if it is on its way no more. */
+  accept(index: number, way: number): boolean {
+    return this.#transfers.receive(index, way);
+  }
+
+  /** {@link accept} for many: all of them, and -1; or none, and the place of the first that can't be had. */
+  acceptAll(indices: Int32Array, ways: Int32Array, count: number): number {
     this.#enter();
-    const arrived = this.#arrive(index, flightOf(giver, nonce), giver);
+    const missing = this.#transfers.receiveAll(indices, ways, count);
     this.#leave();
-    return arrived;
-  }
-
-  /** {@link accept} for many, under one lock: all of them, or none. */
-  acceptAll(
-    count: number,
-    indexOf: (i: number) => number,
-    giverOf: (i: number) => number,
-    wordOf: (i: number) => number,
-  ): boolean {
-    this.#enter();
-    let arrived = true;
-    for (let i = 0; i < count && arrived; i++) arrived = this.#onItsWay(indexOf(i), wordOf(i), giverOf(i));
-    for (let i = 0; i < count && arrived; i++) {
-      arrived = this.#arrive(indexOf(i), wordOf(i), giverOf(i));
-      // One stands there twice: those that arrived are on their way again.
-      if (!arrived) for (let k = 0; k < i; k++) this.#sendBack(indexOf(k), wordOf(k), giverOf(k));
-    }
-    this.#leave();
-    return arrived;
-  }
-
-  #onItsWay(index: number, word: number, giver: number): boolean {
-    return Atomics.load(this.#words, index) === word && this.#workers.stateOf(giver) === ATTACHED;
-  }
-
-  #sendBack(index: number, word: number, giver: number): void {
-    this.#words[index] = word;
-    this.#owners[index] = giver;
-    // As if it had not arrived: one allocation less, and one block.
-    this.#list.uncount(1);
-    this.#list.setOwned(this.#list.owned - 1);
-    this.#arrivals--;
-    this.#setLimit();
-  }
-
-  #arrive(index: number, word: number, giver: number): boolean {
-    if (!this.#onItsWay(index, word, giver)) return false;
-    this.#owners[index] = this.#me;
-    this.#words[index] = this.#mark;
-    this.#list.arrive();
-    this.#arrivals++;
-    this.#setLimit();
-    return true;
+    return missing;
   }
 
   // ---- the end of workers and of the pool
@@ -494,7 +443,7 @@ export class SharedCore {
 
   /** Allocations by this worker so far. */
   get allocations(): number {
-    return this.#list.allocations - this.#arrivals;
+    return this.#list.allocations;
   }
 
   /** Indices of the blocks that are out or on their way, of all workers; exact when nobody works. */
@@ -509,5 +458,3 @@ export class SharedCore {
 const A_MOMENT = 5;
 /** Most blocks that change hands under one hold of the lock. */
 const MOST_MOVED = 256;
-/** More than there can be. */
-const MANY = 2 ** 30 - 1;

@@ -14,37 +14,21 @@ import type { DebugBook } from '../pool/debug-book.ts';
 import { DebugHooks } from '../pool/debug-hooks.ts';
 import { type ListControl, QUARANTINED } from '../pool/free-list.ts';
 import type { PoolGeometry } from '../pool/geometry.ts';
-import { type BlockHooks, listBlocks } from '../pool/hooks.ts';
+import type { BlockHooks } from '../pool/hooks.ts';
 import { MAX_BLOCKS } from '../pool/hot-path.ts';
 import type { PoolPages } from '../pool/pool-pages.ts';
 import type { PoolStore, Sharing } from '../pool/pool-store.ts';
 import { refusalError } from '../pool/refusal.ts';
 import { AT_LIMIT, checkGfp, type Gfp, type PoolCounts } from '../pool/slow-path.ts';
 import type { PoolStatistics } from '../pool/statistics.ts';
-import { checkWaitOptions, type WaitOptions, WaitQueue } from '../pool/wait-queue.ts';
-import { Depot } from './depot.ts';
-import { decodeTicket, encodeTicket, PER_PAGE_ENTRY, type SharedPoolHandle } from './handle.ts';
-import {
-  ATTACHED,
-  type Control,
-  flightOf,
-  H_CORRUPTED,
-  H_EVENTS,
-  H_FAILURES,
-  H_HIGH_WATER,
-  H_PAGES,
-  H_QUARANTINED,
-  H_SUPPLY,
-  H_WAITS,
-  holderOf,
-  isFlight,
-  MAX_WORKERS,
-  NO_WORKER,
-} from './layout.ts';
+import type { WaitOptions } from '../pool/wait-queue.ts';
+import { Arrivals } from './arrivals.ts';
+import { PER_PAGE_ENTRY, type SharedPoolHandle } from './handle.ts';
+import { type Control, H_EVENTS, H_PAGES, holderOf, isFlight } from './layout.ts';
+import { SharedFigures } from './shared-figures.ts';
 import { type DeathReport, POOL_DESTROYED, SharedCore } from './shared-core.ts';
+import { LOOK_AGAIN, SharedWaits, tryLocked } from './shared-waits.ts';
 import { onceChanged, onWorkerMade, watchWorker, type WatchableWorker } from './threads.ts';
-import { Tickets } from './tickets.ts';
-import { Workers } from './workers.ts';
 
 /** What one worker's side of a shared pool is made of. */
 export interface SharedStoreOptions {
@@ -69,27 +53,18 @@ export interface SharedStoreOptions {
 
 /** How often a call at the limit asks the others, a moment each time, before it is refused. */
 const ASKS = 2;
-/** Milliseconds after which those who wait, and those who may be asked to share, look again without being told. */
-const LOOK_AGAIN = 100;
-
 export class SharedStore implements PoolStore, Sharing {
   readonly #options: SharedStoreOptions;
   readonly #header: Int32Array<SharedArrayBuffer>;
   readonly #label: string;
   readonly #core: SharedCore;
-  readonly #workers: Workers;
-  readonly #queue: Tickets;
-  readonly #depot: Depot;
-  readonly #waiters: WaitQueue;
-  /** Tickets of those who wait here, in the order of `#waiters`. */
-  readonly #tickets: number[] = [];
-  /** Tickets of those who gave up, still in the queue. */
-  readonly #dropped: number[] = [];
+  readonly #figures: SharedFigures;
+  readonly #waits: SharedWaits;
+  readonly #arrivals: Arrivals;
   readonly pages: PoolPages;
   readonly #deathListeners = new Set<{ readonly listener: (report: DeathReport) => void }>();
   #left = false;
   #released = false;
-  #listening = false;
   readonly #forgetWorkers: () => void;
   #forgetReclaim: () => void;
 
@@ -100,10 +75,19 @@ export class SharedStore implements PoolStore, Sharing {
     this.#label = `${device.name}: pool ${name}`;
     this.pages = pages;
     this.#core = new SharedCore({ control, list, worker, magazine, mostMagazine, mayPark });
-    this.#workers = new Workers(control.header);
-    this.#queue = new Tickets(control.header);
-    this.#depot = new Depot(control);
-    this.#waiters = new WaitQueue(this.#label);
+    this.#figures = new SharedFigures(control, worker, pages, options.hooks);
+    this.#waits = new SharedWaits(control.header, this.#core, this.#label, {
+      take: () => this.#take('kernel', false),
+      dress: (index) => this.#dress(index),
+      zero: (index) => {
+        pages.fill(index, 0);
+      },
+      checkNotGone: () => {
+        this.checkNotGone();
+      },
+      destroyedError: () => this.#destroyedError(),
+    });
+    this.#arrivals = new Arrivals(this.#label, this.#core, pages, list, options.hooks);
     this.#forgetWorkers = onWorkerMade((made) => {
       this.watch(made);
     });
@@ -117,7 +101,7 @@ export class SharedStore implements PoolStore, Sharing {
   }
 
   handle(): SharedPoolHandle {
-    this.#checkNotLeft();
+    this.checkNotGone();
     return this.#options.handle;
   }
 
@@ -138,30 +122,15 @@ export class SharedStore implements PoolStore, Sharing {
   #take(gfp: Gfp, counts: boolean): number {
     checkGfp(gfp);
     for (let asked = 0; ;) {
-      this.#checkNotLeft();
+      this.checkNotGone();
       const index = this.#takeOne(gfp, counts);
-      if (index === AT_LIMIT && asked < ASKS && !this.#queue.any && this.#mayIdleElsewhere()) {
+      if (index === AT_LIMIT && asked < ASKS && !this.#figures.someWait && this.#figures.mayIdleElsewhere()) {
         asked++;
         this.#core.ask();
       } else if (index < 0 || this.#dress(index)) {
         return index;
       }
     }
-  }
-
-  /** By what the others said last, which may be out of date. */
-  #mayIdleElsewhere(): boolean {
-    return this.#workers.in(ATTACHED).some((worker) => worker !== this.worker && this.#workers.idleOf(worker) > 0);
-  }
-
-  /** Who has blocks at hand, in words; exact when they do nothing. */
-  #idleElsewhere(): string[] {
-    return this.#workers
-      .in(ATTACHED)
-      .filter((worker) => worker !== this.worker)
-      .map((worker) => ({ worker, idle: this.#depot.idleOf(worker) }))
-      .filter(({ idle }) => idle > 0)
-      .map(({ worker, idle }) => `${String(idle)} in worker ${String(worker)}`);
   }
 
   #takeOne(gfp: Gfp, counts: boolean): number {
@@ -191,7 +160,7 @@ export class SharedStore implements PoolStore, Sharing {
 
   prepare(count: number, gfp: Gfp): number {
     checkGfp(gfp);
-    this.#checkNotLeft();
+    this.checkNotGone();
     const refusal = this.#core.prepare(count, gfp);
     if (refusal === POOL_DESTROYED) throw this.#destroyedError();
     return refusal;
@@ -202,10 +171,12 @@ export class SharedStore implements PoolStore, Sharing {
     if (this.#left || !this.#isMine(index)) throw this.badFree(index);
     this.#options.hooks?.freed(index);
     // It is free from here on; that the rest of the magazine could not be moved just now is no failure of this free.
-    this.#tryLocked(() => {
+    try {
       this.#core.spill(index);
-      if (this.#waiters.length > 0) this.#pump();
-    });
+      if (this.#waits.any) this.#waits.pump();
+    } catch (error) {
+      if (!(error instanceof DmaTimeoutError)) throw error;
+    }
     if (this.#core.isDestroyed() && list.out === 0) this.#last();
   }
 
@@ -225,7 +196,7 @@ export class SharedStore implements PoolStore, Sharing {
         `${block} ${word === QUARANTINED ? 'is in quarantine' : 'is not allocated (freed twice?)'}${this.#options.hooks?.history(index) ?? ''}`,
       );
     }
-    const thread = String(this.#workers.threadOf(holder));
+    const thread = this.#figures.threadOf(holder);
     return new DmaBlockError(
       'ERR_DMAPOOL_NOT_OWNER',
       isFlight(word)
@@ -244,7 +215,7 @@ export class SharedStore implements PoolStore, Sharing {
       maxBlocks,
       counts: this.account(),
     });
-    const idle = this.#idleElsewhere();
+    const idle = this.#figures.idleElsewhere();
     if (refusal !== AT_LIMIT || idle.length === 0) return error;
     return new DmaOutOfMemoryError('ERR_DMAPOOL_LIMIT', `${error.message}; idle in magazines: ${idle.join(', ')}`);
   }
@@ -252,106 +223,23 @@ export class SharedStore implements PoolStore, Sharing {
   // ---- waiting
 
   wait<T>(wrap: (index: number) => T, options: WaitOptions): Promise<T> {
-    try {
-      const checked = checkWaitOptions(options);
-      checked.signal?.throwIfAborted();
-      this.#checkNotLeft();
-      const give = (index: number): T => {
-        if (checked.zero) this.pages.fill(index, 0);
-        return wrap(index);
-      };
-      if (this.#waiters.length === 0 && !this.#queue.any) {
-        const index = this.#take('kernel', false);
-        if (index >= 0) return Promise.resolve(give(index));
-      }
-      const ticket = this.#core.draw();
-      if (ticket === POOL_DESTROYED) throw this.#destroyedError();
-      if (ticket < 0) throw new DmaOutOfMemoryError('ERR_DMAPOOL_LIMIT', `${this.#label}: too many wait already`);
-      this.#tickets.push(ticket);
-      const waiting = this.#waiters.join(give, checked, (position) => {
-        this.#dropped.push(this.#tickets.splice(position, 1)[0]!);
-        this.#dropTickets();
-      });
-      this.#listen();
-      return waiting;
-    } catch (error) {
-      // Rejected as thrown: a signal's reason need not be an Error.
-      return Promise.reject(error);
-    }
-  }
-
-  /** Leaves the queue for those who gave up. If the lock can't be had now, the next look at events does it. */
-  #dropTickets(): void {
-    for (let ticket = this.#dropped.at(-1); ticket !== undefined; ticket = this.#dropped.at(-1)) {
-      if (
-        !this.#tryLocked(() => {
-          this.#core.giveUp(this.#dropped.at(-1)!);
-        })
-      )
-        return;
-      this.#dropped.pop();
-    }
-  }
-
-  /** False if the lock could not be had for long: what is not urgent is done later. */
-  #tryLocked(action: () => void): boolean {
-    try {
-      action();
-      return true;
-    } catch (error) {
-      if (error instanceof DmaTimeoutError) return false;
-      throw error;
-    }
-  }
-
-  /** Serves those who wait here as long as it is their turn and there are blocks. */
-  #pump(): void {
-    while (this.#waiters.length > 0) {
-      const index = this.#core.serve(this.#tickets[0]!);
-      if (index === POOL_DESTROYED) {
-        this.#tickets.length = 0;
-        this.#waiters.failAll(this.#destroyedError());
-      }
-      if (index < 0) return;
-      if (this.#dress(index)) {
-        this.#tickets.shift();
-        this.#waiters.deliver(index);
-      } else {
-        // The turn was spent on a block that went into quarantine.
-        this.#tickets[0] = this.#core.draw();
-      }
-    }
-  }
-
-  #listen(): void {
-    if (this.#listening) return;
-    this.#listening = true;
-    const look = (): void => {
-      const seen = Atomics.load(this.#header, H_SUPPLY);
-      this.#tryLocked(() => {
-        this.#pump();
-      });
-      this.#listening = this.#waiters.length > 0;
-      if (this.#listening) onceChanged(this.#header, H_SUPPLY, seen, LOOK_AGAIN, look);
-    };
-    look();
+    return this.#waits.wait(wrap, options);
   }
 
   /** At the event loop: others wait and want what idles here, or the pool was destroyed. */
   #heedEvents(): void {
     if (this.#left) return;
     const seen = Atomics.load(this.#header, H_EVENTS);
-    this.#tryLocked(() => {
+    tryLocked(() => {
       this.#core.heed();
-      this.#dropTickets();
-    });
-    this.#core.publish();
-    if (this.#core.isDestroyed()) {
+      this.#waits.dropTickets();
+      if (!this.#core.isDestroyed()) return;
       this.#stop();
-      this.#pump();
+      this.#waits.pump();
       this.#releaseIfUnused();
-      if (this.#released) return;
-    }
+    });
+    if (this.#released) return;
+    this.#core.publish();
     onceChanged(this.#header, H_EVENTS, seen, LOOK_AGAIN, () => {
       this.#heedEvents();
     });
@@ -360,56 +248,19 @@ export class SharedStore implements PoolStore, Sharing {
   // ---- from worker to worker
 
   transfer(index: number): number {
-    const nonce = this.#left ? -1 : this.#core.transfer(index);
-    if (nonce < 0) throw this.badFree(index);
-    return encodeTicket(nonce, this.worker, index);
+    const ticket = this.#left ? -1 : this.#arrivals.send(index);
+    if (ticket < 0) throw this.badFree(index);
+    return ticket;
   }
 
   accept(ticket: number): number {
-    this.#checkNotLeft();
-    const { index, giver, nonce } = this.#checkTicket(ticket);
-    if (!this.#core.accept(index, giver, nonce)) throw this.#notOnItsWay(ticket);
-    this.#renew(index);
-    return index;
+    this.checkNotGone();
+    return this.#arrivals.accept(ticket);
   }
 
-  /** Accepts all of them and puts their indices into `into`, or none. */
   acceptAll(tickets: Float64Array, into: Int32Array, count: number): void {
-    this.#checkNotLeft();
-    for (let i = 0; i < count; i++) into[i] = this.#checkTicket(tickets[i]!).index;
-    const arrived = this.#core.acceptAll(
-      count,
-      (i) => into[i]!,
-      (i) => decodeTicket(tickets[i]!).giver,
-      (i) => {
-        const { giver, nonce } = decodeTicket(tickets[i]!);
-        return flightOf(giver, nonce);
-      },
-    );
-    if (!arrived) throw this.#notOnItsWay(tickets[0]!);
-    for (let i = 0; i < count; i++) this.#renew(into[i]!);
-  }
-
-  /** In debug mode a block that arrives gets a new handle here, as one that is allocated does. */
-  #renew(index: number): void {
-    const { hooks, list } = this.#options;
-    if (hooks?.renewsHandles === true) list.dropObject(index);
-  }
-
-  #checkTicket(ticket: number): { nonce: number; giver: number; index: number } {
-    checkInteger('ticket', ticket, 0, Number.MAX_SAFE_INTEGER);
-    const decoded = decodeTicket(ticket);
-    if (!this.pages.has(decoded.index) || decoded.giver === 0) throw this.#notOnItsWay(ticket);
-    return decoded;
-  }
-
-  #notOnItsWay(ticket: number): DmaBlockError {
-    const { index, giver } = decodeTicket(ticket);
-    return new DmaBlockError(
-      'ERR_DMAPOOL_BAD_TICKET',
-      `${this.#label}: block ${String(index)} is not on its way from worker ${String(giver)} by this ticket: ` +
-        'it was accepted already, or its giver died',
-    );
+    this.checkNotGone();
+    this.#arrivals.acceptAll(tickets, into, count);
   }
 
   // ---- deaths
@@ -435,7 +286,7 @@ export class SharedStore implements PoolStore, Sharing {
     const { device, hooks, name } = this.#options;
     for (const report of reports) {
       if (report.out.length > 0) {
-        const blocks = listBlocks(report.out, (index) => hex(this.pages.dmaOf(index)));
+        const blocks = this.#figures.list(report.out);
         device.report(
           'error',
           `${name} worker died`,
@@ -492,7 +343,7 @@ export class SharedStore implements PoolStore, Sharing {
       device.report('error', `${name} busy`, `${name} busy: ${this.holders(out)}`);
     }
     this.#stop();
-    this.#pump();
+    this.#waits.pump();
     this.#releaseIfUnused();
   }
 
@@ -512,8 +363,7 @@ export class SharedStore implements PoolStore, Sharing {
   #releaseIfUnused(): void {
     const { release } = this.#options;
     if (release === null || this.#released) return;
-    if (this.#core.indicesOut().length > 0 || this.#workers.in(ATTACHED).some((worker) => worker !== this.worker))
-      return;
+    if (this.#core.indicesOut().length > 0 || this.#figures.othersAttached) return;
     this.#released = true;
     this.#forgetWorkers();
     this.#forgetReclaim();
@@ -523,7 +373,7 @@ export class SharedStore implements PoolStore, Sharing {
   /** A worker that attached leaves; what it has out is kept as if it had died. */
   #leave(): void {
     if (this.#left) return;
-    this.#waiters.failAll(this.#destroyedError());
+    this.#waits.failAll();
     this.#left = true;
     this.#forgetWorkers();
     this.#forgetReclaim();
@@ -537,10 +387,6 @@ export class SharedStore implements PoolStore, Sharing {
 
   #destroyedError(): DmaDestroyedError {
     return new DmaDestroyedError(`${this.#label} was destroyed; it has no more blocks to give`);
-  }
-
-  #checkNotLeft(): void {
-    if (this.#left || this.#released) throw this.#destroyedError();
   }
 
   checkNotGone(): void {
@@ -560,21 +406,7 @@ export class SharedStore implements PoolStore, Sharing {
   }
 
   holders(out: readonly number[] = this.#core.indicesOut()): string {
-    const byWorker = new Map<number, number[]>();
-    for (const index of out) {
-      const worker = holderOf(this.#options.control.words[index]!);
-      const blocks = byWorker.get(worker);
-      if (blocks === undefined) byWorker.set(worker, [index]);
-      else blocks.push(index);
-    }
-    const { hooks } = this.#options;
-    const lines = [...byWorker].map(([worker, blocks]) => {
-      const sites = hooks?.holders(blocks) ?? '';
-      const named =
-        sites !== '' ? sites.replaceAll('\n  ', '\n    ') : listBlocks(blocks, (index) => hex(this.pages.dmaOf(index)));
-      return `\n  ${String(blocks.length)} with worker ${String(worker)} (thread ${String(this.#workers.threadOf(worker))}): ${named}`;
-    });
-    return `${String(out.length)} ${out.length === 1 ? 'block is' : 'blocks are'} still out:${lines.join('')}`;
+    return this.#figures.holders(out);
   }
 
   reserve(count: number): void {
@@ -612,27 +444,6 @@ export class SharedStore implements PoolStore, Sharing {
   }
 
   statistics(): PoolStatistics {
-    const { active, blocks, pages } = this.account();
-    let allocations = this.#workers.past + this.#core.allocations;
-    for (let worker = 1; worker <= MAX_WORKERS; worker++) {
-      if (worker !== this.worker && this.#workers.stateOf(worker) !== NO_WORKER) {
-        allocations += this.#workers.allocationsOf(worker);
-      }
-    }
-    // Others tell what they counted now and then; as many as are out there were for sure.
-    allocations = Math.max(allocations, active);
-    return {
-      active,
-      blocks,
-      pages,
-      highWater: Math.max(active, this.#header[H_HIGH_WATER]!),
-      allocations,
-      frees: allocations - active,
-      failures: this.#header[H_FAILURES]!,
-      corrupted: this.#header[H_CORRUPTED]!,
-      quarantined: this.#header[H_QUARANTINED]!,
-      waits: this.#header[H_WAITS]!,
-      waiting: this.#queue.waiting,
-    };
+    return this.#figures.statistics(this.account(), this.#core.allocations);
   }
 }

@@ -120,12 +120,12 @@ export class Workers {
     return found;
   }
 
-  /** Tells the others what idles here and what was counted. */
-  publish(w: number, idle: number, allocations: number): void {
+  /** Tells the others what idles here, and what was counted: `high` times 2^30 and `low`. */
+  publish(w: number, idle: number, low: number, high: number): void {
     const slot = slotAt(w);
     this.#header[slot + W_IDLE] = idle;
-    this.#header[slot + W_ALLOCATIONS] = allocations % RANGE;
-    this.#header[slot + W_ALLOCATIONS_HIGH] = Math.floor(allocations / RANGE);
+    this.#header[slot + W_ALLOCATIONS] = low;
+    this.#header[slot + W_ALLOCATIONS_HIGH] = high;
   }
 
   /** Allocations of workers that left. */

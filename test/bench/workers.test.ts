@@ -57,7 +57,7 @@ for (const workers of [1, 2, 3]) {
 test('a thread that fails ends the benchmark, though another waits for it', { timeout: 60_000 }, async () => {
   const data = { shared: null, shares: [32], meeting: Meeting.createBuffer() };
   await using crew = new Crew([data, data]);
-  const job = { kind: 'rounds', rounds: 1, complete: 2, counts: true } as const;
+  const job = { kind: 'rounds', blocks: 8, rounds: 1, complete: 2, counts: true } as const;
   const waiting = crew.do(0, { ...job, pool: 0 });
   const failing = crew.do(1, { ...job, pool: 99 });
   await assert.rejects(failing, TypeError);

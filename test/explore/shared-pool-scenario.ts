@@ -90,8 +90,12 @@ interface State {
   readonly sides: readonly Side[];
   /** Who holds each block, -1 nobody: the plain truth that the words must agree with. */
   readonly holder: number[];
-  /** Blocks on their way: index and nonce, by giver. */
-  readonly mail: { index: number; nonce: number; giver: number }[];
+  /** Blocks on their way: index and way, by giver. */
+  readonly mail: { index: number; way: number; giver: number }[];
+  /** Ways by which a block was accepted while others tried too. */
+  readonly accepted: Set<number>;
+  /** Tickets of those who wait, ascending as they were drawn; `busy` while a call about it is under way. */
+  readonly waiting: { readonly ticket: number; readonly worker: number; busy: boolean }[];
   readonly dead: Set<number>;
   /** Blocks that were reported as out with a dead worker. */
   readonly reported: Set<number>;
@@ -122,7 +126,16 @@ function setUp(workers: number, inDepot: boolean): State {
     for (let index = 0; index < BLOCKS; index++) pool.freeIndex(index);
     core.giveBack(BLOCKS);
   }
-  return { control, sides, holder: new Array<number>(BLOCKS).fill(-1), mail: [], dead: new Set(), reported: new Set() };
+  return {
+    control,
+    sides,
+    holder: new Array<number>(BLOCKS).fill(-1),
+    mail: [],
+    accepted: new Set(),
+    waiting: [],
+    dead: new Set(),
+    reported: new Set(),
+  };
 }
 
 const take: Operation<State> = ({ sides, holder }, worker) => {
@@ -143,18 +156,46 @@ const send: Operation<State> = ({ sides, holder, mail }, worker) => {
   const index = holder.indexOf(worker);
   if (index < 0) return;
   holder[index] = -2 - worker;
-  const nonce = sides[worker]!.core.transfer(index);
-  assert.ok(nonce >= 0, 'the owner may transfer');
-  mail.push({ index, nonce, giver: worker });
+  const way = sides[worker]!.core.transfer(index);
+  assert.ok(way >= 0, 'the owner may transfer');
+  mail.push({ index, way, giver: worker });
 };
 
 const receive: Operation<State> = ({ sides, holder, mail, dead }, worker) => {
   const letter = mail.shift();
   if (letter === undefined) return;
-  const { index, nonce, giver } = letter;
-  const accepted = sides[worker]!.core.accept(index, sides[giver]!.number, nonce);
+  const { index, way, giver } = letter;
+  const accepted = sides[worker]!.core.accept(index, way);
   if (accepted) holder[index] = worker;
   else assert.ok(dead.has(giver), 'only a dead giver’s block is refused');
+};
+
+/** Accepts the last letters without taking them from the mail, so that others try the same ones. */
+function contend(state: State, worker: number, count: number): void {
+  const letters = state.mail.slice(-count);
+  if (letters.length < count) return;
+  const { core } = state.sides[worker]!;
+  const indices = Int32Array.from(letters, ({ index }) => index);
+  const ways = Int32Array.from(letters, ({ way }) => way);
+  const arrived = count === 1 ? core.accept(indices[0]!, ways[0]!) : core.acceptAll(indices, ways, count) < 0;
+  for (const { index, way } of letters) {
+    if (!arrived) {
+      const mine = holderOf(state.control.words[index]!) === state.sides[worker]!.number;
+      assert.ok(!mine || state.holder[index] === worker, `block ${String(index)} came, though not all did`);
+      continue;
+    }
+    assert.ok(!state.accepted.has(way), `block ${String(index)} was accepted twice`);
+    state.accepted.add(way);
+    state.holder[index] = worker;
+  }
+}
+
+const contendForOne: Operation<State> = (state, worker) => {
+  contend(state, worker, 1);
+};
+
+const contendForTwo: Operation<State> = (state, worker) => {
+  contend(state, worker, 2);
 };
 
 const both: Operation<State> = (state, worker) => {
@@ -173,6 +214,55 @@ const giveAll: Operation<State> = ({ sides, holder }, worker) => {
     sides[worker]!.pool.freeIndex(index);
   }
 };
+
+const draw: Operation<State> = ({ sides, waiting }, worker) => {
+  const ticket = sides[worker]!.core.draw();
+  assert.ok(ticket >= 0, 'there is room in the queue');
+  waiting.push({ ticket, worker, busy: false });
+};
+
+const serve: Operation<State> = (state, worker) => {
+  const { sides, waiting } = state;
+  const mine = waiting.find((each) => each.worker === worker);
+  if (mine === undefined) return;
+  mine.busy = true;
+  const index = sides[worker]!.core.serve(mine.ticket);
+  mine.busy = false;
+  if (index >= 0) served(state, mine, index);
+};
+
+function served({ waiting, holder, dead }: State, mine: State['waiting'][number], index: number): void {
+  const before = waiting.find(({ ticket, worker, busy }) => ticket < mine.ticket && !busy && !dead.has(worker));
+  assert.equal(before, undefined, 'somebody waited longer');
+  waiting.splice(waiting.indexOf(mine), 1);
+  assert.equal(holder[index], -1, `block ${String(index)} is in two hands`);
+  holder[index] = mine.worker;
+}
+
+const giveUp: Operation<State> = ({ sides, waiting }, worker) => {
+  const mine = waiting.find((each) => each.worker === worker);
+  if (mine === undefined) return;
+  mine.busy = true;
+  sides[worker]!.core.giveUp(mine.ticket);
+  waiting.splice(waiting.indexOf(mine), 1);
+};
+
+/** Who still waits is served in turn, as long as there are blocks; who is not leaves the queue. */
+function serveTheRest(state: State): void {
+  const { control, sides, dead, waiting } = state;
+  const living = (worker: number): boolean => !dead.has(worker);
+  for (const [worker, { core }] of sides.entries()) if (living(worker)) core.heed();
+  for (const mine of [...waiting].sort((a, b) => a.ticket - b.ticket)) {
+    if (!living(mine.worker)) continue;
+    const { core } = sides[mine.worker]!;
+    const inHands = control.words.filter((word) => holderOf(word) !== 0).length;
+    const index = core.serve(mine.ticket);
+    assert.equal(index >= 0, inHands < BLOCKS, 'who waits gets what is free');
+    if (index >= 0) served(state, mine, index);
+    else core.giveUp(mine.ticket);
+  }
+  waiting.length = 0;
+}
 
 /** Every carved block is in exactly one place: the depot, one magazine, or one pair of hands. */
 function checkPlaces({ control, sides, holder, dead }: State): void {
@@ -207,6 +297,7 @@ function checkPlaces({ control, sides, holder, dead }: State): void {
 }
 
 function check(state: State): void {
+  serveTheRest(state);
   checkPlaces(state);
   const { control, sides, dead, reported } = state;
   for (const index of reported) {
@@ -245,11 +336,15 @@ function scenario(inDepot: boolean, workers: readonly (readonly Operation<State>
     },
     check,
     // Who holds what, in the order of the letters: what the words do not say.
-    fingerprint: ({ holder, mail, dead }) => {
+    fingerprint: ({ holder, mail, dead, accepted, waiting }) => {
       let hash = 17;
       for (const value of [
         ...holder,
-        ...mail.flatMap(({ index, nonce, giver }) => [index, nonce, giver]),
+        ...mail.flatMap(({ index, way, giver }) => [index, way, giver]),
+        -9,
+        ...accepted,
+        -9,
+        ...waiting.flatMap(({ ticket, worker, busy }) => [ticket, worker, Number(busy)]),
         -9,
         ...dead,
       ]) {
@@ -276,4 +371,16 @@ export const transfers: Scenario<State> = scenario(false, [
   [take, send, take, give],
   [receive, give, take, send],
   [receive, give, receive, give],
+]);
+
+export const rivals: Scenario<State> = scenario(false, [
+  [take, send, take, send],
+  [contendForOne, give, contendForTwo, giveAll],
+  [contendForTwo, giveAll, contendForOne, give],
+]);
+
+export const waiters: Scenario<State> = scenario(true, [
+  [both, draw, serve],
+  [both, draw, giveAll, serve],
+  [draw, giveUp, take],
 ]);

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { describe, explore, type ExploreOptions, replay } from './explore.ts';
 import { load, type LoadedModule } from './load.ts';
-import { allOf, type Mutation, replaceText, swapWithNext } from './mutate.ts';
+import { allOf, type Mutation, replaceText } from './mutate.ts';
 
 // One try is as good as many: each further one is the same step again.
 const oneSpin = replaceText('lock.ts', 'const SPINS = 200;', 'const SPINS = 1;');
@@ -20,10 +20,10 @@ function loadPool(...mutations: readonly Mutation[]): LoadedModule {
 
 const BOUNDS: readonly ExploreOptions[] = [{ preemptions: 2 }, { preemptions: 1, kills: 1 }];
 
-for (const name of ['threeWorkers', 'fresh', 'transfers']) {
+for (const name of ['threeWorkers', 'fresh', 'transfers', 'rivals', 'waiters']) {
   for (const options of BOUNDS) {
     const { preemptions, kills = 0 } = options;
-    test(`${name}: 3 workers, 4 operations each, ${String(preemptions)} preemptions, ${String(kills)} kills`, (t) => {
+    test(`${name}: 3 workers, up to 4 operations each, ${String(preemptions)} preemptions, ${String(kills)} kills`, (t) => {
       const result = explore(loadPool().scenario(name), { ...options, merge: true, maxMilliseconds: 240_000 });
       t.diagnostic(describe(name, result));
       assert.ok(result.complete, result.violation?.message);
@@ -33,6 +33,7 @@ for (const name of ['threeWorkers', 'fresh', 'transfers']) {
 
 const core = 'shared-core.ts';
 const depot = 'depot.ts';
+const transfers = 'transfers.ts';
 const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] = [
   [
     'unlock before the last store',
@@ -45,10 +46,13 @@ const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] 
     { preemptions: 2 },
   ],
   [
-    'stores swapped in arrive',
-    'transfers',
-    swapWithNext(core, 'this.#owners[index] = this.#me;'),
-    { preemptions: 0, kills: 1 },
+    'stores swapped in receive',
+    'rivals',
+    allOf(
+      replaceText(transfers, '    this.#owners[index] = this.#me;\n', ''),
+      replaceText(transfers, 'flightOf(way);\n    if', 'flightOf(way);\n    this.#owners[index] = this.#me;\n    if'),
+    ),
+    { preemptions: 1 },
   ],
   [
     'what the dead holder of the lock left is not mended',
@@ -59,7 +63,7 @@ const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] 
   [
     'the magazine of a dead worker is not recovered',
     'threeWorkers',
-    replaceText(depot, 'if (word >= EMPTY) this.#giveOne(index);\n      else if', 'if'),
+    replaceText(depot, 'if (this.#owners[index] === w) this.#giveOne(index);', ''),
     { preemptions: 0, kills: 1 },
   ],
   [
@@ -75,10 +79,38 @@ const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] 
     { preemptions: 0 },
   ],
   [
-    'a block of a dead giver is accepted',
+    'who asks now comes before who waits',
+    'waiters',
+    replaceText(core, 'this.#tickets.first() === ticket', 'this.#tickets.first() >= 0'),
+    { preemptions: 1 },
+  ],
+  [
+    'the dead keep their place in the queue',
+    'waiters',
+    replaceText(core, 'this.#tickets.dropAllOf(worker);', ''),
+    { preemptions: 0, kills: 1 },
+  ],
+  [
+    'a block of a buried giver is accepted',
     'transfers',
-    replaceText(core, '=== word && this.#workers.stateOf(giver) === ATTACHED', '=== word'),
+    replaceText(depot, 'return !isFlight(word) ||', 'return true ||'),
     { preemptions: 1, kills: 1 },
+  ],
+  [
+    'a block is accepted without looking whether somebody else just did',
+    'rivals',
+    replaceText(
+      transfers,
+      'if (Atomics.compareExchange(this.#words, index, word, this.#mark) !== word) return false;',
+      'if (this.#words[index] !== word) return false;\n    Atomics.store(this.#words, index, this.#mark);',
+    ),
+    { preemptions: 1 },
+  ],
+  [
+    'what came before one that did not come is kept',
+    'rivals',
+    replaceText(transfers, 'for (let k = i - 1; k >= 0; k--)', 'for (let k = i - 1; k > 0; k--)'),
+    { preemptions: 2 },
   ],
 ];
 

@@ -363,6 +363,19 @@ test('a shared pool counts waits and failures as one of a single thread does', a
 
 // ---- figures
 
+test('what a pool counted before it was shared stays counted', () => {
+  const { pool } = makePool(16);
+  const taken = range(0, 16).map(() => pool.allocIndex());
+  assert.equal(pool.tryAllocIndex(), -1);
+  for (const index of taken) pool.freeIndex(index);
+  const before = pool.statistics();
+  pool.share();
+  assert.deepEqual(pool.statistics(), before);
+  assert.equal(before.failures, 1);
+  assert.equal(before.highWater, 16);
+  pool.destroy();
+});
+
 test('figures and the pools text are the whole pool’s, from every worker', async (t) => {
   const { pool, device, workers } = await sharedPool(t, { workers: 2, magazine: 16 });
   const [a, b] = workers;

@@ -1,0 +1,32 @@
+import { getSystemErrorMap } from 'node:util';
+import { DmaError } from '../errors.ts';
+
+/** An optional package that this part needs is not installed, or does not run here. The message says what to do. */
+export class DmaDependencyError extends DmaError {
+  /** The package's name on npm. */
+  readonly dependency: string;
+
+  constructor(dependency: string, message: string, options?: ErrorOptions) {
+    super('ERR_DMAPOOL_DEPENDENCY', message, options);
+    this.dependency = dependency;
+  }
+}
+
+/** A system call failed. */
+export class SystemCallError extends DmaError {
+  /** The call, such as `mmap`. */
+  readonly syscall: string;
+  /** Number of the error, positive, as in errno(3). */
+  readonly errno: number;
+  /** Name of the error, such as `ENOMEM`. */
+  readonly errnoName: string;
+
+  /** @param purpose What could not be done, as a clause: `can't map 4096 bytes`. */
+  constructor(syscall: string, errno: number, purpose: string) {
+    const [name, words] = getSystemErrorMap().get(-errno) ?? [`errno ${String(errno)}`, 'unknown error'];
+    super('ERR_DMAPOOL_SYSTEM_CALL', `${purpose}: ${syscall}: ${name}, ${words}`);
+    this.syscall = syscall;
+    this.errno = errno;
+    this.errnoName = name;
+  }
+}

@@ -1,0 +1,149 @@
+/**
+ * The C library's calls that we need, through koffi. Not public: with these a program can crash itself.
+ *
+ * koffi is an optional peer dependency and loaded at the first use, so that importing this costs nothing.
+ */
+import { createRequire } from 'node:module';
+import { endianness } from 'node:os';
+import type { LibraryHandle } from 'koffi';
+import { DmaDependencyError, SystemCallError } from './error.ts';
+
+/** What we need of koffi. */
+interface Koffi {
+  load(path: string | null): LibraryHandle;
+  errno(): number;
+  view(address: bigint, length: number): ArrayBuffer;
+}
+
+type Call = (...values: unknown[]) => number;
+
+/** mmap(2), memfd_create(2), open(2), eventfd(2): values from the kernel's headers, the same on all our architectures. */
+export const PROT_NONE = 0;
+export const PROT_READ = 1;
+export const PROT_WRITE = 2;
+export const MAP_SHARED = 0x01;
+export const MAP_PRIVATE = 0x02;
+export const MAP_FIXED = 0x10;
+export const MAP_ANONYMOUS = 0x20;
+export const MAP_NORESERVE = 0x4000;
+export const MFD_CLOEXEC = 1;
+export const MFD_ALLOW_SEALING = 2;
+export const EFD_NONBLOCK = 0o4000;
+export const EFD_CLOEXEC = 0o2000000;
+const F_ADD_SEALS = 1033;
+export const F_SEAL_SEAL = 1;
+export const F_SEAL_SHRINK = 2;
+export const F_SEAL_GROW = 4;
+
+/** Where the numbers above hold, a pointer has 64 bits, and bytes lie as devices want them. */
+const ARCHITECTURES: readonly string[] = ['x64', 'arm64', 'riscv64', 'loong64'];
+
+/** Addresses are numbers: user space ends at 2^47 or 2^52, depending on the machine. */
+export class Libc {
+  readonly #koffi: Koffi;
+  readonly #mmap: Call;
+  readonly #munmap: Call;
+  readonly #memfdCreate: Call;
+  readonly #fcntl: Call;
+  readonly #ioctl: Call;
+  readonly #eventfd: Call;
+
+  constructor(koffi: Koffi) {
+    this.#koffi = koffi;
+    const library = koffi.load(null);
+    const bind = (definition: string): Call => library.func(definition) as Call;
+    // Addresses as integers: koffi would make pointers objects of its own.
+    this.#mmap = bind(
+      'intptr_t mmap(intptr_t address, size_t length, int protection, int flags, int fd, int64_t offset)',
+    );
+    this.#munmap = bind('int munmap(intptr_t address, size_t length)');
+    this.#memfdCreate = bind('int memfd_create(const char *name, unsigned int flags)');
+    this.#fcntl = bind('int fcntl(int fd, int command, ...)');
+    this.#ioctl = bind('int ioctl(int fd, unsigned long request, ...)');
+    this.#eventfd = bind('int eventfd(unsigned int value, int flags)');
+  }
+
+  /** Maps memory and returns its address. @param address Where; 0 for anywhere. @throws {@link SystemCallError} */
+  mmap(address: number, length: number, protection: number, flags: number, fd = -1, offset = 0): number {
+    const result = this.#mmap(address, length, protection, flags, fd, offset);
+    return this.#checked('mmap', result, `can't map ${String(length)} bytes of memory`);
+  }
+
+  /** Takes a mapping away. Never for memory that JavaScript has a view of. @throws {@link SystemCallError} */
+  munmap(address: number, length: number): void {
+    this.#checked('munmap', this.#munmap(address, length), `can't unmap ${String(length)} bytes of memory`);
+  }
+
+  /** A file that is memory only, gone with its last descriptor. Closed by `fs.closeSync`. @throws {@link SystemCallError} */
+  memfdCreate(name: string, flags: number): number {
+    return this.#checked('memfd_create', this.#memfdCreate(name, flags), `can't make the memory file ${name}`);
+  }
+
+  /** Forbids changes of a memory file for good. @throws {@link SystemCallError} */
+  addSeals(fd: number, seals: number): void {
+    this.#checked('fcntl', this.#fcntl(fd, F_ADD_SEALS, 'int', seals), `can't seal the memory file`);
+  }
+
+  /**
+   * ioctl(2) with a structure or with a number.
+   * @param purpose What it is for, as a clause, for the error: `can't reset the device`.
+   * @throws {@link SystemCallError}
+   */
+  ioctl(fd: number, request: number, argument: Uint8Array | number, purpose: string): number {
+    const result =
+      typeof argument === 'number'
+        ? this.#ioctl(fd, request, 'long', argument)
+        : this.#ioctl(fd, request, 'void *', argument);
+    return this.#checked('ioctl', result, purpose);
+  }
+
+  /** An event counter: eight bytes are written to add to it and read to take it. @throws {@link SystemCallError} */
+  eventfd(value: number, flags: number): number {
+    return this.#checked('eventfd', this.#eventfd(value, flags), `can't make an event counter`);
+  }
+
+  /** Mapped memory as a buffer. It is valid as long as something is mapped there. */
+  view(address: number, length: number): ArrayBuffer {
+    return this.#koffi.view(BigInt(address), length);
+  }
+
+  #checked(syscall: string, result: number, purpose: string): number {
+    if (result === -1) throw new SystemCallError(syscall, this.#koffi.errno(), purpose);
+    return result;
+  }
+}
+
+let loaded: Libc | undefined;
+
+/**
+ * The C library.
+ * @param load How to get koffi; replaced in tests.
+ * @throws {@link DmaDependencyError} when koffi is not installed or can't run here, or this is no Linux of 64 bits.
+ */
+export function libc(load?: () => unknown): Libc {
+  if (loaded !== undefined && load === undefined) return loaded;
+  checkPlatform(process.platform, process.arch);
+  const made = new Libc(loadKoffi(load ?? (() => createRequire(import.meta.url)('koffi') as unknown)));
+  if (load === undefined) loaded = made;
+  return made;
+}
+
+/** Throws where mapped memory does not work. */
+export function checkPlatform(platform: string, arch: string): void {
+  if (platform === 'linux' && ARCHITECTURES.includes(arch) && endianness() === 'LE') return;
+  const message = `mapped memory needs Linux on one of ${ARCHITECTURES.join(', ')}; this is ${platform} on ${arch}`;
+  throw new DmaDependencyError('koffi', message);
+}
+
+function loadKoffi(load: () => unknown): Koffi {
+  try {
+    return load() as Koffi;
+  } catch (error) {
+    const missing = (error as { code?: unknown } | null)?.code === 'MODULE_NOT_FOUND';
+    const words = error instanceof Error ? error.message.split('\n')[0]! : String(error);
+    const message = missing
+      ? 'mapped memory needs the package koffi, which is not installed: npm install koffi'
+      : `mapped memory needs the package koffi, which can't be loaded (${words}); try: npm install koffi@3`;
+    throw new DmaDependencyError('koffi', message, { cause: error });
+  }
+}

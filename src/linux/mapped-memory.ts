@@ -1,0 +1,205 @@
+/**
+ * Memory of the system, as buffers of JavaScript.
+ *
+ *     reserve                    open 1    open 2                     close
+ *     |.......................|  |#######|########|...........|  -->  |0000000|00000000|           |
+ *      PROT_NONE: address space   mapped, seen by JavaScript           anonymous zeros  unmapped
+ *
+ * The one rule: **memory that JavaScript has seen is never unmapped.** A buffer on foreign memory can't be detached, and
+ * a view of it that somebody kept must not crash the process. At the end the pages are replaced in place by anonymous
+ * ones: a stale view then reads zeros, and what it writes goes nowhere. What that costs is address space, and memory
+ * only where a stale view is written to.
+ */
+import { readFileSync } from 'node:fs';
+import { checkInteger } from '../arguments.ts';
+import { DmaSharingError, hex } from '../errors.ts';
+import type { SharedRegion } from '../memory/coherent.ts';
+import {
+  type Libc,
+  libc,
+  MAP_ANONYMOUS,
+  MAP_FIXED,
+  MAP_NORESERVE,
+  MAP_PRIVATE,
+  MAP_SHARED,
+  PROT_NONE,
+  PROT_READ,
+  PROT_WRITE,
+} from './libc.ts';
+
+/** Bytes of the smallest page of any architecture that we run on are 4096; some have 16 or 64 KiB. */
+const ALIGNMENT = 65_536;
+
+/** What is mapped into a part of the range. */
+export interface MapSource {
+  /** The file; its descriptor may be closed afterwards. It must not become shorter: touching what is cut off is fatal. */
+  readonly fd: number;
+  /** Where in the file, a multiple of the page size. */
+  readonly offset: number;
+}
+
+/** A part of a range that is mapped. */
+interface Opened {
+  readonly offset: number;
+  readonly buffer: ArrayBuffer;
+}
+
+/** A range of addresses that is reserved at once and opened step by step. */
+export class MappedMemory {
+  readonly #libc: Libc;
+  readonly #address: number;
+  readonly #size: number;
+  readonly #opened: Opened[] = [];
+  #closed = false;
+
+  /**
+   * Reserves address space. Nothing of it can be touched yet.
+   *
+   * @param size Bytes, a multiple of `alignment`.
+   * @param alignment Of the address: a power of two, 65536 or more; for huge pages their size.
+   * @throws {@link DmaDependencyError} without koffi. @throws {@link SystemCallError} `ENOMEM` without address space.
+   */
+  constructor(size: number, alignment: number = ALIGNMENT) {
+    checkInteger('alignment', alignment, ALIGNMENT, 2 ** 40);
+    checkInteger('size', size, alignment, 2 ** 46);
+    this.#libc = libc();
+    this.#size = size;
+    // More than needed, so that an aligned piece is in it; the ends go back. JavaScript has seen none of it.
+    const whole = size + alignment;
+    const start = this.#libc.mmap(0, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
+    this.#address = Math.ceil(start / alignment) * alignment;
+    if (this.#address > start) this.#libc.munmap(start, this.#address - start);
+    const end = this.#address + size;
+    if (start + whole > end) this.#libc.munmap(end, start + whole - end);
+  }
+
+  /** Where the range begins in this process. */
+  get address(): number {
+    return this.#address;
+  }
+
+  /** Bytes of the range. */
+  get size(): number {
+    return this.#size;
+  }
+
+  /** True once {@link MappedMemory.close} was called. */
+  get closed(): boolean {
+    return this.#closed;
+  }
+
+  /**
+   * Opens a part of the range that was not opened before, and gives a buffer of it.
+   *
+   * @param offset In the range; a multiple of the page size, as is `length`.
+   * @param flags More flags for mmap.
+   * @throws {@link SystemCallError} The part is then as it was.
+   */
+  open(offset: number, length: number, source: MapSource | 'anonymous', flags = 0): ArrayBuffer {
+    checkInteger('offset', offset, 0, this.#size);
+    checkInteger('length', length, 1, this.#size - offset);
+    if (this.#closed) throw new Error('this memory was closed');
+    if (this.#opened.some((part) => offset < part.offset + part.buffer.byteLength && part.offset < offset + length)) {
+      throw new Error(`a part of ${hex(offset)}-${hex(offset + length - 1)} is open already`);
+    }
+    const kind = source === 'anonymous' ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
+    const [fd, fileOffset] = source === 'anonymous' ? [-1, 0] : [source.fd, source.offset];
+    const address = this.#address + offset;
+    this.#libc.mmap(address, length, PROT_READ | PROT_WRITE, MAP_FIXED | kind | flags, fd, fileOffset);
+    const buffer = this.#libc.view(address, length);
+    this.#opened.push({ offset, buffer });
+    return buffer;
+  }
+
+  /**
+   * Replaces all that was opened by anonymous memory, in place, and gives back the rest. Views read zeros from now on.
+   * Closing twice is fine.
+   */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    let end = 0;
+    for (const { offset, buffer } of [...this.#opened].sort((a, b) => a.offset - b.offset)) {
+      if (offset > end) this.#libc.munmap(this.#address + end, offset - end);
+      const address = this.#address + offset;
+      const flags = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+      this.#libc.mmap(address, buffer.byteLength, PROT_READ | PROT_WRITE, flags);
+      end = offset + buffer.byteLength;
+    }
+    if (end < this.#size) this.#libc.munmap(this.#address + end, this.#size - end);
+  }
+
+  /**
+   * What another thread of this process needs to see an opened part; for {@link openSharedRegion}.
+   *
+   * @param name Under which the file stands in the process' list of mappings: for a memory file, the name it was made with.
+   */
+  share(buffer: ArrayBuffer | SharedArrayBuffer, name: string): SharedRegion {
+    const part = this.#opened.find((candidate) => candidate.buffer === buffer);
+    if (part === undefined || this.#closed) {
+      const message = `this buffer is no part of the memory ${name}, or the memory was closed`;
+      throw new DmaSharingError('ERR_DMAPOOL_NOT_SHAREABLE', message);
+    }
+    return { kind: 'mapped', name, address: this.#address + part.offset, size: part.buffer.byteLength };
+  }
+}
+
+/** Buffers made in this thread, so that a region has one however often it is opened. */
+const buffers = new Map<string, ArrayBuffer>();
+
+/**
+ * Sees memory that another thread of this process mapped: for the `openRegion` option of `DmaPool.attach`.
+ *
+ * Mapped memory does not travel by `postMessage`: posting its buffer would copy it. What travels is where it is; this
+ * makes a buffer of the same memory. When the memory is closed, the buffer reads zeros, as in the thread that made it.
+ *
+ * @param region From a pool's handle.
+ * @throws {@link DmaSharingError} `ERR_DMAPOOL_NOT_SHAREABLE` when this process has no such memory (any more): the
+ *   handle came from another process, or the memory was closed.
+ * @throws {@link DmaDependencyError} without koffi.
+ *
+ * @example
+ * ```ts
+ * parentPort.once('message', (handle: SharedPoolHandle) => {
+ *   const pool = DmaPool.attach(handle, { openRegion: openSharedRegion });
+ * });
+ * ```
+ */
+export function openSharedRegion(region: SharedRegion): ArrayBuffer {
+  const { kind, name, address, size } = (region ?? {}) as Partial<SharedRegion>;
+  const sane =
+    kind === 'mapped' &&
+    typeof name === 'string' &&
+    /^[\w.:-]+$/.test(name) &&
+    Number.isSafeInteger(address) &&
+    Number.isSafeInteger(size) &&
+    address! > 0 &&
+    size! > 0;
+  // Numbers from a message are not to be trusted with the process' life: the kernel knows what is mapped where.
+  if (!sane || !isMapped(name, address!, size!)) {
+    const message =
+      `this process has no memory ${String(name)} at that address: it was closed, or the handle is from another ` +
+      'process (mapped memory is shared between threads only)';
+    throw new DmaSharingError('ERR_DMAPOOL_NOT_SHAREABLE', message);
+  }
+  const key = `${name} ${String(address)} ${String(size)}`;
+  let buffer = buffers.get(key);
+  if (buffer === undefined) {
+    buffer = libc().view(address!, size!);
+    buffers.set(key, buffer);
+  }
+  return buffer;
+}
+
+/** True when the range lies wholly in mappings of a file of that name (proc_pid_maps(5)). */
+function isMapped(name: string, address: number, size: number): boolean {
+  let covered = address;
+  for (const line of readFileSync('/proc/self/maps', 'utf8').split('\n')) {
+    const match = /^([0-9a-f]+)-([0-9a-f]+) rw.s \S+ \S+ \d+ +(\/.*)$/.exec(line);
+    if (match === null || !(match[3]!.includes(`:${name} `) || match[3]!.endsWith(`/${name}`))) continue;
+    const start = parseInt(match[1]!, 16);
+    const end = parseInt(match[2]!, 16);
+    if (start <= covered && end > covered) covered = end;
+  }
+  return covered >= address + size;
+}

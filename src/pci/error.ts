@@ -1,0 +1,32 @@
+import { DmaError, type DmaErrorCode } from '../errors.ts';
+
+/** Why a PCI function could not do what was asked. */
+export type PciErrorCode = Extract<DmaErrorCode, `ERR_DMAPOOL_PCI_${string}`>;
+
+/**
+ * A PCI function could not do what was asked: it has no such BAR or capability (`ERR_DMAPOOL_PCI_UNSUPPORTED`), somebody
+ * has it open (`ERR_DMAPOOL_PCI_BUSY`), it was closed (`ERR_DMAPOOL_PCI_CLOSED`), there is none of that address
+ * (`ERR_DMAPOOL_PCI_NOT_FOUND`), or what it says of itself makes no sense (`ERR_DMAPOOL_PCI_PROTOCOL`).
+ */
+export class PciError extends DmaError {
+  declare readonly code: PciErrorCode;
+  /** Address of the function, such as `0000:00:04.0`. */
+  readonly address: string;
+
+  constructor(code: PciErrorCode, address: string, message: string, options?: ErrorOptions) {
+    super(code, `${address}: ${message}`, options);
+    this.address = address;
+  }
+}
+
+/**
+ * The function is gone: it was unplugged, or does not answer any more (its vendor ID reads all ones). Nothing it was
+ * told to do will be done; memory given to it can be taken back.
+ */
+export class PciGoneError extends PciError {
+  declare readonly code: 'ERR_DMAPOOL_PCI_GONE';
+
+  constructor(address: string, what: string, options?: ErrorOptions) {
+    super('ERR_DMAPOOL_PCI_GONE', address, `the device is gone (${what})`, options);
+  }
+}

@@ -1,0 +1,316 @@
+/**
+ * A PCI function as a driver sees it, the same in every home.
+ *
+ *     PciFunction -- config        configuration space, capabilities       awaited
+ *                 -- bar(n)        registers                               writes posted, reads awaited
+ *                 -- device        its DMA: mask, coherent memory, pools
+ *                 -- interrupts()  the next one, or a time-out
+ *                 -- removed       aborted when it is pulled out
+ */
+import { Device } from '../device/device.ts';
+import type { DeviceLog } from '../device/log.ts';
+import { DmaArgumentError, DmaReleaseError } from '../errors.ts';
+import type { CoherentAllocator } from '../memory/coherent.ts';
+import type { PciBackend } from './backend.ts';
+import { Bar, type BarOwner, checkBarIndex } from './bar.ts';
+import { ConfigSpace } from './config-space.ts';
+import { PciError } from './error.ts';
+import { checkInterruptOptions, type InterruptOptions, Interrupts, PollingInterrupts } from './interrupts.ts';
+import { PCI_CAPABILITY, PCI_COMMAND, PCI_CONFIG } from './registers.ts';
+
+/** What a function says it is. */
+export interface PciIdentity {
+  readonly vendorId: number;
+  readonly deviceId: number;
+  readonly subsystemVendorId: number;
+  readonly subsystemId: number;
+  /** Base class, subclass and programming interface: 24 bits, such as 0x010802 for NVMe. */
+  readonly classCode: number;
+  readonly revision: number;
+}
+
+/** How to open a function. */
+export interface PciOpenOptions {
+  /** Where its `Device`'s messages go. Default: the console. */
+  readonly log?: DeviceLog;
+  /**
+   * Where its coherent memory comes from, in place of the home's own: a source that wraps the home's, to count or to
+   * fail. It must give memory that the function can reach.
+   */
+  readonly memory?: CoherentAllocator;
+  /** Highest address the device reaches. Default `DMA_BIT_MASK(32)`, as in Linux; drivers raise it by `device.setDmaMask`. */
+  readonly dmaMask?: number;
+}
+
+/** Milliseconds that a function may take after a function-level reset (PCI Express 4.0, 6.6.2). */
+const FLR_TIME = 100;
+/** Device Capabilities: Function Level Reset (PCI Express 4.0, 7.5.3.3); Device Control: Initiate it (7.5.3.4). */
+const EXPRESS_DEVICE_CAPABILITIES = 4;
+const EXPRESS_DEVICE_CONTROL = 8;
+const EXPRESS_FLR_CAPABLE = 1 << 28;
+const EXPRESS_INITIATE_FLR = 1 << 15;
+/** Advanced Features (ECN "Advanced Capabilities for Conventional PCI"): AF Capabilities, AF Control. */
+const AF_CAPABILITIES = 3;
+const AF_CONTROL = 4;
+const AF_FLR_CAPABLE = 2;
+const AF_INITIATE_FLR = 1;
+/** The header's registers that a reset loses and that are given back: command, BARs, interrupt line. */
+const HEADER_WORDS: readonly number[] = [0x0c, 0x10, 0x14, 0x18, 0x1c, 0x20, 0x24, 0x30, 0x3c];
+
+/**
+ * One function of a PCI device, open for one driver. Got from its home: `QemuMachine.open()` of `dmapool/qemu`.
+ *
+ * Fresh from its home a function decodes its registers and may not yet do DMA: give it that right by
+ * {@link PciFunction.enableBusMaster} once its memory is ready. `close` takes all back, in the order that keeps a device
+ * from writing to memory that is somebody else's.
+ *
+ * @example
+ * ```ts
+ * const nvme = await machine.open('nvme0');
+ * try {
+ *   nvme.device.setDmaMask(DMA_BIT_MASK(64));
+ *   const prps = DmaPool.createManaged('prp list page', nvme.device, { size: 4096, align: 4096 });
+ *   const version = await nvme.bar(0).read32(0x08);
+ *   await nvme.enableBusMaster();
+ * } finally {
+ *   await nvme.close();
+ * }
+ * ```
+ */
+export class PciFunction implements PciIdentity {
+  /** Domain, bus, device and function: `0000:00:04.0`. Also the name of its device. */
+  readonly address: string;
+  readonly vendorId: number;
+  readonly deviceId: number;
+  readonly subsystemVendorId: number;
+  readonly subsystemId: number;
+  readonly classCode: number;
+  readonly revision: number;
+  /** Its configuration space. */
+  readonly config: ConfigSpace;
+  /** Its regions of registers, ascending by index. */
+  readonly bars: readonly Bar[];
+  /** Who does the DMA: mask, coherent memory, pools, log. Detached by {@link PciFunction.close}. */
+  readonly device: Device;
+  readonly #backend: PciBackend;
+  readonly #interrupts = new Set<Interrupts>();
+  #closing: Promise<void> | null = null;
+
+  private constructor(backend: PciBackend, identity: PciIdentity, options: PciOpenOptions) {
+    this.#backend = backend;
+    this.address = backend.address;
+    this.vendorId = identity.vendorId;
+    this.deviceId = identity.deviceId;
+    this.subsystemVendorId = identity.subsystemVendorId;
+    this.subsystemId = identity.subsystemId;
+    this.classCode = identity.classCode;
+    this.revision = identity.revision;
+    const guard = (): void => {
+      this.#guard();
+    };
+    this.config = new ConfigSpace(backend, guard);
+    const owner: BarOwner = { backend, guard, checkThere: () => this.config.checkThere() };
+    this.bars = backend.bars.map((info) => new Bar(owner, info));
+    const { log, memory = backend.memory, dmaMask } = options;
+    this.device = new Device({
+      name: backend.address,
+      path: `/sys/bus/pci/devices/${backend.address}`,
+      memory,
+      ...(log === undefined ? {} : { log }),
+      ...(dmaMask === undefined ? {} : { dmaMask }),
+    });
+  }
+
+  /**
+   * For homes: makes the function of a backend ready for a driver. Decoding of its registers is switched on, bus
+   * mastering off.
+   *
+   * @throws {@link PciGoneError} when nobody answers. The backend is then still the caller's to close.
+   */
+  static async open(backend: PciBackend, options: PciOpenOptions = {}): Promise<PciFunction> {
+    if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
+    const config = new ConfigSpace(backend, () => undefined);
+    await config.checkThere();
+    const revisionAndClass = await config.read32(PCI_CONFIG.revision);
+    const identity: PciIdentity = {
+      vendorId: await config.read16(PCI_CONFIG.vendorId),
+      deviceId: await config.read16(PCI_CONFIG.deviceId),
+      subsystemVendorId: await config.read16(PCI_CONFIG.subsystemVendorId),
+      subsystemId: await config.read16(PCI_CONFIG.subsystemId),
+      classCode: revisionAndClass >>> 8,
+      revision: revisionAndClass & 0xff,
+    };
+    const opened = new PciFunction(backend, identity, options);
+    const decode = backend.bars.reduce((bits, { kind }) => bits | PCI_COMMAND[kind], 0);
+    await config.update16(PCI_CONFIG.command, decode, PCI_COMMAND.busMaster);
+    return opened;
+  }
+
+  /**
+   * Aborted when the function goes away: pulled out, or its whole home died. The reason is the error that every access
+   * fails with from then on. Hand it to whatever must end then.
+   */
+  get removed(): AbortSignal {
+    return this.#backend.removed;
+  }
+
+  /** True once {@link PciFunction.close} was called. */
+  get closed(): boolean {
+    return this.#closing !== null;
+  }
+
+  /**
+   * A region of registers.
+   * @param index Number of its base address register, 0 to 5; of one of 64 bits, the lower half's.
+   * @throws {@link DmaArgumentError} for another number. @throws {@link PciError} `ERR_DMAPOOL_PCI_UNSUPPORTED` when the function has no such region.
+   */
+  bar(index: number): Bar {
+    checkBarIndex(index);
+    const bar = this.bars.find((candidate) => candidate.index === index);
+    if (bar === undefined) {
+      const there = this.bars.map((candidate) => String(candidate.index)).join(', ') || 'none';
+      throw this.#error('ERR_DMAPOOL_PCI_UNSUPPORTED', `it has no BAR ${String(index)}; there are: ${there}`);
+    }
+    return bar;
+  }
+
+  /** Lets the function do DMA. Call it when the memory that its registers point to is ready. */
+  async enableBusMaster(): Promise<void> {
+    await this.config.update16(PCI_CONFIG.command, PCI_COMMAND.busMaster);
+  }
+
+  /** Takes the right to do DMA away. Transfers under way may still end; a reset is what makes sure. */
+  async disableBusMaster(): Promise<void> {
+    await this.config.update16(PCI_CONFIG.command, 0, PCI_COMMAND.busMaster);
+  }
+
+  /** True while the function may do DMA. */
+  async isBusMaster(): Promise<boolean> {
+    return ((await this.config.read16(PCI_CONFIG.command)) & PCI_COMMAND.busMaster) !== 0;
+  }
+
+  /**
+   * Resets the function, by the home's own means or a function-level reset, and gives it its addresses back. Bus
+   * mastering is off afterwards, DMA has stopped, and `device.reclaim()` may be called.
+   *
+   * @returns false when the function offers no reset: it must then be reset through its own registers.
+   */
+  async reset(): Promise<boolean> {
+    this.#guard();
+    await this.#backend.flush();
+    const command = await this.config.read16(PCI_CONFIG.command);
+    const header = await Promise.all(HEADER_WORDS.map((offset) => this.config.read32(offset)));
+    if (!((await this.#backend.reset?.()) ?? false) && !(await this.#functionLevelReset())) return false;
+    for (const [i, offset] of HEADER_WORDS.entries()) await this.config.write32(offset, header[i]!);
+    await this.config.write16(PCI_CONFIG.command, command & ~PCI_COMMAND.busMaster);
+    return true;
+  }
+
+  async #functionLevelReset(): Promise<boolean> {
+    const { config } = this;
+    const capabilities = await config.capabilities();
+    const express = capabilities.find(({ id }) => id === PCI_CAPABILITY.pciExpress);
+    const advanced = capabilities.find(({ id }) => id === PCI_CAPABILITY.advancedFeatures);
+    if (
+      express !== undefined &&
+      ((await config.read32(express.offset + EXPRESS_DEVICE_CAPABILITIES)) & EXPRESS_FLR_CAPABLE) !== 0
+    ) {
+      await this.disableBusMaster();
+      await config.update16(express.offset + EXPRESS_DEVICE_CONTROL, EXPRESS_INITIATE_FLR);
+    } else if (
+      advanced !== undefined &&
+      ((await config.read8(advanced.offset + AF_CAPABILITIES)) & AF_FLR_CAPABLE) !== 0
+    ) {
+      await this.disableBusMaster();
+      await config.write8(advanced.offset + AF_CONTROL, AF_INITIATE_FLR);
+    } else {
+      return false;
+    }
+    await new Promise((resolve) => setTimeout(resolve, FLR_TIME));
+    return true;
+  }
+
+  /**
+   * Switches interrupts on, of the first wanted kind that there is. One at a time: close them before asking again.
+   *
+   * @throws {@link DmaArgumentError} for wrong options.
+   * @throws {@link PciError} `ERR_DMAPOOL_PCI_UNSUPPORTED` when none of the kinds can be had, `ERR_DMAPOOL_PCI_BUSY` when
+   *   there are open ones.
+   */
+  async interrupts(options: InterruptOptions = {}): Promise<Interrupts> {
+    const { kinds, vectors, pollInterval } = checkInterruptOptions(options);
+    this.#guard();
+    if (this.#interrupts.size > 0) {
+      throw this.#error('ERR_DMAPOOL_PCI_BUSY', 'it has open interrupts; close them first');
+    }
+    const real = kinds.slice(0, kinds.includes('poll') ? kinds.indexOf('poll') : kinds.length);
+    const backend =
+      (real.length === 0 ? null : await this.#backend.openInterrupts(real, vectors)) ??
+      (kinds.includes('poll') ? new PollingInterrupts(pollInterval, () => this.#backend.flush()) : null);
+    if (backend === null) {
+      throw this.#error('ERR_DMAPOOL_PCI_UNSUPPORTED', `it offers none of these interrupts here: ${kinds.join(', ')}`);
+    }
+    const interrupts = new Interrupts(this.address, backend, this.removed, () => this.#interrupts.delete(interrupts));
+    this.#interrupts.add(interrupts);
+    if (this.closed) {
+      await interrupts.close();
+      this.#guard();
+    }
+    return interrupts;
+  }
+
+  /**
+   * The driver is done: bus mastering off, interrupts closed, the device detached (managed pools are destroyed) and its
+   * memory reclaimed; then the home takes the function back. Closing twice is fine, and a function that is gone can be
+   * closed too. A driver stops its device first: what is cut off in the middle of a transfer may need a reset.
+   *
+   * @throws {@link DmaReleaseError} after all was tried, with what failed.
+   */
+  close(): Promise<void> {
+    return (this.#closing ??= this.#close());
+  }
+
+  /** {@link PciFunction.close}, for `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #close(): Promise<void> {
+    const errors: unknown[] = [];
+    const attempt = async (action: () => unknown): Promise<void> => {
+      try {
+        await action();
+      } catch (error) {
+        // That the device is gone is no failure here: it can't do harm any more.
+        if (!this.removed.aborted) errors.push(error);
+      }
+    };
+    // Not through the checks for drivers: those say that the function is closed.
+    const config = new ConfigSpace(this.#backend, () => undefined);
+    await attempt(() => this.#backend.flush());
+    await attempt(() => config.update16(PCI_CONFIG.command, 0, PCI_COMMAND.busMaster));
+    for (const interrupts of [...this.#interrupts]) await attempt(() => interrupts.close());
+    const memoryErrors: unknown[] = [];
+    for (const step of ['detach', 'reclaim'] as const) {
+      try {
+        this.device[step]();
+      } catch (error) {
+        memoryErrors.push(error);
+      }
+    }
+    await attempt(() => this.#backend.close());
+    errors.push(...memoryErrors);
+    if (errors.length > 0) throw new DmaReleaseError(`${this.address}: failed to close all of it`, errors);
+  }
+
+  #guard(): void {
+    if (this.#closing !== null) throw this.#error('ERR_DMAPOOL_PCI_CLOSED', 'it was closed');
+  }
+
+  #error(
+    code: 'ERR_DMAPOOL_PCI_UNSUPPORTED' | 'ERR_DMAPOOL_PCI_BUSY' | 'ERR_DMAPOOL_PCI_CLOSED',
+    message: string,
+  ): PciError {
+    return new PciError(code, this.address, message);
+  }
+}

@@ -1,0 +1,250 @@
+/** Interrupts as something to await, and polling where there are none. */
+import { checkInteger } from '../arguments.ts';
+import { DmaArgumentError } from '../errors.ts';
+import type { InterruptBackend, InterruptKind } from './backend.ts';
+import { PciError } from './error.ts';
+
+/** Which interrupts a driver wants. */
+export interface InterruptOptions {
+  /**
+   * Kinds the driver can deal with, best first; the first that the home offers is taken. Default: `msix`, `msi`, `intx`,
+   * `poll`. Without `poll` it may be that there are none (`ERR_DMAPOOL_PCI_UNSUPPORTED`).
+   */
+  readonly kinds?: readonly InterruptKind[];
+  /** How many vectors, 1 (the default) to 2048; INTx and polling have one. Fewer may be given: see {@link Interrupts.vectors}. */
+  readonly vectors?: number;
+  /** When polling: milliseconds from one look to the next, 0 to 60000; 0 looks once each turn of the event loop. Default 1. */
+  readonly pollInterval?: number;
+}
+
+/** How to wait for an interrupt. */
+export interface InterruptWaitOptions {
+  /** Which one, from 0 (the default). */
+  readonly vector?: number;
+  /** Milliseconds to wait at most, 0 to 2^31-1. Default: without end. */
+  readonly timeout?: number;
+  /** Ends the wait; it is then rejected with the signal's reason. */
+  readonly signal?: AbortSignal;
+}
+
+const KINDS: readonly InterruptKind[] = ['msix', 'msi', 'intx', 'poll'];
+const MAX_VECTORS = 2048;
+const MAX_POLL_INTERVAL = 60_000;
+const MAX_TIMEOUT = 2 ** 31 - 1;
+
+interface Waiter {
+  readonly vector: number;
+  readonly settle: (outcome: boolean | Error) => void;
+}
+
+/** A checked {@link InterruptOptions}. @internal */
+export interface CheckedInterruptOptions {
+  readonly kinds: readonly InterruptKind[];
+  readonly vectors: number;
+  readonly pollInterval: number;
+}
+
+/** Throws unless the options are as they should be. @internal */
+export function checkInterruptOptions(options: InterruptOptions): CheckedInterruptOptions {
+  if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
+  const { kinds = KINDS, vectors = 1, pollInterval = 1 } = options;
+  if (!Array.isArray(kinds) || kinds.length === 0 || !kinds.every((kind) => KINDS.includes(kind as InterruptKind))) {
+    throw new DmaArgumentError('kinds', kinds, `an array of ${KINDS.join(', ')}`);
+  }
+  checkInteger('vectors', vectors, 1, MAX_VECTORS);
+  checkInteger('pollInterval', pollInterval, 0, MAX_POLL_INTERVAL);
+  return { kinds, vectors, pollInterval };
+}
+
+/**
+ * The interrupts of a function, got from `PciFunction.interrupts()`.
+ *
+ * A wait that resolves to true says: look at the device. There may be nothing to see: lines are shared, and polling looks
+ * now and then. The next wait says that all there was to see was dealt with, so ask the device (or its rings) before
+ * each wait, and nothing is missed:
+ *
+ * @example
+ * ```ts
+ * const interrupts = await nvme.interrupts();
+ * while (!done) {
+ *   reapCompletions();
+ *   if (!(await interrupts.wait({ timeout: 1000, signal }))) throw new Error('no completion within a second');
+ * }
+ * ```
+ */
+export class Interrupts {
+  readonly #address: string;
+  readonly #backend: InterruptBackend;
+  readonly #removed: AbortSignal;
+  readonly #pending: boolean[];
+  readonly #waiters = new Set<Waiter>();
+  readonly #onRemoved: () => void;
+  readonly #onClose: () => void;
+  #closed = false;
+
+  /** @internal */
+  constructor(address: string, backend: InterruptBackend, removed: AbortSignal, onClose: () => void) {
+    this.#address = address;
+    this.#backend = backend;
+    this.#removed = removed;
+    this.#onClose = onClose;
+    this.#pending = new Array<boolean>(backend.vectors).fill(false);
+    backend.listen((vector) => {
+      this.#notice(vector);
+    });
+    this.#onRemoved = () => {
+      this.#fail(removed.reason as Error);
+    };
+    removed.addEventListener('abort', this.#onRemoved);
+  }
+
+  /** Which kind they are. */
+  get kind(): InterruptKind {
+    return this.#backend.kind;
+  }
+
+  /** How many there are, numbered from 0. */
+  get vectors(): number {
+    return this.#backend.vectors;
+  }
+
+  /**
+   * Waits for the next interrupt of a vector. Posted writes arrive before the wait begins. An interrupt since the last
+   * wait ends it at once. All who wait on a vector are woken together.
+   *
+   * @returns true: look at the device; false: the time is over.
+   * @throws {@link DmaArgumentError} for wrong options.
+   * @throws {@link PciGoneError} when the device goes away.
+   * @throws {@link PciError} `ERR_DMAPOOL_PCI_CLOSED` when the interrupts or the function are closed.
+   */
+  async wait(options: InterruptWaitOptions = {}): Promise<boolean> {
+    const { vector = 0, timeout, signal } = options;
+    checkInteger('vector', vector, 0, this.vectors - 1);
+    if (timeout !== undefined) checkInteger('timeout', timeout, 0, MAX_TIMEOUT);
+    if (signal !== undefined && !(signal instanceof AbortSignal)) {
+      throw new DmaArgumentError('signal', signal, 'an AbortSignal');
+    }
+    signal?.throwIfAborted();
+    if (this.#closed) throw this.#closedError();
+    this.#removed.throwIfAborted();
+    // What was noticed of a level is old news: whether it still stands is for the home to say.
+    if (this.#backend.level) this.#pending[vector] = false;
+    return new Promise((resolve, reject) => {
+      let timer: ReturnType<typeof setTimeout> | undefined;
+      const waiter: Waiter = {
+        vector,
+        settle: (outcome) => {
+          if (!this.#waiters.delete(waiter)) return;
+          clearTimeout(timer);
+          signal?.removeEventListener('abort', onAbort);
+          if (typeof outcome === 'boolean') resolve(outcome);
+          else reject(outcome);
+        },
+      };
+      const onAbort = (): void => {
+        waiter.settle(signal!.reason as Error);
+      };
+      this.#waiters.add(waiter);
+      signal?.addEventListener('abort', onAbort);
+      if (timeout !== undefined) {
+        timer = setTimeout(() => {
+          waiter.settle(false);
+        }, timeout);
+      }
+      if (this.#pending[vector]) {
+        this.#notice(vector);
+        return;
+      }
+      this.#backend.rearm(vector).then(
+        (pending) => {
+          if (!pending) return;
+          if (this.#waiters.has(waiter)) this.#notice(vector);
+          // This wait ended otherwise meanwhile. A level will be asked for again; an event must not be lost.
+          else if (!this.#backend.level) this.#pending[vector] = true;
+        },
+        (error: unknown) => {
+          waiter.settle(error as Error);
+        },
+      );
+    });
+  }
+
+  /** No more interrupts: every wait is rejected. Closing twice is fine. */
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    this.#removed.removeEventListener('abort', this.#onRemoved);
+    this.#fail(this.#closedError());
+    this.#onClose();
+    await this.#backend.close();
+  }
+
+  /** {@link Interrupts.close}, for `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #notice(vector: number): void {
+    const woken = [...this.#waiters].filter((waiter) => waiter.vector === vector);
+    this.#pending[vector] = woken.length === 0;
+    for (const waiter of woken) waiter.settle(true);
+  }
+
+  #fail(error: Error): void {
+    for (const waiter of [...this.#waiters]) waiter.settle(error);
+  }
+
+  #closedError(): PciError {
+    return new PciError('ERR_DMAPOOL_PCI_CLOSED', this.#address, 'its interrupts were closed');
+  }
+}
+
+/** Where there are no interrupts: after each interval the driver is told to look. @internal */
+export class PollingInterrupts implements InterruptBackend {
+  readonly kind = 'poll';
+  readonly vectors = 1;
+  readonly level = true;
+  readonly #interval: number;
+  readonly #flush: () => Promise<void>;
+  #listener: ((vector: number) => void) | undefined;
+  #cancel: (() => void) | undefined;
+
+  constructor(interval: number, flush: () => Promise<void>) {
+    this.#interval = interval;
+    this.#flush = flush;
+  }
+
+  listen(listener: (vector: number) => void): void {
+    this.#listener = listener;
+  }
+
+  async rearm(): Promise<boolean> {
+    await this.#flush();
+    this.#cancel ??= later(this.#interval, () => {
+      this.#cancel = undefined;
+      this.#listener?.(0);
+    });
+    return false;
+  }
+
+  close(): Promise<void> {
+    this.#cancel?.();
+    this.#cancel = undefined;
+    this.#listener = undefined;
+    return Promise.resolve();
+  }
+}
+
+/** Calls once, after `interval` milliseconds or in the next turn of the event loop; returns what calls it off. */
+function later(interval: number, action: () => void): () => void {
+  if (interval === 0 && typeof setImmediate === 'function') {
+    const handle = setImmediate(action);
+    return () => {
+      clearImmediate(handle);
+    };
+  }
+  const handle = setTimeout(action, interval);
+  return () => {
+    clearTimeout(handle);
+  };
+}

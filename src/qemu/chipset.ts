@@ -1,0 +1,52 @@
+/** What differs between QEMU's two PCs: where interrupt lines and hotplug are, and how much configuration space there is. */
+import type { MachineBus } from './bus.ts';
+
+export interface Chipset {
+  /** What a firmware sets up before PCI can be used. */
+  prepare(bus: MachineBus): Promise<void>;
+  /** The I/O APIC's input to which a slot and pin (1 to 4) of bus 0 lead. */
+  line(slot: number, pin: number): number;
+  /** First port of ACPI PCI hotplug (docs/specs/acpi_pci_hotplug in QEMU's documentation). */
+  readonly hotplugPort: number;
+}
+
+/** Port of the old timer's mode (Intel 8254). Counter 0 in mode 0, never started: else it would interrupt 18 times a second. */
+const TIMER_MODE = 0x43;
+const STOP_TIMER = 0x30;
+
+/** Inputs that no other device of the machine uses, for the four PIRQ lines. */
+const PIIX_LINES: readonly number[] = [10, 11, 5, 7];
+/** PIIX3: 00:01.0, PIRQRC[A:D] (Intel 82371SB data sheet, 2.2.5). */
+const PIIX_BRIDGE = { bus: 0, slot: 1, fn: 0 };
+const PIIX_ROUTES = 0x60;
+
+/** MCH 00:00.0, PCIEXBAR: where configuration space lies in memory, bit 0 for on, 256 buses (Intel 82Q35 data sheet, 5.1.12). */
+const MCH = { bus: 0, slot: 0, fn: 0 };
+const PCIEXBAR = 0x60;
+const ECAM_BASE = 0xb000_0000;
+/** ICH9: pins of slots below 25 lead to PIRQ[E:H], which are inputs 20 to 23 (Intel ICH9 data sheet, 5.9; QEMU's reset values). */
+const ICH9_PIRQ_E = 20;
+
+/** i440FX and PIIX3. */
+const pc: Chipset = {
+  async prepare(bus) {
+    bus.writePort(TIMER_MODE, 8, STOP_TIMER);
+    for (const [i, line] of PIIX_LINES.entries()) await bus.writeConfig(PIIX_BRIDGE, PIIX_ROUTES + i, 8, line);
+  },
+  line: (slot, pin) => PIIX_LINES[(slot + pin - 2 + 4) % 4]!,
+  hotplugPort: 0xae00,
+};
+
+/** Q35 and ICH9. */
+const q35: Chipset = {
+  async prepare(bus) {
+    bus.writePort(TIMER_MODE, 8, STOP_TIMER);
+    await bus.writeConfig(MCH, PCIEXBAR + 4, 32, 0);
+    await bus.writeConfig(MCH, PCIEXBAR, 32, ECAM_BASE + 1);
+    bus.useEcam(ECAM_BASE);
+  },
+  line: (slot, pin) => ICH9_PIRQ_E + ((slot + pin - 1) % 4),
+  hotplugPort: 0x0cc0,
+};
+
+export const CHIPSETS: { readonly pc: Chipset; readonly q35: Chipset } = { pc, q35 };

@@ -1,0 +1,447 @@
+/**
+ * A QEMU machine without a system in it: its devices are driven from here.
+ *
+ *     your driver --PciFunction--> qtest commands --> device model --\
+ *                 <--interrupts---                                     > RAM: one memory file, mapped by both
+ *                 --DmaPool, views of its memory---------------------/
+ */
+import { randomUUID } from 'node:crypto';
+import { closeSync, writeSync } from 'node:fs';
+import { checkInteger } from '../arguments.ts';
+import { DmaArgumentError } from '../errors.ts';
+import type { CoherentAllocator } from '../memory/coherent.ts';
+import { createMemoryFile } from '../linux/memfd.ts';
+import { PciError, PciGoneError } from '../pci/error.ts';
+import { PciFunction, type PciOpenOptions } from '../pci/function.ts';
+import { QemuPciBackend } from './backend.ts';
+import { MachineBus } from './bus.ts';
+import { CHIPSETS } from './chipset.ts';
+import { enumerate, type FoundFunction } from './enumerate.ts';
+import { QemuError } from './error.ts';
+import { haltingFirmware } from './firmware.ts';
+import { InterruptLines } from './interrupt-lines.ts';
+import { checkOptions, commandLine, type CheckedOptions, type QemuMachineOptions } from './options.ts';
+import { QemuProcess } from './process.ts';
+import { QmpClient } from './qmp.ts';
+import { QtestClient } from './qtest.ts';
+import { MachineRam } from './ram.ts';
+import { Unplugger } from './unplug.ts';
+
+/** The oldest QEMU that is known to have all that is used here. */
+const LEAST_VERSION = { major: 6, minor: 0 };
+/** The most bytes of one access to memory through QEMU. */
+const MAX_ACCESS = 1024 * 1024;
+
+/** A PCI function of a machine. */
+export interface QemuPciFunction {
+  /** Its address: `0000:00:04.0`. */
+  readonly address: string;
+  /** The `id` that it was given among the machine's devices; empty if none. */
+  readonly id: string;
+  readonly vendorId: number;
+  readonly deviceId: number;
+  /** 24 bits: base class, subclass, programming interface. */
+  readonly classCode: number;
+}
+
+/** How to unplug a device. */
+export interface UnplugOptions {
+  /** Milliseconds until it must be out, 1 to 10 minutes. Default 5000. */
+  readonly timeout?: number;
+}
+
+interface Plugged extends QemuPciFunction {
+  readonly found: FoundFunction;
+  /** While it is open. */
+  backend: QemuPciBackend | null;
+}
+
+interface QueriedDevice {
+  readonly bus: number;
+  readonly slot: number;
+  readonly function: number;
+  readonly qdev_id: string;
+  readonly pci_bridge?: { readonly devices?: readonly QueriedDevice[] };
+}
+
+/**
+ * A machine of QEMU's device models, for drivers to be developed and tested on: no guest system, no privileges, no
+ * hardware. Its processor is halted; what a driver does to registers goes to the device models, and their DMA goes to
+ * RAM that this process sees too.
+ *
+ * Needs `qemu-system-x86_64` 6.0 or later (developed against 7.2) and the package koffi.
+ *
+ * @example
+ * ```ts
+ * const machine = await QemuMachine.start({
+ *   drives: [{ id: 'disk0', file: 'disk.img' }],
+ *   devices: [{ driver: 'nvme', id: 'nvme0', drive: 'disk0', serial: '1' }],
+ * });
+ * try {
+ *   const nvme = await machine.open('nvme0');
+ *   console.log((await nvme.bar(0).read32(0x08)).toString(16)); // version of NVMe
+ *   await nvme.close();
+ * } finally {
+ *   await machine.close();
+ * }
+ * ```
+ */
+export class QemuMachine {
+  readonly #options: CheckedOptions;
+  readonly #process: QemuProcess;
+  readonly #ram: MachineRam;
+  readonly #qtest: QtestClient;
+  readonly #qmp: QmpClient;
+  readonly #bus: MachineBus;
+  readonly #lines = new InterruptLines();
+  readonly #unplugger: Unplugger;
+  readonly #ended = new AbortController();
+  #functions: Plugged[] = [];
+  #closing: Promise<void> | null = null;
+
+  private constructor(options: CheckedOptions, process: QemuProcess, ram: MachineRam) {
+    this.#options = options;
+    this.#process = process;
+    this.#ram = ram;
+    const onHang = (message: string): void => {
+      this.#end(new QemuError('ERR_DMAPOOL_QEMU_TIMEOUT', `${message}; it was killed`, process.output));
+      process.kill();
+    };
+    this.#qtest = new QtestClient(process.qtest, options.commandTimeout, {
+      onIrq: (line, raised) => {
+        this.#lines.set(line, raised);
+      },
+      onHang,
+    });
+    this.#unplugger = new Unplugger((id) => {
+      this.#remove(id);
+    });
+    this.#qmp = new QmpClient(process.qmp, options.commandTimeout, {
+      onEvent: (name, data) => {
+        if (name === 'DEVICE_DELETED' && typeof data['device'] === 'string') this.#unplugger.deleted(data['device']);
+      },
+      onHang,
+    });
+    this.#bus = new MachineBus(this.#qtest);
+    void process.ended.then((how) => {
+      this.#end(new QemuError('ERR_DMAPOOL_QEMU_DIED', how, process.output));
+    });
+  }
+
+  /**
+   * Starts a machine and gives its PCI functions addresses. No file, socket or folder is made, and nothing stays behind
+   * however this process ends: QEMU ends with it.
+   *
+   * @throws {@link DmaArgumentError} for wrong options. @throws {@link DmaDependencyError} without koffi.
+   * @throws {@link QemuError} `ERR_DMAPOOL_QEMU_MISSING` when the program can't be started, `_VERSION` when it is too old,
+   *   `_REFUSED` when it does not accept its arguments, `_DIED` when it ends, `_TIMEOUT` when it is not ready in time.
+   * @throws what the signal says when it is aborted.
+   */
+  static async start(options: QemuMachineOptions = {}): Promise<QemuMachine> {
+    const checked = checkOptions(options);
+    const args = commandLine(checked);
+    checked.signal?.throwIfAborted();
+    const ram = new MachineRam(`dmapool-${randomUUID()}`, checked.memory, checked.highMemory);
+    try {
+      const process = await startProcess(checked, args, ram);
+      const machine = new QemuMachine(checked, process, ram);
+      try {
+        await machine.#ready();
+      } catch (error) {
+        await machine.#abandon();
+        throw error;
+      }
+      return machine;
+    } catch (error) {
+      ram.close();
+      throw error;
+    }
+  }
+
+  /** The machine's RAM as a source of coherent memory: what devices made by {@link QemuMachine.open} use. */
+  get memory(): CoherentAllocator {
+    return this.#ram.source;
+  }
+
+  /** Its PCI functions, bridges excepted, ascending by address. Those that were unplugged are not among them. */
+  get functions(): readonly QemuPciFunction[] {
+    return this.#functions.map(({ address, id, vendorId, deviceId, classCode }) => ({
+      address,
+      id,
+      vendorId,
+      deviceId,
+      classCode,
+    }));
+  }
+
+  /** Aborted when the machine ends, with the `QemuError` that says why. */
+  get ended(): AbortSignal {
+    return this.#ended.signal;
+  }
+
+  /** Number of QEMU's process. */
+  get pid(): number {
+    return this.#process.pid;
+  }
+
+  /** What QEMU wrote to its standard output and error so far: its last 8 KiB. */
+  get output(): string {
+    return this.#process.output;
+  }
+
+  /**
+   * Opens a PCI function for a driver.
+   *
+   * @param which Its address, or the `id` of its device.
+   * @throws {@link PciError} `ERR_DMAPOOL_PCI_NOT_FOUND` when there is none, `ERR_DMAPOOL_PCI_BUSY` when it is open.
+   * @throws {@link QemuError} when the machine has ended.
+   */
+  async open(which: string, options: PciOpenOptions = {}): Promise<PciFunction> {
+    const plugged = this.#find(which);
+    if (plugged.backend !== null) {
+      throw new PciError('ERR_DMAPOOL_PCI_BUSY', plugged.address, 'it is open; close it before opening it again');
+    }
+    const { found } = plugged;
+    const backend = new QemuPciBackend(found, {
+      bus: this.#bus,
+      lines: this.#lines,
+      memory: this.#ram.source,
+      line: found.pin === 0 ? -1 : CHIPSETS[this.#options.machine].line(found.root.slot, found.root.pin),
+      onClose: () => {
+        if (plugged.backend === backend) plugged.backend = null;
+      },
+    });
+    plugged.backend = backend;
+    try {
+      return await PciFunction.open(backend, options);
+    } catch (error) {
+      await backend.close();
+      throw error;
+    }
+  }
+
+  /**
+   * Pulls a device out while the machine runs, as a user pulls out a card: the device is gone when this resolves. Does
+   * the hand-shake's two sides, the user's and the system's. Functions that are open are told by their `removed` signal.
+   *
+   * @param which The address of its function, or the `id` of its device. It must have an `id`.
+   * @throws {@link PciError} `ERR_DMAPOOL_PCI_NOT_FOUND`. @throws {@link QemuError} `ERR_DMAPOOL_QEMU_COMMAND` with
+   *   QEMU's words when the device can't be unplugged, `ERR_DMAPOOL_QEMU_TIMEOUT` when it does not go.
+   */
+  async unplug(which: string, options: UnplugOptions = {}): Promise<void> {
+    const { timeout = 5000 } = options;
+    checkInteger('timeout', timeout, 1, 600_000);
+    const plugged = this.#find(which);
+    if (plugged.id === '') {
+      const message = 'a device needs an id to be unplugged: { driver: ..., id: ... }';
+      throw new PciError('ERR_DMAPOOL_PCI_UNSUPPORTED', plugged.address, message);
+    }
+    const { backend, found, id } = plugged;
+    await this.#unplugger.unplug(id, found.where.slot, {
+      onEject: (out) => {
+        backend?.leave(out);
+      },
+      bus: this.#bus,
+      qmp: this.#qmp,
+      port: CHIPSETS[this.#options.machine].hotplugPort,
+      timeout,
+      ended: this.ended,
+    });
+  }
+
+  /**
+   * Runs a command of the QEMU Machine Protocol, such as `query-block`. Its answer is what QEMU's reference says.
+   * @throws {@link QemuError} `ERR_DMAPOOL_QEMU_COMMAND` with QEMU's words.
+   */
+  async qmp(command: string, args: Readonly<Record<string, unknown>> = {}): Promise<unknown> {
+    if (typeof command !== 'string') throw new DmaArgumentError('command', command, 'the name of a QMP command');
+    return this.#qmp.execute(command, args);
+  }
+
+  /** Reads a port of the machine. @param port 0 to 65535. */
+  async readPort(port: number, width: 8 | 16 | 32): Promise<number> {
+    checkPort(port, width);
+    return this.#bus.readPort(port, width);
+  }
+
+  /** Posts a write to a port of the machine. */
+  writePort(port: number, width: 8 | 16 | 32, value: number): void {
+    checkPort(port, width);
+    checkInteger('value', value, 0, 2 ** width - 1);
+    this.#bus.writePort(port, width, value);
+  }
+
+  /** Reads memory as the processor sees it: RAM and devices. @param length Bytes, 1 to 1 MiB. */
+  async readMemory(address: number, length: number): Promise<Uint8Array> {
+    checkInteger('length', length, 1, MAX_ACCESS);
+    checkInteger('address', address, 0, Number.MAX_SAFE_INTEGER - length);
+    return this.#bus.readBytes(address, length);
+  }
+
+  /** Writes memory as the processor sees it, 1 byte to 1 MiB. Resolves when it is done. */
+  async writeMemory(address: number, bytes: Uint8Array): Promise<void> {
+    if (!(bytes instanceof Uint8Array)) throw new DmaArgumentError('bytes', bytes, 'a Uint8Array');
+    checkInteger('bytes.length', bytes.length, 1, MAX_ACCESS);
+    checkInteger('address', address, 0, Number.MAX_SAFE_INTEGER - bytes.length);
+    await this.#bus.writeBytes(address, bytes);
+  }
+
+  /**
+   * Ends the machine. Functions that are open are gone from then on, and views of its memory read zeros. Closing twice
+   * is fine, and so is closing a machine that ended by itself.
+   */
+  close(): Promise<void> {
+    return (this.#closing ??= this.#close());
+  }
+
+  /** {@link QemuMachine.close}, for `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #close(): Promise<void> {
+    if (!this.ended.aborted) {
+      // Its disks are written back on the way.
+      this.#qmp.execute('quit').catch(() => undefined);
+    }
+    await this.#abandon(false);
+  }
+
+  /** Ends the process and gives everything back. */
+  async #abandon(kill = true): Promise<void> {
+    if (kill) this.#process.kill();
+    await this.#process.quit();
+    this.#end(new QemuError('ERR_DMAPOOL_QEMU_CLOSED', 'the machine was closed'));
+    this.#ram.close();
+  }
+
+  /** The machine is no more: everybody is told. */
+  #end(given: QemuError): void {
+    if (this.ended.aborted) return;
+    const error = this.#closing === null ? given : new QemuError('ERR_DMAPOOL_QEMU_CLOSED', 'the machine was closed');
+    this.#ended.abort(error);
+    this.#qtest.end(error);
+    this.#qmp.end(error);
+    for (const { backend } of this.#functions) backend?.remove(error);
+    this.#options.signal?.removeEventListener('abort', this.#onAbort);
+  }
+
+  readonly #onAbort = (): void => {
+    void this.close();
+  };
+
+  /** Brings the machine to where drivers can use it. */
+  async #ready(): Promise<void> {
+    const { signal, startTimeout, machine } = this.#options;
+    const work = async (): Promise<void> => {
+      const version = await this.#qmp.greeted;
+      checkVersion(version);
+      await this.#qmp.execute('qmp_capabilities');
+      await this.#qtest.call('irq_intercept_in ioapic');
+      await CHIPSETS[machine].prepare(this.#bus);
+      const found = await enumerate(this.#bus);
+      const ids = idsOf(await this.#qmp.execute('query-pci'), found);
+      this.#functions = found.map((each, i) => ({
+        address: each.address,
+        id: ids[i]!,
+        vendorId: each.vendorId,
+        deviceId: each.deviceId,
+        classCode: each.classCode,
+        found: each,
+        backend: null,
+      }));
+    };
+    let timer: NodeJS.Timeout | undefined;
+    let onEnd: (() => void) | undefined;
+    const trouble = new Promise<never>((_, reject) => {
+      timer = setTimeout(() => {
+        const message = `not ready within ${String(startTimeout)} ms; it was killed`;
+        reject(new QemuError('ERR_DMAPOOL_QEMU_TIMEOUT', message, this.output));
+      }, startTimeout);
+      onEnd = () => {
+        reject((signal?.aborted === true ? signal.reason : this.ended.reason) as Error);
+      };
+      this.ended.addEventListener('abort', onEnd);
+      signal?.addEventListener('abort', onEnd);
+    });
+    try {
+      await Promise.race([work(), trouble]);
+      signal?.addEventListener('abort', this.#onAbort);
+    } catch (error) {
+      throw await explainStart(error, this.#options, this.#process);
+    } finally {
+      clearTimeout(timer);
+      this.ended.removeEventListener('abort', onEnd!);
+      signal?.removeEventListener('abort', onEnd!);
+    }
+  }
+
+  #find(which: string): Plugged {
+    if (typeof which !== 'string' || which === '') {
+      throw new DmaArgumentError('which', which, 'the address of a function, or the id of a device');
+    }
+    this.ended.throwIfAborted();
+    const plugged = this.#functions.find(({ address, id }) => address === which || id === which);
+    if (plugged === undefined) {
+      const there = this.#functions.map(({ address, id }) => (id === '' ? address : `${address} (${id})`)).join(', ');
+      throw new PciError('ERR_DMAPOOL_PCI_NOT_FOUND', which, `the machine has no such function; there are: ${there}`);
+    }
+    return plugged;
+  }
+
+  /** A device is out: its functions are gone. */
+  #remove(id: string): void {
+    const gone = this.#functions.filter((plugged) => plugged.id === id);
+    this.#functions = this.#functions.filter((plugged) => plugged.id !== id);
+    for (const { address, backend } of gone) backend?.remove(new PciGoneError(address, 'it was unplugged'));
+  }
+}
+
+async function startProcess(options: CheckedOptions, args: string[], ram: MachineRam): Promise<QemuProcess> {
+  const image = haltingFirmware();
+  const firmware = createMemoryFile('dmapool-firmware', image.length);
+  try {
+    writeSync(firmware, image, 0, image.length, 0);
+    return await QemuProcess.start(options.binary, args, ram.fd, firmware);
+  } finally {
+    closeSync(firmware);
+    ram.closeFile();
+  }
+}
+
+function checkVersion({ major, minor }: { readonly major: number; readonly minor: number }): void {
+  if (major > LEAST_VERSION.major || (major === LEAST_VERSION.major && minor >= LEAST_VERSION.minor)) return;
+  const least = `${String(LEAST_VERSION.major)}.${String(LEAST_VERSION.minor)}`;
+  throw new QemuError(
+    'ERR_DMAPOOL_QEMU_VERSION',
+    `version ${String(major)}.${String(minor)} is too old; ${least} is needed`,
+  );
+}
+
+/** QEMU ended before it was ready: it did not like its arguments, and says so. */
+async function explainStart(error: unknown, options: CheckedOptions, process: QemuProcess): Promise<unknown> {
+  if (!(error instanceof QemuError) || error.code !== 'ERR_DMAPOOL_QEMU_DIED') return error;
+  const how = await process.ended;
+  const exited = /exit code [1-9]/.test(how);
+  return exited
+    ? new QemuError('ERR_DMAPOOL_QEMU_REFUSED', `${options.binary} did not start (it ${how})`, process.output)
+    : error;
+}
+
+/** The devices' ids, in the order of the functions. */
+function idsOf(answer: unknown, found: readonly FoundFunction[]): string[] {
+  const byPlace = new Map<string, string>();
+  const collect = (devices: readonly QueriedDevice[]): void => {
+    for (const device of devices) {
+      byPlace.set(`${String(device.bus)} ${String(device.slot)} ${String(device.function)}`, device.qdev_id);
+      collect(device.pci_bridge?.devices ?? []);
+    }
+  };
+  for (const { devices } of answer as readonly { devices: readonly QueriedDevice[] }[]) collect(devices);
+  return found.map(({ where }) => byPlace.get(`${String(where.bus)} ${String(where.slot)} ${String(where.fn)}`) ?? '');
+}
+
+function checkPort(port: number, width: 8 | 16 | 32): void {
+  if (width !== 8 && width !== 16 && width !== 32) throw new DmaArgumentError('width', width, '8, 16 or 32');
+  checkInteger('port', port, 0, 0x1_0000 - width / 8);
+}

@@ -1,0 +1,198 @@
+/** What a machine is made of, and how QEMU is told. */
+import { checkInteger } from '../arguments.ts';
+import { DmaArgumentError } from '../errors.ts';
+import { FIRMWARE_FD, QMP_FD, QTEST_FD, RAM_FD } from './process.ts';
+
+/** A QEMU option as an object: `{ driver: 'nvme', id: 'nvme0', drive: 'disk0', serial: '1' }`. */
+export type QemuOptionObject = Readonly<Record<string, string | number | boolean>>;
+
+/** A QEMU option: as on its command line (`e1000,netdev=n0`; a comma in a value is doubled), or as an object. */
+export type QemuOption = string | QemuOptionObject;
+
+/** A disk image for a device to use by `drive=ID`. */
+export interface QemuDrive {
+  /** Name that devices use. */
+  readonly id: string;
+  /** Path of the image. */
+  readonly file: string;
+  /** Format of the image. Default `raw`: the file is the disk, byte by byte. */
+  readonly format?: string;
+  /** True: writes fail. */
+  readonly readOnly?: boolean;
+  /** More options of `-drive`, such as `{ cache: 'unsafe' }`. */
+  readonly options?: QemuOptionObject;
+}
+
+/** How to start a {@link QemuMachine}. */
+export interface QemuMachineOptions {
+  /** Bytes of RAM, a multiple of 1 MiB from 8 MiB to 3 GiB. Default 64 MiB. What is not touched costs nothing. */
+  readonly memory?: number;
+  /**
+   * How much of it lies above 4 GiB, a multiple of 1 MiB that leaves at least 4 MiB below; default 0. Devices that reach
+   * there get it first, so that a driver that loses the upper half of an address fails.
+   */
+  readonly highMemory?: number;
+  /** Devices, as for `-device`. PCI devices go to free slots in order. An `id` lets you find them again. */
+  readonly devices?: readonly QemuOption[];
+  /** Disk images. */
+  readonly drives?: readonly QemuDrive[];
+  /** Network back ends, as for `-netdev`: two of `{ type: 'hubport', id: 'n0', hubid: 0 }` join two cards. */
+  readonly netdevs?: readonly QemuOption[];
+  /**
+   * `pc` (the default): conventional PCI, where every device can be unplugged. `q35`: PCI Express; devices behind a
+   * `pcie-root-port` can be unplugged.
+   */
+  readonly machine?: 'pc' | 'q35';
+  /** More arguments for QEMU, after ours. */
+  readonly args?: readonly string[];
+  /** The program. Default `qemu-system-x86_64`, from the PATH. */
+  readonly binary?: string;
+  /** Milliseconds until the machine must be ready, 1 to 10 minutes. Default 20000. */
+  readonly startTimeout?: number;
+  /** Milliseconds until QEMU must answer a command, 1 to 10 minutes; then it is killed. Default 10000. */
+  readonly commandTimeout?: number;
+  /** Ends the start, or the machine. */
+  readonly signal?: AbortSignal;
+}
+
+/** Options with every default in place. */
+export interface CheckedOptions extends Required<Omit<QemuMachineOptions, 'signal'>> {
+  readonly signal: AbortSignal | undefined;
+}
+
+export const MIB: number = 1024 * 1024;
+const MAX_TIMEOUT = 600_000;
+const LEAST_MEMORY = 8 * MIB;
+const MOST_MEMORY = 3072 * MIB;
+const LEAST_LOW_MEMORY = 4 * MIB;
+
+/** Checks the options; throws `DmaArgumentError`. */
+export function checkOptions(options: QemuMachineOptions): CheckedOptions {
+  if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
+  const {
+    memory = 64 * MIB,
+    highMemory = 0,
+    devices = [],
+    drives = [],
+    netdevs = [],
+    machine = 'pc',
+    args = [],
+    binary = 'qemu-system-x86_64',
+    startTimeout = 20_000,
+    commandTimeout = 10_000,
+    signal,
+  } = options;
+  checkMebibytes('memory', memory, LEAST_MEMORY, MOST_MEMORY);
+  checkMebibytes('highMemory', highMemory, 0, memory - LEAST_LOW_MEMORY);
+  checkInteger('startTimeout', startTimeout, 1, MAX_TIMEOUT);
+  checkInteger('commandTimeout', commandTimeout, 1, MAX_TIMEOUT);
+  if (machine !== 'pc' && machine !== 'q35') throw new DmaArgumentError('machine', machine, 'pc or q35');
+  // A q35 machine has its low RAM below 0x80000000, and the rest above 4 GiB, once it has much.
+  if (machine === 'q35') checkMebibytes('memory of a q35', memory, LEAST_MEMORY, 2048 * MIB);
+  if (typeof binary !== 'string' || binary === '') throw new DmaArgumentError('binary', binary, 'a program');
+  if (signal !== undefined && !(signal instanceof AbortSignal)) {
+    throw new DmaArgumentError('signal', signal, 'an AbortSignal');
+  }
+  for (const [name, list] of Object.entries({ devices, drives, netdevs, args })) {
+    if (!Array.isArray(list)) throw new DmaArgumentError(name, list, 'an array');
+  }
+  for (const arg of args) if (typeof arg !== 'string') throw new DmaArgumentError('args', arg, 'texts');
+  return {
+    memory,
+    highMemory,
+    devices,
+    drives,
+    netdevs,
+    machine,
+    args,
+    binary,
+    startTimeout,
+    commandTimeout,
+    signal,
+  };
+}
+
+/** QEMU's command line. */
+export function commandLine(options: CheckedOptions): string[] {
+  const { memory, highMemory, machine, devices, drives, netdevs, args } = options;
+  const size = `${String(memory / MIB)}M`;
+  const lines = [
+    '-nodefaults',
+    '-no-user-config',
+    ['-display', 'none'],
+    // Drivers are run by us, and the processor only halts.
+    ['-accel', 'tcg'],
+    [
+      '-machine',
+      text('machine', {
+        type: machine,
+        'memory-backend': 'ram',
+        usb: false,
+        ...(highMemory === 0 ? {} : { 'max-ram-below-4g': `${String((memory - highMemory) / MIB)}M` }),
+      }),
+    ],
+    ['-m', size],
+    [
+      '-object',
+      text('object', {
+        'qom-type': 'memory-backend-file',
+        id: 'ram',
+        share: true,
+        'mem-path': `/proc/self/fd/${String(RAM_FD)}`,
+        size,
+      }),
+    ],
+    ['-bios', `/proc/self/fd/${String(FIRMWARE_FD)}`],
+    // Nobody runs option ROMs, and their files may not be installed.
+    ['-global', 'driver=pci-device,property=romfile,value='],
+    ['-chardev', `socket,id=qtest,fd=${String(QTEST_FD)}`],
+    ['-qtest', 'chardev:qtest'],
+    ['-qtest-log', 'none'],
+    ['-chardev', `socket,id=qmp,fd=${String(QMP_FD)}`],
+    ['-mon', 'chardev=qmp,mode=control'],
+    ...drives.map((drive) => ['-drive', driveText(drive)]),
+    ...netdevs.map((netdev) => ['-netdev', text('netdevs', netdev)]),
+    ...devices.map((device) => ['-device', text('devices', device)]),
+  ];
+  return [...lines.flat(), ...args];
+}
+
+function driveText(drive: QemuDrive): string {
+  const { id, file, format = 'raw', readOnly = false, options = {} } = drive ?? {};
+  if (typeof id !== 'string' || id === '') throw new DmaArgumentError('drives: id', id, 'a name');
+  if (typeof file !== 'string' || file === '') throw new DmaArgumentError('drives: file', file, 'a path');
+  return text('drives', { if: 'none', id, file, format, readonly: readOnly, ...options });
+}
+
+/** The key whose value stands first, without the key. */
+const LEADING: readonly string[] = ['driver', 'type', 'qom-type'];
+
+/** An option as on the command line. */
+function text(argument: string, option: QemuOption): string {
+  if (typeof option === 'string' && option !== '') return option;
+  if (typeof option !== 'object' || option === null) {
+    throw new DmaArgumentError(argument, option, 'a text as on the command line, or an object');
+  }
+  const entries = Object.entries(option);
+  for (const [key, value] of entries) {
+    if (!/^[\w.-]+$/.test(key) || !['string', 'number', 'boolean'].includes(typeof value)) {
+      throw new DmaArgumentError(`${argument}: ${key}`, value, 'a text, number or boolean');
+    }
+  }
+  const leading = entries.find(([key]) => LEADING.includes(key));
+  const rest = entries.filter((entry) => entry !== leading);
+  return [...(leading === undefined ? [] : [escape(leading[1])]), ...rest.map(([k, v]) => `${k}=${escape(v)}`)].join(
+    ',',
+  );
+}
+
+function escape(value: string | number | boolean): string {
+  if (typeof value === 'boolean') return value ? 'on' : 'off';
+  return String(value).replaceAll(',', ',,');
+}
+
+function checkMebibytes(argument: string, value: unknown, low: number, high: number): void {
+  if (typeof value !== 'number' || !Number.isInteger(value) || value < low || value > high || value % MIB !== 0) {
+    throw new DmaArgumentError(argument, value, `a multiple of 1 MiB from ${String(low)} to ${String(high)}`);
+  }
+}

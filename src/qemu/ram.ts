@@ -1,0 +1,86 @@
+/**
+ * The machine's RAM: a memory file that QEMU and this process both map.
+ *
+ *     offset in the file   0 ............. low | low ............ size
+ *     address              0 ............. low | 4 GiB .. 4 GiB + high
+ */
+import { closeSync } from 'node:fs';
+import { ZonedMemory } from '../memory/zoned-memory.ts';
+import { MappedMemory } from '../linux/mapped-memory.ts';
+import { createMemoryFile } from '../linux/memfd.ts';
+import { MIB } from './options.ts';
+
+const PAGE = 4096;
+/** Conventional memory ends where video memory and firmware begin; its last KiB were the BIOS' own. */
+const CONVENTIONAL_END = 0x9f000;
+const FOUR_GIB = 2 ** 32;
+
+export class MachineRam {
+  readonly #mapped: MappedMemory;
+  readonly #buffer: ArrayBuffer;
+  readonly #low: number;
+  readonly #size: number;
+  /** Its pages, for devices. */
+  readonly source: ZonedMemory;
+  /** Descriptor of the file, for QEMU; -1 once it was closed. */
+  #fd: number;
+
+  /** @throws {@link DmaDependencyError} without koffi. @throws {@link SystemCallError} */
+  constructor(name: string, size: number, high: number) {
+    this.#size = size;
+    this.#low = size - high;
+    this.#mapped = new MappedMemory(size);
+    this.#fd = -1;
+    try {
+      this.#fd = createMemoryFile(name, size);
+      this.#buffer = this.#mapped.open(0, size, { fd: this.#fd, offset: 0 });
+    } catch (error) {
+      this.close();
+      throw error;
+    }
+    const zone = (dma: number, end: number, byteOffset: number): { dma: number; size: number; byteOffset: number } => ({
+      dma,
+      size: end - dma,
+      byteOffset,
+    });
+    this.source = new ZonedMemory({
+      name: 'qemu',
+      pageSize: PAGE,
+      zones: [
+        // Never address 0: to many devices it means that there is nothing.
+        zone(PAGE, CONVENTIONAL_END, PAGE),
+        zone(MIB, this.#low, MIB),
+        ...(high === 0 ? [] : [zone(FOUR_GIB, FOUR_GIB + high, this.#low)]),
+      ].map((where) => ({ ...where, buffer: this.#buffer })),
+      shareBuffer: (buffer) => this.#mapped.share(buffer, name),
+    });
+  }
+
+  /** Descriptor of the memory file. */
+  get fd(): number {
+    return this.#fd;
+  }
+
+  /** A view of the RAM at an address, or null where not all of it is RAM. */
+  view(address: number, length: number): Uint8Array | null {
+    const high = this.#size - this.#low;
+    if (address >= 0 && address + length <= this.#low) return new Uint8Array(this.#buffer, address, length);
+    if (address >= FOUR_GIB && address + length <= FOUR_GIB + high) {
+      return new Uint8Array(this.#buffer, address - FOUR_GIB + this.#low, length);
+    }
+    return null;
+  }
+
+  /** Closes the descriptor: QEMU has its own by now. */
+  closeFile(): void {
+    if (this.#fd !== -1) closeSync(this.#fd);
+    this.#fd = -1;
+  }
+
+  /** Takes the memory away; views read zeros from now on. */
+  close(): void {
+    this.closeFile();
+    this.source?.close();
+    this.#mapped.close();
+  }
+}

@@ -1,0 +1,150 @@
+/** Those who wait in one worker for blocks of a shared pool; whose turn it is among all workers, tickets.ts says. */
+import { type DmaDestroyedError, DmaOutOfMemoryError, DmaTimeoutError } from '../errors.ts';
+import { checkWaitOptions, type WaitOptions, WaitQueue } from '../pool/wait-queue.ts';
+import { H_SUPPLY } from './layout.ts';
+import { POOL_DESTROYED, type SharedCore } from './shared-core.ts';
+import { onceChanged } from './threads.ts';
+import { Tickets } from './tickets.ts';
+
+/** Milliseconds after which those who wait, and those who may be asked to share, look again without being told. */
+export const LOOK_AGAIN = 100;
+
+/** What waiting needs of the rest of a store. */
+export interface WaitHost {
+  /** A block at once, if nobody waits; negative if there is none. Throws when the pool is gone. */
+  take(): number;
+  /** Makes a block that was just taken ready for its user; false if it went into quarantine instead. */
+  dress(index: number): boolean;
+  zero(index: number): void;
+  checkNotGone(): void;
+  destroyedError(): DmaDestroyedError;
+}
+
+/** False if the lock could not be had for long: what is not urgent is done later. */
+export function tryLocked(action: () => void): boolean {
+  try {
+    action();
+    return true;
+  } catch (error) {
+    if (error instanceof DmaTimeoutError) return false;
+    throw error;
+  }
+}
+
+export class SharedWaits {
+  readonly #header: Int32Array<SharedArrayBuffer>;
+  readonly #label: string;
+  readonly #core: SharedCore;
+  readonly #queue: Tickets;
+  readonly #host: WaitHost;
+  readonly #waiters: WaitQueue;
+  /** Tickets of those who wait here, in the order of `#waiters`. */
+  readonly #tickets: number[] = [];
+  /** Tickets of those who gave up, still in the queue. */
+  readonly #dropped: number[] = [];
+  #listening = false;
+
+  constructor(header: Int32Array<SharedArrayBuffer>, core: SharedCore, label: string, host: WaitHost) {
+    this.#header = header;
+    this.#label = label;
+    this.#core = core;
+    this.#queue = new Tickets(header);
+    this.#host = host;
+    this.#waiters = new WaitQueue(label);
+  }
+
+  /** True if somebody waits here. */
+  get any(): boolean {
+    return this.#waiters.length > 0;
+  }
+
+  wait<T>(wrap: (index: number) => T, options: WaitOptions): Promise<T> {
+    try {
+      const checked = checkWaitOptions(options);
+      checked.signal?.throwIfAborted();
+      this.#host.checkNotGone();
+      const give = (index: number): T => {
+        if (checked.zero) this.#host.zero(index);
+        return wrap(index);
+      };
+      if (!this.any && !this.#queue.any) {
+        const index = this.#host.take();
+        if (index >= 0) return Promise.resolve(give(index));
+      }
+      this.#tickets.push(this.#draw());
+      const waiting = this.#waiters.join(give, checked, (position) => {
+        this.#dropped.push(this.#tickets.splice(position, 1)[0]!);
+        this.dropTickets();
+      });
+      this.#listen();
+      return waiting;
+    } catch (error) {
+      // Rejected as thrown: a signal's reason need not be an Error.
+      return Promise.reject(error);
+    }
+  }
+
+  #draw(): number {
+    const ticket = this.#core.draw();
+    if (ticket === POOL_DESTROYED) throw this.#host.destroyedError();
+    if (ticket < 0) throw new DmaOutOfMemoryError('ERR_DMAPOOL_LIMIT', `${this.#label}: too many wait already`);
+    return ticket;
+  }
+
+  /** Leaves the queue for those who gave up. If the lock can't be had now, the next look at events does it. */
+  dropTickets(): void {
+    for (let ticket = this.#dropped.at(-1); ticket !== undefined; ticket = this.#dropped.at(-1)) {
+      const given = ticket;
+      const left = tryLocked(() => {
+        this.#core.giveUp(given);
+      });
+      if (!left) return;
+      this.#dropped.pop();
+    }
+  }
+
+  /** Serves those who wait here as long as it is their turn and there are blocks. */
+  pump(): void {
+    while (this.any) {
+      const index = this.#core.serve(this.#tickets[0]!);
+      if (index === POOL_DESTROYED) this.failAll();
+      if (index < 0) return;
+      if (this.#host.dress(index)) {
+        this.#tickets.shift();
+        this.#waiters.deliver(index);
+      } else {
+        this.#queueAgain();
+      }
+    }
+  }
+
+  /** The turn of the first one was spent on a block that went into quarantine. */
+  #queueAgain(): void {
+    this.#tickets.shift();
+    try {
+      this.#tickets.unshift(this.#draw());
+    } catch (error) {
+      this.#waiters.failFirst(error);
+    }
+  }
+
+  /** Nobody will get a block any more. */
+  failAll(): void {
+    this.#tickets.length = 0;
+    this.#waiters.failAll(this.#host.destroyedError());
+  }
+
+  #listen(): void {
+    if (this.#listening) return;
+    this.#listening = true;
+    const look = (): void => {
+      const seen = Atomics.load(this.#header, H_SUPPLY);
+      tryLocked(() => {
+        this.pump();
+      });
+      this.#listening = this.any;
+      if (this.#listening) onceChanged(this.#header, H_SUPPLY, seen, LOOK_AGAIN, look);
+    };
+    look();
+  }
+}

@@ -1,0 +1,217 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import fc from 'fast-check';
+import { DmaPool, DmaReleaseError } from 'dmapool';
+import { PCI_CAPABILITY, PciError, PciFunction, PciGoneError } from 'dmapool/pci';
+import { rejectsCode, throwsCode } from '../support/errors.ts';
+import { RecordingLog } from '../support/log.ts';
+import { FakeBackend } from './fake-backend.ts';
+
+const ARGUMENT = 'ERR_DMAPOOL_INVALID_ARGUMENT';
+
+async function opened(backend = new FakeBackend()): Promise<{ backend: FakeBackend; fn: PciFunction }> {
+  return { backend, fn: await PciFunction.open(backend, { log: new RecordingLog() }) };
+}
+
+void describe('a PCI function', () => {
+  void it('says what it is, decodes its registers and may not do DMA yet', async () => {
+    const backend = new FakeBackend();
+    backend.config.setUint16(4, 0x404, true);
+    const { fn } = await opened(backend);
+    assert.deepEqual(
+      [fn.vendorId, fn.deviceId, fn.classCode, fn.revision, fn.device.name, fn.device.memory],
+      [0x1234, 0x5678, 0x010802, 3, '0000:00:05.0', backend.memory],
+    );
+    assert.equal(await fn.config.read16(4), 0x403, 'memory and I/O on, bus mastering off, the rest as it was');
+    assert.equal(await fn.isBusMaster(), false);
+    await fn.enableBusMaster();
+    assert.equal(await fn.isBusMaster(), true);
+    await fn.disableBusMaster();
+    assert.equal(await fn.isBusMaster(), false);
+  });
+
+  void it('reads what was written, in every width and place, and refuses all else', async () => {
+    const { backend, fn } = await opened();
+    const value = fc.oneof(
+      fc.integer({ min: -(2 ** 33), max: 2 ** 33 }),
+      fc.constantFrom(0, -1, 255, 256, -128, -129, 65535, -32768, 2 ** 31, -(2 ** 31), 2 ** 32 - 1, 0.5, NaN, '1', 1n),
+    );
+    await fc.assert(
+      fc.asyncProperty(
+        fc.constantFrom(0, 3, 'config'),
+        fc.constantFrom(8, 16, 32),
+        fc.oneof(fc.integer({ min: -4, max: 40 }), fc.integer({ min: 240, max: 4100 }), fc.constantFrom(1.5, NaN, '0')),
+        value,
+        async (where, width, offset, written) => {
+          const target = where === 'config' ? fn.config : fn.bar(where as number);
+          const size = target.size;
+          const bytes = width / 8;
+          const range = 2 ** width;
+          const goodOffset = Number.isInteger(offset) && Number(offset) >= 0 && Number(offset) % bytes === 0;
+          const inside = goodOffset && Number(offset) + bytes <= size;
+          const fits =
+            typeof written === 'number' && Number.isInteger(written) && written >= -range / 2 && written < range;
+          // The header's first registers stay as they are.
+          if (where === 'config' && inside && Number(offset) < 0x40) return;
+          const at = offset as number;
+          const write = async (): Promise<void> => {
+            if (width === 8) await target.write8(at, written as number);
+            else if (width === 16) await target.write16(at, written as number);
+            else await target.write32(at, written as number);
+          };
+          const read = (): Promise<number> =>
+            width === 8 ? target.read8(at) : width === 16 ? target.read16(at) : target.read32(at);
+          if (inside && fits) {
+            await write();
+            assert.equal(await read(), written < 0 ? written + range : written);
+          } else {
+            await rejectsCode(ARGUMENT, write());
+            if (!inside) await rejectsCode(ARGUMENT, read());
+          }
+        },
+      ),
+      { numRuns: 800 },
+    );
+    assert.equal(backend.calls.includes('close'), false);
+  });
+
+  void it('has 64 bits as bigints, and addresses as numbers', async () => {
+    const { fn } = await opened();
+    const bar = fn.bar(0);
+    for (const value of [0, 1, 2 ** 32, 2 ** 53 - 1, 0n, 2n ** 64n - 2n]) {
+      bar.write64(8, value);
+      assert.equal(await bar.read64(8), BigInt(value));
+    }
+    for (const wrong of [-1, -1n, 2n ** 64n, 2 ** 53, 0.5, '1', null]) {
+      throwsCode(ARGUMENT, () => {
+        bar.write64(8, wrong as number);
+      });
+    }
+    for (const offset of [4, -8, 4096]) await rejectsCode(ARGUMENT, bar.read64(offset));
+    throwsCode('ERR_DMAPOOL_PCI_UNSUPPORTED', () => {
+      fn.bar(3).write64(0, 1);
+    });
+    await rejectsCode('ERR_DMAPOOL_PCI_UNSUPPORTED', fn.bar(3).read64(0));
+    const error = throwsCode('ERR_DMAPOOL_PCI_UNSUPPORTED', () => fn.bar(1));
+    assert.match(error.message, /0000:00:05.0: it has no BAR 1; there are: 0, 3/);
+    for (const wrong of [-1, 6, 0.5]) throwsCode(ARGUMENT, () => fn.bar(wrong));
+  });
+
+  void it('takes all ones for what they are: a value, or a device that is gone', async () => {
+    const { backend, fn } = await opened();
+    fn.bar(0).write32(0, 0xffff_ffff);
+    fn.bar(0).write64(8, 2n ** 64n - 1n);
+    assert.equal(await fn.bar(0).read32(0), 0xffff_ffff);
+    assert.equal(await fn.bar(0).read64(8), 2n ** 64n - 1n);
+    backend.gone = true;
+    for (const read of [
+      () => fn.bar(0).read8(0),
+      () => fn.bar(3).read16(0),
+      () => fn.bar(0).read32(0),
+      () => fn.bar(0).read64(0),
+      () => fn.config.read32(0x40),
+      () => fn.enableBusMaster(),
+    ]) {
+      const error = await rejectsCode('ERR_DMAPOOL_PCI_GONE', read());
+      assert.ok(error instanceof PciGoneError && error instanceof PciError && error.address === '0000:00:05.0');
+    }
+    const other = new FakeBackend();
+    other.gone = true;
+    await rejectsCode('ERR_DMAPOOL_PCI_GONE', PciFunction.open(other));
+  });
+
+  void it('walks its capabilities, and is not led in circles', async () => {
+    const { backend, fn } = await opened(new FakeBackend(4096));
+    assert.deepEqual(await fn.config.capabilities(), []);
+    backend.putCapabilities([1, 0x50], [0x11, 0x40], [0x10, 0x80]);
+    assert.deepEqual(
+      (await fn.config.capabilities()).map(({ id, offset }) => [id, offset]),
+      [
+        [1, 0x50],
+        [0x11, 0x40],
+        [0x10, 0x80],
+      ],
+    );
+    assert.equal((await fn.config.findCapability(PCI_CAPABILITY.msix))?.offset, 0x40);
+    assert.equal(await fn.config.findCapability(PCI_CAPABILITY.msi), null);
+    backend.config.setUint8(0x81, 0x50);
+    await rejectsCode('ERR_DMAPOOL_PCI_PROTOCOL', fn.config.capabilities());
+    backend.config.setUint8(0x81, 0x04);
+    await rejectsCode('ERR_DMAPOOL_PCI_PROTOCOL', fn.config.findCapability(0x11));
+    assert.deepEqual(await fn.config.extendedCapabilities(), []);
+    backend.config.setUint32(0x100, 0x1482_0001, true);
+    backend.config.setUint32(0x148, 0x0001_0003, true);
+    assert.deepEqual(await fn.config.extendedCapabilities(), [
+      { id: 1, offset: 0x100, version: 2 },
+      { id: 3, offset: 0x148, version: 1 },
+    ]);
+    backend.config.setUint32(0x148, 0x1001_0003, true);
+    await rejectsCode('ERR_DMAPOOL_PCI_PROTOCOL', fn.config.extendedCapabilities());
+  });
+
+  void it('is reset by its home, by FLR, or not at all, and keeps its addresses', async () => {
+    const { backend, fn } = await opened();
+    backend.config.setUint32(0x10, 0xfebf_0000, true);
+    await fn.enableBusMaster();
+    assert.equal(await fn.reset(), false);
+    assert.equal(await fn.isBusMaster(), true, 'nothing happened');
+    backend.resets = true;
+    assert.equal(await fn.reset(), true);
+    assert.equal(await fn.config.read32(0x10), 0xfebf_0000);
+    assert.equal(await fn.config.read16(4), 3, 'decoding again, bus mastering off');
+    backend.resets = false;
+    backend.putCapabilities([0x13, 0x60]);
+    backend.config.setUint8(0x63, 2);
+    assert.equal(await fn.reset(), true);
+    assert.equal(backend.config.getUint8(0x64), 1, 'by Advanced Features');
+    backend.putCapabilities([0x10, 0x80]);
+    backend.config.setUint32(0x84, 1 << 28, true);
+    assert.equal(await fn.reset(), true);
+    assert.equal(backend.config.getUint16(0x88, true), 0x8000, 'by PCI Express');
+  });
+
+  void it('is closed in an order that keeps memory safe, and once', async () => {
+    const { backend, fn } = await opened();
+    const pool = DmaPool.createManaged('p', fn.device, { size: 64 });
+    const block = pool.alloc();
+    await fn.enableBusMaster();
+    backend.calls.length = 0;
+    const order: string[] = [];
+    fn.device.addAction(() => order.push(backend.calls.join('; ')));
+    await Promise.all([fn.close(), fn.close()]);
+    assert.deepEqual(order, ['flush; config 4 = 3'], 'bus mastering off before memory goes back');
+    assert.equal(backend.calls.filter((call) => call === 'close').length, 1);
+    assert.equal(backend.memory.bytesInUse, 0, 'also what was out');
+    throwsCode('ERR_DMAPOOL_DESTROYED', () => {
+      pool.free(block);
+    });
+    assert.ok(fn.closed);
+    throwsCode('ERR_DMAPOOL_PCI_CLOSED', () => {
+      fn.bar(0).write32(0, 1);
+    });
+    await rejectsCode('ERR_DMAPOOL_PCI_CLOSED', fn.bar(0).read32(0));
+    await rejectsCode('ERR_DMAPOOL_PCI_CLOSED', fn.bar(0).flush());
+    await rejectsCode('ERR_DMAPOOL_PCI_CLOSED', fn.config.read32(0));
+    await rejectsCode('ERR_DMAPOOL_PCI_CLOSED', fn.interrupts());
+    await rejectsCode('ERR_DMAPOOL_PCI_CLOSED', fn.reset());
+  });
+
+  void it('tries all of a close, and says what failed', async () => {
+    const { backend, fn } = await opened();
+    backend.closeError = new Error('the home broke');
+    fn.device.addAction(() => {
+      throw new Error('the driver broke');
+    });
+    const error = await rejectsCode('ERR_DMAPOOL_RELEASE', fn.close());
+    assert.ok(error instanceof DmaReleaseError && error.errors.length === 2);
+    assert.ok(backend.calls.includes('close'));
+  });
+
+  void it('can be closed when it is gone', async () => {
+    const { backend, fn } = await opened();
+    backend.gone = true;
+    backend.controller.abort(new PciGoneError(fn.address, 'pulled'));
+    await fn.close();
+    assert.ok(backend.calls.includes('close'));
+  });
+});

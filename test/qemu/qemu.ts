@@ -1,0 +1,81 @@
+/** What the tests on QEMU have in common. */
+import { spawnSync } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import type { TestContext } from 'node:test';
+import { QemuMachine, type QemuMachineOptions } from 'dmapool/qemu';
+
+/** For the `skip` of a test: why it can't run, or false. */
+export const withoutQemu: string | false =
+  spawnSync('qemu-system-x86_64', ['--version']).error === undefined
+    ? false
+    : 'QEMU is missing: apt-get install --no-install-recommends qemu-system-x86';
+
+/** A machine that is closed after the test. */
+export async function startMachine(t: TestContext, options: QemuMachineOptions = {}): Promise<QemuMachine> {
+  const machine = await QemuMachine.start(options);
+  t.after(() => machine.close());
+  return machine;
+}
+
+/** True while there is such a process and it is not a zombie. */
+export function isAlive(pid: number): boolean {
+  const file = `/proc/${String(pid)}/stat`;
+  if (!existsSync(file)) return false;
+  try {
+    return !/^\d+ \(.*\) Z/.test(readFileSync(file, 'utf8'));
+  } catch {
+    return false;
+  }
+}
+
+/** Processes whose command line has the text: QEMU's machines, and the shells that watch them. */
+export function processesWith(text: string): number[] {
+  return readdirSync('/proc')
+    .filter((name) => /^\d+$/.test(name))
+    .map(Number)
+    .filter((pid) => {
+      try {
+        return readFileSync(`/proc/${String(pid)}/cmdline`, 'utf8').includes(text) && isAlive(pid);
+      } catch {
+        return false;
+      }
+    });
+}
+
+/** Resolves when the condition holds; rejects after `patience` milliseconds. */
+export async function until(what: string, condition: () => boolean, patience = 5000): Promise<void> {
+  const deadline = performance.now() + patience;
+  while (!condition()) {
+    if (performance.now() > deadline) throw new Error(`still not after ${String(patience)} ms: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+/** Registers of QEMU's educational device (docs/specs/edu in QEMU's documentation). */
+export const EDU: {
+  readonly id: 0x00;
+  readonly liveness: 0x04;
+  readonly factorial: 0x08;
+  readonly status: 0x20;
+  readonly interruptStatus: 0x24;
+  readonly raise: 0x60;
+  readonly acknowledge: 0x64;
+  readonly source: 0x80;
+  readonly destination: 0x88;
+  readonly count: 0x90;
+  readonly command: 0x98;
+  readonly buffer: 0x40000;
+} = {
+  id: 0x00,
+  liveness: 0x04,
+  factorial: 0x08,
+  status: 0x20,
+  interruptStatus: 0x24,
+  raise: 0x60,
+  acknowledge: 0x64,
+  source: 0x80,
+  destination: 0x88,
+  count: 0x90,
+  command: 0x98,
+  buffer: 0x40000,
+};
