@@ -30,3 +30,13 @@ export class SystemCallError extends DmaError {
     this.errnoName = name;
   }
 }
+
+/**
+ * Memory of hugepages can't be had: too few are free (`ERR_DMAPOOL_NO_HUGEPAGES`; the message has the command that
+ * reserves more), or their physical addresses are not shown (`ERR_DMAPOOL_FRAMES_HIDDEN`).
+ */
+export class HugepageError extends DmaError {
+  constructor(code: 'ERR_DMAPOOL_NO_HUGEPAGES' | 'ERR_DMAPOOL_FRAMES_HIDDEN', message: string, options?: ErrorOptions) {
+    super(code, message, options);
+  }
+}

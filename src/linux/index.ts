@@ -3,5 +3,6 @@
  *
  * @packageDocumentation
  */
-export { DmaDependencyError, SystemCallError } from './error.ts';
+export { DmaDependencyError, HugepageError, SystemCallError } from './error.ts';
+export { HugetlbMemory, type HugetlbOptions, type PhysicalRun } from './hugetlb.ts';
 export { openSharedRegion } from './mapped-memory.ts';

@@ -23,7 +23,10 @@ function isZero(bytes: Uint8Array): boolean {
   return bytes.every((byte) => byte === 0);
 }
 
-interface Answer { readonly ok: unknown; readonly code: unknown }
+interface Answer {
+  readonly ok: unknown;
+  readonly code: unknown;
+}
 
 class Helper {
   readonly #worker = new Worker(new URL('./region-worker.js', import.meta.url));
