@@ -155,7 +155,8 @@ export function guestCommand(options: VmOptions): string {
   const words = Object.entries(env).map(([name, value]) => `${name}=${value}`);
   check(options.command.length > 0 && options.command[0] !== '', 'there is a command');
   const cwd = resolve(options.cwd ?? process.cwd());
-  const all = ['env', '-i', ...words, ...options.command].map(quote).join(' ');
+  // By its path: busybox would run its own, and its own `sh` and `ls` instead of this system's.
+  const all = ['/usr/bin/env', '-i', ...words, ...options.command].map(quote).join(' ');
   return `cd ${quote(cwd)} || exit 126\nexec ${all}\n`;
 }
 

@@ -64,6 +64,5 @@ share() {
 shares
 
 $bb cp /bin/busybox /job/run.sh /job/settings /job/command run/dmapool-vm/
-run/dmapool-vm/busybox --install -s /root/run/dmapool-vm/bin
 echo "stage files" >&9
 exec $bb switch_root /root /run/dmapool-vm/busybox sh /run/dmapool-vm/run.sh

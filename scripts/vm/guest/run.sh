@@ -2,6 +2,7 @@
 home=/run/dmapool-vm
 PATH=$home/bin
 . $home/settings
+$home/busybox --install -s $home/bin
 echo $home/bin/modprobe >/proc/sys/kernel/modprobe
 
 for port in /sys/class/virtio-ports/*; do
