@@ -11,7 +11,7 @@ import { Device } from '../device/device.ts';
 import type { DeviceLog } from '../device/log.ts';
 import { DmaArgumentError, DmaReleaseError } from '../errors.ts';
 import type { CoherentAllocator } from '../memory/coherent.ts';
-import type { PciBackend } from './backend.ts';
+import type { InterruptKind, PciBackend } from './backend.ts';
 import { Bar, type BarOwner, checkBarIndex } from './bar.ts';
 import { ConfigSpace } from './config-space.ts';
 import { PciError } from './error.ts';
@@ -93,7 +93,7 @@ export class PciFunction implements PciIdentity {
   /** Who does the DMA: mask, coherent memory, pools, log. Detached by {@link PciFunction.close}. */
   readonly device: Device;
   readonly #backend: PciBackend;
-  readonly #interrupts = new Set<Interrupts>();
+  #interrupts: Interrupts | 'opening' | null = null;
   #closing: Promise<void> | null = null;
 
   private constructor(backend: PciBackend, identity: PciIdentity, options: PciOpenOptions) {
@@ -240,23 +240,36 @@ export class PciFunction implements PciIdentity {
   async interrupts(options: InterruptOptions = {}): Promise<Interrupts> {
     const { kinds, vectors, pollInterval } = checkInterruptOptions(options);
     this.#guard();
-    if (this.#interrupts.size > 0) {
+    if (this.#interrupts !== null) {
       throw this.#error('ERR_DMAPOOL_PCI_BUSY', 'it has open interrupts; close them first');
     }
-    const real = kinds.slice(0, kinds.includes('poll') ? kinds.indexOf('poll') : kinds.length);
-    const backend =
-      (real.length === 0 ? null : await this.#backend.openInterrupts(real, vectors)) ??
-      (kinds.includes('poll') ? new PollingInterrupts(pollInterval, () => this.#backend.flush()) : null);
-    if (backend === null) {
-      throw this.#error('ERR_DMAPOOL_PCI_UNSUPPORTED', `it offers none of these interrupts here: ${kinds.join(', ')}`);
+    this.#interrupts = 'opening';
+    try {
+      this.#interrupts = await this.#openInterrupts(kinds, vectors, pollInterval);
+    } catch (error) {
+      this.#interrupts = null;
+      throw error;
     }
-    const interrupts = new Interrupts(this.address, backend, this.removed, () => this.#interrupts.delete(interrupts));
-    this.#interrupts.add(interrupts);
+    const interrupts = this.#interrupts;
     if (this.closed) {
       await interrupts.close();
       this.#guard();
     }
     return interrupts;
+  }
+
+  async #openInterrupts(kinds: readonly InterruptKind[], vectors: number, pollInterval: number): Promise<Interrupts> {
+    const poll = kinds.includes('poll');
+    const real = poll ? kinds.slice(0, kinds.indexOf('poll')) : kinds;
+    const backend =
+      (real.length === 0 ? null : await this.#backend.openInterrupts(real, vectors)) ??
+      (poll ? new PollingInterrupts(pollInterval, () => this.#backend.flush()) : null);
+    if (backend === null) {
+      throw this.#error('ERR_DMAPOOL_PCI_UNSUPPORTED', `it offers none of these interrupts here: ${kinds.join(', ')}`);
+    }
+    return new Interrupts(this.address, backend, this.removed, () => {
+      this.#interrupts = null;
+    });
   }
 
   /**
@@ -289,7 +302,8 @@ export class PciFunction implements PciIdentity {
     const config = new ConfigSpace(this.#backend, () => undefined);
     await attempt(() => this.#backend.flush());
     await attempt(() => config.update16(PCI_CONFIG.command, 0, PCI_COMMAND.busMaster));
-    for (const interrupts of [...this.#interrupts]) await attempt(() => interrupts.close());
+    const interrupts = this.#interrupts;
+    if (interrupts instanceof Interrupts) await attempt(() => interrupts.close());
     const memoryErrors: unknown[] = [];
     for (const step of ['detach', 'reclaim'] as const) {
       try {

@@ -17,9 +17,6 @@ const FOUR_GIB = 2 ** 32;
 
 export class MachineRam {
   readonly #mapped: MappedMemory;
-  readonly #buffer: ArrayBuffer;
-  readonly #low: number;
-  readonly #size: number;
   /** Its pages, for devices. */
   readonly source: ZonedMemory;
   /** Descriptor of the file, for QEMU; -1 once it was closed. */
@@ -27,13 +24,13 @@ export class MachineRam {
 
   /** @throws {@link DmaDependencyError} without koffi. @throws {@link SystemCallError} */
   constructor(name: string, size: number, high: number) {
-    this.#size = size;
-    this.#low = size - high;
+    const low = size - high;
     this.#mapped = new MappedMemory(size);
     this.#fd = -1;
+    let buffer: ArrayBuffer;
     try {
       this.#fd = createMemoryFile(name, size);
-      this.#buffer = this.#mapped.open(0, size, { fd: this.#fd, offset: 0 });
+      buffer = this.#mapped.open(0, size, { fd: this.#fd, offset: 0 });
     } catch (error) {
       this.close();
       throw error;
@@ -49,26 +46,16 @@ export class MachineRam {
       zones: [
         // Never address 0: to many devices it means that there is nothing.
         zone(PAGE, CONVENTIONAL_END, PAGE),
-        zone(MIB, this.#low, MIB),
-        ...(high === 0 ? [] : [zone(FOUR_GIB, FOUR_GIB + high, this.#low)]),
-      ].map((where) => ({ ...where, buffer: this.#buffer })),
-      shareBuffer: (buffer) => this.#mapped.share(buffer, name),
+        zone(MIB, low, MIB),
+        ...(high === 0 ? [] : [zone(FOUR_GIB, FOUR_GIB + high, low)]),
+      ].map((where) => ({ ...where, buffer })),
+      shareBuffer: (part) => this.#mapped.share(part, name),
     });
   }
 
   /** Descriptor of the memory file. */
   get fd(): number {
     return this.#fd;
-  }
-
-  /** A view of the RAM at an address, or null where not all of it is RAM. */
-  view(address: number, length: number): Uint8Array | null {
-    const high = this.#size - this.#low;
-    if (address >= 0 && address + length <= this.#low) return new Uint8Array(this.#buffer, address, length);
-    if (address >= FOUR_GIB && address + length <= FOUR_GIB + high) {
-      return new Uint8Array(this.#buffer, address - FOUR_GIB + this.#low, length);
-    }
-    return null;
   }
 
   /** Closes the descriptor: QEMU has its own by now. */

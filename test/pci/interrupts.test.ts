@@ -57,6 +57,21 @@ void describe('interrupts', () => {
     }
   });
 
+  void it('that stood during an earlier wait do not end a later one', async () => {
+    const source = new FakeInterrupts('intx');
+    const { fn } = await opened(source);
+    const interrupts = await fn.interrupts();
+    let answer: (pending: boolean) => void = () => undefined;
+    source.rearmed = () => new Promise((resolve) => (answer = resolve));
+    const first = interrupts.wait();
+    source.fire(0);
+    assert.equal(await first, true);
+    source.rearmed = () => Promise.resolve(false);
+    const second = interrupts.wait({ timeout: 10 });
+    answer(true);
+    assert.equal(await second, false);
+  });
+
   void it('can be waited for with a signal, before and after', async () => {
     const { fn } = await opened(new FakeInterrupts('intx'));
     const interrupts = await fn.interrupts();
@@ -86,7 +101,9 @@ void describe('interrupts', () => {
 
     const source = new FakeInterrupts('intx');
     const other = await opened(source);
-    const theirs = await other.fn.interrupts();
+    const opening = other.fn.interrupts();
+    await rejectsCode('ERR_DMAPOOL_PCI_BUSY', other.fn.interrupts());
+    const theirs = await opening;
     await rejectsCode('ERR_DMAPOOL_PCI_BUSY', other.fn.interrupts());
     const closing = rejectsCode('ERR_DMAPOOL_PCI_CLOSED', theirs.wait());
     await theirs.close();
@@ -98,6 +115,15 @@ void describe('interrupts', () => {
     const last = rejectsCode('ERR_DMAPOOL_PCI_CLOSED', again.wait());
     await other.fn.close();
     await last;
+  });
+
+  void it('that are being opened while the function is closed are closed too', async () => {
+    const source = new FakeInterrupts('intx');
+    const { fn } = await opened(source);
+    const opening = rejectsCode('ERR_DMAPOOL_PCI_CLOSED', fn.interrupts());
+    await fn.close();
+    await opening;
+    assert.equal(source.closed, 1);
   });
 
   void it('are polled where there are none, or refused', async () => {

@@ -1,9 +1,11 @@
 /** Whatever goes wrong with QEMU, the caller is told by a typed error with QEMU's words, in time, and nothing stays. */
 import assert from 'node:assert/strict';
-import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { spawnSync } from 'node:child_process';
+import { chmodSync, cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
 import { QemuError, QemuMachine, type QemuMachineOptions } from 'dmapool/qemu';
 import { rejectsCode } from '../support/errors.ts';
 import { EDU, isAlive, processesWith, startMachine, withoutQemu } from './qemu.ts';
@@ -44,6 +46,18 @@ void describe('a machine that does not start', () => {
     const file = join(folder, 'not-executable');
     writeFileSync(file, '');
     assert.match((await fails('ERR_DMAPOOL_QEMU_MISSING', { binary: file })).message, /EACCES/);
+  });
+
+  void it('for want of koffi says what to install', () => {
+    // A copy of the package where koffi can't be found.
+    const copy = join(folder, 'dmapool');
+    cpSync(fileURLToPath(new URL('../../src', import.meta.url)), join(copy, 'src'), { recursive: true });
+    writeFileSync(join(copy, 'package.json'), '{ "type": "module" }');
+    const source = `
+      import { QemuMachine } from ${JSON.stringify(join(copy, 'src/qemu/index.js'))};
+      await QemuMachine.start().catch((error) => console.log(error.code, error.message));`;
+    const { stdout, stderr } = spawnSync(process.execPath, ['--input-type=module', '-e', source], { encoding: 'utf8' });
+    assert.match(stdout, /^ERR_DMAPOOL_DEPENDENCY .*npm install koffi\n$/, stderr);
   });
 
   void it('since QEMU is too old', async () => {

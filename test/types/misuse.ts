@@ -1,5 +1,7 @@
 /** Misuse that must not compile. Not run: the compiler is the test, an unused `@ts-expect-error` is an error. */
 import { type CoherentAllocator, Device, type DmaBlock, DmaPool, type DmaError, type PoolStatistics } from 'dmapool';
+import { type Bar, PciFunction } from 'dmapool/pci';
+import { QemuMachine } from 'dmapool/qemu';
 
 export function misuse(device: Device, memory: CoherentAllocator): unknown[] {
   const qtds = DmaPool.create('ehci_qtd', device, { size: 96, align: 32 });
@@ -47,4 +49,31 @@ export function misuse(device: Device, memory: CoherentAllocator): unknown[] {
   // @ts-expect-error figures are read-only
   const change = (statistics: PoolStatistics): number => (statistics.active = 0);
   return [wrong, change];
+}
+
+export async function misuseOfFunctions(fn: PciFunction, machine: QemuMachine): Promise<unknown[]> {
+  // @ts-expect-error functions are opened by their home
+  new PciFunction();
+  const registers = fn.bar(0);
+  // @ts-expect-error a write is posted: there is nothing to await
+  const write: Bar['read32'] = registers.write32.bind(registers);
+  // @ts-expect-error registers are read by await
+  const version: number = fn.bar(0).read32(0);
+  // @ts-expect-error 64 bits are a bigint
+  const cap: number = await fn.bar(0).read64(0);
+  // @ts-expect-error and are written as a number or a bigint
+  fn.bar(0).write64(0, '1');
+  // @ts-expect-error kinds of interrupts are known
+  await fn.interrupts({ kinds: ['msi-x'] });
+  // @ts-expect-error what was removed is not for others to say
+  fn.removed = AbortSignal.abort();
+  // @ts-expect-error devices are texts or objects
+  await QemuMachine.start({ devices: [3] });
+  // @ts-expect-error options are checked for spelling
+  await QemuMachine.start({ memroy: 1 });
+  // @ts-expect-error machines are made by start
+  new QemuMachine();
+  // @ts-expect-error widths are known
+  machine.writePort(0x80, 64, 1);
+  return [write, version, cap];
 }
