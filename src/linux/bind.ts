@@ -22,6 +22,7 @@ const VFIO_PCI = 'vfio-pci';
 
 /** What was done to one function. */
 export interface Rebinding {
+  /** Address of the function. */
   readonly address: string;
   /** The driver that had it before, or null. */
   readonly from: string | null;
@@ -37,7 +38,18 @@ export interface Rebinding {
  * If a step fails the functions go back to their drivers. It does not outlast a reboot. Needs root.
  *
  * @param addresses Such as `0000:3b:00.0`. Functions of one group that have drivers must be given together.
+ * @param folders Where the kernel shows the system; another place for tests only.
  * @throws {@link BindError} @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND` @throws `DmaArgumentError`
+ *
+ * @example
+ * ```ts
+ * try {
+ *   for (const { from, steps } of bindToVfio(['fffe:3b:00.0'])) console.log(`taken from ${from}:`, steps);
+ * } catch (error) {
+ *   if (!(error instanceof DmaError)) throw error;
+ *   console.error(error.message); // nothing was touched, and this is why
+ * }
+ * ```
  */
 export function bindToVfio(addresses: readonly string[], folders: SystemFolders = SYSTEM): Rebinding[] {
   const devices = devicesAt(addresses, folders);
@@ -68,7 +80,19 @@ export function bindToVfio(addresses: readonly string[], folders: SystemFolders 
  * Takes PCI functions from vfio-pci and lets the kernel choose drivers for them; those that have another driver already
  * are left alone. Refused while a process has one open: the kernel would wait for it.
  *
+ * @param addresses Such as `0000:3b:00.0`.
+ * @param folders Where the kernel shows the system; another place for tests only.
  * @throws {@link BindError} @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND` @throws `DmaArgumentError`
+ *
+ * @example
+ * ```ts
+ * try {
+ *   for (const { to } of unbindFromVfio(['fffe:3b:00.0'])) console.log(`given to ${to}`);
+ * } catch (error) {
+ *   if (!(error instanceof DmaError)) throw error;
+ *   console.error(error.message);
+ * }
+ * ```
  */
 export function unbindFromVfio(addresses: readonly string[], folders: SystemFolders = SYSTEM): Rebinding[] {
   const devices = devicesAt(addresses, folders);

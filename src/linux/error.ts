@@ -36,6 +36,11 @@ export class SystemCallError extends DmaError {
  * reserves more), or their physical addresses are not shown (`ERR_DMAPOOL_FRAMES_HIDDEN`).
  */
 export class HugepageError extends DmaError {
+  /**
+   * @param code Which of the two.
+   * @param message What is wrong and what to do.
+   * @param options The cause, if another error was.
+   */
   constructor(code: 'ERR_DMAPOOL_NO_HUGEPAGES' | 'ERR_DMAPOOL_FRAMES_HIDDEN', message: string, options?: ErrorOptions) {
     super(code, message, options);
   }
@@ -54,6 +59,12 @@ export class BindError extends DmaError {
   /** Address of the function. */
   readonly address: string;
 
+  /**
+   * @param code Why.
+   * @param address Address of the function.
+   * @param message What is wrong and what to do.
+   * @param options The cause, if another error was.
+   */
   constructor(code: BindErrorCode, address: string, message: string, options?: ErrorOptions) {
     super(code, `${address}: ${message}`, options);
     this.address = address;

@@ -62,12 +62,17 @@ const MAX_SIZE = 2 ** 46;
  *
  * @example
  * ```ts
- * const memory = new HugetlbMemory({ size: 64 * 2 ** 20, node: 0 });
- * const device = new Device({ name: '0000:3b:00.0', dmaMask: DMA_BIT_MASK(64), memory });
- * const pool = DmaPool.create('prp', device, { size: 4096 });
- * // ... and at the end, with the device stopped:
- * pool.destroy();
- * memory.close();
+ * try {
+ *   const memory = new HugetlbMemory({ size: 4 * 2 ** 20 });
+ *   const device = new Device({ name: '0000:3b:00.0', dmaMask: DMA_BIT_MASK(64), memory });
+ *   const pool = DmaPool.create('prp', device, { size: 4096 });
+ *   // ... and at the end, with the device stopped:
+ *   pool.destroy();
+ *   memory.close();
+ * } catch (error) {
+ *   if (!(error instanceof HugepageError)) throw error;
+ *   console.error(error.message); // has the command that reserves hugepages
+ * }
  * ```
  */
 export class HugetlbMemory implements CoherentAllocator {
@@ -83,6 +88,9 @@ export class HugetlbMemory implements CoherentAllocator {
   readonly #zones: ZonedMemory;
 
   /**
+   * Takes the memory.
+   *
+   * @param options How much, and of what.
    * @throws {@link HugepageError} `ERR_DMAPOOL_NO_HUGEPAGES`, with the command that reserves more; or
    *   `ERR_DMAPOOL_FRAMES_HIDDEN`. @throws `DmaArgumentError` @throws {@link DmaDependencyError} without koffi.
    * @throws {@link SystemCallError} when there is no such node, or no address space.
@@ -127,7 +135,7 @@ export class HugetlbMemory implements CoherentAllocator {
     return this.#zones.bytesInUse;
   }
 
-  /** `node` of the request is not looked at: all this memory is from one node, or from anywhere. */
+  /** The `node` of the `request` is not looked at: all this memory is from one node, or from anywhere. */
   allocCoherent(request: CoherentRequest): CoherentMemory | null {
     return this.#zones.allocCoherent(request);
   }

@@ -16,8 +16,11 @@ import { basename, join } from 'node:path';
 
 /** Where the kernel tells; other folders in tests. */
 export interface SystemFolders {
+  /** The kernel's devices and drivers: `/sys`. */
   readonly sys: string;
+  /** Processes and mounts: `/proc`. */
   readonly proc: string;
+  /** Device nodes: `/dev`. */
   readonly dev: string;
 }
 
@@ -27,7 +30,9 @@ export const SYSTEM: SystemFolders = { sys: '/sys', proc: '/proc', dev: '/dev' }
 export interface PciDevice {
   /** Domain, bus, slot and function, such as `0000:00:1f.2`. */
   readonly address: string;
+  /** Who made it: 0x8086 is Intel. */
   readonly vendorId: number;
+  /** What of the vendor's it is. */
   readonly deviceId: number;
   /** Base class, subclass and programming interface in 24 bits: 0x010802 is NVMe. */
   readonly classCode: number;
@@ -43,7 +48,16 @@ const BRIDGE = 0x0604;
 /** These drivers of the kernel's do no DMA of their own, so a group may have devices of theirs. */
 const HARMLESS_DRIVERS: readonly string[] = ['pci-stub', 'pcieport'];
 
-/** All PCI functions in the order of their addresses; none where there is no PCI. */
+/**
+ * All PCI functions in the order of their addresses; none where there is no PCI.
+ *
+ * @param folders Where the kernel shows the system; another place for tests only.
+ *
+ * @example
+ * ```ts
+ * for (const { address, driver, iommuGroup } of listPciDevices()) console.log(address, driver, iommuGroup);
+ * ```
+ */
 export function listPciDevices(folders: SystemFolders = SYSTEM): PciDevice[] {
   const parent = join(folders.sys, 'bus/pci/devices');
   if (!existsSync(parent)) return [];
