@@ -5,6 +5,7 @@ import { Command, CommanderError } from 'commander';
 import { DmaError } from '../index.ts';
 import { registerBench } from './bench.ts';
 import { registerDemo } from './demo.ts';
+import { registerBind, registerDevices, registerUnbind } from './devices.ts';
 import { CliExit, type CliIo, EXIT } from './io.ts';
 import { registerLayout } from './layout.ts';
 import { registerReplay } from './replay.ts';
@@ -15,7 +16,15 @@ export { type CliIo, type CliStream, processIo } from './io.ts';
 type Register = (program: Command, io: CliIo) => void;
 
 /** The subcommands, in the order of the help. */
-const COMMANDS: readonly Register[] = [registerReplay, registerLayout, registerBench, registerDemo];
+const COMMANDS: readonly Register[] = [
+  registerReplay,
+  registerLayout,
+  registerBench,
+  registerDemo,
+  registerDevices,
+  registerBind,
+  registerUnbind,
+];
 
 /**
  * Runs the command.
@@ -54,7 +63,9 @@ export async function run(argv: readonly string[], io: CliIo): Promise<number> {
 
 function createProgram(io: CliIo): Command {
   const program = new Command('dmapool')
-    .description("Linux's DMA pools in user space: replay recorded kernel traffic, look at how pages are cut.")
+    .description(
+      "Linux's DMA pools in user space: replay recorded kernel traffic, look at how pages are cut, hand devices to programs.",
+    )
     .version(packageVersion(), '-V, --version', 'print the version')
     .helpOption('-h, --help', 'print this help')
     .helpCommand('help [command]', 'print the help of a command')

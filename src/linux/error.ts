@@ -1,5 +1,5 @@
 import { getSystemErrorMap } from 'node:util';
-import { DmaError } from '../errors.ts';
+import { DmaError, type DmaErrorCode } from '../errors.ts';
 
 /** An optional package that this part needs is not installed, or does not run here. The message says what to do. */
 export class DmaDependencyError extends DmaError {
@@ -28,5 +28,45 @@ export class SystemCallError extends DmaError {
     this.syscall = syscall;
     this.errno = errno;
     this.errnoName = name;
+  }
+}
+
+/**
+ * Memory of hugepages can't be had: too few are free (`ERR_DMAPOOL_NO_HUGEPAGES`; the message has the command that
+ * reserves more), or their physical addresses are not shown (`ERR_DMAPOOL_FRAMES_HIDDEN`).
+ */
+export class HugepageError extends DmaError {
+  /**
+   * @param code Which of the two.
+   * @param message What is wrong and what to do.
+   * @param options The cause, if another error was.
+   */
+  constructor(code: 'ERR_DMAPOOL_NO_HUGEPAGES' | 'ERR_DMAPOOL_FRAMES_HIDDEN', message: string, options?: ErrorOptions) {
+    super(code, message, options);
+  }
+}
+
+/** Why a PCI function was not handed over between drivers. */
+export type BindErrorCode = Extract<DmaErrorCode, `ERR_DMAPOOL_BIND_${string}`>;
+
+/**
+ * A PCI function was not handed to or taken from vfio-pci: the system or a process uses it (`ERR_DMAPOOL_BIND_IN_USE`),
+ * others of its IOMMU group stand in the way (`ERR_DMAPOOL_BIND_GROUP`), there is no IOMMU (`ERR_DMAPOOL_BIND_NO_IOMMU`),
+ * it takes root (`ERR_DMAPOOL_BIND_PERMISSION`), or the kernel refused (`ERR_DMAPOOL_BIND_FAILED`).
+ */
+export class BindError extends DmaError {
+  declare readonly code: BindErrorCode;
+  /** Address of the function. */
+  readonly address: string;
+
+  /**
+   * @param code Why.
+   * @param address Address of the function.
+   * @param message What is wrong and what to do.
+   * @param options The cause, if another error was.
+   */
+  constructor(code: BindErrorCode, address: string, message: string, options?: ErrorOptions) {
+    super(code, `${address}: ${message}`, options);
+    this.address = address;
   }
 }

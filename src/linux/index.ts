@@ -4,5 +4,8 @@
  * @module dmapool/linux
  * @packageDocumentation
  */
-export { DmaDependencyError, SystemCallError } from './error.ts';
+export { bindToVfio, type Rebinding, unbindFromVfio } from './bind.ts';
+export { BindError, type BindErrorCode, DmaDependencyError, HugepageError, SystemCallError } from './error.ts';
+export { HugetlbMemory, type HugetlbOptions, type PhysicalRun } from './hugetlb.ts';
 export { openSharedRegion } from './mapped-memory.ts';
+export { listPciDevices, type PciDevice, type SystemFolders } from './pci-devices.ts';

@@ -28,12 +28,24 @@ export const MAP_ANONYMOUS = 0x20;
 export const MAP_NORESERVE = 0x4000;
 export const MFD_CLOEXEC = 1;
 export const MFD_ALLOW_SEALING = 2;
+export const MFD_HUGETLB = 4;
+export const MAP_POPULATE = 0x8000;
+/** The logarithm of a hugepage's size stands in these upper bits of the flags of memfd_create(2) and mmap(2). */
+export const HUGE_SHIFT = 26;
 export const EFD_NONBLOCK = 0o4000;
 export const EFD_CLOEXEC = 0o2000000;
 const F_ADD_SEALS = 1033;
 export const F_SEAL_SEAL = 1;
 export const F_SEAL_SHRINK = 2;
 export const F_SEAL_GROW = 4;
+
+/** The most bytes of one buffer, whatever this engine could do. */
+export const MAX_VIEW: number = 2 ** 32;
+
+/** Numbers of system calls: x86 has its own, the newer architectures have the same. */
+function policyCalls(): { readonly set: number; readonly get: number } {
+  return process.arch === 'x64' ? { set: 238, get: 239 } : { set: 237, get: 236 };
+}
 
 /** Where the numbers above hold, a pointer has 64 bits, and bytes lie as devices want them. */
 const ARCHITECTURES: readonly string[] = ['x64', 'arm64', 'riscv64', 'loong64'];
@@ -47,6 +59,9 @@ export class Libc {
   readonly #fcntl: Call;
   readonly #ioctl: Call;
   readonly #eventfd: Call;
+  readonly #fallocate: Call;
+  readonly #getpagesize: Call;
+  readonly #syscall: Call;
 
   constructor(koffi: Koffi) {
     this.#koffi = koffi;
@@ -61,6 +76,9 @@ export class Libc {
     this.#fcntl = bind('int fcntl(int fd, int command, ...)');
     this.#ioctl = bind('int ioctl(int fd, unsigned long request, ...)');
     this.#eventfd = bind('int eventfd(unsigned int value, int flags)');
+    this.#fallocate = bind('int fallocate(int fd, int mode, int64_t offset, int64_t length)');
+    this.#getpagesize = bind('int getpagesize()');
+    this.#syscall = bind('long syscall(long number, ...)');
   }
 
   /** Maps memory and returns its address. @param address Where; 0 for anywhere. @throws {@link SystemCallError} */
@@ -102,8 +120,38 @@ export class Libc {
     return this.#checked('eventfd', this.#eventfd(value, flags), `can't make an event counter`);
   }
 
-  /** Mapped memory as a buffer. It is valid as long as something is mapped there. */
+  /** Gives a file its memory now, so that it can't be missing later. @throws {@link SystemCallError} `ENOSPC` */
+  fallocate(fd: number, length: number): void {
+    this.#checked('fallocate', this.#fallocate(fd, 0, 0, length), `can't allocate ${String(length)} bytes of memory`);
+  }
+
+  /** Bytes of the system's ordinary pages. */
+  pageSize(): number {
+    return this.#getpagesize();
+  }
+
+  /** set_mempolicy(2) and get_mempolicy(2), which the C library does not have; the policy is of this thread. */
+  setMemoryPolicy(mode: number, nodes: Uint8Array): void {
+    const result = this.#syscall(policyCalls().set, 'int', mode, 'void *', nodes, 'unsigned long', nodes.length * 8);
+    this.#checked('set_mempolicy', result, "can't set the thread's NUMA policy");
+  }
+
+  /** The thread's policy: returns the mode and fills in the nodes, one bit each. */
+  getMemoryPolicy(nodes: Uint8Array): number {
+    const mode = new Uint8Array(4);
+    const bits = nodes.length * 8;
+    const arguments_ = ['void *', mode, 'void *', nodes, 'unsigned long', bits, 'void *', null, 'unsigned long', 0];
+    this.#checked('get_mempolicy', this.#syscall(policyCalls().get, ...arguments_), "can't read the NUMA policy");
+    return new DataView(mode.buffer).getInt32(0, true);
+  }
+
+  /**
+   * Mapped memory as a buffer. It is valid as long as something is mapped there.
+   * @param length At most {@link MAX_VIEW}: beyond it koffi ends the process.
+   */
   view(address: number, length: number): ArrayBuffer {
+    if (length > MAX_VIEW)
+      throw new RangeError(`a buffer has at most ${String(MAX_VIEW)} bytes, not ${String(length)}`);
     return this.#koffi.view(BigInt(address), length);
   }
 

@@ -38,6 +38,12 @@ export interface MapSource {
   readonly offset: number;
 }
 
+/** A piece of a part that is put together of several. */
+export interface MapPiece extends MapSource {
+  /** Bytes, a multiple of the page size. */
+  readonly length: number;
+}
+
 /** A part of a range that is mapped. */
 interface Opened {
   readonly offset: number;
@@ -92,23 +98,41 @@ export class MappedMemory {
    * Opens a part of the range that was not opened before, and gives a buffer of it.
    *
    * @param offset In the range; a multiple of the page size, as is `length`.
+   * @param source A file; pieces of files, one after the other; or new memory.
    * @param flags More flags for mmap.
    * @throws {@link SystemCallError} The part is then as it was.
    */
-  open(offset: number, length: number, source: MapSource | 'anonymous', flags = 0): ArrayBuffer {
+  open(offset: number, length: number, source: MapSource | readonly MapPiece[] | 'anonymous', flags = 0): ArrayBuffer {
     checkInteger('offset', offset, 0, this.#size);
     checkInteger('length', length, 1, this.#size - offset);
     if (this.#closed) throw new Error('this memory was closed');
     if (this.#opened.some((part) => offset < part.offset + part.buffer.byteLength && part.offset < offset + length)) {
       throw new Error(`a part of ${hex(offset)}-${hex(offset + length - 1)} is open already`);
     }
-    const kind = source === 'anonymous' ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED;
-    const [fd, fileOffset] = source === 'anonymous' ? [-1, 0] : [source.fd, source.offset];
     const address = this.#address + offset;
-    this.#libc.mmap(address, length, PROT_READ | PROT_WRITE, MAP_FIXED | kind | flags, fd, fileOffset);
+    if (source === 'anonymous') {
+      this.#libc.mmap(address, length, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | flags);
+    } else {
+      this.#mapFiles(address, 'fd' in source ? [{ ...source, length }] : source, flags);
+    }
     const buffer = this.#libc.view(address, length);
     this.#opened.push({ offset, buffer });
     return buffer;
+  }
+
+  #mapFiles(address: number, pieces: readonly MapPiece[], flags: number): void {
+    let at = address;
+    try {
+      for (const { fd, offset, length } of pieces) {
+        this.#libc.mmap(at, length, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_SHARED | flags, fd, offset);
+        at += length;
+      }
+    } catch (error) {
+      // Only reserved again; JavaScript has not seen it.
+      const asBefore = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+      if (at > address) this.#libc.mmap(address, at - address, PROT_NONE, asBefore);
+      throw error;
+    }
   }
 
   /**

@@ -1,0 +1,190 @@
+/**
+ * `npm run vm -- [options] COMMAND...`: runs a command in the virtual machine. See `--help`.
+ *
+ * Exit codes: the command's own; 124 after a time-out and 125 if the machine itself failed, as timeout(1) has them.
+ */
+
+import { writeFileSync } from 'node:fs';
+import { constants } from 'node:os';
+import { Command, InvalidArgumentError, Option } from 'commander';
+import type { VmDevice } from './devices.ts';
+import { VmError } from './error.ts';
+import { fetchKernel } from './kernel.ts';
+import type { VmOptions } from './options.ts';
+import { runInVm, type VmStage } from './run.ts';
+
+interface Flags {
+  readonly memory?: number;
+  readonly cpus?: number;
+  readonly numa?: number;
+  readonly hugepages?: Record<string, number>;
+  readonly iommu: boolean | string;
+  readonly writable: string[];
+  readonly env: Record<string, string>;
+  readonly cwd?: string;
+  readonly timeout?: number;
+  readonly accel?: 'kvm' | 'tcg';
+  readonly kernelArg: string[];
+  readonly qemu: string[];
+  readonly dmesg?: string;
+  readonly console?: boolean;
+  readonly prepare?: boolean;
+  readonly quiet?: boolean;
+}
+
+// All devices in the order given, whatever their kind: it is the order of their addresses.
+const devices: VmDevice[] = [];
+
+const program = new Command('npm run vm --')
+  .description(
+    'Runs COMMAND in a virtual machine with an IOMMU and the devices asked for. The files are those of this system;\n' +
+      'what the command writes to them is gone afterwards, except below the folders named by --writable.\n' +
+      'Devices get the PCI addresses 0000:00:10.0, 0000:00:11.0, ... in the order given.',
+  )
+  .argument('[command...]', 'program and arguments; a shell with --console')
+  .option('--nvme <size>', 'an NVMe disk of that size, such as 64M, or a raw image file; repeatable', addNvme)
+  .option('--e1000 <count>', 'so many 82540EM network cards, all on one hub', addCards('e1000'))
+  .option('--e1000e <count>', 'so many 82574L network cards (MSI-X), all on one hub', addCards('e1000e'))
+  .option('--edu', "QEMU's teaching device", () => devices.push({ kind: 'edu' }))
+  .option('--device <device>', "any of QEMU's devices, as after its -device; repeatable", addRaw)
+  .option('--memory <size>', 'memory (default 1G)', parseSize)
+  .option('--cpus <count>', 'processors (default 2)', parseCount)
+  .option('--numa <nodes>', 'NUMA nodes (default 1)', parseCount)
+  .option('--hugepages <count>', 'hugepages to reserve at boot: 64 or 2M=64, and 1G=1; repeatable', addHugepages)
+  .option('--iommu <properties>', "more properties of QEMU's intel-iommu, such as snoop-control=on", true)
+  .option('--no-iommu', 'a machine without IOMMU')
+  .option('--writable <folder>', 'a folder in which the command may write; repeatable', append, [])
+  .option('--env <name[=value]>', 'a variable for the command, or one to pass on; repeatable', addVariable, {})
+  .option('--cwd <folder>', 'where to run the command (default: here)')
+  .option('--timeout <seconds>', 'how long the command may take (default 600)', parseCount)
+  .addOption(new Option('--accel <name>', 'instead of KVM where it works, else TCG').choices(['kvm', 'tcg']))
+  .option('--kernel-arg <argument>', "one more for the guest's kernel; repeatable", append, [])
+  .option('--qemu <argument>', 'one more for QEMU; repeatable', append, [])
+  .option('--dmesg <file>', "writes the guest's kernel log there")
+  .option('--console', "runs COMMAND on the machine's console, which is this terminal; Ctrl-A X ends the machine")
+  .option('--prepare', 'only fetches the kernel, or a newer one, through apt')
+  .option('--quiet', 'says nothing of its own unless something fails')
+  .showHelpAfterError('(--help says more)')
+  .exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : 125))
+  .passThroughOptions()
+  .action(main);
+
+async function main(command: string[], flags: Flags): Promise<void> {
+  const say = (line: string): void => {
+    if (flags.quiet !== true) process.stderr.write(`vm: ${line}\n`);
+  };
+  try {
+    if (flags.prepare === true) {
+      const { release, folder } = await fetchKernel(say);
+      say(`kernel ${release} is in ${folder}`);
+      if (command.length === 0) return;
+    }
+    if (command.length === 0 && flags.console !== true) program.error('what is to be run? (COMMAND, or --console)');
+    const result = await runInVm({
+      ...machine(flags),
+      command: command.length === 0 ? ['sh'] : command,
+      onMessage: say,
+    });
+    if (flags.dmesg !== undefined) writeFileSync(flags.dmesg, result.kernelLog);
+    say(describeStages(result.stages));
+    process.exitCode = result.exitCode;
+  } catch (error) {
+    if (!(error instanceof VmError)) throw error;
+    if (flags.dmesg !== undefined && error.output !== undefined) writeFileSync(flags.dmesg, error.output.kernelLog);
+    process.stderr.write(`vm: ${error.message}\n`);
+    if (error.output !== undefined && error.code !== 'ERR_VM_ABORT')
+      process.stderr.write(lastOf(error.output.kernelLog));
+    process.exitCode = error.code === 'ERR_VM_TIMEOUT' ? 124 : error.code === 'ERR_VM_ABORT' ? abortCode : 125;
+  }
+}
+
+let abortCode = 125;
+
+function machine(flags: Flags): Omit<VmOptions, 'command' | 'onMessage'> {
+  const controller = new AbortController();
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
+    process.once(signal, () => {
+      abortCode = 128 + constants.signals[signal];
+      controller.abort();
+    });
+  }
+  return {
+    devices,
+    iommu: flags.iommu,
+    writable: flags.writable,
+    env: flags.env,
+    kernelArguments: flags.kernelArg,
+    qemuArguments: flags.qemu,
+    console: flags.console === true,
+    signal: controller.signal,
+    onOutput: (stream, data) => process[stream].write(data),
+    ...(flags.memory === undefined ? {} : { memory: flags.memory }),
+    ...(flags.cpus === undefined ? {} : { cpus: flags.cpus }),
+    ...(flags.numa === undefined ? {} : { numaNodes: flags.numa }),
+    ...(flags.hugepages === undefined ? {} : { hugepages: flags.hugepages }),
+    ...(flags.cwd === undefined ? {} : { cwd: flags.cwd }),
+    ...(flags.timeout === undefined ? {} : { timeout: flags.timeout * 1000 }),
+    ...(flags.accel === undefined ? {} : { accelerator: flags.accel }),
+    // A terminal is for --console.
+    ...(flags.console === true || process.stdin.isTTY ? {} : { stdin: process.stdin }),
+  };
+}
+
+function addNvme(value: string): void {
+  const size = /^\d+[KMG]?$/.test(value) ? parseSize(value) : undefined;
+  devices.push(size === undefined ? { kind: 'nvme', image: value } : { kind: 'nvme', size });
+}
+
+function addCards(kind: 'e1000' | 'e1000e'): (value: string) => void {
+  return (value) => {
+    for (let count = parseCount(value); count > 0; count--) devices.push({ kind });
+  };
+}
+
+function addRaw(device: string): void {
+  devices.push({ kind: 'raw', device });
+}
+
+function addHugepages(value: string, previous: Record<string, number> = {}): Record<string, number> {
+  const match = /^(?:(2M|1G)=)?(\d+)$/.exec(value);
+  if (match === null) throw new InvalidArgumentError('It is a number, 2M=NUMBER or 1G=NUMBER.');
+  return { ...previous, [match[1] ?? '2M']: Number(match[2]) };
+}
+
+function addVariable(value: string, previous: Record<string, string>): Record<string, string> {
+  const at = value.indexOf('=');
+  if (at > 0) return { ...previous, [value.slice(0, at)]: value.slice(at + 1) };
+  const passed = process.env[value];
+  return passed === undefined ? previous : { ...previous, [value]: passed };
+}
+
+function append(value: string, previous: string[]): string[] {
+  return [...previous, value];
+}
+
+function parseCount(value: string): number {
+  if (!/^\d+$/.test(value) || Number(value) === 0) throw new InvalidArgumentError('It is a whole number from 1 on.');
+  return Number(value);
+}
+
+function parseSize(value: string): number {
+  const match = /^(\d+)([KMG]?)$/.exec(value);
+  if (match === null) throw new InvalidArgumentError('It is a number of bytes, or one with K, M or G.');
+  return Number(match[1]) * { '': 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 }[match[2] as '' | 'K' | 'M' | 'G'];
+}
+
+/** Such as `3.9 s: kernel 1.8, files 0.2, drivers 0.1, command 1.5, off 0.3`. */
+function describeStages(stages: readonly VmStage[]): string {
+  const seconds = (ms: number): string => (ms / 1000).toFixed(1);
+  const parts = stages.map(({ name, at }, index) => `${name} ${seconds(at - (stages[index - 1]?.at ?? 0))}`);
+  return `${seconds(stages.at(-1)?.at ?? 0)} s: ${parts.join(', ')}`;
+}
+
+function lastOf(kernelLog: string): string {
+  const lines = kernelLog.trimEnd().split('\n').slice(-15);
+  return lines[0] === '' ? '' : `vm: the last of the kernel's log:\n${lines.join('\n')}\n`;
+}
+
+await program.parseAsync();
+// What is left of standard input must not keep the process.
+process.stdin.destroy();

@@ -1,0 +1,79 @@
+# The second half of the guest's first process: loads drivers, runs the command, tells its exit code, powers off.
+home=/run/dmapool-vm
+PATH=$home/bin
+. $home/settings
+$home/busybox --install -s $home/bin
+echo $home/bin/modprobe >/proc/sys/kernel/modprobe
+
+for port in /sys/class/virtio-ports/*; do
+  read -r name <"$port/name"
+  case $name in
+  stdin) in=/dev/${port##*/} ;;
+  stdout) out=/dev/${port##*/} ;;
+  stderr) err=/dev/${port##*/} ;;
+  esac
+done
+
+fail() {
+  echo "error $*" >&9
+  read -r -t 5 _ <&9
+  poweroff -f
+}
+
+# The kernel's drivers for the devices, as a distribution would load them; not for the chipset's (slot 1f).
+aliases=
+for device in /sys/bus/pci/devices/0000:00:1[0-9a-e].* /sys/bus/pci/devices/0000:0[1-9]:*; do
+  [ -e "$device/modalias" ] || continue
+  read -r alias <"$device/modalias"
+  aliases="$aliases $alias"
+done
+[ -z "$aliases" ] || modprobe -a -q -b $aliases
+
+for wanted in $HUGEPAGES; do
+  read -r got <"/sys/kernel/mm/hugepages/hugepages-${wanted%=*}/nr_hugepages"
+  [ "$got" = "${wanted#*=}" ] || fail "only $got of ${wanted#*=} hugepages of ${wanted%=*} could be reserved: more memory?"
+done
+hostname dmapool-vm
+ip link set lo up
+ulimit -n 65536
+echo "stage drivers" >&9
+
+if [ -n "$CONSOLE" ]; then
+  setsid -c sh $home/command <>/dev/ttyS0 >&0 2>&1 9>&-
+  code=$?
+else
+  # Through pipes, as commands expect; a port can't be opened twice, as a script that writes to /dev/stderr would.
+  mkfifo $home/in $home/out $home/err
+  cat <$home/out >"$out" 9>&- &
+  relays=$!
+  cat <$home/err >"$err" 9>&- &
+  relays="$relays $!"
+  if [ -n "$STDIN" ]; then cat <"$in" >$home/in 9>&- & else in=/dev/null; fi
+  [ -n "$STDIN" ] && in=$home/in
+  sh $home/command <"$in" >$home/out 2>$home/err 9>&- &
+  wait $!
+  code=$?
+
+  # What the command started and left running holds the pipes open: the machine ends, so it ends too.
+  for signal in TERM KILL; do
+    left=
+    for process in /proc/[0-9]*; do
+      pid=${process#/proc/}
+      case " $$ $KERNEL_LOG_PID $relays " in *" $pid "*) continue ;; esac
+      line=
+      # Kernel threads have an empty command line.
+      read -r line 2>/dev/null <"$process/cmdline"
+      [ -z "$line" ] || left="$left $pid"
+    done
+    [ -z "$left" ] || kill -$signal $left 2>/dev/null
+    [ -z "$left" ] || [ $signal = KILL ] || sleep 0.2
+  done
+  wait $relays
+fi
+
+sync
+echo "dmapool-vm: the command ended with $code" >/dev/kmsg
+echo "exit $code" >&9
+# The host answers when it has seen the line above in the kernel's log.
+read -r -t 5 _ <&9
+poweroff -f

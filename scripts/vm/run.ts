@@ -1,0 +1,349 @@
+/**
+ * Runs a command in a virtual machine with an IOMMU and chosen devices; the host's files are its files.
+ *
+ *     host                                          guest
+ *     runInVm --- QEMU --- virtio-serial port --- control      stages, exit code; "off"
+ *                                             --- stdin, stdout, stderr
+ *                                             --- kernel-log   /dev/kmsg
+ *                      --- serial line ---------- console      panics, and what comes before the ports
+ *                      --- virtio-9p ------------ /            read-only, below a tmpfs
+ *
+ * Each port is a socket that QEMU inherits; images and the initramfs are files without names. So nothing can be left
+ * behind, whoever is killed: QEMU itself dies with its parent.
+ */
+
+import { spawn, type ChildProcess } from 'node:child_process';
+import { closeSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import type { Duplex, Readable } from 'node:stream';
+import { fileURLToPath } from 'node:url';
+import { acceleratorArguments, chooseAccelerator, type Accelerator } from './accelerator.ts';
+import { cpioArchive, file, folder } from './cpio.ts';
+import { deviceArguments } from './devices.ts';
+import { VmError, type VmErrorCode, type VmOutput } from './error.ts';
+import { formatKernelLog } from './kernel-log.ts';
+import { bootModules, cachedKernel, fetchKernel, type VmKernel } from './kernel.ts';
+import {
+  guestCommand,
+  guestSettings,
+  kernelArguments,
+  shapeArguments,
+  shapeOf,
+  writableFolders,
+  type VmOptions,
+} from './options.ts';
+import { findTool, needTool } from './tools.ts';
+import { unlinkedFile } from './unlinked-file.ts';
+
+/** How a run ended whose command ended by itself. */
+export interface VmResult extends VmOutput {
+  /** The command's exit code; 128 and the signal's number if a signal ended it, as a shell has it. */
+  readonly exitCode: number;
+  /** What ran the guest. */
+  readonly accelerator: 'kvm' | 'tcg';
+  /** What was reached when, in milliseconds from the start, in order. */
+  readonly stages: readonly VmStage[];
+}
+
+/** A moment of a run. */
+export interface VmStage {
+  /** `kernel` booted, `files` mounted, `drivers` loaded, `command` ended, machine `off`. */
+  readonly name: string;
+  readonly at: number;
+}
+
+const GUEST_SCRIPTS = fileURLToPath(new URL('../../../scripts/vm/guest/', import.meta.url));
+// Numbers of inherited descriptors.
+const PORTS = { control: 3, stdin: 4, stdout: 5, stderr: 6, 'kernel-log': 7, console: 8 } as const;
+type Port = keyof typeof PORTS;
+/** What is collected of a machine. */
+type Stream = 'stdout' | 'stderr' | 'kernel-log' | 'console' | 'qemu';
+const ABORTED = 'the machine was ended by its user';
+const INITRAMFS = 9;
+const FIRST_FILE = 10;
+// Ample: a boot takes seconds even under TCG on a busy machine, and a KVM that works is faster still.
+const BOOT_TIMEOUT = { kvm: 20_000, tcg: 120_000 } as const;
+
+/** Why `runInVm` can't work here without fetching or installing something, or null if it can. */
+export function vmUnavailable(): string | null {
+  if (findTool('qemu-system-x86_64') === null) return 'qemu-system-x86_64 is not installed (Debian: qemu-system-x86)';
+  if (findTool('setpriv') === null) return 'setpriv is not installed (Debian: util-linux)';
+  if (cachedKernel() === null) return 'no kernel for the virtual machine: npm run vm -- --prepare';
+  return null;
+}
+
+/**
+ * Runs `options.command` in a virtual machine; resolves when it has ended by itself and the machine is off.
+ * Rejects with a `VmError`; the machine is gone then too.
+ *
+ * @example
+ * ```ts
+ * const { stdout } = await runInVm({ command: ['cat', '/proc/meminfo'], hugepages: { '2M': 64 } });
+ * ```
+ */
+export async function runInVm(options: VmOptions): Promise<VmResult> {
+  const qemu = needTool('qemu-system-x86_64', 'qemu-system-x86');
+  const setpriv = needTool('setpriv', 'util-linux');
+  const say = options.onMessage ?? (() => undefined);
+  // What is wrong with the options shows before anything is fetched or started.
+  shapeOf(options);
+  guestCommand(options);
+  const kernel = cachedKernel() ?? (await fetchKernel(say));
+  const accelerator = wantedAccelerator(options);
+  say(accelerator.why);
+  try {
+    return await new Run(options, kernel, accelerator.name).result(setpriv, qemu);
+  } catch (error) {
+    // Some clouds' KVM opens and then does not run a kernel; the command has not begun, so another try is safe.
+    const retry = accelerator.name === 'kvm' && !accelerator.forced && isNoBoot(error);
+    if (!retry) throw error;
+    say(`KVM does not boot the guest here; once more with TCG (${error.message.split('\n', 1)[0]!})`);
+    return await new Run(options, kernel, 'tcg').result(setpriv, qemu);
+  }
+}
+
+function isNoBoot(error: unknown): error is VmError {
+  return error instanceof VmError && error.code === 'ERR_VM_BOOT' && error.output?.kernelLog === '';
+}
+
+function wantedAccelerator(options: VmOptions): Accelerator {
+  const wanted = options.accelerator ?? process.env['DMAPOOL_VM_ACCEL'];
+  if (wanted === undefined || wanted === '') return chooseAccelerator();
+  if (wanted === 'kvm' || wanted === 'tcg')
+    return { name: wanted, why: `${wanted.toUpperCase()}, as asked for`, forced: true };
+  throw new VmError('ERR_VM_OPTION', `the accelerator is kvm or tcg, not ${wanted}`);
+}
+
+class Run {
+  readonly #options: VmOptions;
+  readonly #kernel: VmKernel;
+  readonly #accelerator: 'kvm' | 'tcg';
+  readonly #begin: number = performance.now();
+  readonly #stages: VmStage[] = [];
+  readonly #text: Record<Stream, Buffer[]> = {
+    stdout: [],
+    stderr: [],
+    'kernel-log': [],
+    console: [],
+    qemu: [],
+  };
+  #exitCode: number | null = null;
+  #off = false;
+  #failure: { code: VmErrorCode; message: string } | null = null;
+
+  constructor(options: VmOptions, kernel: VmKernel, accelerator: 'kvm' | 'tcg') {
+    this.#options = options;
+    this.#kernel = kernel;
+    this.#accelerator = accelerator;
+  }
+
+  async result(setpriv: string, qemu: string): Promise<VmResult> {
+    const options = this.#options;
+    const files: number[] = [];
+    let child: ChildProcess;
+    try {
+      files.push(unlinkedFile(this.#initramfs()));
+      const devices = deviceArguments(options.devices ?? [], FIRST_FILE);
+      files.push(...devices.files);
+      const args = ['--pdeathsig', 'KILL', '--', qemu, ...this.#machineArguments(), ...devices.args];
+      if (options.signal?.aborted === true) throw new VmError('ERR_VM_ABORT', ABORTED);
+      child = spawn(setpriv, [...args, ...(options.qemuArguments ?? [])], {
+        stdio: [
+          options.console === true ? 'inherit' : 'ignore',
+          options.console === true ? 'inherit' : 'ignore',
+          'pipe',
+          ...Object.values(PORTS).map(() => 'pipe' as const),
+          ...files,
+        ],
+      });
+    } finally {
+      for (const fd of files) closeSync(fd);
+    }
+    await this.#attend(child);
+    return this.#conclude();
+  }
+
+  /** Busybox, the modules that lead to the host's files, the guest's scripts and the job. */
+  #initramfs(): Buffer {
+    const script = (name: string): Buffer => readFileSync(join(GUEST_SCRIPTS, name));
+    return cpioArchive([
+      ...['bin', 'dev', 'host', 'job', 'modules', 'proc', 'root', 'sys', 'writes'].map(folder),
+      file('bin/busybox', readFileSync(join(this.#kernel.folder, 'busybox')), 0o755),
+      ...bootModules(this.#kernel).map(({ name, content }) => file(`modules/${name}`, content)),
+      file('init', script('init.sh'), 0o755),
+      file('job/run.sh', script('run.sh')),
+      file('job/settings', guestSettings(this.#options, this.#kernel)),
+      file('job/command', guestCommand(this.#options)),
+    ]);
+  }
+
+  #machineArguments(): string[] {
+    const { iommu = true, console: onConsole = false } = this.#options;
+    const args = [
+      ...['-machine', 'q35,sata=off,smbus=off,usb=off,kernel-irqchip=split'],
+      ...acceleratorArguments(this.#accelerator),
+      ...['-nodefaults', '-no-user-config', '-no-reboot', '-display', 'none'],
+      ...shapeArguments(shapeOf(this.#options)),
+      ...['-kernel', join(this.#kernel.folder, 'vmlinux'), '-initrd', `/dev/fd/${INITRAMFS}`],
+      ...['-append', kernelArguments(this.#options)],
+    ];
+    if (iommu !== false) args.push('-device', `intel-iommu,intremap=on${iommu === true ? '' : `,${iommu}`}`);
+    args.push('-virtfs', 'local,path=/,mount_tag=root,security_model=none,readonly=on,multidevs=remap');
+    writableFolders(this.#options).forEach((path, index) => {
+      const place = `path=${path.replaceAll(',', ',,')},mount_tag=share${index}`;
+      args.push('-virtfs', `local,${place},security_model=none,multidevs=remap`);
+    });
+    args.push('-device', `virtio-serial-pci,max_ports=${Object.keys(PORTS).length}`);
+    for (const [name, fd] of Object.entries(PORTS)) {
+      if (name !== 'console') {
+        args.push('-chardev', `socket,id=${name},fd=${fd}`, '-device', `virtserialport,chardev=${name},name=${name}`);
+      } else if (onConsole) {
+        args.push('-serial', 'mon:stdio');
+      } else {
+        args.push('-chardev', `socket,id=console,fd=${fd}`, '-serial', 'chardev:console');
+      }
+    }
+    return args;
+  }
+
+  /** Until the machine is gone and all that it said has arrived. */
+  async #attend(child: ChildProcess): Promise<void> {
+    const { timeout = 600_000, signal, onOutput } = this.#options;
+    const bootTimeout = BOOT_TIMEOUT[this.#accelerator];
+    const port = (name: Port): Duplex => (child.stdio as readonly unknown[])[PORTS[name]] as Duplex;
+    const collect = (stream: Readable, into: Buffer[], seen?: (data: Buffer) => void): void => {
+      stream.on('data', (data: Buffer) => {
+        into.push(data);
+        seen?.(data);
+      });
+      // A machine that was killed resets its sockets; its end is seen at the process.
+      stream.on('error', () => undefined);
+    };
+    for (const name of ['stdout', 'stderr'] as const) {
+      collect(port(name), this.#text[name], (data) => onOutput?.(name, data));
+    }
+    collect(port('console'), this.#text.console);
+    collect(child.stderr!, this.#text.qemu);
+    collect(port('kernel-log'), this.#text['kernel-log'], () => {
+      this.#switchOff(port('control'));
+    });
+    port('stdin')
+      .on('error', () => undefined)
+      .resume();
+
+    const end = (code: VmErrorCode, message: string): void => {
+      this.#failure ??= { code, message };
+      child.kill('SIGKILL');
+    };
+    const timers = [
+      setTimeout(() => {
+        if (!this.#reached('drivers')) end('ERR_VM_BOOT', `not as far as the command after ${bootTimeout / 1000} s`);
+      }, bootTimeout),
+    ];
+    this.#listen(port('control'), () => {
+      this.#feed(port('stdin'));
+      const late = `the command took longer than ${timeout / 1000} s; the machine was ended`;
+      timers.push(setTimeout(end, timeout, 'ERR_VM_TIMEOUT', late));
+    });
+    const abort = (): void => {
+      end('ERR_VM_ABORT', ABORTED);
+    };
+    signal?.addEventListener('abort', abort, { once: true });
+    try {
+      await new Promise<void>((resolve, reject) => {
+        child.once('error', reject);
+        child.once('close', () => {
+          resolve();
+        });
+      });
+    } finally {
+      for (const timer of timers) clearTimeout(timer);
+      signal?.removeEventListener('abort', abort);
+    }
+    this.#reach('off');
+  }
+
+  #feed(port: Duplex): void {
+    const { stdin } = this.#options;
+    if (stdin === undefined) return;
+    if (typeof stdin === 'string' || stdin instanceof Uint8Array) port.end(stdin);
+    else stdin.pipe(port);
+  }
+
+  /** The guest's side speaks in lines: `stage NAME`, `error MESSAGE`, `exit CODE`. */
+  #listen(control: Duplex, ready: () => void): void {
+    let rest = '';
+    control.on('error', () => undefined);
+    control.on('data', (data: Buffer) => {
+      const lines = (rest + data.toString()).split('\n');
+      rest = lines.pop()!;
+      for (const line of lines) {
+        const [word, ...more] = line.split(' ');
+        const text = more.join(' ');
+        if (word === 'stage') {
+          this.#reach(text);
+          if (text === 'drivers') ready();
+        } else if (word === 'exit') {
+          this.#exitCode = Number(text);
+          this.#reach('command');
+          this.#switchOff(control);
+        } else if (word === 'error') {
+          this.#failure ??= { code: 'ERR_VM_BOOT', message: text };
+          control.write('off\n');
+        }
+      }
+    });
+  }
+
+  /** Lets the guest go once its last message is in the kernel's log here. */
+  #switchOff(control: Duplex): void {
+    if (this.#exitCode === null) return;
+    const tail = Buffer.concat(this.#text['kernel-log'].slice(-4)).toString('latin1');
+    if (!this.#off && tail.includes('dmapool-vm: the command ended with ')) {
+      this.#off = true;
+      control.write('off\n');
+    }
+  }
+
+  #reach(name: string): void {
+    this.#stages.push({ name, at: performance.now() - this.#begin });
+  }
+
+  #reached(name: string): boolean {
+    return this.#stages.some((stage) => stage.name === name);
+  }
+
+  #conclude(): VmResult {
+    const text = (name: Stream): string => Buffer.concat(this.#text[name]).toString();
+    const output: VmOutput = {
+      stdout: text('stdout'),
+      stderr: text('stderr'),
+      kernelLog: formatKernelLog(text('kernel-log')),
+      console: text('console'),
+    };
+    // That cards are on a hub of their own is how it is meant.
+    const qemuSaid = text('qemu')
+      .replace(/^.*warning: hub \d+ is not connected to host network\n/gm, '')
+      .trim();
+    if (this.#failure !== null) throw new VmError(this.#failure.code, this.#failure.message, output);
+    if (this.#exitCode !== null) {
+      if (qemuSaid !== '') this.#options.onMessage?.(qemuSaid);
+      return { exitCode: this.#exitCode, accelerator: this.#accelerator, stages: this.#stages, ...output };
+    }
+    const why = qemuSaid === '' ? `its console said:\n${tailOf(output.console)}` : qemuSaid;
+    if (!this.#reached('drivers')) {
+      throw new VmError('ERR_VM_BOOT', `the machine did not come as far as the command: ${why}`, output);
+    }
+    throw new VmError('ERR_VM_CRASH', `the machine ended before the command did: ${why}`, output);
+  }
+}
+
+/** The end of the text; all of a panic, if there was one. */
+function tailOf(text: string): string {
+  const panic = text.lastIndexOf('Kernel panic');
+  return (panic === -1 ? text : text.slice(panic))
+    .trimEnd()
+    .split('\n')
+    .slice(panic === -1 ? -30 : 0)
+    .join('\n');
+}

@@ -1,0 +1,109 @@
+import type { Command } from 'commander';
+
+import { DmaArgumentError } from '../index.ts';
+import { bindToVfio, type Rebinding, unbindFromVfio } from '../linux/bind.ts';
+import { listPciDevices, type PciDevice, usesOf } from '../linux/pci-devices.ts';
+import { CliExit, type CliIo, EXIT } from './io.ts';
+import { pciClassName } from './pci-classes.ts';
+import { styleFor } from './style.ts';
+
+/** One line of `dmapool devices --json`. */
+export interface DeviceDocument extends PciDevice {
+  /** What the class code means. */
+  readonly class: string;
+  /** What the system does with it, in words. */
+  readonly uses: readonly string[];
+}
+
+/** Adds `dmapool devices`. */
+export function registerDevices(program: Command, io: CliIo): void {
+  program
+    .command('devices')
+    .summary('list PCI functions, their drivers and IOMMU groups')
+    .description(
+      'List the PCI functions of this system: class, driver, IOMMU group, and what the system uses them for.',
+    )
+    .option('--json', 'print a JSON document')
+    .action((flags: { json?: true }) => {
+      const devices = listPciDevices().map((device) => describeDevice(device));
+      if (flags.json === true) {
+        io.stdout.write(`${JSON.stringify(devices)}\n`);
+        return;
+      }
+      if (devices.length === 0) throw new CliExit(EXIT.failed, 'devices: this system shows no PCI functions');
+      const { bold } = styleFor(io.stdout, io.env);
+      const [heading, ...lines] = leftTable([
+        ['address', 'id', 'class', 'driver', 'group', 'in use'],
+        ...devices.map(deviceRow),
+      ]);
+      io.stdout.write([bold(heading!), ...lines, ''].join('\n'));
+    });
+}
+
+function describeDevice(device: PciDevice): DeviceDocument {
+  return { ...device, class: pciClassName(device.classCode), uses: usesOf(device.address) };
+}
+
+function deviceRow(device: DeviceDocument): string[] {
+  const { address, vendorId, deviceId, driver, iommuGroup, uses } = device;
+  const id = [vendorId, deviceId].map((part) => part.toString(16).padStart(4, '0')).join(':');
+  const group = iommuGroup === null ? '-' : String(iommuGroup);
+  return [address, id, device.class, driver ?? '-', group, uses.join('; ')];
+}
+
+/** Adds `dmapool bind`. */
+export function registerBind(program: Command, io: CliIo): void {
+  program
+    .command('bind')
+    .summary('hand PCI functions to vfio-pci, for programs')
+    .description(
+      'Hand PCI functions to the driver vfio-pci, so that programs can use them. Refused for what the system is using: ' +
+        'a mounted disk, a network interface that is up, a function whose IOMMU group others have a part in. Needs root.',
+    )
+    .argument('<address...>', 'PCI addresses, such as 0000:3b:00.0; those of one group together')
+    .action((addresses: string[]) => {
+      const done = orMisused('bind', () => bindToVfio(addresses));
+      for (const rebinding of done) report(rebinding, io);
+      const changed = done.filter(({ steps }) => steps.length > 0).map(({ address }) => address);
+      if (changed.length > 0)
+        io.stdout.write(`To undo this: dmapool unbind ${changed.join(' ')} (a reboot does it too)\n`);
+    });
+}
+
+/** Adds `dmapool unbind`. */
+export function registerUnbind(program: Command, io: CliIo): void {
+  program
+    .command('unbind')
+    .summary("give PCI functions back to the kernel's drivers")
+    .description("Take PCI functions from vfio-pci; the kernel's own drivers get them back. Needs root.")
+    .argument('<address...>', 'PCI addresses, such as 0000:3b:00.0')
+    .action((addresses: string[]) => {
+      for (const rebinding of orMisused('unbind', () => unbindFromVfio(addresses))) report(rebinding, io);
+    });
+}
+
+function report({ address, from, to, steps }: Rebinding, io: CliIo): void {
+  const name = (driver: string | null): string => driver ?? 'no driver';
+  const what = steps.length === 0 ? `has ${name(to)} already` : `${name(from)} -> ${name(to)}`;
+  io.stdout.write([`${address}: ${what}`, ...steps.map((step) => `  ${step}`), ''].join('\n'));
+}
+
+function orMisused<T>(command: string, action: () => T): T {
+  try {
+    return action();
+  } catch (error) {
+    if (error instanceof DmaArgumentError) throw new CliExit(EXIT.misused, `${command}: ${error.message}`);
+    throw error;
+  }
+}
+
+function leftTable(rows: readonly (readonly string[])[]): string[] {
+  const widths: number[] = [];
+  for (const row of rows) row.forEach((cell, i) => (widths[i] = Math.max(widths[i] ?? 0, cell.length)));
+  return rows.map((row) =>
+    row
+      .map((cell, i) => cell.padEnd(widths[i]!))
+      .join('  ')
+      .trimEnd(),
+  );
+}

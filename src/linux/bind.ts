@@ -1,0 +1,210 @@
+/**
+ * Hands PCI functions over between the kernel's drivers and vfio-pci, through which programs get at them
+ * (Documentation/ABI/testing/sysfs-bus-pci: driver_override, unbind, drivers_probe).
+ */
+import { execFileSync } from 'node:child_process';
+import { accessSync, constants, existsSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { DmaArgumentError } from '../errors.ts';
+import { PciError } from '../pci/error.ts';
+import { BindError } from './error.ts';
+import {
+  groupBlockers,
+  isBridge,
+  type PciDevice,
+  readPciDevice,
+  SYSTEM,
+  type SystemFolders,
+  usesOf,
+} from './pci-devices.ts';
+
+const VFIO_PCI = 'vfio-pci';
+
+/** What was done to one function. */
+export interface Rebinding {
+  /** Address of the function. */
+  readonly address: string;
+  /** The driver that had it before, or null. */
+  readonly from: string | null;
+  /** The driver that has it now, or null. */
+  readonly to: string | null;
+  /** What was written where, in order, as shell commands; empty if there was nothing to do. */
+  readonly steps: readonly string[];
+}
+
+/**
+ * Gives PCI functions to vfio-pci. All are looked at before any is touched: refused are bridges, functions without IOMMU
+ * group or in a group that others block, and those that the system is using: a mounted disk, an interface that is up.
+ * If a step fails the functions go back to their drivers. It does not outlast a reboot. Needs root.
+ *
+ * @param addresses Such as `0000:3b:00.0`. Functions of one group that have drivers must be given together.
+ * @param folders Where the kernel shows the system; another place for tests only.
+ * @throws {@link BindError} @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND` @throws `DmaArgumentError`
+ *
+ * @example
+ * ```ts
+ * try {
+ *   for (const { from, steps } of bindToVfio(['fffe:3b:00.0'])) console.log(`taken from ${from}:`, steps);
+ * } catch (error) {
+ *   if (!(error instanceof DmaError)) throw error;
+ *   console.error(error.message); // nothing was touched, and this is why
+ * }
+ * ```
+ */
+export function bindToVfio(addresses: readonly string[], folders: SystemFolders = SYSTEM): Rebinding[] {
+  const devices = devicesAt(addresses, folders);
+  const toDo = devices.filter(({ driver }) => driver !== VFIO_PCI);
+  for (const device of devices) checkCanBeBound(device, addresses, folders);
+  const loading = toDo.length === 0 ? [] : loadVfio(folders);
+  const done: Rebinding[] = [];
+  for (const device of devices) {
+    if (device.driver === VFIO_PCI) {
+      done.push({ address: device.address, from: VFIO_PCI, to: VFIO_PCI, steps: [] });
+      continue;
+    }
+    const steps = done.length === 0 ? [...loading] : [];
+    try {
+      rebind(device, VFIO_PCI, steps, folders);
+      const now = readPciDevice(device.address, folders)?.driver ?? null;
+      if (now !== VFIO_PCI) throw failed(device.address, `vfio-pci did not take it (the kernel's log says why)`);
+      done.push({ address: device.address, from: device.driver, to: now, steps });
+    } catch (error) {
+      giveBack([device, ...devices.filter((other) => done.some(({ address }) => address === other.address))], folders);
+      throw error;
+    }
+  }
+  return done;
+}
+
+/**
+ * Takes PCI functions from vfio-pci and lets the kernel choose drivers for them; those that have another driver already
+ * are left alone. Refused while a process has one open: the kernel would wait for it.
+ *
+ * @param addresses Such as `0000:3b:00.0`.
+ * @param folders Where the kernel shows the system; another place for tests only.
+ * @throws {@link BindError} @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND` @throws `DmaArgumentError`
+ *
+ * @example
+ * ```ts
+ * try {
+ *   for (const { to } of unbindFromVfio(['fffe:3b:00.0'])) console.log(`given to ${to}`);
+ * } catch (error) {
+ *   if (!(error instanceof DmaError)) throw error;
+ *   console.error(error.message);
+ * }
+ * ```
+ */
+export function unbindFromVfio(addresses: readonly string[], folders: SystemFolders = SYSTEM): Rebinding[] {
+  const devices = devicesAt(addresses, folders);
+  const toDo = devices.filter(({ driver }) => driver === VFIO_PCI || driver === null);
+  for (const { address } of toDo) {
+    checkUnused(address, folders);
+    checkPermission(address, folders);
+  }
+  return devices.map((device) => {
+    const { address, driver } = device;
+    const steps: string[] = [];
+    if (toDo.includes(device)) rebind(device, '', steps, folders);
+    return { address, from: driver, to: readPciDevice(address, folders)?.driver ?? null, steps };
+  });
+}
+
+function devicesAt(addresses: readonly string[], folders: SystemFolders): PciDevice[] {
+  const pattern = /^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$/;
+  return [...new Set(addresses)].map((address) => {
+    if (typeof address !== 'string' || !pattern.test(address)) {
+      throw new DmaArgumentError('address', address, 'a PCI address with its domain, such as 0000:3b:00.0');
+    }
+    const device = readPciDevice(address, folders);
+    if (device === null) throw new PciError('ERR_DMAPOOL_PCI_NOT_FOUND', address, 'there is no PCI function here');
+    return device;
+  });
+}
+
+function checkCanBeBound(device: PciDevice, addresses: readonly string[], folders: SystemFolders): void {
+  const { address, iommuGroup, driver } = device;
+  if (isBridge(device)) {
+    throw new BindError('ERR_DMAPOOL_BIND_GROUP', address, 'it is a bridge; bind what is behind it');
+  }
+  if (iommuGroup === null) {
+    const message =
+      'it is in no IOMMU group, so VFIO can not use it: switch the IOMMU on in the firmware (VT-d, AMD-Vi), and boot ' +
+      'with intel_iommu=on on Intel';
+    throw new BindError('ERR_DMAPOOL_BIND_NO_IOMMU', address, message);
+  }
+  const blockers = groupBlockers(iommuGroup, addresses, folders);
+  if (blockers.length > 0) {
+    const names = blockers.map((blocker) => `${blocker.address} (driver ${blocker.driver!})`);
+    const message =
+      `its IOMMU group ${String(iommuGroup)} is also that of ${names.join(', ')}; all of a group goes to programs or ` +
+      'nothing: bind them together if the system can do without them';
+    throw new BindError('ERR_DMAPOOL_BIND_GROUP', address, message);
+  }
+  if (driver === VFIO_PCI) return;
+  checkUnused(address, folders);
+  checkPermission(address, folders);
+}
+
+function checkPermission(address: string, folders: SystemFolders): void {
+  const path = join(folders.sys, 'bus/pci/devices', address, 'driver_override');
+  try {
+    accessSync(path, constants.W_OK);
+  } catch (error) {
+    throw new BindError('ERR_DMAPOOL_BIND_PERMISSION', address, `${path} can't be written: run this as root`, {
+      cause: error,
+    });
+  }
+}
+
+function checkUnused(address: string, folders: SystemFolders): void {
+  const uses = usesOf(address, folders);
+  if (uses.length > 0) throw new BindError('ERR_DMAPOOL_BIND_IN_USE', address, `it is in use: ${uses.join('; ')}`);
+}
+
+function loadVfio(folders: SystemFolders): string[] {
+  const driver = join(folders.sys, 'bus/pci/drivers', VFIO_PCI);
+  if (existsSync(driver)) return [];
+  try {
+    execFileSync('modprobe', [VFIO_PCI], { stdio: ['ignore', 'ignore', 'pipe'] });
+  } catch (error) {
+    const { stderr, message } = error as { stderr?: Buffer | null; message: string };
+    const why = stderr?.toString().trim() ?? message;
+    throw new BindError('ERR_DMAPOOL_BIND_FAILED', VFIO_PCI, `modprobe ${VFIO_PCI} failed: ${why}`, { cause: error });
+  }
+  if (!existsSync(driver)) throw failed(VFIO_PCI, 'the kernel has no such driver');
+  return [`modprobe ${VFIO_PCI}`];
+}
+
+/** Moves a function to a driver; '' for the one that the kernel chooses. */
+function rebind({ address, driver }: PciDevice, to: string, steps: string[], folders: SystemFolders): void {
+  const device = join(folders.sys, 'bus/pci/devices', address);
+  const write = (text: string, path: string): void => {
+    try {
+      writeFileSync(path, `${text}\n`);
+    } catch (error) {
+      const code = (error as NodeJS.ErrnoException).code ?? String(error);
+      throw failed(address, `writing '${text}' to ${path}: ${code}`, error);
+    }
+    steps.push(`echo ${text === '' ? '' : `${text} `}> ${path}`);
+  };
+  write(to, join(device, 'driver_override'));
+  if (driver !== null) write(address, join(device, 'driver/unbind'));
+  write(address, join(folders.sys, 'bus/pci/drivers_probe'));
+}
+
+/** After a failure: whatever was changed goes back, as far as it goes. */
+function giveBack(devices: readonly PciDevice[], folders: SystemFolders): void {
+  for (const { address, driver } of devices) {
+    const now = readPciDevice(address, folders);
+    if (now === null || driver === VFIO_PCI) continue;
+    try {
+      rebind({ ...now, driver: now.driver === driver ? null : now.driver }, '', [], folders);
+    } catch {
+      // The first failure is what is told.
+    }
+  }
+}
+
+function failed(address: string, what: string, cause?: unknown): BindError {
+  return new BindError('ERR_DMAPOOL_BIND_FAILED', address, what, cause === undefined ? undefined : { cause });
+}

@@ -1,0 +1,246 @@
+/**
+ * The system's PCI functions, as the kernel lists them (Documentation/ABI/testing/sysfs-bus-pci), and what of them the
+ * system itself is using.
+ */
+import {
+  closeSync,
+  constants,
+  existsSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  realpathSync,
+} from 'node:fs';
+import { basename, join } from 'node:path';
+
+/** Where the kernel tells; other folders in tests. */
+export interface SystemFolders {
+  /** The kernel's devices and drivers: `/sys`. */
+  readonly sys: string;
+  /** Processes and mounts: `/proc`. */
+  readonly proc: string;
+  /** Device nodes: `/dev`. */
+  readonly dev: string;
+}
+
+export const SYSTEM: SystemFolders = { sys: '/sys', proc: '/proc', dev: '/dev' };
+
+/** One PCI function. */
+export interface PciDevice {
+  /** Domain, bus, slot and function, such as `0000:00:1f.2`. */
+  readonly address: string;
+  /** Who made it: 0x8086 is Intel. */
+  readonly vendorId: number;
+  /** What of the vendor's it is. */
+  readonly deviceId: number;
+  /** Base class, subclass and programming interface in 24 bits: 0x010802 is NVMe. */
+  readonly classCode: number;
+  /** Name of the driver that has it, or null. */
+  readonly driver: string | null;
+  /** Number of its IOMMU group, or null where no IOMMU is in use. */
+  readonly iommuGroup: number | null;
+  /** NUMA node, or -1. */
+  readonly numaNode: number;
+}
+
+const BRIDGE = 0x0604;
+/** These drivers of the kernel's do no DMA of their own, so a group may have devices of theirs. */
+const HARMLESS_DRIVERS: readonly string[] = ['pci-stub', 'pcieport'];
+
+/**
+ * All PCI functions in the order of their addresses; none where there is no PCI.
+ *
+ * @param folders Where the kernel shows the system; another place for tests only.
+ *
+ * @example
+ * ```ts
+ * for (const { address, driver, iommuGroup } of listPciDevices()) console.log(address, driver, iommuGroup);
+ * ```
+ */
+export function listPciDevices(folders: SystemFolders = SYSTEM): PciDevice[] {
+  const parent = join(folders.sys, 'bus/pci/devices');
+  if (!existsSync(parent)) return [];
+  return readdirSync(parent)
+    .sort()
+    .map((address) => readPciDevice(address, folders))
+    .filter((device) => device !== null);
+}
+
+/** The PCI function of this address, or null. */
+export function readPciDevice(address: string, folders: SystemFolders = SYSTEM): PciDevice | null {
+  const folder = join(folders.sys, 'bus/pci/devices', address);
+  try {
+    const number = (name: string): number => Number(readFileSync(join(folder, name), 'utf8').trim());
+    const group = linkName(join(folder, 'iommu_group'));
+    return {
+      address,
+      vendorId: number('vendor'),
+      deviceId: number('device'),
+      classCode: number('class'),
+      driver: linkName(join(folder, 'driver')),
+      iommuGroup: group === null ? null : Number(group),
+      numaNode: existsSync(join(folder, 'numa_node')) ? number('numa_node') : -1,
+    };
+  } catch (error) {
+    // It may be unplugged at any time.
+    if (['ENOENT', 'ENODEV', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) return null;
+    throw error;
+  }
+}
+
+/** True for a bridge between buses, which no driver in user space can have. */
+export function isBridge(device: PciDevice): boolean {
+  return device.classCode >> 8 === BRIDGE;
+}
+
+/** The addresses of a group's functions. */
+export function iommuGroupMembers(group: number, folders: SystemFolders = SYSTEM): string[] {
+  return readdirSync(join(folders.sys, 'kernel/iommu_groups', String(group), 'devices')).sort();
+}
+
+/**
+ * Functions of a group that the kernel's own drivers have: as long as there are any, nobody can use the group through
+ * VFIO, since all of a group sees the same memory.
+ *
+ * @param except Addresses that are about to leave their drivers.
+ */
+export function groupBlockers(
+  group: number,
+  except: readonly string[] = [],
+  folders: SystemFolders = SYSTEM,
+): PciDevice[] {
+  return iommuGroupMembers(group, folders)
+    .filter((address) => !except.includes(address))
+    .map((address) => readPciDevice(address, folders))
+    .filter((device) => device !== null)
+    .filter(({ driver }) => driver !== null && !HARMLESS_DRIVERS.includes(driver) && !driver.includes('vfio'));
+}
+
+/** What the system does with a function, in words: `eth0 is up`, `nvme0n1p1 is mounted at /`. Empty if nothing. */
+export function usesOf(address: string, folders: SystemFolders = SYSTEM): string[] {
+  return [...networkUses(address, folders), ...diskUses(address, folders), ...vfioUsers(address, folders)];
+}
+
+function networkUses(address: string, folders: SystemFolders): string[] {
+  const up = 1;
+  return childrenIn('class/net', address, folders)
+    .filter((name) => (Number(tryRead(join(folders.sys, 'class/net', name, 'flags'))) & up) !== 0)
+    .map((name) => `network interface ${name} is up`);
+}
+
+function diskUses(address: string, folders: SystemFolders): string[] {
+  const names = new Set<string>();
+  const add = (name: string): void => {
+    if (names.has(name)) return;
+    names.add(name);
+    // What lies above it: device mapper, RAID.
+    const holders = join(folders.sys, 'class/block', name, 'holders');
+    if (existsSync(holders)) readdirSync(holders).forEach(add);
+  };
+  for (const name of childrenIn('class/block', address, folders)) {
+    // The path nvme0c1n1 is one way to the disk nvme0n1, which belongs to no one function.
+    const head = name.replace(/^(nvme\d+)c\d+(n\d+)/, '$1$2');
+    add(name);
+    for (const part of readdirSync(join(folders.sys, 'class/block'))) {
+      if (part === head || part.startsWith(`${head}p`)) add(part);
+    }
+  }
+  const uses: string[] = [];
+  const mounts = mountsOf(folders);
+  const swaps = tryRead(join(folders.proc, 'swaps')).split('\n');
+  for (const name of names) {
+    const number = tryRead(join(folders.sys, 'class/block', name, 'dev')).trim();
+    const node = join(folders.dev, name);
+    const where = mounts.find((mount) => mount.number === number || mount.source === node)?.target;
+    if (where !== undefined) uses.push(`disk ${name} is mounted at ${where}`);
+    else if (swaps.some((line) => line.startsWith(`${node} `))) uses.push(`disk ${name} is swapped to`);
+    else if (isClaimed(node)) uses.push(`disk ${name} is in use by the kernel`);
+  }
+  return uses;
+}
+
+interface Mount {
+  readonly number: string;
+  readonly target: string;
+  readonly source: string;
+}
+
+/** Of this process and, where it may look, of the first one. (proc_pid_mountinfo(5)) */
+function mountsOf(folders: SystemFolders): Mount[] {
+  const lines = ['self', '1'].flatMap((pid) => tryRead(join(folders.proc, pid, 'mountinfo')).split('\n'));
+  return lines.flatMap((line) => {
+    const match = /^\d+ \d+ (\d+:\d+) \S+ (\S+) .* - \S+ (\S+)/.exec(line);
+    if (match === null) return [];
+    const source = match[3]!.startsWith('/') ? realpathOf(match[3]!) : match[3]!;
+    return [{ number: match[1]!, target: match[2]!, source }];
+  });
+}
+
+/** True if a file system of some other name space, device mapper or RAID has the disk for itself (open(2), O_EXCL). */
+function isClaimed(node: string): boolean {
+  try {
+    closeSync(openSync(node, constants.O_RDONLY | constants.O_EXCL | constants.O_NONBLOCK));
+    return false;
+  } catch (error) {
+    return (error as NodeJS.ErrnoException).code === 'EBUSY';
+  }
+}
+
+/** Processes that have the function's VFIO group open. */
+function vfioUsers(address: string, folders: SystemFolders): string[] {
+  const device = readPciDevice(address, folders);
+  const { driver = null, iommuGroup = null } = device ?? {};
+  if (iommuGroup === null || driver?.includes('vfio') !== true) return [];
+  const node = join(folders.dev, 'vfio', String(iommuGroup));
+  const users: string[] = [];
+  for (const pid of readdirSync(folders.proc)) {
+    if (!/^\d+$/.test(pid)) continue;
+    let files: string[];
+    try {
+      files = readdirSync(join(folders.proc, pid, 'fd'));
+    } catch {
+      // Gone, or not ours to look at.
+      continue;
+    }
+    if (!files.some((file) => linkTarget(join(folders.proc, pid, 'fd', file)) === node)) continue;
+    users.push(`process ${pid} (${tryRead(join(folders.proc, pid, 'comm')).trim()}) has ${node} open`);
+  }
+  return users;
+}
+
+/** What of a class, such as `class/net`, belongs to the function. */
+function childrenIn(folder: string, address: string, folders: SystemFolders): string[] {
+  const parent = join(folders.sys, folder);
+  if (!existsSync(parent)) return [];
+  return readdirSync(parent).filter((name) => realpathOf(join(parent, name)).includes(`/${address}/`));
+}
+
+function linkTarget(path: string): string | null {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return null;
+  }
+}
+
+function linkName(path: string): string | null {
+  const target = linkTarget(path);
+  return target === null ? null : basename(target);
+}
+
+function realpathOf(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    return path;
+  }
+}
+
+function tryRead(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch {
+    return '';
+  }
+}

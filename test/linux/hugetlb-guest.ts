@@ -1,0 +1,300 @@
+/**
+ * Tests of memory of hugepages; to be run as root where 48 hugepages of 2 MiB are free, on two NUMA nodes: in the
+ * virtual machine, by hugetlb.test.ts.
+ */
+import assert from 'node:assert/strict';
+import { execFileSync, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { Worker } from 'node:worker_threads';
+import fc from 'fast-check';
+import { type CoherentMemory, Device, DMA_BIT_MASK, DmaPool } from 'dmapool';
+import { HugepageError, HugetlbMemory } from 'dmapool/linux';
+import { registerConformance } from '../memory/conformance-node.ts';
+import { readPhysical } from './kcore.ts';
+
+const MIB = 2 ** 20;
+const HUGE = 2 * MIB;
+const SYSFS = '/sys/kernel/mm/hugepages/hugepages-2048kB';
+
+function free(node = -1): number {
+  const folder = node === -1 ? SYSFS : `/sys/devices/system/node/node${String(node)}/hugepages/hugepages-2048kB`;
+  return Number(readFileSync(`${folder}/free_hugepages`, 'utf8'));
+}
+
+registerConformance('hugetlb memory', {
+  create: () => new HugetlbMemory({ size: 8 * MIB }),
+  close: (source) => {
+    (source as HugetlbMemory).close();
+  },
+});
+
+void describe('hugetlb memory', () => {
+  void it('is at the physical addresses that it says, all of it', () => {
+    const memory = new HugetlbMemory({ size: 8 * HUGE });
+    const device = new Device({ name: 'd', memory });
+    checkPhysical(allocateAll(memory, device), memory);
+    memory.close();
+  });
+
+  void it('is put in order when the kernel gives it in none', () => {
+    // Every other page is held, so that what is left has no neighbours.
+    const single = Array.from({ length: 24 }, () => new HugetlbMemory({ size: HUGE }));
+    single.sort((a, b) => a.runs[0]!.dma - b.runs[0]!.dma);
+    single.forEach((memory, index) => {
+      if (index % 2 === 0) memory.close();
+    });
+    const held = new Set(single.filter((_, index) => index % 2 === 1).map((memory) => memory.runs[0]!.dma));
+    const rest = new HugetlbMemory({ size: free() * HUGE });
+    assert.ok(rest.runs.length > 4, `${String(rest.runs.length)} runs`);
+    for (const { dma, size } of rest.runs) {
+      for (let at = dma; at < dma + size; at += HUGE) assert.ok(!held.has(at));
+    }
+    checkPhysical(allocateAll(rest, new Device({ name: 'd', memory: rest })), rest);
+    rest.close();
+    for (const memory of single) memory.close();
+  });
+
+  void it('merges what is contiguous: an allocation may be larger than a hugepage', () => {
+    const memory = new HugetlbMemory({ size: 16 * HUGE });
+    assert.equal(
+      memory.runs.reduce((sum, { size }) => sum + size, 0),
+      16 * HUGE,
+    );
+    memory.runs.forEach(({ dma, size }, index) => {
+      assert.equal(dma % HUGE, 0);
+      const next = memory.runs[index + 1];
+      assert.ok(next === undefined || dma + size < next.dma, 'neighbours are one run');
+    });
+    // What the kernel reserved at boot is contiguous, on the whole.
+    const device = new Device({ name: 'd', memory });
+    const large = memory.allocCoherent({ device, size: 2 * HUGE, node: -1 })!;
+    assert.equal(large.dma % (2 * HUGE), 0);
+    checkPhysical([large], memory);
+    memory.close();
+  });
+
+  void it('keeps to the mask of each device', () => {
+    const memory = new HugetlbMemory({ size: 4 * HUGE });
+    const highest = Math.max(...memory.runs.map(({ dma, size }) => dma + size - 1));
+    const lowest = Math.min(...memory.runs.map(({ dma }) => dma));
+    const below = { name: 'below', dmaMask: lowest - 1 };
+    assert.equal(memory.allocCoherent({ device: below, size: 4096, node: -1 }), null);
+    const within = { name: 'within', dmaMask: lowest + 8191 };
+    const taken = [1, 2].map(() => memory.allocCoherent({ device: within, size: 4096, node: -1 })!.dma);
+    assert.deepEqual(
+      taken.sort((a, b) => a - b),
+      [lowest, lowest + 4096],
+    );
+    assert.equal(memory.allocCoherent({ device: within, size: 4096, node: -1 }), null);
+    const all = { name: 'all', dmaMask: highest };
+    assert.ok(memory.allocCoherent({ device: all, size: 4096, node: -1 }) !== null);
+    memory.close();
+  });
+
+  void it('comes from the node asked for, and from no other', () => {
+    for (const node of [0, 1]) {
+      const other = 1 - node;
+      const before = [free(node), free(other)];
+      const memory = new HugetlbMemory({ size: 3 * HUGE, node });
+      assert.deepEqual([free(node), free(other)], [before[0]! - 3, before[1]], `node ${String(node)}`);
+      memory.close();
+      assert.deepEqual([free(node), free(other)], before);
+      // One more than this node has, though the other has some.
+      assert.throws(
+        () => new HugetlbMemory({ size: (before[0]! + 1) * HUGE, node }),
+        (error) =>
+          error instanceof HugepageError &&
+          error.message.includes(`on NUMA node ${String(node)}`) &&
+          error.message.includes(
+            `/sys/devices/system/node/node${String(node)}/hugepages/hugepages-2048kB/nr_hugepages`,
+          ),
+      );
+      assert.deepEqual([free(node), free(other)], before);
+    }
+    // The thread's policy is as it was.
+    const everything = new HugetlbMemory({ size: free() * HUGE });
+    assert.equal(free(), 0);
+    everything.close();
+  });
+
+  void it('is refused when too little is reserved, with a command that helps', () => {
+    const total = readFileSync(`${SYSFS}/nr_hugepages`, 'utf8').trim();
+    const holder = new HugetlbMemory({ size: HUGE });
+    try {
+      const size = (free() + 2) * HUGE;
+      let command = '';
+      assert.throws(
+        () => new HugetlbMemory({ size }),
+        (error) => {
+          assert.ok(error instanceof HugepageError);
+          assert.equal(error.code, 'ERR_DMAPOOL_NO_HUGEPAGES');
+          command = /as root: (echo .*)$/.exec(error.message)![1]!;
+          return true;
+        },
+      );
+      assert.equal(command, `echo ${String(Number(total) + 2)} > ${SYSFS}/nr_hugepages`);
+      execFileSync('sh', ['-c', command]);
+      new HugetlbMemory({ size }).close();
+    } finally {
+      holder.close();
+      writeFileSync(`${SYSFS}/nr_hugepages`, total);
+    }
+  });
+
+  void it('is refused to whom the kernel hides frames, and nothing is left taken', () => {
+    const before = free();
+    const program = `
+      import { HugetlbMemory } from 'dmapool/linux';
+      try { new HugetlbMemory({ size: 4096 }); } catch (error) { console.log(error.code, error.message); }
+    `;
+    const root = fileURLToPath(new URL('../../../', import.meta.url));
+    const asNobody = ['--reuid', '65534', '--regid', '65534', '--clear-groups', process.execPath];
+    const { stdout, stderr } = spawnSync('setpriv', [...asNobody, '--input-type=module', '-e', program], {
+      cwd: root,
+      encoding: 'utf8',
+    });
+    assert.match(stdout, /^ERR_DMAPOOL_FRAMES_HIDDEN .*CAP_SYS_ADMIN/, stderr);
+    assert.equal(free(), before);
+  });
+
+  void it('goes back to the system at close, and stale views read zeros', () => {
+    const before = free();
+    const memory = new HugetlbMemory({ size: 4 * HUGE });
+    const device = new Device({ name: 'late', memory });
+    const pool = DmaPool.create('p', device, { size: 64 });
+    const block = pool.alloc();
+    block.bytes.fill(7);
+    assert.equal(free(), before - 4);
+    memory.close();
+    memory.close();
+    assert.equal(free(), before);
+    assert.ok(block.bytes.every((byte) => byte === 0));
+    block.bytes.fill(1);
+    pool.free(block);
+    pool.destroy();
+    assert.equal(device.allocCoherent(4096), null);
+    assert.equal(free(), before);
+  });
+
+  void it('goes back to the system when the process is killed', async () => {
+    const before = free();
+    const program = `
+      import { HugetlbMemory } from 'dmapool/linux';
+      globalThis.memory = new HugetlbMemory({ size: ${String(4 * HUGE)} });
+      console.log('taken');
+      setInterval(() => undefined, 1000);
+    `;
+    const root = fileURLToPath(new URL('../../../', import.meta.url));
+    const child = spawn(process.execPath, ['--input-type=module', '-e', program], { cwd: root });
+    await once(child.stdout, 'data');
+    assert.equal(free(), before - 4);
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+    assert.equal(free(), before);
+  });
+
+  void it('serves one pool in several workers', async () => {
+    const memory = new HugetlbMemory({ size: 2 * HUGE });
+    const pool = DmaPool.create('shared', new Device({ name: 'nic', dmaMask: DMA_BIT_MASK(64), memory }), {
+      size: 256,
+      maxBlocks: 64,
+    });
+    const worker = new Worker(new URL('./region-worker.js', import.meta.url));
+    try {
+      worker.postMessage({ do: 'fill', handle: pool.share(), value: 0x77 });
+      const [answer] = (await once(worker, 'message')) as [{ ok?: number; code?: string }];
+      assert.equal(answer.code, undefined);
+      const block = pool.accept(answer.ok!);
+      assert.ok(block.bytes.every((byte) => byte === 0x77));
+      assert.deepEqual(readPhysical(block.dma, 256), new Uint8Array(256).fill(0x77));
+      pool.free(block);
+    } finally {
+      await worker.terminate();
+      pool.destroy();
+      memory.close();
+    }
+  });
+});
+
+void describe('a view of hugetlb memory', () => {
+  void it('never crashes the process, whatever is closed when', () => {
+    const before = free();
+    // Views outlive their sources by all the runs that follow.
+    const stale: Uint8Array[] = [];
+    const step = fc.record({
+      do: fc.constantFrom('alloc', 'alloc', 'free', 'write', 'read', 'close'),
+      which: fc.nat(20),
+      size: fc.constantFrom(1, 4096, 20_000, HUGE / 2, HUGE),
+    });
+    fc.assert(
+      fc.property(fc.array(step, { minLength: 4, maxLength: 30, size: 'max' }), (steps) => {
+        let memory = new HugetlbMemory({ size: HUGE });
+        const live: { memory: CoherentMemory; view: Uint8Array; value: number }[] = [];
+        const close = (): void => {
+          memory.close();
+          for (const { view } of live.splice(0)) {
+            assert.ok(view[0] === 0 && view.at(-1) === 0);
+            stale.push(view);
+          }
+        };
+        for (const { do: what, which, size } of steps) {
+          const one = live[which % live.length];
+          if (what === 'alloc') {
+            const got = memory.allocCoherent({ device: { name: 'd', dmaMask: 2 ** 52 }, size, node: -1 });
+            if (got === null) continue;
+            const view = new Uint8Array(got.buffer, got.byteOffset, got.size);
+            assert.ok(view[0] === 0 && view.at(-1) === 0, 'zeroed when new');
+            live.push({ memory: got, view, value: 0 });
+          } else if (what === 'close') {
+            close();
+            memory = new HugetlbMemory({ size: HUGE });
+          } else if (one === undefined) {
+            const old = stale[which % stale.length];
+            if (old !== undefined) old[old.length >> 1] = which;
+          } else if (what === 'free') {
+            memory.freeCoherent(one.memory);
+            live.splice(live.indexOf(one), 1);
+          } else if (what === 'write') {
+            one.view[0] = one.view[one.view.length - 1] = one.value = which;
+          } else {
+            assert.ok(one.view[0] === one.value && one.view.at(-1) === one.value);
+          }
+        }
+        close();
+      }),
+      { numRuns: 60 },
+    );
+    assert.equal(free(), before);
+    assert.ok(stale.length > 100);
+  });
+});
+
+function allocateAll(memory: HugetlbMemory, device: Device): CoherentMemory[] {
+  const all: CoherentMemory[] = [];
+  for (;;) {
+    const next = memory.allocCoherent({ device, size: HUGE, node: -1 });
+    if (next === null) break;
+    all.push(next);
+  }
+  assert.equal(all.length * HUGE, memory.limit);
+  return all;
+}
+
+/** What we write into our view is what the kernel finds at the physical address: at both ends and in between. */
+function checkPhysical(all: readonly CoherentMemory[], memory: HugetlbMemory): void {
+  const value = (index: number, at: number): number => index * 1_000_003 + at;
+  all.forEach(({ buffer, byteOffset, size }, index) => {
+    const words = new Uint32Array(buffer, byteOffset, size / 4);
+    for (let at = 0; at < size; at += 4096) words[at / 4] = value(index, at);
+  });
+  all.forEach(({ dma, size }, index) => {
+    for (const at of [0, 4096, size / 2 - 4096, size / 2, size - 4096]) {
+      const bytes = readPhysical(dma + at, 4);
+      assert.equal(new DataView(bytes.buffer).getUint32(0, true), value(index, at), `${String(dma)} + ${String(at)}`);
+    }
+    assert.ok(memory.runs.some((run) => dma >= run.dma && dma + size <= run.dma + run.size));
+  });
+}

@@ -1,0 +1,170 @@
+/** The virtual machine: what it is made of, and that what happens in it comes back. */
+
+import assert from 'node:assert/strict';
+import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { describe } from 'node:test';
+import { VmError } from '../../scripts/vm/error.ts';
+import { runInVm } from '../../scripts/vm/run.ts';
+import { itInVm, shellInVm } from './machine.ts';
+
+describe('the virtual machine', () => {
+  itInVm('has the devices, hugepages, nodes and IOMMU groups asked for', async () => {
+    const script = `
+      for device in /sys/bus/pci/devices/0000:00:1[0-3].0; do
+        echo "\${device##*/} $(cat $device/vendor $device/device) $([ ! -e $device/driver ] || basename $(readlink $device/driver))" \
+          $(ls $device/iommu_group/devices)
+      done
+      # This system's programs, and busybox for what it may not have; the kernel loads modules by itself.
+      case $(readlink -f "$(command -v ls)") in *busybox*) echo busybox ;; esac
+      readlink -f /proc/$$/exe | grep busybox
+      grep -q ext4 /proc/filesystems && echo early
+      mount -t ext4 /dev/null /mnt 2> /dev/null
+      grep -c ext4 /proc/filesystems
+      cat /sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages
+      cat /sys/devices/system/node/node*/hugepages/hugepages-2048kB/nr_hugepages
+      grep -c processor /proc/cpuinfo
+      blockdev --getsize64 /dev/nvme0n1
+      grep -c hugetlbfs /proc/mounts
+    `;
+    const { stdout, stderr, kernelLog, exitCode, stages } = await shellInVm(script, {
+      devices: [{ kind: 'nvme', size: 2 ** 25 }, { kind: 'e1000' }, { kind: 'e1000e' }, { kind: 'edu' }],
+      hugepages: { '2M': 32 },
+      numaNodes: 2,
+      cpus: 2,
+    });
+    assert.equal(stderr, '');
+    assert.deepEqual(
+      stdout
+        .trim()
+        .replace(/[ \n]+/g, ' ')
+        .split(' '),
+      [
+        ...['0000:00:10.0', '0x1b36', '0x0010', 'nvme', '0000:00:10.0'],
+        ...['0000:00:11.0', '0x8086', '0x100e', 'e1000', '0000:00:11.0'],
+        ...['0000:00:12.0', '0x8086', '0x10d3', 'e1000e', '0000:00:12.0'],
+        // The kernel has no driver for it.
+        ...['0000:00:13.0', '0x1234', '0x11e8', '0000:00:13.0'],
+        // ext4 is there.
+        '1',
+        ...['32', '16', '16', '2', String(2 ** 25), '1'],
+      ],
+    );
+    assert.equal(exitCode, 0);
+    assert.match(kernelLog, /^\[ +\d+\.\d{6}\] Linux version 6\./);
+    assert.match(kernelLog, /DMAR: Intel\(R\) Virtualization Technology for Directed I\/O\n/);
+    assert.match(kernelLog, /dmapool-vm: the command ended with 0\n$/);
+    assert.deepEqual(
+      stages.map(({ name }) => name),
+      ['kernel', 'files', 'drivers', 'command', 'off'],
+    );
+  });
+
+  itInVm('gives back every byte and the exit code, and keeps no file that was not to be kept', async () => {
+    const kept = mkdtempSync(join(tmpdir(), 'dmapool, vm '));
+    const gone = mkdtempSync(join(tmpdir(), 'dmapool-vm-gone-'));
+    try {
+      const all = Buffer.from(Array.from({ length: 200_000 }, (_, index) => (index * 7 + (index >> 8)) & 0xff));
+      writeFileSync(join(gone, 'there'), 'the host wrote this');
+      const chunks: { stdout: Buffer[]; stderr: Buffer[] } = { stdout: [], stderr: [] };
+      const { exitCode } = await runInVm({
+        // The last argument has everything in it that a shell might trip over.
+        command: [
+          'sh',
+          '-c',
+          'cat; printf %s "$0" "$VARIABLE" "$PWD" >&2; cat there >&2; echo x > there; echo "$PWD" > "$1/y"; sleep 1000 & exit 7',
+          `'"\\$(false)\n*é`,
+          kept,
+        ],
+        stdin: all,
+        cwd: gone,
+        env: { VARIABLE: ' value ' },
+        writable: [kept],
+        onOutput: (stream, data) => chunks[stream].push(data),
+      });
+      assert.equal(exitCode, 7);
+      assert.equal(Buffer.compare(Buffer.concat(chunks.stdout), all), 0, 'standard output is standard input');
+      assert.equal(Buffer.concat(chunks.stderr).toString(), `'"\\$(false)\n*é value ${gone}the host wrote this`);
+      assert.equal(readFileSync(join(kept, 'y'), 'utf8'), `${gone}\n`);
+      assert.equal(readFileSync(join(gone, 'there'), 'utf8'), 'the host wrote this');
+    } finally {
+      rmSync(kept, { recursive: true });
+      rmSync(gone, { recursive: true });
+    }
+  });
+
+  itInVm('runs Node, and has a signal’s number in the exit code', async () => {
+    const script = 'console.log(process.version, process.env.DMAPOOL_VM); process.kill(process.pid, "SIGKILL")';
+    const { exitCode, stdout } = await runInVm({ command: [process.execPath, '-e', script] });
+    assert.equal(stdout, `${process.version} 1\n`);
+    assert.equal(exitCode, 137);
+  });
+
+  itInVm('tells a program that is not there by 127, and has no IOMMU if asked for none', async () => {
+    const { exitCode, stderr } = await runInVm({ command: ['/does/not/exist'] });
+    assert.equal(exitCode, 127);
+    assert.match(stderr, /\/does\/not\/exist/);
+    const { stdout } = await shellInVm('ls /sys/kernel/iommu_groups | wc -l', { iommu: false });
+    assert.equal(stdout.trim(), '0');
+  });
+
+  itInVm('is ended by a time-out, with what was seen until then', async () => {
+    const before = machines();
+    await assert.rejects(shellInVm('echo begun; sleep 1000', { timeout: 3000 }), (error) => {
+      assert(error instanceof VmError);
+      assert.equal(error.code, 'ERR_VM_TIMEOUT');
+      assert.match(error.message, /longer than 3 s/);
+      assert.equal(error.output?.stdout, 'begun\n');
+      assert.match(error.output.kernelLog, /Linux version/);
+      return true;
+    });
+    assert.deepEqual(machines(), before);
+  });
+
+  itInVm('is ended by a signal', async () => {
+    const controller = new AbortController();
+    const onOutput = (): void => {
+      controller.abort();
+    };
+    await assert.rejects(
+      shellInVm('echo begun; sleep 1000', { signal: controller.signal, onOutput }),
+      (error) => error instanceof VmError && error.code === 'ERR_VM_ABORT',
+    );
+    await assert.rejects(
+      shellInVm('echo begun', { signal: controller.signal }),
+      (error) => error instanceof VmError && error.code === 'ERR_VM_ABORT',
+    );
+  });
+
+  itInVm('tells a kernel panic from an exit code', async () => {
+    await assert.rejects(shellInVm('echo before; echo c > /proc/sysrq-trigger; sleep 1000'), (error) => {
+      assert(error instanceof VmError);
+      assert.equal(error.code, 'ERR_VM_CRASH');
+      assert.equal(error.output?.stdout, 'before\n');
+      assert.match(error.message, /Kernel panic - not syncing: sysrq triggered crash/);
+      return true;
+    });
+  });
+
+  itInVm('says what QEMU says about a device it does not have', async () => {
+    await assert.rejects(shellInVm('true', { devices: [{ kind: 'raw', device: 'flux-capacitor' }] }), (error) => {
+      assert(error instanceof VmError);
+      assert.equal(error.code, 'ERR_VM_BOOT');
+      assert.match(error.message, /'flux-capacitor' is not a valid device model name/);
+      return true;
+    });
+  });
+});
+
+/** The process ids of this process's machines. */
+function machines(): string[] {
+  return readdirSync('/proc').filter((pid) => {
+    try {
+      const parent = /^PPid:\t(\d+)$/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1];
+      return parent === String(process.pid) && readFileSync(`/proc/${pid}/cmdline`, 'latin1').includes('qemu');
+    } catch {
+      return false;
+    }
+  });
+}

@@ -1,0 +1,33 @@
+/** Tests in the virtual machine: skipped where it can't run, or failing if DMAPOOL_REQUIRE_TOOLS=1. */
+
+import assert from 'node:assert/strict';
+import { it, type TestContext } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { runInVm, vmUnavailable, type VmResult } from '../../scripts/vm/run.ts';
+import type { VmOptions } from '../../scripts/vm/options.ts';
+
+/** Why tests in the machine are skipped, or `false`. With DMAPOOL_REQUIRE_TOOLS=1 they run, and fail by themselves. */
+export const vmSkip: string | false = process.env['DMAPOOL_REQUIRE_TOOLS'] === '1' ? false : (vmUnavailable() ?? false);
+
+/** A test that needs the machine. */
+export function itInVm(name: string, test: (context: TestContext) => Promise<void>): void {
+  void it(name, { skip: vmSkip, timeout: 300_000 }, test);
+}
+
+/** Runs a shell script in the machine. */
+export function shellInVm(script: string, options: Omit<VmOptions, 'command'> = {}): Promise<VmResult> {
+  return runInVm({ timeout: 240_000, ...options, command: ['sh', '-c', script] });
+}
+
+/** Runs a file of tests in the machine. What fails there fails here, with what it said. */
+export function testsInVm(name: string, file: URL, options: Omit<VmOptions, 'command'> = {}): void {
+  itInVm(`${name}, in the virtual machine`, async (context) => {
+    const command = [process.execPath, '--enable-source-maps', '--test-reporter=spec', fileURLToPath(file)];
+    const { exitCode, stdout, stderr, accelerator, stages } = await runInVm({ timeout: 240_000, ...options, command });
+    const seconds = ((stages.at(-1)?.at ?? 0) / 1000).toFixed(1);
+    context.diagnostic(`${accelerator}, ${seconds} s: ${/tests \d+/.exec(stdout)?.[0] ?? 'no tests'}`);
+    assert.equal(exitCode, 0, `${stdout}\n${stderr}`);
+    assert.match(stdout, /^. pass [1-9]\d*$/m, 'some test was run');
+    assert.match(stdout, /^. skipped 0$/m, 'none was skipped');
+  });
+}
