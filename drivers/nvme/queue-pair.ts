@@ -55,7 +55,7 @@ export class Request {
   /** Its Command Identifier (4.2), once it is submitted. */
   cid: number;
   /** When it is late, by `performance.now()`. */
-  deadline: number = Infinity;
+  deadline = Infinity;
   /** An Abort was sent for it. */
   abortSent = false;
   /** It went to the admin queue. */
