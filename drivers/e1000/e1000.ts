@@ -93,10 +93,10 @@ export class E1000 {
    * said to be unsafe with them on some boards.
    *
    * @param pci The card's function. It stays yours to close, after the driver.
-   * @throws {@link DmaArgumentError} for wrong options.
+   * @throws `DmaArgumentError` for wrong options.
    * @throws {@link E1000Error} `ERR_E1000_UNSUPPORTED` for another device, `ERR_E1000_TIMEOUT`, `ERR_E1000_EEPROM`.
-   * @throws {@link PciError} `ERR_DMAPOOL_PCI_BUSY` when a driver has it already; {@link PciGoneError};
-   *   {@link DmaOutOfMemoryError}. All memory was given back then, and the card is silent.
+   * @throws `PciError` `ERR_DMAPOOL_PCI_BUSY` when a driver has it already; `PciGoneError`;
+   *   `DmaOutOfMemoryError`. All memory was given back then, and the card is silent.
    */
   static async open(pci: PciFunction, options: E1000Options = {}): Promise<E1000> {
     const checked = checkOptions(options);
@@ -148,7 +148,7 @@ export class E1000 {
    * caller's, to free or to transmit. Damaged ones are dropped and counted.
    *
    * @returns How many. Fewer than `max`: there are no more, or no fresh buffers to put in their place; those wait.
-   * @throws {@link DmaArgumentError}; {@link E1000Error} `ERR_E1000_CLOSED`; {@link PciGoneError}.
+   * @throws `DmaArgumentError`; {@link E1000Error} `ERR_E1000_CLOSED`; `PciGoneError`.
    */
   receive(into: Packet[], max: number): number {
     if (this.#dead !== null) throw this.#dead;
@@ -165,8 +165,8 @@ export class E1000 {
    * @param from First of them, 0 by default.
    * @param to Behind the last of them, all by default.
    * @returns How many were taken, from `from` on. The rest is still the caller's: try again later.
-   * @throws {@link DmaArgumentError} for a length out of range, {@link DmaBlockError} for a packet that is not the
-   *   caller's to give: none is taken then. @throws {@link E1000Error} `ERR_E1000_CLOSED`; {@link PciGoneError}.
+   * @throws `DmaArgumentError` for a length out of range, `DmaBlockError` for a packet that is not the
+   *   caller's to give: none is taken then. @throws {@link E1000Error} `ERR_E1000_CLOSED`; `PciGoneError`.
    */
   transmit(packets: readonly Packet[], from = 0, to: number = packets.length): number {
     if (this.#dead !== null) throw this.#dead;
@@ -193,7 +193,7 @@ export class E1000 {
    *
    * @param options The time-out, by default 1000 ms, and a signal.
    * @returns Whether there is.
-   * @throws the signal's reason; {@link E1000Error} `ERR_E1000_CLOSED`; {@link PciGoneError}.
+   * @throws the signal's reason; {@link E1000Error} `ERR_E1000_CLOSED`; `PciGoneError`.
    */
   async waitForPackets(options: E1000WaitOptions = {}): Promise<boolean> {
     const { timeout, signal } = checkWait(options, WAIT_TIMEOUT);
@@ -219,7 +219,7 @@ export class E1000 {
    * Waits until all packets are out.
    *
    * @param options The time-out, by default 5000 ms, and a signal.
-   * @throws {@link E1000Error} `ERR_E1000_TIMEOUT`: the card hangs, or has no link; `ERR_E1000_CLOSED`. {@link PciGoneError}
+   * @throws {@link E1000Error} `ERR_E1000_TIMEOUT`: the card hangs, or has no link; `ERR_E1000_CLOSED`. `PciGoneError`
    */
   async drain(options: E1000WaitOptions = {}): Promise<void> {
     const out = await this.#look(options, DRAIN_TIMEOUT, () => this.transmitting === 0);
@@ -273,7 +273,7 @@ export class E1000 {
    * rejected. Packets in the user's hands can still be freed, and the memory goes back with the last of them. Closing
    * twice is fine, and so is closing a card that is gone.
    *
-   * @throws {@link DmaReleaseError} when memory failed to go back; what the card's bus fails with.
+   * @throws `DmaReleaseError` when memory failed to go back; what the card's bus fails with.
    */
   close(): Promise<void> {
     return (this.#closing ??= this.#close());

@@ -108,7 +108,7 @@ export class PacketPool {
 
   /**
    * Takes a buffer. Its bytes are whatever was there before.
-   * @throws {@link DmaOutOfMemoryError} when there is none. @throws {@link DmaDestroyedError} after the driver was closed.
+   * @throws `DmaOutOfMemoryError` when there is none. @throws `DmaDestroyedError` after the driver was closed.
    */
   alloc(): Packet {
     return this.#handOut(this.#pool.allocIndex());
@@ -142,7 +142,7 @@ export class PacketPool {
 
   /**
    * Gives the buffer of `packet` back. Also after the driver was closed.
-   * @throws {@link DmaBlockError} when it is not the user's, as after an earlier `free` or `transmit`.
+   * @throws `DmaBlockError` when it is not the user's, as after an earlier `free` or `transmit`.
    */
   free(packet: Packet): void {
     this.#check(packet);

@@ -30,7 +30,7 @@ export class ReceiveQueue {
   /** How often a packet had to wait in the ring because there was no fresh buffer. */
   starved = 0;
 
-  /** @throws {@link DmaOutOfMemoryError} for the ring; the buffers come by {@link ReceiveQueue.fill}. */
+  /** @throws `DmaOutOfMemoryError` for the ring; the buffers come by {@link ReceiveQueue.fill}. */
   constructor(device: Device, bar: Bar, packets: PacketPool, size: number) {
     this.#bar = bar;
     this.#packets = packets;
@@ -44,7 +44,7 @@ export class ReceiveQueue {
     });
   }
 
-  /** Gives every descriptor a buffer. @throws {@link DmaOutOfMemoryError} */
+  /** Gives every descriptor a buffer. @throws `DmaOutOfMemoryError` */
   fill(): void {
     for (let i = 0; i < this.#ring.size; i++) {
       this.#refill(i, this.#packets.allocForCard());

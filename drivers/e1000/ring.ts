@@ -31,7 +31,7 @@ export class DescriptorRing {
   readonly #registers: RingRegisters;
   #memory: Memory | null;
 
-  /** @throws {@link DmaOutOfMemoryError} */
+  /** @throws `DmaOutOfMemoryError` */
   constructor(device: Device, size: number, what: string, registers: RingRegisters) {
     this.size = size;
     this.#device = device;

@@ -20,7 +20,7 @@ export class TransmitQueue {
   /** Packets that the card gave up after collisions (half duplex). */
   failed = 0;
 
-  /** @throws {@link DmaOutOfMemoryError} */
+  /** @throws `DmaOutOfMemoryError` */
   constructor(device: Device, bar: Bar, packets: PacketPool, size: number) {
     this.#bar = bar;
     this.#packets = packets;

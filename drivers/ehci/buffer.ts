@@ -29,7 +29,7 @@ export class UsbBuffer implements Disposable {
   #transfers = 0;
   #freed = false;
 
-  /** @internal @throws {@link DmaOutOfMemoryError} */
+  /** @internal @throws `DmaOutOfMemoryError` */
   constructor(pool: DataPool, length: number) {
     checkLength('length', length, MAX_BUFFER);
     const pages: DmaBlock<'usb_data'>[] = [];
@@ -39,14 +39,14 @@ export class UsbBuffer implements Disposable {
     this.pages = pages;
   }
 
-  /** Copies bytes into it, from its start. @throws {@link DmaArgumentError} when they are more than it holds. */
+  /** Copies bytes into it, from its start. @throws `DmaArgumentError` when they are more than it holds. */
   set(bytes: Uint8Array): void {
     checkLength('bytes.length', bytes.length, this.length);
     this.#check();
     for (let at = 0; at < bytes.length; at += PAGE) this.pages[at / PAGE]!.bytes.set(bytes.subarray(at, at + PAGE));
   }
 
-  /** Copies its first bytes out, as many as `into` holds. @throws {@link DmaArgumentError} when it has fewer. */
+  /** Copies its first bytes out, as many as `into` holds. @throws `DmaArgumentError` when it has fewer. */
   copyTo(into: Uint8Array): void {
     checkLength('into.length', into.length, this.length);
     this.#check();

@@ -129,7 +129,7 @@ export class UsbDevice {
     return this.#removed.signal;
   }
 
-  /** Memory for transfers without a copy. @param length Bytes, 0 to 4 MiB. @throws {@link DmaOutOfMemoryError} @throws {@link UsbError} */
+  /** Memory for transfers without a copy. @param length Bytes, 0 to 4 MiB. @throws `DmaOutOfMemoryError` @throws {@link UsbError} */
   buffer(length: number): UsbBuffer {
     this.removed.throwIfAborted();
     return this.#home.engine.buffer(length);
@@ -177,7 +177,7 @@ export class UsbDevice {
   /**
    * Opens a bulk endpoint.
    * @throws {@link UsbError} `ERR_USB_UNSUPPORTED` when it is none, `ERR_USB_BUSY` when it is open.
-   * @throws {@link DmaOutOfMemoryError}
+   * @throws `DmaOutOfMemoryError`
    */
   async openBulk(endpoint: EndpointDescriptor): Promise<BulkPipe> {
     const { type, packetSize, address, number } = endpoint;
@@ -293,7 +293,7 @@ export class BulkPipe {
    * @param length Bytes from the buffer's start: to send, or to receive at most.
    * @returns Bytes moved. A device may send fewer than asked for; no empty packet is sent after a full last one.
    * @throws {@link UsbError} `ERR_USB_STALL`: the endpoint is halted until {@link BulkPipe.clearHalt}; and others.
-   * @throws {@link DmaOutOfMemoryError}
+   * @throws `DmaOutOfMemoryError`
    */
   transfer(buffer: UsbBuffer, length: number, options: TransferOptions = {}): Promise<number> {
     checkLength('length', length, buffer.length);

@@ -73,7 +73,7 @@ export class MassStorage {
    * Opens the disk on a device.
    *
    * @throws {@link UsbError} `ERR_USB_UNSUPPORTED` when the device is no such disk, `ERR_USB_BUSY` when it is open;
-   *   {@link ScsiError} when it does not become ready, and what goes wrong in transfers. @throws {@link DmaOutOfMemoryError}
+   *   {@link ScsiError} when it does not become ready, and what goes wrong in transfers. @throws `DmaOutOfMemoryError`
    */
   static async open(device: UsbDevice): Promise<MassStorage> {
     const unit = await LogicalUnit.open(device);
@@ -97,7 +97,7 @@ export class MassStorage {
    *
    * @param lba The first one, from 0.
    * @param into Where to: a multiple of {@link MassStorage.blockSize} in length.
-   * @throws {@link DmaArgumentError} for what is not on the disk. @throws {@link ScsiError} {@link UsbError} {@link DmaOutOfMemoryError}
+   * @throws `DmaArgumentError` for what is not on the disk. @throws {@link ScsiError} {@link UsbError} `DmaOutOfMemoryError`
    */
   async read(lba: number, into: Uint8Array, options?: TransferOptions): Promise<void> {
     this.#check(lba, into, into?.length);
