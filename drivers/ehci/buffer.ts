@@ -14,10 +14,21 @@ export type DataPool = DmaPool<'usb_data'>;
  *
  * @example
  * ```ts
+ * const machine = await QemuMachine.start({
+ *   drives: [{ id: 'disk0', file: 'null-co://' }],
+ *   devices: ['usb-ehci,id=ehci', 'usb-storage,bus=ehci.0,drive=disk0'],
+ * });
+ * const pci = await machine.open('ehci');
+ * const controller = await EhciController.start(pci);
+ * const disk = await MassStorage.open(await controller.connect());
+ *
  * const buffer = controller.buffer(64 * 1024);
  * await disk.readInto(0, buffer, 64 * 1024);
- * console.log(buffer.pages[0].bytes[510]);
+ * console.log(buffer.pages.length); // 16
  * buffer.free();
+ *
+ * await controller.close();
+ * await machine.close();
  * ```
  */
 export class UsbBuffer implements Disposable {
@@ -29,7 +40,7 @@ export class UsbBuffer implements Disposable {
   #transfers = 0;
   #freed = false;
 
-  /** @internal @throws {@link DmaOutOfMemoryError} */
+  /** @internal @throws `DmaOutOfMemoryError` */
   constructor(pool: DataPool, length: number) {
     checkLength('length', length, MAX_BUFFER);
     const pages: DmaBlock<'usb_data'>[] = [];
@@ -39,14 +50,14 @@ export class UsbBuffer implements Disposable {
     this.pages = pages;
   }
 
-  /** Copies bytes into it, from its start. @throws {@link DmaArgumentError} when they are more than it holds. */
+  /** Copies `bytes` into it, from its start. @throws `DmaArgumentError` when they are more than it holds. */
   set(bytes: Uint8Array): void {
     checkLength('bytes.length', bytes.length, this.length);
     this.#check();
     for (let at = 0; at < bytes.length; at += PAGE) this.pages[at / PAGE]!.bytes.set(bytes.subarray(at, at + PAGE));
   }
 
-  /** Copies its first bytes out, as many as `into` holds. @throws {@link DmaArgumentError} when it has fewer. */
+  /** Copies its first bytes out, as many as `into` holds. @throws `DmaArgumentError` when it has fewer. */
   copyTo(into: Uint8Array): void {
     checkLength('into.length', into.length, this.length);
     this.#check();

@@ -66,7 +66,7 @@ export class BulkOnlyTransport {
    * the device is reset, before the error is passed on or else before the next command.
    *
    * @throws {@link UsbError} `ERR_USB_STALL` when the device does not take the command, `ERR_USB_PROTOCOL` when its answer
-   *   is none, and what goes wrong in transfers. @throws {@link DmaOutOfMemoryError}
+   *   is none, and what goes wrong in transfers. @throws `DmaOutOfMemoryError`
    */
   async run(command: ScsiCommand): Promise<ScsiResult> {
     using cbw = this.#link.buffer(CBW_SIZE);

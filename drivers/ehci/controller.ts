@@ -59,11 +59,17 @@ const MAX_ADDRESS = 127;
  *
  * @example
  * ```ts
- * const controller = await EhciController.start(await machine.open('ehci'));
+ * const machine = await QemuMachine.start({
+ *   drives: [{ id: 'disk0', file: 'null-co://' }],
+ *   devices: ['usb-ehci,id=ehci', 'usb-storage,bus=ehci.0,drive=disk0'],
+ * });
+ * const pci = await machine.open('ehci');
+ * const controller = await EhciController.start(pci);
  * const device = await controller.connect();
- * const disk = await MassStorage.open(device);
- * await disk.read(0, new Uint8Array(512));
+ * console.log(device.port, controller.ports); // 1 6
  * await controller.close();
+ * await pci.close();
+ * await machine.close();
  * ```
  */
 export class EhciController {
@@ -92,9 +98,10 @@ export class EhciController {
    * Takes a controller over from the BIOS, resets and starts it (4.1).
    *
    * @param pci The controller, open. It stays the caller's to close, after the controller.
-   * @throws {@link DmaArgumentError} for a function of another kind, or wrong options.
-   * @throws {@link UsbError} `ERR_USB_CONTROLLER` when it does not do what it is told. @throws {@link PciError}
-   * @throws {@link DmaOutOfMemoryError} Nothing is kept then.
+   * @param options Time-out, interrupts.
+   * @throws `DmaArgumentError` for a function of another kind, or wrong options.
+   * @throws {@link UsbError} `ERR_USB_CONTROLLER` when it does not do what it is told. @throws `PciError`
+   * @throws `DmaOutOfMemoryError` Nothing is kept then.
    */
   static async start(pci: PciFunction, options: EhciOptions = {}): Promise<EhciController> {
     if (!(pci instanceof PciFunction) || pci.classCode !== EHCI_CLASS) {
@@ -134,7 +141,7 @@ export class EhciController {
     return [...this.#attached.values()];
   }
 
-  /** Memory for transfers without a copy. @param length Bytes, 0 to 4 MiB. @throws {@link DmaOutOfMemoryError} @throws {@link UsbError} */
+  /** Memory for transfers without a copy. @param length Bytes, 0 to 4 MiB. @throws `DmaOutOfMemoryError` @throws {@link UsbError} */
   buffer(length: number): UsbBuffer {
     return this.#engine.buffer(length);
   }
@@ -142,9 +149,10 @@ export class EhciController {
   /**
    * Resets a port and enumerates the device on it.
    *
+   * @param options Which port, and how long to wait for a device.
    * @throws {@link UsbError} `ERR_USB_NO_DEVICE` when none is plugged in in time, `ERR_USB_SPEED` when it is no
    *   high-speed one, `ERR_USB_BUSY` when the port's device is in use already, and what goes wrong in transfers.
-   * @throws {@link DmaOutOfMemoryError}
+   * @throws `DmaOutOfMemoryError`
    */
   connect(options: ConnectOptions = {}): Promise<UsbDevice> {
     const connecting = this.#connecting.then(() => this.#connect(options));

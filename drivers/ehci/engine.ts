@@ -65,7 +65,7 @@ export class TransferEngine {
     });
   }
 
-  /** @param registers Of a controller that has been reset. @throws {@link DmaOutOfMemoryError} */
+  /** @param registers Of a controller that has been reset. @throws `DmaOutOfMemoryError` */
   static async start(
     pci: PciFunction,
     registers: OperationalRegisters,
@@ -98,7 +98,7 @@ export class TransferEngine {
     return this.#ended.signal;
   }
 
-  /** @throws {@link DmaOutOfMemoryError} @throws {@link UsbError} when the controller was stopped. */
+  /** @throws `DmaOutOfMemoryError` @throws {@link UsbError} when the controller was stopped. */
   buffer(length: number): UsbBuffer {
     this.ended.throwIfAborted();
     return new UsbBuffer(this.#data, length);

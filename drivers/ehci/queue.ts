@@ -95,7 +95,7 @@ export class EndpointQueue {
   #changes: Promise<void> = Promise.resolve();
   #ended: UsbError | null = null;
 
-  /** Makes the queue of an endpoint. It does nothing before {@link EndpointQueue.link}. @throws {@link DmaOutOfMemoryError} */
+  /** Makes the queue of an endpoint. It does nothing before {@link EndpointQueue.link}. @throws `DmaOutOfMemoryError` */
   constructor(host: QueueHost, options: QueueOptions) {
     this.#host = host;
     this.#options = options;
@@ -125,7 +125,7 @@ export class EndpointQueue {
   /**
    * Runs one transfer.
    * @returns Bytes of data that were moved: a device may send fewer than asked for.
-   * @throws {@link UsbError} @throws {@link DmaOutOfMemoryError}
+   * @throws {@link UsbError} @throws `DmaOutOfMemoryError`
    */
   async run(request: TransferRequest): Promise<number> {
     request.buffer?.hold();

@@ -27,7 +27,7 @@ export class AsyncSchedule {
   #changes: Promise<unknown> = Promise.resolve();
   #freed = false;
 
-  /** @throws {@link DmaOutOfMemoryError} */
+  /** @throws `DmaOutOfMemoryError` */
   constructor(registers: OperationalRegisters, pool: DmaPool<'ehci_qh'>) {
     this.#registers = registers;
     this.#pool = pool;
