@@ -59,11 +59,17 @@ const MAX_ADDRESS = 127;
  *
  * @example
  * ```ts
- * const controller = await EhciController.start(await machine.open('ehci'));
+ * const machine = await QemuMachine.start({
+ *   drives: [{ id: 'disk0', file: 'null-co://' }],
+ *   devices: ['usb-ehci,id=ehci', 'usb-storage,bus=ehci.0,drive=disk0'],
+ * });
+ * const pci = await machine.open('ehci');
+ * const controller = await EhciController.start(pci);
  * const device = await controller.connect();
- * const disk = await MassStorage.open(device);
- * await disk.read(0, new Uint8Array(512));
+ * console.log(device.port, controller.ports); // 1 6
  * await controller.close();
+ * await pci.close();
+ * await machine.close();
  * ```
  */
 export class EhciController {
@@ -92,6 +98,7 @@ export class EhciController {
    * Takes a controller over from the BIOS, resets and starts it (4.1).
    *
    * @param pci The controller, open. It stays the caller's to close, after the controller.
+   * @param options Time-out, interrupts.
    * @throws `DmaArgumentError` for a function of another kind, or wrong options.
    * @throws {@link UsbError} `ERR_USB_CONTROLLER` when it does not do what it is told. @throws `PciError`
    * @throws `DmaOutOfMemoryError` Nothing is kept then.
@@ -142,6 +149,7 @@ export class EhciController {
   /**
    * Resets a port and enumerates the device on it.
    *
+   * @param options Which port, and how long to wait for a device.
    * @throws {@link UsbError} `ERR_USB_NO_DEVICE` when none is plugged in in time, `ERR_USB_SPEED` when it is no
    *   high-speed one, `ERR_USB_BUSY` when the port's device is in use already, and what goes wrong in transfers.
    * @throws `DmaOutOfMemoryError`
