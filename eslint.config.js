@@ -31,7 +31,15 @@ export default tseslint.config(
   },
   {
     // The allocator runs on every runtime: nothing of Node's own in it.
-    files: ['src/pool/**', 'src/device/**', 'src/memory/**', 'src/pci/**', 'src/*.ts'],
+    files: [
+      'src/pool/**',
+      'src/device/**',
+      'src/memory/**',
+      'src/kernel/**',
+      'src/conformance/**',
+      'src/pci/**',
+      'src/*.ts',
+    ],
     rules: {
       'no-restricted-imports': [
         'error',

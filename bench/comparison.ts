@@ -4,7 +4,7 @@ import { formatGeometry } from '../src/bench/format.ts';
 import { type BenchGeometry, KERNEL_GEOMETRIES, benchBlocks } from '../src/bench/geometries.ts';
 import { median } from '../src/bench/measure.ts';
 import type { GeometryResult } from '../src/bench/run.ts';
-import { type CompiledPeer, compileIntrusivePool } from './peers/compile.ts';
+import { type CompiledPeer, compileIntrusivePool, compileMempool } from './peers/compile.ts';
 import { type Prefix, pinning, runJsonLines, runtimeCommand } from './processes.ts';
 import { type Sample, SampleBook, type Summary } from './samples.ts';
 
@@ -38,6 +38,12 @@ export interface ComparisonRow extends BenchGeometry {
   readonly floor: Rival;
 }
 
+/** DPDK's rte_mempool, one by one and 32 at a time, with a cache of 256. */
+export interface MempoolRow extends BenchGeometry {
+  readonly single: Summary;
+  readonly bulk32: Summary;
+}
+
 export interface ManyBlocksRow {
   readonly form: string;
   readonly blocks: number;
@@ -61,6 +67,8 @@ export interface Comparison {
   readonly pinning: string | null;
   /** Why the C peer is missing; null if it is not. */
   readonly peerMissing: string | null;
+  readonly mempool: readonly MempoolRow[] | null;
+  readonly mempoolMissing: string | null;
   readonly lockedExchangeNs: number | null;
   readonly lockUnlockNs: number | null;
   readonly runtimes: readonly RuntimeComparison[];
@@ -72,6 +80,7 @@ interface LockLine {
   readonly lockUnlockNs: number;
 }
 type PeerLine = BenchGeometry & Sample;
+type MempoolLine = BenchGeometry & { readonly single: Sample; readonly bulk32: Sample };
 interface OursLine {
   readonly runtime: string;
   readonly results: readonly GeometryResult[];
@@ -177,6 +186,11 @@ function rival(summary: Summary, peer: Summary | null): Rival {
   };
 }
 
+function mempoolRow(peers: SampleBook, geometry: BenchGeometry): MempoolRow {
+  const name = formatGeometry(geometry);
+  return { ...geometry, single: peers.summary(`single ${name}`)!, bulk32: peers.summary(`bulk32 ${name}`)! };
+}
+
 /**
  * Runs every contender in `processes` fresh processes, one after the other in turns: a machine that is slow for half a
  * minute is slow for all of them.
@@ -190,6 +204,8 @@ export function compare(options: ComparisonOptions): Comparison {
   const runs = options.runtimes.map((runtime) => new RuntimeRun(runtime));
 
   using peer: CompiledPeer | null = typeof compiled === 'string' ? null : compiled;
+  const compiledMempool = compileMempool();
+  using mempool: CompiledPeer | null = typeof compiledMempool === 'string' ? null : compiledMempool;
   for (let turn = 1; turn <= options.processes; turn++) {
     options.onTurn?.(turn);
     if (peer !== null) {
@@ -198,6 +214,13 @@ export function compare(options: ComparisonOptions): Comparison {
       locks.push(lock as LockLine);
       for (const line of lines as PeerLine[]) peers.add(formatGeometry(line), line);
     }
+    if (mempool !== null) {
+      const settings = counts(options, ['rounds', 'repetitions', 'warmup']);
+      for (const line of runJsonLines(prefix, [mempool.path, ...settings]) as MempoolLine[]) {
+        peers.add(`single ${formatGeometry(line)}`, line.single);
+        peers.add(`bulk32 ${formatGeometry(line)}`, line.bulk32);
+      }
+    }
     for (const run of runs) run.turn(prefix, options);
   }
 
@@ -205,6 +228,8 @@ export function compare(options: ComparisonOptions): Comparison {
     processes: options.processes,
     pinning: prefix.length === 0 ? null : prefix.join(' '),
     peerMissing: missing,
+    mempool: mempool === null ? null : KERNEL_GEOMETRIES.map((geometry) => mempoolRow(peers, geometry)),
+    mempoolMissing: typeof compiledMempool === 'string' ? compiledMempool : null,
     lockedExchangeNs: locks.length === 0 ? null : Math.min(...locks.map((lock) => lock.lockedExchangeNs)),
     lockUnlockNs: locks.length === 0 ? null : Math.min(...locks.map((lock) => lock.lockUnlockNs)),
     runtimes: runs.map((run) => run.report(peers)),

@@ -81,6 +81,7 @@ function indent(text: string): string {
 
 await stage('format (prettier)', () => tool('prettier', '--check', '--log-level', 'warn', '.'));
 await stage('lint (eslint)', () => tool('eslint', '.'));
+await stage('unused code and dependencies (knip)', () => tool('knip'));
 await stage('tests (node:test)', runTests);
 
 console.log(`${String(counts.passed)} passed, ${String(counts.failed)} failed, ${String(counts.skipped)} skipped`);

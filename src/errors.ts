@@ -65,6 +65,9 @@ export type DmaErrorCode =
  *
  * @example
  * ```ts
+ * const pool = DmaPool.create('rx', new Device({ name: 'eth0' }), { size: 2048 });
+ * const block = pool.alloc();
+ * pool.free(block);
  * try {
  *   pool.free(block);
  * } catch (error) {

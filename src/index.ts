@@ -1,6 +1,7 @@
 /**
  * dmapool: a DMA pool allocator for user-space drivers, device emulators and shared-memory code.
  *
+ * @module dmapool
  * @packageDocumentation
  */
 export { Device, type DeviceOptions } from './device/device.ts';

@@ -22,27 +22,49 @@ export class CompiledPeer implements Disposable {
   }
 }
 
+function has(program: string): boolean {
+  return spawnSync(program, ['--version'], { stdio: 'ignore' }).status === 0;
+}
+
+/** A line of text in place of a peer; an error then if `DMAPOOL_REQUIRE_TOOLS=1`. */
+function missing(message: string): string {
+  if (process.env['DMAPOOL_REQUIRE_TOOLS'] === '1') throw new Error(message);
+  return message;
+}
+
+function compile(what: string, compiler: string, sources: readonly string[], flags: readonly string[]): CompiledPeer {
+  const folder = mkdtempSync(join(tmpdir(), 'dmapool-peer-'));
+  const path = join(folder, 'peer');
+  const files = sources.map((name) => join(SOURCES, name));
+  const { status, stderr } = spawnSync(compiler, ['-O2', '-o', path, ...files, ...flags], { encoding: 'utf8' });
+  if (status !== 0) {
+    rmSync(folder, { recursive: true, force: true });
+    throw new Error(`${compiler} failed on ${what}:\n${stderr}`);
+  }
+  return new CompiledPeer(folder, path);
+}
+
 /**
  * Compiles the C peer with `$CC`, or `cc`. Returns a line of text that says why where there is no compiler; throws
  * then if `DMAPOOL_REQUIRE_TOOLS=1`, and always if the compiler refuses the program.
  */
 export function compileIntrusivePool(): CompiledPeer | string {
   const compiler = process.env['CC'] ?? 'cc';
-  if (spawnSync(compiler, ['--version'], { stdio: 'ignore' }).status !== 0) {
-    const message = `no C compiler (${compiler}): the C peer is left out; install gcc or clang, or set CC`;
-    if (process.env['DMAPOOL_REQUIRE_TOOLS'] === '1') throw new Error(message);
-    return message;
+  if (!has(compiler)) {
+    return missing(`no C compiler (${compiler}): the C peer is left out; install gcc or clang, or set CC`);
   }
-  const folder = mkdtempSync(join(tmpdir(), 'dmapool-peer-'));
-  const path = join(folder, 'intrusive-bench');
   // Two translation units and no link-time optimization: the pool is called, as a kernel's is by a driver's module.
-  const sources = ['intrusive-pool.c', 'intrusive-bench.c'].map((name) => join(SOURCES, name));
-  const { status, stderr } = spawnSync(compiler, ['-std=c11', '-O2', '-pthread', '-o', path, ...sources], {
-    encoding: 'utf8',
-  });
-  if (status !== 0) {
-    rmSync(folder, { recursive: true, force: true });
-    throw new Error(`${compiler} failed on the C peer:\n${stderr}`);
+  return compile('the C peer', compiler, ['intrusive-pool.c', 'intrusive-bench.c'], ['-std=c11', '-pthread']);
+}
+
+/** Compiles the DPDK peer; as {@link compileIntrusivePool}, also where DPDK is missing. */
+export function compileMempool(): CompiledPeer | string {
+  const compiler = process.env['CC'] ?? 'cc';
+  const { status, stdout } = spawnSync('pkg-config', ['--cflags', '--libs', 'libdpdk'], { encoding: 'utf8' });
+  if (!has(compiler) || status !== 0) {
+    return missing(
+      `no DPDK (pkg-config libdpdk): its rte_mempool is left out; on Debian, apt install gcc pkg-config libdpdk-dev`,
+    );
   }
-  return new CompiledPeer(folder, path);
+  return compile('the DPDK peer', compiler, ['mempool-bench.c'], ['-std=gnu11', ...stdout.trim().split(/\s+/)]);
 }

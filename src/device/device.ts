@@ -1,5 +1,15 @@
+// For `using`: whoever has a device or a pool needs these declarations, also where no others are asked for.
+/// <reference lib="esnext.disposable" preserve="true" />
 import { ceilPowerOfTwo, checkInteger, INT_MAX, isPowerOfTwo } from '../arguments.ts';
-import { describe, DmaArgumentError, DmaMaskError, DmaReleaseError, DmaSourceError, hex } from '../errors.ts';
+import {
+  describe,
+  DmaArgumentError,
+  DmaMappingError,
+  DmaMaskError,
+  DmaReleaseError,
+  DmaSourceError,
+  hex,
+} from '../errors.ts';
 import type { CoherentAllocator, CoherentMemory, DmaTarget } from '../memory/coherent.ts';
 import { defaultMemory } from '../memory/heap.ts';
 import { Attributes, type AttributeShow } from './attributes.ts';
@@ -52,8 +62,8 @@ export class Device implements DmaTarget, Disposable {
   readonly numaNode: number;
 
   #dmaMask: number;
-  /** Allocations that are not given back yet, and the highest address there was since there were none. */
-  #allocations = 0;
+  /** Memory that is not given back yet, and the highest address there was since there was none. */
+  readonly #given = new Set<CoherentMemory>();
   #highest = 0;
   readonly #log: DeviceLog;
   readonly #limiter = new RateLimiter();
@@ -143,7 +153,7 @@ export class Device implements DmaTarget, Disposable {
       this.#giveBackUnused(given);
       throw new DmaMaskError(this.name, given.dma, size, this.#dmaMask);
     }
-    this.#allocations++;
+    this.#given.add(given);
     this.#highest = Math.max(this.#highest, last);
     return given;
   }
@@ -159,13 +169,24 @@ export class Device implements DmaTarget, Disposable {
 
   /** Gives memory from {@link Device.allocCoherent} back. @throws {@link DmaMappingError} for anything else. */
   freeCoherent(memory: CoherentMemory): void {
+    if (!this.#given.has(memory)) {
+      throw new DmaMappingError(
+        'ERR_DMAPOOL_NOT_MAPPED',
+        `${this.name}: freeCoherent: this is no memory that this device was given, or it was given back before`,
+      );
+    }
     this.memory.freeCoherent(memory);
-    if (--this.#allocations === 0) this.#highest = 0;
+    this.#given.delete(memory);
+    if (this.#given.size === 0) this.#highest = 0;
   }
 
   /**
    * Writes to the device's log, the device's name before the message. Of each kind of message at most 10 in
    * 5 seconds get through; how many did not is said afterwards (Linux: `dev_err_ratelimited`).
+   *
+   * @param level Which method of the log: `error`, `warn` or `info`.
+   * @param kind What counts as the same message, such as `rx overrun`.
+   * @param message One report; it may have several lines.
    */
   report(level: keyof DeviceLog, kind: string, message: string): void {
     const print = this.#limiter.allows(kind, (missed) => {
@@ -186,6 +207,8 @@ export class Device implements DmaTarget, Disposable {
   /**
    * Adds an attribute (Linux: `device_create_file`).
    *
+   * @param name A file name: not empty, no slash.
+   * @param show Makes its text, at each read.
    * @returns A function that takes this one away again, and says whether it was still there.
    * @throws {@link DmaExistsError} if there is one of that name.
    */
@@ -193,12 +216,12 @@ export class Device implements DmaTarget, Disposable {
     return this.#attributes.add(name, show);
   }
 
-  /** Takes an attribute away; false if there was none. */
+  /** Takes the attribute `name` away; false if there was none. */
   removeAttribute(name: string): boolean {
     return this.#attributes.remove(name);
   }
 
-  /** Text of an attribute as it would be read from sysfs, or undefined if there is none of that name. */
+  /** Text of the attribute `name` as it would be read from sysfs, or undefined if there is none. */
   readAttribute(name: string): string | undefined {
     return this.#attributes.read(name);
   }

@@ -1,10 +1,10 @@
-/** Where a device's messages go. Each message is one report; a report may have several lines (a hex dump, a list). */
+/** Where a device's messages go. Each `message` is one report; a report may have several lines (a hex dump, a list). */
 export interface DeviceLog {
-  /** Something is wrong: corruption, a busy destroy, a leak. */
+  /** Something is wrong, as `message` says: corruption, a busy destroy, a leak. */
   error(message: string): void;
-  /** Something is likely wrong. */
+  /** Something is likely wrong, as `message` says. */
   warn(message: string): void;
-  /** Worth knowing. */
+  /** `message` is worth knowing. */
   info(message: string): void;
 }
 

@@ -37,7 +37,7 @@ export interface Rebinding {
  * If a step fails the functions go back to their drivers. It does not outlast a reboot. Needs root.
  *
  * @param addresses Such as `0000:3b:00.0`. Functions of one group that have drivers must be given together.
- * @throws {@link BindError} @throws {@link PciError} `ERR_DMAPOOL_PCI_NOT_FOUND` @throws {@link DmaArgumentError}
+ * @throws {@link BindError} @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND` @throws `DmaArgumentError`
  */
 export function bindToVfio(addresses: readonly string[], folders: SystemFolders = SYSTEM): Rebinding[] {
   const devices = devicesAt(addresses, folders);
@@ -68,7 +68,7 @@ export function bindToVfio(addresses: readonly string[], folders: SystemFolders 
  * Takes PCI functions from vfio-pci and lets the kernel choose drivers for them; those that have another driver already
  * are left alone. Refused while a process has one open: the kernel would wait for it.
  *
- * @throws {@link BindError} @throws {@link PciError} `ERR_DMAPOOL_PCI_NOT_FOUND` @throws {@link DmaArgumentError}
+ * @throws {@link BindError} @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND` @throws `DmaArgumentError`
  */
 export function unbindFromVfio(addresses: readonly string[], folders: SystemFolders = SYSTEM): Rebinding[] {
   const devices = devicesAt(addresses, folders);

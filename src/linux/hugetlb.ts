@@ -81,7 +81,7 @@ export class HugetlbMemory implements CoherentAllocator {
 
   /**
    * @throws {@link HugepageError} `ERR_DMAPOOL_NO_HUGEPAGES`, with the command that reserves more; or
-   *   `ERR_DMAPOOL_FRAMES_HIDDEN`. @throws {@link DmaArgumentError} @throws {@link DmaDependencyError} without koffi.
+   *   `ERR_DMAPOOL_FRAMES_HIDDEN`. @throws `DmaArgumentError` @throws {@link DmaDependencyError} without koffi.
    * @throws {@link SystemCallError} when there is no such node, or no address space.
    */
   constructor(options: HugetlbOptions) {

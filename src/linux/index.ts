@@ -1,6 +1,7 @@
 /**
  * dmapool/linux: memory of the Linux system. Needs the package koffi.
  *
+ * @module dmapool/linux
  * @packageDocumentation
  */
 export { bindToVfio, type Rebinding, unbindFromVfio } from './bind.ts';

@@ -178,15 +178,25 @@ const buffers = new Map<string, ArrayBuffer>();
  * makes a buffer of the same memory. When the memory is closed, the buffer reads zeros, as in the thread that made it.
  *
  * @param region From a pool's handle.
- * @throws {@link DmaSharingError} `ERR_DMAPOOL_NOT_SHAREABLE` when this process has no such memory (any more): the
+ * @throws `DmaSharingError` `ERR_DMAPOOL_NOT_SHAREABLE` when this process has no such memory (any more): the
  *   handle came from another process, or the memory was closed.
  * @throws {@link DmaDependencyError} without koffi.
  *
  * @example
  * ```ts
- * parentPort.once('message', (handle: SharedPoolHandle) => {
+ * import { isMainThread, Worker, workerData } from 'node:worker_threads';
+ *
+ * if (isMainThread) {
+ *   const machine = await QemuMachine.start();
+ *   const device = new Device({ name: 'eth0', memory: machine.memory });
+ *   const pool = DmaPool.create('rx', device, { size: 2048, maxBlocks: 64 });
+ *   const worker = new Worker(new URL(import.meta.url), { workerData: pool.share() });
+ *   worker.on('exit', () => void machine.close());
+ * } else {
+ *   const handle = workerData as SharedPoolHandle;
  *   const pool = DmaPool.attach(handle, { openRegion: openSharedRegion });
- * });
+ *   pool.alloc().bytes.fill(1); // the machine's own memory
+ * }
  * ```
  */
 export function openSharedRegion(region: SharedRegion): ArrayBuffer {

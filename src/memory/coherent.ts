@@ -66,10 +66,10 @@ export interface CoherentAllocator {
   /** Bytes of a page: a power of two, 4096 or more. A page is what an IOMMU can protect. */
   readonly pageSize: number;
 
-  /** Allocates zeroed memory, or returns null when there is none left that suits. Throws only for wrong arguments. */
+  /** Allocates zeroed memory as `request` says, or returns null when none is left that suits. Throws only for wrong arguments. */
   allocCoherent(request: CoherentRequest): CoherentMemory | null;
 
-  /** Takes memory back. What was not given by this source, or was given back before, is a `DmaMappingError`. */
+  /** Takes `memory` back. What was not given by this source, or was given back before, is a `DmaMappingError`. */
   freeCoherent(memory: CoherentMemory): void;
 
   /**
@@ -79,8 +79,8 @@ export interface CoherentAllocator {
   onceAvailable?(listener: () => void): () => void;
 
   /**
-   * For sources whose buffers are no `SharedArrayBuffer`: how another worker gets at one of them. Throws `DmaSharingError`
-   * when it can't. Optional: without it pools on this memory can't be shared, unless its buffers are shared ones.
+   * For sources whose buffers are no `SharedArrayBuffer`: how another worker gets at `buffer`. Throws `DmaSharingError` when
+   * it can't. Optional: without it pools on this memory can't be shared, unless its buffers are shared ones.
    */
   shareBuffer?(buffer: ArrayBuffer | SharedArrayBuffer): SharedRegion;
 }

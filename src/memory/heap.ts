@@ -99,6 +99,8 @@ export class HeapMemory implements CoherentAllocator {
    * engine gives no more, or nothing suits the device's mask. Throws `DmaArgumentError` only.
    *
    * Devices that reach above 4 GiB get addresses there first: a driver that drops the upper half fails at once.
+   *
+   * @param request For whom, and how many bytes, 1 to 2^31-1; the node is not looked at.
    */
   allocCoherent(request: CoherentRequest): CoherentMemory | null {
     checkObject('request', request, 'an object with device, size and node');
@@ -134,7 +136,7 @@ export class HeapMemory implements CoherentAllocator {
   }
 
   /**
-   * Takes memory back: the device can't reach it any more, and it may be handed out again, to any device.
+   * Takes `memory` back: the device can't reach it any more, and it may be handed out again, to any device.
    * What this source did not give, or has back already, is a `DmaMappingError` (`ERR_DMAPOOL_NOT_MAPPED`).
    */
   freeCoherent(memory: CoherentMemory): void {
@@ -160,7 +162,7 @@ export class HeapMemory implements CoherentAllocator {
   }
 
   /**
-   * For device emulators: a view of the memory that the device sees at `dma`. Valid until the memory is freed.
+   * For device emulators: a view of the memory that `device` sees at `dma`. Valid until the memory is freed.
    *
    * Throws `IommuFaultError` when any of `length` bytes (1 or more) is not mapped for the device, and `DmaArgumentError`
    * when they do not lie in one piece, as may be when they belong to several allocations: use `read` and `write` there.
@@ -172,7 +174,7 @@ export class HeapMemory implements CoherentAllocator {
   }
 
   /**
-   * For device emulators: the device reads `into.length` bytes at `dma`.
+   * For device emulators: `device` reads `into.length` bytes at `dma`.
    * Throws `IommuFaultError`, before any byte is copied, unless all of them are mapped for the device.
    */
   read(device: DmaTarget, dma: number, into: Uint8Array): void {
@@ -181,7 +183,7 @@ export class HeapMemory implements CoherentAllocator {
   }
 
   /**
-   * For device emulators: the device writes `from` to `dma`.
+   * For device emulators: `device` writes `from` to `dma`.
    * Throws `IommuFaultError`, before any byte is written, unless all of it is mapped for the device.
    */
   write(device: DmaTarget, dma: number, from: Uint8Array): void {
@@ -208,7 +210,15 @@ export class HeapMemory implements CoherentAllocator {
 
 let shared: HeapMemory | undefined;
 
-/** The process-wide heap source of 256 MiB, made when first asked for: where pools without a source of their own live. */
+/**
+ * The process-wide heap source of 256 MiB, made when first asked for: where pools without a source of their own live.
+ *
+ * @example
+ * ```ts
+ * const device = new Device({ name: 'eth0' });
+ * console.log(device.memory === defaultMemory()); // true
+ * ```
+ */
 export function defaultMemory(): HeapMemory {
   return (shared ??= new HeapMemory());
 }

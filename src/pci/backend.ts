@@ -28,6 +28,7 @@ export interface BarInfo {
 
 /** The interrupts of one function in one home. */
 export interface InterruptBackend {
+  /** Which kind they are. */
   readonly kind: InterruptKind;
   /** How many there are, numbered from 0. */
   readonly vectors: number;
@@ -37,11 +38,11 @@ export interface InterruptBackend {
    */
   readonly level: boolean;
   /**
-   * The driver dealt with all that came before and will wait for more: unmasks, after all posted writes have taken
+   * The driver dealt with all that came before on `vector` and will wait for more: unmasks, after all posted writes have taken
    * effect. Resolves to true when an interrupt is pending already.
    */
   rearm(vector: number): Promise<boolean>;
-  /** Tells the listener of each interrupt. There is one listener. */
+  /** Calls `listener` with the number of each interrupt that comes. There is one listener. */
   listen(listener: (vector: number) => void): void;
   /** No more interrupts. */
   close(): Promise<void>;
@@ -60,17 +61,24 @@ export interface PciBackend {
   /** Aborted when the function goes away, with an `Error` as its reason that every access fails with from then on. */
   readonly removed: AbortSignal;
 
+  /** Reads `width` bits of configuration space at `offset`. */
   readConfig(offset: number, width: 8 | 16 | 32): Promise<number>;
+  /** Writes `value` to the `width` bits of configuration space at `offset`; resolves when it is there. */
   writeConfig(offset: number, width: 8 | 16 | 32, value: number): Promise<void>;
-  /** Reads a register, after all posted writes. */
+  /** Reads `width` bits at `offset` of the region `bar`, after all posted writes. */
   read(bar: number, offset: number, width: 8 | 16 | 32): Promise<number>;
+  /** Reads 64 bits at `offset` of the region `bar`, after all posted writes. */
   read64(bar: number, offset: number): Promise<bigint>;
-  /** Posts a write. Writes arrive in the order of the calls. What goes wrong is told by the next awaited call. */
+  /**
+   * Posts a write of `value` to the `width` bits at `offset` of the region `bar`. Writes arrive in the order of the calls.
+   * What goes wrong is told by the next awaited call.
+   */
   write(bar: number, offset: number, width: 8 | 16 | 32, value: number): void;
+  /** Posts a write of `value` to the 64 bits at `offset` of the region `bar`. */
   write64(bar: number, offset: number, value: bigint): void;
   /** Resolves when all posted writes have arrived. */
   flush(): Promise<void>;
-  /** Interrupts of the first kind that can be had; null if none of them can. `poll` is not asked for. */
+  /** `vectors` interrupts, or fewer, of the first of `kinds` that can be had; null if none can. `poll` is not asked for. */
   openInterrupts(kinds: readonly InterruptKind[], vectors: number): Promise<InterruptBackend | null>;
   /** A reset by means of the home, instead of those that PCI offers. True if it was done. */
   reset?(): Promise<boolean>;

@@ -32,9 +32,13 @@ export interface BarOwner {
  *
  * @example
  * ```ts
- * const registers = nvme.bar(0);
- * registers.write32(0x14, 0); // CC.EN = 0
- * while (((await registers.read32(0x1c)) & 1) !== 0) await delay(1); // CSTS.RDY
+ * const machine = await QemuMachine.start({ devices: ['edu,id=edu0'] });
+ * const edu = await machine.open('edu0');
+ * const registers = edu.bar(0);
+ * registers.write32(0x08, 5); // posted: 5! is wanted
+ * while (((await registers.read32(0x20)) & 1) !== 0); // still computing
+ * console.log(await registers.read32(0x08)); // 120
+ * await machine.close();
  * ```
  */
 export class Bar implements BarInfo {
@@ -57,22 +61,22 @@ export class Bar implements BarInfo {
     this.is64 = info.is64;
   }
 
-  /** Reads a byte. */
+  /** Reads the byte at `offset`. */
   read8(offset: number): Promise<number> {
     return this.#read(offset, 8);
   }
 
-  /** Reads 16 bits. */
+  /** Reads 16 bits at `offset`, a multiple of 2. */
   read16(offset: number): Promise<number> {
     return this.#read(offset, 16);
   }
 
-  /** Reads 32 bits, unsigned. */
+  /** Reads 32 bits at `offset`, a multiple of 4; unsigned. */
   read32(offset: number): Promise<number> {
     return this.#read(offset, 32);
   }
 
-  /** Reads 64 bits; a bigint, since registers use bits beyond 2^53. Whether in one access is up to the home. */
+  /** Reads 64 bits at `offset`, a multiple of 8; a bigint, since registers use bits beyond 2^53. Whether in one access is up to the home. */
   async read64(offset: number): Promise<bigint> {
     this.#check(offset, 64);
     const value = await this.#backend.read64(this.index, offset);
@@ -80,22 +84,25 @@ export class Bar implements BarInfo {
     return value;
   }
 
-  /** Posts a write of a byte: -128 to 255. */
+  /** Posts a write of a byte at `offset`; `value` is -128 to 255. */
   write8(offset: number, value: number): void {
     this.#write(offset, 8, value);
   }
 
-  /** Posts a write of 16 bits: -32768 to 65535. */
+  /** Posts a write of 16 bits at `offset`, a multiple of 2; `value` is -32768 to 65535. */
   write16(offset: number, value: number): void {
     this.#write(offset, 16, value);
   }
 
-  /** Posts a write of 32 bits: -2^31 to 2^32-1. */
+  /** Posts a write of 32 bits at `offset`, a multiple of 4; `value` is -2^31 to 2^32-1. */
   write32(offset: number, value: number): void {
     this.#write(offset, 32, value);
   }
 
-  /** Posts a write of 64 bits: a number from 0 to 2^53-1, such as a DMA address, or a bigint from 0 to 2^64-1. */
+  /**
+   * Posts a write of 64 bits at `offset`, a multiple of 8; `value` is a number from 0 to 2^53-1, such as a DMA address, or
+   * a bigint from 0 to 2^64-1.
+   */
   write64(offset: number, value: number | bigint): void {
     this.#check(offset, 64);
     if (typeof value === 'bigint') {

@@ -24,9 +24,13 @@ const FIRST_CAPABILITY = 0x40;
  *
  * @example
  * ```ts
- * const command = await nic.config.read16(PCI_CONFIG.command);
- * const msix = await nic.config.findCapability(PCI_CAPABILITY.msix);
- * if (msix !== null) console.log(`MSI-X at ${msix.offset}`);
+ * const machine = await QemuMachine.start({ devices: ['edu,id=edu0'] });
+ * const edu = await machine.open('edu0');
+ * const command = await edu.config.read16(PCI_CONFIG.command);
+ * console.log((command & PCI_COMMAND.memory) !== 0); // true
+ * const msi = await edu.config.findCapability(PCI_CAPABILITY.msi);
+ * if (msi !== null) console.log(`MSI at ${msi.offset}`);
+ * await machine.close();
  * ```
  */
 export class ConfigSpace {
@@ -45,39 +49,39 @@ export class ConfigSpace {
   }
 
   /**
-   * Reads a byte.
-   * @throws {@link DmaArgumentError} for an offset outside the space. @throws {@link PciGoneError}
+   * Reads the byte at `offset`.
+   * @throws `DmaArgumentError` for an offset outside the space. @throws {@link PciGoneError}
    */
   read8(offset: number): Promise<number> {
     return this.#read(offset, 8);
   }
 
-  /** Reads 16 bits. @throws as {@link ConfigSpace.read8}, also for an offset that is not a multiple of 2. */
+  /** Reads 16 bits at `offset`. @throws as {@link ConfigSpace.read8}, also for an offset that is not a multiple of 2. */
   read16(offset: number): Promise<number> {
     return this.#read(offset, 16);
   }
 
-  /** Reads 32 bits, unsigned. @throws as {@link ConfigSpace.read8}, also for an offset that is not a multiple of 4. */
+  /** Reads 32 bits at `offset`, unsigned. @throws as {@link ConfigSpace.read8}, also for an offset that is not a multiple of 4. */
   read32(offset: number): Promise<number> {
     return this.#read(offset, 32);
   }
 
-  /** Writes a byte. @throws as {@link ConfigSpace.read8}, also for a value that does not fit. */
+  /** Writes `value`, a byte, at `offset`. @throws as {@link ConfigSpace.read8}, also for a value that does not fit. */
   write8(offset: number, value: number): Promise<void> {
     return this.#write(offset, 8, value);
   }
 
-  /** Writes 16 bits. @throws as {@link ConfigSpace.read16}, also for a value that does not fit. */
+  /** Writes `value`, 16 bits, at `offset`. @throws as {@link ConfigSpace.read16}, also for a value that does not fit. */
   write16(offset: number, value: number): Promise<void> {
     return this.#write(offset, 16, value);
   }
 
-  /** Writes 32 bits. @throws as {@link ConfigSpace.read32}, also for a value that does not fit. */
+  /** Writes `value`, 32 bits, at `offset`. @throws as {@link ConfigSpace.read32}, also for a value that does not fit. */
   write32(offset: number, value: number): Promise<void> {
     return this.#write(offset, 32, value);
   }
 
-  /** Sets bits of a 16-bit register and clears others, and leaves the rest. */
+  /** Sets the bits `set` of the 16-bit register at `offset`, clears those of `clear`, and leaves the rest. */
   async update16(offset: number, set: number, clear = 0): Promise<void> {
     checkInteger('set', set, 0, 0xffff);
     checkInteger('clear', clear, 0, 0xffff);
@@ -124,7 +128,7 @@ export class ConfigSpace {
     return found;
   }
 
-  /** The first capability of an ID, or null. @throws as {@link ConfigSpace.capabilities}. */
+  /** The first capability of `id`, or null. @throws as {@link ConfigSpace.capabilities}. */
   async findCapability(id: number): Promise<PciCapability | null> {
     checkInteger('id', id, 0, 0xff);
     return (await this.capabilities()).find((capability) => capability.id === id) ?? null;

@@ -20,12 +20,17 @@ import { PCI_CAPABILITY, PCI_COMMAND, PCI_CONFIG } from './registers.ts';
 
 /** What a function says it is. */
 export interface PciIdentity {
+  /** Who made it: 16 bits, such as 0x8086. */
   readonly vendorId: number;
+  /** What its maker calls it: 16 bits. */
   readonly deviceId: number;
+  /** Who made the card that it sits on. */
   readonly subsystemVendorId: number;
+  /** What the maker of the card calls it. */
   readonly subsystemId: number;
   /** Base class, subclass and programming interface: 24 bits, such as 0x010802 for NVMe. */
   readonly classCode: number;
+  /** Its revision: 8 bits. */
   readonly revision: number;
 }
 
@@ -66,25 +71,34 @@ const HEADER_WORDS: readonly number[] = [0x0c, 0x10, 0x14, 0x18, 0x1c, 0x20, 0x2
  *
  * @example
  * ```ts
+ * const machine = await QemuMachine.start({ devices: ['nvme,id=nvme0,serial=1'] });
  * const nvme = await machine.open('nvme0');
  * try {
  *   nvme.device.setDmaMask(DMA_BIT_MASK(64));
  *   const prps = DmaPool.createManaged('prp list page', nvme.device, { size: 4096, align: 4096 });
  *   const version = await nvme.bar(0).read32(0x08);
  *   await nvme.enableBusMaster();
+ *   console.log(prps.name, version >>> 16); // prp list page 1
  * } finally {
  *   await nvme.close();
+ *   await machine.close();
  * }
  * ```
  */
 export class PciFunction implements PciIdentity {
   /** Domain, bus, device and function: `0000:00:04.0`. Also the name of its device. */
   readonly address: string;
+  /** Who made it: 16 bits, such as 0x8086. */
   readonly vendorId: number;
+  /** What its maker calls it: 16 bits. */
   readonly deviceId: number;
+  /** Who made the card that it sits on. */
   readonly subsystemVendorId: number;
+  /** What the maker of the card calls it. */
   readonly subsystemId: number;
+  /** Base class, subclass and programming interface: 24 bits. */
   readonly classCode: number;
+  /** Its revision: 8 bits. */
   readonly revision: number;
   /** Its configuration space. */
   readonly config: ConfigSpace;
@@ -125,6 +139,8 @@ export class PciFunction implements PciIdentity {
    * For homes: makes the function of a backend ready for a driver. Decoding of its registers is switched on, bus
    * mastering off.
    *
+   * @param backend The function, as its home has it.
+   * @param options What the driver wants.
    * @throws {@link PciGoneError} when nobody answers. The backend is then still the caller's to close.
    */
   static async open(backend: PciBackend, options: PciOpenOptions = {}): Promise<PciFunction> {
@@ -162,7 +178,7 @@ export class PciFunction implements PciIdentity {
   /**
    * A region of registers.
    * @param index Number of its base address register, 0 to 5; of one of 64 bits, the lower half's.
-   * @throws {@link DmaArgumentError} for another number. @throws {@link PciError} `ERR_DMAPOOL_PCI_UNSUPPORTED` when the function has no such region.
+   * @throws `DmaArgumentError` for another number. @throws {@link PciError} `ERR_DMAPOOL_PCI_UNSUPPORTED` when the function has no such region.
    */
   bar(index: number): Bar {
     checkBarIndex(index);
@@ -233,7 +249,8 @@ export class PciFunction implements PciIdentity {
   /**
    * Switches interrupts on, of the first wanted kind that there is. One at a time: close them before asking again.
    *
-   * @throws {@link DmaArgumentError} for wrong options.
+   * @param options Which are wanted; default: the best that there is.
+   * @throws `DmaArgumentError` for wrong options.
    * @throws {@link PciError} `ERR_DMAPOOL_PCI_UNSUPPORTED` when none of the kinds can be had, `ERR_DMAPOOL_PCI_BUSY` when
    *   there are open ones.
    */
@@ -277,7 +294,7 @@ export class PciFunction implements PciIdentity {
    * memory reclaimed; then the home takes the function back. Closing twice is fine, and a function that is gone can be
    * closed too. A driver stops its device first: what is cut off in the middle of a transfer may need a reset.
    *
-   * @throws {@link DmaReleaseError} after all was tried, with what failed.
+   * @throws `DmaReleaseError` after all was tried, with what failed.
    */
   close(): Promise<void> {
     return (this.#closing ??= this.#close());

@@ -1,6 +1,7 @@
 /**
  * dmapool/pci: what a PCI function offers a driver, wherever the function is.
  *
+ * @module dmapool/pci
  * @packageDocumentation
  */
 export type { AccessWidth, BarInfo, InterruptBackend, InterruptKind, PciBackend } from './backend.ts';

@@ -65,11 +65,15 @@ export function checkInterruptOptions(options: InterruptOptions): CheckedInterru
  *
  * @example
  * ```ts
- * const interrupts = await nvme.interrupts();
- * while (!done) {
- *   reapCompletions();
- *   if (!(await interrupts.wait({ timeout: 1000, signal }))) throw new Error('no completion within a second');
+ * const machine = await QemuMachine.start({ devices: ['edu,id=edu0'] });
+ * const edu = await machine.open('edu0');
+ * const interrupts = await edu.interrupts();
+ * edu.bar(0).write32(0x60, 1); // the device raises an interrupt
+ * while ((await edu.bar(0).read32(0x24)) === 0) {
+ *   if (!(await interrupts.wait({ timeout: 1000 }))) throw new Error('nothing within a second');
  * }
+ * edu.bar(0).write32(0x64, 1); // acknowledged
+ * await machine.close();
  * ```
  */
 export class Interrupts {
@@ -112,8 +116,9 @@ export class Interrupts {
    * Waits for the next interrupt of a vector. Posted writes arrive before the wait begins. An interrupt since the last
    * wait ends it at once. All who wait on a vector are woken together.
    *
+   * @param options Which vector, and for how long.
    * @returns true: look at the device; false: the time is over.
-   * @throws {@link DmaArgumentError} for wrong options.
+   * @throws `DmaArgumentError` for wrong options.
    * @throws {@link PciGoneError} when the device goes away.
    * @throws {@link PciError} `ERR_DMAPOOL_PCI_CLOSED` when the interrupts or the function are closed.
    */

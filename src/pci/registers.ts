@@ -58,9 +58,8 @@ export const PCI_CAPABILITY: {
 /** What reads of a function that is not there give in the vendor ID (PCI 3.0, 6.2.1). */
 export const NO_VENDOR = 0xffff;
 
-/** Bytes of configuration space of a conventional function, and of one of PCI Express. */
+/** Bytes of configuration space of a conventional function; what one of PCI Express has beyond them is extended. */
 export const CONVENTIONAL_CONFIG_SIZE = 256;
-export const EXPRESS_CONFIG_SIZE = 4096;
 
 /** Base address registers of a function: six, of which one of 64 bits takes two. */
 export const PCI_BARS = 6;

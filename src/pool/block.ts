@@ -1,17 +1,15 @@
 import { DmaBlockError, hex } from '../errors.ts';
 import type { DmaPool } from './pool.ts';
 
-type Buffer = ArrayBuffer | SharedArrayBuffer;
-
 /** A block's views, made when first used: most blocks need one of them, many none. */
 class BlockViews {
-  readonly bytes: Uint8Array<Buffer>;
-  view: DataView<Buffer> | undefined = undefined;
-  u16: Uint16Array<Buffer> | undefined = undefined;
-  u32: Uint32Array<Buffer> | undefined = undefined;
-  i32: Int32Array<Buffer> | undefined = undefined;
+  readonly bytes: Uint8Array;
+  view: DataView | undefined = undefined;
+  u16: Uint16Array | undefined = undefined;
+  u32: Uint32Array | undefined = undefined;
+  i32: Int32Array | undefined = undefined;
 
-  constructor(bytes: Uint8Array<Buffer>) {
+  constructor(bytes: Uint8Array) {
     this.bytes = bytes;
   }
 }
@@ -33,6 +31,15 @@ export let makeBlock: <N extends string>(pool: DmaPool<N>, index: number, genera
  * allocation makes a fresh object, and every use of an old one by the pool is an error.
  *
  * The type parameter is the pool's name, so that a block of one pool given to another is a compile-time error.
+ *
+ * @example
+ * ```ts
+ * const pool = DmaPool.create('rx', new Device({ name: 'eth0' }), { size: 2048, align: 64 });
+ * const block: DmaBlock<'rx'> = pool.alloc();
+ * block.u32[0] = 0x8000_0000; // the CPU's side
+ * console.log(block.dma % 64); // 0: the device's side
+ * block.free();
+ * ```
  */
 export class DmaBlock<N extends string = string> implements Disposable {
   // Three fields, 48 bytes: a driver may hold hundreds of thousands. All else is asked of the pool. No private method or
@@ -70,30 +77,30 @@ export class DmaBlock<N extends string = string> implements Disposable {
   }
 
   /** The block's memory. The same view each time. */
-  get bytes(): Uint8Array<Buffer> {
+  get bytes(): Uint8Array {
     return (this.#views ??= new BlockViews(this.#pool.viewOf(this))).bytes;
   }
 
   /** The block's memory for reads and writes of any width and byte order; devices are little-endian. */
-  get view(): DataView<Buffer> {
+  get view(): DataView {
     const views = (this.#views ??= new BlockViews(this.#pool.viewOf(this)));
     return (views.view ??= new DataView(views.bytes.buffer, views.bytes.byteOffset, views.bytes.byteLength));
   }
 
   /** The block's memory as 16-bit words in the machine's byte order. Needs an even block address. */
-  get u16(): Uint16Array<Buffer> {
+  get u16(): Uint16Array {
     const views = (this.#views ??= new BlockViews(this.#pool.viewOf(this)));
     return (views.u16 ??= new Uint16Array(views.bytes.buffer, alignedOffset(this, 2), views.bytes.length >> 1));
   }
 
   /** The block's memory as unsigned 32-bit words in the machine's byte order. Needs a block address of a multiple of 4. */
-  get u32(): Uint32Array<Buffer> {
+  get u32(): Uint32Array {
     const views = (this.#views ??= new BlockViews(this.#pool.viewOf(this)));
     return (views.u32 ??= new Uint32Array(views.bytes.buffer, alignedOffset(this, 4), views.bytes.length >> 2));
   }
 
   /** The block's memory as signed 32-bit words, which bitwise operators give; see {@link DmaBlock.u32}. */
-  get i32(): Int32Array<Buffer> {
+  get i32(): Int32Array {
     const views = (this.#views ??= new BlockViews(this.#pool.viewOf(this)));
     return (views.i32 ??= new Int32Array(views.bytes.buffer, alignedOffset(this, 4), views.bytes.length >> 2));
   }
@@ -132,27 +139,27 @@ class DebugBlock<N extends string> extends DmaBlock<N> {
   }
 
   // Views made earlier can't be called back (poison shows their writes), but none is given out any more.
-  override get bytes(): Uint8Array<Buffer> {
+  override get bytes(): Uint8Array {
     this.pool.checkCurrent(this);
     return super.bytes;
   }
 
-  override get view(): DataView<Buffer> {
+  override get view(): DataView {
     this.pool.checkCurrent(this);
     return super.view;
   }
 
-  override get u16(): Uint16Array<Buffer> {
+  override get u16(): Uint16Array {
     this.pool.checkCurrent(this);
     return super.u16;
   }
 
-  override get u32(): Uint32Array<Buffer> {
+  override get u32(): Uint32Array {
     this.pool.checkCurrent(this);
     return super.u32;
   }
 
-  override get i32(): Int32Array<Buffer> {
+  override get i32(): Int32Array {
     this.pool.checkCurrent(this);
     return super.i32;
   }

@@ -11,6 +11,7 @@ import { hexDump } from './hex-dump.ts';
 import { type BlockHooks, listBlocks } from './hooks.ts';
 import type { DebugBook } from './debug-book.ts';
 import { captureSite } from './site.ts';
+import { corruptedMessage, type Wording } from './wording.ts';
 
 /** Byte of a free block (Linux: POOL_POISON_FREED). */
 const POISON_FREED = 0xa7;
@@ -45,6 +46,7 @@ export class DebugHooks implements BlockHooks {
   readonly #pages: DebugPages;
   readonly #sites: boolean;
   readonly #zeroOnAlloc: boolean;
+  readonly #wording: Wording;
   /** What is known of each block's past. */
   readonly book: DebugBook;
 
@@ -55,6 +57,7 @@ export class DebugHooks implements BlockHooks {
     options: DebugOptions,
     zeroOnAlloc: boolean,
     book: DebugBook,
+    wording: Wording,
   ) {
     this.book = book;
     this.#name = name;
@@ -63,6 +66,7 @@ export class DebugHooks implements BlockHooks {
     this.quarantines = options.quarantine ?? true;
     this.#sites = options.sites ?? true;
     this.#zeroOnAlloc = zeroOnAlloc;
+    this.#wording = wording;
   }
 
   pageOpened(slot: number): void {
@@ -95,13 +99,13 @@ export class DebugHooks implements BlockHooks {
     let wrong = 0;
     for (let at = first; at < end; at++) if (page[at] !== POISON_FREED) wrong++;
     const freedAt = this.book.freedAt(index);
-    return (
-      `${this.#name}: block ${String(index)} at ${hex(this.#pages.dmaOf(index))} was written to while it was free: ` +
+    const details =
+      `block ${String(index)} at ${hex(this.#pages.dmaOf(index))} was written to while it was free: ` +
       `${String(wrong)} bytes changed, the first at offset ${String(first - offset)}` +
       (freedAt === undefined ? '' : `; freed at ${freedAt}`) +
       (this.quarantines ? '; it is now in quarantine' : '') +
-      `\n${hexDump(page.subarray(offset, end), first - offset)}`
-    );
+      `\n${hexDump(page.subarray(offset, end), first - offset)}`;
+    return corruptedMessage(this.#wording, this.#name, page.byteOffset + offset, details);
   }
 
   history(index: number): string {

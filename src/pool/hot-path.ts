@@ -141,6 +141,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
    *
    * @example
    * ```ts
+   * const pool = DmaPool.create('ehci_qtd', new Device({ name: '0000:00:1d.7' }), { size: 96, align: 32 });
    * const qtd = pool.alloc();
    * qtd.bytes.fill(0);
    * pool.free(qtd);
@@ -195,6 +196,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
   /**
    * Gives a block back (Linux: `dma_pool_free`). It is the next one to be handed out.
    *
+   * @param block What {@link alloc} gave.
    * @throws {@link DmaBlockError} when it is not handed out (`ERR_DMAPOOL_NOT_ALLOCATED`), is another pool's
    *   (`ERR_DMAPOOL_WRONG_POOL`), or is the handle of an earlier holder (`ERR_DMAPOOL_STALE_BLOCK`; found where the
    *   page was given back in between, and always in debug mode). Nothing is changed then.
@@ -248,6 +250,8 @@ export abstract class HotPath<B extends Indexed = Indexed> {
    *
    * @example
    * ```ts
+   * const pool = DmaPool.create('rx', new Device({ name: 'eth0' }), { size: 2048 });
+   * const ring = new DataView(new ArrayBuffer(16));
    * const index = pool.allocIndex();
    * ring.setUint32(8, lower32Bits(pool.dmaOf(index)), true);
    * pool.freeIndex(index);
@@ -316,6 +320,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
   /**
    * Gives a block back. It is the next one to be handed out.
    *
+   * @param index What {@link allocIndex} gave.
    * @throws {@link DmaBlockError} `ERR_DMAPOOL_NOT_ALLOCATED` when the block is not handed out (freed twice, or never
    *   allocated). Nothing is changed then.
    * @throws {@link DmaArgumentError} for what can't be an index.
@@ -340,7 +345,9 @@ export abstract class HotPath<B extends Indexed = Indexed> {
    * Takes `count` blocks and writes their indices to `into[0..count)`: all of them, or none and an error.
    * They are the same blocks, in the same order, as `count` single calls would give.
    *
-   * @param count Default: as many as `into` holds.
+   * @param into Where their indices go.
+   * @param count How many, 0 to `into.length`. Default: as many as `into` holds.
+   * @param gfp `atomic`: do not take a new page from the memory source.
    * @throws as {@link allocIndex}; {@link DmaArgumentError} when `into` can't hold `count`.
    */
   allocIndexBulk(into: Int32Array, count?: number, gfp: Gfp = 'kernel'): void {
@@ -408,7 +415,8 @@ export abstract class HotPath<B extends Indexed = Indexed> {
    * Gives `from[0..count)` back, as `count` single calls would: all of them, or none and an error that says which one
    * could not be freed.
    *
-   * @param count Default: all of `from`.
+   * @param from What to give back.
+   * @param count How many, 0 to `from.length`. Default: all of `from`.
    * @throws as {@link freeIndex}; a block that stands in `from` twice is not allocated the second time.
    */
   freeIndexBulk(from: Int32Array, count?: number): void {
@@ -471,8 +479,9 @@ export abstract class HotPath<B extends Indexed = Indexed> {
   }
 
   /**
-   * The DMA address of a block, for the device. A number, exact.
+   * The DMA address of a block, in bytes, for the device. A number, exact.
    *
+   * @param index A block's index, from 0.
    * @throws {@link DmaArgumentError} for an index that is in none of the pool's pages.
    */
   dmaOf(index: number): number {
@@ -483,13 +492,14 @@ export abstract class HotPath<B extends Indexed = Indexed> {
    * A new view of a block's bytes. Keep it as long as the block; the memory of a page that was given back may serve
    * something else.
    *
+   * @param index A block's index, from 0.
    * @throws {@link DmaArgumentError} for an index that is in none of the pool's pages.
    */
   bytesOf(index: number): Uint8Array<ArrayBuffer | SharedArrayBuffer> {
     return this.#slow.bytesOf(index);
   }
 
-  /** True while the block is handed out. */
+  /** True while block `index` is handed out; false for any other value. */
   isAllocated(index: number): boolean {
     const word = this.#words[index];
     return word === this.#ownMark;

@@ -2,6 +2,7 @@ import type { DebugBook } from './debug-book.ts';
 import { DebugHooks, type DebugOptions } from './debug-hooks.ts';
 import { type BlockHooks, InitHooks } from './hooks.ts';
 import type { PoolPages } from './pool-pages.ts';
+import type { Wording } from './wording.ts';
 
 /** What a pool does to blocks that change hands. */
 export interface PoolModes {
@@ -9,6 +10,8 @@ export interface PoolModes {
   readonly debug: DebugOptions | null;
   readonly initOnAlloc: boolean;
   readonly initOnFree: boolean;
+  /** Default: its own words. */
+  readonly wording?: Wording;
 }
 
 /** The hooks for these modes, null if none is needed. */
@@ -16,10 +19,12 @@ export function makeHooks(
   name: string,
   blockSize: number,
   pages: PoolPages,
-  { debug, initOnAlloc, initOnFree }: PoolModes,
+  { debug, initOnAlloc, initOnFree, wording = 'own' }: PoolModes,
   book: DebugBook | null,
 ): BlockHooks | null {
-  if (debug !== null && book !== null) return new DebugHooks(name, blockSize, pages, debug, initOnAlloc, book);
+  if (debug !== null && book !== null) {
+    return new DebugHooks(name, blockSize, pages, debug, initOnAlloc, book, wording);
+  }
   if (!initOnAlloc && !initOnFree) return null;
   return new InitHooks(initOnAlloc, initOnFree, (index) => {
     pages.fill(index, 0);

@@ -31,6 +31,9 @@ export type Words = Int32Array | Uint32Array;
  *
  * @example
  * ```ts
+ * const OWNED_BY_DEVICE = 0x8000_0000;
+ * const pool = DmaPool.create('descriptors', new Device({ name: 'eth0' }), { size: 16, align: 16 });
+ * const [descriptor, buffer] = [pool.alloc(), pool.alloc()];
  * descriptor.u32[0] = lower32Bits(buffer.dma);
  * descriptor.u32[1] = upper32Bits(buffer.dma);
  * publish32(descriptor.u32, 3, OWNED_BY_DEVICE);
@@ -44,12 +47,17 @@ export function publish32(words: Words, index: number, value: number): void {
 /**
  * Reads one 32-bit word, little-endian, before everything the program reads afterwards (acquire).
  *
+ * @param words View of the block; `block.u32` or `block.i32`.
+ * @param index Which word of the view, from 0.
  * @returns The word as an unsigned number.
  * @throws {@link DmaArgumentError} for an index that is not in the view.
  *
  * @example
  * ```ts
- * if (consume32(descriptor.u32, 3) & DONE) handle(descriptor.u32[2]);
+ * const DONE = 1;
+ * const pool = DmaPool.create('descriptors', new Device({ name: 'eth0' }), { size: 16, align: 16 });
+ * const descriptor = pool.alloc();
+ * if (consume32(descriptor.u32, 3) & DONE) console.log(`${descriptor.u32[2]} bytes came`);
  * ```
  */
 export function consume32(words: Words, index: number): number {
@@ -62,13 +70,31 @@ export function consume32(words: Words, index: number): number {
  * Low half of an address (Linux: `lower_32_bits`).
  *
  * @param value A whole number from 0 to 2^53-1.
+ * @returns The low 32 bits, 0 to 2^32-1.
+ * @throws {@link DmaArgumentError} for anything else.
+ *
+ * @example
+ * ```ts
+ * console.log(lower32Bits(0x12_3456_7890).toString(16)); // 34567890
+ * ```
  */
 export function lower32Bits(value: number): number {
   checkInteger('value', value, 0, Number.MAX_SAFE_INTEGER);
   return value % 0x1_0000_0000;
 }
 
-/** High half of an address (Linux: `upper_32_bits`). */
+/**
+ * High half of an address (Linux: `upper_32_bits`).
+ *
+ * @param value A whole number from 0 to 2^53-1.
+ * @returns The bits from 32 on, 0 to 2^21-1.
+ * @throws {@link DmaArgumentError} for anything else.
+ *
+ * @example
+ * ```ts
+ * console.log(upper32Bits(0x12_3456_7890).toString(16)); // 12
+ * ```
+ */
 export function upper32Bits(value: number): number {
   checkInteger('value', value, 0, Number.MAX_SAFE_INTEGER);
   return Math.floor(value / 0x1_0000_0000);
@@ -79,7 +105,16 @@ export function upper32Bits(value: number): number {
  *
  * @param view Where; `block.view`.
  * @param byteOffset First of the eight bytes.
- * @param address A whole number from 0 to 2^53-1. @throws {@link DmaArgumentError} for anything else.
+ * @param address A whole number from 0 to 2^53-1.
+ * @throws {@link DmaArgumentError} for anything else, and for eight bytes that are not all in the view.
+ *
+ * @example
+ * ```ts
+ * const pool = DmaPool.create('commands', new Device({ name: 'nvme0' }), { size: 64, align: 64 });
+ * const [command, data] = [pool.zalloc(), pool.alloc()];
+ * writeAddress64(command.view, 24, data.dma); // NVMe: PRP entry 1, bytes 24 to 31 of a command
+ * console.log(readAddress64(command.view, 24) === data.dma); // true
+ * ```
  */
 export function writeAddress64(view: DataView, byteOffset: number, address: number): void {
   checkInteger('byteOffset', byteOffset, 0, view.byteLength - 8);
@@ -91,7 +126,18 @@ export function writeAddress64(view: DataView, byteOffset: number, address: numb
 /**
  * Reads what {@link writeAddress64} wrote.
  *
- * @throws {@link DmaArgumentError} when the 64 bits are no exact JavaScript number: then it is no address from here.
+ * @param view Where; `block.view`.
+ * @param byteOffset First of the eight bytes.
+ * @returns The address, 0 to 2^53-1.
+ * @throws {@link DmaArgumentError} when the 64 bits are no exact JavaScript number: then it is no address from here; and
+ *   for eight bytes that are not all in the view.
+ *
+ * @example
+ * ```ts
+ * const view = new DataView(new ArrayBuffer(8));
+ * writeAddress64(view, 0, 2 ** 40);
+ * console.log(readAddress64(view, 0) === 2 ** 40); // true
+ * ```
  */
 export function readAddress64(view: DataView, byteOffset: number): number {
   checkInteger('byteOffset', byteOffset, 0, view.byteLength - 8);

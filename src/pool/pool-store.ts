@@ -38,6 +38,8 @@ export interface PoolStore extends SlowPath {
 export interface Sharing {
   /** Number of this worker in the pool, from 1 up. */
   readonly worker: number;
+  /** Number of the thread it runs in. */
+  readonly thread: number;
   /** A handle for workers of this one. */
   handle(): SharedPoolHandle;
   transfer(index: number): number;

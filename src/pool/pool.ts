@@ -20,6 +20,7 @@ import type { WatchableWorker } from '../shared/threads.ts';
 import type { PoolStore, Sharing } from './pool-store.ts';
 import { UnsharedStore } from './unshared-store.ts';
 import type { WaitOptions } from './wait-queue.ts';
+import type { Wording } from './wording.ts';
 
 /** Block objects made in one go. */
 const MADE_AT_ONCE = 64;
@@ -36,6 +37,8 @@ export interface DmaPoolOptions extends Omit<GeometryOptions, 'pageSize'> {
   readonly initOnAlloc?: boolean;
   /** Zero every block when it comes back (Linux: `init_on_free`). Default false. */
   readonly initOnFree?: boolean;
+  /** For `dmapool/kernel`. @internal */
+  readonly wording?: Wording;
 }
 
 /**
@@ -95,18 +98,18 @@ export class DmaPool<N extends string = string>
   static #make<const N extends string>(name: N, device: Device, options: DmaPoolOptions): DmaPool<N> {
     const geometry = new PoolGeometry({ ...options, pageSize: device.memory.pageSize });
     const { maxBlocks = MAX_BLOCKS, node = device.numaNode, initOnAlloc = false, initOnFree = false } = options;
-    const { debug: debugWanted = debugByEnvironment() } = options;
+    const { debug: debugWanted = debugByEnvironment(), wording = 'own' } = options;
     checkInteger('maxBlocks', maxBlocks, 1, MAX_BLOCKS);
     checkInteger('node', node, NUMA_NO_NODE, 1023);
     checkBoolean('initOnAlloc', initOnAlloc);
     checkBoolean('initOnFree', initOnFree);
-    const modes: PoolModes = { debug: debugOptions(debugWanted), initOnAlloc, initOnFree };
+    const modes: PoolModes = { debug: debugOptions(debugWanted), initOnAlloc, initOnFree, wording };
     const pool = new DmaPool(name, device, geometry, node, maxBlocks, modes);
     const list = openList(pool);
     const onGone = (): void => {
       forgetAtExit(pool);
     };
-    const store = new UnsharedStore({ name, device, geometry, node, maxBlocks, list, onGone });
+    const store = new UnsharedStore({ name, device, geometry, node, maxBlocks, list, onGone, wording });
     pool.#book = modes.debug === null ? null : new LocalBook();
     const hooks = makeHooks(name, geometry.blockSize, store.pages, modes, pool.#book);
     if (hooks !== null) store.setHooks(hooks);
@@ -120,6 +123,7 @@ export class DmaPool<N extends string = string>
    *
    * @param name Shown in messages and in the `pools` attribute, which cuts it to 31 bytes.
    * @param device Who will use the blocks.
+   * @param options Size, align, boundary, and how the pool behaves.
    * @throws {@link DmaArgumentError} that names the argument and what would be accepted.
    * @throws {@link DmaExistsError} when it is the device's first pool and somebody else's attribute is called `pools`.
    */
@@ -193,6 +197,7 @@ export class DmaPool<N extends string = string>
    * Takes `count` blocks and puts them into `into[0..count)`: all of them, or none and an error. They are the same
    * blocks, in the same order, as `count` single calls would give.
    *
+   * @param gfp `atomic`: do not take a new page from the memory source.
    * @throws as {@link alloc}
    */
   allocBulk(into: DmaBlock<N>[], count: number, gfp: Gfp = 'kernel'): void {
@@ -254,12 +259,17 @@ export class DmaPool<N extends string = string>
    * Waits for a block: the next one that comes free, or that memory can be had for. Who came first is served first, and
    * nobody else gets a block while somebody waits.
    *
+   * @param options How long to wait, what ends the wait early, and whether the block has to be zero.
    * @throws (rejects) the signal's reason; {@link DmaTimeoutError}; {@link DmaDestroyedError} when the pool is destroyed
    *   meanwhile; what the memory source throws.
    *
    * @example
    * ```ts
-   * const block = await pool.allocWait({ signal: AbortSignal.timeout(1000) });
+   * const pool = DmaPool.create('rx', new Device({ name: 'eth0' }), { size: 2048, maxBlocks: 1 });
+   * const first = pool.alloc();
+   * setTimeout(() => pool.free(first), 10);
+   * const block = await pool.allocWait({ timeout: 1000 });
+   * console.log(block === first); // true
    * ```
    */
   allocWait(options: WaitOptions = {}): Promise<DmaBlock<N>> {
@@ -296,6 +306,7 @@ export class DmaPool<N extends string = string>
   /**
    * Frees the block that begins at a DMA address, for code that keeps only that.
    *
+   * @param dma Its first address.
    * @throws {@link DmaBlockError} `ERR_DMAPOOL_BAD_ADDRESS` when no block of the pool begins there; else as {@link free}.
    */
   freeAt(dma: number): void {
@@ -313,7 +324,7 @@ export class DmaPool<N extends string = string>
     this.freeIndex(index);
   }
 
-  /** Byte offset of a block in its page. @throws {@link DmaArgumentError} for an index that is in none of its pages. */
+  /** Byte offset of block `index` in its page. @throws {@link DmaArgumentError} for an index that is in none of its pages. */
   offsetOf(index: number): number {
     this.#store.pages.check(index);
     return this.#store.pages.offsetOf(index);
@@ -349,6 +360,7 @@ export class DmaPool<N extends string = string>
    * All pages that the pool may ever have (`maxBlocks`) are reserved now. Each worker keeps some free blocks at hand (a
    * magazine), so that taking and giving are as fast as in a pool of one thread.
    *
+   * @param options How many free blocks a worker keeps at hand.
    * @throws {@link DmaSharingError} `ERR_DMAPOOL_NOT_SHAREABLE` without `maxBlocks`, in debug mode or with init-on-alloc
    *   or -free, while somebody waits, or where the runtime or the memory source can't share memory.
    * @throws {@link DmaOutOfMemoryError} when the source has not so many pages. Nothing is changed then.
@@ -380,6 +392,7 @@ export class DmaPool<N extends string = string>
    * Attaches to a pool that another worker shares.
    *
    * @param handle What `share()` gave there, as it came through `postMessage`.
+   * @param options This worker's device, if it is to be another one than the handle describes.
    * @throws {@link DmaArgumentError} for anything else, or a handle of another version of this package.
    * @throws {@link DmaOutOfMemoryError} when 62 workers are attached already.
    */
@@ -415,6 +428,7 @@ export class DmaPool<N extends string = string>
    * Puts a block on its way to another worker: who calls `accept` with the number returned owns it then, and nobody may
    * free it until then. It stays this worker's if this one dies first.
    *
+   * @param block One that is out, and this worker's.
    * @returns A whole number below 2^53, good for one `accept`.
    * @throws {@link DmaBlockError} as {@link free}, `ERR_DMAPOOL_NOT_OWNER` when it is another worker's.
    */
@@ -432,6 +446,7 @@ export class DmaPool<N extends string = string>
   /**
    * Takes a block that another worker put on its way. What that one wrote to the block is seen here.
    *
+   * @param ticket What {@link transfer} returned there.
    * @throws {@link DmaBlockError} `ERR_DMAPOOL_BAD_TICKET` when it is not on its way: accepted already, or its giver died.
    */
   accept(ticket: number): DmaBlock<N> {
@@ -487,7 +502,12 @@ export class DmaPool<N extends string = string>
     return this.#sharing.onDeath(listener);
   }
 
-  /** Says that a thread ended, where nothing else can. @returns What it had out. */
+  /**
+   * Says that a thread ended, where nothing else can.
+   *
+   * @param thread Its number there: `pool.thread`, or the worker's `threadId`.
+   * @returns What it had out.
+   */
   workerEnded(thread: number): readonly DeathReport[] {
     checkInteger('thread', thread, 0, Number.MAX_SAFE_INTEGER);
     return this.#sharing.workerEnded(thread);
@@ -496,6 +516,14 @@ export class DmaPool<N extends string = string>
   /** Number of this worker in the shared pool, from 1 up, for messages. */
   get worker(): number {
     return this.#sharing.worker;
+  }
+
+  /**
+   * Number of this thread, for {@link workerEnded}: the platform's, or where it has none, one that this thread drew by
+   * lot. A Web Worker tells it to who made it as soon as it has attached.
+   */
+  get thread(): number {
+    return this.#sharing.thread;
   }
 
   /**

@@ -14,7 +14,7 @@ const ATTRIBUTE = 'pools';
 const NAME_BYTES = 31;
 const NAME_WIDTH = 16;
 /** A sysfs file is one page, the last byte zero. */
-const TEXT_BYTES = 4095;
+export const TEXT_BYTES = 4095;
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
@@ -65,7 +65,7 @@ function column(value: number, width: number): string {
 }
 
 /** At most `length` bytes of UTF-8; a character that would be cut in two is left out whole. */
-function cutToBytes(text: string, length: number): string {
+export function cutToBytes(text: string, length: number): string {
   const bytes = encoder.encode(text);
   if (bytes.length <= length) return text;
   let end = length;

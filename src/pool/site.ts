@@ -50,7 +50,9 @@ function describeStack(stack: string): string {
   const all = frames(stack);
   const folder = ownFolder;
   const user = folder === '' ? undefined : all.find((frame) => !frame.includes(folder));
-  return (user ?? all.at(-1) ?? 'an unknown place').replace(/^at /, '').replace('file://', '');
+  const place = (user ?? all.at(-1) ?? 'an unknown place').replace(/^at /, '').replace('file://', '');
+  // With source maps on, Node names the top level of a module so; the place alone says as much.
+  return place.replace(/^<anonymous> \((.*)\)$/, '$1');
 }
 
 /** V8 writes `at function (place)`, JavaScriptCore `function@place`. */

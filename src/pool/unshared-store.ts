@@ -41,6 +41,7 @@ import {
 } from './slow-path.ts';
 import type { PoolStatistics } from './statistics.ts';
 import { checkWaitOptions, type WaitOptions, WaitQueue } from './wait-queue.ts';
+import { busyMessage, type Wording } from './wording.ts';
 
 /** What a store is made of. */
 export interface StoreOptions {
@@ -52,6 +53,7 @@ export interface StoreOptions {
   readonly list: ListControl;
   /** Called once, when the pool is destroyed and the last of its memory given back. */
   readonly onGone: () => void;
+  readonly wording: Wording;
 }
 
 /** In place of an index: the engine has no larger table. */
@@ -472,8 +474,8 @@ export class UnsharedStore implements PoolStore {
       failed = true;
       failure = error;
     });
-    const { name } = this.#options;
-    this.#device.report('error', `${name} busy`, `${name} busy: ${this.holders(out)}`);
+    const { name, wording } = this.#options;
+    this.#device.report('error', `${name} busy`, busyMessage(wording, name, this.holders(out)));
     if (failed) throw failure;
   }
 

@@ -1,6 +1,7 @@
 /**
  * dmapool/qemu: QEMU's device models as a test bench for drivers. Needs QEMU, and the package koffi.
  *
+ * @module dmapool/qemu
  * @packageDocumentation
  */
 export { DmaDependencyError, SystemCallError } from '../linux/error.ts';

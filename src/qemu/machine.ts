@@ -38,7 +38,9 @@ export interface QemuPciFunction {
   readonly address: string;
   /** The `id` that it was given among the machine's devices; empty if none. */
   readonly id: string;
+  /** Who made it: 16 bits. */
   readonly vendorId: number;
+  /** What its maker calls it: 16 bits. */
   readonly deviceId: number;
   /** 24 bits: base class, subclass, programming interface. */
   readonly classCode: number;
@@ -73,10 +75,7 @@ interface QueriedDevice {
  *
  * @example
  * ```ts
- * const machine = await QemuMachine.start({
- *   drives: [{ id: 'disk0', file: 'disk.img' }],
- *   devices: [{ driver: 'nvme', id: 'nvme0', drive: 'disk0', serial: '1' }],
- * });
+ * const machine = await QemuMachine.start({ devices: [{ driver: 'nvme', id: 'nvme0', serial: '1' }] });
  * try {
  *   const nvme = await machine.open('nvme0');
  *   console.log((await nvme.bar(0).read32(0x08)).toString(16)); // version of NVMe
@@ -132,7 +131,8 @@ export class QemuMachine {
    * Starts a machine and gives its PCI functions addresses. No file, socket or folder is made, and nothing stays behind
    * however this process ends: QEMU ends with it.
    *
-   * @throws {@link DmaArgumentError} for wrong options. @throws {@link DmaDependencyError} without koffi.
+   * @param options What it is made of.
+   * @throws `DmaArgumentError` for wrong options. @throws `DmaDependencyError` without koffi.
    * @throws {@link QemuError} `ERR_DMAPOOL_QEMU_MISSING` when the program can't be started, `_VERSION` when it is too old,
    *   `_REFUSED` when it does not accept its arguments, `_DIED` when it ends, `_TIMEOUT` when it is not ready in time.
    * @throws what the signal says when it is aborted.
@@ -193,7 +193,8 @@ export class QemuMachine {
    * Opens a PCI function for a driver.
    *
    * @param which Its address, or the `id` of its device.
-   * @throws {@link PciError} `ERR_DMAPOOL_PCI_NOT_FOUND` when there is none, `ERR_DMAPOOL_PCI_BUSY` when it is open.
+   * @param options What the driver wants.
+   * @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND` when there is none, `ERR_DMAPOOL_PCI_BUSY` when it is open.
    * @throws {@link QemuError} when the machine has ended.
    */
   async open(which: string, options: PciOpenOptions = {}): Promise<PciFunction> {
@@ -225,7 +226,8 @@ export class QemuMachine {
    * the hand-shake's two sides, the user's and the system's. Functions that are open are told by their `removed` signal.
    *
    * @param which The address of its function, or the `id` of its device. It must have an `id`.
-   * @throws {@link PciError} `ERR_DMAPOOL_PCI_NOT_FOUND`. @throws {@link QemuError} `ERR_DMAPOOL_QEMU_COMMAND` with
+   * @param options How long it may take.
+   * @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND`. @throws {@link QemuError} `ERR_DMAPOOL_QEMU_COMMAND` with
    *   QEMU's words when the device can't be unplugged, `ERR_DMAPOOL_QEMU_TIMEOUT` when it does not go.
    */
   async unplug(which: string, options: UnplugOptions = {}): Promise<void> {
@@ -251,6 +253,9 @@ export class QemuMachine {
 
   /**
    * Runs a command of the QEMU Machine Protocol, such as `query-block`. Its answer is what QEMU's reference says.
+   *
+   * @param command Its name.
+   * @param args Its arguments.
    * @throws {@link QemuError} `ERR_DMAPOOL_QEMU_COMMAND` with QEMU's words.
    */
   async qmp(command: string, args: Readonly<Record<string, unknown>> = {}): Promise<unknown> {
@@ -258,27 +263,27 @@ export class QemuMachine {
     return this.#qmp.execute(command, args);
   }
 
-  /** Reads a port of the machine. @param port 0 to 65535. */
+  /** Reads `width` bits of the machine's `port`, 0 to 65535. */
   async readPort(port: number, width: 8 | 16 | 32): Promise<number> {
     checkPort(port, width);
     return this.#bus.readPort(port, width);
   }
 
-  /** Posts a write to a port of the machine. */
+  /** Posts a write of `value` to the `width` bits of the machine's `port`. */
   writePort(port: number, width: 8 | 16 | 32, value: number): void {
     checkPort(port, width);
     checkInteger('value', value, 0, 2 ** width - 1);
     this.#bus.writePort(port, width, value);
   }
 
-  /** Reads memory as the processor sees it: RAM and devices. @param length Bytes, 1 to 1 MiB. */
+  /** Reads memory as the processor sees it, RAM and devices: `length` bytes (1 to 1 MiB) at `address`. */
   async readMemory(address: number, length: number): Promise<Uint8Array> {
     checkInteger('length', length, 1, MAX_ACCESS);
     checkInteger('address', address, 0, Number.MAX_SAFE_INTEGER - length);
     return this.#bus.readBytes(address, length);
   }
 
-  /** Writes memory as the processor sees it, 1 byte to 1 MiB. Resolves when it is done. */
+  /** Writes `bytes` (1 byte to 1 MiB) at `address` to memory as the processor sees it. Resolves when it is done. */
   async writeMemory(address: number, bytes: Uint8Array): Promise<void> {
     if (!(bytes instanceof Uint8Array)) throw new DmaArgumentError('bytes', bytes, 'a Uint8Array');
     checkInteger('bytes.length', bytes.length, 1, MAX_ACCESS);

@@ -22,7 +22,7 @@ export class MachineRam {
   /** Descriptor of the file, for QEMU; -1 once it was closed. */
   #fd: number;
 
-  /** @throws {@link DmaDependencyError} without koffi. @throws {@link SystemCallError} */
+  /** @throws `DmaDependencyError` without koffi. @throws `SystemCallError` */
   constructor(name: string, size: number, high: number) {
     const low = size - high;
     this.#mapped = new MappedMemory(size);

@@ -8,22 +8,32 @@ import type { SharedRegion } from '../memory/coherent.ts';
 export interface SharedPoolHandle {
   /** Layout of what follows; two versions of this package may differ in it. */
   readonly dmapool: number;
+  /** The pool's name. */
   readonly name: string;
+  /** Bytes of a block, as asked for. */
   readonly size: number;
+  /** Alignment of a block, as asked for; 0: none. */
   readonly align: number;
+  /** Boundary that no block crosses, as asked for; 0: none. */
   readonly boundary: number;
+  /** Bytes of a page of the memory source. */
   readonly pageSize: number;
+  /** NUMA node its pages are asked for; -1: none in particular. */
   readonly node: number;
+  /** Most blocks that may be out at one time. */
   readonly maxBlocks: number;
-  /** Most free blocks that a worker keeps at hand, and to how many that may grow. */
+  /** Most free blocks that a worker keeps at hand. */
   readonly magazine: number;
+  /** To how many {@link magazine} may grow while nobody misses them. */
   readonly mostMagazine: number;
+  /** What a worker makes its device from, unless it says otherwise. */
   readonly device: {
     readonly name: string;
     readonly path: string;
     readonly dmaMask: number;
     readonly numaNode: number;
   };
+  /** Who owns which block, and what else the workers agree on. */
   readonly control: SharedArrayBuffer;
   /** Where the pages lie: shared buffers, or memory that a worker opens by itself. */
   readonly buffers: readonly (SharedArrayBuffer | SharedRegion)[];
@@ -31,7 +41,9 @@ export interface SharedPoolHandle {
   readonly pages: Float64Array;
   /** Debug mode, if it is on: its options, and what all workers remember of the blocks. */
   readonly debug: { readonly quarantine: boolean; readonly sites: boolean; readonly book: SharedArrayBuffer } | null;
+  /** Every block is zeroed when it is handed out. */
   readonly initOnAlloc: boolean;
+  /** Every block is zeroed when it comes back. */
   readonly initOnFree: boolean;
 }
 

@@ -35,7 +35,7 @@ export const H_VERSION = 0;
 export const H_LOCK = 1;
 /** Workers parked on the lock. */
 export const H_SLEEPERS = 2;
-/** OPEN or DESTROYED. */
+/** 0 while the pool is open, then DESTROYED. */
 export const H_STATE = 3;
 export const H_MAX_BLOCKS = 4;
 export const H_PER_PAGE = 5;
@@ -70,7 +70,6 @@ export const H_WANTED = 22;
 export const H_KIN = 23;
 const HEADER_WORDS = 24;
 
-export const OPEN = 0;
 export const DESTROYED = 1;
 
 // Int32 indices in a worker's slot.
@@ -168,7 +167,9 @@ export function createControl(maxBlocks: number, perPage: number, maxPages: numb
 
 /** The views of a control block that came from another worker. @throws {@link DmaArgumentError} if it is none of ours. */
 export function attachControl(buffer: unknown): Control {
-  if (!(buffer instanceof SharedArrayBuffer) || buffer.byteLength < WORDS_AT * 4) {
+  // The name itself is missing in a web page without cross-origin isolation.
+  const shared = typeof SharedArrayBuffer === 'function' && buffer instanceof SharedArrayBuffer;
+  if (!shared || buffer.byteLength < WORDS_AT * 4) {
     throw new DmaArgumentError('handle', buffer, 'a handle from pool.share(), as it came through postMessage');
   }
   const header = new Int32Array(buffer, 0, WORDS_AT);

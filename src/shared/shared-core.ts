@@ -40,8 +40,6 @@ import { Workers } from './workers.ts';
 
 /** The pool was destroyed: in place of an index or a refusal. */
 export const POOL_DESTROYED = -10;
-/** Too many wait: in place of a ticket. */
-export const QUEUE_FULL = -1;
 
 /** What became of a worker that died. */
 export interface DeathReport {

@@ -28,7 +28,7 @@ import { type Control, H_EVENTS, H_PAGES, holderOf, isFlight } from './layout.ts
 import { SharedFigures } from './shared-figures.ts';
 import { type DeathReport, POOL_DESTROYED, SharedCore } from './shared-core.ts';
 import { LOOK_AGAIN, SharedWaits, tryLocked } from './shared-waits.ts';
-import { onceChanged, onWorkerMade, watchWorker, type WatchableWorker } from './threads.ts';
+import { currentThread, onceChanged, onWorkerMade, watchWorker, type WatchableWorker } from './threads.ts';
 
 /** What one worker's side of a shared pool is made of. */
 export interface SharedStoreOptions {
@@ -107,6 +107,10 @@ export class SharedStore implements PoolStore, Sharing {
 
   get worker(): number {
     return this.#options.worker;
+  }
+
+  get thread(): number {
+    return currentThread();
   }
 
   get gone(): boolean {

@@ -4,7 +4,7 @@ import { checkWaitOptions, type WaitOptions, WaitQueue } from '../pool/wait-queu
 import { H_SUPPLY } from './layout.ts';
 import { POOL_DESTROYED, type SharedCore } from './shared-core.ts';
 import { onceChanged } from './threads.ts';
-import { Tickets } from './tickets.ts';
+import { QUEUE_FULL, Tickets } from './tickets.ts';
 
 /** Milliseconds after which those who wait, and those who may be asked to share, look again without being told. */
 export const LOOK_AGAIN = 100;
@@ -87,7 +87,8 @@ export class SharedWaits {
   #draw(): number {
     const ticket = this.#core.draw();
     if (ticket === POOL_DESTROYED) throw this.#host.destroyedError();
-    if (ticket < 0) throw new DmaOutOfMemoryError('ERR_DMAPOOL_LIMIT', `${this.#label}: too many wait already`);
+    if (ticket === QUEUE_FULL)
+      throw new DmaOutOfMemoryError('ERR_DMAPOOL_LIMIT', `${this.#label}: too many wait already`);
     return ticket;
   }
 

@@ -24,23 +24,37 @@ function workerThreads(): WorkerThreads | undefined {
   }
 }
 
+/** True in a Web Worker, where there is such a thing. */
+function inWebWorker(): boolean {
+  const { WorkerGlobalScope } = globalThis as { WorkerGlobalScope?: unknown };
+  return typeof WorkerGlobalScope === 'function' && globalThis instanceof WorkerGlobalScope;
+}
+
+/** What `node:worker_threads` says of this thread, if that is true: in a Web Worker of Deno it speaks of the main one. */
+function thisThread(): WorkerThreads | undefined {
+  const threads = workerThreads();
+  return threads?.isMainThread === true && inWebWorker() ? undefined : threads;
+}
+
 /** Number of this thread: the platform's where it has one, else one of our own above any of those. */
 export function currentThread(): number {
-  return workerThreads()?.threadId ?? (ownNumber ??= 2 ** 20 + Math.floor(Math.random() * 2 ** 30));
+  return thisThread()?.threadId ?? (ownNumber ??= 2 ** 20 + Math.floor(Math.random() * 2 ** 30));
 }
 
 let ownNumber: number | undefined;
 
 /** A window of a browser may not park; nor should a thread that reports deaths, and a main thread usually does. */
 export function mayPark(): boolean {
-  const threads = workerThreads();
+  const threads = thisThread();
   if (threads !== undefined) return !threads.isMainThread;
   return typeof (globalThis as { document?: unknown }).document === 'undefined';
 }
 
 /** A worker as Node, Bun and Deno make them. */
 export interface WatchableWorker {
+  /** Its number; -1 once it has ended. */
   readonly threadId: number;
+  /** Calls `listener` once, when `event` comes. */
   once(event: 'exit', listener: () => void): unknown;
 }
 
@@ -68,6 +82,8 @@ const endings = new WeakMap<WatchableWorker, Set<(thread: number) => void>>();
 const makings = new Set<{ readonly made: (worker: WatchableWorker) => void }>();
 
 function tellOfWorker(worker: unknown): void {
+  // Bun tells of Web Workers too, which have no such event: their ends are for the user to report.
+  if (typeof (worker as Partial<WatchableWorker>).once !== 'function') return;
   for (const { made } of [...makings]) made(worker as WatchableWorker);
 }
 

@@ -3,6 +3,8 @@ import { H_TICKET_HEAD, H_TICKET_NEXT, MAX_TICKETS, ticketAt } from './layout.ts
 
 /** Tickets are counted modulo this, so that they stay small integers. */
 const RANGE = 2 ** 30;
+/** Too many wait: in place of a ticket. */
+export const QUEUE_FULL = -1;
 
 export class Tickets {
   readonly #header: Int32Array<SharedArrayBuffer>;
@@ -30,9 +32,9 @@ export class Tickets {
     return (this.#header[H_TICKET_NEXT]! - this.#header[H_TICKET_HEAD]! + RANGE) % RANGE;
   }
 
-  /** A ticket for worker `w`, -1 if too many wait. */
+  /** A ticket for worker `w`, QUEUE_FULL if too many wait. */
   draw(w: number): number {
-    if (this.#length >= MAX_TICKETS) return -1;
+    if (this.#length >= MAX_TICKETS) return QUEUE_FULL;
     const ticket = this.#header[H_TICKET_NEXT]!;
     this.#header[ticketAt(ticket)] = w;
     this.#header[H_TICKET_NEXT] = (ticket + 1) % RANGE;

@@ -8,6 +8,7 @@ export const OPERATION = { create: 0, alloc: 1, zalloc: 2, free: 3, destroy: 4 }
 
 /** A snapshot in a decoded trace. */
 export interface TraceSnapshot {
+  /** Its name, as in the expectations. */
   readonly label: string;
   /** It began before the operation of this index; the number of operations, if after the last. */
   readonly begin: number;
@@ -22,11 +23,13 @@ export interface TraceSnapshot {
 export interface DecodedTrace {
   /** The file's name, for messages. */
   readonly name: string;
+  /** What stands before the first event. */
   readonly header: TraceHeader;
   /** The pools in order of creation. */
   readonly pools: readonly TraceCreate[];
   /** Names of the devices, ascending. */
   readonly devices: readonly string[];
+  /** When the kernel's `pools` files were read, in order. */
   readonly snapshots: readonly TraceSnapshot[];
   /** One of {@link OPERATION} for each call. */
   readonly operations: Uint8Array;
@@ -54,7 +57,9 @@ export interface DecodedTrace {
 /**
  * Reads a whole trace into a compact form for {@link replayTrace}: 17 bytes for each call.
  *
- * @throws {@link DmaTraceError} as {@link readTrace}, and when lines do not fit together: a call on a pool that was
+ * @param source A path, a `file:` URL, bytes, or a stream of them; packed with gzip or plain.
+ * @param options The name for messages.
+ * @throws `DmaTraceError` as {@link readTrace}, and when lines do not fit together: a call on a pool that was
  * never created, a pool number used twice, snapshots that overlap.
  *
  * @example

@@ -2,6 +2,7 @@
 
 /** The lines before the first event, as one event: it always comes first, and once. */
 export interface TraceHeader {
+  /** What kind of event this is. */
   readonly type: 'header';
   /** Number of the first line after the header, counted from 1. */
   readonly line: number;
@@ -22,6 +23,7 @@ interface EventBase {
 
 /** A pool was created. */
 export interface TraceCreate extends EventBase {
+  /** What kind of event this is. */
   readonly type: 'create';
   /** The pool's number: 0, 1, 2, ... in order of creation, never used twice. */
   readonly pool: number;
@@ -48,8 +50,11 @@ export type TraceAllocContext = 'kernel' | 'atomic';
 
 /** A block was handed out, or could not be. */
 export interface TraceAlloc extends EventBase {
+  /** What kind of event this is. */
   readonly type: 'alloc';
+  /** The pool's number. */
   readonly pool: number;
+  /** Whether the caller could sleep. */
   readonly context: TraceAllocContext;
   /** True for `dma_pool_zalloc`: the block had to be zero. */
   readonly zero: boolean;
@@ -73,13 +78,19 @@ export interface TraceAlloc extends EventBase {
 
 /** A block was given back. */
 export interface TraceFree extends EventBase {
+  /** What kind of event this is. */
   readonly type: 'free';
+  /** The pool's number. */
   readonly pool: number;
+  /** The block's number in its pool. */
   readonly block: number;
+  /** The page's number in its pool. */
   readonly page: number;
+  /** Bytes from the page's start to the block's. */
   readonly offset: number;
   /** The address the driver passed. */
   readonly dma: number;
+  /** Blocks of that page that were still out afterwards, by the kernel's own count. */
   readonly inUse: number;
   /** Nanoseconds from the call to `time`. */
   readonly enter: number;
@@ -87,13 +98,17 @@ export interface TraceFree extends EventBase {
 
 /** A pool was destroyed. */
 export interface TraceDestroy extends EventBase {
+  /** What kind of event this is. */
   readonly type: 'destroy';
+  /** The pool's number. */
   readonly pool: number;
 }
 
 /** The recorder began or ended to read the kernel's `pools` files. */
 export interface TraceSnap extends EventBase {
+  /** What kind of event this is. */
   readonly type: 'snap';
+  /** Whether the reading began here or ended. */
   readonly edge: 'begin' | 'end';
   /** The snapshot's name, as in the expectations. */
   readonly label: string;

@@ -49,7 +49,9 @@ const FILE_LIMIT = 4095;
 /**
  * Reads the kernel's own answers that were recorded beside a trace (`NAME.pools.txt`).
  *
- * @throws {@link DmaTraceError} for the first line that is malformed, and for an empty file.
+ * @param source A path, a `file:` URL, bytes, or a stream of them; packed with gzip or plain.
+ * @param options The name for messages.
+ * @throws `DmaTraceError` for the first line that is malformed, and for an empty file.
  *
  * @example
  * ```ts

@@ -5,6 +5,7 @@
  *                                                                          replayTrace --> result
  *     NAME.pools.txt --readPools--> the kernel's own answers -------------/
  *
+ * @module dmapool/trace
  * @packageDocumentation
  */
 export type { ByteStream, TraceSource } from './bytes.ts';

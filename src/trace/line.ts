@@ -28,7 +28,7 @@ type EventType = keyof typeof FIELDS;
 /** What stands for a number in an alloc that found no memory. */
 const NONE = '-1';
 
-/** Parses one line that is not of the header. @throws {@link DmaTraceError} naming file, line and what was expected. */
+/** Parses one line that is not of the header. @throws `DmaTraceError` naming file, line and what was expected. */
 export function parseLine(line: Line, file: string): TraceCall {
   const fields = line.text.split('\t');
   const type = fields[2];

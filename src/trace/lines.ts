@@ -42,7 +42,7 @@ export async function* readLines(source: TraceSource, file: string): AsyncGenera
   }
 }
 
-/** @throws {@link DmaTraceError} for a line that can't be of a text file. */
+/** @throws `DmaTraceError` for a line that can't be of a text file. */
 export function checkLine(line: Line, file: string): void {
   if (line.text.length > LINE_LIMIT) {
     const expected = `a line of at most ${String(LINE_LIMIT)} characters`;

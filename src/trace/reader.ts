@@ -17,7 +17,9 @@ const VERSION = 'v1';
  * Reads a trace, packed with gzip or plain, event by event; it never holds more of it than a chunk.
  * The first event is always the header.
  *
- * @throws {@link DmaTraceError} for the first line that is malformed, damaged gzip data, and an empty file. What the
+ * @param source A path, a `file:` URL, bytes, or a stream of them; packed with gzip or plain.
+ * @param options The name for messages.
+ * @throws `DmaTraceError` for the first line that is malformed, damaged gzip data, and an empty file. What the
  * file system or the stream throws is passed on.
  *
  * @example

@@ -37,7 +37,9 @@ export const MAX_REPEAT = 10_000;
  *
  * What does not hold is in the result; only a wrong argument throws.
  *
- * @throws {@link DmaArgumentError} when `repeat` is out of range.
+ * @param trace What {@link decodeTrace} gave.
+ * @param options What to compare with, and how often to repeat.
+ * @throws `DmaArgumentError` when `repeat` is out of range.
  *
  * @example
  * ```ts

@@ -5,6 +5,7 @@ import type { PoolsRow } from './expectations.ts';
 export interface ReplayMismatch {
   /** The snapshot's label; null for what went wrong at a call. */
   readonly snapshot: string | null;
+  /** The device's name. */
   readonly device: string;
   /** The pool's name. */
   readonly pool: string;
@@ -31,7 +32,9 @@ export type RowVerdict = 'same' | 'moment' | 'fewer' | 'differs' | 'alone';
 export interface ReplayRow {
   /** Ours when the snapshot began; null where the kernel has a row too many. The name is not cut. */
   readonly ours: PoolsRow | null;
+  /** The kernel's; null where it has none at this position. */
   readonly kernel: PoolsRow | null;
+  /** How the two compare. */
   readonly verdict: RowVerdict;
   /** Why we need fewer pages; empty if we do not. */
   readonly reasons: readonly string[];
@@ -39,6 +42,7 @@ export interface ReplayRow {
 
 /** One device at one snapshot. */
 export interface ReplayFile {
+  /** The device's name. */
   readonly device: string;
   /** Text of our device's `pools` attribute when the snapshot began; null if it had none. */
   readonly ours: string | null;
@@ -50,6 +54,7 @@ export interface ReplayFile {
 
 /** One snapshot. */
 export interface ReplaySnapshot {
+  /** Its name. */
   readonly label: string;
   /** False if only the expectations have a snapshot of this label. */
   readonly recorded: boolean;
@@ -61,7 +66,9 @@ export interface ReplaySnapshot {
 export interface ReplayPool {
   /** Its number in the trace. */
   readonly id: number;
+  /** The device's name. */
   readonly device: string;
+  /** The pool's name. */
   readonly name: string;
   /** As the driver asked. */
   readonly size: number;
@@ -73,12 +80,15 @@ export interface ReplayPool {
   readonly blockSize: number;
   /** Bytes of a page. */
   readonly allocation: number;
+  /** Blocks cut from one page. */
   readonly blocksPerPage: number;
   /** The most blocks that were out at a time. */
   readonly maxActive: number;
   /** The most pages it ever had. */
   readonly pages: number;
+  /** Blocks handed out. */
   readonly allocs: number;
+  /** Blocks given back. */
   readonly frees: number;
   /** The most pages the kernel's pool had, as the trace recorded them. */
   readonly kernelPages: number;
@@ -94,12 +104,17 @@ export interface ReplayResult {
   readonly kernel: string | null;
   /** Creates, allocs, frees and destroys. */
   readonly events: number;
+  /** Pools created. */
   readonly creates: number;
+  /** Blocks handed out. */
   readonly allocs: number;
+  /** Blocks given back. */
   readonly frees: number;
+  /** Pools destroyed. */
   readonly destroys: number;
   /** Calls that failed, and blocks that broke a rule. Each is among the mismatches, up to a thousand. */
   readonly failures: number;
+  /** What does not hold, at calls and in snapshots. */
   readonly mismatches: readonly ReplayMismatch[];
   /** Time of the pool calls alone in nanoseconds, for each timed replay, in order. */
   readonly runsNs: readonly number[];
@@ -107,7 +122,9 @@ export interface ReplayResult {
   readonly elapsedNs: number;
   /** The median of them. */
   readonly medianNs: number;
+  /** The snapshots, in order. */
   readonly snapshots: readonly ReplaySnapshot[];
+  /** The pools, in order of creation. */
   readonly pools: readonly ReplayPool[];
   /** Worth knowing, and no failure. */
   readonly notes: readonly string[];

@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url';
 
 import { compare, type Comparison } from '../../bench/comparison.ts';
 import { formatComparison } from '../../bench/format-comparison.ts';
-import { compileIntrusivePool } from '../../bench/peers/compile.ts';
+import { compileIntrusivePool, compileMempool } from '../../bench/peers/compile.ts';
 import { runJsonLines } from '../../bench/processes.ts';
 import { summarize } from '../../bench/samples.ts';
 import { KERNEL_GEOMETRIES, benchBlocks } from '../../src/bench/geometries.ts';
@@ -40,6 +40,13 @@ test('every contender runs in turns, and the figures and ratios are plausible', 
       if (row.peer !== null) assert.equal(rival.fasterBest, row.peer.best / rival.best);
     }
   }
+  assert.equal(comparison.mempool === null, comparison.mempoolMissing !== null);
+  for (const { single, bulk32 } of comparison.mempool ?? []) {
+    for (const { best, median, processes } of [single, bulk32]) {
+      assert.equal(processes.length, 2);
+      assert.ok(best > 0 && best <= median);
+    }
+  }
   assert.deepEqual(
     runtime.manyBlocks.map(({ form, blocks }) => [form, blocks]),
     [
@@ -54,13 +61,15 @@ test('every contender runs in turns, and the figures and ratios are plausible', 
   assert.match(text, /10,000 blocks of 128 bytes, index/);
 });
 
-test('without the C peer the rest stands', () => {
+test('without the C peers the rest stands', () => {
   const sample = summarize([{ nsPerPairMedian: 8, nsPerPairBest: 7 }]);
   const rival = { ...sample, fasterBest: null, fasterMedian: null };
   const comparison: Comparison = {
     processes: 1,
     pinning: null,
     peerMissing: 'no C compiler',
+    mempool: null,
+    mempoolMissing: 'no DPDK',
     lockedExchangeNs: null,
     lockUnlockNs: null,
     runtimes: [
@@ -81,6 +90,7 @@ test('without the C peer the rest stands', () => {
   };
   const text = formatComparison(comparison);
   assert.match(text, /^no C compiler$/m);
+  assert.match(text, /^no DPDK$/m);
   assert.match(text, /^16\/16\/0 +- +7\.0 +- /m);
 });
 
@@ -125,15 +135,18 @@ test('the C peer prints the cost of a lock and a line for each geometry, on one 
   assert.ok(!existsSync(compiled.path), 'the temporary folder is gone');
 });
 
-test('a missing compiler is one line, and a failure where tools are required', () => {
+test('a missing compiler or library is one line, and a failure where tools are required', () => {
   const saved = { CC: process.env['CC'], DMAPOOL_REQUIRE_TOOLS: process.env['DMAPOOL_REQUIRE_TOOLS'] };
   try {
     process.env['CC'] = '/nonexistent/cc';
     delete process.env['DMAPOOL_REQUIRE_TOOLS'];
     const message = compileIntrusivePool();
     assert.ok(typeof message === 'string' && message.includes('/nonexistent/cc') && !message.includes('\n'));
+    const mempoolMessage = compileMempool();
+    assert.ok(typeof mempoolMessage === 'string' && mempoolMessage.includes('apt install'));
     process.env['DMAPOOL_REQUIRE_TOOLS'] = '1';
     assert.throws(() => compileIntrusivePool(), { message });
+    assert.throws(() => compileMempool(), { message: mempoolMessage });
   } finally {
     for (const [name, value] of Object.entries(saved)) {
       if (value === undefined) Reflect.deleteProperty(process.env, name);

@@ -167,6 +167,22 @@ test('coherent memory: zeroed, aligned, within the mask', () => {
   }
 });
 
+test('a device takes back its own memory only', () => {
+  const memory = new HeapMemory();
+  const disk = new Device({ name: 'disk', memory });
+  const nic = new Device({ name: 'nic', memory });
+  const its = disk.allocCoherent(4096)!;
+  assert.match(
+    throwsCode('ERR_DMAPOOL_NOT_MAPPED', () => {
+      nic.freeCoherent(its);
+    }).message,
+    /^nic: freeCoherent: this is no memory that this device was given/,
+  );
+  assert.equal(memory.bytesInUse, 4096);
+  disk.freeCoherent(its);
+  assert.equal(memory.bytesInUse, 0);
+});
+
 test('memory above the mask is an error that names both, and goes back', () => {
   const lying = {
     name: 'lying',

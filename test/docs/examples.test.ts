@@ -1,14 +1,20 @@
-/** Every TypeScript example in the documentation compiles under our strictest settings, and runs. */
+/**
+ * Every TypeScript example in the documentation and in doc comments compiles under our strictest settings, and runs.
+ *
+ * What an example or a command prints is kept real too: the `text` block below a line `<!-- output -->` is what the
+ * example before it prints, and below `<!-- output: dmapool ... -->` what that command prints. A line `...` in it stands
+ * for any lines. (Of other commands, such as `npm start`, times are part of the output.)
+ */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { test } from 'node:test';
-import { fileURLToPath } from 'node:url';
 import ts from 'typescript';
 import { withoutQemu } from '../qemu/qemu.ts';
+import { docExamples } from './doc-examples.ts';
+import { compilerOptions, root } from './entry-points.ts';
 
-const root = fileURLToPath(new URL('../../../', import.meta.url));
 // Inside the project, so that the package finds itself by name.
 const scratch = join(root, 'dist', 'examples');
 
@@ -16,38 +22,94 @@ interface Example {
   readonly name: string;
   readonly source: string;
   readonly file: string;
+  /** What it prints, if the page shows it. */
+  readonly output: string | null;
 }
 
-function examples(): Example[] {
-  const pages = ['README.md', ...readdirSync(join(root, 'docs')).map((name) => join('docs', name))];
-  return pages
-    .filter((page) => page.endsWith('.md'))
-    .flatMap((page) =>
-      [...readFileSync(join(root, page), 'utf8').matchAll(/^```ts\n(.*?)^```$/gms)].map((match, i) => {
-        const name = `${page} example ${String(i + 1)}`;
-        return { name, source: match[1]!, file: join(scratch, `${name.replace(/\W+/g, '-')}.ts`) };
-      }),
-    );
+/** A command of a page, and what it prints there. */
+interface Command {
+  readonly page: string;
+  readonly args: readonly string[];
+  readonly output: string;
 }
 
-function compilerOptions(): ts.CompilerOptions {
-  const { config } = ts.readConfigFile(join(root, 'tsconfig.json'), (path) => ts.sys.readFile(path)) as {
-    config: { compilerOptions: Record<string, unknown> };
+const BLOCKS = /^```ts\n(?<source>.*?)^```$|^<!-- output(?:: (?<command>.+?))? -->\n\n```text\n(?<output>.*?)^```$/gms;
+
+const pages = ['README.md', ...readdirSync(join(root, 'docs')).map((name) => join('docs', name))].filter((page) =>
+  page.endsWith('.md'),
+);
+const examples: Example[] = [];
+const commands: Command[] = [];
+
+for (const page of pages) {
+  let count = 0;
+  for (const { groups } of readFileSync(join(root, page), 'utf8').matchAll(BLOCKS)) {
+    const { source, command, output } = groups as { source?: string; command?: string; output?: string };
+    if (source !== undefined) {
+      add(`${page} example ${String(++count)}`, source);
+    } else if (command === undefined) {
+      const last = examples.pop();
+      assert.ok(last !== undefined, `${page}: an output without its example`);
+      assert.ok(last.name.startsWith(page) && last.output === null, `${page}: an output without its example`);
+      examples.push({ ...last, output: output! });
+    } else if (command.startsWith('dmapool ')) {
+      commands.push({ page, args: command.split(' ').slice(1), output: output! });
+    }
+  }
+}
+for (const { name, source } of docExamples()) add(name, source);
+
+function add(name: string, source: string): void {
+  const file = `${String(examples.length)}-${name.replace(/\W+/g, '-')}.ts`;
+  examples.push({ name, source, file: join(scratch, file), output: null });
+}
+
+function exampleOptions(): ts.CompilerOptions {
+  return {
+    ...compilerOptions(),
+    noUnusedLocals: false,
+    declaration: false,
+    rootDir: scratch,
+    outDir: scratch,
   };
-  const { options } = ts.convertCompilerOptionsFromJson(config.compilerOptions, root);
-  return { ...options, noUnusedLocals: false, declaration: false, sourceMap: false, rootDir: scratch, outDir: scratch };
 }
 
-test('examples in the documentation compile and run', async (t) => {
+/** Runs Node on `args` and returns all that it prints, in order. */
+function run(args: readonly string[]): string {
+  const env = { ...process.env };
+  delete env['DMAPOOL_DEBUG'];
+  const { status, stdout } = spawnSync('/bin/sh', ['-c', '"$0" "$@" 2>&1', process.execPath, ...args], {
+    cwd: root,
+    encoding: 'utf8',
+    env,
+    timeout: 60_000,
+  });
+  assert.equal(status, 0, stdout);
+  return stdout;
+}
+
+/** Names of our scratch files, as a reader would call theirs. */
+function generalise(printed: string): string {
+  return printed.replace(/(?:file:\/\/)?\/\S*\/dist\/examples\/[^\s:]+\.[jt]s/g, 'driver.ts');
+}
+
+/** Asserts that `printed` is `shown`, whose lines `...` stand for any lines. */
+function assertPrinted(printed: string, shown: string): void {
+  const clean = generalise(printed);
+  const parts = `\n${shown}`.split(/\n\.\.\.(?=\n)/);
+  const pattern = parts.map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')).join('(?:\\n.*)*?');
+  if (!new RegExp(`^${pattern}$`).test(`\n${clean}`)) assert.equal(clean, shown);
+}
+
+test('examples in the documentation and in doc comments compile and run', async (t) => {
   rmSync(scratch, { recursive: true, force: true });
   mkdirSync(scratch, { recursive: true });
-  const all = examples();
-  assert.ok(all.length >= 5, 'the README has examples');
-  for (const { file, source } of all) writeFileSync(file, source);
+  assert.ok(examples.length >= 40, `pages and doc comments have examples; found ${String(examples.length)}`);
+  for (const { file, source } of examples) writeFileSync(file, source);
   try {
     const program = ts.createProgram(
-      all.map(({ file }) => file),
-      compilerOptions(),
+      examples.map(({ file }) => file),
+      exampleOptions(),
     );
     const diagnostics = [...ts.getPreEmitDiagnostics(program), ...program.emit().diagnostics];
     assert.equal(
@@ -58,17 +120,21 @@ test('examples in the documentation compile and run', async (t) => {
       }),
       '',
     );
-    for (const { name, file, source } of all) {
+    for (const { name, file, source, output } of examples) {
+      // Compiled in any case; run where there is a QEMU.
       const skip = process.env['DMAPOOL_REQUIRE_TOOLS'] !== '1' && source.includes("'dmapool/qemu'") && withoutQemu;
       await t.test(name, { skip }, () => {
-        const { status, stderr } = spawnSync(process.execPath, [file.replace(/\.ts$/, '.js')], {
-          cwd: root,
-          encoding: 'utf8',
-        });
-        assert.equal(status, 0, stderr);
+        const printed = run(['--enable-source-maps', file.replace(/\.ts$/, '.js')]);
+        if (output !== null) assertPrinted(printed, output);
       });
     }
   } finally {
     rmSync(scratch, { recursive: true, force: true });
   }
 });
+
+for (const { page, args, output } of commands) {
+  test(`${page} shows what dmapool ${args.join(' ')} prints`, () => {
+    assertPrinted(run([join(root, 'bin', 'dmapool.js'), ...args]), output);
+  });
+}

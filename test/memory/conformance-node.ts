@@ -1,7 +1,7 @@
 /** The conformance checks as tests of node:test. */
 
 import { describe, it } from 'node:test';
-import { conformanceChecks, type SourceFactory } from './conformance.ts';
+import { conformanceChecks, type SourceFactory } from 'dmapool/conformance';
 
 /** Registers a suite with one test for each check. */
 export function registerConformance(name: string, factory: SourceFactory): void {

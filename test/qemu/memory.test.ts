@@ -5,7 +5,7 @@ import { describe, it } from 'node:test';
 import { Worker } from 'node:worker_threads';
 import { type CoherentAllocator, Device, DmaPool } from 'dmapool';
 import { QemuMachine } from 'dmapool/qemu';
-import { conformanceChecks } from '../memory/conformance.ts';
+import { conformanceChecks } from 'dmapool/conformance';
 import { startMachine, withoutQemu } from './qemu.ts';
 
 const MIB = 1024 * 1024;

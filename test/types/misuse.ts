@@ -1,9 +1,26 @@
-/** Misuse that must not compile. Not run: the compiler is the test, an unused `@ts-expect-error` is an error. */
-import { type CoherentAllocator, Device, type DmaBlock, DmaPool, type DmaError, type PoolStatistics } from 'dmapool';
-import { type Bar, PciFunction } from 'dmapool/pci';
-import { QemuMachine } from 'dmapool/qemu';
+/**
+ * Misuse of the allocator that must not compile. Not run: the compiler is the test, an unused `@ts-expect-error` is an
+ * error; and `types.test.ts` checks that each line fails for the reason that stands there, by the compiler's number.
+ */
+import {
+  type CoherentAllocator,
+  type CoherentMemory,
+  Device,
+  DmaBlockError,
+  DmaError,
+  DmaPool,
+  DMA_BIT_MASK,
+  type DmaBlock,
+  HeapMemory,
+  PoolGeometry,
+  type PoolStatistics,
+  publish32,
+  type SharedPoolHandle,
+  writeAddress64,
+} from 'dmapool';
+import { dma_pool_alloc, dma_pool_create, dma_pool_free, GFP_KERNEL } from 'dmapool/kernel';
 
-export function misuse(device: Device, memory: CoherentAllocator): unknown[] {
+export function pools(device: Device): void {
   const qtds = DmaPool.create('ehci_qtd', device, { size: 96, align: 32 });
   const qhs = DmaPool.create('ehci_qh', device, { size: 96, align: 32 });
   const qtd: DmaBlock<'ehci_qtd'> = qtds.alloc();
@@ -12,68 +29,140 @@ export function misuse(device: Device, memory: CoherentAllocator): unknown[] {
   const any: DmaPool = qtds;
   any.free(any.alloc());
 
-  // @ts-expect-error a block of one pool given to another
+  // @ts-expect-error TS2345: a block of one pool given to another
   qhs.free(qtd);
-  // @ts-expect-error a block where an index is wanted
+  // @ts-expect-error TS2345: or asked for there
+  qhs.owns(qtd);
+  // @ts-expect-error TS2345: or sent from there
+  qhs.transfer(qtd);
+  // @ts-expect-error TS2322: or among others
+  qhs.freeBulk([qtd]);
+  // @ts-expect-error TS2322: blocks of one pool put with those of another
+  qhs.allocBulk([qtd], 1);
+  // @ts-expect-error TS2345: a block where an index is wanted
   qtds.freeIndex(qtd);
-  // @ts-expect-error an index where a block is wanted
+  // @ts-expect-error TS2345: an index where a block is wanted
   qtds.free(3);
-  // @ts-expect-error tryAlloc may give null
+  // @ts-expect-error TS2345: an address where a block is wanted
+  qtds.free(qtd.dma);
+  // @ts-expect-error TS2345: tryAlloc may give null
   qtds.free(qtds.tryAlloc());
-  // @ts-expect-error a promise is no block
+  // @ts-expect-error TS2531: so what it gives can't be used unseen
+  qtds.tryAlloc().bytes.fill(0);
+  // @ts-expect-error TS2345: nor can what lies at an address
+  qtds.free(qtds.blockAt(4096));
+  // @ts-expect-error TS2345: a promise is no block
   qtds.free(qtds.allocWait());
-  // @ts-expect-error addresses are numbers
+  // @ts-expect-error TS2345: addresses are numbers
   qtds.blockAt(4096n);
-  // @ts-expect-error there is no such mode
+  // @ts-expect-error TS2345: there is no such mode
   qtds.alloc('GFP_KERNEL');
-  // @ts-expect-error indices in bulk travel in an Int32Array
+  // @ts-expect-error TS2561: a wait takes milliseconds by the name of timeout
+  void qtds.allocWait({ timeoutMs: 10 });
+  // @ts-expect-error TS2345: indices in bulk travel in an Int32Array
   qtds.allocIndexBulk([1, 2, 3]);
-  // @ts-expect-error a size is needed
-  DmaPool.create('p', device, { align: 32 });
-  // @ts-expect-error options are checked for spelling
-  DmaPool.create('p', device, { size: 64, boundry: 4096 });
-  // @ts-expect-error a device is needed
-  DmaPool.create('p', { name: 'x' }, { size: 64 });
-  // @ts-expect-error pools are made by create
-  new DmaPool('p', device, { size: 64 });
-  // @ts-expect-error what a pool is cannot be changed
-  qtds.name = 'ehci_qtd';
-  // @ts-expect-error nor what a block is
-  qtd.index = 4;
-  // @ts-expect-error nor a mask, but by setDmaMask
-  device.dmaMask = 5;
-  // @ts-expect-error a device needs a name
-  new Device({ memory });
-  // @ts-expect-error codes are known
-  const wrong = (error: DmaError): boolean => error.code === 'ERR_DMAPOOL_TYPO';
-  // @ts-expect-error figures are read-only
-  const change = (statistics: PoolStatistics): number => (statistics.active = 0);
-  return [wrong, change];
+  // @ts-expect-error TS2345: and tickets, which exceed 32 bits, in a Float64Array
+  qtds.acceptIndexBulk(new Int32Array(1), new Int32Array(1));
+  // @ts-expect-error TS2345: a ticket is a number, the block itself does not travel
+  qtds.accept(qtd);
+  // @ts-expect-error TS2345: a pool is attached by its handle, not by its name
+  DmaPool.attach('ehci_qtd');
+  // @ts-expect-error TS2345: nor by itself
+  DmaPool.attach(qtds);
+  // @ts-expect-error TS2353: who is watched has an exit and a number
+  qtds.watch({ postMessage: () => undefined });
 }
 
-export async function misuseOfFunctions(fn: PciFunction, machine: QemuMachine): Promise<unknown[]> {
-  // @ts-expect-error functions are opened by their home
-  new PciFunction();
-  const registers = fn.bar(0);
-  // @ts-expect-error a write is posted: there is nothing to await
-  const write: Bar['read32'] = registers.write32.bind(registers);
-  // @ts-expect-error registers are read by await
-  const version: number = fn.bar(0).read32(0);
-  // @ts-expect-error 64 bits are a bigint
-  const cap: number = await fn.bar(0).read64(0);
-  // @ts-expect-error and are written as a number or a bigint
-  fn.bar(0).write64(0, '1');
-  // @ts-expect-error kinds of interrupts are known
-  await fn.interrupts({ kinds: ['msi-x'] });
-  // @ts-expect-error what was removed is not for others to say
-  fn.removed = AbortSignal.abort();
-  // @ts-expect-error devices are texts or objects
-  await QemuMachine.start({ devices: [3] });
-  // @ts-expect-error options are checked for spelling
-  await QemuMachine.start({ memroy: 1 });
-  // @ts-expect-error machines are made by start
-  new QemuMachine();
-  // @ts-expect-error widths are known
-  machine.writePort(0x80, 64, 1);
-  return [write, version, cap];
+export function making(device: Device, memory: CoherentAllocator): void {
+  // @ts-expect-error TS2345: a size is needed
+  DmaPool.create('p', device, { align: 32 });
+  // @ts-expect-error TS2554: and so are the options
+  DmaPool.create('p', device);
+  // @ts-expect-error TS2561: options are checked for spelling
+  DmaPool.create('p', device, { size: 64, boundry: 4096 });
+  // @ts-expect-error TS2353: the page size is the memory source's
+  DmaPool.create('p', device, { size: 64, pageSize: 4096 });
+  // @ts-expect-error TS2345: a device is needed
+  DmaPool.create('p', { name: 'x' }, { size: 64 });
+  // @ts-expect-error TS2673: pools are made by create
+  new DmaPool('p', device, { size: 64 });
+  // @ts-expect-error TS2345: a device needs a name
+  new Device({ memory });
+  // @ts-expect-error TS2739: sources of memory are not buffers
+  new Device({ name: 'x', memory: new ArrayBuffer(4096) });
+  // @ts-expect-error TS2322: a mask is a number
+  new Device({ name: 'x', dmaMask: 0xffff_ffffn });
+  // @ts-expect-error TS2345: bits are counted in numbers
+  DMA_BIT_MASK('32');
+  // @ts-expect-error TS2741: a log has all three levels
+  new Device({ name: 'x', log: { error: () => undefined, warn: () => undefined } });
+  // @ts-expect-error TS2353: the source has a limit, not a size
+  new HeapMemory({ size: 4096 });
+  // @ts-expect-error TS2554: a geometry has a size
+  new PoolGeometry();
+}
+
+export function constants(pool: DmaPool<'p'>, block: DmaBlock<'p'>, device: Device, handle: SharedPoolHandle): void {
+  // @ts-expect-error TS2540: what a pool is cannot be changed
+  pool.name = 'p';
+  // @ts-expect-error TS2540: nor how it is cut
+  pool.geometry = new PoolGeometry({ size: 64 });
+  // @ts-expect-error TS2540: nor that either
+  pool.geometry.blockSize = 32;
+  // @ts-expect-error TS2540: nor what a block is
+  block.index = 4;
+  // @ts-expect-error TS2540: nor where it is
+  block.dma = 4096;
+  // @ts-expect-error TS2540: nor a mask, but by setDmaMask
+  device.dmaMask = 5;
+  // @ts-expect-error TS2540: nor a handle
+  handle.maxBlocks = 5;
+}
+
+export function errors(error: unknown, statistics: PoolStatistics): void {
+  if (error instanceof DmaError) {
+    // @ts-expect-error TS2367: codes are known
+    if (error.code === 'ERR_DMAPOOL_TYPO') return;
+  }
+  // @ts-expect-error TS2345: each class has codes of its own
+  new DmaBlockError('ERR_DMAPOOL_TIMEOUT', 'late');
+  // @ts-expect-error TS2540: figures are read-only
+  statistics.active = 0;
+}
+
+export function words(block: DmaBlock): void {
+  // @ts-expect-error TS2345: words are published, not bytes
+  publish32(block.bytes, 0, 1);
+  // @ts-expect-error TS2345: addresses are numbers
+  writeAddress64(block.view, 0, 4096n);
+  // @ts-expect-error TS2345: and are written to a view, whose byte order is said
+  writeAddress64(block.u32, 0, 4096);
+}
+
+/** A memory source that gives half of what it should. */
+// @ts-expect-error TS2420: a source takes memory back
+export class Leaky implements CoherentAllocator {
+  readonly name = 'leaky';
+  readonly pageSize = 4096;
+
+  allocCoherent(): CoherentMemory | null {
+    return null;
+  }
+}
+
+export function kernelMisuse(device: Device): void {
+  const qtds = dma_pool_create('ehci_qtd', device, 96, 32, 4096);
+  const qhs = dma_pool_create('ehci_qh', device, 96, 32, 4096);
+  // @ts-expect-error TS2345: dma_pool_create may return null
+  dma_pool_alloc(qtds, GFP_KERNEL);
+  if (qtds === null || qhs === null) return;
+  const qtd = dma_pool_alloc(qtds, GFP_KERNEL);
+  // @ts-expect-error TS18047: dma_pool_alloc may return null
+  qtd.dma.toFixed();
+  // @ts-expect-error TS2345: a block of one pool given to another
+  dma_pool_free(qhs, qtd, 0);
+  // @ts-expect-error TS2554: the flags are needed, as in C
+  dma_pool_alloc(qtds);
+  // @ts-expect-error TS2345: an address is no place to write one to
+  dma_pool_alloc(qtds, GFP_KERNEL, 0);
 }

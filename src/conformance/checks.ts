@@ -5,23 +5,25 @@
  * adapter registers the checks with one.
  */
 
-import { DmaArgumentError, DmaMappingError } from '../../src/errors.ts';
-import type { CoherentAllocator, CoherentMemory, DmaTarget } from '../../src/memory/coherent.ts';
+import { DmaArgumentError, DmaMappingError } from '../errors.ts';
+import type { CoherentAllocator, CoherentMemory, DmaTarget } from '../memory/coherent.ts';
 
-/** How the checks get at the source. */
+/** How the checks get at the source; see {@link conformanceChecks}. */
 export interface SourceFactory {
   /**
-   * A new, unused source. Some of its memory suits a device of 64 bits. Its capacity is at least 4 MiB and small enough
-   * to be exhausted page by page: 64 MiB or less is sensible.
+   * Makes a new, unused source. Some of its memory suits a device of 64 bits. Its capacity is at least 4 MiB and small
+   * enough to be exhausted page by page: 64 MiB or less is sensible.
    */
   create(): CoherentAllocator | Promise<CoherentAllocator>;
-  /** Called once with each source created, when its check is over. */
+  /** Called once with each `source` created, when its check is over. */
   close?(source: CoherentAllocator): void | Promise<void>;
 }
 
-/** One promise: its name, and how to check it. */
+/** One promise of a source, and how to check it; from {@link conformanceChecks}. */
 export interface ConformanceCheck {
+  /** The promise, such as `gives zeroed memory, new and used`: the name of a test. */
   readonly name: string;
+  /** Checks it on sources of its own. Rejects with an error that says which promise is broken, and how. */
   readonly run: () => Promise<void>;
 }
 
@@ -34,7 +36,20 @@ interface Bench {
   readonly another: () => Promise<CoherentAllocator>;
 }
 
-/** The checks for the sources that `factory` makes; each creates its own. */
+/**
+ * The checks for the sources that `factory` makes: all that `CoherentAllocator` promises. Each check makes its own sources,
+ * so they may run in any order, or one alone. Checks know no test runner.
+ *
+ * @param factory Makes sources, and ends them.
+ * @returns The checks; each `run` rejects with an error that says which promise is broken.
+ * @example
+ * ```ts
+ * for (const { name, run } of conformanceChecks({ create: () => new HeapMemory({ limit: 16 * 1024 * 1024 }) })) {
+ *   await run(); // or: test(name, run), it(name, run), Deno.test(name, run)
+ *   console.log(`ok: ${name}`);
+ * }
+ * ```
+ */
 export function conformanceChecks(factory: SourceFactory): readonly ConformanceCheck[] {
   return Object.entries(CHECKS).map(([name, check]) => ({ name, run: () => withSource(factory, check) }));
 }
@@ -230,7 +245,8 @@ const CHECKS: Record<string, (bench: Bench) => void | Promise<void>> = {
     must(calls === 2, `both were called, also after the failing one; counted ${calls}`);
     source.freeCoherent(two);
     must(calls === 2, 'once only');
-    // Memory is there again when the listener runs.
+    // Memory is there again when the listener runs, and there is no other.
+    exhaust(source, target, source.pageSize);
     let again: CoherentMemory | null = null;
     source.onceAvailable(() => {
       again = source.allocCoherent({ device: target, size: 4096, node: -1 });

@@ -1,0 +1,128 @@
+/*
+ * The workload of Linux's dmapool_test on DPDK's rte_mempool, with a cache of 256 objects for the thread: one by one,
+ * and 32 at a time. The same geometries, blocks, rounds and order as src/bench/ runs on dmapool, eight pools alive.
+ *
+ *     mempool-bench [--rounds N] [--repetitions N] [--warmup N]
+ *
+ * A mempool knows no boundary and gives no device address at a get; sizes are padded to cache lines by its own rules.
+ * So this compares the cost of calls, not of equal guarantees. Prints one JSON object a line, one for each geometry.
+ */
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <rte_eal.h>
+#include <rte_mempool.h>
+
+struct geometry {
+  size_t size, align, boundary;
+  int reported;
+};
+
+/* Keep equal to src/bench/geometries.ts. */
+static const struct geometry geometries[] = {
+    {16, 16, 0, 1},     {64, 64, 0, 1},    {256, 256, 0, 1}, {1024, 1024, 0, 1},
+    {4096, 4096, 0, 1}, {68, 32, 4096, 1}, {32, 32, 0, 0},   {192, 64, 0, 0},
+};
+enum { POOLS = sizeof geometries / sizeof geometries[0], CACHE = 256, BULK = 32, MAX_BLOCKS = 8192 };
+
+static size_t blocks_for(size_t size) {
+  size_t blocks = 4096 / size * 512;
+  return blocks < 1024 ? 1024 : blocks > MAX_BLOCKS ? MAX_BLOCKS : blocks;
+}
+
+static void fail(const char *what) {
+  fprintf(stderr, "mempool-bench: %s\n", what);
+  exit(1);
+}
+
+/* Processor time: what other processes did on our processor is not the pool's. */
+static double read_ns(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return (double)time.tv_sec * 1e9 + (double)time.tv_nsec;
+}
+
+static void run_single(struct rte_mempool *pool, void **held, size_t blocks, int rounds) {
+  for (int round = 0; round < rounds; round++) {
+    for (size_t i = 0; i < blocks; i++)
+      if (rte_mempool_get(pool, &held[i]) != 0) fail("out of objects");
+    for (size_t i = 0; i < blocks; i++) rte_mempool_put(pool, held[i]);
+  }
+}
+
+static void run_bulk(struct rte_mempool *pool, void **held, size_t blocks, int rounds) {
+  for (int round = 0; round < rounds; round++) {
+    for (size_t i = 0; i + BULK <= blocks; i += BULK)
+      if (rte_mempool_get_bulk(pool, &held[i], BULK) != 0) fail("out of objects");
+    for (size_t i = 0; i + BULK <= blocks; i += BULK) rte_mempool_put_bulk(pool, &held[i], BULK);
+  }
+}
+
+static int ascending(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
+}
+
+static int option(int argc, char **argv, const char *name, int value) {
+  for (int i = 1; i < argc; i += 2) {
+    if (strcmp(argv[i], name) != 0) continue;
+    value = i + 1 < argc ? atoi(argv[i + 1]) : 0;
+    if (value < 1) fail("options take a whole number from 1");
+  }
+  return value;
+}
+
+int main(int argc, char **argv) {
+  int rounds = option(argc, argv, "--rounds", 100);
+  int repetitions = option(argc, argv, "--repetitions", 15);
+  int warmup = option(argc, argv, "--warmup", 3);
+
+  char *eal[] = {argv[0], "--no-huge", "--no-pci", "--no-telemetry", "--no-shconf", "--log-level=3", "-m", "256"};
+  if (rte_eal_init(sizeof eal / sizeof eal[0], eal) < 0) fail("DPDK's EAL does not start");
+
+  struct rte_mempool *pools[POOLS];
+  double *single[POOLS], *bulk[POOLS];
+  void **held = calloc(MAX_BLOCKS, sizeof *held);
+  if (held == NULL) fail("out of memory");
+  for (int p = 0; p < POOLS; p++) {
+    char name[16];
+    snprintf(name, sizeof name, "pool%d", p);
+    /* Room for the cache beside what is held: it may keep one and a half times its size. */
+    unsigned objects = (unsigned)blocks_for(geometries[p].size) + 2 * CACHE;
+    pools[p] = rte_mempool_create(name, objects, (unsigned)geometries[p].size, CACHE, 0, NULL, NULL, NULL, NULL, 0, 0);
+    single[p] = malloc(sizeof *single[p] * (size_t)repetitions);
+    bulk[p] = malloc(sizeof *bulk[p] * (size_t)repetitions);
+    if (pools[p] == NULL || single[p] == NULL || bulk[p] == NULL) fail("out of memory");
+  }
+
+  for (int repetition = -warmup; repetition < repetitions; repetition++) {
+    for (int p = 0; p < POOLS; p++) {
+      size_t blocks = blocks_for(geometries[p].size);
+      double pairs = (double)blocks * rounds;
+      double start = read_ns();
+      run_single(pools[p], held, blocks, rounds);
+      double between = read_ns();
+      run_bulk(pools[p], held, blocks, rounds);
+      double end = read_ns();
+      if (repetition < 0) continue;
+      single[p][repetition] = (between - start) / pairs;
+      bulk[p][repetition] = (end - between) / pairs;
+    }
+  }
+
+  for (int p = 0; p < POOLS; p++) {
+    const struct geometry *g = &geometries[p];
+    if (!g->reported) continue;
+    qsort(single[p], (size_t)repetitions, sizeof *single[p], ascending);
+    qsort(bulk[p], (size_t)repetitions, sizeof *bulk[p], ascending);
+    printf("{\"size\":%zu,\"align\":%zu,\"boundary\":%zu,\"blocks\":%zu,"
+           "\"single\":{\"nsPerPairMedian\":%.3f,\"nsPerPairBest\":%.3f},"
+           "\"bulk32\":{\"nsPerPairMedian\":%.3f,\"nsPerPairBest\":%.3f}}\n",
+           g->size, g->align, g->boundary, blocks_for(g->size), single[p][repetitions / 2], single[p][0],
+           bulk[p][repetitions / 2], bulk[p][0]);
+  }
+  return 0;
+}

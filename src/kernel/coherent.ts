@@ -1,0 +1,134 @@
+/** `dma_alloc_coherent` and the DMA mask (Linux: `include/linux/dma-mapping.h`). */
+import { Device } from '../device/device.ts';
+import { DmaArgumentError, DmaError, DmaMappingError } from '../errors.ts';
+import type { CoherentMemory } from '../memory/coherent.ts';
+import { pad } from '../pool/wording.ts';
+import { EIO } from './errno.ts';
+import type { gfp_t } from './gfp.ts';
+import type { dma_addr_t, DmaHandle } from './handle.ts';
+import { reportBadMemory, reportNoPages, reportRefused } from './report.ts';
+
+/**
+ * Coherent memory: zeroed, naturally aligned, within the device's DMA mask.
+ *
+ * @param dev For whom.
+ * @param size Bytes, 1 to 2^31-1.
+ * @param dma_handle Where to write the DMA address; null for who reads it from the result: `memory.dma`.
+ * @param gfp As for `dma_pool_alloc`.
+ * @returns The memory, in place of C's pointer: `memory.buffer` from `memory.byteOffset` on. Null when none is to be had:
+ *   logged in Linux's words, unless `__GFP_NOWARN`.
+ * @throws `DmaArgumentError` for a wrong device, size or flags.
+ *
+ * @example
+ * ```ts
+ * const device = new Device({ name: '0000:00:03.0' });
+ * const ring = dma_alloc_coherent(device, 4096, null, GFP_KERNEL);
+ * if (ring !== null) {
+ *   const words = new Uint32Array(ring.buffer, ring.byteOffset, ring.size / 4);
+ *   words[0] = 1;
+ *   dma_free_coherent(device, 4096, ring, ring.dma);
+ * }
+ * ```
+ */
+export function dma_alloc_coherent(
+  dev: Device,
+  size: number,
+  dma_handle: DmaHandle | null,
+  gfp: gfp_t,
+): CoherentMemory | null {
+  checkDevice(dev);
+  if (typeof gfp !== 'number') throw new DmaArgumentError('gfp', gfp, 'flags, such as GFP_KERNEL');
+  let memory: CoherentMemory | null;
+  try {
+    memory = dev.allocCoherent(size);
+  } catch (error) {
+    return reportBadMemory(dev, 'dma_alloc_coherent', error);
+  }
+  if (memory === null) reportNoPages(dev, size, gfp);
+  else if (dma_handle !== null && dma_handle !== undefined) dma_handle.dma = memory.dma;
+  return memory;
+}
+
+/**
+ * Gives coherent memory back. What can't be given back is logged, in the words of Linux's `CONFIG_DMA_API_DEBUG`, and
+ * nothing is changed:
+ *
+ * - `DMA-API: device driver tries to free DMA memory it has not allocated [device address=0x...] [size=... bytes]`
+ * - `DMA-API: device driver frees DMA memory with different size [device address=0x...] [map size=... bytes] [unmap size=... bytes]`
+ *
+ * @param dev Who it was for.
+ * @param size Bytes, as asked for.
+ * @param cpu_addr The memory, as `dma_alloc_coherent` gave it; nothing is done for null.
+ * @param dma_handle Its DMA address.
+ * @throws `DmaArgumentError` for what is no device; what the memory source throws of its own.
+ *
+ * @example
+ * ```ts
+ * const log = { error: console.log, warn: console.log, info: console.log };
+ * const device = new Device({ name: '0000:00:03.0', log });
+ * const ring = dma_alloc_coherent(device, 4096, null, GFP_KERNEL)!;
+ * dma_free_coherent(device, 512, ring, ring.dma); // DMA-API: device driver frees DMA memory with different size ...
+ * dma_free_coherent(device, 4096, ring, ring.dma);
+ * ```
+ */
+export function dma_free_coherent(
+  dev: Device,
+  size: number,
+  cpu_addr: CoherentMemory | null,
+  dma_handle: dma_addr_t,
+): void {
+  checkDevice(dev);
+  if (cpu_addr === null || cpu_addr === undefined) return;
+  const unknown = `device driver tries to free DMA memory it has not allocated [device address=${formatDma(dma_handle)}] [size=${String(size)} bytes]`;
+  if (dma_handle !== cpu_addr.dma) {
+    reportRefused(dev, 'DMA-API', `DMA-API: ${unknown}`, null);
+    return;
+  }
+  if (size !== cpu_addr.size) {
+    const sizes = `[map size=${String(cpu_addr.size)} bytes] [unmap size=${String(size)} bytes]`;
+    const line = `device driver frees DMA memory with different size [device address=${formatDma(dma_handle)}] ${sizes}`;
+    reportRefused(dev, 'DMA-API', `DMA-API: ${line}`, null);
+    return;
+  }
+  try {
+    dev.freeCoherent(cpu_addr);
+  } catch (error) {
+    if (!(error instanceof DmaMappingError)) throw error;
+    reportRefused(dev, 'DMA-API', `DMA-API: ${unknown}`, error);
+  }
+}
+
+/**
+ * Says what addresses the device reaches.
+ *
+ * @param dev The device.
+ * @param mask The highest address, from {@link DMA_BIT_MASK} or any number from 1; from 2^53-1 on all are the same.
+ * @returns 0, or `-EIO` when it can't be: the mask is none, or memory that the device has lies above it (Linux does not
+ *   look at the latter; see {@link Device.setDmaMask}).
+ * @throws `DmaArgumentError` for what is no device.
+ *
+ * @example
+ * ```ts
+ * const device = new Device({ name: '0000:00:03.0' });
+ * if (dma_set_mask_and_coherent(device, DMA_BIT_MASK(64)) !== 0) throw new Error('no 64-bit DMA');
+ * ```
+ */
+export function dma_set_mask_and_coherent(dev: Device, mask: number): number {
+  checkDevice(dev);
+  try {
+    // A port may well write C's constant for 64 bits, which no double holds.
+    dev.setDmaMask(typeof mask === 'number' ? Math.min(mask, Number.MAX_SAFE_INTEGER) : mask);
+    return 0;
+  } catch (error) {
+    if (error instanceof DmaError) return -EIO;
+    throw error;
+  }
+}
+
+function formatDma(dma: unknown): string {
+  return typeof dma === 'number' && Number.isSafeInteger(dma) && dma >= 0 ? pad(dma) : '(null)';
+}
+
+function checkDevice(dev: unknown): void {
+  if (!(dev instanceof Device)) throw new DmaArgumentError('dev', dev, 'a Device');
+}

@@ -1,0 +1,61 @@
+/**
+ * Allocation flags with the values of Linux 6.4 and later (`include/linux/gfp_types.h`), so that a flag word in a log
+ * reads as there. The values are no promise between kernels; use the names.
+ */
+
+/** Allocation flags, ORed together (Linux: `gfp_t`). A whole number from 0 to 2^31-1. */
+export type gfp_t = number;
+
+/** The page must lie in the lowest zone. Taken and ignored: the device's DMA mask says where memory may lie. */
+export const GFP_DMA: gfp_t = 0x01;
+/** The page must lie below 4 GiB. Taken and ignored: the device's DMA mask says where memory may lie. */
+export const GFP_DMA32: gfp_t = 0x04;
+/**
+ * Zero the block (`dma_pool_zalloc` sets it). Coherent memory is zeroed always.
+ *
+ * @example
+ * ```ts
+ * const pool = dma_pool_create('qh', new Device({ name: '0000:00:1d.7' }), 96, 32, 4096)!;
+ * const qh = dma_pool_alloc(pool, GFP_KERNEL | __GFP_ZERO);
+ * console.log(qh?.bytes.every((byte) => byte === 0)); // true
+ * ```
+ */
+export const __GFP_ZERO: gfp_t = 0x100;
+/** Do not log that no memory was to be had. */
+export const __GFP_NOWARN: gfp_t = 0x2000;
+/** For completion handlers: must not sleep, may use the reserves. It may open a page, as in Linux. */
+export const GFP_ATOMIC: gfp_t = 0x820;
+/** Must not sleep. It may open a page, as in Linux. */
+export const GFP_NOWAIT: gfp_t = 0x800;
+/** May sleep, but not start I/O. Nothing here starts I/O: like `GFP_KERNEL`. */
+export const GFP_NOIO: gfp_t = 0xc00;
+/** May sleep, but not enter a file system. Like `GFP_KERNEL`. */
+export const GFP_NOFS: gfp_t = 0xc40;
+/** The usual flags: the caller may sleep. */
+export const GFP_KERNEL: gfp_t = 0xcc0;
+
+/** Names, those that contain others first. */
+const NAMES: readonly (readonly [string, gfp_t])[] = [
+  ['GFP_KERNEL', GFP_KERNEL],
+  ['GFP_NOFS', GFP_NOFS],
+  ['GFP_ATOMIC', GFP_ATOMIC],
+  ['GFP_NOIO', GFP_NOIO],
+  ['GFP_NOWAIT', GFP_NOWAIT],
+  ['GFP_DMA', GFP_DMA],
+  ['GFP_DMA32', GFP_DMA32],
+  ['__GFP_ZERO', __GFP_ZERO],
+  ['__GFP_NOWARN', __GFP_NOWARN],
+];
+
+/** Flags as Linux logs them: `0xcc0(GFP_KERNEL)`. */
+export function formatGfp(flags: gfp_t): string {
+  const names: string[] = [];
+  let rest = flags;
+  for (const [name, value] of NAMES) {
+    if ((rest & value) !== value) continue;
+    names.push(name);
+    rest &= ~value;
+  }
+  if (rest !== 0) names.push(`0x${rest.toString(16)}`);
+  return `0x${flags.toString(16)}(${names.join('|')})`;
+}

@@ -1,0 +1,158 @@
+/** The exported checks find what is wrong with a source: each flaw below by at least one, a right source by none. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import {
+  type CoherentAllocator,
+  type CoherentMemory,
+  type CoherentRequest,
+  DmaArgumentError,
+  DmaMappingError,
+} from 'dmapool';
+import { conformanceChecks } from 'dmapool/conformance';
+
+/** What can be wrong. */
+type Flaw =
+  | 'none'
+  | 'no name'
+  | 'odd page size'
+  | 'not naturally aligned'
+  | 'ignores the mask'
+  | 'not zeroed'
+  | 'throws when exhausted'
+  | 'loses what comes back'
+  | 'overlaps'
+  | 'frees twice'
+  | 'frees a look-alike'
+  | 'takes any size'
+  | 'loses memory at a wrong size'
+  | 'wakes twice'
+  | 'wakes too early';
+
+const BASE = 0x8000_0000;
+const BYTES = 4 * 2 ** 20;
+const PAGE = 4096;
+
+/** A plain source with one flaw. */
+class FlawedMemory implements CoherentAllocator {
+  readonly name: string;
+  readonly pageSize: number;
+  readonly #flaw: Flaw;
+  readonly #buffer = new SharedArrayBuffer(BYTES);
+  readonly #used = new Uint8Array(BYTES / PAGE);
+  readonly #live = new Set<CoherentMemory>();
+  #waiting: (() => void)[] = [];
+
+  constructor(flaw: Flaw) {
+    this.#flaw = flaw;
+    this.name = flaw === 'no name' ? '' : 'flawed';
+    this.pageSize = flaw === 'odd page size' ? 5000 : PAGE;
+  }
+
+  allocCoherent({ device, size }: CoherentRequest): CoherentMemory | null {
+    const flaw = this.#flaw;
+    if (flaw !== 'takes any size' && (!Number.isInteger(size) || size < 1 || size > 2 ** 31 - 1)) {
+      if (flaw === 'loses memory at a wrong size') this.#used.fill(1);
+      throw new DmaArgumentError('size', size, 'a whole number from 1 to 2^31-1');
+    }
+    const pages = Math.ceil(size / PAGE);
+    const step = flaw === 'not naturally aligned' ? 1 : 2 ** Math.ceil(Math.log2(pages));
+    for (let page = 0; page + pages <= this.#used.length; page += step) {
+      const byteOffset = page * PAGE;
+      const dma = BASE + byteOffset;
+      if (flaw !== 'ignores the mask' && dma + size - 1 > device.dmaMask) return null;
+      if (this.#used.subarray(page, page + pages).includes(1)) continue;
+      this.#used.fill(1, page, flaw === 'overlaps' ? page + 1 : page + pages);
+      if (flaw !== 'not zeroed') new Uint8Array(this.#buffer, byteOffset, pages * PAGE).fill(0);
+      const memory = { dma, size, buffer: this.#buffer, byteOffset };
+      this.#live.add(memory);
+      return memory;
+    }
+    if (flaw === 'throws when exhausted') throw new Error('exhausted');
+    return null;
+  }
+
+  freeCoherent(memory: CoherentMemory): void {
+    const flaw = this.#flaw;
+    const live =
+      flaw === 'frees a look-alike' ? [...this.#live].some(({ dma }) => dma === memory.dma) : this.#live.delete(memory);
+    if (!live && flaw !== 'frees twice') {
+      throw new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', 'this is no memory of this source');
+    }
+    const waiting = this.#waiting;
+    if (flaw !== 'wakes twice') this.#waiting = [];
+    if (flaw === 'wakes too early') this.#wake(waiting);
+    const page = memory.byteOffset / PAGE;
+    const pages = Math.ceil(memory.size / PAGE);
+    if (flaw !== 'loses what comes back') this.#used.fill(0, page, page + pages);
+    if (flaw !== 'wakes too early') this.#wake(waiting);
+  }
+
+  #wake(waiting: readonly (() => void)[]): void {
+    for (const listener of waiting) {
+      try {
+        listener();
+      } catch {
+        // It must not harm the others.
+      }
+    }
+  }
+
+  onceAvailable(listener: () => void): () => void {
+    this.#waiting.push(listener);
+    return () => {
+      this.#waiting = this.#waiting.filter((each) => each !== listener);
+    };
+  }
+}
+
+/** Names of the checks that fail, with what they say. */
+async function broken(flaw: Flaw): Promise<string[]> {
+  const found: string[] = [];
+  let open = 0;
+  const factory = {
+    create: () => (open++, new FlawedMemory(flaw)),
+    close: () => {
+      open--;
+    },
+  };
+  for (const { name, run } of conformanceChecks(factory)) {
+    try {
+      await run();
+    } catch (error) {
+      found.push(`${name}: ${String(error)}`);
+    }
+  }
+  assert.equal(open, 0, 'each source is closed, also when its check fails');
+  return found;
+}
+
+test('a right source passes every check', async () => {
+  assert.deepEqual(await broken('none'), []);
+});
+
+const flaws: [Flaw, RegExp][] = [
+  ['no name', /says its name and page size/],
+  ['odd page size', /says its name and page size/],
+  ['not naturally aligned', /naturally aligned/],
+  ['ignores the mask', /stays below the mask/],
+  ['not zeroed', /gives zeroed memory/],
+  ['throws when exhausted', /can be exhausted/],
+  ['loses what comes back', /can be exhausted/],
+  ['overlaps', /no byte and no address twice/],
+  ['frees twice', /refuses to free twice/],
+  ['frees a look-alike', /refuses to free what it did not give/],
+  ['takes any size', /refuses wrong arguments/],
+  ['loses memory at a wrong size', /refuses wrong arguments/],
+  ['wakes twice', /wakes those who wait, once/],
+  ['wakes too early', /wakes those who wait, once/],
+];
+
+for (const [flaw, expected] of flaws) {
+  test(`a source that is flawed is found out: ${flaw}`, async () => {
+    const found = await broken(flaw);
+    assert.ok(
+      found.some((line) => expected.test(line)),
+      `found: ${found.join('; ')}`,
+    );
+  });
+}

@@ -1,0 +1,84 @@
+/** What is in the package: what users need, all of it, and nothing else. */
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { dirname, join, relative } from 'node:path';
+import { test } from 'node:test';
+import { publint } from 'publint';
+import { formatMessage } from 'publint/utils';
+import { entryPoints, manifest, pack, root, scratchFolder, unpack } from './packed.ts';
+
+const scratch = scratchFolder();
+const tarball = pack(root, scratch);
+const folder = unpack(tarball, scratch);
+const files: readonly string[] = filesIn(folder);
+
+function filesIn(directory: string): string[] {
+  return readdirSync(directory, { withFileTypes: true, recursive: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => relative(directory, join(entry.parentPath, entry.name)))
+    .sort();
+}
+
+test('the package has the sources, what was compiled from them, the documentation and the command', () => {
+  const sources = filesIn(join(root, 'src')).map((file) => `src/${file}`);
+  const compiled = sources.flatMap((file) =>
+    ['.d.ts', '.js', '.js.map'].map((end) => `dist/${file.slice(0, -3)}${end}`),
+  );
+  const documents = filesIn(join(root, 'docs')).map((file) => `docs/${file}`);
+  const others = ['ARCHITECTURE.md', 'CHANGELOG.md', 'LICENSE', 'README.md', 'package.json'];
+  const expected = [...sources, ...compiled, ...documents, ...others, ...Object.values(manifest.bin).map(plain)];
+  const hint = 'if a source was deleted or renamed, what was compiled from it is still in dist: npm run clean';
+  assert.deepEqual([...files], expected.sort(), hint);
+  for (const file of files) assert.doesNotMatch(file, /(^|\/)(test|traces|node_modules)\/|\.test\.|\.tgz$/);
+});
+
+function plain(path: string): string {
+  return path.replace(/^\.\//, '');
+}
+
+test('every entry point and the command are there', () => {
+  for (const { specifier, module, types } of entryPoints) {
+    assert.ok(files.includes(plain(module)), `${specifier}: ${module}`);
+    assert.ok(files.includes(plain(types)), `${specifier}: ${types}`);
+  }
+});
+
+test('every source map leads to a source that is in the package', () => {
+  const maps = files.filter((file) => file.endsWith('.map'));
+  assert.ok(maps.length > 0);
+  for (const map of maps) {
+    const { sources } = JSON.parse(readFileSync(join(folder, map), 'utf8')) as { sources: string[] };
+    for (const source of sources) assert.ok(existsSync(join(folder, dirname(map), source)), `${map}: ${source}`);
+  }
+  for (const file of files.filter((name) => /\.(js|d\.ts)$/.test(name))) {
+    const text = readFileSync(join(folder, file), 'utf8');
+    for (const [, url] of text.matchAll(/^\/\/# sourceMappingURL=(.*)$/gm)) {
+      assert.ok(existsSync(join(folder, dirname(file), url!)), `${file}: ${url!}`);
+    }
+  }
+});
+
+test('publint finds nothing to say', async () => {
+  const packed = readFileSync(tarball);
+  const { messages, pkg } = await publint({
+    pack: { tarball: packed.buffer.slice(packed.byteOffset, packed.byteOffset + packed.byteLength) },
+    strict: true,
+  });
+  assert.deepEqual(
+    messages.map((message) => formatMessage(message, pkg)),
+    [],
+  );
+});
+
+test('are the types wrong? They are not', () => {
+  // ES modules only: resolution from CommonJS is `require` of an ES module, which the other tests try.
+  const command = join(root, 'node_modules', '.bin', 'attw');
+  const { status, stdout, stderr } = spawnSync(command, [tarball, '--profile', 'esm-only', '--format', 'json'], {
+    encoding: 'utf8',
+  });
+  assert.equal(status, 0, stdout + stderr);
+  const { analysis } = JSON.parse(stdout) as { analysis: { entrypoints: Record<string, unknown> } };
+  const seen = Object.keys(analysis.entrypoints).map((subpath) => manifest.name + subpath.slice(1));
+  for (const { specifier } of entryPoints) assert.ok(seen.includes(specifier), `${specifier} was looked at`);
+});

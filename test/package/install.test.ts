@@ -1,0 +1,134 @@
+/**
+ * The packed package in an empty project: installed without a network, every entry point used in JavaScript and in
+ * TypeScript, and the command run.
+ *
+ * `consumers/` has a program for each entry point, which is compiled there once more; an entry point without one is
+ * imported only.
+ */
+import assert from 'node:assert/strict';
+import { execFileSync, spawnSync } from 'node:child_process';
+import { copyFileSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { before, test } from 'node:test';
+import { runsAnywhere } from './bundle.ts';
+import { type EntryPoint, entryPoints, manifest, pack, readManifest, root, scratchFolder } from './packed.ts';
+
+const project = scratchFolder();
+const trace = join(root, 'traces', 'e100.trace.gz');
+
+before(() => {
+  writeFileSync(join(project, 'package.json'), JSON.stringify({ private: true, type: 'module' }));
+  const tarballs = [pack(root, project), ...dependencyTarballs(root)];
+  const args = ['install', '--offline', '--no-audit', '--no-fund', '--ignore-scripts', '--silent', ...tarballs];
+  execFileSync('npm', args, { cwd: project, stdio: ['ignore', 'ignore', 'inherit'] });
+});
+
+/** Packs what a package depends on, and what that does, as they are installed here: no network is needed then. */
+function dependencyTarballs(folder: string, seen = new Set<string>()): string[] {
+  return Object.keys(readManifest(folder).dependencies ?? {}).flatMap((name) => {
+    if (seen.has(name)) return [];
+    seen.add(name);
+    const installed = join(root, 'node_modules', name);
+    return [pack(installed, project), ...dependencyTarballs(installed, seen)];
+  });
+}
+
+/** Runs a program in the project; returns what it printed. */
+function node(...args: string[]): string {
+  const { status, stdout, stderr } = spawnSync(process.execPath, args, { cwd: project, encoding: 'utf8' });
+  assert.equal(status, 0, stderr);
+  return stdout;
+}
+
+function programOf({ fileName }: EntryPoint, end: '.js' | '.ts'): string | null {
+  const folder = end === '.js' ? join(root, 'dist', 'test') : join(root, 'test');
+  const file = join(folder, 'package', 'consumers', fileName + end);
+  return existsSync(file) ? file : null;
+}
+
+test('only what package.json declares was installed', () => {
+  const listed = execFileSync('npm', ['ls', '--all', '--json', '--offline'], { cwd: project, encoding: 'utf8' });
+  const { dependencies } = JSON.parse(listed) as { dependencies: Record<string, { dependencies?: object }> };
+  const wanted = Object.keys(manifest.dependencies ?? {});
+  assert.deepEqual(Object.keys(dependencies[manifest.name]?.dependencies ?? {}), wanted);
+});
+
+for (const entry of entryPoints) {
+  const { specifier, fileName } = entry;
+
+  test(`${specifier} in JavaScript`, async () => {
+    const names = JSON.parse(
+      node('-e', `import(${JSON.stringify(specifier)}).then((all) => console.log(JSON.stringify(Object.keys(all))))`),
+    ) as string[];
+    // As here, where the package finds itself by name.
+    assert.deepEqual(names, Object.keys((await import(specifier)) as object));
+    const program = programOf(entry, '.js');
+    if (program === null) return;
+    copyFileSync(program, join(project, `${fileName}.js`));
+    node(`${fileName}.js`, trace);
+  });
+
+  test(
+    `${specifier} from CommonJS`,
+    { skip: 'require_module' in process.features ? false : 'this Node requires no ES modules' },
+    () => {
+      node('--input-type=commonjs', '-e', `require(${JSON.stringify(specifier)})`);
+    },
+  );
+}
+
+test('what is not declared cannot be imported', () => {
+  const { stderr } = spawnSync(process.execPath, ['-e', `import('${manifest.name}/dist/src/pool/pool.js')`], {
+    cwd: project,
+    encoding: 'utf8',
+  });
+  assert.match(stderr, /ERR_PACKAGE_PATH_NOT_EXPORTED/);
+});
+
+const strict = { strict: true, exactOptionalPropertyTypes: true, noUncheckedIndexedAccess: true, skipLibCheck: false };
+const projects: Readonly<Record<string, object>> = {
+  'Node’s resolution': { module: 'NodeNext', target: 'ES2022', types: ['node'] },
+  'a bundler’s resolution, for browsers': {
+    module: 'ESNext',
+    moduleResolution: 'Bundler',
+    target: 'ES2022',
+    lib: ['ES2022', 'DOM'],
+    types: [],
+  },
+};
+
+for (const [name, options] of Object.entries(projects)) {
+  test(`every entry point in TypeScript, with ${name}`, async () => {
+    const folder = join(project, name.replace(/\W+/g, '-'));
+    mkdirSync(folder, { recursive: true });
+    const forBrowsers = JSON.stringify(options).includes('DOM');
+    const files: string[] = [];
+    for (const entry of entryPoints) {
+      if (forBrowsers && !(await runsAnywhere(entry))) continue;
+      const file = `${entry.fileName}.ts`;
+      const program = programOf(entry, '.ts');
+      if (program !== null) copyFileSync(program, join(folder, file));
+      else writeFileSync(join(folder, file), `import * as all from '${entry.specifier}';\nexport { all };\n`);
+      files.push(file);
+    }
+    const typeRoots = [join(root, 'node_modules', '@types')];
+    const compilerOptions = { ...strict, ...options, typeRoots, rootDir: '.', outDir: 'out' };
+    writeFileSync(join(folder, 'tsconfig.json'), JSON.stringify({ compilerOptions, files }));
+    const tsc = join(root, 'node_modules', 'typescript', 'bin', 'tsc');
+    const { status, stdout } = spawnSync(process.execPath, [tsc, '-p', folder], { cwd: project, encoding: 'utf8' });
+    assert.equal(status, 0, stdout);
+    if (forBrowsers) return;
+    for (const file of files) node(join(folder, 'out', file.replace(/\.ts$/, '.js')), trace);
+  });
+}
+
+test('the command', () => {
+  const [command] = Object.keys(manifest.bin);
+  const run = (...args: string[]): string =>
+    execFileSync(join(project, 'node_modules', '.bin', command!), args, { cwd: project, encoding: 'utf8' });
+  assert.equal(run('--version').trim(), manifest.version);
+  assert.match(run('layout', '--size', '96', '--align', '32', '--boundary', '4096'), /42/);
+  assert.match(run('replay', trace), /no difference/);
+  // The folder of the project is not needed.
+  assert.ok(!existsSync(join(dirname(project), 'dist')));
+});

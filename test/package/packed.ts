@@ -1,0 +1,67 @@
+/** The package as npm would publish it, for the tests beside this file. */
+import { execFileSync } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after } from 'node:test';
+import { fileURLToPath } from 'node:url';
+
+export const root: string = fileURLToPath(new URL('../../../', import.meta.url));
+
+/** The fields of package.json that the tests look at. */
+export interface Manifest {
+  readonly name: string;
+  readonly version: string;
+  readonly bin: Readonly<Record<string, string>>;
+  readonly exports: Readonly<Record<string, string | { readonly types: string; readonly default: string }>>;
+  readonly dependencies?: Readonly<Record<string, string>>;
+}
+
+export function readManifest(folder: string): Manifest {
+  return JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')) as Manifest;
+}
+
+export const manifest: Manifest = readManifest(root);
+
+/** Something that is imported from the package. */
+export interface EntryPoint {
+  /** As it stands after `from`: `dmapool/trace`. */
+  readonly specifier: string;
+  /** The same as part of a file's name: `dmapool-trace`. */
+  readonly fileName: string;
+  /** The module, from the root of the package. */
+  readonly module: string;
+  /** Its declarations. */
+  readonly types: string;
+}
+
+/** Every entry point that package.json declares, so that a new one is tested from its first day. */
+export const entryPoints: readonly EntryPoint[] = Object.entries(manifest.exports).flatMap(([subpath, target]) => {
+  if (typeof target === 'string') return [];
+  const specifier = manifest.name + subpath.slice(1);
+  return [{ specifier, fileName: specifier.replaceAll('/', '-'), module: target.default, types: target.types }];
+});
+
+/** Packs a folder as it is, without building it anew: other tests run from the same `dist`. */
+export function pack(folder: string, destination: string): string {
+  // A folder's path alone could be taken for the name of a repository.
+  const args = ['pack', '--ignore-scripts', '--silent', '--pack-destination', destination];
+  execFileSync('npm', args, { cwd: folder, stdio: ['ignore', 'ignore', 'inherit'] });
+  const { name, version } = readManifest(folder);
+  return join(destination, `${name.replace(/^@/, '').replaceAll('/', '-')}-${version}.tgz`);
+}
+
+/** Unpacks what {@link pack} made; returns the folder of the package. */
+export function unpack(tarball: string, destination: string): string {
+  execFileSync('tar', ['-xzf', tarball, '-C', destination]);
+  return join(destination, 'package');
+}
+
+/** A folder outside the project, which is removed after the tests of the file that asks for it. */
+export function scratchFolder(): string {
+  const folder = mkdtempSync(join(tmpdir(), 'dmapool-package-'));
+  after(() => {
+    rmSync(folder, { recursive: true, force: true });
+  });
+  return folder;
+}

@@ -1,0 +1,101 @@
+/** How much of the package ends up in a bundle. */
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { bundle, type Bundle } from './bundle.ts';
+import { entryPoints, root } from './packed.ts';
+
+/** Rows of the README's table: what is imported, and thousands of bytes minified, after gzip and after brotli. */
+const ROW = /^\| `import (.+?) from 'dmapool'` +\| +([\d.]+) \| +([\d.]+) \| +([\d.]+) \|$/gm;
+
+/** A figure may lag behind by this much before the README has to be put right; above it is over the budget. */
+const SLACK = 0.05;
+
+test('bundles are as small as the README says', async (t) => {
+  const rows = [...readFileSync(join(root, 'README.md'), 'utf8').matchAll(ROW)];
+  assert.ok(rows.length >= 3, 'the README has a table of sizes');
+  for (const [, what, ...figures] of rows) {
+    const { minified, gzip, brotli } = await bundle(
+      what === '*' ? `export * from 'dmapool';` : `export ${what!} from 'dmapool';`,
+    );
+    const sizes = [minified, gzip, brotli].map((bytes) => bytes / 1000);
+    const now = `${what!}: now ${sizes.map((size) => size.toFixed(1)).join(' | ')}`;
+    t.diagnostic(now);
+    for (const [i, size] of sizes.entries()) {
+      const said = Number(figures[i]);
+      assert.ok(size <= said + 0.05, `over the budget of the README: ${now}`);
+      assert.ok(size >= said * (1 - SLACK) - 0.05, `the README says more than it is: ${now}`);
+    }
+  }
+});
+
+/** Folders of `dist/src` of which something is left in a bundle; a file at the top counts by its name. */
+function parts({ modules }: Bundle): string[] {
+  return [...new Set(modules.map((name) => name.replace('dist/src/', '').replace(/\/.*/, '')))].sort();
+}
+
+test('what is not imported is not in the bundle', async () => {
+  const of = async (names: string): Promise<string[]> => parts(await bundle(`export { ${names} } from 'dmapool';`));
+  // Geometry alone, such as for a calculator on a web page.
+  const geometry = await bundle(`export { PoolGeometry } from 'dmapool';`);
+  assert.deepEqual(geometry.modules, ['dist/src/arguments.js', 'dist/src/errors.js', 'dist/src/pool/geometry.js']);
+  const words = await bundle(`export { lower32Bits, publish32, writeAddress64 } from 'dmapool';`);
+  assert.deepEqual(words.modules, ['dist/src/arguments.js', 'dist/src/errors.js', 'dist/src/pool/ordering.js']);
+  assert.deepEqual(await of('DmaError'), ['errors.js']);
+  assert.deepEqual(await of('HeapMemory'), ['arguments.js', 'errors.js', 'memory']);
+  // A device has the default memory, but no pool.
+  assert.deepEqual(await of('Device'), ['arguments.js', 'device', 'errors.js', 'memory']);
+});
+
+test('sharing comes with the pool, for share and attach are its methods; nothing else does', async () => {
+  const { modules, builtins } = await bundle(`export { Device, DmaPool, HeapMemory } from 'dmapool';`);
+  const folders = ['arguments.js', 'device', 'errors.js', 'memory', 'pool', 'shared'];
+  assert.deepEqual(parts({ modules } as Bundle), folders);
+  assert.deepEqual(builtins, []);
+});
+
+test('importing an entry point for nothing leaves nothing, as package.json says (sideEffects)', async () => {
+  for (const { specifier } of entryPoints) {
+    const { code } = await bundle(`import '${specifier}';`);
+    assert.equal(code, '', specifier);
+  }
+});
+
+/** Prints what of the process an import changes. */
+const OBSERVER = `
+  const objects = [globalThis, process, ...Object.values(Object.getOwnPropertyDescriptors(globalThis)).map(({ value }) => value)];
+  const look = () => JSON.stringify([
+    objects.map((object) => Object(object) === object ? Reflect.ownKeys(object).map(String) : typeof object),
+    objects.map((object) => typeof object === 'function' && object.prototype ? Reflect.ownKeys(object.prototype).map(String) : ''),
+    process.eventNames().map((name) => [String(name), process.listenerCount(name)]),
+  ]);
+  // What Node itself makes when first asked for.
+  for (const name of process.argv.slice(2)) await import(name);
+  const before = look();
+  await import(process.argv[1]);
+  if (look() !== before) console.log('globals or listeners changed');
+`;
+
+test('and that is true: an import changes nothing, listens to nothing, keeps no process alive', async () => {
+  for (const { specifier } of entryPoints) {
+    const { builtins } = await bundle(`export * from '${specifier}';`);
+    const args = ['--input-type=module', '-e', OBSERVER, specifier, ...builtins];
+    const { stdout, stderr, status } = spawnSync(process.execPath, args, {
+      cwd: root,
+      encoding: 'utf8',
+      timeout: 20_000,
+    });
+    assert.equal(stdout + stderr, '', specifier);
+    assert.equal(status, 0);
+  }
+});
+
+test('no entry point brings the command or the benchmark along', async () => {
+  for (const { specifier } of entryPoints) {
+    const { modules } = await bundle(`export * from '${specifier}';`);
+    const wrong = modules.filter((name) => /^dist\/src\/(cli|bench)\/|node_modules/.test(name));
+    assert.deepEqual(wrong, [], specifier);
+  }
+});

@@ -1,0 +1,3 @@
+import { testRuntime } from '../suite/run.ts';
+
+testRuntime({ name: 'Bun', command: '.bin/bun', webWorkers: true, typescript: true });

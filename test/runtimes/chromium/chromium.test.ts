@@ -1,0 +1,105 @@
+/**
+ * The allocator in a browser, headless: in a page that is cross-origin isolated, where pools are shared with Web
+ * Workers; in a worker of it, which may park; and in a page that is not, where sharing is refused.
+ *
+ * DMAPOOL_CHROMIUM names the browser; else it is looked for on the PATH (Debian: `apt-get install chromium`).
+ */
+import { existsSync } from 'node:fs';
+import { delimiter, join } from 'node:path';
+import { after, test } from 'node:test';
+import { type Browser, chromium, type Page } from 'playwright-core';
+import type { Outcome } from '../suite/check.ts';
+import { entriesAt, reportOutcomes } from '../suite/run.ts';
+import type { Task } from './page.ts';
+import { serve } from './server.ts';
+
+const executablePath = findBrowser();
+const options = {
+  skip: executablePath === undefined ? 'Chromium is not installed: apt-get install chromium' : false,
+  timeout: 120_000,
+};
+
+function findBrowser(): string | undefined {
+  const named = process.env['DMAPOOL_CHROMIUM'];
+  if (named !== undefined) return named;
+  const folders = (process.env['PATH'] ?? '').split(delimiter);
+  return ['chromium', 'chromium-browser', 'google-chrome']
+    .flatMap((name) => folders.map((folder) => join(folder, name)))
+    .find((path) => existsSync(path));
+}
+
+/** Where the page's program is, for the browser. */
+const FOLDER = '/dist/test/runtimes/chromium';
+
+let launched: Promise<Browser> | undefined;
+
+after(async () => {
+  await (await launched)?.close();
+});
+
+/** Has `action` done with an empty page of a server of its own. */
+async function withPage(isolated: boolean, action: (page: Page, url: URL) => Promise<void>): Promise<void> {
+  // One browser for all tests; each page is of another origin, and its memory goes with it.
+  launched ??= chromium.launch({ executablePath: executablePath!, args: ['--no-sandbox'] });
+  const server = await serve(isolated);
+  const page = await (await launched).newPage();
+  try {
+    await page.goto(server.url.href);
+    await action(page, server.url);
+  } finally {
+    await page.close();
+    await server.close();
+  }
+}
+
+/** Runs a part of the suite in the page itself. As text, since what is compiled here means modules here. */
+function runInPage(page: Page, task: Task): Promise<Outcome[]> {
+  return page.evaluate(`import('${FOLDER}/page.js').then(({ runTask }) => runTask(${JSON.stringify(task)}))`);
+}
+
+/** Runs it in a worker of the page. */
+function runInWorker(page: Page, task: Task): Promise<Outcome[]> {
+  return page.evaluate(`new Promise((resolve, reject) => {
+    const worker = new Worker('${FOLDER}/page-worker.js', { type: 'module' });
+    worker.onmessage = ({ data }) => resolve(data);
+    worker.onerror = ({ message }) => reject(new Error(message));
+    worker.postMessage(${JSON.stringify(task)});
+  })`);
+}
+
+const places = [
+  ['a page', runInPage],
+  ['a worker', runInWorker],
+] as const;
+
+for (const isolated of [true, false]) {
+  for (const [place, run] of places) {
+    const where = `Chromium, ${place} ${isolated ? 'with' : 'without'} cross-origin isolation`;
+
+    test(`${where}: a pool of one thread`, options, async (t) => {
+      await withPage(isolated, async (page) => {
+        await reportOutcomes(t, await run(page, { part: 'core' }));
+      });
+    });
+
+    test(`${where}: every entry point that needs nothing of Node’s`, options, async (t) => {
+      await withPage(isolated, async (page, url) => {
+        await reportOutcomes(t, await run(page, { part: 'entry points', entries: await entriesAt(url, 'anywhere') }));
+      });
+    });
+
+    if (isolated) {
+      test(`${where}: a pool of several Web Workers`, options, async (t) => {
+        await withPage(isolated, async (page) => {
+          await reportOutcomes(t, await run(page, { part: 'web workers' }));
+        });
+      });
+    } else {
+      test(`${where}: sharing is refused`, options, async (t) => {
+        await withPage(isolated, async (page) => {
+          await reportOutcomes(t, await run(page, { part: 'unshared' }));
+        });
+      });
+    }
+  }
+}

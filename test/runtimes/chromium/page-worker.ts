@@ -1,0 +1,14 @@
+/** The page's program in a worker: what a window may not do, such as to park, may be done here. */
+import { runTask, type Task } from './page.ts';
+
+interface WorkerScope {
+  onmessage: ((event: { readonly data: Task }) => void) | null;
+  postMessage(message: unknown): void;
+}
+
+const scope = globalThis as unknown as WorkerScope;
+scope.onmessage = ({ data }) => {
+  void runTask(data).then((outcomes) => {
+    scope.postMessage(outcomes);
+  });
+};

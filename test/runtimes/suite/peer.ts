@@ -1,0 +1,151 @@
+/**
+ * The other thread of the sharing checks, in two halves: what runs there, and how it is asked from here. How a thread
+ * is made and messages travel is left to the adapters: node-threads.ts, web-workers.ts.
+ */
+import { Device, DmaError, type DmaErrorCode, DmaPool, type SharedPoolHandle } from '../../../src/index.ts';
+
+/** A message to the other thread: a name of the operations below, and its arguments. */
+export interface Request {
+  readonly id: number;
+  readonly name: keyof Operations;
+  readonly args: readonly unknown[];
+}
+
+/** Its answer. */
+export interface Response {
+  readonly id: number;
+  readonly value?: unknown;
+  readonly error?: { readonly code: DmaErrorCode | null; readonly message: string };
+}
+
+type Operations = ReturnType<typeof operations>;
+
+function operations() {
+  let pool: DmaPool;
+  const held: number[] = [];
+  return {
+    attach(handle: SharedPoolHandle): { worker: number; thread: number; name: string } {
+      const device = new Device({ ...handle.device, log: { error: ignore, warn: ignore, info: ignore } });
+      pool = DmaPool.attach(handle, { device });
+      return { worker: pool.worker, thread: pool.thread, name: pool.name };
+    },
+    /** Takes `count` blocks and writes `word` into each. */
+    take(count: number, word: number): number[] {
+      const taken = Array.from({ length: count }, () => pool.alloc());
+      for (const { u32, index } of taken) {
+        u32[0] = word;
+        held.push(index);
+      }
+      return taken.map(({ index }) => index);
+    },
+    /** Takes all there are. */
+    hog(): number {
+      for (let index = pool.tryAllocIndex(); index >= 0; index = pool.tryAllocIndex()) held.push(index);
+      return held.length;
+    },
+    freeOne(): number {
+      const index = held.pop()!;
+      pool.freeIndex(index);
+      return index;
+    },
+    freeAll(): void {
+      for (const index of held.splice(0)) pool.freeIndex(index);
+    },
+    freeIndex(index: number): void {
+      pool.freeIndex(index);
+    },
+    /** Accepts a block, adds one to its first word, and sends it back. */
+    increment(ticket: number): number {
+      const block = pool.accept(ticket);
+      block.u32[0]!++;
+      return pool.transfer(block);
+    },
+    async waitForOne(timeout: number): Promise<number> {
+      const block = await pool.allocWait({ timeout });
+      held.push(block.index);
+      return block.u32[0]!;
+    },
+    hammer(rounds: number, stamp: number): void {
+      hammer(pool, rounds, stamp);
+    },
+    leave(): void {
+      pool.destroy();
+    },
+  };
+}
+
+function ignore(): void {
+  // What a worker's device says is checked by the thread that shares.
+}
+
+/** Takes and gives back, and throws if anybody else writes to what it has. */
+export function hammer(pool: DmaPool, rounds: number, stamp: number): void {
+  const indices = new Int32Array(16);
+  for (let round = 0; round < rounds; round++) {
+    const count = 1 + (round % indices.length);
+    if (!pool.tryAllocIndexBulk(indices, count)) continue;
+    for (let i = 0; i < count; i++) pool.bytesOf(indices[i]!).fill(stamp);
+    for (let i = 0; i < count; i++) {
+      if (!pool.bytesOf(indices[i]!).every((byte) => byte === stamp)) throw new Error('one block, two owners');
+    }
+    pool.freeIndexBulk(indices, count);
+  }
+}
+
+/** The half that runs there: answers each request. */
+export function servePeer(): (request: Request, answer: (response: Response) => void) => Promise<void> {
+  const known = operations() as Record<string, (...args: readonly never[]) => unknown>;
+  return async ({ id, name, args }, answer) => {
+    try {
+      answer({ id, value: await known[name]!(...(args as never[])) });
+    } catch (error) {
+      answer({ id, error: { code: error instanceof DmaError ? error.code : null, message: String(error) } });
+    }
+  };
+}
+
+/** How the adapters make a thread. */
+export interface Connection {
+  send(message: Request): void;
+  /** Ends the thread, wherever it is; resolves when that is over. */
+  terminate(): Promise<void>;
+}
+
+/** Makes a thread that serves requests, and has `receive` called with each answer, and `fail` if it breaks. */
+export type Connect = (receive: (response: Response) => void, fail: (error: Error) => void) => Connection;
+
+/** The half that is here. */
+export class Peer {
+  readonly #connection: Connection;
+  readonly #waiting = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
+  #next = 0;
+
+  constructor(connect: Connect) {
+    this.#connection = connect(
+      ({ id, value, error }) => {
+        const asked = this.#waiting.get(id);
+        this.#waiting.delete(id);
+        if (error === undefined) asked?.resolve(value);
+        else asked?.reject(Object.assign(new Error(error.message), { code: error.code }));
+      },
+      (error) => {
+        for (const { reject } of this.#waiting.values()) reject(error);
+      },
+    );
+  }
+
+  call<Name extends keyof Operations>(
+    name: Name,
+    ...args: Parameters<Operations[Name]>
+  ): Promise<Awaited<ReturnType<Operations[Name]>>> {
+    const id = this.#next++;
+    return new Promise((resolve, reject) => {
+      this.#waiting.set(id, { resolve: resolve as (value: unknown) => void, reject });
+      this.#connection.send({ id, name, args });
+    });
+  }
+
+  terminate(): Promise<void> {
+    return this.#connection.terminate();
+  }
+}

@@ -1,0 +1,172 @@
+/** What a pool of several threads must do wherever memory can be shared. */
+import { Device, DmaPool, HeapMemory } from '../../../src/index.ts';
+import { type Check, ok, refused, same, sleep } from './check.ts';
+import { type Connect, hammer, Peer } from './peer.ts';
+
+interface Bench {
+  readonly memory: HeapMemory;
+  readonly device: Device;
+  readonly lines: string[];
+  readonly pool: DmaPool;
+  /** One more thread that has the pool. */
+  readonly join: () => Promise<{ readonly peer: Peer; readonly worker: number; readonly thread: number }>;
+  /** Everything is back. */
+  readonly end: () => void;
+}
+
+/** @param tells True where the runtime tells the thread that makes a worker of its end. */
+export function sharingChecks(connect: Connect, tells: boolean): readonly Check[] {
+  const check = (name: string, run: (bench: Bench) => Promise<void>): Check => ({
+    name,
+    async run() {
+      const peers: Peer[] = [];
+      try {
+        await run(open(peers));
+      } finally {
+        for (const peer of peers) await peer.terminate();
+      }
+    },
+  });
+
+  function open(peers: Peer[]): Bench {
+    const lines: string[] = [];
+    const write = (line: string): void => void lines.push(line);
+    const memory = new HeapMemory({ limit: 1024 * 1024 });
+    const device = new Device({ name: 'nic', memory, log: { error: write, warn: write, info: write } });
+    const pool: DmaPool = DmaPool.create('rx', device, { size: 256, maxBlocks: 64 });
+    return {
+      memory,
+      device,
+      lines,
+      pool,
+      async join() {
+        const handle = pool.share();
+        const peer = new Peer(connect);
+        peers.push(peer);
+        const { worker, thread, name } = await peer.call('attach', handle);
+        same(name, 'rx');
+        return { peer, worker, thread };
+      },
+      end() {
+        same(pool.counts().active, 0, 'blocks that are out');
+        pool.destroy();
+        same(memory.bytesInUse, 0);
+      },
+    };
+  }
+
+  return [
+    check('a worker attaches by the handle and sees the same blocks', async ({ pool, join, end }) => {
+      const before = pool.alloc();
+      const { peer, worker, thread } = await join();
+      same([pool.worker, worker], [1, 2]);
+      ok(thread !== pool.thread, 'threads have numbers of their own');
+      const indices = await peer.call('take', 10, 42);
+      for (const index of indices) same(new Uint8Array(pool.bytesOf(index))[0], 42);
+      ok(!indices.includes(before.index), 'what was out before is not handed out again');
+      same(pool.counts().active, 11);
+      await peer.call('freeAll');
+      pool.free(before);
+      await peer.call('leave');
+      end();
+    }),
+
+    check('a block goes there and back, and belongs to one side at a time', async ({ pool, join, end }) => {
+      const { peer } = await join();
+      const block = pool.alloc();
+      block.u32[0] = 41;
+      const ticket = pool.transfer(block);
+      await refused('ERR_DMAPOOL_NOT_OWNER', () => {
+        pool.free(block);
+      });
+      const back = await peer.call('increment', ticket);
+      await refused('ERR_DMAPOOL_BAD_TICKET', () => pool.accept(ticket));
+      same(pool.accept(back) === block, true, 'the same object here');
+      same(block.u32[0], 42);
+      const [theirs] = await peer.call('take', 1, 1);
+      await refused('ERR_DMAPOOL_NOT_OWNER', () => {
+        pool.freeIndex(theirs!);
+      });
+      const refusal = await peer.call('freeIndex', block.index).then(
+        () => null,
+        (error: unknown) => (error as { code: unknown }).code,
+      );
+      same(refusal, 'ERR_DMAPOOL_NOT_OWNER');
+      await peer.call('freeAll');
+      pool.free(block);
+      await peer.call('leave');
+      end();
+    }),
+
+    check('who waits here gets what is freed there, and the other way round', async ({ pool, join, end }) => {
+      const { peer } = await join();
+      const hogged = await peer.call('hog');
+      // What idles here is not theirs to take at once.
+      const mine: number[] = [];
+      for (let index = pool.tryAllocIndex(); index >= 0; index = pool.tryAllocIndex()) mine.push(index);
+      same(hogged + mine.length, 64);
+      await refused('ERR_DMAPOOL_TIMEOUT', () => pool.allocWait({ timeout: 20 }));
+      const waiting = pool.allocWait({ timeout: 5000 });
+      const freed = await peer.call('freeOne');
+      const block = await waiting;
+      same(block.index, freed);
+      block.u32[0] = 7;
+      const theirs = peer.call('waitForOne', 5000);
+      await sleep(20);
+      pool.free(block);
+      same(await theirs, 7, 'the word written here');
+      await peer.call('freeAll');
+      for (const index of mine) pool.freeIndex(index);
+      await peer.call('leave');
+      end();
+    }),
+
+    check('three threads take and give at once, and no block has two owners', async ({ pool, join, end }) => {
+      const [{ peer: first }, { peer: second }] = [await join(), await join()];
+      const all = [first.call('hammer', 20_000, 1), second.call('hammer', 20_000, 2)];
+      hammer(pool, 20_000, 3);
+      await Promise.all(all);
+      await first.call('leave');
+      await second.call('leave');
+      end();
+    }),
+
+    check('what a dead worker had out is reported, kept, and reclaimed', async ({ pool, lines, join, end }) => {
+      const { peer, worker, thread } = await join();
+      const [index] = await peer.call('take', 3, 9);
+      await peer.terminate();
+      for (let tries = 0; tries < 40 && tells && lines.length === 0; tries++) await sleep(25);
+      if (!tells) same(pool.workerEnded(thread).length, 1);
+      same(lines.length, 1, lines.join('\n'));
+      ok(lines[0]!.includes(`worker ${String(worker)}`) && lines[0]!.includes('3 blocks out'), lines[0]!);
+      same(pool.counts().active, 3);
+      same(pool.bytesOf(index!)[0], 9, 'a device may still write there');
+      same(pool.reclaim(), 3);
+      // All that idled in its magazine is here again.
+      const all = new Int32Array(64);
+      pool.allocIndexBulk(all);
+      pool.freeIndexBulk(all);
+      end();
+    }),
+
+    check(
+      'a pool is shared only as it can be, and attached only by its handle',
+      async ({ pool, device, join, end }) => {
+        const boundless = DmaPool.create('boundless', device, { size: 64 });
+        await refused('ERR_DMAPOOL_NOT_SHAREABLE', () => boundless.share());
+        boundless.free(boundless.alloc());
+        boundless.destroy();
+        await refused('ERR_DMAPOOL_NOT_SHARED', () => pool.worker);
+        await refused('ERR_DMAPOOL_INVALID_ARGUMENT', () => DmaPool.attach({} as never));
+        const { peer } = await join();
+        // Such as a handle that lost its memory on the way.
+        const handle = { ...pool.share(), control: new ArrayBuffer(64) as never };
+        await refused('ERR_DMAPOOL_INVALID_ARGUMENT', () => DmaPool.attach(handle));
+        await peer.call('leave');
+        const good = pool.share();
+        end();
+        await refused('ERR_DMAPOOL_DESTROYED', () => DmaPool.attach(good));
+      },
+    ),
+  ];
+}

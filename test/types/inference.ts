@@ -1,0 +1,54 @@
+/** What the compiler infers, where users rely on it. Not run: the compiler is the test. */
+import { type Device, type DmaBlock, DmaError, type DmaErrorCode, DmaPool, type SharedPoolHandle } from 'dmapool';
+import { readTrace, type TraceAlloc } from 'dmapool/trace';
+
+/** True if the two types are the very same, which the compiler tells only of types that depend on another one. */
+// eslint-disable-next-line @typescript-eslint/no-unnecessary-type-parameters -- see above
+type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
+
+/** `is<T>()(value)` compiles only if the value's type is T, neither more nor less. */
+declare function is<T>(): <V>(value: V, ...wrong: Same<V, T> extends true ? [] : [never]) => void;
+
+export async function inference(device: Device, handle: SharedPoolHandle): Promise<void> {
+  // A pool's name becomes part of its type without `as const`, and of its blocks'.
+  const pool = DmaPool.create('rx', device, { size: 64 });
+  is<DmaPool<'rx'>>()(pool);
+  // @ts-expect-error TS2554: so this test can fail
+  is<DmaPool>()(pool);
+  is<'rx'>()(pool.name);
+  const block = pool.alloc();
+  is<DmaBlock<'rx'>>()(block);
+  const managed = DmaPool.createManaged('tx', device, { size: 64 });
+  is<DmaPool<'tx'>>()(managed);
+  const perhaps = pool.tryAlloc();
+  is<DmaBlock<'rx'> | null>()(perhaps);
+  const awaited = await pool.allocWait();
+  is<DmaBlock<'rx'>>()(awaited);
+  const all = [...pool];
+  is<DmaBlock<'rx'>[]>()(all);
+  const index = pool.allocIndex();
+  is<number>()(index);
+
+  // A name that is known only when the program runs gives the pool in general.
+  const named = DmaPool.create(device.name, device, { size: 64 });
+  is<DmaPool>()(named);
+  // The other side of a handle may say which pool it expects.
+  const attached = DmaPool.attach<'rx'>(handle);
+  attached.free(attached.accept(attached.transfer(attached.alloc())));
+  is<DmaBlock<'rx'>>()(attached.alloc());
+
+  // Blocks, pools and devices are disposable.
+  const disposables: Disposable[] = [block, pool, device];
+  is<Disposable[]>()(disposables);
+  is<DmaPool<'rx'>>()(device.manage(pool));
+
+  const error: unknown = null;
+  if (error instanceof DmaError) {
+    const { code } = error;
+    is<DmaErrorCode>()(code);
+  }
+  for await (const event of readTrace('x')) {
+    if (event.type !== 'alloc') continue;
+    is<TraceAlloc>()(event);
+  }
+}
