@@ -5,6 +5,7 @@ import { Command, CommanderError } from 'commander';
 import { DmaError } from '../index.ts';
 import { registerBench } from './bench.ts';
 import { registerBind, registerDevices, registerUnbind } from './devices.ts';
+import { registerDemo } from './demo.ts';
 import { CliExit, type CliIo, EXIT } from './io.ts';
 import { registerLayout } from './layout.ts';
 import { registerReplay } from './replay.ts';
@@ -19,6 +20,7 @@ const COMMANDS: readonly Register[] = [
   registerReplay,
   registerLayout,
   registerBench,
+  registerDemo,
   registerDevices,
   registerBind,
   registerUnbind,
