@@ -3,14 +3,7 @@ import { closeSync, readSync, writeSync } from 'node:fs';
 import { DmaReleaseError } from '../errors.ts';
 import type { BarInfo, InterruptBackend, InterruptKind, PciBackend } from '../pci/backend.ts';
 import { PciGoneError } from '../pci/error.ts';
-import {
-  CONVENTIONAL_CONFIG_SIZE,
-  EXPRESS_CONFIG_SIZE,
-  PCI_BARS,
-  PCI_CAPABILITY,
-  PCI_COMMAND,
-  PCI_CONFIG,
-} from '../pci/registers.ts';
+import { CONVENTIONAL_CONFIG_SIZE, PCI_BARS, PCI_CAPABILITY, PCI_COMMAND, PCI_CONFIG } from '../pci/registers.ts';
 import { EFD_CLOEXEC, EFD_NONBLOCK, libc } from './libc.ts';
 import {
   CONFIG_REGION,
@@ -29,6 +22,8 @@ import { VfioInterrupts } from './vfio-interrupts.ts';
 import type { VfioMemory } from './vfio-memory.ts';
 import { VfioRegion } from './vfio-region.ts';
 
+/** Bytes of the configuration space of a function of PCI Express. */
+const EXPRESS_CONFIG_SIZE = 4096;
 /** How often to look whether the system wants the device back, in milliseconds. */
 const REQUEST_INTERVAL = 250;
 /** Power Management Control/Status, from the capability on; its state is D3 when both bits are set (PCI PM 1.2, 3.2.4). */

@@ -1,16 +1,19 @@
 /** Tests of memory and devices through VFIO; as root in the virtual machine, with the devices that vfio.test.ts lists. */
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
+import { chmodSync, readFileSync } from 'node:fs';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
-import { type CoherentAllocator, DMA_BIT_MASK, DmaPool } from 'dmapool';
+import fc from 'fast-check';
+import { type CoherentAllocator, type CoherentMemory, DMA_BIT_MASK, DmaPool } from 'dmapool';
 import { PCI_COMMAND, PCI_CONFIG } from 'dmapool/pci';
-import { bindToVfio, unbindFromVfio, VfioDevice, type VfioMemoryOptions } from 'dmapool/linux';
+import { bindToVfio, listPciDevices, unbindFromVfio, VfioDevice, type VfioMemoryOptions } from 'dmapool/linux';
 import { registerConformance } from '../memory/conformance-node.ts';
+import { FIRST as EDU, freeHugepages, iommuFaults, within10s } from './vfio-guest-support.ts';
 
-const EDU = '0000:00:10.0';
 /** Another of the same kind. */
 const EDU_2 = '0000:00:11.0';
 const MIB = 2 ** 20;
@@ -22,10 +25,6 @@ before(() => {
 after(() => {
   unbindFromVfio([EDU, EDU_2]);
 });
-
-function freeHugepages(): number {
-  return Number(readFileSync('/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages', 'utf8'));
-}
 
 const opened = new Map<CoherentAllocator, VfioDevice>();
 
@@ -222,5 +221,205 @@ void describe('VFIO memory', () => {
     await vfio.close();
     await vfio.close();
     assert.equal(freeHugepages(), before);
+  });
+});
+
+void describe('the IOMMU', () => {
+  /** edu writes 1024 bytes where it was given nothing (any more): they are stopped, and the kernel's log says so. */
+  async function mustBeStopped(vfio: VfioDevice, dma: number): Promise<void> {
+    const before = iommuFaults().length;
+    await vfio.pci.enableBusMaster();
+    await eduDma(vfio, dma, 1024, 'write');
+    assert.ok(await within10s(() => iommuFaults().length > before));
+    const { device, address } = iommuFaults().at(-1)!;
+    assert.equal(device, EDU.slice(5));
+    assert.equal(address, dma - (dma % 4096));
+    assert.equal((await vfio.pci.bar(0).read32(EDU_ID)) & 0xff, 0xed, 'the device is still there');
+  }
+
+  void it('stops what goes to no address of ours', () =>
+    withEdu({ size: MIB }, async (vfio) => {
+      const block = DmaPool.createManaged('p', vfio.pci.device, { size: 4096 }).alloc();
+      block.bytes.fill(0x33);
+      await mustBeStopped(vfio, 0xabc_d000);
+      assert.ok(block.bytes.every((byte) => byte === 0x33));
+    }));
+
+  void it('stops what goes to a page of a pool that was destroyed (strict)', () =>
+    withEdu({ size: MIB, strict: true }, async (vfio) => {
+      const pool = DmaPool.create('p', vfio.pci.device, { size: 4096 });
+      const block = pool.alloc();
+      const { bytes, dma } = block;
+      await vfio.pci.enableBusMaster();
+      await eduDma(vfio, dma, 1024, 'write');
+      bytes.fill(0x44);
+      pool.free(block);
+      pool.destroy();
+      await mustBeStopped(vfio, dma);
+      assert.ok(bytes.every((byte) => byte === 0x44));
+    }));
+
+  void it('stops what goes to memory of a source that was closed', () =>
+    withEdu({ size: MIB }, async (vfio) => {
+      const pool = DmaPool.create('p', vfio.pci.device, { size: 4096 });
+      const block = pool.alloc();
+      block.bytes.fill(0x55);
+      vfio.memory.close();
+      assert.ok(block.bytes.every((byte) => byte === 0));
+      await mustBeStopped(vfio, block.dma);
+      assert.ok(block.bytes.every((byte) => byte === 0));
+      assert.equal(pool.tryAlloc() === null, true);
+      pool.free(block);
+      pool.destroy();
+    }));
+});
+
+void describe('a view of VFIO memory', () => {
+  void it('never crashes the process, whatever is closed when', async () => {
+    const before = freeHugepages();
+    const stale: Uint8Array[] = [];
+    let runs = 0;
+    const step = fc.record({
+      do: fc.constantFrom('alloc', 'alloc', 'alloc', 'free', 'write', 'read', 'close'),
+      which: fc.nat(20),
+      size: fc.constantFrom(1, 4096, 20_000, MIB),
+    });
+    // One device for many sources: a source of its own is closed without its device.
+    const vfio = await VfioDevice.open(EDU, { memory: { size: 64 * MIB, hugepages: false, strict: true } });
+    const device = { name: 'd', dmaMask: DMA_BIT_MASK(39) };
+    let live: { memory: CoherentMemory; view: Uint8Array; value: number }[] = [];
+    let source = vfio;
+    fc.assert(
+      fc.property(fc.array(step, { minLength: 4, maxLength: 20, size: 'max' }), (steps) => {
+        runs++;
+        for (const { do: what, which, size } of steps) {
+          const one = live[which % Math.max(1, live.length)];
+          if (what === 'alloc') {
+            const got = source.memory.allocCoherent({ device, size, node: -1 });
+            if (got === null) continue;
+            const view = new Uint8Array(got.buffer, got.byteOffset, got.size);
+            assert.ok(view[0] === 0 && view.at(-1) === 0, 'zeroed when new');
+            live.push({ memory: got, view, value: 0 });
+          } else if (one === undefined) {
+            const old = stale[which % Math.max(1, stale.length)];
+            if (old !== undefined) old[old.length >> 1] = which;
+          } else if (what === 'free') {
+            source.memory.freeCoherent(one.memory);
+            live.splice(live.indexOf(one), 1);
+            stale.push(one.view);
+            if (stale.length > 500) stale.shift();
+          } else if (what === 'write') {
+            one.view[0] = one.view[one.view.length - 1] = one.value = which;
+          } else if (what === 'read') {
+            assert.ok(one.view[0] === one.value && one.view.at(-1) === one.value);
+          }
+        }
+        for (const { memory } of live.splice(0)) source.memory.freeCoherent(memory);
+      }),
+      { numRuns: 300 },
+    );
+    await vfio.close();
+    assert.ok(stale.every((view) => view[0] === 0 && view.at(-1) === 0));
+    stale.forEach((view) => view.fill(1));
+    // And whole sources, with all that is theirs.
+    for (let i = 0; i < 20; i++) {
+      source = await VfioDevice.open(EDU, { memory: { size: 4 * MIB, strict: i % 2 === 0, hugepages: i % 3 === 0 } });
+      live = [];
+      for (const size of [1, 4096, 20_000, MIB]) {
+        const memory = source.memory.allocCoherent({ device, size, node: -1 })!;
+        const view = new Uint8Array(memory.buffer, memory.byteOffset, memory.size);
+        live.push({ memory, view, value: view.fill(i + 1)[0]! });
+      }
+      if (i % 4 === 0) source.memory.close();
+      await source.close();
+      for (const { view } of live) assert.ok(view[0] === 0 && view.at(-1) === 0);
+      live.forEach(({ view }) => view.fill(7));
+      for (const { memory } of live) source.memory.freeCoherent(memory);
+      assert.equal(source.memory.allocCoherent({ device, size: 1, node: -1 }), null);
+    }
+    assert.equal(freeHugepages(), before);
+  });
+});
+
+/** Runs a program without the rights of root, and with those limits; returns the code and message of what it throws. */
+function asNobody(options: string, limits: readonly string[] = []): string {
+  const program = `
+    import { VfioDevice } from 'dmapool/linux';
+    try { await (await VfioDevice.open('${EDU}', ${options})).close(); console.log('opened'); }
+    catch (error) { console.log(error.code, error.message); }
+  `;
+  const cwd = fileURLToPath(new URL('../../../', import.meta.url));
+  const as = ['--reuid', '65534', '--regid', '65534', '--clear-groups', ...limits];
+  const run = spawnSync('setpriv', [...as, process.execPath, '--input-type=module', '-e', program], {
+    cwd,
+    encoding: 'utf8',
+  });
+  assert.equal(run.stderr, '');
+  return run.stdout.trim();
+}
+
+void describe('wrong use of VFIO is refused, with what to do', () => {
+  void it('a device that another driver has, or nobody', async () => {
+    unbindFromVfio([EDU]);
+    try {
+      await assert.rejects(VfioDevice.open(EDU), {
+        code: 'ERR_DMAPOOL_VFIO_NOT_BOUND',
+        message: `${EDU}: no driver has it; hand it over: dmapool bind ${EDU}`,
+      });
+    } finally {
+      bindToVfio([EDU]);
+    }
+  });
+
+  void it('a device that is open already', async () => {
+    await withEdu({ size: MIB }, async () => {
+      await assert.rejects(VfioDevice.open(EDU), {
+        code: 'ERR_DMAPOOL_PCI_BUSY',
+        message: new RegExp(`^${EDU}: it is in use: process ${String(process.pid)} \\(.*\\) has /dev/vfio/\\d+ open$`),
+      });
+    });
+  });
+
+  void it('addresses that are none, or of nothing', async () => {
+    for (const wrong of ['', '00:10.0', '0000:00:10.9', '../..']) {
+      await assert.rejects(VfioDevice.open(wrong), { code: 'ERR_DMAPOOL_INVALID_ARGUMENT' });
+    }
+    await assert.rejects(VfioDevice.open('0000:00:1c.7'), { code: 'ERR_DMAPOOL_PCI_NOT_FOUND' });
+  });
+
+  void it('options that are wrong', async () => {
+    for (const memory of [
+      { size: 0 },
+      { size: 1.5 },
+      { size: 2 ** 33, strict: true },
+      { node: -2 },
+      { hugepages: 12345 },
+    ]) {
+      await assert.rejects(VfioDevice.open(EDU, { memory }), { code: 'ERR_DMAPOOL_INVALID_ARGUMENT' });
+    }
+    // Nothing is left open by it.
+    await withEdu({ size: MIB }, () => Promise.resolve());
+  });
+
+  void it('hugepages that are not there', async () => {
+    await assert.rejects(VfioDevice.open(EDU, { memory: { size: 256 * MIB, hugepages: true } }), {
+      code: 'ERR_DMAPOOL_NO_HUGEPAGES',
+      message: /as root: echo \d+ > \/sys\/kernel\/mm\/hugepages\//,
+    });
+  });
+
+  void it("a group that is not this user's, and more memory than may be locked", () => {
+    const path = `/dev/vfio/${String(listPciDevices().find(({ address }) => address === EDU)!.iommuGroup)}`;
+    assert.equal(
+      asNobody('{ memory: { size: 2 ** 20 } }'),
+      `ERR_DMAPOOL_VFIO_PERMISSION ${EDU}: ${path} may not be opened by this user; as root: chown USER ${path}`,
+    );
+    chmodSync(path, 0o666);
+    assert.match(
+      asNobody('{ memory: { size: 64 * 2 ** 20 } }'),
+      /^ERR_DMAPOOL_VFIO_MEMLOCK .*: 65536 KiB of memory are to be locked for the device, and this process may lock \d+ KiB more \(limit \d+ KiB\): raise the limit \(ulimit -l \d+, /,
+    );
+    // Root is not needed where the group is ours and the memory within the limit.
+    assert.equal(asNobody('{ memory: { size: 2 ** 20, hugepages: false } }'), 'opened');
   });
 });
