@@ -22,7 +22,11 @@ export function iommuFaults(): { device: string; address: number }[] {
 
 /** Waits until something is so; false if it is not within 10 seconds. */
 export async function within10s(isSo: () => boolean): Promise<boolean> {
-  for (const end = Date.now() + 10_000; !isSo(); await setTimeout(20)) if (Date.now() > end) return false;
+  const end = Date.now() + 10_000;
+  while (!isSo()) {
+    if (Date.now() > end) return false;
+    await setTimeout(20);
+  }
   return true;
 }
 

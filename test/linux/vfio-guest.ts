@@ -278,7 +278,6 @@ void describe('a view of VFIO memory', () => {
   void it('never crashes the process, whatever is closed when', async () => {
     const before = freeHugepages();
     const stale: Uint8Array[] = [];
-    let runs = 0;
     const step = fc.record({
       do: fc.constantFrom('alloc', 'alloc', 'alloc', 'free', 'write', 'read', 'close'),
       which: fc.nat(20),
@@ -291,7 +290,6 @@ void describe('a view of VFIO memory', () => {
     let source = vfio;
     fc.assert(
       fc.property(fc.array(step, { minLength: 4, maxLength: 20, size: 'max' }), (steps) => {
-        runs++;
         for (const { do: what, which, size } of steps) {
           const one = live[which % Math.max(1, live.length)];
           if (what === 'alloc') {

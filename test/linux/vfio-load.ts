@@ -1,13 +1,16 @@
 /**
- * A driver's process at work, for tests that kill it: writes `ready` and then reads and writes without end.
- * With `once` it writes and reads one block, writes `worked`, and closes all.
+ * A driver's process at work, for tests that kill it: it waits for a word on its standard input, opens the device, writes
+ * `ready`, and then reads and writes without end. With `once` it writes and reads one block, writes `worked`, and closes all.
  */
+import { once } from 'node:events';
 import { NvmeController } from 'dmapool/drivers/nvme';
 import { VfioDevice } from 'dmapool/linux';
 import { PCI_COMMAND, PCI_CONFIG } from 'dmapool/pci';
 
 const [address, mode] = process.argv.slice(2);
 const MIB = 2 ** 20;
+await once(process.stdin, 'data');
+process.stdin.destroy();
 const vfio = await VfioDevice.open(address!, { memory: { size: 8 * MIB, hugepages: true } });
 // Taken over as the kernel left it.
 if (((await vfio.pci.config.read16(PCI_CONFIG.command)) & PCI_COMMAND.busMaster) !== 0) throw new Error('not quiet');
