@@ -45,9 +45,11 @@ export interface NvmeStatistics {
   readonly load: number;
   /** Commands submitted on each I/O queue. */
   readonly submitted: readonly number[];
-  /** Commands that took too long, Abort commands that were sent for them, and resets of the controller. */
+  /** Commands that took too long. */
   readonly timeouts: number;
+  /** Abort commands that were sent for them. */
   readonly aborts: number;
+  /** Resets of the controller. */
   readonly resets: number;
 }
 
@@ -57,13 +59,23 @@ export interface NvmeStatistics {
  *
  * @example
  * ```ts
- * const nvme = await NvmeController.start(await machine.open('nvme0'), { queues: 2, queueDepth: 64 });
- * const disk = await nvme.namespace(1);
- * const sector = new Uint8Array(disk.blockSize);
- * await disk.read(0, sector);
- * await disk.write(1, sector);
- * await disk.flush();
- * await nvme.close(); // the function is yours to close
+ * const machine = await QemuMachine.start({
+ *   drives: [{ id: 'disk0', file: 'null-co://', options: { 'file.read-zeroes': true, 'file.size': 1048576 } }],
+ *   devices: [{ driver: 'nvme', id: 'nvme0', drive: 'disk0', serial: '1' }],
+ * });
+ * try {
+ *   const pci = await machine.open('nvme0');
+ *   const nvme = await NvmeController.start(pci, { queues: 2, queueDepth: 64 });
+ *   const disk = await nvme.namespace(1);
+ *   const sector = new Uint8Array(disk.blockSize);
+ *   await disk.read(0, sector);
+ *   await disk.write(1, sector);
+ *   await disk.flush();
+ *   await nvme.close();
+ *   await pci.close();
+ * } finally {
+ *   await machine.close();
+ * }
  * ```
  */
 export class NvmeController {
@@ -109,6 +121,7 @@ export class NvmeController {
    * Takes a function over: resets and enables its controller, identifies it and makes its queues (7.6.1).
    *
    * @param pci An open function of class 010802h. It stays the caller's to close, after {@link NvmeController.close}.
+   * @param options Queues, their depth, time-outs; all have defaults.
    * @throws `DmaArgumentError`, `DmaOutOfMemoryError`, `PciGoneError`, {@link NvmeError} and its kin. The controller is
    *   then stopped, and all memory is given back.
    */
@@ -145,11 +158,12 @@ export class NvmeController {
     return Math.min(this.#identity.maxTransfer, MAX_TRANSFER);
   }
 
-  /** I/O queue pairs there are, and commands in flight on each. */
+  /** I/O queue pairs there are. */
   get queues(): number {
     return this.#queues.length - 1;
   }
 
+  /** Commands in flight on each I/O queue, at most. */
   get queueDepth(): number {
     return this.#queues[1]!.depth;
   }
@@ -164,6 +178,7 @@ export class NvmeController {
     return [this.#bounce.pool, ...this.#lists.pools];
   }
 
+  /** What was done so far. */
   statistics(): NvmeStatistics {
     const load = this.#queues.reduce((sum, queue) => sum + queue.load, 0);
     const submitted = this.#queues.slice(1).map((queue) => queue.submitted);
@@ -178,6 +193,7 @@ export class NvmeController {
   /**
    * Opens a namespace.
    *
+   * @param nsid Its ID, from 1 up; see {@link NvmeController.namespaceIds}.
    * @throws {@link NvmeError} `ERR_NVME_NO_NAMESPACE` when there is none of that ID, `ERR_NVME_UNSUPPORTED` when it has
    *   metadata, or blocks that are larger than a command may transfer.
    */

@@ -72,7 +72,10 @@ export class NvmeStatusError extends NvmeError implements NvmeStatus {
     this.status = name;
   }
 
-  /** True for a status of this type and code. */
+  /**
+   * Says whether it is a certain status.
+   * @param type Status Code Type. @param code Status Code.
+   */
   is(type: number, code: number): boolean {
     return this.statusCodeType === type && this.statusCode === code;
   }

@@ -6,11 +6,15 @@ import { PAGE_SIZE } from './registers.ts';
 export interface NvmeIdentity {
   /** PCI Vendor ID. */
   readonly vendorId: number;
+  /** Serial number, without the spaces around it. */
   readonly serialNumber: string;
+  /** Model number, likewise. */
   readonly modelNumber: string;
+  /** Revision of its firmware. */
   readonly firmwareRevision: string;
   /** Version that the controller keeps to, such as `1.4.0`. */
   readonly version: string;
+  /** Its ID in the NVM subsystem. */
   readonly controllerId: number;
   /** Most bytes of one command: Maximum Data Transfer Size; `Infinity` when there is no limit. */
   readonly maxTransfer: number;
@@ -18,8 +22,9 @@ export interface NvmeIdentity {
   readonly abortLimit: number;
   /** Highest namespace ID it may have. */
   readonly maxNamespaceId: number;
-  /** Optional commands (ONCS). */
+  /** It has the Dataset Management command (ONCS). */
   readonly datasetManagement: boolean;
+  /** It has the Write Zeroes command (ONCS). */
   readonly writeZeroes: boolean;
   /** It has a write cache that loses its content without power: flush what must last. */
   readonly volatileWriteCache: boolean;

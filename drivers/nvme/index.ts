@@ -14,7 +14,13 @@ export {
   NvmeTimeoutError,
 } from './errors.ts';
 export type { NvmeIdentity } from './identify.ts';
-export type { NvmeDmaOptions, NvmeNamespace, NvmeRange, NvmeWriteOptions } from './namespace.ts';
+export type {
+  NvmeDmaOptions,
+  NvmeNamespace,
+  NvmeRange,
+  NvmeWriteOptions,
+  NvmeWriteZeroesOptions,
+} from './namespace.ts';
 export type { NvmeOptions } from './options.ts';
 export type { NvmeCommand } from './queue-pair.ts';
 export { nvmeStatusName } from './status.ts';

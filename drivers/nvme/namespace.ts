@@ -19,6 +19,12 @@ export interface NvmeWriteOptions {
   readonly fua?: boolean;
 }
 
+/** How to write zeroes. */
+export interface NvmeWriteZeroesOptions {
+  /** The controller may deallocate the blocks. Default false. */
+  readonly deallocate?: boolean;
+}
+
 /** What part of DMA memory to transfer. */
 export interface NvmeDmaOptions extends NvmeWriteOptions {
   /** First byte, a multiple of 4. Default 0. */
@@ -29,6 +35,7 @@ export interface NvmeDmaOptions extends NvmeWriteOptions {
 
 /** Blocks to be deallocated. */
 export interface NvmeRange {
+  /** First logical block. */
   readonly lba: number;
   /** How many, 1 to 2^32-1. */
   readonly blocks: number;
@@ -40,6 +47,29 @@ export interface NvmeRange {
  * to say (`LBA Out of Range`).
  *
  * Buffers must be left alone until the promise is settled.
+ *
+ * @example
+ * ```ts
+ * const machine = await QemuMachine.start({
+ *   drives: [{ id: 'disk0', file: 'null-co://', options: { 'file.read-zeroes': true, 'file.size': 1048576 } }],
+ *   devices: [{ driver: 'nvme', id: 'nvme0', drive: 'disk0', serial: '1' }],
+ * });
+ * try {
+ *   const pci = await machine.open('nvme0');
+ *   const nvme = await NvmeController.start(pci, { queues: 2, queueDepth: 64 });
+ *   const disk = await nvme.namespace(1);
+ *   // Without a copy: memory that the device reaches.
+ *   const pool = DmaPool.createManaged('buffers', pci.device, { size: 65536, align: 4096 });
+ *   const buffer = pool.alloc();
+ *   await disk.readDma(0, buffer, { length: 4096 });
+ *   await disk.writeDma(8, buffer, { length: 4096, fua: true });
+ *   pool.free(buffer);
+ *   await nvme.close();
+ *   await pci.close();
+ * } finally {
+ *   await machine.close();
+ * }
+ * ```
  */
 export class NvmeNamespace {
   /** Namespace ID, from 1 up. */
@@ -99,7 +129,12 @@ export class NvmeNamespace {
     return this.#transferBuffer(NVM.read, lba, buffer, 0);
   }
 
-  /** Writes blocks (6.15) from a buffer. @param lba First logical block. @param buffer Whole blocks, at least one. */
+  /**
+   * Writes blocks (6.15) from a buffer.
+   *
+   * @param lba First logical block. @param buffer Whole blocks, at least one.
+   * @param options Whether it must last at once.
+   */
   write(lba: number, buffer: Uint8Array, options: NvmeWriteOptions = {}): Promise<void> {
     return this.#transferBuffer(NVM.write, lba, buffer, flagsOf(options));
   }
@@ -108,12 +143,7 @@ export class NvmeNamespace {
    * Reads blocks into DMA memory of the controller's device, without a copy: a block of a `DmaPool` on `pci.device`, or what
    * `pci.device.allocCoherent` gave.
    *
-   * @example
-   * ```ts
-   * const pool = DmaPool.create('buffers', pci.device, { size: 65536, align: 4096 });
-   * const buffer = pool.alloc();
-   * await disk.readDma(0, buffer);
-   * ```
+   * @param lba First logical block. @param memory Where the data goes. @param options Which part of the memory.
    */
   readDma(lba: number, memory: DmaMemory, options: NvmeDmaOptions = {}): Promise<void> {
     return this.#transferDma(NVM.read, lba, memory, options);
@@ -131,9 +161,11 @@ export class NvmeNamespace {
 
   /**
    * Makes blocks read as zeros (6.17). No data is transferred.
-   * @param deallocate The controller may deallocate them. Default false.
+   *
+   * @param lba First logical block. @param blocks How many. @param options Whether they may be deallocated.
    */
-  async writeZeroes(lba: number, blocks: number, { deallocate = false } = {}): Promise<void> {
+  async writeZeroes(lba: number, blocks: number, options: NvmeWriteZeroesOptions = {}): Promise<void> {
+    const { deallocate = false } = options;
     checkInteger('lba', lba, 0, Number.MAX_SAFE_INTEGER);
     checkInteger('blocks', blocks, 1, Number.MAX_SAFE_INTEGER - lba);
     this.#checkSupport(this.#controller.identity.writeZeroes, 'Write Zeroes');

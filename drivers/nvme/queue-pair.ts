@@ -16,14 +16,21 @@ import { COMPLETION_ENTRY, opcodeName, REGISTER, SUBMISSION_ENTRY } from './regi
 
 /** A command as the specification lays it out (4.2), without what the driver fills in itself. Dwords default to 0. */
 export interface NvmeCommand {
+  /** 0 to 255. */
   readonly opcode: number;
   /** Namespace; 0 where a command has none. */
   readonly nsid?: number;
+  /** Command dword 10. */
   readonly cdw10?: number;
+  /** Command dword 11. */
   readonly cdw11?: number;
+  /** Command dword 12. */
   readonly cdw12?: number;
+  /** Command dword 13. */
   readonly cdw13?: number;
+  /** Command dword 14. */
   readonly cdw14?: number;
+  /** Command dword 15. */
   readonly cdw15?: number;
 }
 
@@ -46,9 +53,9 @@ export class Request {
   /** The next one that waits. */
   next: Request | null = null;
   /** Its Command Identifier (4.2), once it is submitted. */
-  cid = -1;
+  cid: number;
   /** When it is late, by `performance.now()`. */
-  deadline = Infinity;
+  deadline: number = Infinity;
   /** An Abort was sent for it. */
   abortSent = false;
   /** It went to the admin queue. */
@@ -64,6 +71,7 @@ export class Request {
     this.data = data;
     this.resolve = resolve;
     this.reject = reject;
+    this.cid = -1;
   }
 
   /** The command in words. */
@@ -90,7 +98,7 @@ export interface QueueOwner {
 const SLOT_BITS = 10;
 const GENERATIONS = 0x10000 >> SLOT_BITS;
 /** Most commands that a queue has at a time. */
-export const MAX_DEPTH = 2 ** SLOT_BITS;
+export const MAX_DEPTH: number = 2 ** SLOT_BITS;
 
 export class QueuePair {
   /** Queue Identifier; 0 is the admin queue. */

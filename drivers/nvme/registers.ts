@@ -6,7 +6,7 @@
 export const CLASS_NVME = 0x010802;
 
 /** Offsets in BAR 0 (3.1). */
-export const REGISTER = {
+export const REGISTER: Readonly<Record<'cap' | 'vs' | 'cc' | 'csts' | 'aqa' | 'asq' | 'acq' | 'doorbells', number>> = {
   /** Controller Capabilities, 64 bits (3.1.1). */
   cap: 0x00,
   /** Version (3.1.2). */
@@ -22,26 +22,26 @@ export const REGISTER = {
   acq: 0x30,
   /** The first doorbell (3.1.24); the others follow at the stride of CAP.DSTRD. */
   doorbells: 0x1000,
-} as const;
+};
 
 /** Controller Configuration (3.1.5). */
-export const CC = {
+export const CC: Readonly<Record<'enable' | 'shutdownNormal' | 'shutdownMask' | 'entrySizes', number>> = {
   enable: 0x1,
   /** Shutdown Notification, bits 15:14: normal shutdown. */
   shutdownNormal: 0x1 << 14,
   shutdownMask: 0x3 << 14,
   /** I/O Submission Queue Entry Size, bits 19:16: 2^6 bytes; I/O Completion Queue Entry Size, bits 23:20: 2^4. */
   entrySizes: (6 << 16) | (4 << 20),
-} as const;
+};
 
 /** Controller Status (3.1.6). */
-export const CSTS = {
+export const CSTS: Readonly<Record<'ready' | 'fatal' | 'shutdownComplete' | 'shutdownMask', number>> = {
   ready: 0x1,
   fatal: 0x2,
   /** Shutdown Status, bits 3:2: complete. */
   shutdownComplete: 0x2 << 2,
   shutdownMask: 0x3 << 2,
-} as const;
+};
 
 /** What CAP says (3.1.1). */
 export interface ControllerCapabilities {
@@ -70,7 +70,18 @@ export function parseCapabilities(cap: bigint): ControllerCapabilities {
 }
 
 /** Admin commands (5). */
-export const ADMIN = {
+export const ADMIN: Readonly<
+  Record<
+    | 'deleteSubmissionQueue'
+    | 'createSubmissionQueue'
+    | 'deleteCompletionQueue'
+    | 'createCompletionQueue'
+    | 'identify'
+    | 'abort'
+    | 'setFeatures',
+    number
+  >
+> = {
   deleteSubmissionQueue: 0x00,
   createSubmissionQueue: 0x01,
   deleteCompletionQueue: 0x04,
@@ -78,28 +89,38 @@ export const ADMIN = {
   identify: 0x06,
   abort: 0x08,
   setFeatures: 0x09,
-} as const;
+};
 
 /** Commands of the NVM command set (6). */
-export const NVM = {
+export const NVM: Readonly<Record<'flush' | 'write' | 'read' | 'writeZeroes' | 'datasetManagement', number>> = {
   flush: 0x00,
   write: 0x01,
   read: 0x02,
   writeZeroes: 0x08,
   datasetManagement: 0x09,
-} as const;
+};
 
 /** What Identify is asked for: CNS (5.15.1). */
-export const IDENTIFY = { namespace: 0x00, controller: 0x01, activeNamespaces: 0x02 } as const;
+export const IDENTIFY: Readonly<Record<'namespace' | 'controller' | 'activeNamespaces', number>> = {
+  namespace: 0x00,
+  controller: 0x01,
+  activeNamespaces: 0x02,
+};
 
 /** Feature Identifiers of Set Features (5.21.1): Number of Queues (5.21.1.7). */
-export const FEATURE = { numberOfQueues: 0x07 } as const;
+export const FEATURE: Readonly<Record<'numberOfQueues', number>> = { numberOfQueues: 0x07 };
 
 /** Bits of Create I/O Completion Queue and Create I/O Submission Queue, dword 11 (5.3, 5.4). */
-export const QUEUE_FLAG = { physicallyContiguous: 0x1, interruptsEnabled: 0x2 } as const;
+export const QUEUE_FLAG: Readonly<Record<'physicallyContiguous' | 'interruptsEnabled', number>> = {
+  physicallyContiguous: 0x1,
+  interruptsEnabled: 0x2,
+};
 
 /** Dword 12 of Read (6.9), Write (6.15) and Write Zeroes (6.17). */
-export const IO_FLAG = { forceUnitAccess: 0x4000_0000, deallocate: 0x0200_0000 } as const;
+export const IO_FLAG: Readonly<Record<'forceUnitAccess' | 'deallocate', number>> = {
+  forceUnitAccess: 0x4000_0000,
+  deallocate: 0x0200_0000,
+};
 
 /** Dword 11 of Dataset Management: Attribute Deallocate (6.7). */
 export const DSM_DEALLOCATE = 0x4;

@@ -118,7 +118,11 @@ const TYPE_NAMES: readonly string[] = [
 ];
 
 /** Generic status codes that the driver itself looks at. */
-export const STATUS = { abortRequested: 0x07, submissionQueueDeleted: 0x08, invalidNamespace: 0x0b } as const;
+export const STATUS: Readonly<Record<'abortRequested' | 'submissionQueueDeleted' | 'invalidNamespace', number>> = {
+  abortRequested: 0x07,
+  submissionQueueDeleted: 0x08,
+  invalidNamespace: 0x0b,
+};
 
 /**
  * The specification's name of a status.

@@ -7,6 +7,8 @@ type Demo = (io: CliIo) => Promise<void>;
 
 /** Each is loaded when it is asked for: the other commands need neither drivers nor QEMU. */
 const DEMOS: Readonly<Record<string, () => Promise<Demo>>> = {
+  e1000: async () => (await import('./demo-e1000.ts')).demoE1000,
+  ehci: async () => (await import('./demo-ehci.ts')).demoEhci,
   nvme: async () => (await import('./demo-nvme.ts')).demoNvme,
 };
 
@@ -23,7 +25,7 @@ export function registerDemo(program: Command, io: CliIo): void {
         'pools. Needs qemu-system-x86_64 and the package koffi.',
     )
     .addArgument(new Argument('<driver>', 'which driver').choices(Object.keys(DEMOS)))
-    .addHelpText('after', '\nExample:\n  $ dmapool demo nvme')
+    .addHelpText('after', '\nExample:\n  $ dmapool demo e1000')
     .action(async (name: string) => {
       const demo = await DEMOS[name]!();
       try {
