@@ -54,8 +54,8 @@ export class VfioContainer implements DmaMapper {
   #closed = false;
 
   /**
-   * @throws {@link VfioError} @throws {@link PciError} `ERR_DMAPOOL_PCI_NOT_FOUND`, `ERR_DMAPOOL_PCI_BUSY`
-   * @throws {@link DmaArgumentError} @throws {@link DmaDependencyError}
+   * @throws {@link VfioError} @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND`, `ERR_DMAPOOL_PCI_BUSY`
+   * @throws `DmaArgumentError` @throws {@link DmaDependencyError}
    */
   constructor(address: string, folders: SystemFolders = SYSTEM) {
     libc();

@@ -213,7 +213,7 @@ export class VfioMemory implements CoherentAllocator {
    * Takes all of it from the device, and then from the process: the IOMMU stops what the device still does, and views
    * read zeros from now on, in all threads. `VfioDevice.close` does it. Closing twice is fine.
    *
-   * @throws {@link DmaReleaseError} when the kernel would not take a mapping away. The memory then stays as it is.
+   * @throws `DmaReleaseError` when the kernel would not take a mapping away. The memory then stays as it is.
    */
   close(): void {
     if (this.#closed && this.#memory.closed) return;

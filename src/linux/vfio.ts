@@ -68,10 +68,10 @@ export class VfioDevice {
    *
    * @param address With its domain: `0000:3b:00.0`.
    * @throws {@link VfioError} with what stands in the way, and what to do.
-   * @throws {@link PciError} `ERR_DMAPOOL_PCI_NOT_FOUND`; `ERR_DMAPOOL_PCI_BUSY` when somebody has it open, or another
+   * @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND`; `ERR_DMAPOOL_PCI_BUSY` when somebody has it open, or another
    *   function of its group.
    * @throws {@link HugepageError} when hugepages are asked for and there are too few.
-   * @throws {@link DmaArgumentError} @throws {@link DmaDependencyError} @throws {@link SystemCallError}
+   * @throws `DmaArgumentError` @throws {@link DmaDependencyError} @throws {@link SystemCallError}
    */
   static async open(address: string, options: VfioOpenOptions = {}): Promise<VfioDevice> {
     if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
@@ -109,7 +109,7 @@ export class VfioDevice {
    * The driver is done, as `pci.close()`: bus mastering off, interrupts closed, pools destroyed, the device reset, its
    * memory taken from it and then from the process, and the group given up. Closing twice is fine.
    *
-   * @throws {@link DmaReleaseError} after all was tried, with what failed.
+   * @throws `DmaReleaseError` after all was tried, with what failed.
    */
   close(): Promise<void> {
     return this.pci.close();
