@@ -94,7 +94,7 @@ export function readPciDevice(address: string, folders: SystemFolders = SYSTEM):
 /**
  * The PCI function of this address.
  *
- * @throws {@link PciError} `ERR_DMAPOOL_PCI_NOT_FOUND` @throws {@link DmaArgumentError} for what is no address.
+ * @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND` @throws `DmaArgumentError` for what is no address.
  */
 export function pciDeviceAt(address: string, folders: SystemFolders = SYSTEM): PciDevice {
   if (typeof address !== 'string' || !/^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$/.test(address)) {
