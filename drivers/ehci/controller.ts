@@ -136,9 +136,9 @@ export class EhciController {
     return this.#engine.ended;
   }
 
-  /** Its devices. */
+  /** Its devices, in the order of their enumeration; those that were pulled out or closed are not among them. */
   get devices(): readonly UsbDevice[] {
-    return [...this.#attached.values()];
+    return [...this.#attached.values()].filter((device) => !device.removed.aborted);
   }
 
   /** Memory for transfers without a copy. @param length Bytes, 0 to 4 MiB. @throws `DmaOutOfMemoryError` @throws {@link UsbError} */
@@ -313,6 +313,7 @@ export class EhciController {
   async #onPortChange(): Promise<void> {
     for (let port = 1; port <= this.ports; port++) {
       const state = await this.#readPort(port);
+      if (this.#engine.stopping) return;
       if ((state & PORT_CHANGES) !== 0) await this.#updatePort(port, state & PORT_CHANGES, 0);
       const device = this.#attached.get(port);
       if (device !== undefined && !isThere(state)) void device.end(this.#goneError(port));
@@ -327,7 +328,8 @@ export class EhciController {
       timeout: this.#timeout,
       explain: async (error) => {
         try {
-          return isThere(await this.#readPort(port)) ? error : this.#goneError(port, error);
+          const state = await this.#readPort(port);
+          return isThere(state) || this.#engine.stopping ? error : this.#goneError(port, error);
         } catch {
           return this.#goneError(port, error);
         }
@@ -346,7 +348,9 @@ export class EhciController {
 
   #freeAddress(): number {
     let address = 1;
-    while (address < MAX_ADDRESS && this.devices.some((device) => device.address === address)) address++;
+    // Also of those that are on their way out: their ports may still be enabled.
+    const devices = [...this.#attached.values()];
+    while (address < MAX_ADDRESS && devices.some((device) => device.address === address)) address++;
     return address;
   }
 
