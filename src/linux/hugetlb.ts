@@ -145,6 +145,11 @@ export class HugetlbMemory implements CoherentAllocator {
     return this.#zones.onceAvailable(listener);
   }
 
+  /**
+   * How another worker of this process gets at this memory.
+   *
+   * @param buffer The `buffer` of memory from here.
+   */
   shareBuffer(buffer: ArrayBuffer | SharedArrayBuffer): SharedRegion {
     return this.#memory.share(buffer, NAME);
   }

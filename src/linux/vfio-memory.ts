@@ -84,7 +84,19 @@ class StrictMemory implements CoherentMemory {
   }
 }
 
-/** The memory of a device that is open through VFIO: `VfioDevice.memory`. */
+/**
+ * The memory of a device that is open through VFIO: `VfioDevice.memory`.
+ *
+ * @example
+ * ```ts
+ * const [address] = process.argv.slice(2); // such as 0000:3b:00.0
+ * if (address !== undefined) {
+ *   const vfio = await VfioDevice.open(address);
+ *   console.log(vfio.memory.pageSize, vfio.memory.mappings);
+ *   await vfio.close();
+ * }
+ * ```
+ */
 export class VfioMemory implements CoherentAllocator {
   readonly name = 'vfio';
   /** Bytes of a page of the IOMMU. */
@@ -166,7 +178,12 @@ export class VfioMemory implements CoherentAllocator {
     return this.#mapped.size;
   }
 
-  /** `node` of the request is not looked at: all this memory is from one node, or from anywhere. */
+  /**
+   * Allocates memory that the device reaches at an address below its mask.
+   *
+   * @param request For whom, and how many bytes. `node` is not looked at: all this memory is from one node, or from
+   *   anywhere.
+   */
   allocCoherent(request: CoherentRequest): CoherentMemory | null {
     if (typeof request !== 'object' || request === null) {
       throw new DmaArgumentError('request', request, 'an object with device, size and node');
@@ -205,6 +222,11 @@ export class VfioMemory implements CoherentAllocator {
     return this.#availability.once(listener);
   }
 
+  /**
+   * How another worker of this process gets at this memory.
+   *
+   * @param buffer The `buffer` of memory from here.
+   */
   shareBuffer(buffer: ArrayBuffer | SharedArrayBuffer): SharedRegion {
     return this.#memory.share(buffer, NAME);
   }

@@ -26,14 +26,17 @@ const NO_SNOOP = 1 << 11;
  *
  * @example
  * ```ts
- * const vfio = await VfioDevice.open('0000:3b:00.0', { memory: { size: 16 * 2 ** 20 } });
- * try {
- *   vfio.pci.device.setDmaMask(DMA_BIT_MASK(64));
- *   const pool = DmaPool.createManaged('descriptors', vfio.pci.device, { size: 64 });
- *   const version = await vfio.pci.bar(0).read32(0x08);
- *   await vfio.pci.enableBusMaster();
- * } finally {
- *   await vfio.close();
+ * const [address] = process.argv.slice(2); // such as 0000:3b:00.0
+ * if (address !== undefined) {
+ *   const vfio = await VfioDevice.open(address, { memory: { size: 16 * 2 ** 20 } });
+ *   try {
+ *     vfio.pci.device.setDmaMask(DMA_BIT_MASK(64));
+ *     const pool = DmaPool.createManaged('descriptors', vfio.pci.device, { size: 64 });
+ *     const version = await vfio.pci.bar(0).read32(0x08);
+ *     await vfio.pci.enableBusMaster();
+ *   } finally {
+ *     await vfio.close();
+ *   }
  * }
  * ```
  */
@@ -67,6 +70,7 @@ export class VfioDevice {
    * Opens a function, with its registers decoding, bus mastering off, and no interrupts.
    *
    * @param address With its domain: `0000:3b:00.0`.
+   * @param options Its memory, and what the function's device is to be. Default: ordinary memory, locked.
    * @throws {@link VfioError} with what stands in the way, and what to do.
    * @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND`; `ERR_DMAPOOL_PCI_BUSY` when somebody has it open, or another
    *   function of its group.
