@@ -41,7 +41,7 @@ void describe('in the middle of I/O', { skip: withoutQemu }, () => {
     const { machine, nvme, pci, disk, log } = bench;
     const { done, errors } = keepBusy(bench);
     await untilBusy(done);
-    await machine.unplug('nvme0');
+    await machine.unplug('nvme0', { timeout: 30_000 });
     for (const error of await errors) {
       assert.ok(error instanceof PciGoneError, String(error));
       assert.equal(error.code, 'ERR_DMAPOOL_PCI_GONE');
