@@ -35,9 +35,9 @@ export default tseslint.config(
       'src/pool/**',
       'src/device/**',
       'src/memory/**',
+      'src/pci/**',
       'src/kernel/**',
       'src/conformance/**',
-      'src/pci/**',
       'src/*.ts',
     ],
     rules: {

@@ -2,7 +2,20 @@ import { formatGeometry } from '../src/bench/format.ts';
 import { formatTable } from '../src/bench/table.ts';
 import type { WorkerComparison } from './worker-comparison.ts';
 
-const HEADING = ['blocks', 'C peer', 'median', 'shared', 'median', 'unshared', 'median', 'x peer', 'x one', 'median'];
+const HEADING = [
+  'blocks',
+  'C peer',
+  'median',
+  'shared',
+  'median',
+  'unshared',
+  'median',
+  'apart',
+  'median',
+  'x peer',
+  'x one',
+  'median',
+];
 
 /** The comparison for people. */
 export function formatWorkerComparison({ processes, workers, peerMissing, runtimes }: WorkerComparison): string {
@@ -11,10 +24,11 @@ export function formatWorkerComparison({ processes, workers, peerMissing, runtim
       ` pool, the C peer with as many threads, and one thread on an unshared pool; best and median of ${String(processes)}` +
       ' fresh processes of each, in turns, not pinned.',
     "x peer: how many times as fast as the C peer, best against best. x one: times the unshared pool's throughput.",
+    'apart: as many threads, each on an unshared pool of its own; that is what these processors have to give.',
   ];
   if (peerMissing !== null) lines.push(peerMissing);
   for (const { runtime, undisturbed, results, pipeline } of runtimes) {
-    const rows = results.map(({ peer, shared, unshared, scalesBest, scalesMedian, fasterBest, ...row }) => [
+    const rows = results.map(({ peer, shared, unshared, apart, scalesBest, scalesMedian, fasterBest, ...row }) => [
       formatGeometry(row),
       String(row.blocks),
       peer === null ? '-' : peer.best.toFixed(1),
@@ -23,6 +37,8 @@ export function formatWorkerComparison({ processes, workers, peerMissing, runtim
       shared.median.toFixed(1),
       unshared.best.toFixed(1),
       unshared.median.toFixed(1),
+      apart.best.toFixed(1),
+      apart.median.toFixed(1),
       fasterBest === null ? '-' : fasterBest.toFixed(2),
       scalesBest.toFixed(2),
       scalesMedian.toFixed(2),

@@ -19,6 +19,8 @@ export interface WorkerRow extends BenchGeometry {
   readonly peer: Summary | null;
   readonly shared: Summary;
   readonly unshared: Summary;
+  /** As many threads, each on an unshared pool of its own. */
+  readonly apart: Summary;
   /** Throughput of the workers against one thread on a pool of its own. */
   readonly scalesBest: number;
   readonly scalesMedian: number;
@@ -68,6 +70,7 @@ function runOurs({ command, book, lines }: RuntimeBook, settings: readonly strin
       nsPerPairMedian: result.nsPerPairUnshared,
       nsPerPairBest: result.nsPerPairUnsharedBest,
     });
+    book.add(`apart ${name}`, { nsPerPairMedian: result.nsPerPairApart, nsPerPairBest: result.nsPerPairApartBest });
   }
   for (const { batch, nsPerBlock, nsPerBlockBest } of line.pipeline) {
     book.add(`pipeline ${String(batch)}`, { nsPerPairMedian: nsPerBlock, nsPerPairBest: nsPerBlockBest });
@@ -125,6 +128,7 @@ export function compareWorkers(options: WorkerComparisonOptions): WorkerComparis
             peer: theirs,
             shared,
             unshared,
+            apart: summaryOf(book, `apart ${name}`),
             scalesBest: unshared.best / shared.best,
             scalesMedian: unshared.median / shared.median,
             fasterBest: theirs === null ? null : theirs.best / shared.best,

@@ -10,41 +10,10 @@
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
 
 #include "intrusive-pool.h"
 #include "spinlock.h"
-
-struct geometry {
-  size_t size, align, boundary;
-  int reported;
-};
-
-/* Keep equal to src/bench/geometries.ts. */
-static const struct geometry geometries[] = {
-    {16, 16, 0, 1},     {64, 64, 0, 1},    {256, 256, 0, 1}, {1024, 1024, 0, 1},
-    {4096, 4096, 0, 1}, {68, 32, 4096, 1}, {32, 32, 0, 0},   {192, 64, 0, 0},
-};
-enum { POOLS = sizeof geometries / sizeof geometries[0] };
-
-static size_t blocks_for(size_t size) {
-  size_t blocks = 4096 / size * 512;
-  return blocks < 1024 ? 1024 : blocks > 8192 ? 8192 : blocks;
-}
-
-static double read_ns(clockid_t clock) {
-  struct timespec time;
-  clock_gettime(clock, &time);
-  return (double)time.tv_sec * 1e9 + (double)time.tv_nsec;
-}
-
-static void fail(const char *what) {
-  fprintf(stderr, "intrusive-bench: %s\n", what);
-  exit(1);
-}
+#include "workload.h"
 
 /* What a driver keeps of a block. */
 struct held {
@@ -103,11 +72,6 @@ static double repetition_ns(struct intrusive_pool *pool, struct held *held, size
   return read_ns(CLOCK_MONOTONIC) - start;
 }
 
-static int ascending(const void *a, const void *b) {
-  double x = *(const double *)a, y = *(const double *)b;
-  return (x > y) - (x < y);
-}
-
 static double best_of(int tries, double (*measure)(void)) {
   double best = measure();
   for (int i = 1; i < tries; i++) {
@@ -137,15 +101,6 @@ static double lock_unlock_ns(void) {
   return (read_ns(CLOCK_THREAD_CPUTIME_ID) - start) / OPERATIONS;
 }
 
-static int option(int argc, char **argv, const char *name, int value) {
-  for (int i = 1; i < argc; i += 2) {
-    if (strcmp(argv[i], name) != 0) continue;
-    value = i + 1 < argc ? atoi(argv[i + 1]) : 0;
-    if (value < 1) fail("options take a whole number from 1");
-  }
-  return value;
-}
-
 int main(int argc, char **argv) {
   int threads = option(argc, argv, "--threads", 1);
   int rounds = option(argc, argv, "--rounds", 100);
@@ -157,7 +112,7 @@ int main(int argc, char **argv) {
 
   struct intrusive_pool *pools[POOLS];
   double *ns[POOLS];
-  struct held *held = calloc(8192, sizeof *held);
+  struct held *held = calloc(MAX_BLOCKS, sizeof *held);
   if (held == NULL) fail("out of memory");
   for (int p = 0; p < POOLS; p++) {
     pools[p] = intrusive_pool_create(geometries[p].size, geometries[p].align, geometries[p].boundary);

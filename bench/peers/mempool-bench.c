@@ -8,42 +8,15 @@
  * So this compares the cost of calls, not of equal guarantees. Prints one JSON object a line, one for each geometry.
  */
 #define _GNU_SOURCE
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <time.h>
-
 #include <rte_eal.h>
 #include <rte_mempool.h>
 
-struct geometry {
-  size_t size, align, boundary;
-  int reported;
-};
+#include "workload.h"
 
-/* Keep equal to src/bench/geometries.ts. */
-static const struct geometry geometries[] = {
-    {16, 16, 0, 1},     {64, 64, 0, 1},    {256, 256, 0, 1}, {1024, 1024, 0, 1},
-    {4096, 4096, 0, 1}, {68, 32, 4096, 1}, {32, 32, 0, 0},   {192, 64, 0, 0},
-};
-enum { POOLS = sizeof geometries / sizeof geometries[0], CACHE = 256, BULK = 32, MAX_BLOCKS = 8192 };
-
-static size_t blocks_for(size_t size) {
-  size_t blocks = 4096 / size * 512;
-  return blocks < 1024 ? 1024 : blocks > MAX_BLOCKS ? MAX_BLOCKS : blocks;
-}
-
-static void fail(const char *what) {
-  fprintf(stderr, "mempool-bench: %s\n", what);
-  exit(1);
-}
+enum { CACHE = 256, BULK = 32 };
 
 /* Processor time: what other processes did on our processor is not the pool's. */
-static double read_ns(void) {
-  struct timespec time;
-  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
-  return (double)time.tv_sec * 1e9 + (double)time.tv_nsec;
-}
+static double cpu_ns(void) { return read_ns(CLOCK_THREAD_CPUTIME_ID); }
 
 static void run_single(struct rte_mempool *pool, void **held, size_t blocks, int rounds) {
   for (int round = 0; round < rounds; round++) {
@@ -59,20 +32,6 @@ static void run_bulk(struct rte_mempool *pool, void **held, size_t blocks, int r
       if (rte_mempool_get_bulk(pool, &held[i], BULK) != 0) fail("out of objects");
     for (size_t i = 0; i + BULK <= blocks; i += BULK) rte_mempool_put_bulk(pool, &held[i], BULK);
   }
-}
-
-static int ascending(const void *a, const void *b) {
-  double x = *(const double *)a, y = *(const double *)b;
-  return (x > y) - (x < y);
-}
-
-static int option(int argc, char **argv, const char *name, int value) {
-  for (int i = 1; i < argc; i += 2) {
-    if (strcmp(argv[i], name) != 0) continue;
-    value = i + 1 < argc ? atoi(argv[i + 1]) : 0;
-    if (value < 1) fail("options take a whole number from 1");
-  }
-  return value;
 }
 
 int main(int argc, char **argv) {
@@ -102,11 +61,11 @@ int main(int argc, char **argv) {
     for (int p = 0; p < POOLS; p++) {
       size_t blocks = blocks_for(geometries[p].size);
       double pairs = (double)blocks * rounds;
-      double start = read_ns();
+      double start = cpu_ns();
       run_single(pools[p], held, blocks, rounds);
-      double between = read_ns();
+      double between = cpu_ns();
       run_bulk(pools[p], held, blocks, rounds);
-      double end = read_ns();
+      double end = cpu_ns();
       if (repetition < 0) continue;
       single[p][repetition] = (between - start) / pairs;
       bulk[p][repetition] = (end - between) / pairs;

@@ -2,42 +2,59 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readdirSync } from 'node:fs';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { isAlive, until, withoutQemu } from './qemu.ts';
+import { isAlive, parentOf, processesWith, until, withoutQemu } from './qemu.ts';
 
 const program = fileURLToPath(new URL('./machine-holder.js', import.meta.url));
 
-/** Children of a process, by /proc. */
-function ours(folder: string): string[] {
-  return readdirSync(folder).filter((name) => /qemu|dmapool/i.test(name) && !name.startsWith('dmapool-test'));
+/** What looks like ours where shared memory with a name would be. */
+function sharedMemory(): string[] {
+  return readdirSync('/dev/shm').filter((name) => /qemu|dmapool/i.test(name));
 }
 
 void describe('a process that ends', { skip: withoutQemu }, () => {
   for (const how of ['SIGKILL', 'SIGINT', 'SIGTERM', 'exit', 'throw', 'terminate']) {
-    void it(`by ${how} leaves no QEMU, no watchdog and no file`, async () => {
-      const folders = [tmpdir(), '/dev/shm', process.cwd()];
-      const before = folders.map(ours);
-      const child = spawn(process.execPath, [program, how], { stdio: ['pipe', 'pipe', 'ignore'] });
+    void it(`by ${how} leaves no QEMU, no watchdog and no file`, async (t) => {
+      // Folders of its own, since other tests use the usual ones meanwhile.
+      const folder = mkdtempSync(join(tmpdir(), 'dmapool-test-'));
+      t.after(() => {
+        rmSync(folder, { recursive: true });
+      });
+      const before = sharedMemory();
+      const child = spawn(process.execPath, [program, how], {
+        cwd: folder,
+        env: { ...process.env, TMPDIR: folder },
+        stdio: ['pipe', 'pipe', 'ignore'],
+      });
+      t.after(() => child.kill('SIGKILL'));
       const ended = once(child, 'exit');
       const lines = createInterface(child.stdout);
       const [line] = (await once(lines, 'line')) as [string];
       const pid = Number(line);
       assert.ok(pid > 1, line);
+      // Where the promise is broken, this test leaves nothing behind all the same.
+      t.after(() => {
+        if (isAlive(pid)) process.kill(pid, 'SIGKILL');
+      });
+      // The shells that watch were started by the program too.
+      const watchdogs = processesWith('read -r pid').filter((shell) => parentOf(shell) === child.pid);
       if (how.startsWith('SIG')) {
-        // The shell that watches is the one started just before.
         assert.ok(isAlive(pid));
         child.kill(how as NodeJS.Signals);
       } else if (how === 'terminate') {
         child.stdin.write('now\n');
       }
       await until(`QEMU has ended after ${how}`, () => !isAlive(pid));
+      await until(`its watchdog has ended after ${how}`, () => !watchdogs.some(isAlive));
       child.kill('SIGKILL');
       await ended;
-      assert.deepEqual(folders.map(ours), before);
+      assert.deepEqual(readdirSync(folder), []);
+      assert.deepEqual(sharedMemory(), before);
     });
   }
 });

@@ -28,6 +28,15 @@ export function isAlive(pid: number): boolean {
   }
 }
 
+/** Number of a process' parent; -1 when there is no such process. */
+export function parentOf(pid: number): number {
+  try {
+    return Number(/^\d+ \(.*\) . (\d+)/.exec(readFileSync(`/proc/${String(pid)}/stat`, 'utf8'))?.[1] ?? -1);
+  } catch {
+    return -1;
+  }
+}
+
 /** Processes whose command line has the text: QEMU's machines, and the shells that watch them. */
 export function processesWith(text: string): number[] {
   return readdirSync('/proc')

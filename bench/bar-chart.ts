@@ -1,0 +1,63 @@
+/** A bar chart as SVG: groups of horizontal bars, one color for each series, the value at the end of its bar. */
+export interface Series {
+  readonly name: string;
+  /** One value for each group; null: not measured. */
+  readonly values: readonly (number | null)[];
+}
+
+export interface BarChart {
+  readonly title: string;
+  readonly unit: string;
+  readonly groups: readonly string[];
+  readonly series: readonly Series[];
+}
+
+const LEFT = 110;
+const WIDTH = 760;
+const PLOT = WIDTH - LEFT - 70;
+const BAR = 13;
+const GAP = 12;
+const TOP = 62;
+/** Told apart by people who see colors differently too (Okabe and Ito's palette). */
+const COLORS = ['#999999', '#e69f00', '#56b4e9', '#009e73', '#0072b2', '#d55e00', '#cc79a7'];
+
+export function drawBarChart({ title, unit, groups, series }: BarChart): string {
+  const most = Math.max(...series.flatMap(({ values }) => values.map((value) => value ?? 0)));
+  const group = series.length * BAR + GAP;
+  const height = TOP + groups.length * group + 8;
+  const bars = groups.flatMap((name, g) => {
+    const y = TOP + g * group;
+    return [
+      text(LEFT - 8, y + (series.length * BAR) / 2 + 4, name, 'text-anchor="end"'),
+      ...series.flatMap(({ values }, s) => bar(values[g] ?? null, y + s * BAR, (values[g] ?? 0) / most, COLORS[s]!)),
+    ];
+  });
+  const step = PLOT / series.length + 20;
+  const legend = series.flatMap(({ name }, s) => [
+    `<rect x="${String(Math.round(12 + s * step))}" y="36" width="10" height="10" fill="${COLORS[s]!}"/>`,
+    text(Math.round(26 + s * step), 45, name),
+  ]);
+  return [
+    `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${String(WIDTH)} ${String(height)}" font-family="sans-serif" font-size="11">`,
+    `<rect width="100%" height="100%" fill="#ffffff"/>`,
+    text(12, 20, `${title} (${unit})`, 'font-size="14" font-weight="bold"'),
+    ...legend,
+    ...bars,
+    '</svg>',
+    '',
+  ].join('\n');
+}
+
+function bar(value: number | null, y: number, part: number, color: string): string[] {
+  if (value === null) return [];
+  const width = Math.max(1, Math.round(part * PLOT));
+  return [
+    `<rect x="${String(LEFT)}" y="${String(y)}" width="${String(width)}" height="${String(BAR - 2)}" fill="${color}"/>`,
+    text(LEFT + width + 4, y + BAR - 3, value.toFixed(1)),
+  ];
+}
+
+function text(x: number, y: number, content: string, attributes = ''): string {
+  const escaped = content.replaceAll('&', '&amp;').replaceAll('<', '&lt;');
+  return `<text x="${String(x)}" y="${String(y)}" fill="#222222" ${attributes}>${escaped}</text>`;
+}

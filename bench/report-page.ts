@@ -1,0 +1,188 @@
+/** What `npm run bench:report` writes: a page with tables, charts and the method, and the README's tables. */
+import { formatGeometry } from '../src/bench/format.ts';
+import { type BarChart, drawBarChart } from './bar-chart.ts';
+import type { Comparison, RuntimeComparison } from './comparison.ts';
+import type { WorkerComparison } from './worker-comparison.ts';
+
+export interface Measured {
+  readonly machine: string;
+  readonly date: string;
+  readonly alone: Comparison;
+  readonly together: WorkerComparison;
+}
+
+export interface Chart {
+  readonly file: string;
+  readonly svg: string;
+}
+
+type Cell = string | number | null;
+
+function table(heading: readonly string[], rows: readonly (readonly Cell[])[]): string[] {
+  const cells = (row: readonly Cell[]): string =>
+    `| ${row.map((cell) => (cell === null ? '-' : typeof cell === 'number' ? cell.toFixed(1) : cell)).join(' | ')} |`;
+  const rule = heading.map((_, i) => (i === 0 ? '---' : '---:'));
+  return [cells(heading), cells(rule), ...rows.map(cells)];
+}
+
+function slug(name: string): string {
+  return name
+    .toLowerCase()
+    .replaceAll(/[^a-z0-9]+/g, '-')
+    .replaceAll(/^-|-$/g, '');
+}
+
+/** The table of one runtime, best of its processes. */
+export function aloneTable({ mempool }: Comparison, { results }: RuntimeComparison): string[] {
+  return table(
+    ['size/align/boundary', 'C peer', 'DPDK', 'DPDK, 32', 'objects', 'indices', 'indices, 32', 'JS array'],
+    results.map((row, i) => [
+      formatGeometry(row),
+      row.peer?.best ?? null,
+      mempool?.[i]!.single.best ?? null,
+      mempool?.[i]!.bulk32.best ?? null,
+      row.object.best,
+      row.index.best,
+      row.bulk32.best,
+      row.floor.best,
+    ]),
+  );
+}
+
+export function togetherTable({ runtimes }: WorkerComparison): string[] {
+  return table(
+    ['size/align/boundary', 'C peer', 'shared', 'apart', 'one thread', 'shared, times one thread', 'apart, times'],
+    runtimes[0]!.results.map(({ peer, shared, unshared, apart, ...geometry }) => [
+      formatGeometry(geometry),
+      peer?.best ?? null,
+      shared.best,
+      apart.best,
+      unshared.best,
+      `${(unshared.best / shared.best).toFixed(2)} (${(unshared.median / shared.median).toFixed(2)})`,
+      `${(unshared.best / apart.best).toFixed(2)} (${(unshared.median / apart.median).toFixed(2)})`,
+    ]),
+  );
+}
+
+function aloneChart({ mempool }: Comparison, { runtime, results }: RuntimeComparison): BarChart {
+  return {
+    title: `${runtime}: one allocation and its free, best of all processes`,
+    unit: 'ns; less is better',
+    groups: results.map(formatGeometry),
+    series: [
+      { name: 'C peer', values: results.map(({ peer }) => peer?.best ?? null) },
+      { name: 'DPDK', values: results.map((_, i) => mempool?.[i]!.single.best ?? null) },
+      { name: 'objects', values: results.map(({ object }) => object.best) },
+      { name: 'indices', values: results.map(({ index }) => index.best) },
+      { name: 'indices, 32', values: results.map(({ bulk32 }) => bulk32.best) },
+      { name: 'DPDK, 32', values: results.map((_, i) => mempool?.[i]!.bulk32.best ?? null) },
+    ],
+  };
+}
+
+function togetherChart({ workers, runtimes }: WorkerComparison): BarChart {
+  const { runtime, results } = runtimes[0]!;
+  return {
+    title: `${runtime}: ${String(workers)} workers on one pool, best of all processes`,
+    unit: 'ns a pair, all workers together; less is better',
+    groups: results.map(formatGeometry),
+    series: [
+      { name: 'C peer', values: results.map(({ peer }) => peer?.best ?? null) },
+      { name: 'one thread', values: results.map(({ unshared }) => unshared.best) },
+      { name: 'shared', values: results.map(({ shared }) => shared.best) },
+      { name: 'apart', values: results.map(({ apart }) => apart.best) },
+    ],
+  };
+}
+
+export function charts({ alone, together }: Measured): Chart[] {
+  return [
+    ...alone.runtimes.map((runtime) => ({
+      file: `${slug(runtime.runtime)}.svg`,
+      svg: drawBarChart(aloneChart(alone, runtime)),
+    })),
+    { file: 'workers.svg', svg: drawBarChart(togetherChart(together)) },
+  ];
+}
+
+export function page(measured: Measured): string {
+  const { machine, date, alone, together } = measured;
+  const { processes, pinning, lockedExchangeNs, lockUnlockNs } = alone;
+  const missing = [alone.peerMissing, alone.mempoolMissing].filter((message) => message !== null);
+  return [
+    '# Benchmarks',
+    '',
+    `Written by \`npm run bench:report\` on ${date}: ${machine}.`,
+    '',
+    '## Method',
+    '',
+    "- The workload is Linux's `dmapool_test`: for each of six geometries allocate all blocks (1,024 to 8,192), then free them in the same order, 100 rounds a repetition, 15 repetitions after warming up. Eight pools of different geometry are in use in every process, so that no figure comes from an engine that has seen one pool only.",
+    `- Each contender runs in ${String(processes)} fresh processes, in turns, so that a machine which is slow for half a minute is slow for all. ${pinning === null ? 'Not pinned.' : `Single threads are pinned by \`${pinning}\` and measured in processor time (C) or by the least disturbed repetitions (JavaScript).`} The best of all processes is shown; medians are in parentheses where they stand.`,
+    '- C peer: the kernel’s design in user space, written by us: a free list inside the blocks under a spinlock. DPDK: `rte_mempool` with a cache of 256, get and put of one pointer, and of 32 at a time; it checks nothing and gives no device address. JS array: free indices in a JavaScript array, no checks.',
+    '- Ours: objects (`alloc`, `free`), indices (`allocIndex`, `freeIndex`), and indices in bulks of 32; always with all checks.',
+    ...(lockedExchangeNs === null || lockUnlockNs === null
+      ? []
+      : [
+          `- One uncontended locked exchange costs ${lockedExchangeNs.toFixed(2)} ns on this CPU, and the C peer’s lock with its unlock ${lockUnlockNs.toFixed(2)} ns, twice a pair: ratios to it hang on that.`,
+        ]),
+    ...missing.map((message) => `- ${message}`),
+    '',
+    '## One thread',
+    '',
+    'Nanoseconds for one allocation and its free.',
+    ...alone.runtimes.flatMap((runtime) => [
+      '',
+      `### ${runtime.runtime}`,
+      '',
+      `![${runtime.runtime}](benchmarks/${slug(runtime.runtime)}.svg)`,
+      '',
+      ...aloneTable(alone, runtime),
+      '',
+      ...runtime.manyBlocks.map(
+        ({ form, blocks, ratioBest, ratioMedian }) =>
+          `- ${blocks.toLocaleString('en')} blocks, ${form} form: a pair costs ${ratioBest.toFixed(2)} times (median ${ratioMedian.toFixed(2)}) what it costs among 8,192.`,
+      ),
+    ]),
+    '',
+    `## ${String(together.workers)} workers on one pool`,
+    '',
+    '![workers](benchmarks/workers.svg)',
+    '',
+    'Wall time by the pairs of all workers, index form. “Apart” is as many threads, each on an unshared pool of its own: what these processors have to give. In parentheses: medians.',
+    ...together.runtimes.flatMap((runtime) => [
+      '',
+      `### ${runtime.runtime}`,
+      '',
+      ...togetherTable({ ...together, runtimes: [runtime] }),
+      '',
+      ...runtime.pipeline.map(
+        ({ batch, block }) =>
+          `- From worker to worker (alloc, transfer, accept, free), ${batch === 1 ? 'one by one' : `${String(batch)} at a time`}: best ${block.best.toFixed(0)} ns a block, median ${block.median.toFixed(0)} ns.`,
+      ),
+    ]),
+    '',
+  ].join('\n');
+}
+
+const BEGIN = '<!-- benchmarks -->';
+const END = '<!-- end of benchmarks -->';
+
+/** The README with the tables of its first runtime between the two comments. */
+export function withTables(readme: string, { alone, together, machine }: Measured): string {
+  const begin = readme.indexOf(BEGIN);
+  const end = readme.indexOf(END);
+  if (begin < 0 || end < begin) throw new Error(`README.md has no ${BEGIN} ... ${END}`);
+  const tables = [
+    BEGIN,
+    '',
+    ...alone.runtimes
+      .filter(({ runtime }) => runtime.startsWith('Node'))
+      .flatMap((runtime) => [`${runtime.runtime}, ${machine}:`, '', ...aloneTable(alone, runtime), '']),
+    `${String(together.workers)} workers on one shared pool, ${together.runtimes[0]!.runtime}:`,
+    '',
+    ...togetherTable(together),
+    '',
+    '',
+  ];
+  return readme.slice(0, begin) + tables.slice(0, -1).join('\n') + readme.slice(end);
+}

@@ -1,0 +1,112 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { drawBarChart } from '../../bench/bar-chart.ts';
+import { charts, type Measured, page, withTables } from '../../bench/report-page.ts';
+import { summarize } from '../../bench/samples.ts';
+import { KERNEL_GEOMETRIES } from '../../src/bench/geometries.ts';
+
+const of = (best: number) => summarize([{ nsPerPairMedian: best + 1, nsPerPairBest: best }]);
+const rival = (best: number) => ({ ...of(best), fasterBest: null, fasterMedian: null });
+
+const MEASURED: Measured = {
+  machine: 'a machine',
+  date: '2026-01-02',
+  alone: {
+    processes: 3,
+    pinning: 'taskset -c 1',
+    peerMissing: null,
+    mempool: KERNEL_GEOMETRIES.map((geometry) => ({ ...geometry, single: of(4.5), bulk32: of(1.25) })),
+    mempoolMissing: null,
+    lockedExchangeNs: 2,
+    lockUnlockNs: 4,
+    runtimes: [
+      {
+        runtime: 'Node v20.0.0',
+        results: KERNEL_GEOMETRIES.map((geometry) => ({
+          ...geometry,
+          blocks: 8192,
+          peer: of(20),
+          object: rival(8),
+          index: rival(6),
+          bulk32: rival(5),
+          floor: rival(4),
+        })),
+        manyBlocks: [
+          {
+            form: 'index',
+            blocks: 373_959,
+            firstFillNsPerPair: 100,
+            many: of(6),
+            few: of(6),
+            ratioBest: 1,
+            ratioMedian: 1,
+          },
+        ],
+      },
+    ],
+  },
+  together: {
+    processes: 3,
+    workers: 2,
+    peerMissing: null,
+    runtimes: [
+      {
+        runtime: 'Node v20.0.0',
+        undisturbed: 1,
+        results: KERNEL_GEOMETRIES.map((geometry) => ({
+          ...geometry,
+          blocks: 8192,
+          peer: null,
+          shared: of(4),
+          unshared: of(8),
+          apart: of(3.5),
+          scalesBest: 2,
+          scalesMedian: 1.8,
+          fasterBest: null,
+          fasterMedian: null,
+        })),
+        pipeline: [{ batch: 1, block: of(70) }],
+      },
+    ],
+  },
+};
+
+test('the page has every figure, the method, and a chart for each runtime', () => {
+  const text = page(MEASURED);
+  assert.match(text, /a machine/);
+  assert.match(text, /\| 68\/32\/4096 \| 20\.0 \| 4\.5 \| 1\.3 \| 8\.0 \| 6\.0 \| 5\.0 \| 4\.0 \|/);
+  assert.match(text, /\| 16\/16\/0 \| - \| 4\.0 \| 3\.5 \| 8\.0 \| 2\.00 \(1\.80\) \| 2\.29 \(2\.00\) \|/);
+  assert.match(text, /one by one: best 70 ns a block/);
+  const drawn = charts(MEASURED);
+  assert.deepEqual(
+    drawn.map(({ file }) => file),
+    ['node-v20-0-0.svg', 'workers.svg'],
+  );
+  for (const { file } of drawn) assert.ok(text.includes(`](benchmarks/${file})`), file);
+});
+
+test('a chart has a bar for each value, as long as the value says, and none for what was not measured', () => {
+  const svg = drawBarChart({
+    title: 'a < b & c',
+    unit: 'ns',
+    groups: ['g'],
+    series: [
+      { name: 'one', values: [10] },
+      { name: 'two', values: [5] },
+      { name: 'three', values: [null] },
+    ],
+  });
+  assert.match(svg, /a &lt; b &amp; c \(ns\)/);
+  const widths = [...svg.matchAll(/<rect x="110" y="\d+" width="(\d+)"/g)].map(([, width]) => Number(width));
+  assert.deepEqual(widths, [580, 290]);
+});
+
+test('the tables of the README are replaced, and nothing else is', () => {
+  const readme = 'before\n\n<!-- benchmarks -->\nold\n<!-- end of benchmarks -->\n\nafter\n';
+  const once = withTables(readme, MEASURED);
+  assert.match(once, /^before\n\n<!-- benchmarks -->\n\nNode v20\.0\.0, a machine:\n/);
+  assert.match(once, /<!-- end of benchmarks -->\n\nafter\n$/);
+  assert.doesNotMatch(once, /old/);
+  assert.equal(withTables(once, MEASURED), once);
+  assert.throws(() => withTables('nothing here', MEASURED), /README\.md has no/);
+});
