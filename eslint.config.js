@@ -48,6 +48,20 @@ export default tseslint.config(
     },
   },
   {
+    // A driver knows functions and pools, not where they come from: it runs unchanged in every home.
+    files: ['drivers/**'],
+    rules: {
+      'no-restricted-imports': [
+        'error',
+        {
+          patterns: [
+            { regex: '^(?!\\./|dmapool$|dmapool/pci$)', message: 'A driver knows dmapool and dmapool/pci only.' },
+          ],
+        },
+      ],
+    },
+  },
+  {
     files: ['test/**'],
     rules: {
       // node:test's promises are the runner's business.

@@ -4,6 +4,7 @@ import { Command, CommanderError } from 'commander';
 
 import { DmaError } from '../index.ts';
 import { registerBench } from './bench.ts';
+import { registerDemo } from './demo.ts';
 import { registerBind, registerDevices, registerUnbind } from './devices.ts';
 import { CliExit, type CliIo, EXIT } from './io.ts';
 import { registerLayout } from './layout.ts';
@@ -19,6 +20,7 @@ const COMMANDS: readonly Register[] = [
   registerReplay,
   registerLayout,
   registerBench,
+  registerDemo,
   registerDevices,
   registerBind,
   registerUnbind,

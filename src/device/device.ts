@@ -1,15 +1,7 @@
 // For `using`: whoever has a device or a pool needs these declarations, also where no others are asked for.
 /// <reference lib="esnext.disposable" preserve="true" />
 import { ceilPowerOfTwo, checkInteger, INT_MAX, isPowerOfTwo } from '../arguments.ts';
-import {
-  describe,
-  DmaArgumentError,
-  DmaMappingError,
-  DmaMaskError,
-  DmaReleaseError,
-  DmaSourceError,
-  hex,
-} from '../errors.ts';
+import { describe, DmaArgumentError, DmaMaskError, DmaReleaseError, DmaSourceError, hex } from '../errors.ts';
 import type { CoherentAllocator, CoherentMemory, DmaTarget } from '../memory/coherent.ts';
 import { defaultMemory } from '../memory/heap.ts';
 import { Attributes, type AttributeShow } from './attributes.ts';
@@ -62,8 +54,8 @@ export class Device implements DmaTarget, Disposable {
   readonly numaNode: number;
 
   #dmaMask: number;
-  /** Memory that is not given back yet, and the highest address there was since there was none. */
-  readonly #given = new Set<CoherentMemory>();
+  /** Allocations that are not given back yet, and the highest address there was since there were none. */
+  #allocations = 0;
   #highest = 0;
   readonly #log: DeviceLog;
   readonly #limiter = new RateLimiter();
@@ -153,7 +145,7 @@ export class Device implements DmaTarget, Disposable {
       this.#giveBackUnused(given);
       throw new DmaMaskError(this.name, given.dma, size, this.#dmaMask);
     }
-    this.#given.add(given);
+    this.#allocations++;
     this.#highest = Math.max(this.#highest, last);
     return given;
   }
@@ -169,15 +161,8 @@ export class Device implements DmaTarget, Disposable {
 
   /** Gives memory from {@link Device.allocCoherent} back. @throws {@link DmaMappingError} for anything else. */
   freeCoherent(memory: CoherentMemory): void {
-    if (!this.#given.has(memory)) {
-      throw new DmaMappingError(
-        'ERR_DMAPOOL_NOT_MAPPED',
-        `${this.name}: freeCoherent: this is no memory that this device was given, or it was given back before`,
-      );
-    }
-    this.memory.freeCoherent(memory);
-    this.#given.delete(memory);
-    if (this.#given.size === 0) this.#highest = 0;
+    this.memory.freeCoherent(memory, this);
+    if (--this.#allocations === 0) this.#highest = 0;
   }
 
   /**

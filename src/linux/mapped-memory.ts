@@ -184,18 +184,23 @@ const buffers = new Map<string, ArrayBuffer>();
  *
  * @example
  * ```ts
- * import { isMainThread, Worker, workerData } from 'node:worker_threads';
+ * import { once } from 'node:events';
+ * import { isMainThread, parentPort, Worker, workerData } from 'node:worker_threads';
  *
  * if (isMainThread) {
- *   const machine = await QemuMachine.start();
- *   const device = new Device({ name: 'eth0', memory: machine.memory });
- *   const pool = DmaPool.create('rx', device, { size: 2048, maxBlocks: 64 });
+ *   await using machine = await QemuMachine.start(); // its RAM is mapped memory
+ *   using device = new Device({ name: 'shared', memory: machine.memory });
+ *   using pool = DmaPool.create('packets', device, { size: 64, maxBlocks: 64 });
  *   const worker = new Worker(new URL(import.meta.url), { workerData: pool.share() });
- *   worker.on('exit', () => void machine.close());
+ *   const [ticket] = (await once(worker, 'message')) as [number];
+ *   const block = pool.accept(ticket); // what the worker wrote, without a copy
+ *   console.log(block.u32[0]); // 42
+ *   pool.free(block);
  * } else {
- *   const handle = workerData as SharedPoolHandle;
- *   const pool = DmaPool.attach(handle, { openRegion: openSharedRegion });
- *   pool.alloc().bytes.fill(1); // the machine's own memory
+ *   const pool = DmaPool.attach(workerData as SharedPoolHandle, { openRegion: openSharedRegion });
+ *   const block = pool.alloc();
+ *   block.u32[0] = 42;
+ *   parentPort!.postMessage(pool.transfer(block));
  * }
  * ```
  */

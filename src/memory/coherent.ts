@@ -69,8 +69,13 @@ export interface CoherentAllocator {
   /** Allocates zeroed memory as `request` says, or returns null when none is left that suits. Throws only for wrong arguments. */
   allocCoherent(request: CoherentRequest): CoherentMemory | null;
 
-  /** Takes `memory` back. What was not given by this source, or was given back before, is a `DmaMappingError`. */
-  freeCoherent(memory: CoherentMemory): void;
+  /**
+   * Takes `memory` back. What was not given by this source, or was given back before, is a `DmaMappingError`.
+   *
+   * @param memory The very object that {@link allocCoherent} returned.
+   * @param device Who gives it back. A source that knows whose memory is whose refuses another device's.
+   */
+  freeCoherent(memory: CoherentMemory, device?: DmaTarget): void;
 
   /**
    * Calls `listener` once after the next memory came back or the source grew, so that those who wait can try again.
@@ -79,8 +84,12 @@ export interface CoherentAllocator {
   onceAvailable?(listener: () => void): () => void;
 
   /**
-   * For sources whose buffers are no `SharedArrayBuffer`: how another worker gets at `buffer`. Throws `DmaSharingError` when
-   * it can't. Optional: without it pools on this memory can't be shared, unless its buffers are shared ones.
+   * For sources whose buffers are no `SharedArrayBuffer`: how another worker of this process gets at one of them.
+   * Optional: without it pools on this memory can't be shared, unless its buffers are shared ones.
+   *
+   * @param buffer One that this source gave as the `buffer` of a {@link CoherentMemory}.
+   * @returns What to post to the worker. It holds as long as the source's memory does.
+   * @throws `DmaSharingError` `ERR_DMAPOOL_NOT_SHAREABLE` for another buffer, or when the memory was closed.
    */
   shareBuffer?(buffer: ArrayBuffer | SharedArrayBuffer): SharedRegion;
 }

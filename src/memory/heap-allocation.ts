@@ -42,11 +42,12 @@ export class HeapAllocation implements CoherentMemory {
 
   /**
    * Marks memory as given back and returns its device's domain; null, and nothing is changed, unless it is live memory
-   * of this arena. Static, so that those who hold the memory have no method to spoil it with.
+   * of this arena, and of domain `owner` if one is given. Static, so that those who hold the memory have no method to spoil it with.
    */
-  static retire(memory: unknown, arena: Arena): IommuDomain | null {
+  static retire(memory: unknown, arena: Arena, owner: IommuDomain | null): IommuDomain | null {
     if (typeof memory !== 'object' || memory === null || !(#arena in memory)) return null;
     if (memory.#arena !== arena || memory.#size < 0) return null;
+    if (owner !== null && memory.#domain !== owner) return null;
     memory.#size = -memory.#size;
     return memory.#domain;
   }

@@ -137,12 +137,18 @@ export class HeapMemory implements CoherentAllocator {
 
   /**
    * Takes `memory` back: the device can't reach it any more, and it may be handed out again, to any device.
-   * What this source did not give, or has back already, is a `DmaMappingError` (`ERR_DMAPOOL_NOT_MAPPED`).
+   * What this source did not give, or gave to another device, or has back already, is a `DmaMappingError`
+   * (`ERR_DMAPOOL_NOT_MAPPED`).
+   *
+   * @param memory As {@link allocCoherent} returned it.
+   * @param device For whom it was; default: not looked at.
    */
-  freeCoherent(memory: CoherentMemory): void {
-    const domain = HeapAllocation.retire(memory, this.#arena);
+  freeCoherent(memory: CoherentMemory, device?: DmaTarget): void {
+    const owner = device === undefined ? null : this.#iommu.domain(device);
+    const domain = HeapAllocation.retire(memory, this.#arena, owner);
     if (domain === null) {
-      const message = 'freeCoherent: this is no memory of this source, or it was given back before';
+      const of = device === undefined ? 'this source' : `${device.name} from this source`;
+      const message = `freeCoherent: this is no memory of ${of}, or it was given back before`;
       throw new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', message);
     }
     const { dma, size, byteOffset } = memory;

@@ -28,27 +28,81 @@ export interface BarInfo {
 
 /** The interrupts of one function in one home. */
 export interface InterruptBackend {
-  /** Which kind they are. */
+  /** Which of the kinds that were asked for it is. */
   readonly kind: InterruptKind;
-  /** How many there are, numbered from 0. */
+  /** How many there are, numbered from 0: 1 for INTx, up to 32 for MSI and 2048 for MSI-X (PCI 3.0, 6.8). */
   readonly vectors: number;
   /**
-   * True where an interrupt is a level that stands until the driver satisfies the device (INTx), so that what was
-   * noticed earlier says nothing; false where each is an event of its own (MSI, MSI-X).
+   * True where an interrupt is a level that stands until the driver satisfies the device (INTx: PCI 3.0, 2.2.6), so
+   * that what was noticed earlier says nothing; false where each is an event of its own (MSI, MSI-X: PCI 3.0, 6.8).
    */
   readonly level: boolean;
   /**
-   * The driver dealt with all that came before on `vector` and will wait for more: unmasks, after all posted writes have taken
-   * effect. Resolves to true when an interrupt is pending already.
+   * The driver dealt with all that came before and will wait for more: unmasks, after all posted writes have taken
+   * effect.
+   *
+   * @param vector From 0 to {@link InterruptBackend.vectors} - 1.
+   * @returns true when an interrupt is pending already: the listener need not be told of it. Rejects when the function
+   *   or its home is gone.
    */
   rearm(vector: number): Promise<boolean>;
-  /** Calls `listener` with the number of each interrupt that comes. There is one listener. */
+  /**
+   * Tells a listener of each interrupt from now on. Called once, before the first {@link InterruptBackend.rearm}.
+   *
+   * @param listener Called with the vector's number; it does not throw.
+   */
   listen(listener: (vector: number) => void): void;
-  /** No more interrupts. */
+  /** No more interrupts: the function is told to raise none (INTx: PCI 3.0, 6.2.2), and the listener is forgotten. */
   close(): Promise<void>;
 }
 
-/** One PCI function as its home gives it. Arguments were checked by the caller: offsets are in range and aligned. */
+/**
+ * One PCI function as its home gives it: to be implemented by homes, and made a {@link PciFunction} of by
+ * `PciFunction.open`. Arguments were checked by the caller: offsets are in range and aligned, values are unsigned and
+ * fit the width. Bytes lie in little-endian order, as everywhere in PCI (PCI 3.0, 6.1).
+ *
+ * @example
+ * ```ts
+ * type Width = 8 | 16 | 32;
+ * const get = (view: DataView, at: number, width: Width): number =>
+ *   width === 8 ? view.getUint8(at) : width === 16 ? view.getUint16(at, true) : view.getUint32(at, true);
+ * const set = (view: DataView, at: number, width: Width, value: number): void => {
+ *   if (width === 8) view.setUint8(at, value);
+ *   else if (width === 16) view.setUint16(at, value, true);
+ *   else view.setUint32(at, value, true);
+ * };
+ *
+ * // An emulated function whose registers keep what is written to them.
+ * class Scratchpad implements PciBackend {
+ *   readonly address = '0000:00:05.0';
+ *   readonly configSize = 256;
+ *   readonly bars: readonly BarInfo[] = [{ index: 0, kind: 'memory', size: 16, prefetchable: false, is64: false }];
+ *   readonly memory = new HeapMemory();
+ *   readonly removed = new AbortController().signal;
+ *   readonly #config = new DataView(new ArrayBuffer(256));
+ *   readonly #registers = new DataView(new ArrayBuffer(16));
+ *
+ *   constructor() {
+ *     this.#config.setUint32(PCI_CONFIG.vendorId, 0x11e8_1234, true); // device and vendor ID
+ *   }
+ *   readConfig = async (offset: number, width: Width): Promise<number> => get(this.#config, offset, width);
+ *   writeConfig = async (offset: number, width: Width, value: number): Promise<void> =>
+ *     set(this.#config, offset, width, value);
+ *   read = async (_bar: number, offset: number, width: Width): Promise<number> => get(this.#registers, offset, width);
+ *   read64 = async (_bar: number, offset: number): Promise<bigint> => this.#registers.getBigUint64(offset, true);
+ *   write = (_bar: number, offset: number, width: Width, value: number): void =>
+ *     set(this.#registers, offset, width, value);
+ *   write64 = (_bar: number, offset: number, value: bigint): void => this.#registers.setBigUint64(offset, value, true);
+ *   flush = async (): Promise<void> => {}; // nothing is under way
+ *   openInterrupts = async (): Promise<null> => null; // drivers that accept `poll` get along
+ *   close = async (): Promise<void> => {};
+ * }
+ *
+ * await using scratchpad = await PciFunction.open(new Scratchpad());
+ * scratchpad.bar(0).write32(4, 0xcafe);
+ * console.log(await scratchpad.bar(0).read16(4)); // 51966
+ * ```
+ */
 export interface PciBackend {
   /** Domain, bus, device and function: `0000:00:04.0`. */
   readonly address: string;
@@ -61,27 +115,78 @@ export interface PciBackend {
   /** Aborted when the function goes away, with an `Error` as its reason that every access fails with from then on. */
   readonly removed: AbortSignal;
 
-  /** Reads `width` bits of configuration space at `offset`. */
+  /**
+   * Reads configuration space, after all posted writes. All ones where nobody answers (PCI 3.0, 6.1).
+   *
+   * @param offset Bytes from its beginning: a multiple of the width, below {@link PciBackend.configSize}.
+   * @param width Bits.
+   * @returns The value, unsigned. Rejects with the reason of {@link PciBackend.removed} once that is aborted.
+   */
   readConfig(offset: number, width: 8 | 16 | 32): Promise<number>;
-  /** Writes `value` to the `width` bits of configuration space at `offset`; resolves when it is there. */
+  /**
+   * Writes configuration space, after all posted writes. It is not posted itself (PCI 3.0, 3.2.5): resolves when the
+   * function has the value.
+   *
+   * @param offset Bytes from its beginning: a multiple of the width, below {@link PciBackend.configSize}.
+   * @param width Bits.
+   * @param value Unsigned, below 2^`width`. Bits that can't be written are left alone by the function.
+   */
   writeConfig(offset: number, width: 8 | 16 | 32, value: number): Promise<void>;
-  /** Reads `width` bits at `offset` of the region `bar`, after all posted writes. */
+  /**
+   * Reads a register, after all posted writes. All ones where nobody answers.
+   *
+   * @param bar `index` of one of {@link PciBackend.bars}.
+   * @param offset Bytes from the beginning of the region: a multiple of the width, within its size.
+   * @param width Bits.
+   * @returns The value, unsigned. Rejects with the reason of {@link PciBackend.removed} once that is aborted, and with
+   *   what went wrong with a posted write.
+   */
   read(bar: number, offset: number, width: 8 | 16 | 32): Promise<number>;
-  /** Reads 64 bits at `offset` of the region `bar`, after all posted writes. */
+  /**
+   * {@link PciBackend.read} of 64 bits; of memory only. In one access where the home can, else in two of 32 bits.
+   *
+   * @param bar `index` of one of {@link PciBackend.bars}, of kind `memory`.
+   * @param offset Bytes from the beginning of the region: a multiple of 8, within its size.
+   */
   read64(bar: number, offset: number): Promise<bigint>;
   /**
-   * Posts a write of `value` to the `width` bits at `offset` of the region `bar`. Writes arrive in the order of the calls.
-   * What goes wrong is told by the next awaited call.
+   * Posts a write (PCI 3.0, 3.2.5). Writes arrive in the order of the calls. What goes wrong is told by the next
+   * awaited call; to a function that is gone it vanishes.
+   *
+   * @param bar `index` of one of {@link PciBackend.bars}.
+   * @param offset Bytes from the beginning of the region: a multiple of the width, within its size.
+   * @param width Bits.
+   * @param value Unsigned, below 2^`width`.
    */
   write(bar: number, offset: number, width: 8 | 16 | 32, value: number): void;
-  /** Posts a write of `value` to the 64 bits at `offset` of the region `bar`. */
+  /**
+   * {@link PciBackend.write} of 64 bits; to memory only. In one access where the home can, else in two of 32 bits.
+   *
+   * @param bar `index` of one of {@link PciBackend.bars}, of kind `memory`.
+   * @param offset Bytes from the beginning of the region: a multiple of 8, within its size.
+   * @param value Unsigned, below 2^64.
+   */
   write64(bar: number, offset: number, value: bigint): void;
-  /** Resolves when all posted writes have arrived. */
+  /** Resolves when all posted writes have arrived; rejects if one of them failed. */
   flush(): Promise<void>;
-  /** `vectors` interrupts, or fewer, of the first of `kinds` that can be had; null if none can. `poll` is not asked for. */
+  /**
+   * Switches on interrupts of the first kind that can be had.
+   *
+   * @param kinds What the driver can deal with, best first. `poll` is not among them: it needs no help of the home.
+   * @param vectors How many the driver wants, 1 to 2048. Fewer may be given.
+   * @returns null if none of the kinds can be had.
+   */
   openInterrupts(kinds: readonly InterruptKind[], vectors: number): Promise<InterruptBackend | null>;
-  /** A reset by means of the home, instead of those that PCI offers. True if it was done. */
+  /**
+   * A reset by means of the home, instead of those that PCI offers (function-level reset: PCI Express 4.0, 6.6.2). What
+   * the header of configuration space had is given back by the caller.
+   *
+   * @returns true if it was done; DMA has then stopped.
+   */
   reset?(): Promise<boolean>;
-  /** The driver is done: bus mastering is off and its memory was given back. */
+  /**
+   * The driver is done: bus mastering is off and its memory was given back. Called once, also when the function is
+   * gone.
+   */
   close(): Promise<void>;
 }

@@ -16,10 +16,10 @@ export interface BarOwner {
 }
 
 /**
- * A function's registers.
+ * A function's registers: the region that one of its base address registers decodes (PCI 3.0, 6.2.5).
  *
- * - **Writes are posted**: they return at once, arrive at the device in the order of the calls, and before any later
- *   read. What goes wrong with one is told by the next awaited call.
+ * - **Writes are posted** (PCI 3.0, 3.2.5; here also those to ports): they return at once, arrive at the device in the
+ *   order of the calls, and before any later read. What goes wrong with one is told by the next awaited call.
  * - **Reads are awaited**, and do not overtake writes. A read of all ones is checked: if the function's vendor ID reads
  *   all ones too, it is gone, and the read is rejected with `PciGoneError`. Writes to a function that is gone vanish.
  * - Offsets are multiples of the access' width, and inside the region: all else is a `DmaArgumentError`, thrown at once
@@ -32,13 +32,12 @@ export interface BarOwner {
  *
  * @example
  * ```ts
- * const machine = await QemuMachine.start({ devices: ['edu,id=edu0'] });
- * const edu = await machine.open('edu0');
+ * await using machine = await QemuMachine.start({ devices: [{ driver: 'edu', id: 'edu0' }] });
+ * await using edu = await machine.open('edu0');
  * const registers = edu.bar(0);
- * registers.write32(0x08, 5); // posted: 5! is wanted
- * while (((await registers.read32(0x20)) & 1) !== 0); // still computing
- * console.log(await registers.read32(0x08)); // 120
- * await machine.close();
+ * registers.write32(0x08, 6); // the device begins to work out 6!
+ * while (((await registers.read32(0x20)) & 1) !== 0); // its status: busy
+ * console.log(await registers.read32(0x08)); // 720
  * ```
  */
 export class Bar implements BarInfo {
@@ -61,22 +60,45 @@ export class Bar implements BarInfo {
     this.is64 = info.is64;
   }
 
-  /** Reads the byte at `offset`. */
+  /**
+   * Reads 8 bits, unsigned, after all posted writes.
+   *
+   * @param offset Bytes from the beginning of the region, 0 to `size` - 1.
+   * @throws `DmaArgumentError` for another offset.
+   * @throws {@link PciGoneError} when it reads all ones, and so does the vendor ID.
+   * @throws {@link PciError} `ERR_DMAPOOL_PCI_CLOSED` after the function was closed.
+   * @throws what went wrong with a posted write before it.
+   */
   read8(offset: number): Promise<number> {
     return this.#read(offset, 8);
   }
 
-  /** Reads 16 bits at `offset`, a multiple of 2. */
+  /**
+   * Reads 16 bits, unsigned.
+   *
+   * @param offset Bytes from the beginning of the region: a multiple of 2, 0 to `size` - 2.
+   * @throws as {@link Bar.read8}.
+   */
   read16(offset: number): Promise<number> {
     return this.#read(offset, 16);
   }
 
-  /** Reads 32 bits at `offset`, a multiple of 4; unsigned. */
+  /**
+   * Reads 32 bits, unsigned.
+   *
+   * @param offset Bytes from the beginning of the region: a multiple of 4, 0 to `size` - 4.
+   * @throws as {@link Bar.read8}.
+   */
   read32(offset: number): Promise<number> {
     return this.#read(offset, 32);
   }
 
-  /** Reads 64 bits at `offset`, a multiple of 8; a bigint, since registers use bits beyond 2^53. Whether in one access is up to the home. */
+  /**
+   * Reads 64 bits, unsigned; a bigint, since registers use bits beyond 2^53. Whether in one access is up to the home.
+   *
+   * @param offset Bytes from the beginning of the region: a multiple of 8, 0 to `size` - 8.
+   * @throws as {@link Bar.read8}, and {@link PciError} `ERR_DMAPOOL_PCI_UNSUPPORTED` for a region of ports.
+   */
   async read64(offset: number): Promise<bigint> {
     this.#check(offset, 64);
     const value = await this.#backend.read64(this.index, offset);
@@ -84,24 +106,46 @@ export class Bar implements BarInfo {
     return value;
   }
 
-  /** Posts a write of a byte at `offset`; `value` is -128 to 255. */
+  /**
+   * Posts a write of 8 bits.
+   *
+   * @param offset Bytes from the beginning of the region, 0 to `size` - 1.
+   * @param value A whole number from -128 to 255; negative numbers stand for their two's complement.
+   * @throws `DmaArgumentError` for another offset or value.
+   * @throws {@link PciError} `ERR_DMAPOOL_PCI_CLOSED` after the function was closed.
+   */
   write8(offset: number, value: number): void {
     this.#write(offset, 8, value);
   }
 
-  /** Posts a write of 16 bits at `offset`, a multiple of 2; `value` is -32768 to 65535. */
+  /**
+   * Posts a write of 16 bits.
+   *
+   * @param offset Bytes from the beginning of the region: a multiple of 2, 0 to `size` - 2.
+   * @param value A whole number from -32768 to 65535.
+   * @throws as {@link Bar.write8}.
+   */
   write16(offset: number, value: number): void {
     this.#write(offset, 16, value);
   }
 
-  /** Posts a write of 32 bits at `offset`, a multiple of 4; `value` is -2^31 to 2^32-1. */
+  /**
+   * Posts a write of 32 bits.
+   *
+   * @param offset Bytes from the beginning of the region: a multiple of 4, 0 to `size` - 4.
+   * @param value A whole number from -2^31 to 2^32-1.
+   * @throws as {@link Bar.write8}.
+   */
   write32(offset: number, value: number): void {
     this.#write(offset, 32, value);
   }
 
   /**
-   * Posts a write of 64 bits at `offset`, a multiple of 8; `value` is a number from 0 to 2^53-1, such as a DMA address, or
-   * a bigint from 0 to 2^64-1.
+   * Posts a write of 64 bits. Whether in one access is up to the home.
+   *
+   * @param offset Bytes from the beginning of the region: a multiple of 8, 0 to `size` - 8.
+   * @param value A whole number from 0 to 2^53-1, such as a DMA address, or a bigint from 0 to 2^64-1.
+   * @throws as {@link Bar.write8}, and {@link PciError} `ERR_DMAPOOL_PCI_UNSUPPORTED` for a region of ports.
    */
   write64(offset: number, value: number | bigint): void {
     this.#check(offset, 64);
@@ -114,7 +158,10 @@ export class Bar implements BarInfo {
     }
   }
 
-  /** Resolves when all writes posted so far, of the whole function, have arrived at the device; rejects if one failed. */
+  /**
+   * Resolves when all writes posted so far, of the whole function, have arrived at the device; rejects if one failed. A
+   * driver needs it where it would otherwise read a register only to be sure (PCI 3.0, 3.2.5).
+   */
   async flush(): Promise<void> {
     this.#owner.guard();
     await this.#backend.flush();

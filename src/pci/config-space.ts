@@ -19,18 +19,18 @@ export interface PciCapability {
 const FIRST_CAPABILITY = 0x40;
 
 /**
- * Registers that describe and steer the function itself. Every access is awaited, also writes: PCI does not post them.
- * Offsets are multiples of the width.
+ * Configuration space: the registers that describe and steer the function itself (PCI 3.0, 6.1; the extended ones: PCI
+ * Express 4.0, 7.2). Every access is awaited, also writes: PCI does not post them (PCI 3.0, 3.2.5). Offsets are bytes
+ * from the beginning, and multiples of the width; `PCI_CONFIG` names those that every function has.
  *
  * @example
  * ```ts
- * const machine = await QemuMachine.start({ devices: ['edu,id=edu0'] });
- * const edu = await machine.open('edu0');
+ * await using machine = await QemuMachine.start({ devices: [{ driver: 'edu', id: 'edu0' }] });
+ * await using edu = await machine.open('edu0');
  * const command = await edu.config.read16(PCI_CONFIG.command);
- * console.log((command & PCI_COMMAND.memory) !== 0); // true
+ * console.log((command & PCI_COMMAND.memory) !== 0); // true: its registers are decoded
  * const msi = await edu.config.findCapability(PCI_CAPABILITY.msi);
- * if (msi !== null) console.log(`MSI at ${msi.offset}`);
- * await machine.close();
+ * if (msi !== null) console.log(`MSI at ${msi.offset}`); // MSI at 64
  * ```
  */
 export class ConfigSpace {
@@ -49,39 +49,83 @@ export class ConfigSpace {
   }
 
   /**
-   * Reads the byte at `offset`.
-   * @throws `DmaArgumentError` for an offset outside the space. @throws {@link PciGoneError}
+   * Reads 8 bits, unsigned.
+   *
+   * @param offset Bytes, 0 to `size` - 1.
+   * @throws `DmaArgumentError` for another offset.
+   * @throws {@link PciGoneError} when it reads all ones, and so does the vendor ID (PCI 3.0, 6.2.1).
+   * @throws {@link PciError} `ERR_DMAPOOL_PCI_CLOSED` after the function was closed.
    */
   read8(offset: number): Promise<number> {
     return this.#read(offset, 8);
   }
 
-  /** Reads 16 bits at `offset`. @throws as {@link ConfigSpace.read8}, also for an offset that is not a multiple of 2. */
+  /**
+   * Reads 16 bits, unsigned.
+   *
+   * @param offset Bytes: a multiple of 2, 0 to `size` - 2.
+   * @throws as {@link ConfigSpace.read8}.
+   */
   read16(offset: number): Promise<number> {
     return this.#read(offset, 16);
   }
 
-  /** Reads 32 bits at `offset`, unsigned. @throws as {@link ConfigSpace.read8}, also for an offset that is not a multiple of 4. */
+  /**
+   * Reads 32 bits, unsigned.
+   *
+   * @param offset Bytes: a multiple of 4, 0 to `size` - 4.
+   * @throws as {@link ConfigSpace.read8}.
+   */
   read32(offset: number): Promise<number> {
     return this.#read(offset, 32);
   }
 
-  /** Writes `value`, a byte, at `offset`. @throws as {@link ConfigSpace.read8}, also for a value that does not fit. */
+  /**
+   * Writes 8 bits. Resolves when the function has them. To a function that is gone they are lost without a word, as on
+   * the bus, until its home knows that it is gone.
+   *
+   * @param offset Bytes, 0 to `size` - 1.
+   * @param value A whole number from -128 to 255; negative numbers stand for their two's complement.
+   * @throws `DmaArgumentError` for another offset or value.
+   * @throws {@link PciGoneError} when the home knows that the function was unplugged.
+   * @throws {@link PciError} `ERR_DMAPOOL_PCI_CLOSED` after the function was closed.
+   */
   write8(offset: number, value: number): Promise<void> {
     return this.#write(offset, 8, value);
   }
 
-  /** Writes `value`, 16 bits, at `offset`. @throws as {@link ConfigSpace.read16}, also for a value that does not fit. */
+  /**
+   * Writes 16 bits.
+   *
+   * @param offset Bytes: a multiple of 2, 0 to `size` - 2.
+   * @param value A whole number from -32768 to 65535.
+   * @throws as {@link ConfigSpace.write8}.
+   */
   write16(offset: number, value: number): Promise<void> {
     return this.#write(offset, 16, value);
   }
 
-  /** Writes `value`, 32 bits, at `offset`. @throws as {@link ConfigSpace.read32}, also for a value that does not fit. */
+  /**
+   * Writes 32 bits.
+   *
+   * @param offset Bytes: a multiple of 4, 0 to `size` - 4.
+   * @param value A whole number from -2^31 to 2^32-1.
+   * @throws as {@link ConfigSpace.write8}.
+   */
   write32(offset: number, value: number): Promise<void> {
     return this.#write(offset, 32, value);
   }
 
-  /** Sets the bits `set` of the 16-bit register at `offset`, clears those of `clear`, and leaves the rest. */
+  /**
+   * Sets bits of a 16-bit register and clears others, and leaves the rest: reads it, and writes it if something
+   * changes. Nothing else may write the register meanwhile. Not for registers in which writing a one clears a bit, as
+   * that of status (PCI 3.0, 6.2.3): it would clear all that are set.
+   *
+   * @param offset Bytes: a multiple of 2, 0 to `size` - 2.
+   * @param set Bits to set, 0 to 0xffff. They win over those to clear.
+   * @param clear Bits to clear, 0 to 0xffff.
+   * @throws as {@link ConfigSpace.read8} and {@link ConfigSpace.write8}.
+   */
   async update16(offset: number, set: number, clear = 0): Promise<void> {
     checkInteger('set', set, 0, 0xffff);
     checkInteger('clear', clear, 0, 0xffff);
@@ -91,8 +135,11 @@ export class ConfigSpace {
   }
 
   /**
-   * The capabilities, in the order of the function's list (PCI 3.0, 6.7).
+   * The capabilities, in the order of the function's list (PCI 3.0, 6.7); none where its status says that it has no
+   * list (6.2.3).
+   *
    * @throws {@link PciError} `ERR_DMAPOOL_PCI_PROTOCOL` for a list that runs in a circle or into the header.
+   * @throws as {@link ConfigSpace.read8}.
    */
   async capabilities(): Promise<PciCapability[]> {
     const status = await this.read16(PCI_CONFIG.status);
@@ -111,7 +158,12 @@ export class ConfigSpace {
     return found;
   }
 
-  /** The extended capabilities (PCI Express 4.0, 7.6.3); none where the space has 256 bytes. @throws as {@link ConfigSpace.capabilities}. */
+  /**
+   * The extended capabilities (PCI Express 4.0, 7.6.3), in the order of the function's list; none where the space has
+   * 256 bytes.
+   *
+   * @throws as {@link ConfigSpace.capabilities}.
+   */
   async extendedCapabilities(): Promise<PciCapability[]> {
     const found: PciCapability[] = [];
     let offset = CONVENTIONAL_CONFIG_SIZE;
@@ -128,7 +180,13 @@ export class ConfigSpace {
     return found;
   }
 
-  /** The first capability of `id`, or null. @throws as {@link ConfigSpace.capabilities}. */
+  /**
+   * The first capability of an ID, or null where there is none. A function may have several of one ID
+   * (`vendorSpecific`): {@link ConfigSpace.capabilities} has all.
+   *
+   * @param id 0 to 0xff; see `PCI_CAPABILITY`. Extended capabilities are not looked at.
+   * @throws `DmaArgumentError` for another ID. @throws as {@link ConfigSpace.capabilities}.
+   */
   async findCapability(id: number): Promise<PciCapability | null> {
     checkInteger('id', id, 0, 0xff);
     return (await this.capabilities()).find((capability) => capability.id === id) ?? null;

@@ -18,19 +18,24 @@ import { PciError } from './error.ts';
 import { checkInterruptOptions, type InterruptOptions, Interrupts, PollingInterrupts } from './interrupts.ts';
 import { PCI_CAPABILITY, PCI_COMMAND, PCI_CONFIG } from './registers.ts';
 
-/** What a function says it is. */
+/** What a function says it is (PCI 3.0, 6.2.1 and 6.2.4). Drivers choose by it what they can drive. */
 export interface PciIdentity {
-  /** Who made it: 16 bits, such as 0x8086. */
+  /**
+   * Who made it: 16 bits, given out by the PCI-SIG, such as 0x8086 for Intel. Never 0xffff: that reads where nobody is.
+   */
   readonly vendorId: number;
-  /** What its maker calls it: 16 bits. */
+  /** Which of the vendor's devices it is: 16 bits. */
   readonly deviceId: number;
-  /** Who made the card that it sits on. */
+  /**
+   * Who made the card or system that it is part of: 16 bits, as `vendorId`; 0 where there is nothing more to say
+   * (6.2.4).
+   */
   readonly subsystemVendorId: number;
-  /** What the maker of the card calls it. */
+  /** Which of the subsystem vendor's cards or systems it is: 16 bits (6.2.4). */
   readonly subsystemId: number;
-  /** Base class, subclass and programming interface: 24 bits, such as 0x010802 for NVMe. */
+  /** Base class, subclass and programming interface: 24 bits, such as 0x010802 for NVMe (6.2.1). */
   readonly classCode: number;
-  /** Its revision: 8 bits. */
+  /** Which revision of the device it is: 8 bits, given by the vendor (6.2.1). */
   readonly revision: number;
 }
 
@@ -66,39 +71,35 @@ const HEADER_WORDS: readonly number[] = [0x0c, 0x10, 0x14, 0x18, 0x1c, 0x20, 0x2
  * One function of a PCI device, open for one driver. Got from its home: `QemuMachine.open()` of `dmapool/qemu`.
  *
  * Fresh from its home a function decodes its registers and may not yet do DMA: give it that right by
- * {@link PciFunction.enableBusMaster} once its memory is ready. `close` takes all back, in the order that keeps a device
- * from writing to memory that is somebody else's.
+ * {@link PciFunction.enableBusMaster} once its memory is ready. `close` takes all back, in the order that keeps a
+ * device from writing to memory that is somebody else's.
  *
  * @example
  * ```ts
- * const machine = await QemuMachine.start({ devices: ['nvme,id=nvme0,serial=1'] });
+ * await using machine = await QemuMachine.start({
+ *   drives: [{ id: 'disk0', file: 'null-co://' }], // a disk that keeps nothing
+ *   devices: [{ driver: 'nvme', id: 'nvme0', drive: 'disk0', serial: '1' }],
+ * });
  * const nvme = await machine.open('nvme0');
  * try {
- *   nvme.device.setDmaMask(DMA_BIT_MASK(64));
+ *   nvme.device.setDmaMask(DMA_BIT_MASK(64)); // NVMe devices reach all memory
  *   const prps = DmaPool.createManaged('prp list page', nvme.device, { size: 4096, align: 4096 });
  *   const version = await nvme.bar(0).read32(0x08);
+ *   console.log(version.toString(16)); // 10400: NVMe 1.4
  *   await nvme.enableBusMaster();
- *   console.log(prps.name, version >>> 16); // prp list page 1
  * } finally {
- *   await nvme.close();
- *   await machine.close();
+ *   await nvme.close(); // destroys the pool too
  * }
  * ```
  */
 export class PciFunction implements PciIdentity {
   /** Domain, bus, device and function: `0000:00:04.0`. Also the name of its device. */
   readonly address: string;
-  /** Who made it: 16 bits, such as 0x8086. */
   readonly vendorId: number;
-  /** What its maker calls it: 16 bits. */
   readonly deviceId: number;
-  /** Who made the card that it sits on. */
   readonly subsystemVendorId: number;
-  /** What the maker of the card calls it. */
   readonly subsystemId: number;
-  /** Base class, subclass and programming interface: 24 bits. */
   readonly classCode: number;
-  /** Its revision: 8 bits. */
   readonly revision: number;
   /** Its configuration space. */
   readonly config: ConfigSpace;
@@ -137,11 +138,12 @@ export class PciFunction implements PciIdentity {
 
   /**
    * For homes: makes the function of a backend ready for a driver. Decoding of its registers is switched on, bus
-   * mastering off.
+   * mastering off (PCI 3.0, 6.2.2). Drivers get their function from its home, such as `QemuMachine.open()`.
    *
-   * @param backend The function, as its home has it.
-   * @param options What the driver wants.
-   * @throws {@link PciGoneError} when nobody answers. The backend is then still the caller's to close.
+   * @param backend The function in its home; closed by {@link PciFunction.close}. See `PciBackend` for an example.
+   * @param options Log, memory and DMA mask of its device.
+   * @throws `DmaArgumentError` for wrong options.
+   * @throws {@link PciGoneError} when nobody answers. After an error the backend is still the caller's to close.
    */
   static async open(backend: PciBackend, options: PciOpenOptions = {}): Promise<PciFunction> {
     if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
@@ -176,7 +178,8 @@ export class PciFunction implements PciIdentity {
   }
 
   /**
-   * A region of registers.
+   * A region of registers (PCI 3.0, 6.2.5).
+   *
    * @param index Number of its base address register, 0 to 5; of one of 64 bits, the lower half's.
    * @throws `DmaArgumentError` for another number. @throws {@link PciError} `ERR_DMAPOOL_PCI_UNSUPPORTED` when the function has no such region.
    */
@@ -190,26 +193,37 @@ export class PciFunction implements PciIdentity {
     return bar;
   }
 
-  /** Lets the function do DMA. Call it when the memory that its registers point to is ready. */
+  /**
+   * Lets the function do DMA, and send MSI and MSI-X (PCI 3.0, 6.2.2: Bus Master). Call it when the memory that its
+   * registers point to is ready.
+   *
+   * @throws as {@link ConfigSpace.read8}.
+   */
   async enableBusMaster(): Promise<void> {
     await this.config.update16(PCI_CONFIG.command, PCI_COMMAND.busMaster);
   }
 
-  /** Takes the right to do DMA away. Transfers under way may still end; a reset is what makes sure. */
+  /**
+   * Takes the right to do DMA away. Transfers under way may still end; a reset is what makes sure.
+   *
+   * @throws as {@link ConfigSpace.read8}.
+   */
   async disableBusMaster(): Promise<void> {
     await this.config.update16(PCI_CONFIG.command, 0, PCI_COMMAND.busMaster);
   }
 
-  /** True while the function may do DMA. */
+  /** True while the function may do DMA. @throws as {@link ConfigSpace.read8}. */
   async isBusMaster(): Promise<boolean> {
     return ((await this.config.read16(PCI_CONFIG.command)) & PCI_COMMAND.busMaster) !== 0;
   }
 
   /**
-   * Resets the function, by the home's own means or a function-level reset, and gives it its addresses back. Bus
-   * mastering is off afterwards, DMA has stopped, and `device.reclaim()` may be called.
+   * Resets the function, by the home's own means or a function-level reset (PCI Express 4.0, 6.6.2; it takes 100 ms),
+   * and gives it its addresses back. Bus mastering is off afterwards, DMA has stopped, and `device.reclaim()` may be
+   * called.
    *
    * @returns false when the function offers no reset: it must then be reset through its own registers.
+   * @throws as {@link ConfigSpace.capabilities}.
    */
   async reset(): Promise<boolean> {
     this.#guard();
@@ -247,12 +261,12 @@ export class PciFunction implements PciIdentity {
   }
 
   /**
-   * Switches interrupts on, of the first wanted kind that there is. One at a time: close them before asking again.
+   * Switches interrupts on, of the first wanted kind that there is. One set at a time: close it before asking again.
    *
-   * @param options Which are wanted; default: the best that there is.
+   * @param options Which kinds, how many, how often to poll. Default: one interrupt of the best kind that there is.
    * @throws `DmaArgumentError` for wrong options.
    * @throws {@link PciError} `ERR_DMAPOOL_PCI_UNSUPPORTED` when none of the kinds can be had, `ERR_DMAPOOL_PCI_BUSY` when
-   *   there are open ones.
+   *   there are open ones, `ERR_DMAPOOL_PCI_CLOSED` after the function was closed.
    */
   async interrupts(options: InterruptOptions = {}): Promise<Interrupts> {
     const { kinds, vectors, pollInterval } = checkInterruptOptions(options);

@@ -65,15 +65,18 @@ export function checkInterruptOptions(options: InterruptOptions): CheckedInterru
  *
  * @example
  * ```ts
- * const machine = await QemuMachine.start({ devices: ['edu,id=edu0'] });
- * const edu = await machine.open('edu0');
+ * await using machine = await QemuMachine.start({ devices: [{ driver: 'edu', id: 'edu0' }] });
+ * await using edu = await machine.open('edu0');
+ * const registers = edu.bar(0);
  * const interrupts = await edu.interrupts();
- * edu.bar(0).write32(0x60, 1); // the device raises an interrupt
- * while ((await edu.bar(0).read32(0x24)) === 0) {
- *   if (!(await interrupts.wait({ timeout: 1000 }))) throw new Error('nothing within a second');
+ * registers.write32(0x20, 0x80); // from now on an interrupt when a result is there
+ * registers.write32(0x08, 6); // work out 6!
+ * let raised: number;
+ * while ((raised = await registers.read32(0x24)) === 0) {
+ *   if (!(await interrupts.wait({ timeout: 5000 }))) throw new Error('no interrupt within 5 s');
  * }
- * edu.bar(0).write32(0x64, 1); // acknowledged
- * await machine.close();
+ * registers.write32(0x64, raised); // acknowledge: the device lowers its line
+ * console.log(await registers.read32(0x08)); // 720
  * ```
  */
 export class Interrupts {
@@ -116,10 +119,10 @@ export class Interrupts {
    * Waits for the next interrupt of a vector. Posted writes arrive before the wait begins. An interrupt since the last
    * wait ends it at once. All who wait on a vector are woken together.
    *
-   * @param options Which vector, and for how long.
+   * @param options Which vector, and how long. Default: the first one, without end.
    * @returns true: look at the device; false: the time is over.
-   * @throws `DmaArgumentError` for wrong options.
-   * @throws {@link PciGoneError} when the device goes away.
+   * @throws `DmaArgumentError` for wrong options. @throws the reason of the signal when that is aborted.
+   * @throws {@link PciGoneError} when the device goes away; the home's own error when that ends.
    * @throws {@link PciError} `ERR_DMAPOOL_PCI_CLOSED` when the interrupts or the function are closed.
    */
   async wait(options: InterruptWaitOptions = {}): Promise<boolean> {

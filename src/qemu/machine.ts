@@ -38,11 +38,11 @@ export interface QemuPciFunction {
   readonly address: string;
   /** The `id` that it was given among the machine's devices; empty if none. */
   readonly id: string;
-  /** Who made it: 16 bits. */
+  /** Who made the device that is modelled: 16 bits, such as 0x8086 for Intel (PCI 3.0, 6.2.1). */
   readonly vendorId: number;
-  /** What its maker calls it: 16 bits. */
+  /** Which of the vendor's devices it is: 16 bits (PCI 3.0, 6.2.1). */
   readonly deviceId: number;
-  /** 24 bits: base class, subclass, programming interface. */
+  /** 24 bits: base class, subclass, programming interface (PCI 3.0, 6.2.1). */
   readonly classCode: number;
 }
 
@@ -75,10 +75,13 @@ interface QueriedDevice {
  *
  * @example
  * ```ts
- * const machine = await QemuMachine.start({ devices: [{ driver: 'nvme', id: 'nvme0', serial: '1' }] });
+ * const machine = await QemuMachine.start({
+ *   drives: [{ id: 'disk0', file: 'null-co://' }], // a disk that keeps nothing; yours is a file, such as disk.img
+ *   devices: [{ driver: 'nvme', id: 'nvme0', drive: 'disk0', serial: '1' }],
+ * });
  * try {
  *   const nvme = await machine.open('nvme0');
- *   console.log((await nvme.bar(0).read32(0x08)).toString(16)); // version of NVMe
+ *   console.log((await nvme.bar(0).read32(0x08)).toString(16)); // its version: 10400 for 1.4
  *   await nvme.close();
  * } finally {
  *   await machine.close();
@@ -131,8 +134,8 @@ export class QemuMachine {
    * Starts a machine and gives its PCI functions addresses. No file, socket or folder is made, and nothing stays behind
    * however this process ends: QEMU ends with it.
    *
-   * @param options What it is made of.
-   * @throws `DmaArgumentError` for wrong options. @throws `DmaDependencyError` without koffi.
+   * @param options What the machine is made of, and how long to wait. Default: a PC with 64 MiB of RAM and no devices.
+   * @throws `DmaArgumentError` for wrong options. @throws {@link DmaDependencyError} without koffi.
    * @throws {@link QemuError} `ERR_DMAPOOL_QEMU_MISSING` when the program can't be started, `_VERSION` when it is too old,
    *   `_REFUSED` when it does not accept its arguments, `_DIED` when it ends, `_TIMEOUT` when it is not ready in time.
    * @throws what the signal says when it is aborted.
@@ -192,8 +195,9 @@ export class QemuMachine {
   /**
    * Opens a PCI function for a driver.
    *
-   * @param which Its address, or the `id` of its device.
-   * @param options What the driver wants.
+   * @param which Its address, such as `0000:00:02.0`, or the `id` of its device.
+   * @param options Log, memory and DMA mask of the function's device.
+   * @throws `DmaArgumentError` for wrong options.
    * @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND` when there is none, `ERR_DMAPOOL_PCI_BUSY` when it is open.
    * @throws {@link QemuError} when the machine has ended.
    */
@@ -223,12 +227,16 @@ export class QemuMachine {
 
   /**
    * Pulls a device out while the machine runs, as a user pulls out a card: the device is gone when this resolves. Does
-   * the hand-shake's two sides, the user's and the system's. Functions that are open are told by their `removed` signal.
+   * the hand-shake's two sides, the user's and the system's (ACPI 6.3, 6.3.3: `_EJx`). Functions that are open are told
+   * by their `removed` signal.
    *
    * @param which The address of its function, or the `id` of its device. It must have an `id`.
-   * @param options How long it may take.
-   * @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND`. @throws {@link QemuError} `ERR_DMAPOOL_QEMU_COMMAND` with
-   *   QEMU's words when the device can't be unplugged, `ERR_DMAPOOL_QEMU_TIMEOUT` when it does not go.
+   * @param options How long to wait.
+   * @throws `DmaArgumentError` for wrong options.
+   * @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND` when there is none, `ERR_DMAPOOL_PCI_UNSUPPORTED` when it has no
+   *   `id`.
+   * @throws {@link QemuError} `ERR_DMAPOOL_QEMU_COMMAND` with QEMU's words when the device can't be unplugged,
+   *   `ERR_DMAPOOL_QEMU_TIMEOUT` when it does not go, and when the machine has ended.
    */
   async unplug(which: string, options: UnplugOptions = {}): Promise<void> {
     const { timeout = 5000 } = options;
@@ -252,38 +260,69 @@ export class QemuMachine {
   }
 
   /**
-   * Runs a command of the QEMU Machine Protocol, such as `query-block`. Its answer is what QEMU's reference says.
+   * Runs a command of the QEMU Machine Protocol, such as `query-block`. Its answer is what QEMU's reference says (QEMU
+   * QMP Reference Manual).
    *
    * @param command Its name.
-   * @param args Its arguments.
-   * @throws {@link QemuError} `ERR_DMAPOOL_QEMU_COMMAND` with QEMU's words.
+   * @param args Its arguments, by name. They go as JSON.
+   * @returns The `return` of QEMU's answer.
+   * @throws {@link QemuError} `ERR_DMAPOOL_QEMU_COMMAND` with QEMU's words when it refuses, and when the machine has
+   *   ended.
    */
   async qmp(command: string, args: Readonly<Record<string, unknown>> = {}): Promise<unknown> {
     if (typeof command !== 'string') throw new DmaArgumentError('command', command, 'the name of a QMP command');
     return this.#qmp.execute(command, args);
   }
 
-  /** Reads `width` bits of the machine's `port`, 0 to 65535. */
+  /**
+   * Reads a port of the machine, after all posted writes. All ones where nothing is.
+   *
+   * @param port First port, 0 to 65536 - `width` / 8.
+   * @param width Bits of the access.
+   * @returns The value, unsigned.
+   * @throws `DmaArgumentError` for wrong arguments. @throws {@link QemuError} when the machine has ended.
+   */
   async readPort(port: number, width: 8 | 16 | 32): Promise<number> {
     checkPort(port, width);
     return this.#bus.readPort(port, width);
   }
 
-  /** Posts a write of `value` to the `width` bits of the machine's `port`. */
+  /**
+   * Posts a write to a port of the machine. What goes wrong with it is told by the next awaited call; in a machine that
+   * has ended it vanishes.
+   *
+   * @param port First port, 0 to 65536 - `width` / 8.
+   * @param width Bits of the access.
+   * @param value A whole number from 0 to 2^`width` - 1.
+   * @throws `DmaArgumentError` for wrong arguments.
+   */
   writePort(port: number, width: 8 | 16 | 32, value: number): void {
     checkPort(port, width);
     checkInteger('value', value, 0, 2 ** width - 1);
     this.#bus.writePort(port, width, value);
   }
 
-  /** Reads memory as the processor sees it, RAM and devices: `length` bytes (1 to 1 MiB) at `address`. */
+  /**
+   * Reads memory as the processor sees it, RAM and devices, after all posted writes. What a driver shares with its
+   * device it reads in its own views instead, which costs no round trip.
+   *
+   * @param address Physical address of the first byte, 0 to 2^53 - 1 - `length`.
+   * @param length Bytes, 1 to 1 MiB.
+   * @throws `DmaArgumentError` for wrong arguments. @throws {@link QemuError} when the machine has ended.
+   */
   async readMemory(address: number, length: number): Promise<Uint8Array> {
     checkInteger('length', length, 1, MAX_ACCESS);
     checkInteger('address', address, 0, Number.MAX_SAFE_INTEGER - length);
     return this.#bus.readBytes(address, length);
   }
 
-  /** Writes `bytes` (1 byte to 1 MiB) at `address` to memory as the processor sees it. Resolves when it is done. */
+  /**
+   * Writes memory as the processor sees it, RAM and devices, after all posted writes. Resolves when it is done.
+   *
+   * @param address Physical address of the first byte, 0 to 2^53 - 1 - their number.
+   * @param bytes What to write, 1 byte to 1 MiB.
+   * @throws `DmaArgumentError` for wrong arguments. @throws {@link QemuError} when the machine has ended.
+   */
   async writeMemory(address: number, bytes: Uint8Array): Promise<void> {
     if (!(bytes instanceof Uint8Array)) throw new DmaArgumentError('bytes', bytes, 'a Uint8Array');
     checkInteger('bytes.length', bytes.length, 1, MAX_ACCESS);

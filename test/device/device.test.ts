@@ -176,7 +176,7 @@ test('a device takes back its own memory only', () => {
     throwsCode('ERR_DMAPOOL_NOT_MAPPED', () => {
       nic.freeCoherent(its);
     }).message,
-    /^nic: freeCoherent: this is no memory that this device was given/,
+    /^freeCoherent: this is no memory of nic/,
   );
   assert.equal(memory.bytesInUse, 4096);
   disk.freeCoherent(its);

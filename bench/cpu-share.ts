@@ -1,0 +1,53 @@
+/** Which share of a process' CPU time goes to allocating and freeing, by V8's own sampling profiler. */
+import { type Profiler, Session } from 'node:inspector/promises';
+
+/** Microseconds from one sample to the next. */
+const INTERVAL = 100;
+/** Calls of a pool that take or give blocks. */
+const CALLS = /^(try)?(z?alloc|free)(Index)?(Bulk)?$/;
+const POOL = /\/src\/pool\/[\w-]+\.[jt]s$/;
+
+/** What was found. */
+export interface CpuShare {
+  /** Share of the time, 0 to 1, spent in calls that take or give blocks and all that they call. */
+  readonly share: number;
+  /** Samples in all, without those in which nothing ran. */
+  readonly samples: number;
+}
+
+/** Profiles `action`, which does its work on this thread. */
+export async function profileShare(action: () => Promise<void>): Promise<CpuShare> {
+  const session = new Session();
+  session.connect();
+  try {
+    await session.post('Profiler.enable');
+    await session.post('Profiler.setSamplingInterval', { interval: INTERVAL });
+    await session.post('Profiler.start');
+    await action();
+    const { profile } = await session.post('Profiler.stop');
+    return shareOf(profile);
+  } finally {
+    session.disconnect();
+  }
+}
+
+/** Counts samples in a profile: inlined calls have nodes of their own there. */
+export function shareOf(profile: Profiler.Profile): CpuShare {
+  const byId = new Map(profile.nodes.map((node) => [node.id, node]));
+  const inCalls = new Map<number, boolean>();
+  const mark = (id: number, within: boolean): void => {
+    const { callFrame, children = [] } = byId.get(id)!;
+    const here = within || (POOL.test(callFrame.url) && CALLS.test(callFrame.functionName));
+    inCalls.set(id, here);
+    for (const child of children) mark(child, here);
+  };
+  mark(profile.nodes[0]!.id, false);
+  let samples = 0;
+  let inside = 0;
+  for (const { id, callFrame, hitCount = 0 } of profile.nodes) {
+    if (callFrame.functionName === '(idle)') continue;
+    samples += hitCount;
+    if (inCalls.get(id) === true) inside += hitCount;
+  }
+  return { share: samples === 0 ? 0 : inside / samples, samples };
+}

@@ -1,0 +1,62 @@
+/** What is done to the card as a whole: reset, general configuration, switching its two halves on. */
+import type { Bar, PciFunction } from 'dmapool/pci';
+import { E1000Error } from './errors.ts';
+import { CTRL, INTERRUPT, MTA_WORDS, RAH_VALID, RCTL, REG, TCTL, TIPG_COPPER } from './registers.ts';
+
+/** Milliseconds for the reset, which takes microseconds. */
+const RESET_TIMEOUT = 1000;
+
+/** Stops everything and resets the card (14.2, 13.4.1). No DMA afterwards, no interrupts. */
+export async function resetCard(pci: PciFunction): Promise<void> {
+  const bar = pci.bar(0);
+  bar.write32(REG.imc, INTERRUPT.all);
+  bar.write32(REG.rctl, 0);
+  bar.write32(REG.tctl, 0);
+  // What the card was writing to memory must be there before the reset: this read comes back behind it.
+  const ctrl = await bar.read32(REG.ctrl);
+  bar.write32(REG.ctrl, ctrl | CTRL.rst);
+  const end = performance.now() + RESET_TIMEOUT;
+  do {
+    if (performance.now() > end) {
+      throw new E1000Error('ERR_E1000_TIMEOUT', pci.address, 'the reset did not end within a second');
+    }
+    // Nothing may touch the card for a microsecond (13.4.1).
+    await delay(1);
+  } while (((await bar.read32(REG.ctrl)) & CTRL.rst) !== 0);
+  await silence(bar);
+}
+
+/** No interrupts, and none that stands. */
+export async function silence(bar: Bar): Promise<void> {
+  bar.write32(REG.imc, INTERRUPT.all);
+  await bar.read32(REG.icr);
+}
+
+/** General configuration (14.3): link by negotiation, no flow control; the card's address, no multicasts (14.4). */
+export function configure(bar: Bar, mac: Uint8Array): void {
+  bar.write32(REG.ctrl, CTRL.slu | CTRL.asde);
+  for (const register of [REG.fcal, REG.fcah, REG.fct, REG.fcttv]) bar.write32(register, 0);
+  const view = new DataView(mac.buffer, mac.byteOffset, 6);
+  bar.write32(REG.ral0, view.getUint32(0, true));
+  bar.write32(REG.rah0, view.getUint16(4, true) | RAH_VALID);
+  for (let i = 0; i < MTA_WORDS; i++) bar.write32(REG.mta + 4 * i, 0);
+  // Interrupts are neither delayed nor throttled: they are masked while there is work.
+  for (const register of [REG.rdtr, REG.tidv, REG.itr]) bar.write32(register, 0);
+}
+
+/** Switches the receiver on, once its ring is in place (14.4). Called again to change what it accepts. */
+export function enableReceiver(bar: Bar, promiscuous: boolean): void {
+  const all = promiscuous ? RCTL.unicastAll | RCTL.multicastAll : 0;
+  bar.write32(REG.rctl, RCTL.enable | RCTL.broadcast | RCTL.size2048 | RCTL.stripCrc | all);
+}
+
+/** Switches the transmitter on, once its ring is in place (14.5). */
+export function enableTransmitter(bar: Bar): void {
+  bar.write32(REG.tipg, TIPG_COPPER);
+  bar.write32(REG.tctl, TCTL.enable | TCTL.pad | TCTL.collisionThreshold | TCTL.collisionDistance);
+}
+
+/** Resolves after a time. */
+export function delay(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
+}

@@ -1,0 +1,135 @@
+/** A packet generator, like ixy-pktgen: sends numbered packets of random sizes as fast as it may. */
+import { DmaArgumentError } from 'dmapool';
+import type { E1000 } from './e1000.ts';
+import type { Packet } from './packets.ts';
+import { fillPacket, LEAST_BYTES, MOST_BYTES, sizeOf, turn, Watchdog } from './traffic.ts';
+
+/** What to send. */
+export interface GenerateOptions {
+  /** How many packets, 0 to 2^32-1. Default: until the signal. */
+  readonly packets?: number;
+  /** Bytes of a packet at least, without the Ethernet checksum: 60 (the default) to 1514. */
+  readonly minSize?: number;
+  /** Bytes of a packet at most: up to 1514, the default. */
+  readonly maxSize?: number;
+  /** Number of the stream, 0 (the default) to 65535: to tell senders apart. */
+  readonly stream?: number;
+  /** For whom: 6 bytes. Default: everybody. */
+  readonly destination?: Uint8Array;
+  /**
+   * How many packets the receiver has dealt with so far. With it, the sender stays at most `window` ahead of that: a
+   * wire has no other brake, and what a receiver is too slow for is lost. The window is to be smaller than the receive
+   * ring, by 64 or more.
+   */
+  readonly acknowledged?: () => number;
+  /** Default 256. */
+  readonly window?: number;
+  /** Packets handed to the card at one time, 1 to 1024. Default 64. */
+  readonly batch?: number;
+  /** Ends the sending. */
+  readonly signal?: AbortSignal;
+  /** Told now and then how many were sent. */
+  readonly onProgress?: (sent: number) => void;
+}
+
+/** What was sent. */
+export interface GenerateReport {
+  /** Packets that are out. */
+  readonly packets: number;
+  /** Their bytes, without Ethernet checksums. */
+  readonly bytes: number;
+}
+
+const EVERYBODY = new Uint8Array(6).fill(0xff);
+const MAX_PACKETS = 2 ** 32 - 1;
+const MAX_BATCH = 1024;
+
+/**
+ * Sends packets that a {@link TrafficMeter} can check. Returns when all are out.
+ *
+ * @param nic Where to send.
+ * @param options What, how much and to whom.
+ * @throws `DmaArgumentError`; {@link E1000Error} `ERR_E1000_TIMEOUT` when nothing moves for 5 seconds; what `transmit`
+ *   and `drain` throw. Its packets are free then, or the card's.
+ *
+ * @example
+ * ```ts
+ * const machine = await QemuMachine.start({ devices: ['e1000,id=nic0'] });
+ * const pci = await machine.open('nic0');
+ * const nic = await E1000.open(pci);
+ * const { packets } = await generate(nic, { packets: 1000, minSize: 60, maxSize: 60 });
+ * console.log(packets); // 1000
+ * await nic.close();
+ * await pci.close();
+ * await machine.close();
+ * ```
+ */
+export async function generate(nic: E1000, options: GenerateOptions = {}): Promise<GenerateReport> {
+  const { packets, minSize, maxSize, stream, destination, window, batch: most } = check(options);
+  const { acknowledged, signal, onProgress } = options;
+  const source = nic.mac;
+  const batch: Packet[] = [];
+  const watchdog = new Watchdog(nic.device.name);
+  let sent = 0;
+  let bytes = 0;
+  while (sent < packets && signal?.aborted !== true) {
+    const credit = acknowledged === undefined ? most : acknowledged() + window - sent;
+    const wanted = Math.min(most, packets - sent, credit);
+    let count = 0;
+    while (count < wanted) {
+      const packet = nic.packets.tryAlloc();
+      if (packet === null) break;
+      const size = sizeOf(stream, sent + count, minSize, maxSize);
+      fillPacket(packet, size, stream, sent + count, destination, source);
+      batch[count++] = packet;
+    }
+    let done = 0;
+    try {
+      while (done < count) {
+        const taken = nic.transmit(batch, done, count);
+        for (let i = done; i < done + taken; i++) bytes += batch[i]!.length;
+        done += taken;
+        sent += taken;
+        if (taken > 0) watchdog.progress();
+        if (done < count) await watchdog.turn('the card sent nothing');
+      }
+    } finally {
+      nic.packets.freeBatch(batch, done, count);
+    }
+    onProgress?.(sent);
+    if (count > 0) {
+      await turn();
+      continue;
+    }
+    // No buffer is free, or there is no credit. Looking for packets that are out frees their buffers.
+    if (nic.transmitting === 0 && wanted > 0) await watchdog.turn('no buffer came free');
+    else await watchdog.turn('the receiver acknowledged nothing');
+  }
+  await nic.drain();
+  return { packets: sent, bytes };
+}
+
+function check(
+  options: GenerateOptions,
+): Required<Pick<GenerateOptions, 'packets' | 'minSize' | 'maxSize' | 'stream' | 'destination' | 'window' | 'batch'>> {
+  if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
+  const { packets = MAX_PACKETS, minSize = LEAST_BYTES, maxSize = MOST_BYTES, stream = 0 } = options;
+  const { destination = EVERYBODY, window = 256, batch = 64 } = options;
+  const ranges: readonly (readonly [string, number, number, number])[] = [
+    ['packets', packets, 0, MAX_PACKETS],
+    ['minSize', minSize, LEAST_BYTES, MOST_BYTES],
+    ['maxSize', maxSize, minSize, MOST_BYTES],
+    ['stream', stream, 0, 0xffff],
+    ['window', window, 1, MAX_PACKETS],
+    ['batch', batch, 1, MAX_BATCH],
+  ];
+  for (const [name, value, low, high] of ranges) {
+    if (!Number.isInteger(value) || value < low || value > high) {
+      throw new DmaArgumentError(name, value, `from ${String(low)} to ${String(high)}`);
+    }
+  }
+  if (!(destination instanceof Uint8Array) || destination.length !== 6) {
+    throw new DmaArgumentError('destination', destination, 'a Uint8Array of 6 bytes');
+  }
+  return { packets, minSize, maxSize, stream, destination, window, batch };
+}

@@ -1,0 +1,13 @@
+/**
+ * dmapool/drivers/e1000: a driver for Intel's 82540EM network card.
+ *
+ * @packageDocumentation
+ */
+export { E1000, type E1000Link } from './e1000.ts';
+export { E1000Error, type E1000ErrorCode } from './errors.ts';
+export { forward, type ForwardOptions, type ForwardReport } from './forward.ts';
+export { generate, type GenerateOptions, type GenerateReport } from './generate.ts';
+export type { E1000Options, E1000WaitOptions } from './options.ts';
+export type { Packet, PacketPool } from './packets.ts';
+export type { E1000Counters, E1000Statistics } from './statistics.ts';
+export { TrafficMeter, type TrafficReport } from './traffic.ts';

@@ -1,0 +1,229 @@
+/**
+ * What the programs send, so that the other end can tell what was lost or changed:
+ *
+ *     0   destination, source      6 bytes each
+ *     12  type 0x88b5              for experiments (IEEE 802, 9.2)
+ *     14  stream                   2 bytes, little-endian as all that follows
+ *     16  sequence number          4 bytes, from 0 on
+ *     20  check                    4 bytes, over stream, sequence, length and all that follows
+ *     24  bytes that look random, made from stream and sequence
+ */
+import { E1000Error } from './errors.ts';
+import type { Packet } from './packets.ts';
+
+/** Bytes of the smallest packet with all of this, and of the largest: Ethernet's own limits without its checksum. */
+export const LEAST_BYTES = 60;
+export const MOST_BYTES = 1514;
+
+const TYPE_OFFSET = 12;
+const TYPE_WORD = 0xb588;
+const PAYLOAD_WORD = 6;
+
+/** One step of Marsaglia's xorshift with the triple 13, 17, 5: every number but 0 comes once in 2^32 - 1. */
+function scramble(x: number): number {
+  x ^= x << 13;
+  x ^= x >>> 17;
+  return x ^ (x << 5);
+}
+
+/** Start of the random numbers of one packet; never 0. */
+function seedOf(stream: number, sequence: number): number {
+  return (Math.imul(sequence + 1, 0x9e37_79b1) ^ Math.imul(stream + 1, 0x85eb_ca6b)) | 1;
+}
+
+/** One step of the check (FNV-1a, a word at a time): two packets that differ in one word never have the same. */
+function mix(check: number, word: number): number {
+  return Math.imul(check ^ word, 0x0100_0193);
+}
+
+/** The check of what is in the packet. */
+function checkOf(packet: Packet): number {
+  const { words, bytes, length } = packet;
+  let check = mix(mix(mix(0x811c_9dc5, words[3]! >>> 16), words[4]!), length);
+  const whole = length >> 2;
+  for (let i = PAYLOAD_WORD; i < whole; i++) check = mix(check, words[i]!);
+  for (let i = whole << 2; i < length; i++) check = mix(check, bytes[i]!);
+  return check;
+}
+
+/** Bytes of a packet of a stream: from `least` to `most`, each equally often. */
+export function sizeOf(stream: number, sequence: number, least: number, most: number): number {
+  const random = scramble(scramble(seedOf(stream, sequence))) >>> 0;
+  return least + (random % (most - least + 1));
+}
+
+/** Fills a packet of `length` bytes. @param stream 0 to 65535. @param sequence 0 to 2^32-1. */
+export function fillPacket(
+  packet: Packet,
+  length: number,
+  stream: number,
+  sequence: number,
+  destination: Uint8Array,
+  source: Uint8Array,
+): void {
+  const { words, bytes } = packet;
+  for (let i = 0; i < 6; i++) {
+    bytes[i] = destination[i]!;
+    bytes[6 + i] = source[i]!;
+  }
+  words[TYPE_OFFSET / 4] = TYPE_WORD | (stream << 16);
+  words[4] = sequence;
+  const end = (length + 3) >> 2;
+  let random = seedOf(stream, sequence);
+  for (let i = PAYLOAD_WORD; i < end; i++) {
+    random = scramble(random);
+    words[i] = random;
+  }
+  packet.length = length;
+  words[5] = checkOf(packet);
+}
+
+/** What a {@link TrafficMeter} saw. */
+export interface TrafficReport {
+  /** Packets that were whole. */
+  readonly packets: number;
+  /** Their bytes. */
+  readonly bytes: number;
+  /** Sequence numbers that did not come at all. */
+  readonly lost: number;
+  /** Packets whose check is wrong, or that are none of ours. */
+  readonly changed: number;
+  /** Packets that came after one with a higher number. */
+  readonly late: number;
+  /** Packets that came a second time. */
+  readonly repeated: number;
+}
+
+/**
+ * Checks the packets of one stream as they come.
+ *
+ * @example
+ * ```ts
+ * const machine = await QemuMachine.start({
+ *   netdevs: [0, 1].map((i) => ({ type: 'hubport', id: `net${i}`, hubid: 0 })),
+ *   devices: [0, 1].map((i) => ({ driver: 'e1000', id: `nic${i}`, netdev: `net${i}` })),
+ * });
+ * const a = await E1000.open(await machine.open('nic0'));
+ * const b = await E1000.open(await machine.open('nic1'));
+ * await generate(a, { packets: 100 });
+ * const meter = new TrafficMeter();
+ * const batch: Packet[] = [];
+ * while (meter.packets < 100 && (await b.waitForPackets({ timeout: 5000 }))) {
+ *   const count = b.receive(batch, 64);
+ *   for (let i = 0; i < count; i++) meter.count(batch[i]!);
+ *   b.packets.freeBatch(batch, 0, count);
+ * }
+ * console.log(meter.report(100).lost); // 0
+ * await machine.close();
+ * ```
+ */
+export class TrafficMeter {
+  readonly #stream: number;
+  #packets = 0;
+  #bytes = 0;
+  #next = 0;
+  #changed = 0;
+  #late = 0;
+  #repeated = 0;
+  /** Numbers below the next one that did not come: from `starts[i]` to before `ends[i]`, ascending. */
+  readonly #starts: number[] = [];
+  readonly #ends: number[] = [];
+
+  /** @param stream The number that `generate` was given. */
+  constructor(stream = 0) {
+    this.#stream = stream;
+  }
+
+  /** Looks at `packet`. Returns whether it is whole and of this stream. */
+  count(packet: Packet): boolean {
+    const { words, length } = packet;
+    const ours = length >= LEAST_BYTES && words[3] === (TYPE_WORD | (this.#stream << 16)) >>> 0;
+    if (!ours || words[5] !== checkOf(packet) >>> 0) {
+      this.#changed++;
+      return false;
+    }
+    const sequence = words[4]!;
+    this.#packets++;
+    this.#bytes += length;
+    if (sequence < this.#next) {
+      if (this.#fillGap(sequence)) this.#late++;
+      else this.#repeated++;
+      return true;
+    }
+    if (sequence > this.#next) {
+      this.#starts.push(this.#next);
+      this.#ends.push(sequence);
+    }
+    this.#next = sequence + 1;
+    return true;
+  }
+
+  /** A number of before came: true if it was missing. */
+  #fillGap(sequence: number): boolean {
+    const i = this.#ends.findIndex((end) => sequence < end);
+    const start = this.#starts[i];
+    const end = this.#ends[i];
+    if (start === undefined || end === undefined || sequence < start) return false;
+    // What is left of the gap: before the number, and behind it.
+    const rest = [
+      [start, sequence],
+      [sequence + 1, end],
+    ].filter(([from, to]) => from! < to!);
+    this.#starts.splice(i, 1, ...rest.map(([from]) => from!));
+    this.#ends.splice(i, 1, ...rest.map(([, to]) => to!));
+    return true;
+  }
+
+  /** Packets that were whole. */
+  get packets(): number {
+    return this.#packets;
+  }
+
+  /**
+   * What was seen so far.
+   * @param sent How many the other end sent, if it has ended: then those missing at the end are lost too.
+   */
+  report(sent: number = this.#next): TrafficReport {
+    return {
+      packets: this.#packets,
+      bytes: this.#bytes,
+      lost: Math.max(0, sent - (this.#packets - this.#repeated)),
+      changed: this.#changed,
+      late: this.#late,
+      repeated: this.#repeated,
+    };
+  }
+}
+
+/** Milliseconds without progress after which a program gives up. */
+const PROGRESS_TIMEOUT = 5000;
+
+/** Ends a program that does not get on: a wait without an end is a hang. */
+export class Watchdog {
+  readonly #address: string;
+  #since = performance.now();
+
+  constructor(address: string) {
+    this.#address = address;
+  }
+
+  /** Something was done. */
+  progress(): void {
+    this.#since = performance.now();
+  }
+
+  /** Lets the event loop turn. @throws {@link E1000Error} `ERR_E1000_TIMEOUT` after 5 seconds without progress. */
+  async turn(what: string): Promise<void> {
+    if (performance.now() - this.#since > PROGRESS_TIMEOUT) {
+      throw new E1000Error('ERR_E1000_TIMEOUT', this.#address, `${what} for ${String(PROGRESS_TIMEOUT)} ms`);
+    }
+    await turn();
+  }
+}
+
+/** Lets the event loop turn once: what was posted goes out, and answers and timers come in. */
+export function turn(): Promise<void> {
+  return new Promise((resolve) => {
+    setImmediate(resolve);
+  });
+}

@@ -1,0 +1,102 @@
+import { DmaArgumentError, type DmaBlock, DmaDestroyedError, type DmaPool } from 'dmapool';
+import { UsbError } from './errors.ts';
+import { PAGE } from './structures.ts';
+
+/** Most bytes of a buffer: 4 MiB. */
+export const MAX_BUFFER: number = 4 * 1024 * 1024;
+
+/** Pages of data: a qTD takes five of them, wherever they lie. */
+export type DataPool = DmaPool<'usb_data'>;
+
+/**
+ * Memory that a device's data go to or come from without a copy: pages that need not be neighbours. Made by
+ * `EhciController.buffer()`.
+ *
+ * @example
+ * ```ts
+ * const buffer = controller.buffer(64 * 1024);
+ * await disk.readInto(0, buffer, 64 * 1024);
+ * console.log(buffer.pages[0].bytes[510]);
+ * buffer.free();
+ * ```
+ */
+export class UsbBuffer implements Disposable {
+  /** Bytes. */
+  readonly length: number;
+  /** Its pages, in order: each of 4096 bytes, the last one perhaps used in part. */
+  readonly pages: readonly DmaBlock<'usb_data'>[];
+  readonly #pool: DataPool;
+  #transfers = 0;
+  #freed = false;
+
+  /** @internal @throws `DmaOutOfMemoryError` */
+  constructor(pool: DataPool, length: number) {
+    checkLength('length', length, MAX_BUFFER);
+    const pages: DmaBlock<'usb_data'>[] = [];
+    pool.allocBulk(pages, Math.ceil(length / PAGE));
+    this.#pool = pool;
+    this.length = length;
+    this.pages = pages;
+  }
+
+  /** Copies bytes into it, from its start. @throws `DmaArgumentError` when they are more than it holds. */
+  set(bytes: Uint8Array): void {
+    checkLength('bytes.length', bytes.length, this.length);
+    this.#check();
+    for (let at = 0; at < bytes.length; at += PAGE) this.pages[at / PAGE]!.bytes.set(bytes.subarray(at, at + PAGE));
+  }
+
+  /** Copies its first bytes out, as many as `into` holds. @throws `DmaArgumentError` when it has fewer. */
+  copyTo(into: Uint8Array): void {
+    checkLength('into.length', into.length, this.length);
+    this.#check();
+    for (let at = 0; at < into.length; at += PAGE) {
+      into.set(this.pages[at / PAGE]!.bytes.subarray(0, Math.min(PAGE, into.length - at)), at);
+    }
+  }
+
+  /**
+   * Gives its pages back. A second call does nothing.
+   * @throws {@link UsbError} `ERR_USB_BUSY` while a transfer uses it.
+   */
+  free(): void {
+    if (this.#freed) return;
+    if (this.#transfers > 0) {
+      throw new UsbError('ERR_USB_BUSY', `${this.#pool.device.name}: the buffer is in use by a transfer`);
+    }
+    this.#freed = true;
+    try {
+      this.#pool.freeBulk(this.pages);
+    } catch (error) {
+      // The function was closed before the buffer was freed, and has taken the pages back.
+      if (!(error instanceof DmaDestroyedError)) throw error;
+    }
+  }
+
+  /** {@link UsbBuffer.free}, for `using`. */
+  [Symbol.dispose](): void {
+    this.free();
+  }
+
+  /** Somebody uses it, or waits for a turn to. @internal */
+  hold(): void {
+    this.#check();
+    this.#transfers++;
+  }
+
+  /** The other end of {@link UsbBuffer.hold}. @internal */
+  release(): void {
+    this.#transfers--;
+  }
+
+  #check(): void {
+    if (this.#freed) throw new UsbError('ERR_USB_CLOSED', `${this.#pool.device.name}: the buffer was freed`);
+  }
+}
+
+/** Throws unless `value` is a whole number from 0 to `most`. */
+export function checkLength(argument: string, value: number, most: number): void {
+  if (!Number.isInteger(value) || value < 0 || value > most) {
+    throw new DmaArgumentError(argument, value, `a whole number from 0 to ${String(most)}`);
+  }
+}

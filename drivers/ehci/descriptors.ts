@@ -1,0 +1,181 @@
+/** Descriptors: what a device says of itself. USB 2.0, 9.5 and 9.6. */
+import { UsbError } from './errors.ts';
+
+/** Types of descriptors (table 9-5). */
+export const DESCRIPTOR = { device: 1, configuration: 2, string: 3, interface: 4, endpoint: 5 } as const;
+
+const DEVICE_LENGTH = 18;
+export const CONFIGURATION_LENGTH = 9;
+const INTERFACE_LENGTH = 9;
+const ENDPOINT_LENGTH = 7;
+
+/** A device descriptor (table 9-8). */
+export interface DeviceDescriptor {
+  /** Release of the specification in binary-coded decimal: 0x0200 for 2.0. */
+  readonly usbVersion: number;
+  readonly deviceClass: number;
+  readonly deviceSubclass: number;
+  readonly deviceProtocol: number;
+  /** Largest packet of endpoint 0, in bytes: 64 at high speed. */
+  readonly packetSize0: number;
+  readonly vendorId: number;
+  readonly productId: number;
+  /** Release of the device in binary-coded decimal. */
+  readonly deviceVersion: number;
+  /** Indices of string descriptors; 0: none. */
+  readonly manufacturerIndex: number;
+  readonly productIndex: number;
+  readonly serialNumberIndex: number;
+  readonly configurations: number;
+}
+
+/** An endpoint descriptor (table 9-13). */
+export interface EndpointDescriptor {
+  /** Number and direction: bit 7 is set for those to the host. */
+  readonly address: number;
+  /** 1 to 15. */
+  readonly number: number;
+  readonly direction: 'in' | 'out';
+  readonly type: 'control' | 'isochronous' | 'bulk' | 'interrupt';
+  /** Bytes. */
+  readonly packetSize: number;
+  readonly interval: number;
+}
+
+/** An interface descriptor (table 9-12) with its endpoints. */
+export interface InterfaceDescriptor {
+  readonly number: number;
+  readonly alternate: number;
+  readonly interfaceClass: number;
+  readonly interfaceSubclass: number;
+  readonly interfaceProtocol: number;
+  readonly nameIndex: number;
+  readonly endpoints: readonly EndpointDescriptor[];
+}
+
+/** A configuration descriptor (table 9-10) with its interfaces. */
+export interface ConfigurationDescriptor {
+  /** What SET_CONFIGURATION selects it by. */
+  readonly value: number;
+  readonly nameIndex: number;
+  readonly selfPowered: boolean;
+  /** Most current that it draws from the bus, in mA. */
+  readonly maxPower: number;
+  readonly interfaces: readonly InterfaceDescriptor[];
+}
+
+const TYPES = ['control', 'isochronous', 'bulk', 'interrupt'] as const;
+
+/** @throws {@link UsbError} `ERR_USB_PROTOCOL` for anything else than a device descriptor. */
+export function parseDevice(bytes: Uint8Array): DeviceDescriptor {
+  check(bytes, 0, DESCRIPTOR.device, DEVICE_LENGTH, 'device');
+  return {
+    usbVersion: word(bytes, 2),
+    deviceClass: bytes[4]!,
+    deviceSubclass: bytes[5]!,
+    deviceProtocol: bytes[6]!,
+    packetSize0: bytes[7]!,
+    vendorId: word(bytes, 8),
+    productId: word(bytes, 10),
+    deviceVersion: word(bytes, 12),
+    manufacturerIndex: bytes[14]!,
+    productIndex: bytes[15]!,
+    serialNumberIndex: bytes[16]!,
+    configurations: bytes[17]!,
+  };
+}
+
+/** Bytes of a configuration descriptor with all that belongs to it, as its first nine say. @throws as {@link parseDevice} */
+export function totalLength(bytes: Uint8Array): number {
+  check(bytes, 0, DESCRIPTOR.configuration, CONFIGURATION_LENGTH, 'configuration');
+  const total = word(bytes, 2);
+  if (total < CONFIGURATION_LENGTH) throw wrong(`a configuration descriptor of ${String(total)} bytes in all`);
+  return total;
+}
+
+/** Parses a configuration descriptor and all that follows it. Descriptors of unknown types are skipped. @throws as {@link parseDevice} */
+export function parseConfiguration(bytes: Uint8Array): ConfigurationDescriptor {
+  const total = totalLength(bytes);
+  if (bytes.length < total) {
+    throw wrong(`${String(bytes.length)} bytes of a configuration descriptor of ${String(total)} bytes`);
+  }
+  const interfaces: InterfaceDescriptor[] = [];
+  let endpoints: EndpointDescriptor[] | null = null;
+  for (let at = bytes[0]!; at < total; at += bytes[at]!) {
+    const length = bytes[at]!;
+    if (length < 2 || at + length > total) throw wrong(`a descriptor of ${String(length)} bytes at byte ${String(at)}`);
+    if (bytes[at + 1] === DESCRIPTOR.interface) {
+      check(bytes, at, DESCRIPTOR.interface, INTERFACE_LENGTH, 'interface');
+      endpoints = [];
+      interfaces.push({
+        number: bytes[at + 2]!,
+        alternate: bytes[at + 3]!,
+        interfaceClass: bytes[at + 5]!,
+        interfaceSubclass: bytes[at + 6]!,
+        interfaceProtocol: bytes[at + 7]!,
+        nameIndex: bytes[at + 8]!,
+        endpoints,
+      });
+    } else if (bytes[at + 1] === DESCRIPTOR.endpoint) {
+      check(bytes, at, DESCRIPTOR.endpoint, ENDPOINT_LENGTH, 'endpoint');
+      if (endpoints === null) throw wrong('an endpoint descriptor before the first interface');
+      endpoints.push(parseEndpoint(bytes, at));
+    }
+  }
+  return {
+    value: bytes[5]!,
+    nameIndex: bytes[6]!,
+    selfPowered: (bytes[7]! & 0x40) !== 0,
+    maxPower: bytes[8]! * 2,
+    interfaces,
+  };
+}
+
+function parseEndpoint(bytes: Uint8Array, at: number): EndpointDescriptor {
+  const address = bytes[at + 2]!;
+  return {
+    address,
+    number: address & 0xf,
+    direction: (address & 0x80) === 0 ? 'out' : 'in',
+    type: TYPES[bytes[at + 3]! & 3]!,
+    packetSize: word(bytes, at + 4) & 0x7ff,
+    interval: bytes[at + 6]!,
+  };
+}
+
+/** The text of a string descriptor: UTF-16 (9.6.7). @throws as {@link parseDevice} */
+export function parseString(bytes: Uint8Array): string {
+  check(bytes, 0, DESCRIPTOR.string, 2, 'string');
+  let text = '';
+  for (let at = 2; at + 1 < bytes[0]!; at += 2) text += String.fromCharCode(word(bytes, at));
+  return text;
+}
+
+/** The languages that a device has strings in: string descriptor 0 (table 9-15). @throws as {@link parseDevice} */
+export function parseLanguages(bytes: Uint8Array): number[] {
+  return parseString(bytes)
+    .split('')
+    .map((character) => character.charCodeAt(0));
+}
+
+function word(bytes: Uint8Array, at: number): number {
+  return bytes[at]! | (bytes[at + 1]! << 8);
+}
+
+/** Throws unless a whole descriptor of the type lies there. */
+function check(bytes: Uint8Array, at: number, type: number, least: number, name: string): void {
+  const length = bytes[at];
+  if (length === undefined || length < least || at + length > bytes.length || bytes[at + 1] !== type) {
+    throw wrong(
+      `in place of its ${name} descriptor: ${[...bytes.subarray(at, at + 4)].map(hex).join(' ') || 'nothing'}`,
+    );
+  }
+}
+
+function hex(byte: number): string {
+  return byte.toString(16).padStart(2, '0');
+}
+
+function wrong(what: string): UsbError {
+  return new UsbError('ERR_USB_PROTOCOL', `the device gave ${what}`);
+}

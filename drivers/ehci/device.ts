@@ -1,0 +1,361 @@
+/** A USB device: its address, descriptors, and transfers. USB 2.0, chapters 8 and 9. */
+import { DmaArgumentError } from 'dmapool';
+import { checkLength, MAX_BUFFER, type UsbBuffer } from './buffer.ts';
+import {
+  CONFIGURATION_LENGTH,
+  type ConfigurationDescriptor,
+  DESCRIPTOR,
+  type DeviceDescriptor,
+  type EndpointDescriptor,
+  parseConfiguration,
+  parseDevice,
+  parseLanguages,
+  parseString,
+  totalLength,
+} from './descriptors.ts';
+import type { TransferEngine } from './engine.ts';
+import { UsbError } from './errors.ts';
+import { sleep } from './operational.ts';
+import type { EndpointQueue } from './queue.ts';
+import { PID } from './structures.ts';
+
+/** Whom a control request is for, as in WebUSB. */
+export interface ControlSetup {
+  readonly requestType: 'standard' | 'class' | 'vendor';
+  readonly recipient: 'device' | 'interface' | 'endpoint' | 'other';
+  /** 0 to 255. */
+  readonly request: number;
+  /** 0 to 65535. */
+  readonly value: number;
+  /** 0 to 65535. */
+  readonly index: number;
+}
+
+/** How to run one transfer. */
+export interface TransferOptions {
+  /** Milliseconds until it must be done, 1 to 10 minutes; it is looked at ten times a second. Default: the controller's. */
+  readonly timeout?: number;
+}
+
+/** What a device needs of its controller. @internal */
+export interface DeviceHome {
+  readonly engine: TransferEngine;
+  readonly name: string;
+  readonly port: number;
+  readonly timeout: number;
+  /** What a failed transaction really means. */
+  readonly explain: (error: UsbError) => Promise<UsbError>;
+  /** The device is not to be spoken to any more: its port is disabled, and its address is free. */
+  readonly onClosed: (device: UsbDevice) => Promise<void>;
+}
+
+/** Standard requests (USB 2.0, table 9-4). */
+const REQUEST = { clearFeature: 1, setAddress: 5, getDescriptor: 6, setConfiguration: 9 } as const;
+const ENDPOINT_HALT = 0;
+const REQUEST_TYPES = ['standard', 'class', 'vendor'] as const;
+const RECIPIENTS = ['device', 'interface', 'endpoint', 'other'] as const;
+/** Packets of endpoint 0 at high speed (5.5.3). */
+const CONTROL_PACKET = 64;
+/** Packets of bulk endpoints at high speed (5.8.3). */
+const BULK_PACKET = 512;
+const MAX_CONTROL_LENGTH = 0xffff;
+const STRING_LENGTH = 255;
+/** Milliseconds that a device may take before it answers to its new address (9.2.6.3). */
+const ADDRESS_RECOVERY = 2;
+export const MAX_TIMEOUT = 600_000;
+
+/**
+ * A device that was enumerated: it has an address and its first configuration. Made by `EhciController.connect()`.
+ *
+ * @example
+ * ```ts
+ * const device = await controller.connect();
+ * console.log(device.descriptor.vendorId, await device.string(device.descriptor.productIndex));
+ * ```
+ */
+export class UsbDevice {
+  /** Number of the root port it is on, from 1. */
+  readonly port: number;
+  /** 1 to 127. */
+  readonly address: number;
+  readonly #home: DeviceHome;
+  readonly #queues = new Set<EndpointQueue>();
+  readonly #open = new Set<number>();
+  readonly #removed = new AbortController();
+  #control!: EndpointQueue;
+  #descriptor!: DeviceDescriptor;
+  #configuration!: ConfigurationDescriptor;
+  #closing: Promise<void> | null = null;
+
+  /** @internal */
+  constructor(home: DeviceHome, address: number) {
+    this.#home = home;
+    this.port = home.port;
+    this.address = address;
+  }
+
+  /** Brings a device that was just reset from the default state to the configured one (9.1.1). @internal */
+  async enumerate(): Promise<void> {
+    this.#control = await this.#openQueue(0, 0, true);
+    await this.#standardOut(REQUEST.setAddress, this.address, 0);
+    const addressed = this.#control;
+    await addressed.close(this.#closedError());
+    this.#queues.delete(addressed);
+    await sleep(ADDRESS_RECOVERY);
+    this.#control = await this.#openQueue(this.address, 0, true);
+    this.#descriptor = parseDevice(await this.#getDescriptor(DESCRIPTOR.device, 0, 0, 18));
+    const head = await this.#getDescriptor(DESCRIPTOR.configuration, 0, 0, CONFIGURATION_LENGTH);
+    const whole = await this.#getDescriptor(DESCRIPTOR.configuration, 0, 0, totalLength(head));
+    this.#configuration = parseConfiguration(whole);
+    await this.#standardOut(REQUEST.setConfiguration, this.#configuration.value, 0);
+  }
+
+  /** For messages: controller, port and address. */
+  get name(): string {
+    return `${this.#home.name} port ${String(this.port)} device ${String(this.address)}`;
+  }
+
+  get descriptor(): DeviceDescriptor {
+    return this.#descriptor;
+  }
+
+  /** Its first configuration, which is the one in use. */
+  get configuration(): ConfigurationDescriptor {
+    return this.#configuration;
+  }
+
+  /** Aborted when the device is pulled out or closed, or the controller is, with the {@link UsbError} that says so. */
+  get removed(): AbortSignal {
+    return this.#removed.signal;
+  }
+
+  /** Memory for transfers without a copy. @param length Bytes, 0 to 4 MiB. @throws `DmaOutOfMemoryError` @throws {@link UsbError} */
+  buffer(length: number): UsbBuffer {
+    this.removed.throwIfAborted();
+    return this.#home.engine.buffer(length);
+  }
+
+  /**
+   * A string descriptor's text, in the device's first language; empty for index 0, which stands for none.
+   * @throws {@link UsbError} `ERR_USB_STALL` when the device has no such string.
+   */
+  async string(index: number): Promise<string> {
+    checkLength('index', index, 255);
+    if (index === 0) return '';
+    const languages = parseLanguages(await this.#getDescriptor(DESCRIPTOR.string, 0, 0, STRING_LENGTH));
+    return parseString(await this.#getDescriptor(DESCRIPTOR.string, index, languages[0] ?? 0, STRING_LENGTH));
+  }
+
+  /**
+   * A control transfer to the host (8.5.3).
+   * @param length Most bytes to receive, 0 to 65535.
+   * @returns What the device sent, perhaps fewer bytes.
+   * @throws {@link UsbError} `ERR_USB_STALL` when the device does not know the request. The next one starts afresh (8.5.3.4).
+   */
+  async controlIn(setup: ControlSetup, length: number, options: TransferOptions = {}): Promise<Uint8Array> {
+    checkLength('length', length, MAX_CONTROL_LENGTH);
+    const packet = setupPacket(setup, true, length);
+    const timeout = this.timeoutOf(options);
+    using buffer = this.buffer(length);
+    const moved = await this.#control.run({ setup: packet, pid: PID.in, buffer, length, timeout });
+    const bytes = new Uint8Array(moved);
+    buffer.copyTo(bytes);
+    return bytes;
+  }
+
+  /** A control transfer to the device. @param bytes Its data, at most 65535 bytes. @throws as {@link UsbDevice.controlIn} */
+  async controlOut(setup: ControlSetup, bytes: Uint8Array = NO_BYTES, options: TransferOptions = {}): Promise<void> {
+    checkBytes(bytes, MAX_CONTROL_LENGTH);
+    const { length } = bytes;
+    const packet = setupPacket(setup, false, length);
+    const timeout = this.timeoutOf(options);
+    using buffer = this.buffer(length);
+    buffer.set(bytes);
+    await this.#control.run({ setup: packet, pid: PID.out, buffer, length, timeout });
+  }
+
+  /**
+   * Opens a bulk endpoint.
+   * @throws {@link UsbError} `ERR_USB_UNSUPPORTED` when it is none, `ERR_USB_BUSY` when it is open.
+   * @throws `DmaOutOfMemoryError`
+   */
+  async openBulk(endpoint: EndpointDescriptor): Promise<BulkPipe> {
+    const { type, packetSize, address, number } = endpoint;
+    const name = `${this.name} endpoint ${String(number)} ${endpoint.direction}`;
+    if (type !== 'bulk' || packetSize !== BULK_PACKET || number === 0) {
+      throw new UsbError(
+        'ERR_USB_UNSUPPORTED',
+        `${name}: ${type}, packets of ${String(packetSize)}: not high-speed bulk`,
+      );
+    }
+    if (this.#open.has(address)) throw new UsbError('ERR_USB_BUSY', `${name} is open`);
+    this.#open.add(address);
+    try {
+      const queue = await this.#openQueue(this.address, number, false, name);
+      return new BulkPipe(this, endpoint, queue, async () => {
+        await queue.close(new UsbError('ERR_USB_CLOSED', `${name}: the pipe was closed`));
+        this.#queues.delete(queue);
+        this.#open.delete(address);
+      });
+    } catch (error) {
+      this.#open.delete(address);
+      throw error;
+    }
+  }
+
+  /** Tells the device that an endpoint is no longer halted (9.4.1). @internal */
+  async clearHalt(endpoint: EndpointDescriptor): Promise<void> {
+    const { clearFeature } = REQUEST;
+    const setup = {
+      requestType: 'standard',
+      recipient: 'endpoint',
+      request: clearFeature,
+      value: ENDPOINT_HALT,
+    } as const;
+    await this.controlOut({ ...setup, index: endpoint.address });
+  }
+
+  /** Lets go of the device: its transfers fail, its port is disabled. Closing twice is fine. */
+  close(): Promise<void> {
+    return this.end(this.#closedError());
+  }
+
+  /** {@link UsbDevice.close}, for `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  /** The device is no more, or no longer ours. @internal */
+  end(error: UsbError): Promise<void> {
+    return (this.#closing ??= this.#end(error));
+  }
+
+  /** @internal */
+  timeoutOf({ timeout = this.#home.timeout }: TransferOptions): number {
+    if (!Number.isInteger(timeout) || timeout < 1 || timeout > MAX_TIMEOUT) {
+      throw new DmaArgumentError('timeout', timeout, `a whole number from 1 to ${String(MAX_TIMEOUT)}`);
+    }
+    return timeout;
+  }
+
+  async #end(error: UsbError): Promise<void> {
+    this.#removed.abort(error);
+    await Promise.all([...this.#queues].map((queue) => queue.close(error)));
+    await this.#home.onClosed(this);
+  }
+
+  async #openQueue(address: number, endpoint: number, control: boolean, name = this.name): Promise<EndpointQueue> {
+    this.removed.throwIfAborted();
+    const { engine, explain } = this.#home;
+    const packetSize = control ? CONTROL_PACKET : BULK_PACKET;
+    const queue = engine.openQueue({ name, address, endpoint, packetSize, control, explain });
+    this.#queues.add(queue);
+    await queue.link();
+    // The device may have gone meanwhile; its end then closes this queue with the others.
+    this.removed.throwIfAborted();
+    engine.ended.throwIfAborted();
+    return queue;
+  }
+
+  #getDescriptor(type: number, index: number, language: number, length: number): Promise<Uint8Array> {
+    const { getDescriptor: request } = REQUEST;
+    const value = (type << 8) | index;
+    return this.controlIn({ requestType: 'standard', recipient: 'device', request, value, index: language }, length);
+  }
+
+  #standardOut(request: number, value: number, index: number): Promise<void> {
+    return this.controlOut({ requestType: 'standard', recipient: 'device', request, value, index });
+  }
+
+  #closedError(): UsbError {
+    return new UsbError('ERR_USB_CLOSED', `${this.name}: it was closed`);
+  }
+}
+
+/** A bulk endpoint of a device, one direction. Made by {@link UsbDevice.openBulk}. */
+export class BulkPipe {
+  readonly endpoint: EndpointDescriptor;
+  readonly #device: UsbDevice;
+  readonly #queue: EndpointQueue;
+  readonly #onClose: () => Promise<void>;
+
+  /** @internal */
+  constructor(device: UsbDevice, endpoint: EndpointDescriptor, queue: EndpointQueue, onClose: () => Promise<void>) {
+    this.#device = device;
+    this.endpoint = endpoint;
+    this.#queue = queue;
+    this.#onClose = onClose;
+  }
+
+  /**
+   * Moves data between the device and a buffer, without a copy. Transfers run in the order of the calls.
+   *
+   * @param length Bytes from the buffer's start: to send, or to receive at most.
+   * @returns Bytes moved. A device may send fewer than asked for; no empty packet is sent after a full last one.
+   * @throws {@link UsbError} `ERR_USB_STALL`: the endpoint is halted until {@link BulkPipe.clearHalt}; and others.
+   * @throws `DmaOutOfMemoryError`
+   */
+  transfer(buffer: UsbBuffer, length: number, options: TransferOptions = {}): Promise<number> {
+    checkLength('length', length, buffer.length);
+    const pid = this.endpoint.direction === 'in' ? PID.in : PID.out;
+    return this.#queue.run({ setup: null, pid, buffer, length, timeout: this.#device.timeoutOf(options) });
+  }
+
+  /** Sends bytes. @returns how many were sent. @throws as {@link BulkPipe.transfer} */
+  async send(bytes: Uint8Array, options: TransferOptions = {}): Promise<number> {
+    this.#check('out');
+    checkBytes(bytes, MAX_BUFFER);
+    using buffer = this.#device.buffer(bytes.length);
+    buffer.set(bytes);
+    return await this.transfer(buffer, bytes.length, options);
+  }
+
+  /** Receives at most `length` bytes. @throws as {@link BulkPipe.transfer} */
+  async receive(length: number, options: TransferOptions = {}): Promise<Uint8Array> {
+    this.#check('in');
+    using buffer = this.#device.buffer(length);
+    const bytes = new Uint8Array(await this.transfer(buffer, length, options));
+    buffer.copyTo(bytes);
+    return bytes;
+  }
+
+  /** Has the device end the endpoint's halt, and starts with DATA0 again on both sides (5.8.5). */
+  async clearHalt(): Promise<void> {
+    await this.#device.clearHalt(this.endpoint);
+    await this.#queue.resetToggle();
+  }
+
+  /** Transfers that are under way fail. Closing twice is fine. */
+  close(): Promise<void> {
+    return this.#onClose();
+  }
+
+  #check(direction: 'in' | 'out'): void {
+    if (this.endpoint.direction === direction) return;
+    const what = `${this.#device.name} endpoint ${String(this.endpoint.number)}`;
+    throw new UsbError('ERR_USB_UNSUPPORTED', `${what}: it moves data ${this.endpoint.direction}, not ${direction}`);
+  }
+}
+
+const NO_BYTES = new Uint8Array(0);
+
+/** A SETUP packet (table 9-2). */
+function setupPacket(setup: ControlSetup, toHost: boolean, length: number): Uint8Array {
+  if (typeof setup !== 'object' || setup === null) throw new DmaArgumentError('setup', setup, 'an object');
+  const type = REQUEST_TYPES.indexOf(setup.requestType);
+  const recipient = RECIPIENTS.indexOf(setup.recipient);
+  if (type === -1) throw new DmaArgumentError('requestType', setup.requestType, REQUEST_TYPES.join(', '));
+  if (recipient === -1) throw new DmaArgumentError('recipient', setup.recipient, RECIPIENTS.join(', '));
+  const { request, value, index } = setup;
+  checkLength('request', request, 0xff);
+  checkLength('value', value, 0xffff);
+  checkLength('index', index, 0xffff);
+  const low = [(toHost ? 0x80 : 0) | (type << 5) | recipient, request];
+  return Uint8Array.from([...low, ...[value, index, length].flatMap((word) => [word & 0xff, word >> 8])]);
+}
+
+function checkBytes(bytes: Uint8Array, most: number): void {
+  if (!(bytes instanceof Uint8Array) || bytes.length > most) {
+    throw new DmaArgumentError('bytes', bytes, `a Uint8Array of at most ${String(most)} bytes`);
+  }
+}

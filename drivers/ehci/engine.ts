@@ -1,0 +1,188 @@
+/** What runs transfers: the schedule, the endpoints' queues, their pools, and the loop that hears what the controller says. */
+import { DmaPool } from 'dmapool';
+import { type Interrupts, type InterruptOptions, type PciFunction, PciGoneError } from 'dmapool/pci';
+import { type DataPool, UsbBuffer } from './buffer.ts';
+import { UsbError } from './errors.ts';
+import type { OperationalRegisters } from './operational.ts';
+import { EndpointQueue, type QueueHost, type QueueOptions } from './queue.ts';
+import { COMMAND, INTERRUPTS, REGISTER, STATUS } from './registers.ts';
+import { AsyncSchedule } from './schedule.ts';
+import { DESCRIPTOR_POOL, PAGE } from './structures.ts';
+
+/** Milliseconds from one look at the controller to the next when it does not interrupt: time-outs, lost interrupts. */
+const WATCH_INTERVAL = 100;
+/** Milliseconds until the controller must have halted (2.3.2: 16 microframes) and been reset. */
+const STOP_TIMEOUT = 1000;
+
+export class TransferEngine {
+  readonly #pci: PciFunction;
+  readonly #registers: OperationalRegisters;
+  readonly #interrupts: Interrupts;
+  readonly #onPortChange: () => Promise<void>;
+  readonly #data: DataPool;
+  readonly #queues = new Set<EndpointQueue>();
+  readonly #host: QueueHost;
+  readonly #ended = new AbortController();
+  readonly #forgetRelease: () => boolean;
+  #stopping: Promise<void> | null = null;
+  #serving: Promise<void> = Promise.resolve();
+
+  private constructor(
+    pci: PciFunction,
+    registers: OperationalRegisters,
+    interrupts: Interrupts,
+    onPortChange: () => Promise<void>,
+  ) {
+    this.#pci = pci;
+    this.#registers = registers;
+    this.#interrupts = interrupts;
+    this.#onPortChange = onPortChange;
+    const { device } = pci;
+    const made: Disposable[] = [];
+    const keep = <T extends Disposable>(pool: T): T => {
+      made.push(pool);
+      return pool;
+    };
+    try {
+      const qtds = keep(DmaPool.createManaged('ehci_qtd', device, DESCRIPTOR_POOL));
+      const qhs = keep(DmaPool.createManaged('ehci_qh', device, DESCRIPTOR_POOL));
+      this.#data = keep(DmaPool.createManaged('usb_data', device, { size: PAGE, align: PAGE }));
+      const schedule = new AsyncSchedule(registers, qhs);
+      this.#host = {
+        qtds,
+        qhs,
+        schedule,
+        onFailure: (error) => this.end(error),
+        onClosed: (queue) => this.#queues.delete(queue),
+      };
+    } catch (error) {
+      for (const pool of made) pool[Symbol.dispose]();
+      throw error;
+    }
+    // Registered last, so done first should somebody close the function under us: bus mastering is off by then.
+    this.#forgetRelease = device.addAction(() => {
+      this.#release(new UsbError('ERR_USB_CLOSED', `${pci.address}: the PCI function was closed`));
+    });
+  }
+
+  /** @param registers Of a controller that has been reset. @throws `DmaOutOfMemoryError` */
+  static async start(
+    pci: PciFunction,
+    registers: OperationalRegisters,
+    options: InterruptOptions,
+    onPortChange: () => Promise<void>,
+  ): Promise<TransferEngine> {
+    const interrupts = await pci.interrupts(options);
+    let engine: TransferEngine;
+    try {
+      engine = new TransferEngine(pci, registers, interrupts, onPortChange);
+    } catch (error) {
+      await interrupts.close();
+      throw error;
+    }
+    try {
+      await pci.enableBusMaster();
+      registers.write(REGISTER.interruptEnable, INTERRUPTS);
+      registers.command(COMMAND.run | COMMAND.threshold8);
+      await registers.until(REGISTER.status, STATUS.halted, 0, STOP_TIMEOUT, 'start');
+    } catch (error) {
+      await engine.close();
+      throw error;
+    }
+    engine.#serving = engine.#serve();
+    return engine;
+  }
+
+  /** Aborted when the controller was stopped, with the {@link UsbError} that says why. */
+  get ended(): AbortSignal {
+    return this.#ended.signal;
+  }
+
+  /** @throws `DmaOutOfMemoryError` @throws {@link UsbError} when the controller was stopped. */
+  buffer(length: number): UsbBuffer {
+    this.ended.throwIfAborted();
+    return new UsbBuffer(this.#data, length);
+  }
+
+  /** Makes the queue of an endpoint, which is the caller's to link and close. @throws as {@link TransferEngine.buffer} */
+  openQueue(options: QueueOptions): EndpointQueue {
+    this.ended.throwIfAborted();
+    const queue = new EndpointQueue(this.#host, options);
+    this.#queues.add(queue);
+    return queue;
+  }
+
+  /** Stops the controller for good; every transfer fails. Resolves when no memory is in its hands any more. */
+  end(cause: unknown): Promise<void> {
+    return (this.#stopping ??= this.#stop(this.#asUsbError(cause)));
+  }
+
+  /** {@link TransferEngine.end}, and takes down all the rest. */
+  async close(): Promise<void> {
+    await this.end(new UsbError('ERR_USB_CLOSED', `${this.#pci.address}: the controller was closed`));
+    await this.#interrupts.close();
+    await this.#serving;
+    // Those whose transfers failed just now give their buffers back first.
+    await new Promise((resolve) => setTimeout(resolve));
+    this.#forgetRelease();
+    for (const pool of [this.#data, this.#host.qhs, this.#host.qtds]) pool.destroy();
+  }
+
+  async #serve(): Promise<void> {
+    try {
+      for (;;) {
+        const status = await this.#registers.read(REGISTER.status);
+        // Acknowledged before looking, so that what happens meanwhile interrupts again.
+        const news = status & INTERRUPTS;
+        if (news !== 0) this.#registers.write(REGISTER.status, news);
+        // After a host system error it halts; else it halts only when told to (2.3.2).
+        if ((status & (STATUS.hostSystemError | STATUS.halted)) !== 0 && this.#stopping === null) {
+          const what = (status & STATUS.hostSystemError) === 0 ? 'halted by itself' : 'reports a host system error';
+          throw new UsbError('ERR_USB_CONTROLLER', `${this.#pci.address}: the controller ${what}`);
+        }
+        if ((status & STATUS.portChange) !== 0) await this.#onPortChange();
+        const now = performance.now();
+        for (const queue of this.#queues) queue.poll(now);
+        if (this.#stopping !== null) return;
+        await this.#interrupts.wait({ timeout: WATCH_INTERVAL });
+      }
+    } catch (error) {
+      await this.end(error);
+    }
+  }
+
+  async #stop(error: UsbError): Promise<void> {
+    try {
+      this.#registers.write(REGISTER.interruptEnable, 0);
+      this.#registers.command(0, COMMAND.run | COMMAND.asyncEnable);
+      await this.#registers.until(REGISTER.status, STATUS.halted, STATUS.halted, STOP_TIMEOUT, 'halt');
+      this.#registers.ring(COMMAND.reset);
+      await this.#registers.until(REGISTER.command, COMMAND.reset, 0, STOP_TIMEOUT, 'end of the reset');
+    } catch {
+      // It is gone, or beyond help. What keeps it from memory is the next line, or that it is gone.
+    }
+    await this.#pci.disableBusMaster().catch(() => undefined);
+    this.#release(error);
+  }
+
+  /** Takes everything back from a controller that is stopped. */
+  #release(error: UsbError): void {
+    if (this.ended.aborted) return;
+    this.#ended.abort(error);
+    for (const queue of [...this.#queues]) queue.abandon(error);
+    this.#host.schedule.free();
+  }
+
+  #asUsbError(cause: unknown): UsbError {
+    if (cause instanceof UsbError) return cause;
+    const { address } = this.#pci;
+    if (cause instanceof PciGoneError || this.#pci.removed.aborted) {
+      return new UsbError('ERR_USB_GONE', `${address}: the controller is gone`, { cause });
+    }
+    return this.#pci.closed
+      ? new UsbError('ERR_USB_CLOSED', `${address}: the PCI function was closed`, { cause })
+      : new UsbError('ERR_USB_CONTROLLER', `${address}: ${cause instanceof Error ? cause.message : String(cause)}`, {
+          cause,
+        });
+  }
+}

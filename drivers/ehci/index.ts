@@ -1,0 +1,28 @@
+/**
+ * dmapool/drivers/ehci: a reference driver for EHCI USB host controllers, with USB mass storage on top.
+ *
+ *     MassStorage -> BulkOnlyTransport -> BulkPipe -> EndpointQueue -> AsyncSchedule -> controller
+ *     storage.ts     bulk-only.ts         device.ts   queue.ts         schedule.ts
+ *                               UsbDevice: control transfers, descriptors
+ *                               EhciController: start-up, ports   TransferEngine: interrupts, pools
+ *
+ * Read it in this order: structures.ts, queue.ts, schedule.ts, engine.ts, controller.ts, device.ts, bulk-only.ts,
+ * storage.ts. It stands on `dmapool` and `dmapool/pci` alone.
+ *
+ * @packageDocumentation
+ */
+export type { UsbBuffer } from './buffer.ts';
+export { type BulkOnlyLink, BulkOnlyTransport, type ScsiCommand, type ScsiResult } from './bulk-only.ts';
+export { type ConnectOptions, EhciController, type EhciOptions } from './controller.ts';
+export {
+  type ConfigurationDescriptor,
+  type DeviceDescriptor,
+  type EndpointDescriptor,
+  type InterfaceDescriptor,
+  parseConfiguration,
+  parseDevice,
+  parseString,
+} from './descriptors.ts';
+export type { BulkPipe, ControlSetup, TransferOptions, UsbDevice } from './device.ts';
+export { ScsiError, UsbError, type UsbErrorCode } from './errors.ts';
+export { MassStorage } from './storage.ts';

@@ -1,0 +1,74 @@
+/** Names of an EHCI controller's registers and bits. EHCI 1.0 ("Enhanced Host Controller Interface Specification"), chapter 2. */
+
+/** Class code of an EHCI controller: serial bus, USB, programming interface 20h (2.1.2). */
+export const EHCI_CLASS = 0x0c0320;
+
+/** Capability registers, from the start of the region (2.2). The operational ones begin `CAPLENGTH` bytes behind it. */
+export const CAPABILITY = { length: 0x00, version: 0x02, structural: 0x04, parameters: 0x08 } as const;
+
+/** HCSPARAMS (2.2.3). */
+export const STRUCTURAL = { ports: 0xf, portPower: 0x10 } as const;
+
+/** HCCPARAMS (2.2.4). */
+export const PARAMETERS = { address64: 1, extendedShift: 8, extendedMask: 0xff } as const;
+
+/** Operational registers, from their start (2.3). */
+export const REGISTER = {
+  command: 0x00,
+  status: 0x04,
+  interruptEnable: 0x08,
+  segment: 0x10,
+  asyncList: 0x18,
+  configured: 0x40,
+  firstPort: 0x44,
+} as const;
+
+/** USBCMD (2.3.1). */
+export const COMMAND = {
+  run: 0x1,
+  reset: 0x2,
+  asyncEnable: 0x20,
+  /** Interrupt on Async Advance Doorbell: ask for {@link STATUS.asyncAdvance} once no unlinked queue head is cached. */
+  doorbell: 0x40,
+  /**
+   * Interrupt threshold: at most one interrupt in 8 microframes, 1 ms, which is what a reset leaves. QEMU takes interrupts
+   * that wait as a sign of more work and looks at the schedule more often: with 1 microframe it is five times slower.
+   */
+  threshold8: 0x0008_0000,
+} as const;
+
+/** USBSTS, and USBINTR for those that interrupt (2.3.2, 2.3.3). */
+export const STATUS = {
+  transfer: 0x1,
+  error: 0x2,
+  portChange: 0x4,
+  hostSystemError: 0x10,
+  asyncAdvance: 0x20,
+  halted: 0x1000,
+  asyncActive: 0x8000,
+} as const;
+
+/** What interrupts us; cleared by writing ones. */
+export const INTERRUPTS: number = STATUS.transfer | STATUS.error | STATUS.portChange | STATUS.hostSystemError;
+
+/** PORTSC (2.3.9). */
+export const PORT = {
+  connected: 0x1,
+  connectChange: 0x2,
+  enabled: 0x4,
+  enableChange: 0x8,
+  overcurrentChange: 0x20,
+  reset: 0x100,
+  lineStatus: 0xc00,
+  /** Line status of a low-speed device before its first reset. */
+  lineStatusK: 0x400,
+  power: 0x1000,
+  /** The port is a companion controller's, for what is slower than high speed. */
+  owner: 0x2000,
+} as const;
+
+/** Bits of PORTSC that are cleared by writing ones, and so are written as zeros otherwise. */
+export const PORT_CHANGES: number = PORT.connectChange | PORT.enableChange | PORT.overcurrentChange;
+
+/** USBLEGSUP, an extended capability in configuration space: who owns the controller, BIOS or system (2.1.7). */
+export const LEGACY = { id: 1, biosOwned: 0x0001_0000, systemOwned: 0x0100_0000, control: 4 } as const;

@@ -1,0 +1,331 @@
+/** A disk: USB mass storage with SCSI commands (interface class 8, subclass 6, protocol 50h). */
+import { DmaArgumentError } from 'dmapool';
+import { checkLength, type UsbBuffer } from './buffer.ts';
+import { type BulkOnlyLink, BulkOnlyTransport } from './bulk-only.ts';
+import type { EndpointDescriptor } from './descriptors.ts';
+import type { BulkPipe, TransferOptions, UsbDevice } from './device.ts';
+import { ScsiError, UsbError } from './errors.ts';
+import { sleep } from './operational.ts';
+import {
+  blocks,
+  CAPACITY10_LENGTH,
+  CAPACITY16_LENGTH,
+  command10,
+  command6,
+  INQUIRY_LENGTH,
+  OPERATION,
+  readCapacity16,
+  SENSE,
+  SENSE_LENGTH,
+  text,
+} from './scsi.ts';
+
+/** Mass storage, SCSI transparent command set, bulk-only (BOT 4.3). */
+const INTERFACE = { interfaceClass: 8, interfaceSubclass: 6, interfaceProtocol: 0x50 } as const;
+/** Class requests (BOT 3.1, 3.2). */
+const REQUEST = { reset: 0xff, getMaxLun: 0xfe } as const;
+/** Most bytes that one command moves: seven qTDs. */
+export const MAX_COMMAND: number = 128 * 1024;
+/** How often, and in what steps of milliseconds, a disk is asked whether it is ready. */
+const READY_ATTEMPTS = 50;
+const READY_INTERVAL = 20;
+const MAX_LUN = 15;
+const MAX_CDB = 16;
+
+/**
+ * A USB disk.
+ *
+ * Reads and writes run one after the other, in the order of the calls: the protocol has one command at a time.
+ *
+ * @example
+ * ```ts
+ * const disk = await MassStorage.open(await controller.connect());
+ * const sector = new Uint8Array(disk.blockSize);
+ * await disk.read(0, sector);
+ * await disk.write(1, sector);
+ * await disk.flush();
+ * ```
+ */
+export class MassStorage {
+  /** Bytes of a block: what transfers are multiples of. */
+  readonly blockSize: number;
+  /** How many there are. */
+  readonly blocks: number;
+  /** Who made it, what it is, and its revision, as INQUIRY says. */
+  readonly vendor: string;
+  readonly product: string;
+  readonly revision: string;
+  /** The highest logical unit number; this class uses unit 0. */
+  readonly maxLun: number;
+  readonly #unit: LogicalUnit;
+
+  private constructor(unit: LogicalUnit, maxLun: number, inquiry: Uint8Array, blockCount: number, blockSize: number) {
+    this.#unit = unit;
+    this.maxLun = maxLun;
+    this.vendor = text(inquiry, 8, 16);
+    this.product = text(inquiry, 16, 32);
+    this.revision = text(inquiry, 32, 36);
+    this.blocks = blockCount;
+    this.blockSize = blockSize;
+  }
+
+  /**
+   * Opens the disk on a device.
+   *
+   * @throws {@link UsbError} `ERR_USB_UNSUPPORTED` when the device is no such disk, `ERR_USB_BUSY` when it is open;
+   *   {@link ScsiError} when it does not become ready, and what goes wrong in transfers. @throws `DmaOutOfMemoryError`
+   */
+  static async open(device: UsbDevice): Promise<MassStorage> {
+    const unit = await LogicalUnit.open(device);
+    try {
+      const maxLun = await unit.getMaxLun();
+      const inquiry = await unit.read(command6(OPERATION.inquiry, INQUIRY_LENGTH), INQUIRY_LENGTH);
+      await unit.untilReady();
+      const [count, size] = await unit.capacity();
+      if (size < 512 || size > 4096 || size % 512 !== 0) {
+        throw new UsbError('ERR_USB_UNSUPPORTED', `${device.name}: blocks of ${String(size)} bytes`);
+      }
+      return new MassStorage(unit, maxLun, inquiry, count, size);
+    } catch (error) {
+      await unit.close();
+      throw error;
+    }
+  }
+
+  /**
+   * Reads blocks.
+   *
+   * @param lba The first one, from 0.
+   * @param into Where to: a multiple of {@link MassStorage.blockSize} in length.
+   * @throws `DmaArgumentError` for what is not on the disk. @throws {@link ScsiError} {@link UsbError} `DmaOutOfMemoryError`
+   */
+  async read(lba: number, into: Uint8Array, options?: TransferOptions): Promise<void> {
+    this.#check(lba, into, into?.length);
+    for (let at = 0; at < into.length; at += MAX_COMMAND) {
+      const piece = into.subarray(at, at + MAX_COMMAND);
+      using buffer = this.#unit.device.buffer(piece.length);
+      await this.readInto(lba + at / this.blockSize, buffer, piece.length, options);
+      buffer.copyTo(piece);
+    }
+  }
+
+  /** Writes blocks; see {@link MassStorage.read}. The disk may keep them in its cache until {@link MassStorage.flush}. */
+  async write(lba: number, from: Uint8Array, options?: TransferOptions): Promise<void> {
+    this.#check(lba, from, from?.length);
+    for (let at = 0; at < from.length; at += MAX_COMMAND) {
+      const piece = from.subarray(at, at + MAX_COMMAND);
+      using buffer = this.#unit.device.buffer(piece.length);
+      buffer.set(piece);
+      await this.writeFrom(lba + at / this.blockSize, buffer, piece.length, options);
+    }
+  }
+
+  /** {@link MassStorage.read} without a copy: one command, of at most 128 KiB, into a buffer of the device. */
+  readInto(lba: number, into: UsbBuffer, length: number, options?: TransferOptions): Promise<void> {
+    return this.#move('read', lba, into, length, options);
+  }
+
+  /** {@link MassStorage.write} without a copy. */
+  writeFrom(lba: number, from: UsbBuffer, length: number, options?: TransferOptions): Promise<void> {
+    return this.#move('write', lba, from, length, options);
+  }
+
+  /** Resolves when all that was written is on the disk. */
+  async flush(options?: TransferOptions): Promise<void> {
+    await this.#unit.run(command10(OPERATION.synchronizeCache10), 'out', null, 0, options);
+  }
+
+  /**
+   * Runs a SCSI command of your own that reads data, or none.
+   *
+   * @param cdb Its command descriptor block, 1 to 16 bytes.
+   * @param length Most bytes to read, up to 128 KiB.
+   * @param lun Logical unit, 0 to 15.
+   * @throws {@link ScsiError} when the disk does not like it; {@link UsbError} `ERR_USB_STALL` when it does not take it at all.
+   */
+  async command(cdb: Uint8Array, length = 0, lun = 0): Promise<Uint8Array> {
+    if (!(cdb instanceof Uint8Array) || cdb.length < 1 || cdb.length > MAX_CDB) {
+      throw new DmaArgumentError('cdb', cdb, 'a Uint8Array of 1 to 16 bytes');
+    }
+    checkLength('length', length, MAX_COMMAND);
+    checkLength('lun', lun, MAX_LUN);
+    return this.#unit.read(cdb, length, lun);
+  }
+
+  /** Lets go of the disk; the device stays. Commands under way fail. Closing twice is fine. */
+  close(): Promise<void> {
+    return this.#unit.close();
+  }
+
+  /** {@link MassStorage.close}, for `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  async #move(
+    what: 'read' | 'write',
+    lba: number,
+    buffer: UsbBuffer,
+    length: number,
+    options?: TransferOptions,
+  ): Promise<void> {
+    checkLength('length', length, Math.min(MAX_COMMAND, buffer.length));
+    this.#check(lba, buffer, length);
+    if (length === 0) return;
+    const cdb = blocks(what, lba, length / this.blockSize);
+    // Also while it waits for its turn.
+    buffer.hold();
+    let moved: number;
+    try {
+      moved = await this.#unit.run(cdb, what === 'read' ? 'in' : 'out', buffer, length, options);
+    } finally {
+      buffer.release();
+    }
+    if (moved < length) {
+      const { name } = this.#unit.device;
+      const counts = `${String(moved)} of ${String(length)} bytes at block ${String(lba)}`;
+      throw new UsbError('ERR_USB_PROTOCOL', `${name}: a ${what} moved ${counts}, and the disk calls it done`);
+    }
+  }
+
+  #check(lba: number, data: unknown, length: number): void {
+    checkLength('lba', lba, this.blocks);
+    const most = (this.blocks - lba) * this.blockSize;
+    if (!Number.isInteger(length) || length % this.blockSize !== 0 || length > most) {
+      const accepted = `a multiple of ${String(this.blockSize)} bytes, at most ${String(most)} at block ${String(lba)}`;
+      throw new DmaArgumentError('length', typeof length === 'number' ? length : data, accepted);
+    }
+  }
+}
+
+/** A logical unit that takes commands, one at a time. */
+class LogicalUnit {
+  readonly device: UsbDevice;
+  readonly #interface: number;
+  readonly #pipes: Readonly<Record<'in' | 'out', BulkPipe>>;
+  readonly #transport: BulkOnlyTransport;
+  #turn: Promise<unknown> = Promise.resolve();
+  #options: TransferOptions = {};
+
+  private constructor(device: UsbDevice, number: number, pipes: Readonly<Record<'in' | 'out', BulkPipe>>) {
+    this.device = device;
+    this.#interface = number;
+    this.#pipes = pipes;
+    const link: BulkOnlyLink = {
+      name: device.name,
+      buffer: (length) => device.buffer(length),
+      transfer: (direction, buffer, length) => pipes[direction].transfer(buffer, length, this.#options),
+      clearHalt: (direction) => pipes[direction].clearHalt(),
+      reset: () => {
+        const setup = { requestType: 'class', recipient: 'interface', request: REQUEST.reset } as const;
+        return device.controlOut({ ...setup, value: 0, index: number });
+      },
+    };
+    this.#transport = new BulkOnlyTransport(link);
+  }
+
+  static async open(device: UsbDevice): Promise<LogicalUnit> {
+    const found = device.configuration.interfaces.find(
+      (candidate) =>
+        candidate.interfaceClass === INTERFACE.interfaceClass &&
+        candidate.interfaceSubclass === INTERFACE.interfaceSubclass &&
+        candidate.interfaceProtocol === INTERFACE.interfaceProtocol,
+    );
+    const bulk = (direction: 'in' | 'out'): EndpointDescriptor | undefined =>
+      found?.endpoints.find((endpoint) => endpoint.type === 'bulk' && endpoint.direction === direction);
+    const [input, output] = [bulk('in'), bulk('out')];
+    if (found === undefined || input === undefined || output === undefined) {
+      throw new UsbError('ERR_USB_UNSUPPORTED', `${device.name}: no interface for bulk-only SCSI mass storage`);
+    }
+    const inPipe = await device.openBulk(input);
+    try {
+      return new LogicalUnit(device, found.number, { in: inPipe, out: await device.openBulk(output) });
+    } catch (error) {
+      await inPipe.close();
+      throw error;
+    }
+  }
+
+  /** Get Max LUN (BOT 3.2): a device with one unit may refuse to answer. */
+  async getMaxLun(): Promise<number> {
+    const setup = { requestType: 'class', recipient: 'interface', request: REQUEST.getMaxLun } as const;
+    try {
+      return (await this.device.controlIn({ ...setup, value: 0, index: this.#interface }, 1))[0] ?? 0;
+    } catch (error) {
+      if (error instanceof UsbError && error.code === 'ERR_USB_STALL') return 0;
+      throw error;
+    }
+  }
+
+  /** TEST UNIT READY until it is: what happened since power-on is told first (SPC-4, 5.14). */
+  async untilReady(): Promise<void> {
+    for (let attempt = 1; ; attempt++) {
+      try {
+        await this.run(command6(OPERATION.testUnitReady), 'out', null, 0);
+        return;
+      } catch (error) {
+        const passing =
+          error instanceof ScsiError && (error.key === SENSE.unitAttention || error.key === SENSE.notReady);
+        if (!passing || attempt === READY_ATTEMPTS) throw error;
+        if (error.key === SENSE.notReady) await sleep(READY_INTERVAL);
+      }
+    }
+  }
+
+  /** READ CAPACITY: how many blocks of how many bytes (SBC-3, 5.15, 5.16). */
+  async capacity(): Promise<[count: number, size: number]> {
+    const short = await this.#readWhole(command10(OPERATION.readCapacity10), CAPACITY10_LENGTH);
+    if (short.getUint32(0) !== 0xffff_ffff) return [short.getUint32(0) + 1, short.getUint32(4)];
+    const long = await this.#readWhole(readCapacity16(), CAPACITY16_LENGTH);
+    return [long.getUint32(0) * 2 ** 32 + long.getUint32(4) + 1, long.getUint32(8)];
+  }
+
+  /** Runs a command that reads at most `length` bytes. */
+  async read(cdb: Uint8Array, length: number, lun = 0): Promise<Uint8Array> {
+    using buffer = this.device.buffer(length);
+    const bytes = new Uint8Array(await this.run(cdb, 'in', buffer, length, {}, lun));
+    buffer.copyTo(bytes);
+    return bytes;
+  }
+
+  /** Runs a command; when it fails, asks why. Returns how many bytes were moved. */
+  run(
+    cdb: Uint8Array,
+    direction: 'in' | 'out',
+    buffer: UsbBuffer | null,
+    length: number,
+    options: TransferOptions = {},
+    lun = 0,
+  ): Promise<number> {
+    this.device.timeoutOf(options);
+    const running = this.#turn.then(async () => {
+      this.#options = options;
+      const result = await this.#transport.run({ cdb, direction, buffer, length, lun });
+      if (!result.passed) throw await this.#sense(cdb[0]!, lun);
+      return result.length;
+    });
+    this.#turn = running.catch(() => undefined);
+    return running;
+  }
+
+  async close(): Promise<void> {
+    await Promise.all([this.#pipes.in.close(), this.#pipes.out.close()]);
+  }
+
+  async #readWhole(cdb: Uint8Array, length: number): Promise<DataView> {
+    const bytes = await this.read(cdb, length);
+    if (bytes.length === length) return new DataView(bytes.buffer);
+    const what = `${String(bytes.length)} bytes of capacity instead of ${String(length)}`;
+    throw new UsbError('ERR_USB_PROTOCOL', `${this.device.name}: the disk gave ${what}`);
+  }
+
+  /** REQUEST SENSE (SPC-4, 6.39), in fixed format (4.5.3). */
+  async #sense(operation: number, lun: number): Promise<Error> {
+    using buffer = this.device.buffer(SENSE_LENGTH);
+    const cdb = command6(OPERATION.requestSense, SENSE_LENGTH);
+    const result = await this.#transport.run({ cdb, direction: 'in', buffer, length: SENSE_LENGTH, lun });
+    const sense = new Uint8Array(SENSE_LENGTH);
+    if (result.passed) buffer.copyTo(sense.subarray(0, result.length));
+    return new ScsiError(this.device.name, operation, sense[2]! & 0xf, sense[12]!, sense[13]!);
+  }
+}

@@ -1,0 +1,103 @@
+/** What a controller and its namespaces say of themselves: NVM Express Base Specification 1.4, 5.15.2. */
+import { NvmeError } from './errors.ts';
+import { PAGE_SIZE } from './registers.ts';
+
+/** The Identify Controller data structure, what of it a driver needs. */
+export interface NvmeIdentity {
+  /** PCI Vendor ID. */
+  readonly vendorId: number;
+  /** Serial number, without the spaces around it. */
+  readonly serialNumber: string;
+  /** Model number, likewise. */
+  readonly modelNumber: string;
+  /** Revision of its firmware. */
+  readonly firmwareRevision: string;
+  /** Version that the controller keeps to, such as `1.4.0`. */
+  readonly version: string;
+  /** Its ID in the NVM subsystem. */
+  readonly controllerId: number;
+  /** Most bytes of one command: Maximum Data Transfer Size; `Infinity` when there is no limit. */
+  readonly maxTransfer: number;
+  /** How many Abort commands it takes at a time. */
+  readonly abortLimit: number;
+  /** Highest namespace ID it may have. */
+  readonly maxNamespaceId: number;
+  /** It has the Dataset Management command (ONCS). */
+  readonly datasetManagement: boolean;
+  /** It has the Write Zeroes command (ONCS). */
+  readonly writeZeroes: boolean;
+  /** It has a write cache that loses its content without power: flush what must last. */
+  readonly volatileWriteCache: boolean;
+}
+
+/** The Identify Namespace data structure, what of it a driver needs. */
+export interface NvmeNamespaceIdentity {
+  /** Size in logical blocks; 0: there is no such namespace now. */
+  readonly blocks: number;
+  /** Bytes of a logical block. */
+  readonly blockSize: number;
+  /** Bytes of metadata of each block. */
+  readonly metadataSize: number;
+  /** What deallocated blocks read as (DLFEAT). */
+  readonly deallocatedReads: 'zeros' | 'ones' | 'unknown';
+}
+
+function text(bytes: Uint8Array, offset: number, length: number): string {
+  return String.fromCharCode(...bytes.subarray(offset, offset + length)).trim();
+}
+
+/** Takes an Identify Controller data structure apart. */
+export function parseController(bytes: Uint8Array): NvmeIdentity {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const version = view.getUint32(80, true);
+  const mdts = bytes[77]!;
+  const oncs = view.getUint16(520, true);
+  return {
+    vendorId: view.getUint16(0, true),
+    serialNumber: text(bytes, 4, 20),
+    modelNumber: text(bytes, 24, 40),
+    firmwareRevision: text(bytes, 64, 8),
+    version: `${String(version >>> 16)}.${String((version >>> 8) & 0xff)}.${String(version & 0xff)}`,
+    controllerId: view.getUint16(78, true),
+    // MDTS is a power of two in units of the smallest memory page; 0 means no limit.
+    maxTransfer: mdts === 0 ? Infinity : PAGE_SIZE * 2 ** mdts,
+    abortLimit: bytes[258]! + 1,
+    maxNamespaceId: view.getUint32(516, true),
+    datasetManagement: (oncs & 0x4) !== 0,
+    writeZeroes: (oncs & 0x8) !== 0,
+    volatileWriteCache: (bytes[525]! & 0x1) !== 0,
+  };
+}
+
+/** Takes an Identify Namespace data structure apart. @throws {@link NvmeError} when it makes no sense. */
+export function parseNamespace(bytes: Uint8Array, device: string, nsid: number): NvmeNamespaceIdentity {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const blocks = view.getUint32(4, true) * 2 ** 32 + view.getUint32(0, true);
+  // FLBAS bits 3:0: which of the LBA formats is in use; each has 4 bytes.
+  const format = view.getUint32(128 + 4 * (bytes[26]! & 0xf), true);
+  const shift = (format >>> 16) & 0xff;
+  // An LBA format of less than 512 bytes is not in use.
+  if (blocks > 0 && (shift < 9 || shift > 30 || !Number.isSafeInteger(blocks * 2 ** shift))) {
+    const what = `namespace ${String(nsid)} has ${String(blocks)} blocks of 2^${String(shift)} bytes`;
+    throw new NvmeError('ERR_NVME_PROTOCOL', device, what);
+  }
+  const deallocated = bytes[33]! & 0x7;
+  return {
+    blocks,
+    blockSize: 2 ** shift,
+    metadataSize: format & 0xffff,
+    deallocatedReads: deallocated === 1 ? 'zeros' : deallocated === 2 ? 'ones' : 'unknown',
+  };
+}
+
+/** The IDs in an Active Namespace ID list (5.15.2.3): ascending, ended by 0. */
+export function parseNamespaceList(bytes: Uint8Array): number[] {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  const ids: number[] = [];
+  for (let offset = 0; offset < bytes.length; offset += 4) {
+    const id = view.getUint32(offset, true);
+    if (id === 0) break;
+    ids.push(id);
+  }
+  return ids;
+}

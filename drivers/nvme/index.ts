@@ -1,0 +1,26 @@
+/**
+ * dmapool/drivers/nvme: a driver for NVM Express controllers, on pools. NVM Express Base Specification 1.4.
+ *
+ * @packageDocumentation
+ */
+export { NvmeController, type NvmeDirection, type NvmeStatistics } from './controller.ts';
+export type { DmaMemory } from './data.ts';
+export {
+  NvmeError,
+  type NvmeErrorCode,
+  NvmeResetError,
+  type NvmeStatus,
+  NvmeStatusError,
+  NvmeTimeoutError,
+} from './errors.ts';
+export type { NvmeIdentity } from './identify.ts';
+export type {
+  NvmeDmaOptions,
+  NvmeNamespace,
+  NvmeRange,
+  NvmeWriteOptions,
+  NvmeWriteZeroesOptions,
+} from './namespace.ts';
+export type { NvmeOptions } from './options.ts';
+export type { NvmeCommand } from './queue-pair.ts';
+export { nvmeStatusName } from './status.ts';

@@ -1,0 +1,285 @@
+/** A namespace: what users read and write. NVM Express Base Specification 1.4, 6. */
+import { DmaArgumentError, writeAddress64 } from 'dmapool';
+import type { NvmeController } from './controller.ts';
+import { BouncedData, type BouncePages, type CommandData, DirectData, type DmaMemory } from './data.ts';
+import { NvmeError } from './errors.ts';
+import type { NvmeNamespaceIdentity } from './identify.ts';
+import { checkInteger } from './integer.ts';
+import { MAX_TRANSFER } from './options.ts';
+import type { PrpLists } from './prp.ts';
+import type { NvmeCommand } from './queue-pair.ts';
+import { DSM_DEALLOCATE, DSM_MAX_RANGES, DSM_RANGE_SIZE, IO_FLAG, NVM, PAGE_SIZE } from './registers.ts';
+
+/** Most blocks of one command: a count of 16 bits, from 1 up (6.9, 6.15, 6.17). */
+const MAX_BLOCKS = 0x10000;
+
+/** How to write. */
+export interface NvmeWriteOptions {
+  /** Force Unit Access: done when it lasts, past any volatile cache. Default false. */
+  readonly fua?: boolean;
+}
+
+/** How to write zeroes. */
+export interface NvmeWriteZeroesOptions {
+  /** The controller may deallocate the blocks. Default false. */
+  readonly deallocate?: boolean;
+}
+
+/** What part of DMA memory to transfer. */
+export interface NvmeDmaOptions extends NvmeWriteOptions {
+  /** First byte, a multiple of 4. Default 0. */
+  readonly offset?: number;
+  /** Bytes, a multiple of the block size. Default: all from the offset on. */
+  readonly length?: number;
+}
+
+/** Blocks to be deallocated. */
+export interface NvmeRange {
+  /** First logical block. */
+  readonly lba: number;
+  /** How many, 1 to 2^32-1. */
+  readonly blocks: number;
+}
+
+/**
+ * A namespace of a controller: logical blocks, from 0 up. Transfers of more than the controller takes at once are cut, and
+ * their parts run side by side; when one fails, the others are awaited first. Whether a block exists is the controller's
+ * to say (`LBA Out of Range`).
+ *
+ * Buffers must be left alone until the promise is settled.
+ *
+ * @example
+ * ```ts
+ * const machine = await QemuMachine.start({
+ *   drives: [{ id: 'disk0', file: 'null-co://', options: { 'file.read-zeroes': true, 'file.size': 1048576 } }],
+ *   devices: [{ driver: 'nvme', id: 'nvme0', drive: 'disk0', serial: '1' }],
+ * });
+ * try {
+ *   const pci = await machine.open('nvme0');
+ *   const nvme = await NvmeController.start(pci, { queues: 2, queueDepth: 64 });
+ *   const disk = await nvme.namespace(1);
+ *   // Without a copy: memory that the device reaches.
+ *   const pool = DmaPool.createManaged('buffers', pci.device, { size: 65536, align: 4096 });
+ *   const buffer = pool.alloc();
+ *   await disk.readDma(0, buffer, { length: 4096 });
+ *   await disk.writeDma(8, buffer, { length: 4096, fua: true });
+ *   pool.free(buffer);
+ *   await nvme.close();
+ *   await pci.close();
+ * } finally {
+ *   await machine.close();
+ * }
+ * ```
+ */
+export class NvmeNamespace {
+  /** Namespace ID, from 1 up. */
+  readonly nsid: number;
+  /** Bytes of a logical block. */
+  readonly blockSize: number;
+  /** Logical blocks. */
+  readonly blocks: number;
+  /** What deallocated blocks read as. */
+  readonly deallocatedReads: 'zeros' | 'ones' | 'unknown';
+  readonly #controller: NvmeController;
+  readonly #lists: PrpLists;
+  readonly #bounce: BouncePages;
+  /** Bytes of one command: whole blocks. */
+  readonly #maxBytes: number;
+
+  /** @internal */
+  constructor(
+    controller: NvmeController,
+    nsid: number,
+    identity: NvmeNamespaceIdentity,
+    lists: PrpLists,
+    bounce: BouncePages,
+  ) {
+    this.#controller = controller;
+    this.#lists = lists;
+    this.#bounce = bounce;
+    this.nsid = nsid;
+    this.blockSize = identity.blockSize;
+    this.blocks = identity.blocks;
+    this.deallocatedReads = identity.deallocatedReads;
+    const blocks = Math.min(MAX_BLOCKS, Math.floor(controller.maxTransfer / identity.blockSize));
+    // Of what begins inside a page less than MAX_TRANSFER is moved at once, and it must be a block at least.
+    if (blocks === 0 || identity.blockSize > MAX_TRANSFER / 2) {
+      const most = String(Math.min(controller.maxTransfer, MAX_TRANSFER / 2));
+      const message = `namespace ${String(nsid)} has blocks of ${String(identity.blockSize)} bytes; at most ${most} can be`;
+      throw new NvmeError('ERR_NVME_UNSUPPORTED', controller.address, message);
+    }
+    if (identity.metadataSize !== 0) {
+      const message = `namespace ${String(nsid)} has metadata, which this driver does not know`;
+      throw new NvmeError('ERR_NVME_UNSUPPORTED', controller.address, message);
+    }
+    this.#maxBytes = blocks * identity.blockSize;
+  }
+
+  /** Bytes in all. */
+  get size(): number {
+    return this.blocks * this.blockSize;
+  }
+
+  /**
+   * Reads blocks (6.9) into a buffer.
+   *
+   * @param lba First logical block. @param buffer Whole blocks, at least one; its content is undefined after an error.
+   */
+  read(lba: number, buffer: Uint8Array): Promise<void> {
+    return this.#transferBuffer(NVM.read, lba, buffer, 0);
+  }
+
+  /**
+   * Writes blocks (6.15) from a buffer.
+   *
+   * @param lba First logical block. @param buffer Whole blocks, at least one.
+   * @param options Whether it must last at once.
+   */
+  write(lba: number, buffer: Uint8Array, options: NvmeWriteOptions = {}): Promise<void> {
+    return this.#transferBuffer(NVM.write, lba, buffer, flagsOf(options));
+  }
+
+  /**
+   * Reads blocks into DMA memory of the controller's device, without a copy: a block of a `DmaPool` on `pci.device`, or what
+   * `pci.device.allocCoherent` gave.
+   *
+   * @param lba First logical block. @param memory Where the data goes. @param options Which part of the memory.
+   */
+  readDma(lba: number, memory: DmaMemory, options: NvmeDmaOptions = {}): Promise<void> {
+    return this.#transferDma(NVM.read, lba, memory, options);
+  }
+
+  /** Writes blocks from DMA memory, without a copy; see {@link NvmeNamespace.readDma}. */
+  writeDma(lba: number, memory: DmaMemory, options: NvmeDmaOptions = {}): Promise<void> {
+    return this.#transferDma(NVM.write, lba, memory, options);
+  }
+
+  /** What was written lasts from now on, also without power (6.8). */
+  async flush(): Promise<void> {
+    await this.#controller.io({ opcode: NVM.flush, nsid: this.nsid });
+  }
+
+  /**
+   * Makes blocks read as zeros (6.17). No data is transferred.
+   *
+   * @param lba First logical block. @param blocks How many. @param options Whether they may be deallocated.
+   */
+  async writeZeroes(lba: number, blocks: number, options: NvmeWriteZeroesOptions = {}): Promise<void> {
+    const { deallocate = false } = options;
+    checkInteger('lba', lba, 0, Number.MAX_SAFE_INTEGER);
+    checkInteger('blocks', blocks, 1, Number.MAX_SAFE_INTEGER - lba);
+    this.#checkSupport(this.#controller.identity.writeZeroes, 'Write Zeroes');
+    // One after the other: there may be very many.
+    for (let done = 0; done < blocks; done += MAX_BLOCKS) {
+      const count = Math.min(MAX_BLOCKS, blocks - done);
+      await this.#blocksCommand(NVM.writeZeroes, lba + done, count, deallocate ? IO_FLAG.deallocate : 0, null);
+    }
+  }
+
+  /**
+   * Tells the controller that the content of blocks is not needed any more (6.7). What they read as until they are written
+   * says {@link NvmeNamespace.deallocatedReads}; a controller may also leave them as they are.
+   *
+   * @param ranges 1 to 256.
+   */
+  async deallocate(ranges: readonly NvmeRange[]): Promise<void> {
+    if (!Array.isArray(ranges)) throw new DmaArgumentError('ranges', ranges, 'an array');
+    checkInteger('ranges.length', ranges.length, 1, DSM_MAX_RANGES);
+    this.#checkSupport(this.#controller.identity.datasetManagement, 'Dataset Management');
+    const list = new Uint8Array(ranges.length * DSM_RANGE_SIZE);
+    const view = new DataView(list.buffer);
+    for (const [i, { lba, blocks }] of ranges.entries()) {
+      checkInteger('lba', lba, 0, Number.MAX_SAFE_INTEGER);
+      checkInteger('blocks', blocks, 1, 0xffff_ffff);
+      view.setUint32(i * DSM_RANGE_SIZE + 4, blocks, true);
+      writeAddress64(view, i * DSM_RANGE_SIZE + 8, lba);
+    }
+    const { nsid } = this;
+    const command = { opcode: NVM.datasetManagement, nsid, cdw10: ranges.length - 1, cdw11: DSM_DEALLOCATE };
+    await this.#controller.transfer(command, new BouncedData(this.#bounce, list, true));
+  }
+
+  #transferBuffer(opcode: number, lba: number, buffer: Uint8Array, flags: number): Promise<void> {
+    if (!(buffer instanceof Uint8Array)) throw new DmaArgumentError('buffer', buffer, 'a Uint8Array');
+    return this.#cut(opcode, lba, buffer.length, this.#maxBytes, flags, (offset, length) => {
+      const part = length === buffer.length ? buffer : buffer.subarray(offset, offset + length);
+      return new BouncedData(this.#bounce, part, opcode === NVM.write);
+    });
+  }
+
+  #transferDma(opcode: number, lba: number, memory: DmaMemory, options: NvmeDmaOptions): Promise<void> {
+    const { dma, size } = memory;
+    checkInteger('memory.dma', dma, 0, Number.MAX_SAFE_INTEGER);
+    checkInteger('memory.size', size, 1, Number.MAX_SAFE_INTEGER - dma);
+    const { offset = 0 } = options;
+    checkInteger('offset', offset, 0, size - 1);
+    const { length = size - offset } = options;
+    checkInteger('length', length, 1, size - offset);
+    const first = dma + offset;
+    // Bits 1:0 of an entry must be 0 (4.3).
+    if (first % 4 !== 0) throw new DmaArgumentError('memory', first, 'an address that is a multiple of 4');
+    // What begins inside a page lies in one page more.
+    const most = first % PAGE_SIZE === 0 ? MAX_TRANSFER : MAX_TRANSFER - Math.max(PAGE_SIZE, this.blockSize);
+    return this.#cut(opcode, lba, length, Math.min(most, this.#maxBytes), flagsOf(options), (from, part) => {
+      return new DirectData(this.#lists, first + from, part);
+    });
+  }
+
+  /** Transfers `length` bytes, in commands of at most `maxBytes`. */
+  #cut(
+    opcode: number,
+    lba: number,
+    length: number,
+    maxBytes: number,
+    flags: number,
+    dataOf: (offset: number, length: number) => CommandData,
+  ): Promise<void> {
+    const { blockSize } = this;
+    checkInteger('lba', lba, 0, Number.MAX_SAFE_INTEGER - length);
+    if (length === 0 || length % blockSize !== 0) {
+      throw new DmaArgumentError('length', length, `a multiple of the block size, ${String(blockSize)}, from it up`);
+    }
+    if (length <= maxBytes) return this.#blocksCommand(opcode, lba, length / blockSize, flags, dataOf(0, length));
+    const parts: Promise<void>[] = [];
+    for (let offset = 0; offset < length; offset += maxBytes) {
+      const part = Math.min(maxBytes, length - offset);
+      const data = dataOf(offset, part);
+      parts.push(this.#blocksCommand(opcode, lba + offset / blockSize, part / blockSize, flags, data));
+    }
+    return all(parts);
+  }
+
+  /** A command on `count` blocks from `lba` on: dwords 10 and 11 are the first one, bits 15:0 of 12 their number less 1. */
+  async #blocksCommand(
+    opcode: number,
+    lba: number,
+    count: number,
+    flags: number,
+    data: CommandData | null,
+  ): Promise<void> {
+    const command: NvmeCommand = {
+      opcode,
+      nsid: this.nsid,
+      cdw10: lba % 2 ** 32,
+      cdw11: lba / 2 ** 32,
+      cdw12: flags + count - 1,
+    };
+    await this.#controller.transfer(command, data);
+  }
+
+  #checkSupport(supported: boolean, command: string): void {
+    if (!supported)
+      throw new NvmeError('ERR_NVME_UNSUPPORTED', this.#controller.address, `it has no ${command} command`);
+  }
+}
+
+function flagsOf({ fua = false }: NvmeWriteOptions): number {
+  return fua ? IO_FLAG.forceUnitAccess : 0;
+}
+
+/** Waits for all, and only then tells of the first that failed: the user's memory is not touched any more. */
+async function all(parts: readonly Promise<void>[]): Promise<void> {
+  const outcomes = await Promise.allSettled(parts);
+  const failed = outcomes.find((outcome) => outcome.status === 'rejected');
+  if (failed !== undefined) throw failed.reason;
+}

@@ -1,0 +1,44 @@
+/** How a controller is driven. */
+import { DmaArgumentError } from 'dmapool';
+import type { InterruptOptions } from 'dmapool/pci';
+import { checkInteger } from './integer.ts';
+import { MAX_DEPTH } from './queue-pair.ts';
+import { PAGE_SIZE } from './registers.ts';
+
+/** How to start an `NvmeController`. */
+export interface NvmeOptions {
+  /** I/O queue pairs, 1 to 64; the controller may have fewer. Default 1. */
+  readonly queues?: number;
+  /** Commands in flight on each, 1 to 1024; the controller may take fewer. Those beyond wait. Default 64. */
+  readonly queueDepth?: number;
+  /** Milliseconds that a command may take before it is aborted, and then before the controller is reset. Default 30000. */
+  readonly timeout?: number;
+  /**
+   * Bytes of memory for data that is copied, 4 MiB to 1 GiB: commands beyond wait. Taken as it is needed. Default 16 MiB.
+   */
+  readonly bounceMemory?: number;
+  /**
+   * Which interrupts to use, and how often to look without. Default: the best there are. `{ kinds: ['poll'], pollInterval: 0 }`
+   * asks each turn of the event loop.
+   */
+  readonly interrupts?: Omit<InterruptOptions, 'vectors'>;
+}
+
+/** Options with every default in place. */
+export type CheckedNvmeOptions = Required<NvmeOptions>;
+
+/** Most bytes of one command, whatever the controller takes: 1024 pages, which is the most that QEMU takes. */
+export const MAX_TRANSFER: number = 4 * 1024 * 1024;
+
+const MAX_TIMEOUT = 2 ** 30;
+
+/** Checks the options. @throws `DmaArgumentError` */
+export function checkNvmeOptions(options: NvmeOptions): CheckedNvmeOptions {
+  if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
+  const { queues = 1, queueDepth = 64, timeout = 30_000, bounceMemory = 4 * MAX_TRANSFER, interrupts = {} } = options;
+  checkInteger('queues', queues, 1, 64);
+  checkInteger('queueDepth', queueDepth, 1, MAX_DEPTH);
+  checkInteger('timeout', timeout, 1, MAX_TIMEOUT);
+  checkInteger('bounceMemory', bounceMemory, MAX_TRANSFER, 2 ** 30);
+  return { queues, queueDepth, timeout, bounceMemory: bounceMemory - (bounceMemory % PAGE_SIZE), interrupts };
+}

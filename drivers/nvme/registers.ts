@@ -1,0 +1,148 @@
+/**
+ * Numbers of the NVM Express Base Specification 1.4: registers, commands, fields. Section numbers are of that document.
+ */
+
+/** Class code of an NVM Express I/O controller: mass storage, non-volatile memory, NVMe (2.1.5). */
+export const CLASS_NVME = 0x010802;
+
+/** Offsets in BAR 0 (3.1). */
+export const REGISTER: Readonly<Record<'cap' | 'vs' | 'cc' | 'csts' | 'aqa' | 'asq' | 'acq' | 'doorbells', number>> = {
+  /** Controller Capabilities, 64 bits (3.1.1). */
+  cap: 0x00,
+  /** Version (3.1.2). */
+  vs: 0x08,
+  /** Controller Configuration (3.1.5). */
+  cc: 0x14,
+  /** Controller Status (3.1.6). */
+  csts: 0x1c,
+  /** Admin Queue Attributes (3.1.8). */
+  aqa: 0x24,
+  /** Admin Submission and Completion Queue Base Address, 64 bits each (3.1.9, 3.1.10). */
+  asq: 0x28,
+  acq: 0x30,
+  /** The first doorbell (3.1.24); the others follow at the stride of CAP.DSTRD. */
+  doorbells: 0x1000,
+};
+
+/** Controller Configuration (3.1.5). */
+export const CC: Readonly<Record<'enable' | 'shutdownNormal' | 'shutdownMask' | 'entrySizes', number>> = {
+  enable: 0x1,
+  /** Shutdown Notification, bits 15:14: normal shutdown. */
+  shutdownNormal: 0x1 << 14,
+  shutdownMask: 0x3 << 14,
+  /** I/O Submission Queue Entry Size, bits 19:16: 2^6 bytes; I/O Completion Queue Entry Size, bits 23:20: 2^4. */
+  entrySizes: (6 << 16) | (4 << 20),
+};
+
+/** Controller Status (3.1.6). */
+export const CSTS: Readonly<Record<'ready' | 'fatal' | 'shutdownComplete' | 'shutdownMask', number>> = {
+  ready: 0x1,
+  fatal: 0x2,
+  /** Shutdown Status, bits 3:2: complete. */
+  shutdownComplete: 0x2 << 2,
+  shutdownMask: 0x3 << 2,
+};
+
+/** What CAP says (3.1.1). */
+export interface ControllerCapabilities {
+  /** Most entries of a queue: MQES + 1. */
+  readonly maxEntries: number;
+  /** Milliseconds that CSTS.RDY may take to follow CC.EN: TO, in units of 500 ms. */
+  readonly readyTimeout: number;
+  /** Bytes from one doorbell to the next: 4 << DSTRD. */
+  readonly doorbellStride: number;
+  /** The NVM command set is there: CSS, bit 37. */
+  readonly nvmCommandSet: boolean;
+  /** Smallest memory page: 2^(12 + MPSMIN) bytes. */
+  readonly minPageSize: number;
+}
+
+/** Takes CAP apart. */
+export function parseCapabilities(cap: bigint): ControllerCapabilities {
+  const field = (low: number, width: number): number => Number((cap >> BigInt(low)) & ((1n << BigInt(width)) - 1n));
+  return {
+    maxEntries: field(0, 16) + 1,
+    readyTimeout: Math.max(1, field(24, 8)) * 500,
+    doorbellStride: 4 * 2 ** field(32, 4),
+    nvmCommandSet: field(37, 1) === 1,
+    minPageSize: 2 ** (12 + field(48, 4)),
+  };
+}
+
+/** Admin commands (5). */
+export const ADMIN: Readonly<
+  Record<
+    | 'deleteSubmissionQueue'
+    | 'createSubmissionQueue'
+    | 'deleteCompletionQueue'
+    | 'createCompletionQueue'
+    | 'identify'
+    | 'abort'
+    | 'setFeatures',
+    number
+  >
+> = {
+  deleteSubmissionQueue: 0x00,
+  createSubmissionQueue: 0x01,
+  deleteCompletionQueue: 0x04,
+  createCompletionQueue: 0x05,
+  identify: 0x06,
+  abort: 0x08,
+  setFeatures: 0x09,
+};
+
+/** Commands of the NVM command set (6). */
+export const NVM: Readonly<Record<'flush' | 'write' | 'read' | 'writeZeroes' | 'datasetManagement', number>> = {
+  flush: 0x00,
+  write: 0x01,
+  read: 0x02,
+  writeZeroes: 0x08,
+  datasetManagement: 0x09,
+};
+
+/** What Identify is asked for: CNS (5.15.1). */
+export const IDENTIFY: Readonly<Record<'namespace' | 'controller' | 'activeNamespaces', number>> = {
+  namespace: 0x00,
+  controller: 0x01,
+  activeNamespaces: 0x02,
+};
+
+/** Feature Identifiers of Set Features (5.21.1): Number of Queues (5.21.1.7). */
+export const FEATURE: Readonly<Record<'numberOfQueues', number>> = { numberOfQueues: 0x07 };
+
+/** Bits of Create I/O Completion Queue and Create I/O Submission Queue, dword 11 (5.3, 5.4). */
+export const QUEUE_FLAG: Readonly<Record<'physicallyContiguous' | 'interruptsEnabled', number>> = {
+  physicallyContiguous: 0x1,
+  interruptsEnabled: 0x2,
+};
+
+/** Dword 12 of Read (6.9), Write (6.15) and Write Zeroes (6.17). */
+export const IO_FLAG: Readonly<Record<'forceUnitAccess' | 'deallocate', number>> = {
+  forceUnitAccess: 0x4000_0000,
+  deallocate: 0x0200_0000,
+};
+
+/** Dword 11 of Dataset Management: Attribute Deallocate (6.7). */
+export const DSM_DEALLOCATE = 0x4;
+/** Most ranges of one Dataset Management command, and bytes of one (6.7). */
+export const DSM_MAX_RANGES = 256;
+export const DSM_RANGE_SIZE = 16;
+
+/** Bytes of a submission queue entry (4.2) and of a completion queue entry (4.6). */
+export const SUBMISSION_ENTRY = 64;
+export const COMPLETION_ENTRY = 16;
+
+/** Bytes of a memory page: CC.MPS = 0. */
+export const PAGE_SIZE = 4096;
+/** Bytes of an Identify data structure, whichever it is (5.15). */
+export const IDENTIFY_SIZE = 4096;
+
+/** Names of commands for messages. */
+export function opcodeName(opcode: number, admin: boolean): string {
+  const table: Readonly<Record<string, number>> = admin ? ADMIN : NVM;
+  const found = Object.entries(table).find(([, code]) => code === opcode);
+  // createSubmissionQueue --> create submission queue
+  return found === undefined
+    ? `command 0x${opcode.toString(16).padStart(2, '0')}`
+    : found[0].replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);
+}

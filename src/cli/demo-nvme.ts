@@ -1,0 +1,114 @@
+import { createHash, randomBytes } from 'node:crypto';
+import { closeSync, mkdtempSync, openSync, readSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import { NvmeController, type NvmeNamespace } from '../../drivers/nvme/index.ts';
+import { QemuMachine } from '../qemu/index.ts';
+import { CliExit, type CliIo, EXIT } from './io.ts';
+import { ProgressBar } from './progress.ts';
+import { count, type Style, styleFor } from './style.ts';
+
+const MIB = 1024 * 1024;
+const DISK_SIZE = 128 * MIB;
+/** Bytes of one read or write, and how many of them are under way at a time. */
+const PIECE = MIB;
+const DEPTH = 8;
+/** Small reads, for the rate. */
+const SMALL = 4096;
+const SMALL_READS = 40_000;
+const SMALL_DEPTH = 32;
+
+/** `dmapool demo nvme`: a disk is read whole, written whole, and read here and there. */
+export async function demoNvme(io: CliIo): Promise<void> {
+  const style = styleFor(io.stdout, io.env);
+  const print = (label: string, text: string): void => {
+    io.stdout.write(`${style.bold(label.padEnd(12))}  ${text}\n`);
+  };
+  const { machine, image } = await startMachine();
+  try {
+    const pci = await machine.open('nvme0');
+    const nvme = await NvmeController.start(pci, { queues: 2, queueDepth: 64 });
+    const { modelNumber, version } = nvme.identity;
+    const queues = `${String(nvme.queues)} queue pairs of ${String(nvme.queueDepth)} commands`;
+    print(pci.address, `${modelNumber}, NVMe ${version}, ${queues}, on QEMU`);
+    const disk = await nvme.namespace(1);
+    print('namespace 1', `${count(disk.blocks)} blocks of ${String(disk.blockSize)} bytes`);
+
+    const bytes = new Uint8Array(disk.size);
+    const bar = new ProgressBar(io.stderr);
+    for (const what of ['read', 'write'] as const) {
+      if (what === 'write') bytes.set(randomBytes(bytes.length));
+      const begin = performance.now();
+      await sideBySide(DEPTH, bytes.length / PIECE, async (i) => {
+        bar.show(what, (i * PIECE) / bytes.length);
+        await disk[what]((i * PIECE) / disk.blockSize, bytes.subarray(i * PIECE, (i + 1) * PIECE));
+      });
+      if (what === 'write') await disk.flush();
+      const seconds = (performance.now() - begin) / 1000;
+      bar.clear();
+      print(what, `${count(bytes.length / MIB / seconds)} MiB/s, ${compare(bytes, image, style)}`);
+    }
+    print('random read', await readHereAndThere(disk, bytes, bar));
+    io.stdout.write(`\n${pci.device.readAttribute('pools') ?? ''}`);
+    await nvme.close();
+    await pci.close();
+  } finally {
+    await machine.close();
+    closeSync(image);
+  }
+}
+
+/** A machine with a disk of random bytes. Its image loses its name at once, so that nothing can stay behind. */
+async function startMachine(): Promise<{ readonly machine: QemuMachine; readonly image: number }> {
+  const folder = mkdtempSync(join(tmpdir(), 'dmapool-demo-'));
+  try {
+    const file = join(folder, 'disk.img');
+    writeFileSync(file, randomBytes(DISK_SIZE));
+    const machine = await QemuMachine.start({
+      drives: [{ id: 'disk0', file }],
+      devices: [{ driver: 'nvme', id: 'nvme0', drive: 'disk0', serial: 'demo' }],
+    });
+    return { machine, image: openSync(file, 'r') };
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
+/** Runs `job(0)` to `job(jobs - 1)`, so many at a time. */
+async function sideBySide(width: number, jobs: number, job: (i: number) => Promise<void>): Promise<void> {
+  let next = 0;
+  const worker = async (): Promise<void> => {
+    while (next < jobs) await job(next++);
+  };
+  await Promise.all(Array.from({ length: width }, worker));
+}
+
+/** Small reads at random places, each compared with what must be there. */
+async function readHereAndThere(disk: NvmeNamespace, bytes: Uint8Array, bar: ProgressBar): Promise<string> {
+  let different = 0;
+  const buffers: Uint8Array[] = [];
+  const begin = performance.now();
+  await sideBySide(SMALL_DEPTH, SMALL_READS, async (i) => {
+    if (i % 256 === 0) bar.show('random read', i / SMALL_READS);
+    const at = Math.floor((Math.random() * bytes.length) / SMALL) * SMALL;
+    const buffer = buffers.pop() ?? new Uint8Array(SMALL);
+    await disk.read(at / disk.blockSize, buffer);
+    if (Buffer.compare(buffer, bytes.subarray(at, at + SMALL)) !== 0) different++;
+    buffers.push(buffer);
+  });
+  const seconds = (performance.now() - begin) / 1000;
+  bar.clear();
+  if (different > 0) throw new CliExit(EXIT.failed, `${count(different)} of ${count(SMALL_READS)} reads differ`);
+  return `${count(SMALL_READS / seconds)} a second of ${String(SMALL)} bytes, ${String(SMALL_DEPTH)} at a time, all of them right`;
+}
+
+/** Compares bytes with the image of the disk, read past the driver and QEMU. */
+function compare(bytes: Uint8Array, image: number, style: Style): string {
+  const file = Buffer.alloc(bytes.length);
+  readSync(image, file, 0, file.length, 0);
+  const [ours, theirs] = [bytes, file].map((each) => createHash('sha256').update(each).digest('hex'));
+  if (ours !== theirs)
+    throw new CliExit(EXIT.failed, `SHA-256 differs: ${String(ours)}, of the image ${String(theirs)}`);
+  return `SHA-256 ${String(ours).slice(0, 16)}... ${style.good('as in the image')}`;
+}

@@ -1,0 +1,40 @@
+import { Argument, type Command } from 'commander';
+
+import { CliExit, type CliIo, EXIT } from './io.ts';
+
+/** A driver at work on a QEMU machine. */
+type Demo = (io: CliIo) => Promise<void>;
+
+/** Each is loaded when it is asked for: the other commands need neither drivers nor QEMU. */
+const DEMOS: Readonly<Record<string, () => Promise<Demo>>> = {
+  e1000: async () => (await import('./demo-e1000.ts')).demoE1000,
+  ehci: async () => (await import('./demo-ehci.ts')).demoEhci,
+  nvme: async () => (await import('./demo-nvme.ts')).demoNvme,
+};
+
+/** Codes of the reference drivers' errors: something to say in one line, not mistakes of ours. */
+const DRIVER_ERROR = /^ERR_(E1000|NVME|USB)_/;
+
+/** Adds `dmapool demo`. */
+export function registerDemo(program: Command, io: CliIo): void {
+  program
+    .command('demo')
+    .summary("run a reference driver on one of QEMU's devices")
+    .description(
+      "Start a QEMU machine, run a reference driver on real data, check every byte, and print the speed and the device's " +
+        'pools. Needs qemu-system-x86_64 and the package koffi.',
+    )
+    .addArgument(new Argument('<driver>', 'which driver').choices(Object.keys(DEMOS)))
+    .addHelpText('after', '\nExample:\n  $ dmapool demo e1000')
+    .action(async (name: string) => {
+      const demo = await DEMOS[name]!();
+      try {
+        await demo(io);
+      } catch (error) {
+        if (error instanceof Error && 'code' in error && DRIVER_ERROR.test(String(error.code))) {
+          throw new CliExit(EXIT.failed, error.message);
+        }
+        throw error;
+      }
+    });
+}

@@ -1,0 +1,86 @@
+/** The coherent allocator fails at every call in turn, during start-up and I/O; the driver says so and loses nothing. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { DmaOutOfMemoryError } from 'dmapool';
+import { MassStorage } from 'dmapool/drivers/ehci';
+import { withoutQemu } from '../qemu/qemu.ts';
+import { activeBlocks, type Bench, MIB, Random, startWithDisk, withController } from './ehci-fixture.ts';
+
+const SOURCE_BROKE = 'the source broke';
+
+/** Runs `step`; when it fails for want of memory, which is noted, once more. */
+async function insist<T>(failures: unknown[], step: () => Promise<T>): Promise<T> {
+  try {
+    return await step();
+  } catch (error) {
+    assert.ok(error instanceof DmaOutOfMemoryError || String(error).includes(SOURCE_BROKE), String(error));
+    failures.push(error);
+    return step();
+  }
+}
+
+test('each call of the memory source fails in turn', { skip: withoutQemu }, async (t) => {
+  const random = new Random(1);
+  const content = random.bytes(MIB);
+  const { machine } = await startWithDisk(t, content);
+
+  /** All that a driver does that needs memory; each step is tried again when it failed. */
+  const scenario = async ({ controller, pci }: Bench, failures: unknown[]): Promise<void> => {
+    const device = await insist(failures, () => controller.connect());
+    const disk = await insist(failures, () => MassStorage.open(device));
+    const idle = activeBlocks(pci);
+    const check = (): void => {
+      assert.deepEqual(activeBlocks(pci), idle);
+    };
+    const bytes = new Uint8Array(6 * 4096);
+    await insist(failures, () => disk.read(100, bytes));
+    assert.ok(Buffer.from(bytes.buffer).equals(content.subarray(51_200, 51_200 + bytes.length)));
+    check();
+    const written = random.bytes(9 * 4096);
+    await insist(failures, () => disk.write(100, written));
+    content.set(written, 51_200);
+    check();
+    await insist(failures, () => device.string(1));
+    const whole = new Uint8Array(100 * 512);
+    await insist(failures, () => disk.read(90, whole));
+    assert.ok(Buffer.from(whole.buffer).equals(content.subarray(90 * 512, 190 * 512)));
+    check();
+    await insist(failures, () => disk.flush());
+    check();
+    const buffers = await insist(failures, () => Promise.resolve().then(() => controller.buffer(20 * 4096)));
+    buffers.free();
+    check();
+  };
+
+  const { calls } = await withController(machine, async (bench) => {
+    const failures: unknown[] = [];
+    await scenario(bench, failures);
+    assert.deepEqual(failures, []);
+  });
+  // A page for the two kinds of descriptors each, and one for each page of data.
+  assert.ok(calls >= 20, String(calls));
+  for (let failing = 0; failing < calls; failing++) {
+    const fate = failing % 2 === 0 ? 'none' : 'throw';
+    const failures: unknown[] = [];
+    // Counted over both attempts, so that it is one call that fails.
+    let left = failing;
+    const run = (): Promise<unknown> =>
+      withController(machine, (bench) => scenario(bench, failures), { fate: () => (left-- === 0 ? fate : 'ok') });
+    await insist(failures, run);
+    assert.equal(failures.length, 1, `the failure of call ${String(failing)} was told once`);
+  }
+  // From some call on there is no memory at all.
+  for (const from of [0, 1, 2, 3, 5, 10]) {
+    await assert.rejects(
+      withController(
+        machine,
+        async ({ controller }) => {
+          const disk = await MassStorage.open(await controller.connect());
+          await disk.read(0, new Uint8Array(MIB));
+        },
+        { fate: (call) => (call >= from ? 'none' : 'ok') },
+      ),
+      DmaOutOfMemoryError,
+    );
+  }
+});

@@ -1,0 +1,152 @@
+/** What the tests of the EHCI driver have in common. */
+import assert from 'node:assert/strict';
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { TestContext } from 'node:test';
+import type { CoherentAllocator, CoherentMemory, CoherentRequest } from 'dmapool';
+import { EhciController, type EhciOptions, UsbError, type UsbErrorCode } from 'dmapool/drivers/ehci';
+import type { PciFunction } from 'dmapool/pci';
+import type { QemuMachine, QemuOption, QemuOptionObject } from 'dmapool/qemu';
+import { startMachine } from '../qemu/qemu.ts';
+import { RecordingLog } from '../support/log.ts';
+
+export const MIB: number = 1024 * 1024;
+
+/** Numbers that look random and are the same each time (xorshift32). */
+export class Random {
+  #state: number;
+
+  constructor(seed: number) {
+    this.#state = seed;
+  }
+
+  /** A whole number from 0 to `limit` - 1. */
+  below(limit: number): number {
+    this.#state ^= this.#state << 13;
+    this.#state ^= this.#state >>> 17;
+    this.#state ^= this.#state << 5;
+    return (this.#state >>> 0) % limit;
+  }
+
+  bytes(length: number): Uint8Array {
+    const words = new Uint32Array(Math.ceil(length / 4));
+    for (let i = 0; i < words.length; i++) words[i] = this.below(2 ** 32);
+    return new Uint8Array(words.buffer, 0, length);
+  }
+}
+
+/** Path of a disk image that is deleted after the test. */
+export function diskImage(t: TestContext, content: Uint8Array): string {
+  const folder = mkdtempSync(join(tmpdir(), 'dmapool-test-'));
+  t.after(() => {
+    rmSync(folder, { recursive: true });
+  });
+  const file = join(folder, 'disk.img');
+  writeFileSync(file, content);
+  return file;
+}
+
+/** A machine with an EHCI controller `ehci` and a USB disk `stick` on it. */
+export async function startWithDisk(
+  t: TestContext,
+  content: Uint8Array,
+  drive: QemuOptionObject = {},
+  devices: readonly QemuOption[] = [],
+): Promise<{ machine: QemuMachine; file: string }> {
+  const file = diskImage(t, content);
+  const machine = await startMachine(t, {
+    // A driver that uses addresses above 4 GiB would fail: this controller has none of these.
+    memory: 64 * MIB,
+    highMemory: 32 * MIB,
+    drives: [{ id: 'disk0', file, options: drive }],
+    devices: [
+      { driver: 'usb-ehci', id: 'ehci' },
+      { driver: 'usb-storage', id: 'stick', bus: 'ehci.0', drive: 'disk0' },
+      ...devices,
+    ],
+  });
+  return { machine, file };
+}
+
+/** A machine's memory that counts what is out, and fails when told to. */
+export class CountingMemory implements CoherentAllocator {
+  readonly name = 'counting';
+  readonly pageSize: number;
+  readonly live = new Set<CoherentMemory>();
+  calls = 0;
+  /** What happens at each call, by its number from 0. */
+  fate: (call: number) => 'ok' | 'none' | 'throw' = () => 'ok';
+  readonly #memory: CoherentAllocator;
+
+  constructor(memory: CoherentAllocator) {
+    this.#memory = memory;
+    this.pageSize = memory.pageSize;
+  }
+
+  allocCoherent(request: CoherentRequest): CoherentMemory | null {
+    const fate = this.fate(this.calls++);
+    if (fate === 'throw') throw new Error('the source broke');
+    const memory = fate === 'none' ? null : this.#memory.allocCoherent(request);
+    if (memory !== null) this.live.add(memory);
+    return memory;
+  }
+
+  freeCoherent(memory: CoherentMemory): void {
+    this.#memory.freeCoherent(memory);
+    this.live.delete(memory);
+  }
+}
+
+export interface Bench {
+  readonly pci: PciFunction;
+  readonly controller: EhciController;
+  readonly memory: CountingMemory;
+  readonly log: RecordingLog;
+}
+
+/** Blocks that are out, by pool, as the device's attribute says. */
+export function activeBlocks(pci: PciFunction): Record<string, number> {
+  const lines = (pci.device.readAttribute('pools') ?? '').split('\n').slice(1, -1);
+  return Object.fromEntries(
+    lines.map((line) => [line.slice(0, 16).trim(), Number(line.slice(17).trim().split(/ +/)[0])]),
+  );
+}
+
+/** Runs `action` with the controller; closes it, also when that fails, and sees that no block and no page is left out. */
+export async function withController(
+  machine: QemuMachine,
+  action: (bench: Bench) => Promise<void>,
+  options: EhciOptions & { readonly fate?: CountingMemory['fate'] } = {},
+): Promise<CountingMemory> {
+  const log = new RecordingLog();
+  const memory = new CountingMemory(machine.memory);
+  if (options.fate !== undefined) memory.fate = options.fate;
+  const pci = await machine.open('ehci', { log, memory });
+  try {
+    const controller = await EhciController.start(pci, options);
+    try {
+      await action({ pci, controller, memory, log });
+    } finally {
+      await controller.close();
+    }
+  } finally {
+    // Pools that were destroyed while blocks were out would have kept their pages, and said so.
+    assert.equal(log.text, '');
+    assert.equal(memory.live.size, 0, 'every page is back');
+    assert.deepEqual(pci.device.attributeNames(), []);
+    await pci.close();
+  }
+  return memory;
+}
+
+/** Awaits `promise`, which must be rejected with a UsbError of this code. */
+export async function failsWith(code: UsbErrorCode, promise: Promise<unknown>): Promise<UsbError> {
+  const error: unknown = await promise.then(
+    () => assert.fail(`expected ${code}, but it was fulfilled`),
+    (reason: unknown) => reason,
+  );
+  assert.ok(error instanceof UsbError, `expected ${code}, got ${String(error)}`);
+  assert.equal(error.code, code, error.message);
+  return error;
+}

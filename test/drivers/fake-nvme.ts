@@ -1,0 +1,374 @@
+/**
+ * An NVMe controller of a few lines, for what QEMU's does not do: hang, abort, lie, go mad. Its DMA goes through the
+ * software IOMMU, which faults on whatever is not the driver's; each fault is kept.
+ */
+import { type DmaTarget, HeapMemory } from 'dmapool';
+import type { BarInfo, InterruptBackend, InterruptKind, PciBackend } from 'dmapool/pci';
+
+export const BLOCK = 512;
+const PAGE = 4096;
+
+/** A command as the controller sees it. */
+export interface SeenCommand {
+  readonly queue: number;
+  readonly opcode: number;
+  readonly cid: number;
+  readonly nsid: number;
+  readonly prp1: number;
+  readonly prp2: number;
+  readonly cdw10: number;
+  readonly cdw11: number;
+  readonly cdw12: number;
+}
+
+interface Queue {
+  readonly base: number;
+  readonly entries: number;
+  /** Submission: next to be fetched. Completion: next to be written. */
+  at: number;
+  phase: number;
+  vector: number;
+  /** Submission: its completion queue. */
+  completion: number;
+}
+
+class Vectors implements InterruptBackend {
+  readonly kind = 'msix';
+  readonly vectors: number;
+  readonly level = false;
+  tell: (vector: number) => void = () => undefined;
+
+  constructor(vectors: number) {
+    this.vectors = vectors;
+  }
+
+  rearm(): Promise<boolean> {
+    return Promise.resolve(false);
+  }
+
+  listen(listener: (vector: number) => void): void {
+    this.tell = listener;
+  }
+
+  close(): Promise<void> {
+    return Promise.resolve();
+  }
+}
+
+export class FakeNvme implements PciBackend {
+  readonly address = '0000:01:00.0';
+  readonly configSize = 256;
+  readonly bars: readonly BarInfo[] = [{ index: 0, kind: 'memory', size: 0x4000, prefetchable: false, is64: true }];
+  readonly memory = new HeapMemory({ limit: 64 * 1024 * 1024 });
+  readonly gone = new AbortController();
+  readonly removed: AbortSignal = this.gone.signal;
+  readonly config = new DataView(new ArrayBuffer(256));
+  readonly #registers = new DataView(new ArrayBuffer(0x1000));
+  readonly #submission = new Map<number, Queue>();
+  readonly #completion = new Map<number, Queue>();
+  #interrupts: Vectors | null = null;
+
+  /** The driver's device: whose addresses it uses. */
+  target: DmaTarget | null = null;
+  readonly disk: Uint8Array;
+  /** What the IOMMU stopped, and what else a driver must not do. */
+  readonly faults: string[] = [];
+  /** Commands that hang. */
+  readonly hung: SeenCommand[] = [];
+
+  // How it behaves.
+  mdts = 0;
+  maxVectors = 8;
+  becomesReady = true;
+  stops = true;
+  canAbort = true;
+  interruptsWork = true;
+  /** All reads give all ones. */
+  silent = false;
+  /** What becomes of an I/O command: null: it is done; 'hang'; or a status (SCT << 8 | SC) to fail with. */
+  fate: (command: SeenCommand) => 'hang' | number | null = () => null;
+  /** In which order commands that were fetched together are completed. */
+  order: <T>(commands: T[]) => T[] = (commands) => commands;
+  /** Identify data, before the driver sees it. */
+  onIdentify: (cns: number, view: DataView) => void = () => undefined;
+  /** Called before the controller is disabled. */
+  onDisable: () => void = () => undefined;
+
+  constructor(blocks = 4096) {
+    this.disk = new Uint8Array(blocks * BLOCK);
+    this.config.setUint32(0, 0x0010_1b36, true);
+    this.config.setUint32(8, 0x0108_0202, true);
+    this.setCapabilities({});
+    this.#registers.setUint32(0x08, 0x0001_0400, true);
+  }
+
+  /** TO in units of 500 ms, DSTRD, CSS, MPSMIN; MQES is 1023. */
+  setCapabilities({
+    to = 1,
+    stride = 0,
+    css = 1,
+    mpsMin = 0,
+  }: Partial<Record<'to' | 'stride' | 'css' | 'mpsMin', number>>): void {
+    const cap = 1023n | (BigInt(to) << 24n) | (BigInt(stride) << 32n) | (BigInt(css) << 37n) | (BigInt(mpsMin) << 48n);
+    this.#registers.setBigUint64(0, cap, true);
+  }
+
+  // ---- the function
+
+  readConfig(offset: number, width: 8 | 16 | 32): Promise<number> {
+    return Promise.resolve(this.silent ? 2 ** width - 1 : read(this.config, offset, width));
+  }
+
+  writeConfig(offset: number, width: 8 | 16 | 32, value: number): Promise<void> {
+    write(this.config, offset, width, value);
+    return Promise.resolve();
+  }
+
+  read(_bar: number, offset: number, width: 8 | 16 | 32): Promise<number> {
+    return Promise.resolve(this.silent ? 2 ** width - 1 : read(this.#registers, offset, width));
+  }
+
+  read64(_bar: number, offset: number): Promise<bigint> {
+    return Promise.resolve(this.#registers.getBigUint64(offset, true));
+  }
+
+  write(_bar: number, offset: number, width: 8 | 16 | 32, value: number): void {
+    if (this.silent) return;
+    if (offset >= 0x1000) {
+      this.#doorbell(offset - 0x1000, value);
+      return;
+    }
+    const was = this.#registers.getUint32(0x14, true);
+    write(this.#registers, offset, width, value);
+    if (offset === 0x14) this.#configure(was, value);
+  }
+
+  write64(_bar: number, offset: number, value: bigint): void {
+    this.#registers.setBigUint64(offset, value, true);
+  }
+
+  flush(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  openInterrupts(kinds: readonly InterruptKind[], vectors: number): Promise<InterruptBackend | null> {
+    if (!kinds.includes('msix')) return Promise.resolve(null);
+    this.#interrupts = new Vectors(Math.min(vectors, this.maxVectors));
+    return Promise.resolve(this.#interrupts);
+  }
+
+  close(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  get isBusMaster(): boolean {
+    return (this.config.getUint16(4, true) & 4) !== 0;
+  }
+
+  /** Sets CSTS.CFS. */
+  fail(): void {
+    this.#registers.setUint32(0x1c, this.#registers.getUint32(0x1c, true) | 2, true);
+  }
+
+  // ---- the controller
+
+  #configure(was: number, now: number): void {
+    const status = (value: number): void => {
+      this.#registers.setUint32(0x1c, value, true);
+    };
+    if ((now & 1) !== 0 && (was & 1) === 0) {
+      const entries = (this.#registers.getUint32(0x24, true) & 0xfff) + 1;
+      const at = (register: number): number => Number(this.#registers.getBigUint64(register, true));
+      this.#submission.set(0, { base: at(0x28), entries, at: 0, phase: 1, vector: 0, completion: 0 });
+      this.#completion.set(0, { base: at(0x30), entries, at: 0, phase: 1, vector: 0, completion: 0 });
+      if (this.becomesReady) status(1);
+    } else if ((now & 1) === 0 && (was & 1) !== 0) {
+      this.onDisable();
+      if (!this.stops) return;
+      this.#submission.clear();
+      this.#completion.clear();
+      this.hung.length = 0;
+      status(0);
+    } else if ((now & 0xc000) === 0x4000) {
+      status(1 | (2 << 2));
+    }
+  }
+
+  #doorbell(offset: number, value: number): void {
+    const stride = 4 << Number((this.#registers.getBigUint64(0, true) >> 32n) & 0xfn);
+    const number = offset / stride;
+    if (!Number.isInteger(number)) this.faults.push(`doorbell at 0x${offset.toString(16)}`);
+    if (number % 2 === 1) return;
+    const id = number / 2;
+    const queue = this.#submission.get(id);
+    if (queue === undefined || value >= queue.entries) {
+      this.faults.push(`doorbell of queue ${String(id)}: ${String(value)}`);
+      return;
+    }
+    const fetched: SeenCommand[] = [];
+    while (queue.at !== value) {
+      fetched.push(this.#fetch(id, queue));
+      queue.at = (queue.at + 1) % queue.entries;
+    }
+    // The doorbell's writer has gone on by then, as with hardware.
+    setImmediate(() => {
+      for (const command of this.order(fetched)) if (this.#submission.has(id)) this.#execute(command);
+    });
+  }
+
+  #fetch(id: number, queue: Queue): SeenCommand {
+    const entry = new DataView(this.#dma(queue.base + queue.at * 64, 64, null).buffer);
+    const word = (i: number): number => entry.getUint32(4 * i, true);
+    return {
+      queue: id,
+      opcode: word(0) & 0xff,
+      cid: word(0) >>> 16,
+      nsid: word(1),
+      prp1: word(6) + word(7) * 2 ** 32,
+      prp2: word(8) + word(9) * 2 ** 32,
+      cdw10: word(10),
+      cdw11: word(11),
+      cdw12: word(12),
+    };
+  }
+
+  #execute(command: SeenCommand): void {
+    if (command.queue === 0) {
+      this.#admin(command);
+      return;
+    }
+    const fate = this.fate(command);
+    if (fate === 'hang') {
+      this.hung.push(command);
+      return;
+    }
+    if (fate === null) this.#transfer(command);
+    this.complete(command, fate ?? 0);
+  }
+
+  /** Does a read or write, by its PRP entries. */
+  #transfer({ opcode, cdw10, cdw12, prp1, prp2 }: SeenCommand): void {
+    if (opcode !== 1 && opcode !== 2) return;
+    const length = ((cdw12 & 0xffff) + 1) * BLOCK;
+    let at = cdw10 * BLOCK;
+    for (const [dma, bytes] of this.#pages(prp1, prp2, length)) {
+      if (opcode === 1) this.disk.set(this.#dma(dma, bytes, null), at);
+      else this.#dma(dma, bytes, this.disk.subarray(at, at + bytes));
+      at += bytes;
+    }
+  }
+
+  /** Where data lies (4.3). */
+  #pages(prp1: number, prp2: number, length: number): [dma: number, bytes: number][] {
+    const first = Math.min(length, PAGE - (prp1 % PAGE));
+    const pages: [number, number][] = [[prp1, first]];
+    let left = length - first;
+    const add = (dma: number): void => {
+      if (dma % PAGE !== 0) this.faults.push(`PRP entry 0x${dma.toString(16)} is not that of a page`);
+      pages.push([dma, Math.min(left, PAGE)]);
+      left -= Math.min(left, PAGE);
+    };
+    if (left <= PAGE) {
+      if (left > 0) add(prp2);
+      return pages;
+    }
+    let list = prp2;
+    while (left > 0) {
+      // As many entries as are needed, up to the end of the page; the last one leads on if it is not the last page.
+      const room = (PAGE - (list % PAGE)) / 8;
+      const needed = Math.ceil(left / PAGE);
+      const entries = new BigUint64Array(this.#dma(list, 8 * Math.min(room, needed), null).buffer);
+      const more = needed > room;
+      for (const entry of more ? entries.subarray(0, -1) : entries) add(Number(entry));
+      if (more) list = Number(entries.at(-1));
+    }
+    return pages;
+  }
+
+  /** Writes `from` to memory, or reads `length` bytes of it. */
+  #dma(dma: number, length: number, from: Uint8Array | null): Uint8Array {
+    const bytes = from ?? new Uint8Array(length);
+    if (!this.isBusMaster) this.faults.push(`DMA at 0x${dma.toString(16)} without bus mastering`);
+    try {
+      if (from === null) this.memory.read(this.target!, dma, bytes);
+      else this.memory.write(this.target!, dma, bytes);
+    } catch (error) {
+      this.faults.push(String(error));
+    }
+    return bytes;
+  }
+
+  /** Completes a command, once or as often as one likes. @param status SCT << 8 | SC. */
+  complete(command: Pick<SeenCommand, 'queue' | 'cid'>, status: number, result = 0): void {
+    const submission = this.#submission.get(command.queue);
+    const queue = submission === undefined ? undefined : this.#completion.get(submission.completion);
+    if (submission === undefined || queue === undefined) return;
+    const entry = new DataView(new ArrayBuffer(16));
+    entry.setUint32(0, result, true);
+    entry.setUint32(8, submission.at | (command.queue << 16), true);
+    entry.setUint32(12, command.cid | (queue.phase << 16) | (status << 17), true);
+    this.#dma(queue.base + queue.at * 16, 16, new Uint8Array(entry.buffer));
+    if (++queue.at === queue.entries) {
+      queue.at = 0;
+      queue.phase ^= 1;
+    }
+    if (this.interruptsWork) this.#interrupts?.tell(queue.vector);
+  }
+
+  #admin(command: SeenCommand): void {
+    const { opcode, prp1, cdw10, cdw11 } = command;
+    const made = (vector: number, completion: number): Queue => ({
+      base: prp1,
+      entries: (cdw10 >>> 16) + 1,
+      at: 0,
+      phase: 1,
+      vector,
+      completion,
+    });
+    if (opcode === 0x05) this.#completion.set(cdw10 & 0xffff, made(cdw11 >>> 16, 0));
+    else if (opcode === 0x01) this.#submission.set(cdw10 & 0xffff, made(0, cdw11 >>> 16));
+    else if (opcode === 0x00) this.#deleteSubmission(cdw10);
+    else if (opcode === 0x04) this.#completion.delete(cdw10);
+    else if (opcode === 0x06) this.#identify(command);
+    else if (opcode === 0x08) {
+      const hung = this.hung.findIndex(({ queue, cid }) => queue === (cdw10 & 0xffff) && cid === cdw10 >>> 16);
+      if (this.canAbort && hung >= 0) this.complete(this.hung.splice(hung, 1)[0]!, 0x07);
+      this.complete(command, 0, this.canAbort && hung >= 0 ? 0 : 1);
+      return;
+    }
+    this.complete(command, 0, opcode === 0x09 ? cdw11 : 0);
+  }
+
+  #deleteSubmission(id: number): void {
+    for (const hung of this.hung.splice(0)) if (hung.queue === id) this.complete(hung, 0x08);
+    this.#submission.delete(id);
+  }
+
+  #identify({ cdw10, prp1, nsid }: SeenCommand): void {
+    const bytes = new Uint8Array(PAGE);
+    const view = new DataView(bytes.buffer);
+    if (cdw10 === 1) {
+      bytes[77] = this.mdts;
+      bytes[258] = 3;
+      view.setUint32(516, 1, true);
+    } else if (cdw10 === 0 && nsid === 1) {
+      view.setUint32(0, this.disk.length / BLOCK, true);
+      view.setUint32(128, 9 << 16, true);
+    } else if (cdw10 === 2) {
+      view.setUint32(0, 1, true);
+    }
+    this.onIdentify(cdw10, view);
+    this.#dma(prp1, PAGE, bytes);
+  }
+}
+
+function read(view: DataView, offset: number, width: 8 | 16 | 32): number {
+  if (width === 8) return view.getUint8(offset);
+  return width === 16 ? view.getUint16(offset, true) : view.getUint32(offset, true);
+}
+
+function write(view: DataView, offset: number, width: 8 | 16 | 32, value: number): void {
+  if (width === 8) view.setUint8(offset, value);
+  else if (width === 16) view.setUint16(offset, value, true);
+  else view.setUint32(offset, value, true);
+}

@@ -1,0 +1,140 @@
+/** What the tests of the NVMe driver have in common. */
+import assert from 'node:assert/strict';
+import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import type { TestContext } from 'node:test';
+import type { CoherentAllocator } from 'dmapool';
+import {
+  NvmeController,
+  NvmeError,
+  type NvmeErrorCode,
+  type NvmeNamespace,
+  type NvmeOptions,
+} from 'dmapool/drivers/nvme';
+import type { PciFunction } from 'dmapool/pci';
+import type { QemuMachine, QemuOption, QemuOptionObject } from 'dmapool/qemu';
+import { startMachine } from '../qemu/qemu.ts';
+import { RecordingLog } from '../support/log.ts';
+
+export const MIB = 1024 * 1024;
+
+/** Path of a disk image of zeros that is deleted after the test. */
+export function diskImage(t: TestContext, size: number): string {
+  const folder = mkdtempSync(join(tmpdir(), 'dmapool-test,'));
+  t.after(() => {
+    rmSync(folder, { recursive: true });
+  });
+  const file = join(folder, 'disk.img');
+  const fd = openSync(file, 'w');
+  ftruncateSync(fd, size);
+  closeSync(fd);
+  return file;
+}
+
+export interface BenchOptions {
+  /** Bytes of the disk. */
+  readonly size?: number;
+  readonly drive?: QemuOptionObject;
+  readonly device?: QemuOptionObject;
+  readonly devices?: readonly QemuOption[];
+  readonly memory?: number;
+  readonly highMemory?: number;
+}
+
+/** A machine with an NVMe controller `nvme0` on a disk. Half its memory is above 4 GiB, so that no half of an address is lost. */
+export async function startBench(
+  t: TestContext,
+  { size = 16 * MIB, drive = {}, device = {}, devices = [], memory = 128 * MIB, highMemory = memory / 2 }: BenchOptions,
+): Promise<{ machine: QemuMachine; file: string }> {
+  const file = diskImage(t, size);
+  const machine = await startMachine(t, {
+    memory,
+    highMemory,
+    drives: [{ id: 'disk0', file, options: { discard: 'unmap', ...drive } }],
+    devices: [{ driver: 'nvme', id: 'nvme0', drive: 'disk0', serial: 'S/N 1', ...device }, ...devices],
+  });
+  return { machine, file };
+}
+
+export interface NvmeBench {
+  readonly machine: QemuMachine;
+  readonly file: string;
+  readonly pci: PciFunction;
+  readonly nvme: NvmeController;
+  readonly disk: NvmeNamespace;
+  readonly log: RecordingLog;
+}
+
+/** A bench with the driver running and namespace 1 open. */
+export async function startNvme(
+  t: TestContext,
+  { bench = {}, memory, ...options }: NvmeOptions & { bench?: BenchOptions; memory?: CoherentAllocator } = {},
+): Promise<NvmeBench> {
+  const { machine, file } = await startBench(t, bench);
+  const log = new RecordingLog();
+  const pci = await machine.open('nvme0', { log, ...(memory === undefined ? {} : { memory }) });
+  const nvme = await NvmeController.start(pci, options);
+  const disk = await nvme.namespace(1);
+  return { machine, file, pci, nvme, disk, log };
+}
+
+/** Closes the driver and its function; nothing may be out, and nothing may have been said about it. */
+export async function closeNvme({ nvme, pci, log }: NvmeBench): Promise<void> {
+  const { pools } = nvme;
+  assertIdle(nvme);
+  await nvme.close();
+  for (const pool of pools) assert.equal(pool.counts().pages, 0, pool.name);
+  assert.equal(pci.device.readAttribute('pools'), undefined);
+  await pci.close();
+  assert.doesNotMatch(log.text, /busy|leak|spurious/);
+}
+
+/** No block of the driver's pools is out. */
+export function assertIdle(nvme: NvmeController): void {
+  for (const pool of nvme.pools) assert.equal(pool.counts().active, 0, pool.name);
+  assert.equal(nvme.statistics().load, 0);
+}
+
+/** Awaits `promise`, which must be rejected with an NvmeError of this code. */
+export async function rejectsNvme(code: NvmeErrorCode, promise: Promise<unknown>): Promise<NvmeError> {
+  try {
+    await promise;
+  } catch (error) {
+    assert.ok(error instanceof NvmeError, `expected an NvmeError, got ${String(error)}`);
+    assert.equal(error.code, code, error.message);
+    assert.equal(error.name, error.constructor.name);
+    return error;
+  }
+  return assert.fail(`expected ${code}, but it was fulfilled`);
+}
+
+/** Numbers that look random, the same ones for the same seed. */
+export class Random {
+  #state: number;
+
+  constructor(seed: number) {
+    this.#state = seed | 1;
+  }
+
+  /** 32 bits. */
+  next(): number {
+    let x = this.#state;
+    x ^= x << 13;
+    x ^= x >>> 17;
+    x ^= x << 5;
+    this.#state = x;
+    return x >>> 0;
+  }
+
+  below(limit: number): number {
+    return Math.floor((this.next() / 2 ** 32) * limit);
+  }
+
+  /** Fills a buffer of whole words. */
+  fill(bytes: Uint8Array): Uint8Array {
+    const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
+    for (let i = 0; i < words.length; i++) words[i] = this.next();
+    return bytes;
+  }
+}

@@ -1,0 +1,96 @@
+/** Commands that take too long: aborted, then the controller is reset, and life goes on. */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { NvmeError, type NvmeResetError, NvmeTimeoutError } from 'dmapool/drivers/nvme';
+import type { QemuMachine } from 'dmapool/qemu';
+import { withoutQemu } from '../qemu/qemu.ts';
+import { assertIdle, closeNvme, MIB, Random, startNvme } from './nvme-fixture.ts';
+
+/** Lets the disk do so many requests a second; 0: as many as it can. */
+async function throttle(machine: QemuMachine, iops: number): Promise<void> {
+  await machine.qmp('block_set_io_throttle', {
+    device: 'disk0',
+    bps: 0,
+    bps_rd: 0,
+    bps_wr: 0,
+    iops,
+    iops_rd: 0,
+    iops_wr: 0,
+  });
+}
+
+void describe('commands that take too long', { skip: withoutQemu }, () => {
+  void it('fail by a reset, and those that waited are done after it', async (t) => {
+    const bench = await startNvme(t, { queues: 2, queueDepth: 2, timeout: 500, bench: { size: MIB } });
+    const { machine, nvme, disk, log } = bench;
+    const data = new Random(1).fill(new Uint8Array(20 * 512));
+    await disk.write(0, data);
+    await throttle(machine, 1);
+    const reads = Array.from({ length: 20 }, async (_, i) => {
+      const buffer = new Uint8Array(512);
+      await disk.read(i, buffer);
+      assert.deepEqual(buffer, data.subarray(i * 512, (i + 1) * 512));
+    });
+    const outcomes = Promise.allSettled(reads);
+    while (nvme.statistics().resets === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+    await throttle(machine, 0);
+    let lost = 0;
+    for (const outcome of await outcomes) {
+      if (outcome.status === 'fulfilled') continue;
+      lost++;
+      const error = outcome.reason as NvmeResetError;
+      assert.equal(error.code, 'ERR_NVME_RESET', String(error));
+      assert.ok(error.cause instanceof NvmeTimeoutError, 'it says why');
+      assert.match(error.message, /read of namespace 1 was lost in a reset .*took longer than 500 ms/);
+    }
+    // Of two queues of two commands each; QEMU does what it can before it obeys a reset.
+    assert.ok(lost <= 4, String(lost));
+    const { timeouts, aborts, resets } = nvme.statistics();
+    assert.equal(resets, 1);
+    assert.ok(aborts >= 1 && timeouts >= aborts, JSON.stringify({ timeouts, aborts }));
+    assert.match(log.text, /warn .*resetting the controller/);
+    // As before.
+    const back = new Uint8Array(data.length);
+    await disk.read(0, back);
+    assert.deepEqual(back, data);
+    assertIdle(nvme);
+    await closeNvme(bench);
+  });
+
+  void it('are ended by a close', async (t) => {
+    const bench = await startNvme(t, { queueDepth: 4, timeout: 60_000, bench: { size: MIB } });
+    const { machine, nvme, disk, pci, log } = bench;
+    await throttle(machine, 1);
+    const reads = Array.from({ length: 20 }, (_, i) => disk.read(i, new Uint8Array(512)));
+    const outcomes = Promise.allSettled(reads);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+    const { pools } = nvme;
+    await nvme.close();
+    for (const outcome of await outcomes) {
+      if (outcome.status === 'fulfilled') continue;
+      assert.ok(outcome.reason instanceof NvmeError, String(outcome.reason));
+      assert.equal(outcome.reason.code, 'ERR_NVME_CLOSED', outcome.reason.message);
+    }
+    assert.ok((await outcomes).filter(({ status }) => status === 'rejected').length >= 15);
+    for (const pool of pools) assert.equal(pool.counts().active, 0);
+    await pci.close();
+    assert.doesNotMatch(log.text, /busy/);
+  });
+
+  void it('may fail for good when the device goes during the reset', async (t) => {
+    const bench = await startNvme(t, { queueDepth: 4, timeout: 500, bench: { size: MIB } });
+    const { machine, nvme, disk, pci } = bench;
+    await throttle(machine, 1);
+    const outcomes = Promise.allSettled(Array.from({ length: 20 }, (_, i) => disk.read(i, new Uint8Array(512))));
+    while (nvme.statistics().resets === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+    process.kill(machine.pid, 'SIGKILL');
+    for (const outcome of await outcomes) {
+      if (outcome.status === 'fulfilled') continue;
+      const { code } = outcome.reason as { code: string };
+      assert.match(code, /^ERR_NVME_RESET$|^ERR_DMAPOOL_QEMU_DIED$/);
+    }
+    assertIdle(nvme);
+    await nvme.close();
+    await pci.close();
+  });
+});

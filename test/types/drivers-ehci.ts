@@ -1,0 +1,45 @@
+/** Misuse of the EHCI driver that must not compile. Checked by the compiler; never run. */
+import type { Device } from 'dmapool';
+import {
+  type BulkPipe,
+  EhciController,
+  MassStorage,
+  type UsbBuffer,
+  type UsbDevice,
+  type UsbError,
+} from 'dmapool/drivers/ehci';
+import type { PciFunction } from 'dmapool/pci';
+
+export async function misuse(
+  pci: PciFunction,
+  memory: Device,
+  device: UsbDevice,
+  disk: MassStorage,
+  pipe: BulkPipe,
+  buffer: UsbBuffer,
+  error: UsbError,
+): Promise<void> {
+  const standard = { requestType: 'standard', recipient: 'device', request: 6, value: 0, index: 0 } as const;
+  await device.controlIn(standard, 18);
+
+  // @ts-expect-error A controller is started on a PCI function.
+  await EhciController.start(memory);
+  // @ts-expect-error A disk is on a device, not on a controller.
+  await MassStorage.open(await EhciController.start(pci));
+  // @ts-expect-error Disks are opened, not made.
+  new MassStorage();
+  // @ts-expect-error Requests are of three types.
+  await device.controlIn({ ...standard, requestType: 'private' }, 18);
+  // @ts-expect-error A request has an index.
+  await device.controlOut({ requestType: 'class', recipient: 'interface', request: 0xff, value: 0 });
+  // @ts-expect-error Only bytes go to a disk.
+  await disk.write(0, 'text');
+  // @ts-expect-error A zero-copy transfer needs DMA memory.
+  await disk.readInto(0, new Uint8Array(512), 512);
+  // @ts-expect-error The length is said.
+  await pipe.transfer(buffer);
+  // @ts-expect-error There is no such code.
+  if (error.code === 'ERR_USB_NOTHING') return;
+  // @ts-expect-error A descriptor does not change.
+  device.descriptor.vendorId = 0;
+}
