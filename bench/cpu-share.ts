@@ -4,7 +4,7 @@ import { type Profiler, Session } from 'node:inspector/promises';
 /** Microseconds from one sample to the next. */
 const INTERVAL = 100;
 /** Calls of a pool that take or give blocks. */
-const CALLS = /^(try)?(z?alloc|free)(Index)?(Bulk)?$/;
+const CALLS = /^(try)?z?(alloc|free)(Index)?(Bulk)?$/i;
 const POOL = /\/src\/pool\/[\w-]+\.[jt]s$/;
 
 /** What was found. */

@@ -14,10 +14,21 @@ export type DataPool = DmaPool<'usb_data'>;
  *
  * @example
  * ```ts
+ * const machine = await QemuMachine.start({
+ *   drives: [{ id: 'disk0', file: 'null-co://' }],
+ *   devices: ['usb-ehci,id=ehci', 'usb-storage,bus=ehci.0,drive=disk0'],
+ * });
+ * const pci = await machine.open('ehci');
+ * const controller = await EhciController.start(pci);
+ * const disk = await MassStorage.open(await controller.connect());
+ *
  * const buffer = controller.buffer(64 * 1024);
  * await disk.readInto(0, buffer, 64 * 1024);
- * console.log(buffer.pages[0].bytes[510]);
+ * console.log(buffer.pages.length); // 16
  * buffer.free();
+ *
+ * await controller.close();
+ * await machine.close();
  * ```
  */
 export class UsbBuffer implements Disposable {
@@ -39,7 +50,7 @@ export class UsbBuffer implements Disposable {
     this.pages = pages;
   }
 
-  /** Copies bytes into it, from its start. @throws `DmaArgumentError` when they are more than it holds. */
+  /** Copies `bytes` into it, from its start. @throws `DmaArgumentError` when they are more than it holds. */
   set(bytes: Uint8Array): void {
     checkLength('bytes.length', bytes.length, this.length);
     this.#check();

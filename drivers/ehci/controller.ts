@@ -59,11 +59,17 @@ const MAX_ADDRESS = 127;
  *
  * @example
  * ```ts
- * const controller = await EhciController.start(await machine.open('ehci'));
+ * const machine = await QemuMachine.start({
+ *   drives: [{ id: 'disk0', file: 'null-co://' }],
+ *   devices: ['usb-ehci,id=ehci', 'usb-storage,bus=ehci.0,drive=disk0'],
+ * });
+ * const pci = await machine.open('ehci');
+ * const controller = await EhciController.start(pci);
  * const device = await controller.connect();
- * const disk = await MassStorage.open(device);
- * await disk.read(0, new Uint8Array(512));
+ * console.log(device.port, controller.ports); // 1 6
  * await controller.close();
+ * await pci.close();
+ * await machine.close();
  * ```
  */
 export class EhciController {
@@ -92,6 +98,7 @@ export class EhciController {
    * Takes a controller over from the BIOS, resets and starts it (4.1).
    *
    * @param pci The controller, open. It stays the caller's to close, after the controller.
+   * @param options Time-out, interrupts.
    * @throws `DmaArgumentError` for a function of another kind, or wrong options.
    * @throws {@link UsbError} `ERR_USB_CONTROLLER` when it does not do what it is told. @throws `PciError`
    * @throws `DmaOutOfMemoryError` Nothing is kept then.
@@ -129,9 +136,9 @@ export class EhciController {
     return this.#engine.ended;
   }
 
-  /** Its devices. */
+  /** Its devices, in the order of their enumeration; those that were pulled out or closed are not among them. */
   get devices(): readonly UsbDevice[] {
-    return [...this.#attached.values()];
+    return [...this.#attached.values()].filter((device) => !device.removed.aborted);
   }
 
   /** Memory for transfers without a copy. @param length Bytes, 0 to 4 MiB. @throws `DmaOutOfMemoryError` @throws {@link UsbError} */
@@ -142,6 +149,7 @@ export class EhciController {
   /**
    * Resets a port and enumerates the device on it.
    *
+   * @param options Which port, and how long to wait for a device.
    * @throws {@link UsbError} `ERR_USB_NO_DEVICE` when none is plugged in in time, `ERR_USB_SPEED` when it is no
    *   high-speed one, `ERR_USB_BUSY` when the port's device is in use already, and what goes wrong in transfers.
    * @throws `DmaOutOfMemoryError`
@@ -305,6 +313,7 @@ export class EhciController {
   async #onPortChange(): Promise<void> {
     for (let port = 1; port <= this.ports; port++) {
       const state = await this.#readPort(port);
+      if (this.#engine.stopping) return;
       if ((state & PORT_CHANGES) !== 0) await this.#updatePort(port, state & PORT_CHANGES, 0);
       const device = this.#attached.get(port);
       if (device !== undefined && !isThere(state)) void device.end(this.#goneError(port));
@@ -319,7 +328,8 @@ export class EhciController {
       timeout: this.#timeout,
       explain: async (error) => {
         try {
-          return isThere(await this.#readPort(port)) ? error : this.#goneError(port, error);
+          const state = await this.#readPort(port);
+          return isThere(state) || this.#engine.stopping ? error : this.#goneError(port, error);
         } catch {
           return this.#goneError(port, error);
         }
@@ -338,7 +348,9 @@ export class EhciController {
 
   #freeAddress(): number {
     let address = 1;
-    while (address < MAX_ADDRESS && this.devices.some((device) => device.address === address)) address++;
+    // Also of those that are on their way out: their ports may still be enabled.
+    const devices = [...this.#attached.values()];
+    while (address < MAX_ADDRESS && devices.some((device) => device.address === address)) address++;
     return address;
   }
 

@@ -13,19 +13,27 @@ const ENDPOINT_LENGTH = 7;
 export interface DeviceDescriptor {
   /** Release of the specification in binary-coded decimal: 0x0200 for 2.0. */
   readonly usbVersion: number;
+  /** What it is: 0 when each interface says it for itself. */
   readonly deviceClass: number;
+  /** Within its class. */
   readonly deviceSubclass: number;
+  /** Within its subclass. */
   readonly deviceProtocol: number;
   /** Largest packet of endpoint 0, in bytes: 64 at high speed. */
   readonly packetSize0: number;
+  /** Who made it. */
   readonly vendorId: number;
+  /** What its maker numbers it. */
   readonly productId: number;
   /** Release of the device in binary-coded decimal. */
   readonly deviceVersion: number;
-  /** Indices of string descriptors; 0: none. */
+  /** Index of the string that names its maker; 0: none. */
   readonly manufacturerIndex: number;
+  /** Index of the string that names it; 0: none. */
   readonly productIndex: number;
+  /** Index of the string with its serial number; 0: none. */
   readonly serialNumberIndex: number;
+  /** How many configurations it has. */
   readonly configurations: number;
 }
 
@@ -35,21 +43,31 @@ export interface EndpointDescriptor {
   readonly address: number;
   /** 1 to 15. */
   readonly number: number;
+  /** `in`: to the host. */
   readonly direction: 'in' | 'out';
+  /** How its transfers are run. */
   readonly type: 'control' | 'isochronous' | 'bulk' | 'interrupt';
-  /** Bytes. */
+  /** Most bytes of a packet. */
   readonly packetSize: number;
+  /** How often it is to be asked, in the unit of its type and speed. */
   readonly interval: number;
 }
 
 /** An interface descriptor (table 9-12) with its endpoints. */
 export interface InterfaceDescriptor {
+  /** Its number, from 0. */
   readonly number: number;
+  /** Which of its alternate settings this is, from 0. */
   readonly alternate: number;
+  /** What it is: 8 for mass storage. */
   readonly interfaceClass: number;
+  /** Within its class. */
   readonly interfaceSubclass: number;
+  /** Within its subclass. */
   readonly interfaceProtocol: number;
+  /** Index of the string that names it; 0: none. */
   readonly nameIndex: number;
+  /** Its endpoints, besides number 0. */
   readonly endpoints: readonly EndpointDescriptor[];
 }
 
@@ -57,10 +75,13 @@ export interface InterfaceDescriptor {
 export interface ConfigurationDescriptor {
   /** What SET_CONFIGURATION selects it by. */
   readonly value: number;
+  /** Index of the string that names it; 0: none. */
   readonly nameIndex: number;
+  /** It has power of its own. */
   readonly selfPowered: boolean;
   /** Most current that it draws from the bus, in mA. */
   readonly maxPower: number;
+  /** Its interfaces, in the order of the descriptors; alternate settings are among them. */
   readonly interfaces: readonly InterfaceDescriptor[];
 }
 

@@ -21,7 +21,9 @@ import { PID } from './structures.ts';
 
 /** Whom a control request is for, as in WebUSB. */
 export interface ControlSetup {
+  /** Who defined the request. */
   readonly requestType: 'standard' | 'class' | 'vendor';
+  /** Whom it is for. */
   readonly recipient: 'device' | 'interface' | 'endpoint' | 'other';
   /** 0 to 255. */
   readonly request: number;
@@ -69,8 +71,16 @@ export const MAX_TIMEOUT = 600_000;
  *
  * @example
  * ```ts
+ * const machine = await QemuMachine.start({
+ *   drives: [{ id: 'disk0', file: 'null-co://' }],
+ *   devices: ['usb-ehci,id=ehci', 'usb-storage,bus=ehci.0,drive=disk0'],
+ * });
+ * const pci = await machine.open('ehci');
+ * const controller = await EhciController.start(pci);
  * const device = await controller.connect();
- * console.log(device.descriptor.vendorId, await device.string(device.descriptor.productIndex));
+ * console.log(await device.string(device.descriptor.productIndex)); // QEMU USB HARDDRIVE
+ * await controller.close();
+ * await machine.close();
  * ```
  */
 export class UsbDevice {
@@ -115,6 +125,7 @@ export class UsbDevice {
     return `${this.#home.name} port ${String(this.port)} device ${String(this.address)}`;
   }
 
+  /** Its device descriptor. */
   get descriptor(): DeviceDescriptor {
     return this.#descriptor;
   }
@@ -137,6 +148,7 @@ export class UsbDevice {
 
   /**
    * A string descriptor's text, in the device's first language; empty for index 0, which stands for none.
+   * @param index Of the string, 0 to 255: descriptors have it.
    * @throws {@link UsbError} `ERR_USB_STALL` when the device has no such string.
    */
   async string(index: number): Promise<string> {
@@ -148,7 +160,9 @@ export class UsbDevice {
 
   /**
    * A control transfer to the host (8.5.3).
+   * @param setup What is asked of whom.
    * @param length Most bytes to receive, 0 to 65535.
+   * @param options Time-out.
    * @returns What the device sent, perhaps fewer bytes.
    * @throws {@link UsbError} `ERR_USB_STALL` when the device does not know the request. The next one starts afresh (8.5.3.4).
    */
@@ -163,7 +177,13 @@ export class UsbDevice {
     return bytes;
   }
 
-  /** A control transfer to the device. @param bytes Its data, at most 65535 bytes. @throws as {@link UsbDevice.controlIn} */
+  /**
+   * A control transfer to the device.
+   * @param setup What is asked of whom.
+   * @param bytes Its data, at most 65535 bytes. Default: none.
+   * @param options Time-out.
+   * @throws as {@link UsbDevice.controlIn}
+   */
   async controlOut(setup: ControlSetup, bytes: Uint8Array = NO_BYTES, options: TransferOptions = {}): Promise<void> {
     checkBytes(bytes, MAX_CONTROL_LENGTH);
     const { length } = bytes;
@@ -176,6 +196,7 @@ export class UsbDevice {
 
   /**
    * Opens a bulk endpoint.
+   * @param endpoint One of those in {@link UsbDevice.configuration}.
    * @throws {@link UsbError} `ERR_USB_UNSUPPORTED` when it is none, `ERR_USB_BUSY` when it is open.
    * @throws `DmaOutOfMemoryError`
    */
@@ -272,8 +293,29 @@ export class UsbDevice {
   }
 }
 
-/** A bulk endpoint of a device, one direction. Made by {@link UsbDevice.openBulk}. */
+/**
+ * A bulk endpoint of a device, one direction. Made by {@link UsbDevice.openBulk}.
+ *
+ * @example
+ * ```ts
+ * const machine = await QemuMachine.start({
+ *   drives: [{ id: 'disk0', file: 'null-co://' }],
+ *   devices: ['usb-ehci,id=ehci', 'usb-storage,bus=ehci.0,drive=disk0'],
+ * });
+ * const pci = await machine.open('ehci');
+ * const controller = await EhciController.start(pci);
+ * const device = await controller.connect();
+ * for (const endpoint of device.configuration.interfaces[0]?.endpoints ?? []) {
+ *   const pipe = await device.openBulk(endpoint);
+ *   console.log(pipe.endpoint.direction, pipe.endpoint.packetSize); // in 512, out 512
+ *   await pipe.close();
+ * }
+ * await controller.close();
+ * await machine.close();
+ * ```
+ */
 export class BulkPipe {
+  /** Which one it is. */
   readonly endpoint: EndpointDescriptor;
   readonly #device: UsbDevice;
   readonly #queue: EndpointQueue;
@@ -290,7 +332,9 @@ export class BulkPipe {
   /**
    * Moves data between the device and a buffer, without a copy. Transfers run in the order of the calls.
    *
+   * @param buffer Where the data come from or go to; it is in use until this is over.
    * @param length Bytes from the buffer's start: to send, or to receive at most.
+   * @param options Time-out.
    * @returns Bytes moved. A device may send fewer than asked for; no empty packet is sent after a full last one.
    * @throws {@link UsbError} `ERR_USB_STALL`: the endpoint is halted until {@link BulkPipe.clearHalt}; and others.
    * @throws `DmaOutOfMemoryError`
@@ -301,7 +345,7 @@ export class BulkPipe {
     return this.#queue.run({ setup: null, pid, buffer, length, timeout: this.#device.timeoutOf(options) });
   }
 
-  /** Sends bytes. @returns how many were sent. @throws as {@link BulkPipe.transfer} */
+  /** Sends `bytes`, with the time-out of `options`. @returns how many were sent. @throws as {@link BulkPipe.transfer} */
   async send(bytes: Uint8Array, options: TransferOptions = {}): Promise<number> {
     this.#check('out');
     checkBytes(bytes, MAX_BUFFER);
@@ -310,7 +354,7 @@ export class BulkPipe {
     return await this.transfer(buffer, bytes.length, options);
   }
 
-  /** Receives at most `length` bytes. @throws as {@link BulkPipe.transfer} */
+  /** Receives at most `length` bytes, with the time-out of `options`. @throws as {@link BulkPipe.transfer} */
   async receive(length: number, options: TransferOptions = {}): Promise<Uint8Array> {
     this.#check('in');
     using buffer = this.#device.buffer(length);

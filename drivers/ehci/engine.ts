@@ -93,6 +93,11 @@ export class TransferEngine {
     return engine;
   }
 
+  /** True once the controller is being stopped. */
+  get stopping(): boolean {
+    return this.#stopping !== null;
+  }
+
   /** Aborted when the controller was stopped, with the {@link UsbError} that says why. */
   get ended(): AbortSignal {
     return this.#ended.signal;
@@ -132,18 +137,19 @@ export class TransferEngine {
     try {
       for (;;) {
         const status = await this.#registers.read(REGISTER.status);
+        // A controller that is being reset drops its ports: that is no news of devices.
+        if (this.stopping) return;
         // Acknowledged before looking, so that what happens meanwhile interrupts again.
         const news = status & INTERRUPTS;
         if (news !== 0) this.#registers.write(REGISTER.status, news);
         // After a host system error it halts; else it halts only when told to (2.3.2).
-        if ((status & (STATUS.hostSystemError | STATUS.halted)) !== 0 && this.#stopping === null) {
+        if ((status & (STATUS.hostSystemError | STATUS.halted)) !== 0) {
           const what = (status & STATUS.hostSystemError) === 0 ? 'halted by itself' : 'reports a host system error';
           throw new UsbError('ERR_USB_CONTROLLER', `${this.#pci.address}: the controller ${what}`);
         }
         if ((status & STATUS.portChange) !== 0) await this.#onPortChange();
         const now = performance.now();
         for (const queue of this.#queues) queue.poll(now);
-        if (this.#stopping !== null) return;
         await this.#interrupts.wait({ timeout: WATCH_INTERVAL });
       }
     } catch (error) {

@@ -12,16 +12,12 @@
  * @packageDocumentation
  */
 export type { UsbBuffer } from './buffer.ts';
-export { type BulkOnlyLink, BulkOnlyTransport, type ScsiCommand, type ScsiResult } from './bulk-only.ts';
 export { type ConnectOptions, EhciController, type EhciOptions } from './controller.ts';
-export {
-  type ConfigurationDescriptor,
-  type DeviceDescriptor,
-  type EndpointDescriptor,
-  type InterfaceDescriptor,
-  parseConfiguration,
-  parseDevice,
-  parseString,
+export type {
+  ConfigurationDescriptor,
+  DeviceDescriptor,
+  EndpointDescriptor,
+  InterfaceDescriptor,
 } from './descriptors.ts';
 export type { BulkPipe, ControlSetup, TransferOptions, UsbDevice } from './device.ts';
 export { ScsiError, UsbError, type UsbErrorCode } from './errors.ts';

@@ -39,11 +39,19 @@ const MAX_CDB = 16;
  *
  * @example
  * ```ts
+ * const machine = await QemuMachine.start({
+ *   drives: [{ id: 'disk0', file: 'null-co://' }],
+ *   devices: ['usb-ehci,id=ehci', 'usb-storage,bus=ehci.0,drive=disk0'],
+ * });
+ * const pci = await machine.open('ehci');
+ * const controller = await EhciController.start(pci);
  * const disk = await MassStorage.open(await controller.connect());
  * const sector = new Uint8Array(disk.blockSize);
  * await disk.read(0, sector);
  * await disk.write(1, sector);
  * await disk.flush();
+ * await controller.close();
+ * await machine.close();
  * ```
  */
 export class MassStorage {
@@ -51,9 +59,11 @@ export class MassStorage {
   readonly blockSize: number;
   /** How many there are. */
   readonly blocks: number;
-  /** Who made it, what it is, and its revision, as INQUIRY says. */
+  /** Who made it, as INQUIRY says. */
   readonly vendor: string;
+  /** What it is. */
   readonly product: string;
+  /** Its revision. */
   readonly revision: string;
   /** The highest logical unit number; this class uses unit 0. */
   readonly maxLun: number;
@@ -72,6 +82,7 @@ export class MassStorage {
   /**
    * Opens the disk on a device.
    *
+   * @param device A device with a mass-storage interface, in use by nobody.
    * @throws {@link UsbError} `ERR_USB_UNSUPPORTED` when the device is no such disk, `ERR_USB_BUSY` when it is open;
    *   {@link ScsiError} when it does not become ready, and what goes wrong in transfers. @throws `DmaOutOfMemoryError`
    */
@@ -97,6 +108,7 @@ export class MassStorage {
    *
    * @param lba The first one, from 0.
    * @param into Where to: a multiple of {@link MassStorage.blockSize} in length.
+   * @param options Time-out, of each transfer.
    * @throws `DmaArgumentError` for what is not on the disk. @throws {@link ScsiError} {@link UsbError} `DmaOutOfMemoryError`
    */
   async read(lba: number, into: Uint8Array, options?: TransferOptions): Promise<void> {
@@ -130,7 +142,7 @@ export class MassStorage {
     return this.#move('write', lba, from, length, options);
   }
 
-  /** Resolves when all that was written is on the disk. */
+  /** Resolves when all that was written is on the disk; `options` has the time-out. */
   async flush(options?: TransferOptions): Promise<void> {
     await this.#unit.run(command10(OPERATION.synchronizeCache10), 'out', null, 0, options);
   }

@@ -55,7 +55,7 @@ export class Request {
   /** Its Command Identifier (4.2), once it is submitted. */
   cid: number;
   /** When it is late, by `performance.now()`. */
-  deadline: number = Infinity;
+  deadline: number;
   /** An Abort was sent for it. */
   abortSent = false;
   /** It went to the admin queue. */
@@ -72,6 +72,7 @@ export class Request {
     this.resolve = resolve;
     this.reject = reject;
     this.cid = -1;
+    this.deadline = Infinity;
   }
 
   /** The command in words. */

@@ -5,13 +5,12 @@
 import { execFileSync } from 'node:child_process';
 import { accessSync, constants, existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { DmaArgumentError } from '../errors.ts';
-import { PciError } from '../pci/error.ts';
 import { BindError } from './error.ts';
 import {
   groupBlockers,
   isBridge,
   type PciDevice,
+  pciDeviceAt,
   readPciDevice,
   SYSTEM,
   type SystemFolders,
@@ -19,6 +18,7 @@ import {
 } from './pci-devices.ts';
 
 const VFIO_PCI = 'vfio-pci';
+const VFIO_IOMMU = 'vfio_iommu_type1';
 
 /** What was done to one function. */
 export interface Rebinding {
@@ -110,15 +110,7 @@ export function unbindFromVfio(addresses: readonly string[], folders: SystemFold
 }
 
 function devicesAt(addresses: readonly string[], folders: SystemFolders): PciDevice[] {
-  const pattern = /^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$/;
-  return [...new Set(addresses)].map((address) => {
-    if (typeof address !== 'string' || !pattern.test(address)) {
-      throw new DmaArgumentError('address', address, 'a PCI address with its domain, such as 0000:3b:00.0');
-    }
-    const device = readPciDevice(address, folders);
-    if (device === null) throw new PciError('ERR_DMAPOOL_PCI_NOT_FOUND', address, 'there is no PCI function here');
-    return device;
-  });
+  return [...new Set(addresses)].map((address) => pciDeviceAt(address, folders));
 }
 
 function checkCanBeBound(device: PciDevice, addresses: readonly string[], folders: SystemFolders): void {
@@ -172,7 +164,17 @@ function loadVfio(folders: SystemFolders): string[] {
     throw new BindError('ERR_DMAPOOL_BIND_FAILED', VFIO_PCI, `modprobe ${VFIO_PCI} failed: ${why}`, { cause: error });
   }
   if (!existsSync(driver)) throw failed(VFIO_PCI, 'the kernel has no such driver');
-  return [`modprobe ${VFIO_PCI}`];
+  const steps = [`modprobe ${VFIO_PCI}`];
+  // VFIO asks for its half for the IOMMU by itself, but does not wait for it, and not every system heeds it.
+  if (!existsSync(join(folders.sys, 'module', VFIO_IOMMU))) {
+    try {
+      execFileSync('modprobe', [VFIO_IOMMU], { stdio: 'ignore' });
+      steps.push(`modprobe ${VFIO_IOMMU}`);
+    } catch {
+      // Another architecture has another half; who opens the function is told what is missing.
+    }
+  }
+  return steps;
 }
 
 /** Moves a function to a driver; '' for the one that the kernel chooses. */

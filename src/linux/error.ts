@@ -70,3 +70,23 @@ export class BindError extends DmaError {
     this.address = address;
   }
 }
+
+/** Why a PCI function can't be had through VFIO. */
+export type VfioErrorCode = Extract<DmaErrorCode, `ERR_DMAPOOL_VFIO_${string}`>;
+
+/**
+ * A PCI function can't be had through VFIO: no IOMMU is in use (`ERR_DMAPOOL_VFIO_NO_IOMMU`), another driver has it
+ * (`ERR_DMAPOOL_VFIO_NOT_BOUND`), the group's file is not this user's (`ERR_DMAPOOL_VFIO_PERMISSION`), the kernel's
+ * drivers have others of its group (`ERR_DMAPOOL_VFIO_GROUP`), more memory would be locked than this process may
+ * (`ERR_DMAPOOL_VFIO_MEMLOCK`), or the kernel lacks what it takes (`ERR_DMAPOOL_VFIO_UNSUPPORTED`).
+ */
+export class VfioError extends DmaError {
+  declare readonly code: VfioErrorCode;
+  /** Address of the function. */
+  readonly address: string;
+
+  constructor(code: VfioErrorCode, address: string, message: string, options?: ErrorOptions) {
+    super(code, `${address}: ${message}`, options);
+    this.address = address;
+  }
+}

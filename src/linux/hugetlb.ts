@@ -14,12 +14,9 @@ import { checkInteger } from '../arguments.ts';
 import { DmaArgumentError } from '../errors.ts';
 import type { CoherentAllocator, CoherentMemory, CoherentRequest, SharedRegion } from '../memory/coherent.ts';
 import { type MemoryZone, ZonedMemory } from '../memory/zoned-memory.ts';
-import { HugepageError, SystemCallError } from './error.ts';
-import { type HugepagePool, hugepagePools, sizeName } from './hugepages.ts';
+import { type HugepageFile, hugepagePoolsFor, takeHugepages } from './hugepage-files.ts';
 import { libc, MAP_POPULATE, MAP_SHARED, MAX_VIEW, PROT_READ } from './libc.ts';
 import { MappedMemory, type MapPiece } from './mapped-memory.ts';
-import { createHugepageFile } from './memfd.ts';
-import { onNode } from './numa.ts';
 import { Pagemap } from './pagemap.ts';
 
 /** How much memory, and of what. */
@@ -102,13 +99,13 @@ export class HugetlbMemory implements CoherentAllocator {
     const { size, hugepageSize, node = -1 } = options;
     checkInteger('size', size, 1, MAX_SIZE);
     checkInteger('node', node, -1, 1023);
-    const pools = poolsFor(size, hugepageSize, node);
+    const pools = hugepagePoolsFor(size, hugepageSize, node);
     this.node = node;
 
     const files: HugepageFile[] = [];
     let memory: MappedMemory | undefined;
     try {
-      takeHugepages(size, pools, node, files);
+      takeHugepages(NAME, size, pools, node, files);
       const pages = findPages(files);
       memory = new MappedMemory(bytesOf(pages), pools[0]!.size);
       const { zones, runs } = mapPages(memory, pages);
@@ -148,6 +145,11 @@ export class HugetlbMemory implements CoherentAllocator {
     return this.#zones.onceAvailable(listener);
   }
 
+  /**
+   * How another worker of this process gets at this memory.
+   *
+   * @param buffer The `buffer` of memory from here.
+   */
   shareBuffer(buffer: ArrayBuffer | SharedArrayBuffer): SharedRegion {
     return this.#memory.share(buffer, NAME);
   }
@@ -160,69 +162,6 @@ export class HugetlbMemory implements CoherentAllocator {
     this.#zones.close();
     this.#memory.close();
   }
-}
-
-interface HugepageFile {
-  readonly fd: number;
-  readonly size: number;
-  readonly hugepageSize: number;
-}
-
-/** The sizes to try, largest first. */
-function poolsFor(size: number, hugepageSize: number | undefined, node: number): HugepagePool[] {
-  const all = hugepagePools(node);
-  const sizes = all.map((pool) => pool.size);
-  if (hugepageSize !== undefined && !sizes.includes(hugepageSize) && sizes.length > 0) {
-    throw new DmaArgumentError('hugepageSize', hugepageSize, `a size that this system has: ${sizes.join(', ')}`);
-  }
-  if (all.length === 0) {
-    const where = node === -1 ? 'this system has' : `this system has no NUMA node ${String(node)}, or it has`;
-    throw new HugepageError('ERR_DMAPOOL_NO_HUGEPAGES', `${where} no hugepages of any size`);
-  }
-  const smallest = Math.min(...sizes);
-  return all.filter((pool) =>
-    hugepageSize === undefined ? pool.size <= size || pool.size === smallest : pool.size === hugepageSize,
-  );
-}
-
-/** Takes hugepages for `size` bytes: files of them, by size. */
-function takeHugepages(size: number, pools: readonly HugepagePool[], node: number, files: HugepageFile[]): void {
-  let left = size;
-  for (const pool of pools) {
-    const last = pool === pools.at(-1);
-    const wanted = last ? Math.ceil(left / pool.size) : Math.floor(left / pool.size);
-    // More than are free, if the kernel is allowed to make some; else those that are.
-    for (const count of last ? [wanted] : [wanted, Math.min(wanted, pool.free)]) {
-      if (count === 0) continue;
-      const fd = tryHugepageFile(count * pool.size, pool.size, node);
-      if (fd === null) continue;
-      files.push({ fd, size: count * pool.size, hugepageSize: pool.size });
-      left -= count * pool.size;
-      break;
-    }
-  }
-  if (left > 0) throw tooFew(size, pools, left, node);
-}
-
-function tryHugepageFile(size: number, hugepageSize: number, node: number): number | null {
-  try {
-    return onNode(node, () => createHugepageFile(NAME, size, hugepageSize));
-  } catch (error) {
-    const full = error instanceof SystemCallError && (error.errnoName === 'ENOSPC' || error.errnoName === 'ENOMEM');
-    if (full && error.syscall === 'fallocate') return null;
-    throw error;
-  }
-}
-
-function tooFew(size: number, pools: readonly HugepagePool[], left: number, node: number): HugepageError {
-  const { size: bytes, total, free, file } = pools.at(-1)!;
-  const missing = Math.ceil(left / bytes) - free;
-  const where = node === -1 ? '' : ` on NUMA node ${String(node)}`;
-  const there = pools.map((pool) => `${String(pool.free)} of ${String(pool.total)} of ${sizeName(pool.size)}`);
-  const message =
-    `${sizeName(size)} of hugepages are wanted${where}, and free are ${there.join(', ')}; reserve more, as root: ` +
-    `echo ${String(total + Math.max(1, missing))} > ${file}`;
-  return new HugepageError('ERR_DMAPOOL_NO_HUGEPAGES', message);
 }
 
 /** The hugepages, by size and then by where they are in the machine. */

@@ -16,6 +16,10 @@ interface Koffi {
 }
 
 type Call = (...values: unknown[]) => number;
+/** With `async` the call runs on one of libuv's threads; its last value is told of the end on this one. */
+type AsyncCall = Call & {
+  readonly async: (...values: [...unknown[], (error: unknown, result: number) => void]) => void;
+};
 
 /** mmap(2), memfd_create(2), open(2), eventfd(2): values from the kernel's headers, the same on all our architectures. */
 export const PROT_NONE = 0;
@@ -34,6 +38,7 @@ export const MAP_POPULATE = 0x8000;
 export const HUGE_SHIFT = 26;
 export const EFD_NONBLOCK = 0o4000;
 export const EFD_CLOEXEC = 0o2000000;
+export const POLLIN = 1;
 const F_ADD_SEALS = 1033;
 export const F_SEAL_SEAL = 1;
 export const F_SEAL_SHRINK = 2;
@@ -61,7 +66,10 @@ export class Libc {
   readonly #eventfd: Call;
   readonly #fallocate: Call;
   readonly #getpagesize: Call;
+  readonly #eventfdRead: Call;
+  readonly #poll: AsyncCall;
   readonly #syscall: Call;
+  readonly #events = new Uint8Array(8);
 
   constructor(koffi: Koffi) {
     this.#koffi = koffi;
@@ -78,6 +86,8 @@ export class Libc {
     this.#eventfd = bind('int eventfd(unsigned int value, int flags)');
     this.#fallocate = bind('int fallocate(int fd, int mode, int64_t offset, int64_t length)');
     this.#getpagesize = bind('int getpagesize()');
+    this.#eventfdRead = bind('int eventfd_read(int fd, void *value)');
+    this.#poll = bind('int poll(void *fds, unsigned long count, int timeout)') as AsyncCall;
     this.#syscall = bind('long syscall(long number, ...)');
   }
 
@@ -118,6 +128,20 @@ export class Libc {
   /** An event counter: eight bytes are written to add to it and read to take it. @throws {@link SystemCallError} */
   eventfd(value: number, flags: number): number {
     return this.#checked('eventfd', this.#eventfd(value, flags), `can't make an event counter`);
+  }
+
+  /** Takes what is in an event counter made with `EFD_NONBLOCK`; false if that is nothing. */
+  takeEvents(fd: number): boolean {
+    return this.#eventfdRead(fd, this.#events) === 0;
+  }
+
+  /**
+   * poll(2) on one of libuv's threads, which it holds until then. `fds` must stay as it is until `done` is called.
+   *
+   * @param fds An array of `struct pollfd`. @param timeout Milliseconds; -1 for no end.
+   */
+  pollAsync(fds: Uint8Array, count: number, timeout: number, done: () => void): void {
+    this.#poll.async(fds, count, timeout, done);
   }
 
   /** Gives a file its memory now, so that it can't be missing later. @throws {@link SystemCallError} `ENOSPC` */

@@ -13,6 +13,8 @@ import {
   realpathSync,
 } from 'node:fs';
 import { basename, join } from 'node:path';
+import { DmaArgumentError } from '../errors.ts';
+import { PciError } from '../pci/error.ts';
 
 /** Where the kernel tells; other folders in tests. */
 export interface SystemFolders {
@@ -87,6 +89,20 @@ export function readPciDevice(address: string, folders: SystemFolders = SYSTEM):
     if (['ENOENT', 'ENODEV', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) return null;
     throw error;
   }
+}
+
+/**
+ * The PCI function of this address.
+ *
+ * @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND` @throws `DmaArgumentError` for what is no address.
+ */
+export function pciDeviceAt(address: string, folders: SystemFolders = SYSTEM): PciDevice {
+  if (typeof address !== 'string' || !/^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$/.test(address)) {
+    throw new DmaArgumentError('address', address, 'a PCI address with its domain, such as 0000:3b:00.0');
+  }
+  const device = readPciDevice(address, folders);
+  if (device === null) throw new PciError('ERR_DMAPOOL_PCI_NOT_FOUND', address, 'there is no PCI function here');
+  return device;
 }
 
 /** True for a bridge between buses, which no driver in user space can have. */

@@ -11,9 +11,9 @@ import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 import ts from 'typescript';
+import { withoutQemu } from '../qemu/qemu.ts';
 import { docExamples } from './doc-examples.ts';
 import { compilerOptions, root } from './entry-points.ts';
-import { withoutQemu } from '../qemu/qemu.ts';
 
 // Inside the project, so that the package finds itself by name.
 const scratch = join(root, 'dist', 'examples');
@@ -121,6 +121,7 @@ test('examples in the documentation and in doc comments compile and run', async 
       '',
     );
     for (const { name, file, source, output } of examples) {
+      // Compiled in any case; run where there is a QEMU.
       const skip = process.env['DMAPOOL_REQUIRE_TOOLS'] !== '1' && source.includes("'dmapool/qemu'") && withoutQemu;
       await t.test(name, { skip }, () => {
         const printed = run(['--enable-source-maps', file.replace(/\.ts$/, '.js')]);

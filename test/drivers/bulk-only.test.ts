@@ -5,17 +5,15 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Device, DmaPool } from 'dmapool';
+import { UsbError } from 'dmapool/drivers/ehci';
+import fc from 'fast-check';
+import { UsbBuffer } from '../../drivers/ehci/buffer.ts';
 import {
   type BulkOnlyLink,
   BulkOnlyTransport,
   type ScsiCommand,
   type ScsiResult,
-  type UsbBuffer,
-  UsbError,
-} from 'dmapool/drivers/ehci';
-import fc from 'fast-check';
-// A buffer without a controller.
-import { UsbBuffer as PageBuffer } from '../../drivers/ehci/buffer.ts';
+} from '../../drivers/ehci/bulk-only.ts';
 import { failsWith } from './ehci-fixture.ts';
 
 type Phase = 'command' | 'data' | 'status' | 'status again' | 'reset' | 'clear in' | 'clear out';
@@ -39,7 +37,7 @@ class FakeDevice implements BulkOnlyLink {
   }
 
   buffer(length: number): UsbBuffer {
-    return new PageBuffer(this.pool, length);
+    return new UsbBuffer(this.pool, length);
   }
 
   transfer(direction: 'in' | 'out', buffer: UsbBuffer, length: number): Promise<number> {

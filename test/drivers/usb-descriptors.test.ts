@@ -1,8 +1,9 @@
 /** Descriptors come from devices, which may say anything. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { parseConfiguration, parseDevice, parseString, UsbError } from 'dmapool/drivers/ehci';
+import { UsbError } from 'dmapool/drivers/ehci';
 import fc from 'fast-check';
+import { parseConfiguration, parseDevice, parseString } from '../../drivers/ehci/descriptors.ts';
 
 interface Endpoint {
   readonly number: number;

@@ -67,7 +67,7 @@ void describe('dmapool bind', () => {
     assert.match(
       bound.out,
       new RegExp(
-        `^${EDU}: no driver -> vfio-pci\n( {2}modprobe vfio-pci\n)? {2}echo vfio-pci > /sys/bus/pci/devices/${EDU}/driver_override\n` +
+        `^${EDU}: no driver -> vfio-pci\n( {2}modprobe vfio-pci\n)?( {2}modprobe vfio_iommu_type1\n)? {2}echo vfio-pci > /sys/bus/pci/devices/${EDU}/driver_override\n` +
           ` {2}echo ${EDU} > /sys/bus/pci/drivers_probe\nTo undo this: dmapool unbind ${EDU} .*\n$`,
       ),
     );

@@ -22,24 +22,24 @@ export async function misuse(
   const standard = { requestType: 'standard', recipient: 'device', request: 6, value: 0, index: 0 } as const;
   await device.controlIn(standard, 18);
 
-  // @ts-expect-error A controller is started on a PCI function.
+  // @ts-expect-error TS2345: A controller is started on a PCI function.
   await EhciController.start(memory);
-  // @ts-expect-error A disk is on a device, not on a controller.
+  // @ts-expect-error TS2345: A disk is on a device, not on a controller.
   await MassStorage.open(await EhciController.start(pci));
-  // @ts-expect-error Disks are opened, not made.
+  // @ts-expect-error TS2673: Disks are opened, not made.
   new MassStorage();
-  // @ts-expect-error Requests are of three types.
+  // @ts-expect-error TS2322: Requests are of three types.
   await device.controlIn({ ...standard, requestType: 'private' }, 18);
-  // @ts-expect-error A request has an index.
+  // @ts-expect-error TS2345: A request has an index.
   await device.controlOut({ requestType: 'class', recipient: 'interface', request: 0xff, value: 0 });
-  // @ts-expect-error Only bytes go to a disk.
+  // @ts-expect-error TS2345: Only bytes go to a disk.
   await disk.write(0, 'text');
-  // @ts-expect-error A zero-copy transfer needs DMA memory.
+  // @ts-expect-error TS2345: A zero-copy transfer needs DMA memory.
   await disk.readInto(0, new Uint8Array(512), 512);
-  // @ts-expect-error The length is said.
+  // @ts-expect-error TS2554: The length is said.
   await pipe.transfer(buffer);
-  // @ts-expect-error There is no such code.
+  // @ts-expect-error TS2367: There is no such code.
   if (error.code === 'ERR_USB_NOTHING') return;
-  // @ts-expect-error A descriptor does not change.
+  // @ts-expect-error TS2540: A descriptor does not change.
   device.descriptor.vendorId = 0;
 }

@@ -1,0 +1,108 @@
+/**
+ * Waits for event counters (eventfd(2)), all of this thread's in one poll(2).
+ *
+ *     this thread      watch --------------------------------> listener
+ *     libuv's thread         poll(wake, fd, fd, ...) ------>
+ *
+ * Node itself can't wait for them. One thread of libuv's pool (of four, by default) is held while anything is watched,
+ * and the process lives as long: watch only while somebody waits.
+ */
+import { writeSync } from 'node:fs';
+import { EFD_CLOEXEC, EFD_NONBLOCK, type Libc, libc, POLLIN } from './libc.ts';
+
+type Listener = () => void;
+
+/** Bytes of a `struct pollfd`: descriptor, events wanted, events that came. */
+const ENTRY = 8;
+/** Where no wake-up comes through, as in a thread that is being terminated, this is how long libuv's thread stays. */
+const TIMEOUT = 500;
+const ONE = new Uint8Array(new BigUint64Array([1n]).buffer);
+
+export class EventPoller {
+  readonly #libc: Libc;
+  readonly #wake: number;
+  readonly #watched = new Map<number, Listener>();
+  /** What the poll under way was given. */
+  #fds = new DataView(new ArrayBuffer(ENTRY * 16));
+  #listeners: (Listener | undefined)[] = [];
+  #count = 0;
+  #state: 'idle' | 'starting' | 'polling' = 'idle';
+
+  constructor() {
+    this.#libc = libc();
+    this.#wake = this.#libc.eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    // Ending the process waits for libuv's threads.
+    process.on('exit', () => {
+      this.#watched.clear();
+      this.#interrupt();
+    });
+  }
+
+  /** Calls `listener` once, when the counter is not zero. Replaces an earlier wish for the same counter. */
+  watch(fd: number, listener: Listener): void {
+    this.#watched.set(fd, listener);
+    this.#interrupt();
+    this.#start();
+  }
+
+  /** Takes the wish back; the descriptor may then be closed. */
+  unwatch(fd: number): void {
+    if (this.#watched.delete(fd)) this.#interrupt();
+  }
+
+  #interrupt(): void {
+    if (this.#state === 'polling') writeSync(this.#wake, ONE);
+  }
+
+  /** In the next turn, so that what is watched in this one is in the same poll. */
+  #start(): void {
+    if (this.#state !== 'idle' || this.#watched.size === 0) return;
+    this.#state = 'starting';
+    setImmediate(() => {
+      this.#poll();
+    });
+  }
+
+  #poll(): void {
+    if (this.#watched.size === 0) {
+      this.#state = 'idle';
+      return;
+    }
+    const room = (this.#watched.size + 1) * ENTRY;
+    if (this.#fds.byteLength < room) this.#fds = new DataView(new ArrayBuffer(room * 2));
+    this.#count = 0;
+    this.#add(this.#wake, undefined);
+    for (const [fd, listener] of this.#watched) this.#add(fd, listener);
+    this.#state = 'polling';
+    this.#libc.pollAsync(new Uint8Array(this.#fds.buffer), this.#count, TIMEOUT, this.#done);
+  }
+
+  #add(fd: number, listener: Listener | undefined): void {
+    const at = this.#count * ENTRY;
+    this.#fds.setInt32(at, fd, true);
+    this.#fds.setUint32(at + 4, POLLIN, true);
+    this.#listeners[this.#count++] = listener;
+  }
+
+  readonly #done = (): void => {
+    this.#state = 'idle';
+    this.#libc.takeEvents(this.#wake);
+    for (let i = 1; i < this.#count; i++) {
+      const listener = this.#listeners[i];
+      this.#listeners[i] = undefined;
+      const fd = this.#fds.getInt32(i * ENTRY, true);
+      // It may have been unwatched meanwhile, and the number be another file's.
+      if (this.#fds.getUint16(i * ENTRY + 6, true) === 0 || this.#watched.get(fd) !== listener) continue;
+      this.#watched.delete(fd);
+      listener?.();
+    }
+    this.#start();
+  };
+}
+
+let poller: EventPoller | undefined;
+
+/** This thread's. @throws {@link DmaDependencyError} @throws {@link SystemCallError} */
+export function eventPoller(): EventPoller {
+  return (poller ??= new EventPoller());
+}

@@ -1,0 +1,299 @@
+/** A PCI function of this system, through VFIO. */
+import { closeSync, readSync, writeSync } from 'node:fs';
+import { DmaReleaseError } from '../errors.ts';
+import type { BarInfo, InterruptBackend, InterruptKind, PciBackend } from '../pci/backend.ts';
+import { PciGoneError } from '../pci/error.ts';
+import { CONVENTIONAL_CONFIG_SIZE, PCI_BARS, PCI_CAPABILITY, PCI_COMMAND, PCI_CONFIG } from '../pci/registers.ts';
+import { EFD_CLOEXEC, EFD_NONBLOCK, libc } from './libc.ts';
+import {
+  CONFIG_REGION,
+  deviceInfo,
+  type RegionInfo,
+  regionInfo,
+  setTriggers,
+  VFIO_DEVICE_GET_INFO,
+  VFIO_DEVICE_GET_REGION_INFO,
+  VFIO_DEVICE_RESET,
+  VFIO_DEVICE_SET_IRQS,
+  VFIO_IRQ,
+} from './vfio-abi.ts';
+import type { VfioContainer } from './vfio-container.ts';
+import { VfioInterrupts } from './vfio-interrupts.ts';
+import type { VfioMemory } from './vfio-memory.ts';
+import { VfioRegion } from './vfio-region.ts';
+
+/** Bytes of the configuration space of a function of PCI Express. */
+const EXPRESS_CONFIG_SIZE = 4096;
+/** How often to look whether the system wants the device back, in milliseconds. */
+const REQUEST_INTERVAL = 250;
+/** Power Management Control/Status, from the capability on; its state is D3 when both bits are set (PCI PM 1.2, 3.2.4). */
+const POWER_STATE = 4;
+const POWER_STATE_MASK = 3;
+/** Bits of a base address register (PCI 3.0, 6.2.5.1). */
+const BAR_IO = 1;
+const BAR_64 = 4;
+const BAR_PREFETCHABLE = 8;
+
+export class VfioBackend implements PciBackend {
+  readonly address: string;
+  readonly configSize: number;
+  readonly bars: readonly BarInfo[];
+  readonly memory: VfioMemory;
+  /** True when the kernel can reset the device. */
+  readonly canReset: boolean;
+  readonly #container: VfioContainer;
+  readonly #fd: number;
+  readonly #config: RegionInfo;
+  readonly #regions: (VfioRegion | undefined)[] = [];
+  /** True for each BAR that is of ports. */
+  readonly #ports: boolean[] = [];
+  readonly #removed = new AbortController();
+  readonly #bytes = Buffer.alloc(4);
+  /** Where the power state is, or -1. */
+  #powerState = -1;
+  /**
+   * False while the function does not answer at its memory registers' addresses. Touching mapped ones then ends the process
+   * (SIGBUS), so they read all ones, as the bus would give.
+   */
+  #decoding = true;
+  /** There may be posted writes on their way. */
+  #posted = false;
+  #failure: Error | null = null;
+  #request = -1;
+  #requestTimer: NodeJS.Timeout | undefined;
+  #closed = false;
+
+  /** Container and memory are closed with it; after an error they are still the caller's. @throws {@link SystemCallError} */
+  constructor(container: VfioContainer, memory: VfioMemory) {
+    this.address = container.device.address;
+    this.memory = memory;
+    this.#container = container;
+    this.#fd = container.openDevice();
+    try {
+      this.canReset = deviceInfo(this.#ask(VFIO_DEVICE_GET_INFO, "can't ask what it is")).canReset;
+      this.#config = this.#regionInfo(CONFIG_REGION);
+      this.configSize = this.#config.size >= EXPRESS_CONFIG_SIZE ? EXPRESS_CONFIG_SIZE : CONVENTIONAL_CONFIG_SIZE;
+      this.bars = this.#openBars();
+      this.#powerState = this.#findPowerState();
+      this.#lookAtDecoding();
+      this.#watchRequests();
+    } catch (error) {
+      this.#closeFiles();
+      throw error;
+    }
+  }
+
+  get removed(): AbortSignal {
+    return this.#removed.signal;
+  }
+
+  /** The device's file. */
+  get fd(): number {
+    return this.#fd;
+  }
+
+  // eslint-disable-next-line @typescript-eslint/require-await -- what is thrown is to be a rejection
+  async readConfig(offset: number, width: 8 | 16 | 32): Promise<number> {
+    this.#guard();
+    return this.#readConfig(offset, width >> 3);
+  }
+
+  // eslint-disable-next-line @typescript-eslint/require-await -- as above
+  async writeConfig(offset: number, width: 8 | 16 | 32, value: number): Promise<void> {
+    this.#guard();
+    const length = width >> 3;
+    const covers = (register: number): boolean => register >= offset && register < offset + length;
+    // Before anything may end: until it is known again, nobody touches what is mapped.
+    if (covers(PCI_CONFIG.command) || (this.#powerState !== -1 && covers(this.#powerState))) this.#decoding = false;
+    this.#writeConfig(offset, length, value);
+    if (!this.#decoding) this.#lookAtDecoding();
+  }
+
+  // eslint-disable-next-line @typescript-eslint/require-await -- as above
+  async read(bar: number, offset: number, width: 8 | 16 | 32): Promise<number> {
+    this.#guard();
+    if (!this.#decodes(bar)) return 2 ** width - 1;
+    return this.#regions[bar]!.read(offset, width);
+  }
+
+  // eslint-disable-next-line @typescript-eslint/require-await -- as above
+  async read64(bar: number, offset: number): Promise<bigint> {
+    this.#guard();
+    if (!this.#decodes(bar)) return 2n ** 64n - 1n;
+    return this.#regions[bar]!.read64(offset);
+  }
+
+  write(bar: number, offset: number, width: 8 | 16 | 32, value: number): void {
+    if (!this.#decodes(bar) || this.removed.aborted) return;
+    this.#posted = true;
+    try {
+      this.#regions[bar]!.write(offset, width, value);
+    } catch (error) {
+      this.#failure ??= error as Error;
+    }
+  }
+
+  write64(bar: number, offset: number, value: bigint): void {
+    if (!this.#decodes(bar) || this.removed.aborted) return;
+    this.#posted = true;
+    try {
+      this.#regions[bar]!.write64(offset, value);
+    } catch (error) {
+      this.#failure ??= error as Error;
+    }
+  }
+
+  // eslint-disable-next-line @typescript-eslint/require-await -- as above
+  async flush(): Promise<void> {
+    this.#guard();
+    if (!this.#posted) return;
+    this.#posted = false;
+    // A read does not overtake posted writes on its way (PCI Express 4.0, 2.4.1).
+    this.#readConfig(PCI_CONFIG.vendorId, 2);
+  }
+
+  openInterrupts(kinds: readonly InterruptKind[], vectors: number): Promise<InterruptBackend | null> {
+    for (const kind of kinds) {
+      if (kind === 'poll') continue;
+      const opened = VfioInterrupts.open(this, kind, vectors);
+      if (opened !== null) return Promise.resolve(opened);
+    }
+    return Promise.resolve(null);
+  }
+
+  /** By the kernel, by whatever means it knows for the device. False when it knows none. */
+  reset(): Promise<boolean> {
+    this.#guard();
+    return Promise.resolve(this.#reset());
+  }
+
+  #reset(): boolean {
+    if (!this.canReset) return false;
+    libc().ioctl(this.#fd, VFIO_DEVICE_RESET, 0, `${this.address}: can't reset it`);
+    this.#lookAtDecoding();
+    return true;
+  }
+
+  // eslint-disable-next-line @typescript-eslint/require-await -- as above
+  async close(): Promise<void> {
+    if (this.#closed) return;
+    this.#closed = true;
+    const errors: unknown[] = [];
+    const attempt = (action: () => void): void => {
+      try {
+        action();
+      } catch (error) {
+        errors.push(error);
+      }
+    };
+    // First of all it must be quiet, also when the function was called gone because the system wants it back.
+    attempt(() => {
+      const command = this.#readConfig(PCI_CONFIG.command, 2);
+      this.#writeConfig(PCI_CONFIG.command, 2, command & ~PCI_COMMAND.busMaster);
+    });
+    attempt(() => this.#reset());
+    attempt(() => {
+      this.memory.close();
+    });
+    // With its files the kernel takes the device and all that is mapped for it back.
+    attempt(() => {
+      this.#closeFiles();
+    });
+    attempt(() => {
+      this.#container.close();
+    });
+    if (errors.length > 0) throw new DmaReleaseError(`${this.address}: failed to close all of it`, errors);
+  }
+
+  #closeFiles(): void {
+    clearInterval(this.#requestTimer);
+    for (const region of this.#regions) region?.close();
+    if (this.#request !== -1) closeSync(this.#request);
+    closeSync(this.#fd);
+  }
+
+  /** Ports are never mapped: whether they answer is for the bus to say. */
+  #decodes(bar: number): boolean {
+    return this.#decoding || this.#ports[bar] === true;
+  }
+
+  #guard(): void {
+    this.removed.throwIfAborted();
+    if (this.#failure === null) return;
+    const failure = this.#failure;
+    this.#failure = null;
+    throw failure;
+  }
+
+  #ask(request: number, purpose: string): (bytes: Uint8Array) => void {
+    return (bytes) => {
+      libc().ioctl(this.#fd, request, bytes, `${this.address}: ${purpose}`);
+    };
+  }
+
+  #regionInfo(index: number): RegionInfo {
+    return regionInfo(index, this.#ask(VFIO_DEVICE_GET_REGION_INFO, `can't ask for its region ${String(index)}`));
+  }
+
+  #openBars(): BarInfo[] {
+    const bars: BarInfo[] = [];
+    for (let index = 0; index < PCI_BARS; index++) {
+      const info = this.#regionInfo(index);
+      // A register may be there whose addresses the firmware did not assign.
+      if (info.size === 0 || !info.readable) continue;
+      const register = this.#readConfig(PCI_CONFIG.bar0 + index * 4, 4);
+      const isIo = (register & BAR_IO) !== 0;
+      const is64 = !isIo && (register & BAR_64) !== 0;
+      const prefetchable = !isIo && (register & BAR_PREFETCHABLE) !== 0;
+      bars.push({ index, kind: isIo ? 'io' : 'memory', size: info.size, prefetchable, is64 });
+      this.#ports[index] = isIo;
+      this.#regions[index] = new VfioRegion(this.#fd, info);
+      if (is64) index++;
+    }
+    return bars;
+  }
+
+  /** The list of capabilities was checked by the kernel, which makes up its own. */
+  #findPowerState(): number {
+    let at = this.#readConfig(PCI_CONFIG.capabilities, 1) & 0xfc;
+    for (let i = 0; at !== 0 && i < 48; i++) {
+      if (this.#readConfig(at, 1) === PCI_CAPABILITY.powerManagement) return at + POWER_STATE;
+      at = this.#readConfig(at + 1, 1) & 0xfc;
+    }
+    return -1;
+  }
+
+  #lookAtDecoding(): void {
+    const command = this.#readConfig(PCI_CONFIG.command, 2);
+    const asleep =
+      this.#powerState !== -1 && (this.#readConfig(this.#powerState, 2) & POWER_STATE_MASK) === POWER_STATE_MASK;
+    this.#decoding = !asleep && (command & PCI_COMMAND.memory) !== 0;
+  }
+
+  /** The system may want the device back (unbind, unplugging): it waits until we close it. */
+  #watchRequests(): void {
+    const eventfd = libc().eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    this.#request = eventfd;
+    try {
+      const bytes = setTriggers(VFIO_IRQ.request, [eventfd]);
+      libc().ioctl(this.#fd, VFIO_DEVICE_SET_IRQS, bytes, `${this.address}: can't ask to be told of its removal`);
+    } catch {
+      // A kernel without.
+      return;
+    }
+    this.#requestTimer = setInterval(() => {
+      if (!libc().takeEvents(eventfd) || this.removed.aborted) return;
+      this.#removed.abort(new PciGoneError(this.address, 'the system wants it back and waits until it is closed'));
+    }, REQUEST_INTERVAL).unref();
+  }
+
+  #readConfig(offset: number, length: number): number {
+    readSync(this.#fd, this.#bytes, 0, length, this.#config.offset + offset);
+    return this.#bytes.readUIntLE(0, length);
+  }
+
+  #writeConfig(offset: number, length: number, value: number): void {
+    this.#bytes.writeUIntLE(value, 0, length);
+    writeSync(this.#fd, this.#bytes, 0, length, this.#config.offset + offset);
+  }
+}

@@ -1,0 +1,204 @@
+/**
+ * A VFIO container with one IOMMU group: the kernel's IOMMU as this process may use it (type 1).
+ *
+ *     /dev/vfio/vfio   container: what the group's devices may reach      one for each device, so that no device
+ *     /dev/vfio/N      group N: all or nothing of it is ours              reaches another's memory
+ *     (no name)        device: registers, configuration space, interrupts
+ */
+import { closeSync, existsSync, openSync } from 'node:fs';
+import { join } from 'node:path';
+import { PciError } from '../pci/error.ts';
+import { SystemCallError, VfioError, type VfioErrorCode } from './error.ts';
+import { libc } from './libc.ts';
+import { groupBlockers, type PciDevice, pciDeviceAt, SYSTEM, type SystemFolders, usesOf } from './pci-devices.ts';
+import {
+  type IommuInfo,
+  iommuInfo,
+  isGroupViable,
+  mapDma,
+  unmapDma,
+  VFIO_API_VERSION,
+  VFIO_CHECK_EXTENSION,
+  VFIO_DMA_CC_IOMMU,
+  VFIO_GET_API_VERSION,
+  VFIO_GROUP_GET_DEVICE_FD,
+  VFIO_GROUP_GET_STATUS,
+  VFIO_GROUP_SET_CONTAINER,
+  VFIO_IOMMU_GET_INFO,
+  VFIO_IOMMU_MAP_DMA,
+  VFIO_IOMMU_UNMAP_DMA,
+  VFIO_SET_IOMMU,
+  VFIO_TYPE1_IOMMU,
+  VFIO_TYPE1V2_IOMMU,
+} from './vfio-abi.ts';
+
+/** Where memory is mapped for a device. */
+export interface DmaMapper {
+  /** Lets the device reach memory of this process. @throws {@link SystemCallError} */
+  map(address: number, iova: number, size: number): void;
+  /** Takes that away again: afterwards the device can't reach it. @throws {@link SystemCallError} */
+  unmap(iova: number, size: number): void;
+}
+
+export class VfioContainer implements DmaMapper {
+  /** The function that it was opened for. */
+  readonly device: PciDevice;
+  /** Number of its IOMMU group. */
+  readonly group: number;
+  /** True when the IOMMU makes every access of the device coherent, whatever the device asks for. */
+  readonly snoopEnforced: boolean;
+  /** What the IOMMU offers, when it was opened. */
+  readonly iommu: IommuInfo;
+  readonly #container: number;
+  readonly #group: number;
+  #closed = false;
+
+  /**
+   * @throws {@link VfioError} @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND`, `ERR_DMAPOOL_PCI_BUSY`
+   * @throws `DmaArgumentError` @throws `DmaDependencyError`
+   */
+  constructor(address: string, folders: SystemFolders = SYSTEM) {
+    libc();
+    this.device = pciDeviceAt(address, folders);
+    this.group = groupOf(this.device, folders);
+    this.#container = openContainer(address, folders);
+    let group = -1;
+    try {
+      const type = iommuType(address, this.#container);
+      group = openGroup(address, this.group, folders);
+      this.#group = group;
+      this.#join(type, folders);
+      this.snoopEnforced = hasExtension(this.#container, VFIO_DMA_CC_IOMMU);
+      this.iommu = iommuInfo((bytes) => {
+        libc().ioctl(this.#container, VFIO_IOMMU_GET_INFO, bytes, `${address}: can't ask for the IOMMU's properties`);
+      });
+    } catch (error) {
+      if (group !== -1) closeSync(group);
+      closeSync(this.#container);
+      throw error;
+    }
+  }
+
+  /** Puts the group into the container, and the IOMMU to work. */
+  #join(type: number, folders: SystemFolders): void {
+    const { address } = this.device;
+    const ask = (bytes: Uint8Array): void => {
+      libc().ioctl(this.#group, VFIO_GROUP_GET_STATUS, bytes, `${address}: can't ask for the group's status`);
+    };
+    if (!isGroupViable(ask)) {
+      const names = groupBlockers(this.group, [], folders).map((other) => `${other.address} (driver ${other.driver!})`);
+      const message =
+        `its IOMMU group ${String(this.group)} can't be used while the kernel's drivers have part of it: ` +
+        `${names.join(', ')}; bind these to vfio-pci too`;
+      throw new VfioError('ERR_DMAPOOL_VFIO_GROUP', address, message);
+    }
+    const container = new Uint8Array(new Int32Array([this.#container]).buffer);
+    libc().ioctl(this.#group, VFIO_GROUP_SET_CONTAINER, container, `${address}: can't use its IOMMU group`);
+    try {
+      libc().ioctl(this.#container, VFIO_SET_IOMMU, type, `${address}: can't use the IOMMU`);
+    } catch (error) {
+      if (!(error instanceof SystemCallError) || error.errnoName !== 'EPERM') throw error;
+      const message =
+        'the kernel refuses its IOMMU, most likely because the machine can not remap interrupts (its log says so); who ' +
+        'trusts the device may allow it: echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts';
+      throw new VfioError('ERR_DMAPOOL_VFIO_PERMISSION', address, message, { cause: error });
+    }
+  }
+
+  map(address: number, iova: number, size: number): void {
+    const purpose = `${this.device.address}: can't map ${String(size)} bytes for the device`;
+    libc().ioctl(this.#container, VFIO_IOMMU_MAP_DMA, mapDma(address, iova, size), purpose);
+  }
+
+  unmap(iova: number, size: number): void {
+    const purpose = `${this.device.address}: can't unmap ${String(size)} bytes from the device`;
+    unmapDma(iova, size, (bytes) => {
+      libc().ioctl(this.#container, VFIO_IOMMU_UNMAP_DMA, bytes, purpose);
+    });
+  }
+
+  /** The device's file, which the caller closes. @throws {@link SystemCallError} */
+  openDevice(): number {
+    const name = new TextEncoder().encode(`${this.device.address}\0`);
+    return libc().ioctl(this.#group, VFIO_GROUP_GET_DEVICE_FD, name, `${this.device.address}: can't open the device`);
+  }
+
+  /** Gives up the group: the kernel takes away what is still mapped. Closing twice is fine. */
+  close(): void {
+    if (this.#closed) return;
+    this.#closed = true;
+    closeSync(this.#group);
+    closeSync(this.#container);
+  }
+}
+
+function groupOf({ address, driver, iommuGroup }: PciDevice, folders: SystemFolders): number {
+  if (iommuGroup === null) {
+    const message =
+      'it is in no IOMMU group, so VFIO can not use it: switch the IOMMU on in the firmware (VT-d, AMD-Vi), and boot ' +
+      'with intel_iommu=on on Intel';
+    throw new VfioError('ERR_DMAPOOL_VFIO_NO_IOMMU', address, message);
+  }
+  if (driver?.includes('vfio') !== true) {
+    const message = `${driver === null ? 'no driver' : `the driver ${driver}`} has it; hand it over: dmapool bind ${address}`;
+    throw new VfioError('ERR_DMAPOOL_VFIO_NOT_BOUND', address, message);
+  }
+  if (existsSync(join(folders.dev, 'vfio', `noiommu-${String(iommuGroup)}`))) {
+    const message = 'VFIO has it without IOMMU (enable_unsafe_noiommu_mode), where nothing keeps it to its memory';
+    throw new VfioError('ERR_DMAPOOL_VFIO_NO_IOMMU', address, message);
+  }
+  return iommuGroup;
+}
+
+function openContainer(address: string, folders: SystemFolders): number {
+  const path = join(folders.dev, 'vfio/vfio');
+  try {
+    return openSync(path, 'r+');
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code ?? '';
+    if (code === 'EACCES' || code === 'EPERM') throw noPermission(address, path, error);
+    throw unsupported(address, `${path} can't be opened (${code}); load VFIO: modprobe vfio-pci`, error);
+  }
+}
+
+/** The kind of IOMMU interface to use. */
+function iommuType(address: string, container: number): number {
+  const version = libc().ioctl(container, VFIO_GET_API_VERSION, 0, `${address}: can't ask for the version of VFIO`);
+  if (version !== VFIO_API_VERSION)
+    throw unsupported(address, `the kernel has version ${String(version)} of VFIO, not 0`);
+  const type = [VFIO_TYPE1V2_IOMMU, VFIO_TYPE1_IOMMU].find((one) => hasExtension(container, one));
+  if (type === undefined) {
+    throw unsupported(address, 'the kernel has no VFIO for IOMMUs of type 1: modprobe vfio_iommu_type1');
+  }
+  return type;
+}
+
+function hasExtension(container: number, extension: number): boolean {
+  return libc().ioctl(container, VFIO_CHECK_EXTENSION, extension, "can't ask what VFIO can do") > 0;
+}
+
+function openGroup(address: string, group: number, folders: SystemFolders): number {
+  const path = join(folders.dev, 'vfio', String(group));
+  try {
+    return openSync(path, 'r+');
+  } catch (error) {
+    const code = (error as NodeJS.ErrnoException).code ?? '';
+    if (code === 'EACCES' || code === 'EPERM') throw noPermission(address, path, error);
+    if (code === 'EBUSY') {
+      const users = usesOf(address, folders);
+      const who = users.length === 0 ? `somebody has ${path} open` : users.join('; ');
+      throw new PciError('ERR_DMAPOOL_PCI_BUSY', address, `it is in use: ${who}`, { cause: error });
+    }
+    throw unsupported(address, `its group's file ${path} can't be opened (${code})`, error);
+  }
+}
+
+function noPermission(address: string, path: string, cause: unknown): VfioError {
+  const code: VfioErrorCode = 'ERR_DMAPOOL_VFIO_PERMISSION';
+  const message = `${path} may not be opened by this user; as root: chown USER ${path}`;
+  return new VfioError(code, address, message, { cause });
+}
+
+function unsupported(address: string, message: string, cause?: unknown): VfioError {
+  return new VfioError('ERR_DMAPOOL_VFIO_UNSUPPORTED', address, message, cause === undefined ? undefined : { cause });
+}

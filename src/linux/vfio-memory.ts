@@ -1,0 +1,373 @@
+/**
+ * Coherent memory for one device behind the kernel's IOMMU: `dma` is an IOVA, and the device reaches nothing else.
+ *
+ *     this process   | file of hugepages or ordinary pages, locked in place while the device can reach it          |
+ *                      |  opened in steps                    | by the page (strict)
+ *     IOMMU            | mapped until close                  | mapped from allocCoherent to freeCoherent
+ *     IOVA           low for devices of 32 bits: 4 KiB ... 4 GiB   |   high, first for all others: 4 GiB ...
+ */
+import { closeSync } from 'node:fs';
+import { checkInteger, INT_MAX, roundUp } from '../arguments.ts';
+import { DmaArgumentError, DmaMappingError, DmaReleaseError } from '../errors.ts';
+import { Availability } from '../memory/availability.ts';
+import type { CoherentAllocator, CoherentMemory, CoherentRequest, SharedRegion } from '../memory/coherent.ts';
+import { PageAllocator } from '../memory/page-allocator.ts';
+import { ZonedMemory } from '../memory/zoned-memory.ts';
+import { SystemCallError, VfioError } from './error.ts';
+import { type HugepagePool, hugepagePools } from './hugepages.ts';
+import { type HugepageFile, hugepagePoolsFor, takeHugepages } from './hugepage-files.ts';
+import { type IovaRange, IovaRanges } from './iova-ranges.ts';
+import { libc, MAX_VIEW } from './libc.ts';
+import { MappedMemory } from './mapped-memory.ts';
+import { createMemoryFile } from './memfd.ts';
+import { memlock } from './memlock.ts';
+import { onNode } from './numa.ts';
+import type { DmaMapper } from './vfio-container.ts';
+
+/** How much memory a device behind an IOMMU may be given, and of what. */
+export interface VfioMemoryOptions {
+  /**
+   * The most bytes, up to 2^46 (with `strict` 2^32); rounded up to whole pages. Default 64 MiB. Ordinary pages are taken
+   * as they are needed; hugepages at once.
+   */
+  readonly size?: number;
+  /**
+   * Hugepages: `true` to insist on them, or the bytes of one, such as 2^21; `false` for ordinary pages. Default: hugepages
+   * if there are enough. They make the IOMMU faster, and nothing else: it puts pages together as the device sees them.
+   */
+  readonly hugepages?: boolean | number;
+  /**
+   * Maps each piece of memory by itself, and takes it from the device as soon as it is given back: what the device does
+   * to a pool that was destroyed is stopped by the IOMMU. Default false: memory is mapped in large pieces, and stays in
+   * the device's reach until the source is closed, since the number of mappings is limited and a mapping can't be split.
+   */
+  readonly strict?: boolean;
+  /** NUMA node to take it from, and from no other; -1, the default, for any. */
+  readonly node?: number;
+}
+
+/** What a source must know of its device and IOMMU. @internal */
+export interface VfioMemoryHome {
+  readonly address: string;
+  readonly mapper: DmaMapper;
+  readonly iovaRanges: readonly IovaRange[] | undefined;
+  readonly pageSize: number;
+}
+
+const NAME = 'dmapool-vfio';
+const MIB = 2 ** 20;
+const DEFAULT_SIZE = 64 * MIB;
+const MAX_SIZE = 2 ** 46;
+const FIRST_STEP = 2 * MIB;
+const LARGEST_STEP = 2 ** 30;
+const FOUR_GIB = 2 ** 32;
+
+/** A part of the memory that was opened at once. */
+interface Step {
+  readonly offset: number;
+  readonly buffer: ArrayBuffer;
+}
+
+/** Memory from a strict source. */
+class StrictMemory implements CoherentMemory {
+  readonly dma: number;
+  readonly size: number;
+  readonly buffer: ArrayBuffer;
+  readonly byteOffset: number;
+
+  constructor(dma: number, size: number, buffer: ArrayBuffer, byteOffset: number) {
+    this.dma = dma;
+    this.size = size;
+    this.buffer = buffer;
+    this.byteOffset = byteOffset;
+    Object.freeze(this);
+  }
+}
+
+/**
+ * The memory of a device that is open through VFIO: `VfioDevice.memory`.
+ *
+ * @example
+ * ```ts
+ * const [address] = process.argv.slice(2); // such as 0000:3b:00.0
+ * if (address !== undefined) {
+ *   const vfio = await VfioDevice.open(address);
+ *   console.log(vfio.memory.pageSize, vfio.memory.mappings);
+ *   await vfio.close();
+ * }
+ * ```
+ */
+export class VfioMemory implements CoherentAllocator {
+  readonly name = 'vfio';
+  /** Bytes of a page of the IOMMU. */
+  readonly pageSize: number;
+  /** The most bytes that there will be. */
+  readonly limit: number;
+  /** True when memory that was given back is out of the device's reach. */
+  readonly strict: boolean;
+  /** Bytes of the hugepages that it is of, or of an ordinary page. */
+  readonly backingPageSize: number;
+  readonly #mapper: DmaMapper;
+  readonly #iovas: IovaRanges;
+  readonly #memory: MappedMemory;
+  readonly #file: number;
+  readonly #node: number;
+  readonly #availability = new Availability();
+  /** What the device can reach: address and bytes. */
+  readonly #mapped = new Map<number, number>();
+  // Memory that stays mapped, by where the device sees it.
+  readonly #high: ZonedMemory;
+  readonly #low: ZonedMemory;
+  #opened = 0;
+  readonly #unmapped: Step[] = [];
+  // Strict: all of it, and which pages of it are out.
+  readonly #whole: ArrayBuffer | null = null;
+  readonly #pages: PageAllocator;
+  readonly #out = new Set<unknown>();
+  #closed = false;
+
+  /** @internal */
+  constructor(home: VfioMemoryHome, options: VfioMemoryOptions = {}) {
+    const { size = DEFAULT_SIZE, hugepages, strict = false, node = -1 } = options;
+    const pageSize = Math.max(home.pageSize, libc().pageSize());
+    checkInteger('memory.size', size, 1, strict ? MAX_VIEW : MAX_SIZE);
+    checkInteger('memory.node', node, -1, 1023);
+    if (typeof strict !== 'boolean') throw new DmaArgumentError('memory.strict', strict, 'a boolean');
+    this.pageSize = pageSize;
+    this.strict = strict;
+    this.#mapper = home.mapper;
+    this.#iovas = new IovaRanges(home.iovaRanges, pageSize);
+    checkMemlock(home.address, roundUp(size, pageSize));
+
+    const file = takeFile(size, hugepages, node, pageSize);
+    let memory: MappedMemory | undefined;
+    try {
+      const alignment = Math.max(file.hugepageSize, 65_536);
+      memory = new MappedMemory(roundUp(file.size, alignment), alignment);
+      if (strict) this.#whole = memory.open(0, file.size, { fd: file.fd, offset: 0 });
+    } catch (error) {
+      closeSync(file.fd);
+      memory?.close();
+      throw error;
+    }
+    this.limit = file.size;
+    this.backingPageSize = file.hugepageSize;
+    this.#file = file.fd;
+    this.#memory = memory;
+    this.#node = node;
+    this.#pages = new PageAllocator({ base: 0, size: this.limit, pageSize });
+    const shareBuffer = (buffer: ArrayBuffer | SharedArrayBuffer): SharedRegion => this.shareBuffer(buffer);
+    this.#high = new ZonedMemory({ name: 'vfio', pageSize, shareBuffer });
+    this.#low = new ZonedMemory({ name: 'vfio', pageSize, shareBuffer });
+  }
+
+  /** Bytes of the pages that are handed out. */
+  get bytesInUse(): number {
+    return this.strict ? this.#pages.usedPages * this.pageSize : this.#high.bytesInUse + this.#low.bytesInUse;
+  }
+
+  /** Bytes that the device can reach, and that are locked in memory therefore. */
+  get bytesMapped(): number {
+    let sum = 0;
+    for (const size of this.#mapped.values()) sum += size;
+    return sum;
+  }
+
+  /** How many of the IOMMU's mappings are in use. */
+  get mappings(): number {
+    return this.#mapped.size;
+  }
+
+  /**
+   * Allocates memory that the device reaches at an address below its mask.
+   *
+   * @param request For whom, and how many bytes. `node` is not looked at: all this memory is from one node, or from
+   *   anywhere.
+   */
+  allocCoherent(request: CoherentRequest): CoherentMemory | null {
+    if (typeof request !== 'object' || request === null) {
+      throw new DmaArgumentError('request', request, 'an object with device, size and node');
+    }
+    const { device, size } = request;
+    if (typeof device !== 'object' || device === null) throw new DmaArgumentError('device', device, 'a Device');
+    const mask = device.dmaMask;
+    checkInteger('device.dmaMask', mask, 0, Number.MAX_SAFE_INTEGER);
+    checkInteger('size', size, 1, INT_MAX);
+    if (this.#closed) return null;
+    if (this.strict) return this.#allocStrict(size, mask);
+    const fixed = { device: { name: device.name, dmaMask: mask }, size, node: -1 };
+    if (mask >= FOUR_GIB) {
+      const high = this.#high.allocCoherent(fixed);
+      if (high !== null) return high;
+    } else {
+      const low = this.#low.allocCoherent(fixed);
+      if (low !== null) return low;
+    }
+    // Where there are no high addresses a step is a low one.
+    if (this.#openStep(size, mask) && mask >= FOUR_GIB) {
+      const high = this.#high.allocCoherent(fixed);
+      if (high !== null) return high;
+    }
+    return this.#low.allocCoherent(fixed);
+  }
+
+  freeCoherent(memory: CoherentMemory): void {
+    if (this.strict) this.#freeStrict(memory);
+    else if (typeof memory === 'object' && memory !== null && memory.dma >= FOUR_GIB) this.#high.freeCoherent(memory);
+    else this.#low.freeCoherent(memory);
+    this.#availability.announce();
+  }
+
+  onceAvailable(listener: () => void): () => void {
+    return this.#availability.once(listener);
+  }
+
+  /**
+   * How another worker of this process gets at this memory.
+   *
+   * @param buffer The `buffer` of memory from here.
+   */
+  shareBuffer(buffer: ArrayBuffer | SharedArrayBuffer): SharedRegion {
+    return this.#memory.share(buffer, NAME);
+  }
+
+  /**
+   * Takes all of it from the device, and then from the process: the IOMMU stops what the device still does, and views
+   * read zeros from now on, in all threads. `VfioDevice.close` does it. Closing twice is fine.
+   *
+   * @throws `DmaReleaseError` when the kernel would not take a mapping away. The memory then stays as it is.
+   */
+  close(): void {
+    if (this.#closed && this.#memory.closed) return;
+    this.#closed = true;
+    this.#high.close();
+    this.#low.close();
+    const errors: unknown[] = [];
+    for (const [iova, size] of this.#mapped) {
+      try {
+        this.#mapper.unmap(iova, size);
+        this.#mapped.delete(iova);
+      } catch (error) {
+        errors.push(error);
+      }
+    }
+    if (errors.length > 0) throw new DmaReleaseError('the device still reaches memory', errors);
+    this.#memory.close();
+    closeSync(this.#file);
+  }
+
+  /** Opens more of the memory, where a device of this mask reaches it; false if there is no more, or it can't be mapped. */
+  #openStep(size: number, mask: number): boolean {
+    // Powers of two, so that what is naturally aligned in it is so for the device.
+    const needed = 2 ** Math.ceil(Math.log2(Math.max(size, this.pageSize)));
+    const wanted = Math.max(needed, Math.min(LARGEST_STEP, Math.max(FIRST_STEP, this.#opened)));
+    // What could not be mapped before, perhaps for want of memory, is tried again.
+    const spare = this.#unmapped.findIndex(({ buffer }) => buffer.byteLength >= size);
+    const left = Math.min(this.limit - this.#opened, MAX_VIEW);
+    const steps = [wanted, needed].map((bytes) => Math.min(roundUp(bytes, this.backingPageSize), left));
+    for (const room of spare !== -1 ? [this.#unmapped[spare]!.buffer.byteLength] : steps) {
+      // Before anything is taken: a request that can't be met costs nothing.
+      if (room < roundUp(size, this.pageSize)) continue;
+      const iova = this.#iovas.alloc(room, mask);
+      if (iova === -1) continue;
+      const { offset, buffer } = spare !== -1 ? this.#unmapped.splice(spare, 1)[0]! : this.#open(room);
+      if (!this.#map(this.#memory.address + offset, iova, room)) {
+        this.#unmapped.push({ offset, buffer });
+        return false;
+      }
+      (iova >= FOUR_GIB ? this.#high : this.#low).addZone({ dma: iova, size: room, buffer, byteOffset: 0 });
+      return true;
+    }
+    return false;
+  }
+
+  #open(bytes: number): Step {
+    const offset = this.#opened;
+    const buffer = this.#memory.open(offset, bytes, { fd: this.#file, offset });
+    this.#opened += bytes;
+    return { offset, buffer };
+  }
+
+  #allocStrict(size: number, mask: number): CoherentMemory | null {
+    const bytes = roundUp(size, this.pageSize);
+    const offset = this.#pages.alloc(bytes);
+    if (offset === -1) return null;
+    const iova = this.#iovas.alloc(size, mask);
+    if (iova === -1) {
+      this.#pages.free(offset, bytes);
+      return null;
+    }
+    if (!this.#map(this.#memory.address + offset, iova, bytes)) {
+      this.#pages.free(offset, bytes);
+      return null;
+    }
+    new Float64Array(this.#whole!, offset, bytes / 8).fill(0);
+    const memory = new StrictMemory(iova, size, this.#whole!, offset);
+    this.#out.add(memory);
+    return memory;
+  }
+
+  #freeStrict(memory: CoherentMemory): void {
+    if (!this.#out.delete(memory)) {
+      const message = 'freeCoherent: this is no memory of this source, or it was given back before';
+      throw new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', message);
+    }
+    const bytes = roundUp(memory.size, this.pageSize);
+    if (!this.#closed) {
+      // If this fails the device still reaches the pages: they are never handed out again.
+      this.#mapper.unmap(memory.dma, bytes);
+      this.#mapped.delete(memory.dma);
+    }
+    this.#iovas.free(memory.dma, bytes);
+    this.#pages.free(memory.byteOffset, bytes);
+  }
+
+  /** False, and the address is free again, when there is no memory, no right to lock more, or no mapping left. */
+  #map(address: number, iova: number, bytes: number): boolean {
+    try {
+      // Ordinary pages are taken here, as they are locked in place.
+      onNode(this.#node, () => {
+        this.#mapper.map(address, iova, bytes);
+      });
+      this.#mapped.set(iova, bytes);
+      return true;
+    } catch (error) {
+      this.#iovas.free(iova, bytes);
+      if (error instanceof SystemCallError && ['ENOMEM', 'ENOSPC', 'EFAULT'].includes(error.errnoName)) return false;
+      throw error;
+    }
+  }
+}
+
+function checkMemlock(address: string, wanted: number): void {
+  const { limit, locked } = memlock();
+  if (wanted <= limit - locked) return;
+  const kib = (bytes: number): string => `${String(Math.ceil(bytes / 1024))} KiB`;
+  const message =
+    `${kib(wanted)} of memory are to be locked for the device, and this process may lock ${kib(limit - locked)} more ` +
+    `(limit ${kib(limit)}): raise the limit (ulimit -l ${String(Math.ceil((wanted + locked) / 1024))}, or ` +
+    'LimitMEMLOCK= of the service), or ask for less by memory.size';
+  throw new VfioError('ERR_DMAPOOL_VFIO_MEMLOCK', address, message);
+}
+
+/** Takes the memory: hugepages of one size, or a file of ordinary pages that gets its memory later. */
+function takeFile(size: number, hugepages: boolean | number | undefined, node: number, pageSize: number): HugepageFile {
+  if (!['boolean', 'number', 'undefined'].includes(typeof hugepages)) {
+    throw new DmaArgumentError('memory.hugepages', hugepages, 'a boolean, or bytes of a hugepage');
+  }
+  const enough = (pool: HugepagePool): boolean => pool.free * pool.size >= roundUp(size, pool.size);
+  if (hugepages === undefined ? hugepagePools(node).some(enough) : hugepages !== false) {
+    const files: HugepageFile[] = [];
+    try {
+      const pools = hugepagePoolsFor(size, typeof hugepages === 'number' ? hugepages : undefined, node);
+      takeHugepages(NAME, size, [pools.find(enough) ?? pools.at(-1)!], node, files);
+      return files[0]!;
+    } catch (error) {
+      for (const { fd } of files) closeSync(fd);
+      // Somebody may have been faster; who did not ask for hugepages does not miss them.
+      if (hugepages !== undefined) throw error;
+    }
+  }
+  const bytes = roundUp(size, pageSize);
+  return { fd: createMemoryFile(NAME, bytes), size: bytes, hugepageSize: pageSize };
+}

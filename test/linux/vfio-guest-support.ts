@@ -1,0 +1,36 @@
+/** What the tests of VFIO in the virtual machine have in common. */
+import { execFileSync } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { setTimeout } from 'node:timers/promises';
+
+/** Address of the machine's first device. */
+export const FIRST = '0000:00:10.0';
+
+export function freeHugepages(): number {
+  return Number(readFileSync('/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages', 'utf8'));
+}
+
+/** Faults of the IOMMU in the kernel's log: device and address of each. */
+export function iommuFaults(): { device: string; address: number }[] {
+  const log = execFileSync('dmesg', { encoding: 'utf8', maxBuffer: 2 ** 26 });
+  return [
+    ...log.matchAll(
+      /DMAR: \[DMA (?:Read|Write)[^\]]*\] Request device \[([0-9a-f:.]+)\] fault addr (?:0x)?([0-9a-f]+)/g,
+    ),
+  ].map((match) => ({ device: match[1]!, address: parseInt(match[2]!, 16) }));
+}
+
+/** Waits until something is so; false if it is not within 10 seconds. */
+export async function within10s(isSo: () => boolean): Promise<boolean> {
+  const end = Date.now() + 10_000;
+  while (!isSo()) {
+    if (Date.now() > end) return false;
+    await setTimeout(20);
+  }
+  return true;
+}
+
+/** Waits for the kernel's disk. */
+export async function diskAppears(path: string): Promise<void> {
+  if (!(await within10s(() => existsSync(path)))) throw new Error(`the kernel has no ${path}`);
+}

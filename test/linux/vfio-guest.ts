@@ -1,0 +1,423 @@
+/** Tests of memory and devices through VFIO; as root in the virtual machine, with the devices that vfio.test.ts lists. */
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { chmodSync, readFileSync } from 'node:fs';
+import { after, before, describe, it } from 'node:test';
+import { setTimeout } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+import { Worker } from 'node:worker_threads';
+import fc from 'fast-check';
+import { type CoherentAllocator, type CoherentMemory, DMA_BIT_MASK, DmaPool } from 'dmapool';
+import { PCI_COMMAND, PCI_CONFIG } from 'dmapool/pci';
+import { bindToVfio, listPciDevices, unbindFromVfio, VfioDevice, type VfioMemoryOptions } from 'dmapool/linux';
+import { registerConformance } from '../memory/conformance-node.ts';
+import { FIRST as EDU, freeHugepages, iommuFaults, within10s } from './vfio-guest-support.ts';
+
+/** Another of the same kind. */
+const EDU_2 = '0000:00:11.0';
+const MIB = 2 ** 20;
+const FOUR_GIB = 2 ** 32;
+
+before(() => {
+  bindToVfio([EDU, EDU_2]);
+});
+after(() => {
+  unbindFromVfio([EDU, EDU_2]);
+});
+
+const opened = new Map<CoherentAllocator, VfioDevice>();
+
+for (const memory of [
+  { size: 4 * MIB, hugepages: true },
+  { size: 4 * MIB, strict: true, hugepages: false },
+]) {
+  const kind = `${memory.strict === true ? 'strict ' : ''}VFIO memory of ${memory.hugepages ? 'hugepages' : 'ordinary pages'}`;
+  registerConformance(kind, {
+    create: async () => {
+      const vfio = await VfioDevice.open(opened.size === 0 ? EDU : EDU_2, { memory });
+      opened.set(vfio.memory, vfio);
+      return vfio.memory;
+    },
+    close: async (source) => {
+      await opened.get(source)!.close();
+      opened.delete(source);
+    },
+  });
+}
+
+/** edu: registers of its DMA engine (QEMU, docs/specs/edu.rst). */
+const EDU_ID = 0x00;
+const EDU_LIVENESS = 0x04;
+const EDU_FACTORIAL = 0x08;
+const EDU_STATUS = 0x20;
+const EDU_INTERRUPT_STATUS = 0x24;
+const EDU_INTERRUPT_RAISE = 0x60;
+const EDU_INTERRUPT_ACKNOWLEDGE = 0x64;
+const EDU_DMA = { source: 0x80, destination: 0x88, count: 0x90, command: 0x98 } as const;
+const EDU_BUFFER = 0x40000;
+const FROM_DEVICE = 2;
+/** edu's DMA takes 100 ms; the mask is of 28 bits. */
+const EDU_TIME = 5000;
+
+async function eduDma(vfio: VfioDevice, dma: number, length: number, direction: 'read' | 'write'): Promise<void> {
+  const bar = vfio.pci.bar(0);
+  const [source, destination] = direction === 'read' ? [dma, EDU_BUFFER] : [EDU_BUFFER, dma];
+  bar.write64(EDU_DMA.source, source);
+  bar.write64(EDU_DMA.destination, destination);
+  bar.write64(EDU_DMA.count, length);
+  bar.write32(EDU_DMA.command, 1 | (direction === 'write' ? FROM_DEVICE : 0));
+  const end = Date.now() + EDU_TIME;
+  while (((await bar.read32(EDU_DMA.command)) & 1) !== 0) {
+    if (Date.now() > end) throw new Error('edu does not end its transfer');
+    await setTimeout(5);
+  }
+}
+
+async function withEdu(memory: VfioMemoryOptions, use: (vfio: VfioDevice) => Promise<void>): Promise<void> {
+  const vfio = await VfioDevice.open(EDU, { memory, dmaMask: DMA_BIT_MASK(28) });
+  try {
+    await use(vfio);
+  } finally {
+    await vfio.close();
+  }
+}
+
+void describe('a device through VFIO', () => {
+  void it('has registers and configuration space', () =>
+    withEdu({ size: MIB }, async ({ pci, group, iovaRanges }) => {
+      assert.equal(pci.vendorId, 0x1234);
+      assert.equal(pci.deviceId, 0x11e8);
+      assert.ok(Number.isInteger(group));
+      assert.ok(iovaRanges!.every(({ first, last }) => first <= last));
+      assert.deepEqual(
+        pci.bars.map(({ index, kind, size }) => ({ index, kind, size })),
+        [{ index: 0, kind: 'memory', size: MIB }],
+      );
+      const bar = pci.bar(0);
+      assert.equal((await bar.read32(EDU_ID)) & 0xff, 0xed);
+      bar.write32(EDU_LIVENESS, 0x1234_5678);
+      assert.equal(await bar.read32(EDU_LIVENESS), ~0x1234_5678 >>> 0);
+      bar.write32(EDU_FACTORIAL, 10);
+      while (((await bar.read32(EDU_STATUS)) & 1) !== 0) await setTimeout(1);
+      assert.equal(await bar.read32(EDU_FACTORIAL), 3_628_800);
+      assert.equal(await pci.isBusMaster(), false);
+    }));
+
+  void it('survives that its registers are switched off: they read all ones', () =>
+    withEdu({ size: MIB }, async ({ pci }) => {
+      const bar = pci.bar(0);
+      await pci.config.update16(PCI_CONFIG.command, 0, PCI_COMMAND.memory);
+      bar.write32(EDU_LIVENESS, 1);
+      assert.equal(await bar.read32(EDU_ID), 0xffff_ffff);
+      await pci.config.update16(PCI_CONFIG.command, PCI_COMMAND.memory);
+      assert.equal((await bar.read32(EDU_ID)) & 0xff, 0xed);
+    }));
+
+  for (const strict of [false, true]) {
+    void it(`reads and writes ${strict ? 'strict ' : ''}memory that it was given`, () =>
+      withEdu({ size: MIB, strict }, async (vfio) => {
+        const pool = DmaPool.create('p', vfio.pci.device, { size: 2048 });
+        const [from, to] = [pool.alloc(), pool.alloc()];
+        from.bytes.forEach((_, i) => (from.bytes[i] = i * 7));
+        await vfio.pci.enableBusMaster();
+        await eduDma(vfio, from.dma, 2048, 'read');
+        await eduDma(vfio, to.dma, 2048, 'write');
+        assert.deepEqual(to.bytes, from.bytes);
+        pool.free(from);
+        pool.free(to);
+        pool.destroy();
+      }));
+  }
+
+  for (const kind of ['msi', 'intx'] as const) {
+    void it(`interrupts by ${kind}`, () =>
+      withEdu({ size: MIB }, async ({ pci }) => {
+        const bar = pci.bar(0);
+        const interrupts = await pci.interrupts({ kinds: [kind], vectors: 4 });
+        assert.deepEqual([interrupts.kind, interrupts.vectors], [kind, 1]);
+        await pci.enableBusMaster();
+        assert.equal(await interrupts.wait({ timeout: 20 }), false);
+        for (let i = 1; i <= 50; i++) {
+          const waiting = interrupts.wait({ timeout: EDU_TIME });
+          bar.write32(EDU_INTERRUPT_RAISE, i);
+          assert.equal(await waiting, true, `interrupt ${String(i)}`);
+          assert.equal(await bar.read32(EDU_INTERRUPT_STATUS), i);
+          bar.write32(EDU_INTERRUPT_ACKNOWLEDGE, i);
+        }
+        // One that came while nobody waited.
+        bar.write32(EDU_INTERRUPT_RAISE, 1);
+        await bar.flush();
+        assert.equal(await interrupts.wait({ timeout: EDU_TIME }), true);
+        bar.write32(EDU_INTERRUPT_ACKNOWLEDGE, 1);
+        assert.equal(await interrupts.wait({ timeout: 20 }), false, 'each is told once');
+        const cut = assert.rejects(interrupts.wait(), { code: 'ERR_DMAPOOL_PCI_CLOSED' });
+        await interrupts.close();
+        await cut;
+        await (await pci.interrupts({ kinds: [kind] })).close();
+      }));
+  }
+
+  void it('serves one pool in several workers', () =>
+    withEdu({ size: MIB }, async (vfio) => {
+      const pool = DmaPool.create('shared', vfio.pci.device, { size: 256, maxBlocks: 64 });
+      const worker = new Worker(new URL('./region-worker.js', import.meta.url));
+      try {
+        worker.postMessage({ do: 'fill', handle: pool.share(), value: 0x77 });
+        const [answer] = (await once(worker, 'message')) as [{ ok?: number; code?: string }];
+        assert.equal(answer.code, undefined);
+        const block = pool.accept(answer.ok!);
+        assert.ok(block.bytes.every((byte) => byte === 0x77));
+        // The device sees what the worker wrote.
+        const copy = pool.alloc();
+        await vfio.pci.enableBusMaster();
+        await eduDma(vfio, block.dma, 256, 'read');
+        await eduDma(vfio, copy.dma, 256, 'write');
+        assert.deepEqual(copy.bytes, block.bytes);
+        pool.free(block);
+        pool.free(copy);
+      } finally {
+        await worker.terminate();
+        pool.destroy();
+      }
+    }));
+});
+
+void describe('VFIO memory', () => {
+  void it('has addresses above 4 GiB first, and low ones for devices of 32 bits', async () => {
+    const vfio = await VfioDevice.open(EDU, { memory: { size: 8 * MIB } });
+    const { memory, pci } = vfio;
+    try {
+      const take = (dmaMask: number): number =>
+        memory.allocCoherent({ device: { name: 'd', dmaMask }, size: 4096, node: -1 })!.dma;
+      assert.equal(memory.bytesMapped, 0, 'nothing is mapped before it is needed');
+      assert.ok(take(DMA_BIT_MASK(32)) < FOUR_GIB);
+      assert.ok(take(DMA_BIT_MASK(39)) >= FOUR_GIB);
+      assert.ok(take(DMA_BIT_MASK(28)) < 2 ** 28);
+      assert.equal(memory.mappings, 2);
+      const last = vfio.iovaRanges!.at(-1)!.last;
+      assert.ok(take(DMA_BIT_MASK(64)) <= last);
+      assert.equal(memory.bytesInUse, 4 * 4096);
+      assert.equal(pci.closed, false);
+    } finally {
+      await vfio.close();
+    }
+    assert.equal(memory.bytesMapped, 0);
+  });
+
+  void it('gives hugepages back, and locks no more than it says', async () => {
+    const before = freeHugepages();
+    const locked = (): number => Number(/VmLck:\s+(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))![1]) * 1024;
+    const lockedBefore = locked();
+    const vfio = await VfioDevice.open(EDU, { memory: { size: 8 * MIB, hugepages: true, strict: true } });
+    assert.equal(freeHugepages(), before - 4);
+    const pool = DmaPool.create('p', vfio.pci.device, { size: 4096 });
+    const blocks = Array.from({ length: 10 }, () => pool.alloc());
+    assert.equal(vfio.memory.mappings, 10);
+    assert.equal(locked(), lockedBefore + vfio.memory.bytesMapped);
+    for (const block of blocks) pool.free(block);
+    pool.destroy();
+    assert.deepEqual([vfio.memory.mappings, locked()], [0, lockedBefore]);
+    await vfio.close();
+    await vfio.close();
+    assert.equal(freeHugepages(), before);
+  });
+});
+
+void describe('the IOMMU', () => {
+  /** edu writes 1024 bytes where it was given nothing (any more): they are stopped, and the kernel's log says so. */
+  async function mustBeStopped(vfio: VfioDevice, dma: number): Promise<void> {
+    const before = iommuFaults().length;
+    await vfio.pci.enableBusMaster();
+    await eduDma(vfio, dma, 1024, 'write');
+    assert.ok(await within10s(() => iommuFaults().length > before));
+    const { device, address } = iommuFaults().at(-1)!;
+    assert.equal(device, EDU.slice(5));
+    assert.equal(address, dma - (dma % 4096));
+    assert.equal((await vfio.pci.bar(0).read32(EDU_ID)) & 0xff, 0xed, 'the device is still there');
+  }
+
+  void it('stops what goes to no address of ours', () =>
+    withEdu({ size: MIB }, async (vfio) => {
+      const block = DmaPool.createManaged('p', vfio.pci.device, { size: 4096 }).alloc();
+      block.bytes.fill(0x33);
+      await mustBeStopped(vfio, 0xabc_d000);
+      assert.ok(block.bytes.every((byte) => byte === 0x33));
+    }));
+
+  void it('stops what goes to a page of a pool that was destroyed (strict)', () =>
+    withEdu({ size: MIB, strict: true }, async (vfio) => {
+      const pool = DmaPool.create('p', vfio.pci.device, { size: 4096 });
+      const block = pool.alloc();
+      const { bytes, dma } = block;
+      await vfio.pci.enableBusMaster();
+      await eduDma(vfio, dma, 1024, 'write');
+      bytes.fill(0x44);
+      pool.free(block);
+      pool.destroy();
+      await mustBeStopped(vfio, dma);
+      assert.ok(bytes.every((byte) => byte === 0x44));
+    }));
+
+  void it('stops what goes to memory of a source that was closed', () =>
+    withEdu({ size: MIB }, async (vfio) => {
+      const pool = DmaPool.create('p', vfio.pci.device, { size: 4096 });
+      const block = pool.alloc();
+      block.bytes.fill(0x55);
+      vfio.memory.close();
+      assert.ok(block.bytes.every((byte) => byte === 0));
+      await mustBeStopped(vfio, block.dma);
+      assert.ok(block.bytes.every((byte) => byte === 0));
+      assert.equal(pool.tryAlloc() === null, true);
+      pool.free(block);
+      pool.destroy();
+    }));
+});
+
+void describe('a view of VFIO memory', () => {
+  void it('never crashes the process, whatever is closed when', async () => {
+    const before = freeHugepages();
+    const stale: Uint8Array[] = [];
+    const step = fc.record({
+      do: fc.constantFrom('alloc', 'alloc', 'alloc', 'free', 'write', 'read', 'close'),
+      which: fc.nat(20),
+      size: fc.constantFrom(1, 4096, 20_000, MIB),
+    });
+    // One device for many sources: a source of its own is closed without its device.
+    const vfio = await VfioDevice.open(EDU, { memory: { size: 64 * MIB, hugepages: false, strict: true } });
+    const device = { name: 'd', dmaMask: DMA_BIT_MASK(39) };
+    let live: { memory: CoherentMemory; view: Uint8Array; value: number }[] = [];
+    let source = vfio;
+    fc.assert(
+      fc.property(fc.array(step, { minLength: 4, maxLength: 20, size: 'max' }), (steps) => {
+        for (const { do: what, which, size } of steps) {
+          const one = live[which % Math.max(1, live.length)];
+          if (what === 'alloc') {
+            const got = source.memory.allocCoherent({ device, size, node: -1 });
+            if (got === null) continue;
+            const view = new Uint8Array(got.buffer, got.byteOffset, got.size);
+            assert.ok(view[0] === 0 && view.at(-1) === 0, 'zeroed when new');
+            live.push({ memory: got, view, value: 0 });
+          } else if (one === undefined) {
+            const old = stale[which % Math.max(1, stale.length)];
+            if (old !== undefined) old[old.length >> 1] = which;
+          } else if (what === 'free') {
+            source.memory.freeCoherent(one.memory);
+            live.splice(live.indexOf(one), 1);
+            stale.push(one.view);
+            if (stale.length > 500) stale.shift();
+          } else if (what === 'write') {
+            one.view[0] = one.view[one.view.length - 1] = one.value = which;
+          } else if (what === 'read') {
+            assert.ok(one.view[0] === one.value && one.view.at(-1) === one.value);
+          }
+        }
+        for (const { memory } of live.splice(0)) source.memory.freeCoherent(memory);
+      }),
+      { numRuns: 300 },
+    );
+    await vfio.close();
+    assert.ok(stale.every((view) => view[0] === 0 && view.at(-1) === 0));
+    stale.forEach((view) => view.fill(1));
+    // And whole sources, with all that is theirs.
+    for (let i = 0; i < 20; i++) {
+      source = await VfioDevice.open(EDU, { memory: { size: 4 * MIB, strict: i % 2 === 0, hugepages: i % 3 === 0 } });
+      live = [];
+      for (const size of [1, 4096, 20_000, MIB]) {
+        const memory = source.memory.allocCoherent({ device, size, node: -1 })!;
+        const view = new Uint8Array(memory.buffer, memory.byteOffset, memory.size);
+        live.push({ memory, view, value: view.fill(i + 1)[0]! });
+      }
+      if (i % 4 === 0) source.memory.close();
+      await source.close();
+      for (const { view } of live) assert.ok(view[0] === 0 && view.at(-1) === 0);
+      live.forEach(({ view }) => view.fill(7));
+      for (const { memory } of live) source.memory.freeCoherent(memory);
+      assert.equal(source.memory.allocCoherent({ device, size: 1, node: -1 }), null);
+    }
+    assert.equal(freeHugepages(), before);
+  });
+});
+
+/** Runs a program without the rights of root, and with those limits; returns the code and message of what it throws. */
+function asNobody(options: string, limits: readonly string[] = []): string {
+  const program = `
+    import { VfioDevice } from 'dmapool/linux';
+    try { await (await VfioDevice.open('${EDU}', ${options})).close(); console.log('opened'); }
+    catch (error) { console.log(error.code, error.message); }
+  `;
+  const cwd = fileURLToPath(new URL('../../../', import.meta.url));
+  const as = ['--reuid', '65534', '--regid', '65534', '--clear-groups', ...limits];
+  const run = spawnSync('setpriv', [...as, process.execPath, '--input-type=module', '-e', program], {
+    cwd,
+    encoding: 'utf8',
+  });
+  assert.equal(run.stderr, '');
+  return run.stdout.trim();
+}
+
+void describe('wrong use of VFIO is refused, with what to do', () => {
+  void it('a device that another driver has, or nobody', async () => {
+    unbindFromVfio([EDU]);
+    try {
+      await assert.rejects(VfioDevice.open(EDU), {
+        code: 'ERR_DMAPOOL_VFIO_NOT_BOUND',
+        message: `${EDU}: no driver has it; hand it over: dmapool bind ${EDU}`,
+      });
+    } finally {
+      bindToVfio([EDU]);
+    }
+  });
+
+  void it('a device that is open already', async () => {
+    await withEdu({ size: MIB }, async () => {
+      await assert.rejects(VfioDevice.open(EDU), {
+        code: 'ERR_DMAPOOL_PCI_BUSY',
+        message: new RegExp(`^${EDU}: it is in use: process ${String(process.pid)} \\(.*\\) has /dev/vfio/\\d+ open$`),
+      });
+    });
+  });
+
+  void it('addresses that are none, or of nothing', async () => {
+    for (const wrong of ['', '00:10.0', '0000:00:10.9', '../..']) {
+      await assert.rejects(VfioDevice.open(wrong), { code: 'ERR_DMAPOOL_INVALID_ARGUMENT' });
+    }
+    await assert.rejects(VfioDevice.open('0000:00:1c.7'), { code: 'ERR_DMAPOOL_PCI_NOT_FOUND' });
+  });
+
+  void it('options that are wrong', async () => {
+    for (const memory of [
+      { size: 0 },
+      { size: 1.5 },
+      { size: 2 ** 33, strict: true },
+      { node: -2 },
+      { hugepages: 12345 },
+    ]) {
+      await assert.rejects(VfioDevice.open(EDU, { memory }), { code: 'ERR_DMAPOOL_INVALID_ARGUMENT' });
+    }
+    // Nothing is left open by it.
+    await withEdu({ size: MIB }, () => Promise.resolve());
+  });
+
+  void it('hugepages that are not there', async () => {
+    await assert.rejects(VfioDevice.open(EDU, { memory: { size: 256 * MIB, hugepages: true } }), {
+      code: 'ERR_DMAPOOL_NO_HUGEPAGES',
+      message: /as root: echo \d+ > \/sys\/kernel\/mm\/hugepages\//,
+    });
+  });
+
+  void it("a group that is not this user's, and more memory than may be locked", () => {
+    const path = `/dev/vfio/${String(listPciDevices().find(({ address }) => address === EDU)!.iommuGroup)}`;
+    assert.equal(
+      asNobody('{ memory: { size: 2 ** 20 } }'),
+      `ERR_DMAPOOL_VFIO_PERMISSION ${EDU}: ${path} may not be opened by this user; as root: chown USER ${path}`,
+    );
+    chmodSync(path, 0o666);
+    assert.match(
+      asNobody('{ memory: { size: 64 * 2 ** 20 } }'),
+      /^ERR_DMAPOOL_VFIO_MEMLOCK .*: 65536 KiB of memory are to be locked for the device, and this process may lock \d+ KiB more \(limit \d+ KiB\): raise the limit \(ulimit -l \d+, /,
+    );
+    // Root is not needed where the group is ours and the memory within the limit.
+    assert.equal(asNobody('{ memory: { size: 2 ** 20, hugepages: false } }'), 'opened');
+  });
+});
