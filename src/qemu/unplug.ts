@@ -45,6 +45,7 @@ export class Unplugger {
     const { bus, qmp, port, timeout, ended, onEject } = context;
     await qmp.execute('device_del', { id });
     let timer: NodeJS.Timeout | undefined;
+    let again: NodeJS.Timeout | undefined;
     let onEnd: (() => void) | undefined;
     const deleted = new Promise<void>((resolve, reject) => {
       this.#waiting.set(id, resolve);
@@ -66,13 +67,25 @@ export class Unplugger {
         bus.writePort(port + EJECT, 32, 2 ** slot);
         onEject(deleted);
       }
+      // A device in the middle of its work may not be marked yet, or need telling again.
+      again = setInterval(() => {
+        void eject(bus, port, slot).catch(() => undefined);
+      }, 250);
       await deleted;
     } finally {
+      clearInterval(again);
       clearTimeout(timer);
       ended.removeEventListener('abort', onEnd!);
       this.#waiting.delete(id);
     }
   }
+}
+
+async function eject(bus: MachineBus, port: number, slot: number): Promise<void> {
+  const selected = await findBus(bus, port, slot);
+  if (selected === -1) return;
+  bus.writePort(port + SELECT, 32, selected);
+  bus.writePort(port + EJECT, 32, 2 ** slot);
 }
 
 /** The number of the bus on which the slot is going down; -1 if there is none (any more). */
