@@ -64,6 +64,8 @@ const FIRST_FILE = 10;
 // Ample: a boot takes seconds even under TCG on a busy machine, and a KVM that works is faster still.
 const BOOT_TIMEOUT = { kvm: 20_000, tcg: 120_000 } as const;
 
+const POWER_OFF_TIMEOUT = 30_000;
+
 /** Why `runInVm` can't work here without fetching or installing something, or null if it can. */
 export function vmUnavailable(): string | null {
   if (findTool('qemu-system-x86_64') === null) return 'qemu-system-x86_64 is not installed (Debian: qemu-system-x86)';
@@ -240,11 +242,18 @@ class Run {
         if (!this.#reached('drivers')) end('ERR_VM_BOOT', `not as far as the command after ${bootTimeout / 1000} s`);
       }, bootTimeout),
     ];
-    this.#listen(port('control'), () => {
+    let late: NodeJS.Timeout | undefined;
+    const started = (): void => {
       this.#feed(port('stdin'));
-      const late = `the command took longer than ${timeout / 1000} s; the machine was ended`;
-      timers.push(setTimeout(end, timeout, 'ERR_VM_TIMEOUT', late));
-    });
+      const message = `the command took longer than ${timeout / 1000} s; the machine was ended`;
+      late = setTimeout(end, timeout, 'ERR_VM_TIMEOUT', message);
+    };
+    const ended = (): void => {
+      clearTimeout(late);
+      // The result is known; a machine that does not go by itself is made to.
+      timers.push(setTimeout(() => child.kill('SIGKILL'), POWER_OFF_TIMEOUT));
+    };
+    this.#listen(port('control'), started, ended);
     const abort = (): void => {
       end('ERR_VM_ABORT', ABORTED);
     };
@@ -257,7 +266,7 @@ class Run {
         });
       });
     } finally {
-      for (const timer of timers) clearTimeout(timer);
+      for (const timer of [...timers, late]) clearTimeout(timer);
       signal?.removeEventListener('abort', abort);
     }
     this.#reach('off');
@@ -271,7 +280,7 @@ class Run {
   }
 
   /** The guest's side speaks in lines: `stage NAME`, `error MESSAGE`, `exit CODE`. */
-  #listen(control: Duplex, ready: () => void): void {
+  #listen(control: Duplex, started: () => void, ended: () => void): void {
     let rest = '';
     control.on('error', () => undefined);
     control.on('data', (data: Buffer) => {
@@ -282,10 +291,11 @@ class Run {
         const text = more.join(' ');
         if (word === 'stage') {
           this.#reach(text);
-          if (text === 'drivers') ready();
+          if (text === 'drivers') started();
         } else if (word === 'exit') {
           this.#exitCode = Number(text);
           this.#reach('command');
+          ended();
           this.#switchOff(control);
         } else if (word === 'error') {
           this.#failure ??= { code: 'ERR_VM_BOOT', message: text };

@@ -94,6 +94,18 @@ describe('the virtual machine', () => {
     }
   });
 
+  itInVm('ends what the command left running, and passes its last words', async () => {
+    const left = `
+      (trap 'echo bye; exit' TERM; while :; do sleep 0.1; done) &
+      (trap '' TERM; while :; do sleep 0.1; done) &
+      sleep 1
+      for each in 1 2 3 4 5 6 7 8; do sleep 1000 & done
+      exit 3
+    `;
+    const { exitCode, stdout } = await shellInVm(left, { timeout: 20_000 });
+    assert.deepEqual({ exitCode, stdout }, { exitCode: 3, stdout: 'bye\n' });
+  });
+
   itInVm('runs Node, and has a signal’s number in the exit code', async () => {
     const script = 'console.log(process.version, process.env.DMAPOOL_VM); process.kill(process.pid, "SIGKILL")';
     const { exitCode, stdout } = await runInVm({ command: [process.execPath, '-e', script] });

@@ -54,21 +54,26 @@ else
   wait $!
   code=$?
 
-  # What the command started and left running holds the pipes open: the machine ends, so it ends too.
-  for signal in TERM KILL; do
-    left=
+  # What the command started and left running may hold the pipes open. The machine ends, so it ends too: told first,
+  # and half a second later made to. Kernel threads have no program; a process has one also in the middle of exec.
+  signal_left() {
     for process in /proc/[0-9]*; do
       pid=${process#/proc/}
       case " $$ $KERNEL_LOG_PID $relays " in *" $pid "*) continue ;; esac
-      line=
-      # Kernel threads have an empty command line.
-      read -r line 2>/dev/null <"$process/cmdline"
-      [ -z "$line" ] || left="$left $pid"
+      [ ! -e "$process/exe" ] || kill "-$1" "$pid" 2>/dev/null
     done
-    [ -z "$left" ] || kill -$signal $left 2>/dev/null
-    [ -z "$left" ] || [ $signal = KILL ] || sleep 0.2
+  }
+  relaying() {
+    for pid in $relays; do [ ! -e "/proc/$pid/exe" ] || return 0; done
+    return 1
+  }
+  signal_left TERM
+  tries=0
+  while relaying; do
+    sleep 0.05
+    tries=$((tries + 1))
+    [ $tries -lt 10 ] || signal_left KILL
   done
-  wait $relays
 fi
 
 sync
