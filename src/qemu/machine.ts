@@ -247,7 +247,7 @@ export class QemuMachine {
       throw new PciError('ERR_DMAPOOL_PCI_UNSUPPORTED', plugged.address, message);
     }
     const { backend, found, id } = plugged;
-    await this.#unplugger.unplug(id, found.where.slot, {
+    await this.#unplugger.unplug(id, found.where, {
       onEject: (out) => {
         backend?.leave(out);
       },

@@ -3,8 +3,12 @@
  * by ACPI which slots are to be emptied, and ejects them.
  *
  *     QMP device_del --> QEMU marks the slot as going down --> the system selects the bus, writes the slot's bit: ejected
+ *
+ * A card that is pulled out does no DMA from that moment on, and takes no writes. QEMU's models are less strict: its NVMe
+ * controller frees its queues while requests are still on their way to the disk, and the machine dies of it now and then.
+ * So the device is cut off first, and what it had begun is finished, before it is ejected.
  */
-import type { MachineBus } from './bus.ts';
+import type { MachineBus, PciLocation } from './bus.ts';
 import { QemuError } from './error.ts';
 import type { QmpClient } from './qmp.ts';
 
@@ -14,6 +18,11 @@ const EJECT = 8;
 const SELECT = 16;
 /** Buses are numbered from 0 up; more than these no machine here has. */
 const MAX_BUSES = 32;
+/** Milliseconds until it is looked again where the device is. */
+const AGAIN = 250;
+/** Command register and its bus master bit (PCI 3.0, 6.2.2). */
+const COMMAND = 4;
+const BUS_MASTER = 4;
 
 /** What is needed to unplug. */
 export interface UnplugContext {
@@ -41,47 +50,73 @@ export class Unplugger {
     this.#waiting.get(id)?.();
   }
 
-  async unplug(id: string, slot: number, context: UnplugContext): Promise<void> {
-    const { bus, qmp, port, timeout, ended, onEject } = context;
+  async unplug(id: string, where: PciLocation, context: UnplugContext): Promise<void> {
+    const { bus, qmp, onEject } = context;
     await qmp.execute('device_del', { id });
-    let timer: NodeJS.Timeout | undefined;
-    let again: NodeJS.Timeout | undefined;
-    let onEnd: (() => void) | undefined;
-    const deleted = new Promise<void>((resolve, reject) => {
-      this.#waiting.set(id, resolve);
-      timer = setTimeout(() => {
-        const message = `${id} was not out within ${String(timeout)} ms`;
-        reject(new QemuError('ERR_DMAPOOL_QEMU_TIMEOUT', message));
-      }, timeout);
-      onEnd = () => {
-        reject(ended.reason as Error);
-      };
-      ended.addEventListener('abort', onEnd);
-    });
-    // It may be rejected while the ports are still being read.
-    deleted.catch(() => undefined);
+    const out = this.#untilOut(id, context);
+    onEject(out);
+    // QEMU 7.2 forgets a reference to a device that had work in hand now and then: it is unrealized, out of its bus and
+    // of the tree, but never finalized, so that no event comes. What counts is that it is out.
+    const again = setInterval(() => {
+      void this.#look(id, where.slot, context).catch(() => undefined);
+    }, AGAIN);
     try {
-      const selected = await findBus(bus, port, slot);
-      if (selected !== -1) {
-        bus.writePort(port + SELECT, 32, selected);
-        bus.writePort(port + EJECT, 32, 2 ** slot);
-        onEject(deleted);
-      }
-      // A device in the middle of its work may not be marked yet, or need telling again.
-      again = setInterval(() => {
-        void eject(bus, port, slot).catch(() => undefined);
-      }, 250);
-      await deleted;
+      const command = await bus.readConfig(where, COMMAND, 16);
+      await bus.writeConfig(where, COMMAND, 16, command & ~BUS_MASTER);
+      await finishRequests(qmp);
+      await eject(where.slot, context);
+      // A device that does not go, works on.
+      await out.catch(async (error: unknown) => {
+        await bus.writeConfig(where, COMMAND, 16, command);
+        throw error;
+      });
     } finally {
       clearInterval(again);
-      clearTimeout(timer);
-      ended.removeEventListener('abort', onEnd!);
-      this.#waiting.delete(id);
     }
+  }
+
+  /** Rejects when the device is not out in time, or the machine has ended. */
+  #untilOut(id: string, { timeout, ended }: UnplugContext): Promise<void> {
+    let stop = (): void => undefined;
+    const out = new Promise<void>((resolve, reject) => {
+      const onEnd = (): void => {
+        reject(ended.reason as Error);
+      };
+      const timer = setTimeout(() => {
+        reject(new QemuError('ERR_DMAPOOL_QEMU_TIMEOUT', `${id} was not out within ${String(timeout)} ms`));
+      }, timeout);
+      ended.addEventListener('abort', onEnd);
+      this.#waiting.set(id, resolve);
+      stop = () => {
+        clearTimeout(timer);
+        ended.removeEventListener('abort', onEnd);
+        this.#waiting.delete(id);
+      };
+    }).finally(stop);
+    // It may be rejected while the ports are still being read.
+    out.catch(() => undefined);
+    return out;
+  }
+
+  /** Whether the device is out without an event; if it is still in, its slot may not have been marked before. */
+  async #look(id: string, slot: number, context: UnplugContext): Promise<void> {
+    const devices = (await context.qmp.execute('qom-list', { path: '/machine/peripheral' })) as readonly {
+      name: string;
+    }[];
+    if (devices.some(({ name }) => name === id)) await eject(slot, context);
+    else if (this.#waiting.has(id)) this.deleted(id);
   }
 }
 
-async function eject(bus: MachineBus, port: number, slot: number): Promise<void> {
+/** Has the disks finish what they were asked for: QEMU waits for that when a machine is stopped. */
+async function finishRequests(qmp: QmpClient): Promise<void> {
+  const { running } = (await qmp.execute('query-status')) as { running: boolean };
+  if (!running) return;
+  await qmp.execute('stop');
+  await qmp.execute('cont');
+}
+
+async function eject(slot: number, { bus, port }: UnplugContext): Promise<void> {
   const selected = await findBus(bus, port, slot);
   if (selected === -1) return;
   bus.writePort(port + SELECT, 32, selected);

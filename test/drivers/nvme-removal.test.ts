@@ -3,7 +3,9 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { DmaError } from 'dmapool';
 import { NvmeError } from 'dmapool/drivers/nvme';
+import { PciGoneError } from 'dmapool/pci';
 import { withoutQemu } from '../qemu/qemu.ts';
+import { rejectsCode } from '../support/errors.ts';
 import { assertIdle, MIB, type NvmeBench, rejectsNvme, startNvme } from './nvme-fixture.ts';
 
 /** Keeps the disk busy until it fails; says how much was done, and with what each of the workers failed. */
@@ -34,6 +36,26 @@ async function untilBusy(done: () => number): Promise<void> {
 const OPTIONS = { queues: 2, queueDepth: 16, bench: { size: 4 * MIB, drive: { cache: 'unsafe' } } };
 
 void describe('in the middle of I/O', { skip: withoutQemu }, () => {
+  void it('the device is pulled out', async (t) => {
+    const bench = await startNvme(t, OPTIONS);
+    const { machine, nvme, pci, disk, log } = bench;
+    const { done, errors } = keepBusy(bench);
+    await untilBusy(done);
+    await machine.unplug('nvme0');
+    for (const error of await errors) {
+      assert.ok(error instanceof PciGoneError, String(error));
+      assert.equal(error.code, 'ERR_DMAPOOL_PCI_GONE');
+    }
+    assertIdle(nvme);
+    await rejectsCode('ERR_DMAPOOL_PCI_GONE', disk.read(0, new Uint8Array(512)));
+    await rejectsCode('ERR_DMAPOOL_PCI_GONE', nvme.namespaceIds());
+    const { pools } = nvme;
+    await nvme.close();
+    for (const pool of pools) assert.equal(pool.counts().pages, 0, pool.name);
+    await pci.close();
+    assert.doesNotMatch(log.text, /busy/);
+  });
+
   void it('the machine dies', async (t) => {
     const bench = await startNvme(t, OPTIONS);
     const { machine, nvme, pci, log } = bench;
