@@ -1,18 +1,20 @@
-import { createHash, randomBytes } from 'node:crypto';
-import { closeSync, mkdtempSync, openSync, readSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { randomBytes } from 'node:crypto';
 
 import { EhciController, MassStorage } from '../../drivers/ehci/index.ts';
-import { QemuMachine } from '../qemu/index.ts';
-import { CliExit, type CliIo, EXIT } from './io.ts';
+import type { QemuOption } from '../qemu/index.ts';
+import { withDisk } from './demo-disk.ts';
+import type { CliIo } from './io.ts';
 import { ProgressBar } from './progress.ts';
-import { count, type Style, styleFor } from './style.ts';
+import { count, styleFor } from './style.ts';
 
 const MIB = 1024 * 1024;
 const DISK_SIZE = 16 * MIB;
 /** Bytes of one call; the progress bar moves after each. */
 const PIECE = 256 * 1024;
+const DEVICES: readonly QemuOption[] = [
+  { driver: 'usb-ehci', id: 'ehci' },
+  { driver: 'usb-storage', bus: 'ehci.0', drive: 'disk0' },
+];
 
 /** `dmapool demo ehci`: a USB disk is read whole, and written whole. */
 export async function demoEhci(io: CliIo): Promise<void> {
@@ -20,8 +22,7 @@ export async function demoEhci(io: CliIo): Promise<void> {
   const print = (label: string, text: string): void => {
     io.stdout.write(`${style.bold(label.padEnd(12))}  ${text}\n`);
   };
-  const { machine, image } = await startMachine();
-  try {
+  await withDisk(DISK_SIZE, DEVICES, async (machine, image) => {
     const pci = await machine.open('ehci');
     const controller = await EhciController.start(pci);
     const version = `${String(controller.version >> 8)}.${String((controller.version >> 4) & 0xf)}`;
@@ -46,46 +47,15 @@ export async function demoEhci(io: CliIo): Promise<void> {
       if (what === 'write') await disk.flush();
       const seconds = (performance.now() - begin) / 1000;
       bar.clear();
-      print(what, `${speed(size, seconds)}, ${compare(bytes, image, style)}`);
+      print(what, `${speed(size, seconds)}, ${image.compare(bytes, style)}`);
     }
     io.stdout.write(`\n${pci.device.readAttribute('pools') ?? ''}`);
     await controller.close();
     await pci.close();
-  } finally {
-    await machine.close();
-    closeSync(image);
-  }
-}
-
-/** A machine with a disk of random bytes. Its image loses its name at once, so that nothing can stay behind. */
-async function startMachine(): Promise<{ readonly machine: QemuMachine; readonly image: number }> {
-  const folder = mkdtempSync(join(tmpdir(), 'dmapool-demo-'));
-  try {
-    const file = join(folder, 'disk.img');
-    writeFileSync(file, randomBytes(DISK_SIZE));
-    const machine = await QemuMachine.start({
-      drives: [{ id: 'disk0', file }],
-      devices: [
-        { driver: 'usb-ehci', id: 'ehci' },
-        { driver: 'usb-storage', bus: 'ehci.0', drive: 'disk0' },
-      ],
-    });
-    return { machine, image: openSync(file, 'r') };
-  } finally {
-    rmSync(folder, { recursive: true });
-  }
+  });
 }
 
 function speed(bytes: number, seconds: number): string {
   const mebibytes = bytes / MIB;
   return `${mebibytes.toFixed(1)} MiB in ${seconds.toFixed(1)} s, ${(mebibytes / seconds).toFixed(1)} MiB/s`;
-}
-
-/** Compares what the driver moved with the disk's image, by SHA-256. */
-function compare(bytes: Uint8Array, image: number, style: Style): string {
-  const onDisk = new Uint8Array(bytes.length);
-  readSync(image, onDisk, 0, onDisk.length, 0);
-  const [ours, theirs] = [bytes, onDisk].map((data) => createHash('sha256').update(data).digest('hex'));
-  if (ours !== theirs) throw new CliExit(EXIT.failed, `demo ehci: SHA-256 ${ours!}, but the image has ${theirs!}`);
-  return `SHA-256 ${ours!.slice(0, 16)}..., ${style.good('as in the image')}`;
 }

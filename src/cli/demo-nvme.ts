@@ -1,13 +1,11 @@
-import { createHash, randomBytes } from 'node:crypto';
-import { closeSync, mkdtempSync, openSync, readSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { randomBytes } from 'node:crypto';
 
 import { NvmeController, type NvmeNamespace } from '../../drivers/nvme/index.ts';
-import { QemuMachine } from '../qemu/index.ts';
+import type { QemuOption } from '../qemu/index.ts';
+import { withDisk } from './demo-disk.ts';
 import { CliExit, type CliIo, EXIT } from './io.ts';
 import { ProgressBar } from './progress.ts';
-import { count, type Style, styleFor } from './style.ts';
+import { count, styleFor } from './style.ts';
 
 const MIB = 1024 * 1024;
 const DISK_SIZE = 128 * MIB;
@@ -18,6 +16,7 @@ const DEPTH = 8;
 const SMALL = 4096;
 const SMALL_READS = 40_000;
 const SMALL_DEPTH = 32;
+const DEVICES: readonly QemuOption[] = [{ driver: 'nvme', id: 'nvme0', drive: 'disk0', serial: 'demo' }];
 
 /** `dmapool demo nvme`: a disk is read whole, written whole, and read here and there. */
 export async function demoNvme(io: CliIo): Promise<void> {
@@ -25,8 +24,7 @@ export async function demoNvme(io: CliIo): Promise<void> {
   const print = (label: string, text: string): void => {
     io.stdout.write(`${style.bold(label.padEnd(12))}  ${text}\n`);
   };
-  const { machine, image } = await startMachine();
-  try {
+  await withDisk(DISK_SIZE, DEVICES, async (machine, image) => {
     const pci = await machine.open('nvme0');
     const nvme = await NvmeController.start(pci, { queues: 2, queueDepth: 64 });
     const { modelNumber, version } = nvme.identity;
@@ -47,32 +45,13 @@ export async function demoNvme(io: CliIo): Promise<void> {
       if (what === 'write') await disk.flush();
       const seconds = (performance.now() - begin) / 1000;
       bar.clear();
-      print(what, `${count(bytes.length / MIB / seconds)} MiB/s, ${compare(bytes, image, style)}`);
+      print(what, `${count(bytes.length / MIB / seconds)} MiB/s, ${image.compare(bytes, style)}`);
     }
     print('random read', await readHereAndThere(disk, bytes, bar));
     io.stdout.write(`\n${pci.device.readAttribute('pools') ?? ''}`);
     await nvme.close();
     await pci.close();
-  } finally {
-    await machine.close();
-    closeSync(image);
-  }
-}
-
-/** A machine with a disk of random bytes. Its image loses its name at once, so that nothing can stay behind. */
-async function startMachine(): Promise<{ readonly machine: QemuMachine; readonly image: number }> {
-  const folder = mkdtempSync(join(tmpdir(), 'dmapool-demo-'));
-  try {
-    const file = join(folder, 'disk.img');
-    writeFileSync(file, randomBytes(DISK_SIZE));
-    const machine = await QemuMachine.start({
-      drives: [{ id: 'disk0', file }],
-      devices: [{ driver: 'nvme', id: 'nvme0', drive: 'disk0', serial: 'demo' }],
-    });
-    return { machine, image: openSync(file, 'r') };
-  } finally {
-    rmSync(folder, { recursive: true });
-  }
+  });
 }
 
 /** Runs `job(0)` to `job(jobs - 1)`, so many at a time. */
@@ -101,14 +80,4 @@ async function readHereAndThere(disk: NvmeNamespace, bytes: Uint8Array, bar: Pro
   bar.clear();
   if (different > 0) throw new CliExit(EXIT.failed, `${count(different)} of ${count(SMALL_READS)} reads differ`);
   return `${count(SMALL_READS / seconds)} a second of ${String(SMALL)} bytes, ${String(SMALL_DEPTH)} at a time, all of them right`;
-}
-
-/** Compares bytes with the image of the disk, read past the driver and QEMU. */
-function compare(bytes: Uint8Array, image: number, style: Style): string {
-  const file = Buffer.alloc(bytes.length);
-  readSync(image, file, 0, file.length, 0);
-  const [ours, theirs] = [bytes, file].map((each) => createHash('sha256').update(each).digest('hex'));
-  if (ours !== theirs)
-    throw new CliExit(EXIT.failed, `SHA-256 differs: ${String(ours)}, of the image ${String(theirs)}`);
-  return `SHA-256 ${String(ours).slice(0, 16)}... ${style.good('as in the image')}`;
 }

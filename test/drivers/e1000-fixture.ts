@@ -1,7 +1,7 @@
 /** What the tests of the network card have in common: machines with pairs of cards, each pair on a hub of its own. */
 import assert from 'node:assert/strict';
 import type { TestContext } from 'node:test';
-import type { CoherentAllocator, CoherentMemory, CoherentRequest } from 'dmapool';
+import type { CoherentAllocator } from 'dmapool';
 import { E1000, type E1000Options, type Packet } from 'dmapool/drivers/e1000';
 import type { PciFunction, PciOpenOptions } from 'dmapool/pci';
 import type { QemuMachine, QemuMachineOptions } from 'dmapool/qemu';
@@ -112,37 +112,4 @@ export async function warmUp(from: E1000, to: E1000): Promise<void> {
   const bytes = frame(60, 1);
   from.transmit([packetOf(from, bytes)]);
   assert.deepEqual(await receiveCopies(to, 1), [bytes]);
-}
-
-/** A memory source that wraps another one, counts, and fails when told to. */
-export class FaultySource implements CoherentAllocator {
-  readonly name = 'faulty';
-  readonly pageSize: number;
-  readonly #inner: CoherentAllocator;
-  readonly live = new Set<CoherentMemory>();
-  calls = 0;
-  frees = 0;
-  /** What happens at each allocation, by its number; and at each free. */
-  onAlloc: (call: number) => 'ok' | 'none' | 'throw' = () => 'ok';
-  onFree: (call: number) => 'ok' | 'throw' = () => 'ok';
-
-  constructor(inner: CoherentAllocator) {
-    this.#inner = inner;
-    this.pageSize = inner.pageSize;
-  }
-
-  allocCoherent(request: CoherentRequest): CoherentMemory | null {
-    const fate = this.onAlloc(this.calls++);
-    if (fate === 'throw') throw new Error('the source broke');
-    if (fate === 'none') return null;
-    const memory = this.#inner.allocCoherent(request);
-    if (memory !== null) this.live.add(memory);
-    return memory;
-  }
-
-  freeCoherent(memory: CoherentMemory): void {
-    this.#inner.freeCoherent(memory);
-    this.live.delete(memory);
-    if (this.onFree(this.frees++) === 'throw') throw new Error('the source broke while freeing');
-  }
 }

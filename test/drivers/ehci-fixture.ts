@@ -4,11 +4,11 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
-import type { CoherentAllocator, CoherentMemory, CoherentRequest } from 'dmapool';
 import { EhciController, type EhciOptions, UsbError, type UsbErrorCode } from 'dmapool/drivers/ehci';
 import type { PciFunction } from 'dmapool/pci';
 import type { QemuMachine, QemuOption, QemuOptionObject } from 'dmapool/qemu';
 import { startMachine } from '../qemu/qemu.ts';
+import { FaultySource } from '../support/faulty-memory.ts';
 import { RecordingLog } from '../support/log.ts';
 
 export const MIB: number = 1024 * 1024;
@@ -69,39 +69,10 @@ export async function startWithDisk(
   return { machine, file };
 }
 
-/** A machine's memory that counts what is out, and fails when told to. */
-export class CountingMemory implements CoherentAllocator {
-  readonly name = 'counting';
-  readonly pageSize: number;
-  readonly live = new Set<CoherentMemory>();
-  calls = 0;
-  /** What happens at each call, by its number from 0. */
-  fate: (call: number) => 'ok' | 'none' | 'throw' = () => 'ok';
-  readonly #memory: CoherentAllocator;
-
-  constructor(memory: CoherentAllocator) {
-    this.#memory = memory;
-    this.pageSize = memory.pageSize;
-  }
-
-  allocCoherent(request: CoherentRequest): CoherentMemory | null {
-    const fate = this.fate(this.calls++);
-    if (fate === 'throw') throw new Error('the source broke');
-    const memory = fate === 'none' ? null : this.#memory.allocCoherent(request);
-    if (memory !== null) this.live.add(memory);
-    return memory;
-  }
-
-  freeCoherent(memory: CoherentMemory): void {
-    this.#memory.freeCoherent(memory);
-    this.live.delete(memory);
-  }
-}
-
 export interface Bench {
   readonly pci: PciFunction;
   readonly controller: EhciController;
-  readonly memory: CountingMemory;
+  readonly memory: FaultySource;
   readonly log: RecordingLog;
 }
 
@@ -117,11 +88,11 @@ export function activeBlocks(pci: PciFunction): Record<string, number> {
 export async function withController(
   machine: QemuMachine,
   action: (bench: Bench) => Promise<void>,
-  options: EhciOptions & { readonly fate?: CountingMemory['fate'] } = {},
-): Promise<CountingMemory> {
+  options: EhciOptions & { readonly fate?: FaultySource['onAlloc'] } = {},
+): Promise<FaultySource> {
   const log = new RecordingLog();
-  const memory = new CountingMemory(machine.memory);
-  if (options.fate !== undefined) memory.fate = options.fate;
+  const memory = new FaultySource(machine.memory);
+  if (options.fate !== undefined) memory.onAlloc = options.fate;
   const pci = await machine.open('ehci', { log, memory });
   try {
     const controller = await EhciController.start(pci, options);

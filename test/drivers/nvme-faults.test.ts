@@ -1,47 +1,12 @@
 /** Memory runs out at every place where the NVMe driver asks for some. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { type CoherentAllocator, type CoherentMemory, type CoherentRequest, DmaError } from 'dmapool';
+import { DmaError } from 'dmapool';
 import { NvmeController } from 'dmapool/drivers/nvme';
 import { withoutQemu } from '../qemu/qemu.ts';
+import { FaultySource } from '../support/faulty-memory.ts';
 import { RecordingLog } from '../support/log.ts';
 import { assertIdle, MIB, Random, startBench } from './nvme-fixture.ts';
-
-/** A source that fails when told to, on the memory of a machine. */
-class FailingMemory implements CoherentAllocator {
-  readonly name = 'failing';
-  readonly pageSize: number;
-  readonly #memory: CoherentAllocator;
-  readonly live = new Set<CoherentMemory>();
-  calls = 0;
-  failed = 0;
-  /** Which call fails, from 0. */
-  readonly fails: (call: number) => boolean;
-  readonly #how: 'none' | 'throw';
-
-  constructor(memory: CoherentAllocator, how: 'none' | 'throw', fails: (call: number) => boolean) {
-    this.#memory = memory;
-    this.pageSize = memory.pageSize;
-    this.#how = how;
-    this.fails = fails;
-  }
-
-  allocCoherent(request: CoherentRequest): CoherentMemory | null {
-    if (this.fails(this.calls++)) {
-      this.failed++;
-      if (this.#how === 'throw') throw new Error('the source broke');
-      return null;
-    }
-    const memory = this.#memory.allocCoherent(request);
-    if (memory !== null) this.live.add(memory);
-    return memory;
-  }
-
-  freeCoherent(memory: CoherentMemory): void {
-    this.#memory.freeCoherent(memory);
-    this.live.delete(memory);
-  }
-}
 
 void describe('memory that runs out', { skip: withoutQemu }, () => {
   for (const how of ['none', 'throw'] as const) {
@@ -54,7 +19,7 @@ void describe('memory that runs out', { skip: withoutQemu }, () => {
       const random = new Random(1);
       const places = { start: 0, work: 0 };
       for (let failing = 0; ; failing++) {
-        const memory = new FailingMemory(machine.memory, how, (call) => call === failing);
+        const memory = new FaultySource(machine.memory, (call) => (call === failing ? how : 'ok'));
         const log = new RecordingLog();
         const pci = await machine.open('nvme0', { memory, log });
         let nvme: NvmeController | null = null;
@@ -115,7 +80,7 @@ void describe('memory that runs out', { skip: withoutQemu }, () => {
   void it('fails some of many, and the others are right', async (t) => {
     const { machine } = await startBench(t, { size: 8 * MIB });
     const random = new Random(99);
-    const memory = new FailingMemory(machine.memory, 'none', (call) => call > 10 && random.below(50) === 0);
+    const memory = new FaultySource(machine.memory, (call) => (call > 10 && random.below(50) === 0 ? 'none' : 'ok'));
     const pci = await machine.open('nvme0', { memory });
     const nvme = await NvmeController.start(pci, { queues: 2, queueDepth: 32 });
     const disk = await nvme.namespace(1);

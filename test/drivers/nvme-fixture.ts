@@ -1,8 +1,5 @@
 /** What the tests of the NVMe driver have in common. */
 import assert from 'node:assert/strict';
-import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import type { CoherentAllocator } from 'dmapool';
 import {
@@ -15,22 +12,10 @@ import {
 import type { PciFunction } from 'dmapool/pci';
 import type { QemuMachine, QemuOption, QemuOptionObject } from 'dmapool/qemu';
 import { startMachine } from '../qemu/qemu.ts';
+import { diskImage } from '../support/disk-image.ts';
 import { RecordingLog } from '../support/log.ts';
 
 export const MIB = 1024 * 1024;
-
-/** Path of a disk image of zeros that is deleted after the test. */
-export function diskImage(t: TestContext, size: number): string {
-  const folder = mkdtempSync(join(tmpdir(), 'dmapool-test,'));
-  t.after(() => {
-    rmSync(folder, { recursive: true });
-  });
-  const file = join(folder, 'disk.img');
-  const fd = openSync(file, 'w');
-  ftruncateSync(fd, size);
-  closeSync(fd);
-  return file;
-}
 
 export interface BenchOptions {
   /** Bytes of the disk. */

@@ -1,28 +1,14 @@
 /** Real device models, driven through `dmapool/pci`. */
 import assert from 'node:assert/strict';
-import { closeSync, mkdtempSync, openSync, rmSync, ftruncateSync, readFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { describe, it, type TestContext } from 'node:test';
+import { readFileSync } from 'node:fs';
+import { describe, it } from 'node:test';
 import { type CoherentMemory, DMA_BIT_MASK, DmaPool } from 'dmapool';
 import { PCI_CAPABILITY, PCI_CONFIG, type PciFunction } from 'dmapool/pci';
+import { diskImage } from '../support/disk-image.ts';
 import { rejectsCode, throwsCode } from '../support/errors.ts';
 import { EDU, startMachine, withoutQemu } from './qemu.ts';
 
 const MIB = 1024 * 1024;
-
-/** Path of a disk image that is deleted after the test. */
-function diskImage(t: TestContext, size = MIB): string {
-  const folder = mkdtempSync(join(tmpdir(), 'dmapool-test,'));
-  t.after(() => {
-    rmSync(folder, { recursive: true });
-  });
-  const file = join(folder, 'disk.img');
-  const fd = openSync(file, 'w');
-  ftruncateSync(fd, size);
-  closeSync(fd);
-  return file;
-}
 
 /** Has edu copy between its buffer and memory; resolves when it has. */
 async function transfer(edu: PciFunction, dma: number, count: number, toMemory: boolean): Promise<void> {
@@ -42,7 +28,7 @@ void describe('a QEMU machine', { skip: withoutQemu }, () => {
     void it(`finds its functions and gives them addresses that do not overlap (${kind})`, async (t) => {
       const machine = await startMachine(t, {
         machine: kind,
-        drives: [{ id: 'disk0', file: diskImage(t) }],
+        drives: [{ id: 'disk0', file: diskImage(t, MIB) }],
         netdevs: [
           { type: 'hubport', id: 'n0', hubid: 0 },
           { type: 'hubport', id: 'n1', hubid: 0 },
@@ -185,7 +171,7 @@ void describe('a QEMU machine', { skip: withoutQemu }, () => {
   });
 
   void it('writes its disks back when it is closed', async (t) => {
-    const file = diskImage(t);
+    const file = diskImage(t, MIB);
     const machine = await startMachine(t, {
       drives: [{ id: 'disk0', file }],
       devices: [{ driver: 'nvme', drive: 'disk0', serial: '1' }],

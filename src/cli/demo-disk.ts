@@ -1,0 +1,61 @@
+/** What the demos of disks have in common. */
+import { createHash, randomBytes } from 'node:crypto';
+import { closeSync, mkdtempSync, openSync, readSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import { QemuMachine, type QemuOption } from '../qemu/index.ts';
+import { CliExit, EXIT } from './io.ts';
+import type { Style } from './style.ts';
+
+/** A disk's image, past the driver and QEMU. */
+export interface DiskImage {
+  /** Compares what the driver moved with the whole image, by SHA-256; text that says so. */
+  readonly compare: (bytes: Uint8Array, style: Style) => string;
+}
+
+/**
+ * Runs `use` with a machine that has a disk of random bytes, `disk0`. The image loses its name at once, so that nothing
+ * can stay behind.
+ */
+export async function withDisk(
+  size: number,
+  devices: readonly QemuOption[],
+  use: (machine: QemuMachine, image: DiskImage) => Promise<void>,
+): Promise<void> {
+  const { machine, fd } = await startMachine(size, devices);
+  try {
+    await use(machine, { compare: (bytes, style) => compare(bytes, fd, style) });
+  } finally {
+    await machine.close();
+    closeSync(fd);
+  }
+}
+
+async function startMachine(
+  size: number,
+  devices: readonly QemuOption[],
+): Promise<{ readonly machine: QemuMachine; readonly fd: number }> {
+  const folder = mkdtempSync(join(tmpdir(), 'dmapool-demo-'));
+  try {
+    const file = join(folder, 'disk.img');
+    writeFileSync(file, randomBytes(size));
+    const machine = await QemuMachine.start({ drives: [{ id: 'disk0', file }], devices });
+    return { machine, fd: openSync(file, 'r') };
+  } finally {
+    rmSync(folder, { recursive: true });
+  }
+}
+
+function compare(bytes: Uint8Array, fd: number, style: Style): string {
+  const image = new Uint8Array(bytes.length);
+  readSync(fd, image, 0, image.length, 0);
+  const ours = sha256(bytes);
+  const theirs = sha256(image);
+  if (ours !== theirs) throw new CliExit(EXIT.failed, `SHA-256 ${ours}, but the image has ${theirs}`);
+  return `SHA-256 ${ours.slice(0, 16)}... ${style.good('as in the image')}`;
+}
+
+function sha256(bytes: Uint8Array): string {
+  return createHash('sha256').update(bytes).digest('hex');
+}
