@@ -6,18 +6,14 @@ import type { CrewData, Job, Reply } from './jobs.ts';
 class Thread {
   readonly #worker: Worker;
   #settle: { resolve: (reply: Reply) => void; reject: (error: unknown) => void } | null = null;
-  readonly exited: Promise<void>;
 
   constructor(data: CrewData, onFailure: (error: unknown) => void) {
     this.#worker = new Worker(new URL('./thread.js', import.meta.url), { workerData: data });
     // Each shared pool listens for its end.
     this.#worker.setMaxListeners(0);
-    this.exited = new Promise((resolve) => {
-      this.#worker.once('exit', () => {
-        // After its last job this is nobody's loss.
-        this.fail(new Error('a thread of the benchmark ended early'));
-        resolve();
-      });
+    this.#worker.once('exit', () => {
+      // After its last job this is nobody's loss.
+      this.fail(new Error('a thread of the benchmark ended early'));
     });
     this.#worker.on('message', (reply: Reply) => {
       const settle = this.#settle;
@@ -69,7 +65,7 @@ export class Crew implements AsyncDisposable {
   /** Has all threads end in good order. */
   async end(): Promise<void> {
     await Promise.all(this.#threads.map((thread) => thread.do({ kind: 'end' })));
-    await Promise.all(this.#threads.map((thread) => thread.exited));
+    await this[Symbol.asyncDispose]();
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

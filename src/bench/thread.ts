@@ -31,9 +31,8 @@ const side = shared === null ? null : createSide(DmaPool.attach(shared.pipeline)
 const subjects = pools.map((pool, i) => ({ pool, blocks: data.shares[i]!, ...newBook() }));
 const pipeline: Readonly<Record<Batch, Book>> = { 1: newBook(), 32: newBook() };
 const held = createHeldBlocks();
-// Each thread's clock begins with the thread; all of them tick alike.
-const [seconds, nanoseconds] = process.hrtime();
-const clockOffset = seconds * 1e3 + nanoseconds / 1e6 - performance.now();
+// Each thread's clock may begin with the thread; all of them tick alike.
+const clockOffset = performance.timeOrigin;
 
 function ownPools(): DmaPool[] {
   const device = new Device({ name: 'bench', memory: new HeapMemory() });
@@ -111,6 +110,5 @@ parentPort!.on('message', (job: Job) => {
   // What goes wrong here is the thread's uncaught error, and so the coordinator's.
   void perform(job).then((reply) => {
     parentPort!.postMessage(reply);
-    if (job.kind === 'end') parentPort!.close();
   });
 });
