@@ -24,6 +24,7 @@ export function formatWorkerComparison({ processes, workers, peerMissing, runtim
       ` pool, the C peer with as many threads, and one thread on an unshared pool; best and median of ${String(processes)}` +
       ' fresh processes of each, in turns, not pinned.',
     "x peer: how many times as fast as the C peer, best against best. x one: times the unshared pool's throughput.",
+    'Repetitions in which a thread waited for a processor are left out, of all alike, unless too few remain.',
     'apart: as many threads, each on an unshared pool of its own; that is what these processors have to give.',
   ];
   if (peerMissing !== null) lines.push(peerMissing);

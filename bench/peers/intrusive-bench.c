@@ -5,11 +5,15 @@
  *     intrusive-bench [--threads N] [--rounds N] [--repetitions N] [--warmup N]
  *
  * Prints one JSON object a line: first the cost of this CPU's locked operations, then one for each geometry.
- * With threads, each has its own share of the blocks, and nsPerPair is wall time over the pairs of all.
+ * With threads, each has its own share of the blocks, and nsPerPair is wall time over the pairs of all. Repetitions in
+ * which a thread had to wait for a processor are left out, unless fewer than three remain, as src/bench/ does: while one
+ * thread is off its processor, the other has the lock to itself.
  */
 #define _GNU_SOURCE
+#include <fcntl.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <unistd.h>
 
 #include "intrusive-pool.h"
 #include "spinlock.h"
@@ -37,22 +41,44 @@ struct job {
   size_t blocks;
   int rounds;
   atomic_int *waiting;
+  double delay_ns;
 };
 
+/* How long this thread was ready to run and had no processor, since it began (proc(5), schedstat). */
+static double delay_ns(void) {
+  char text[128];
+  int fd = open("/proc/thread-self/schedstat", O_RDONLY);
+  if (fd < 0) return 0;
+  ssize_t length = read(fd, text, sizeof text - 1);
+  close(fd);
+  text[length < 0 ? 0 : length] = 0;
+  double used, delay;
+  return sscanf(text, "%lf %lf", &used, &delay) == 2 ? delay : 0;
+}
+
 static void *run_job(void *argument) {
-  const struct job *job = argument;
+  struct job *job = argument;
   atomic_fetch_sub(job->waiting, 1);
+  double before = delay_ns();
   while (atomic_load(job->waiting) > 0) spin_pause();
   run_rounds(job->pool, job->held, job->blocks, job->rounds);
+  job->delay_ns = delay_ns() - before;
   return NULL;
 }
+
+/* Waiting for a processor for more than this part of the time tells more of others than of the pool. */
+#define DISTURBED 0.02
+/* A median of fewer is none. */
+enum { FEWEST_GOOD = 3 };
 
 /*
  * Time of one repetition. One thread is the program's own, and its time is the processor time it used: what other
  * processes did on our processor is not the pool's. Of several threads it is wall time, since waiting for each other
  * is what is measured.
  */
-static double repetition_ns(struct intrusive_pool *pool, struct held *held, size_t share, int rounds, int threads) {
+static double repetition_ns(struct intrusive_pool *pool, struct held *held, size_t share, int rounds, int threads,
+                            int *disturbed) {
+  *disturbed = 0;
   if (threads == 1) {
     double start = read_ns(CLOCK_THREAD_CPUTIME_ID);
     run_rounds(pool, held, share, rounds);
@@ -62,14 +88,16 @@ static double repetition_ns(struct intrusive_pool *pool, struct held *held, size
   struct job jobs[threads];
   atomic_int waiting = threads + 1;
   for (int t = 0; t < threads; t++) {
-    jobs[t] = (struct job){pool, held + (size_t)t * share, share, rounds, &waiting};
+    jobs[t] = (struct job){pool, held + (size_t)t * share, share, rounds, &waiting, 0};
     if (pthread_create(&ids[t], NULL, run_job, &jobs[t]) != 0) fail("no thread");
   }
   while (atomic_load(&waiting) > 1) spin_pause();
   double start = read_ns(CLOCK_MONOTONIC);
   atomic_store(&waiting, 0);
   for (int t = 0; t < threads; t++) pthread_join(ids[t], NULL);
-  return read_ns(CLOCK_MONOTONIC) - start;
+  double elapsed = read_ns(CLOCK_MONOTONIC) - start;
+  for (int t = 0; t < threads; t++) *disturbed |= jobs[t].delay_ns > DISTURBED * elapsed;
+  return elapsed;
 }
 
 static double best_of(int tries, double (*measure)(void)) {
@@ -112,19 +140,26 @@ int main(int argc, char **argv) {
 
   struct intrusive_pool *pools[POOLS];
   double *ns[POOLS];
+  /* Those that nothing disturbed come first. */
+  int good[POOLS] = {0};
   struct held *held = calloc(MAX_BLOCKS, sizeof *held);
   if (held == NULL) fail("out of memory");
   for (int p = 0; p < POOLS; p++) {
     pools[p] = intrusive_pool_create(geometries[p].size, geometries[p].align, geometries[p].boundary);
-    ns[p] = malloc(sizeof *ns[p] * (size_t)repetitions);
+    ns[p] = calloc((size_t)repetitions, sizeof *ns[p]);
     if (pools[p] == NULL || ns[p] == NULL) fail("out of memory");
   }
 
   for (int repetition = -warmup; repetition < repetitions; repetition++) {
     for (int p = 0; p < POOLS; p++) {
       size_t share = blocks_for(geometries[p].size) / (size_t)threads;
-      double elapsed = repetition_ns(pools[p], held, share, rounds, threads);
-      if (repetition >= 0) ns[p][repetition] = elapsed / ((double)share * threads * rounds);
+      int disturbed;
+      double elapsed = repetition_ns(pools[p], held, share, rounds, threads, &disturbed);
+      if (repetition >= 0) {
+        int place = disturbed ? repetition : good[p]++;
+        ns[p][repetition] = ns[p][place];
+        ns[p][place] = elapsed / ((double)share * threads * rounds);
+      }
       if (intrusive_pool_active(pools[p]) != 0) fail("blocks lost");
     }
   }
@@ -132,11 +167,12 @@ int main(int argc, char **argv) {
   for (int p = 0; p < POOLS; p++) {
     const struct geometry *g = &geometries[p];
     if (g->reported) {
-      qsort(ns[p], (size_t)repetitions, sizeof *ns[p], ascending);
+      int counted = good[p] >= FEWEST_GOOD ? good[p] : repetitions;
+      qsort(ns[p], (size_t)counted, sizeof *ns[p], ascending);
       printf("{\"size\":%zu,\"align\":%zu,\"boundary\":%zu,\"blocks\":%zu,\"blocksPerPage\":%zu,"
              "\"nsPerPairMedian\":%.3f,\"nsPerPairBest\":%.3f}\n",
              g->size, g->align, g->boundary, blocks_for(g->size) / (size_t)threads * (size_t)threads,
-             intrusive_pool_blocks_per_page(pools[p]), ns[p][repetitions / 2], ns[p][0]);
+             intrusive_pool_blocks_per_page(pools[p]), ns[p][counted / 2], ns[p][0]);
     }
     intrusive_pool_destroy(pools[p]);
     free(ns[p]);
