@@ -185,6 +185,14 @@ export interface PciBackend {
    */
   reset?(): Promise<boolean>;
   /**
+   * The driver is gone and had not switched bus mastering off: the home makes sure that none of the function's transfers
+   * is under way any more. Its memory is given back afterwards. Not needed where {@link PciBackend.memory} is the function's
+   * own and {@link PciBackend.close} resets it before the memory is anybody else's.
+   *
+   * @returns a promise that rejects when that can't be made sure: the memory is then kept.
+   */
+  settle?(): Promise<void>;
+  /**
    * The driver is done: bus mastering is off and its memory was given back. Called once, also when the function is
    * gone.
    */

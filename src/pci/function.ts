@@ -110,6 +110,7 @@ export class PciFunction implements PciIdentity {
   readonly #backend: PciBackend;
   #interrupts: Interrupts | 'opening' | null = null;
   #closing: Promise<void> | null = null;
+  #resetting: Promise<boolean> | null = null;
 
   private constructor(backend: PciBackend, identity: PciIdentity, options: PciOpenOptions) {
     this.#backend = backend;
@@ -220,43 +221,28 @@ export class PciFunction implements PciIdentity {
   /**
    * Resets the function, by the home's own means or a function-level reset (PCI Express 4.0, 6.6.2; it takes 100 ms),
    * and gives it its addresses back. Bus mastering is off afterwards, DMA has stopped, and `device.reclaim()` may be
-   * called.
+   * called. While a reset runs, another call is part of it.
    *
    * @returns false when the function offers no reset: it must then be reset through its own registers.
    * @throws as {@link ConfigSpace.capabilities}.
    */
   async reset(): Promise<boolean> {
     this.#guard();
-    await this.#backend.flush();
-    const command = await this.config.read16(PCI_CONFIG.command);
-    const header = await Promise.all(HEADER_WORDS.map((offset) => this.config.read32(offset)));
-    if (!((await this.#backend.reset?.()) ?? false) && !(await this.#functionLevelReset())) return false;
-    for (const [i, offset] of HEADER_WORDS.entries()) await this.config.write32(offset, header[i]!);
-    await this.config.write16(PCI_CONFIG.command, command & ~PCI_COMMAND.busMaster);
-    return true;
+    this.#resetting ??= this.#reset().finally(() => {
+      this.#resetting = null;
+    });
+    return this.#resetting;
   }
 
-  async #functionLevelReset(): Promise<boolean> {
-    const { config } = this;
-    const capabilities = await config.capabilities();
-    const express = capabilities.find(({ id }) => id === PCI_CAPABILITY.pciExpress);
-    const advanced = capabilities.find(({ id }) => id === PCI_CAPABILITY.advancedFeatures);
-    if (
-      express !== undefined &&
-      ((await config.read32(express.offset + EXPRESS_DEVICE_CAPABILITIES)) & EXPRESS_FLR_CAPABLE) !== 0
-    ) {
-      await this.disableBusMaster();
-      await config.update16(express.offset + EXPRESS_DEVICE_CONTROL, EXPRESS_INITIATE_FLR);
-    } else if (
-      advanced !== undefined &&
-      ((await config.read8(advanced.offset + AF_CAPABILITIES)) & AF_FLR_CAPABLE) !== 0
-    ) {
-      await this.disableBusMaster();
-      await config.write8(advanced.offset + AF_CONTROL, AF_INITIATE_FLR);
-    } else {
-      return false;
-    }
-    await new Promise((resolve) => setTimeout(resolve, FLR_TIME));
+  async #reset(): Promise<boolean> {
+    // What was begun is finished also when the function is closed meanwhile: who opens it next needs its addresses.
+    const config = new ConfigSpace(this.#backend, () => undefined);
+    await this.#backend.flush();
+    const command = await config.read16(PCI_CONFIG.command);
+    const header = await Promise.all(HEADER_WORDS.map((offset) => config.read32(offset)));
+    if (!((await this.#backend.reset?.()) ?? false) && !(await functionLevelReset(config))) return false;
+    for (const [i, offset] of HEADER_WORDS.entries()) await config.write32(offset, header[i]!);
+    await config.write16(PCI_CONFIG.command, command & ~PCI_COMMAND.busMaster);
     return true;
   }
 
@@ -304,9 +290,12 @@ export class PciFunction implements PciIdentity {
   }
 
   /**
-   * The driver is done: bus mastering off, interrupts closed, the device detached (managed pools are destroyed) and its
-   * memory reclaimed; then the home takes the function back. Closing twice is fine, and a function that is gone can be
-   * closed too. A driver stops its device first: what is cut off in the middle of a transfer may need a reset.
+   * The driver is done: a reset that runs is waited for, bus mastering off, interrupts closed, the device detached (managed
+   * pools are destroyed) and its memory reclaimed; then the home takes the function back. Closing twice is fine, and a
+   * function that is gone can be closed too.
+   *
+   * A driver stops its device first, and switches bus mastering off. Where that was not done, the home sees to it that no
+   * transfer is under way before the memory can be anybody else's; where it can't, the memory is not reclaimed.
    *
    * @throws `DmaReleaseError` after all was tried, with what failed.
    */
@@ -331,12 +320,20 @@ export class PciFunction implements PciIdentity {
     };
     // Not through the checks for drivers: those say that the function is closed.
     const config = new ConfigSpace(this.#backend, () => undefined);
+    await this.#resetting?.catch(() => undefined);
     await attempt(() => this.#backend.flush());
-    await attempt(() => config.update16(PCI_CONFIG.command, 0, PCI_COMMAND.busMaster));
+    let quiet = false;
+    await attempt(async () => {
+      const command = await config.read16(PCI_CONFIG.command);
+      await config.write16(PCI_CONFIG.command, command & ~PCI_COMMAND.busMaster);
+      if ((command & PCI_COMMAND.busMaster) !== 0) await this.#backend.settle?.();
+      quiet = true;
+    });
     const interrupts = this.#interrupts;
     if (interrupts instanceof Interrupts) await attempt(() => interrupts.close());
     const memoryErrors: unknown[] = [];
-    for (const step of ['detach', 'reclaim'] as const) {
+    const steps = quiet || this.removed.aborted ? (['detach', 'reclaim'] as const) : (['detach'] as const);
+    for (const step of steps) {
       try {
         this.device[step]();
       } catch (error) {
@@ -358,4 +355,27 @@ export class PciFunction implements PciIdentity {
   ): PciError {
     return new PciError(code, this.address, message);
   }
+}
+
+async function functionLevelReset(config: ConfigSpace): Promise<boolean> {
+  const capabilities = await config.capabilities();
+  const express = capabilities.find(({ id }) => id === PCI_CAPABILITY.pciExpress);
+  const advanced = capabilities.find(({ id }) => id === PCI_CAPABILITY.advancedFeatures);
+  if (
+    express !== undefined &&
+    ((await config.read32(express.offset + EXPRESS_DEVICE_CAPABILITIES)) & EXPRESS_FLR_CAPABLE) !== 0
+  ) {
+    await config.update16(PCI_CONFIG.command, 0, PCI_COMMAND.busMaster);
+    await config.update16(express.offset + EXPRESS_DEVICE_CONTROL, EXPRESS_INITIATE_FLR);
+  } else if (
+    advanced !== undefined &&
+    ((await config.read8(advanced.offset + AF_CAPABILITIES)) & AF_FLR_CAPABLE) !== 0
+  ) {
+    await config.update16(PCI_CONFIG.command, 0, PCI_COMMAND.busMaster);
+    await config.write8(advanced.offset + AF_CONTROL, AF_INITIATE_FLR);
+  } else {
+    return false;
+  }
+  await new Promise((resolve) => setTimeout(resolve, FLR_TIME));
+  return true;
 }

@@ -34,7 +34,8 @@ const MAX_TIMEOUT = 2 ** 31 - 1;
 
 interface Waiter {
   readonly vector: number;
-  readonly settle: (outcome: boolean | Error) => void;
+  readonly resolve: (pending: boolean) => void;
+  readonly reject: (reason: unknown) => void;
 }
 
 /** A checked {@link InterruptOptions}. @internal */
@@ -126,6 +127,7 @@ export class Interrupts {
    * @throws {@link PciError} `ERR_DMAPOOL_PCI_CLOSED` when the interrupts or the function are closed.
    */
   async wait(options: InterruptWaitOptions = {}): Promise<boolean> {
+    if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
     const { vector = 0, timeout, signal } = options;
     checkInteger('vector', vector, 0, this.vectors - 1);
     if (timeout !== undefined) checkInteger('timeout', timeout, 0, MAX_TIMEOUT);
@@ -139,24 +141,28 @@ export class Interrupts {
     if (this.#backend.level) this.#pending[vector] = false;
     return new Promise((resolve, reject) => {
       let timer: ReturnType<typeof setTimeout> | undefined;
+      const leave = (): boolean => {
+        clearTimeout(timer);
+        signal?.removeEventListener('abort', onAbort);
+        return this.#waiters.delete(waiter);
+      };
       const waiter: Waiter = {
         vector,
-        settle: (outcome) => {
-          if (!this.#waiters.delete(waiter)) return;
-          clearTimeout(timer);
-          signal?.removeEventListener('abort', onAbort);
-          if (typeof outcome === 'boolean') resolve(outcome);
-          else reject(outcome);
+        resolve: (pending) => {
+          if (leave()) resolve(pending);
+        },
+        reject: (reason) => {
+          if (leave()) reject(reason);
         },
       };
       const onAbort = (): void => {
-        waiter.settle(signal!.reason as Error);
+        waiter.reject(signal!.reason);
       };
       this.#waiters.add(waiter);
       signal?.addEventListener('abort', onAbort);
       if (timeout !== undefined) {
         timer = setTimeout(() => {
-          waiter.settle(false);
+          waiter.resolve(false);
         }, timeout);
       }
       if (this.#pending[vector]) {
@@ -171,7 +177,7 @@ export class Interrupts {
           else if (!this.#backend.level) this.#pending[vector] = true;
         },
         (error: unknown) => {
-          waiter.settle(error as Error);
+          waiter.reject(error);
         },
       );
     });
@@ -195,11 +201,11 @@ export class Interrupts {
   #notice(vector: number): void {
     const woken = [...this.#waiters].filter((waiter) => waiter.vector === vector);
     this.#pending[vector] = woken.length === 0;
-    for (const waiter of woken) waiter.settle(true);
+    for (const waiter of woken) waiter.resolve(true);
   }
 
   #fail(error: Error): void {
-    for (const waiter of [...this.#waiters]) waiter.settle(error);
+    for (const waiter of [...this.#waiters]) waiter.reject(error);
   }
 
   #closedError(): PciError {

@@ -16,6 +16,8 @@ export interface FunctionHome {
   readonly memory: CoherentAllocator;
   /** Input of the I/O APIC that the function's pin leads to; -1: it has no pin. */
   readonly line: number;
+  /** Has the disks finish what they were asked for. */
+  readonly finishRequests: () => Promise<void>;
   readonly onClose: () => void;
 }
 
@@ -39,6 +41,11 @@ export class QemuPciBackend implements PciBackend {
     this.memory = home.memory;
     this.removed = this.#gone.signal;
     for (const bar of found.bars) this.#byIndex[bar.index] = bar;
+  }
+
+  /** A model that was cut off in the middle of its work may still have requests under way to the disk. */
+  settle(): Promise<void> {
+    return this.#home.finishRequests();
   }
 
   get configSize(): number {
@@ -136,6 +143,7 @@ class IntxInterrupts implements InterruptBackend {
   #listener: ((vector: number) => void) | undefined;
   /** The driver waits for the next one. */
   #armed = false;
+  #closed = false;
   #timer: NodeJS.Timeout | undefined;
 
   constructor(backend: QemuPciBackend, lines: InterruptLines, line: number) {
@@ -164,6 +172,7 @@ class IntxInterrupts implements InterruptBackend {
   async rearm(): Promise<boolean> {
     // Afterwards the line is what the driver's last writes made of it: QEMU tells of changes before it answers.
     await this.#function.flush();
+    if (this.#closed) return false;
     this.#armed = true;
     if (!this.#lines.isHigh(this.#line)) return false;
     if (await this.#isOurs()) return true;
@@ -172,6 +181,7 @@ class IntxInterrupts implements InterruptBackend {
   }
 
   async close(): Promise<void> {
+    this.#closed = true;
     this.#stopListening();
     clearTimeout(this.#timer);
     this.#listener = undefined;

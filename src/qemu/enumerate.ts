@@ -172,11 +172,10 @@ class Enumeration {
       if (low === 0) continue;
       const io = (low & 1) !== 0;
       const is64 = !io && (low & 6) === 4;
-      // Nothing here is of 4 GiB or more, so the upper half of the size is all ones.
-      if (is64) await this.#probe(where, offset + 4);
+      const high = is64 ? await this.#probe(where, offset + 4) : 0xffff_ffff;
       // Port registers may have no upper half.
       const mask = io ? (low & ~3) | 0xffff_0000 : low & ~0xf;
-      const size = -mask >>> 0;
+      const size = mask === 0 ? 2 ** 32 * (-high >>> 0) : -mask >>> 0;
       const base = (io ? this.#io : this.#memory).take(size);
       if (base === -1) {
         const message = `no room for the ${String(size)} bytes of BAR ${String(index)}; use fewer or smaller devices`;

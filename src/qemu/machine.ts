@@ -23,6 +23,7 @@ import { InterruptLines } from './interrupt-lines.ts';
 import { checkOptions, commandLine, type CheckedOptions, type QemuMachineOptions } from './options.ts';
 import { QemuProcess } from './process.ts';
 import { QmpClient } from './qmp.ts';
+import { finishRequests } from './quiesce.ts';
 import { QtestClient } from './qtest.ts';
 import { MachineRam } from './ram.ts';
 import { Unplugger } from './unplug.ts';
@@ -31,6 +32,8 @@ import { Unplugger } from './unplug.ts';
 const LEAST_VERSION = { major: 6, minor: 0 };
 /** The most bytes of one access to memory through QEMU. */
 const MAX_ACCESS = 1024 * 1024;
+/** Milliseconds that a disk may take to finish what a driver left under way. */
+const SLOW_DISK_TIME = 60_000;
 
 /** A PCI function of a machine. */
 export interface QemuPciFunction {
@@ -212,6 +215,8 @@ export class QemuMachine {
       lines: this.#lines,
       memory: this.#ram.source,
       line: found.pin === 0 ? -1 : CHIPSETS[this.#options.machine].line(found.root.slot, found.root.pin),
+      finishRequests: () =>
+        finishRequests(this.#qmp, this.#qtest, Math.max(SLOW_DISK_TIME, this.#options.commandTimeout)),
       onClose: () => {
         if (plugged.backend === backend) plugged.backend = null;
       },
@@ -239,6 +244,7 @@ export class QemuMachine {
    *   `ERR_DMAPOOL_QEMU_TIMEOUT` when it does not go, and when the machine has ended.
    */
   async unplug(which: string, options: UnplugOptions = {}): Promise<void> {
+    if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
     const { timeout = 5000 } = options;
     checkInteger('timeout', timeout, 1, 600_000);
     const plugged = this.#find(which);
@@ -253,6 +259,7 @@ export class QemuMachine {
       },
       bus: this.#bus,
       qmp: this.#qmp,
+      finishRequests: () => finishRequests(this.#qmp, this.#qtest, Math.max(timeout, this.#options.commandTimeout)),
       port: CHIPSETS[this.#options.machine].hotplugPort,
       timeout,
       ended: this.ended,
@@ -271,6 +278,9 @@ export class QemuMachine {
    */
   async qmp(command: string, args: Readonly<Record<string, unknown>> = {}): Promise<unknown> {
     if (typeof command !== 'string') throw new DmaArgumentError('command', command, 'the name of a QMP command');
+    if (typeof args !== 'object' || args === null || Array.isArray(args)) {
+      throw new DmaArgumentError('args', args, 'an object with the arguments by name');
+    }
     return this.#qmp.execute(command, args);
   }
 
@@ -409,7 +419,9 @@ export class QemuMachine {
       signal?.addEventListener('abort', onEnd);
     });
     try {
+      signal?.throwIfAborted();
       await Promise.race([work(), trouble]);
+      signal?.throwIfAborted();
       signal?.addEventListener('abort', this.#onAbort);
     } catch (error) {
       throw await explainStart(error, this.#options, this.#process);

@@ -89,7 +89,9 @@ export function checkOptions(options: QemuMachineOptions): CheckedOptions {
   if (machine !== 'pc' && machine !== 'q35') throw new DmaArgumentError('machine', machine, 'pc or q35');
   // A q35 machine has its low RAM below 0x80000000, and the rest above 4 GiB, once it has much.
   if (machine === 'q35') checkMebibytes('memory of a q35', memory, LEAST_MEMORY, 2048 * MIB);
-  if (typeof binary !== 'string' || binary === '') throw new DmaArgumentError('binary', binary, 'a program');
+  if (typeof binary !== 'string' || binary === '' || binary.includes('\0')) {
+    throw new DmaArgumentError('binary', binary, 'a program');
+  }
   if (signal !== undefined && !(signal instanceof AbortSignal)) {
     throw new DmaArgumentError('signal', signal, 'an AbortSignal');
   }
@@ -114,6 +116,14 @@ export function checkOptions(options: QemuMachineOptions): CheckedOptions {
 
 /** QEMU's command line. */
 export function commandLine(options: CheckedOptions): string[] {
+  const words = allWords(options);
+  for (const word of words) {
+    if (word.includes('\0')) throw new DmaArgumentError('options', word, 'texts without NUL');
+  }
+  return words;
+}
+
+function allWords(options: CheckedOptions): string[] {
   const { memory, highMemory, machine, devices, drives, netdevs, args } = options;
   const size = `${String(memory / MIB)}M`;
   const lines = [

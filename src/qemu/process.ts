@@ -17,8 +17,13 @@ import { QemuError } from './error.ts';
 const MAX_OUTPUT = 8192;
 /** Milliseconds for QEMU to end after it was told to, before it is killed. */
 const QUIT_TIME = 2000;
-/** Reads the process' number, waits for the end of input, kills. An empty number, of a start that failed, kills nothing. */
-const WATCH = 'read -r pid; read -r rest; [ -n "$pid" ] && kill -9 "$pid"';
+/** Milliseconds for a pipe of QEMU's to end after QEMU has: somebody that it started may have it, out of our reach. */
+const PIPE_TIME = 500;
+/**
+ * Reads the process' number, waits for the end of input, kills its whole group: what is started may be a script that starts
+ * QEMU. An empty number, of a start that failed, kills nothing.
+ */
+const WATCH = 'read -r pid; read -r rest; [ -n "$pid" ] && kill -s KILL -- "-$pid"';
 
 /** The descriptors in the child. */
 export const QTEST_FD = 3;
@@ -60,18 +65,18 @@ export class QemuProcess {
     const input: Writable = watchdog.stdin;
     // It is gone when QEMU is.
     input.on('error', () => undefined);
-    const child = spawn(binary, args, {
-      detached: true,
-      stdio: ['ignore', 'pipe', 'pipe', 'pipe', 'pipe', ram, firmware],
-    });
-    if (child.pid !== undefined) input.write(`${String(child.pid)}\n`);
     try {
+      const child = spawn(binary, args, {
+        detached: true,
+        stdio: ['ignore', 'pipe', 'pipe', 'pipe', 'pipe', ram, firmware],
+      });
+      if (child.pid !== undefined) input.write(`${String(child.pid)}\n`);
       await started(child, binary);
+      return new QemuProcess(child, watchdog);
     } catch (error) {
       watchdog.kill('SIGKILL');
       throw missing(binary, error);
     }
-    return new QemuProcess(child, watchdog);
   }
 
   /** Number of the process. */
@@ -86,7 +91,7 @@ export class QemuProcess {
 
   /** Ends the process at once. */
   kill(): void {
-    this.#child.kill('SIGKILL');
+    if (this.#child.exitCode === null && this.#child.signalCode === null) killGroup(this.pid);
   }
 
   /** Resolves when the process has ended; it is killed if that takes too long. */
@@ -102,15 +107,32 @@ export class QemuProcess {
 /** Resolves when both processes have ended: with how QEMU did, in words. */
 async function endOf(child: ChildProcess, watchdog: ChildProcess): Promise<string> {
   const watchdogEnded = new Promise((resolve) => watchdog.once('exit', resolve));
+  let timer: NodeJS.Timeout | undefined;
+  child.once('exit', () => {
+    // A script may be survived by what it started.
+    killGroup(child.pid!);
+    timer = setTimeout(() => {
+      for (const stream of child.stdio) stream?.destroy();
+    }, PIPE_TIME);
+  });
   // `close`, not `exit`: by then all of its last words have been read.
   const how = await new Promise<string>((resolve) => {
     child.once('close', (code, signal) => {
       resolve(signal === null ? `ended with exit code ${String(code)}` : `was ended by ${signal}`);
     });
   });
+  clearTimeout(timer);
   watchdog.kill('SIGKILL');
   await watchdogEnded;
   return how;
+}
+
+function killGroup(pid: number): void {
+  try {
+    process.kill(-pid, 'SIGKILL');
+  } catch {
+    // Nobody of it is left.
+  }
 }
 
 function started(child: ChildProcess, name: string): Promise<void> {
@@ -123,8 +145,8 @@ function started(child: ChildProcess, name: string): Promise<void> {
 }
 
 function missing(binary: string, error: unknown): QemuError {
-  const { cause } = error as Error;
-  const code = (cause as NodeJS.ErrnoException | undefined)?.code ?? 'unknown error';
+  const { cause = error } = error as Error;
+  const code = (cause as NodeJS.ErrnoException).code ?? 'unknown error';
   return new QemuError(
     'ERR_DMAPOOL_QEMU_MISSING',
     `can't start ${binary} (${code}); on Debian or Ubuntu: apt-get install --no-install-recommends qemu-system-x86`,

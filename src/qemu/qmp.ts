@@ -1,5 +1,6 @@
 /** The QEMU Machine Protocol: commands and events as lines of JSON (docs/interop/qmp-spec in QEMU's documentation). */
 import type { Duplex } from 'node:stream';
+import { DmaArgumentError } from '../errors.ts';
 import { QemuError } from './error.ts';
 import { LineSplitter } from './lines.ts';
 
@@ -64,16 +65,31 @@ export class QmpClient {
     stream.on('error', () => undefined);
   }
 
-  /** Runs a command. Rejects with `ERR_DMAPOOL_QEMU_COMMAND` and QEMU's own words when it fails. */
-  execute(command: string, args: Readonly<Record<string, unknown>> = {}): Promise<unknown> {
+  /**
+   * Runs a command. Rejects with `ERR_DMAPOOL_QEMU_COMMAND` and QEMU's own words when it fails.
+   *
+   * @param timeout Milliseconds for the answer, of a command that may take longer than others.
+   */
+  execute(
+    command: string,
+    args: Readonly<Record<string, unknown>> = {},
+    timeout: number = this.#timeout,
+  ): Promise<unknown> {
     if (this.#ended !== null) return Promise.reject(this.#ended);
     const id = this.#nextId++;
+    let line: string;
+    try {
+      line = JSON.stringify({ execute: command, arguments: args, id });
+    } catch (error) {
+      const expected = `values that go as JSON (${(error as Error).message})`;
+      return Promise.reject(new DmaArgumentError('args', args, expected));
+    }
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
-        this.#events.onHang(`no answer to ${command} within ${String(this.#timeout)} ms`);
-      }, this.#timeout);
+        this.#events.onHang(`no answer to ${command} within ${String(timeout)} ms`);
+      }, timeout);
       this.#pending.set(id, { command, resolve, reject, timer });
-      this.#stream.write(`${JSON.stringify({ execute: command, arguments: args, id })}\n`);
+      this.#stream.write(`${line}\n`);
     });
   }
 

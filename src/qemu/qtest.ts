@@ -49,6 +49,8 @@ export class QtestClient {
   /** The first failure of a posted command, until an awaited call tells of it. */
   #postedError: Error | null = null;
   #ended: Error | null = null;
+  /** How many know that QEMU is busy with something else. */
+  #patient = 0;
   #timer: NodeJS.Timeout | undefined;
 
   /** @param timeout Milliseconds without an answer after which QEMU hangs. */
@@ -93,6 +95,16 @@ export class QtestClient {
     this.#throwPosted();
   }
 
+  /** Runs an action during which QEMU may not answer for long, and is not taken for hung. */
+  async withPatience<T>(action: () => Promise<T>): Promise<T> {
+    this.#patient++;
+    try {
+      return await action();
+    } finally {
+      this.#patient--;
+    }
+  }
+
   /** Nothing is sent any more; all that waits is rejected. */
   end(error: Error): void {
     if (this.#ended !== null) return;
@@ -119,7 +131,7 @@ export class QtestClient {
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
       if (this.#ended !== null || this.#answered === this.#sent) return;
-      if (this.#answered > seen) {
+      if (this.#answered > seen || this.#patient > 0) {
         this.#watch();
         return;
       }

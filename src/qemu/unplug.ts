@@ -28,6 +28,8 @@ const BUS_MASTER = 4;
 export interface UnplugContext {
   readonly bus: MachineBus;
   readonly qmp: QmpClient;
+  /** Has the disks finish what they were asked for. */
+  readonly finishRequests: () => Promise<void>;
   readonly port: number;
   readonly timeout: number;
   readonly ended: AbortSignal;
@@ -51,20 +53,21 @@ export class Unplugger {
   }
 
   async unplug(id: string, where: PciLocation, context: UnplugContext): Promise<void> {
-    const { bus, qmp, onEject } = context;
+    const { bus, qmp, finishRequests, onEject } = context;
     await qmp.execute('device_del', { id });
     const out = this.#untilOut(id, context);
     onEject(out);
-    // QEMU 7.2 forgets a reference to a device that had work in hand now and then: it is unrealized, out of its bus and
-    // of the tree, but never finalized, so that no event comes. What counts is that it is out.
-    const again = setInterval(() => {
-      void this.#look(id, where.slot, context).catch(() => undefined);
-    }, AGAIN);
+    let again: NodeJS.Timeout | undefined;
     try {
       const command = await bus.readConfig(where, COMMAND, 16);
       await bus.writeConfig(where, COMMAND, 16, command & ~BUS_MASTER);
-      await finishRequests(qmp);
+      await finishRequests();
       await eject(where.slot, context);
+      // QEMU 7.2 forgets a reference to a device that had work in hand now and then: it is unrealized, out of its bus and
+      // of the tree, but never finalized, so that no event comes. What counts is that it is out.
+      again = setInterval(() => {
+        void this.#look(id, where.slot, context).catch(() => undefined);
+      }, AGAIN);
       // A device that does not go, works on.
       await out.catch(async (error: unknown) => {
         await bus.writeConfig(where, COMMAND, 16, command);
@@ -106,14 +109,6 @@ export class Unplugger {
     if (devices.some(({ name }) => name === id)) await eject(slot, context);
     else if (this.#waiting.has(id)) this.deleted(id);
   }
-}
-
-/** Has the disks finish what they were asked for: QEMU waits for that when a machine is stopped. */
-async function finishRequests(qmp: QmpClient): Promise<void> {
-  const { running } = (await qmp.execute('query-status')) as { running: boolean };
-  if (!running) return;
-  await qmp.execute('stop');
-  await qmp.execute('cont');
 }
 
 async function eject(slot: number, { bus, port }: UnplugContext): Promise<void> {

@@ -81,6 +81,11 @@ void describe('interrupts', () => {
     const wait = interrupts.wait({ signal: controller.signal });
     controller.abort(reason);
     await assert.rejects(wait, reason);
+    // Whatever the reason is, it is one, and no answer.
+    const odd = new AbortController();
+    const another = interrupts.wait({ signal: odd.signal });
+    odd.abort(true);
+    await assert.rejects(another, (thrown) => thrown === true);
   });
 
   void it('pass on what their home fails with', async () => {
@@ -163,7 +168,7 @@ void describe('interrupts', () => {
       await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', fn.interrupts(wrong as never));
     }
     const interrupts = await fn.interrupts();
-    for (const wrong of [{ vector: 1 }, { timeout: -1 }, { timeout: NaN }, { signal: {} }]) {
+    for (const wrong of [null, { vector: 1 }, { timeout: -1 }, { timeout: NaN }, { signal: {} }]) {
       await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', interrupts.wait(wrong as never));
     }
     await fn.close();

@@ -116,6 +116,44 @@ void describe('a machine that does not start', () => {
     );
   });
 
+  void it('in time, also when a script started it and somebody keeps its pipes', async () => {
+    const script = join(folder, 'wrapper');
+    writeFileSync(
+      script,
+      `#!/bin/sh\n${process.execPath} -e 'setInterval(() => {}, 1000)' wrapper-child\necho never\n`,
+    );
+    chmodSync(script, 0o755);
+    const begin = performance.now();
+    await fails('ERR_DMAPOOL_QEMU_TIMEOUT', { binary: script, startTimeout: 500 });
+    assert.ok(performance.now() - begin < 5000);
+    assert.deepEqual(processesWith('wrapper-child'), [], 'nor what the script started');
+  });
+
+  void it('since its program is no path, or its words are too long', async () => {
+    const file = join(folder, 'no-folder');
+    writeFileSync(file, '');
+    const watchdogs = processesWith('read -r pid').length;
+    await fails('ERR_DMAPOOL_QEMU_MISSING', { binary: join(file, 'qemu') });
+    await fails('ERR_DMAPOOL_QEMU_MISSING', { args: ['x'.repeat(4 * 1024 * 1024)] });
+    assert.equal(processesWith('read -r pid').length, watchdogs);
+  });
+
+  void it('since it is asked for more than there is room for', { skip: withoutQemu }, async () => {
+    const error = await rejectsCode(
+      'ERR_DMAPOOL_PCI_UNSUPPORTED',
+      QemuMachine.start({ devices: ['pci-testdev,membar=4G'] }),
+    );
+    assert.match(error.message, /no room for the 4294967296 bytes of BAR 2/);
+  });
+
+  void it('since the caller thought better of it at once', { skip: withoutQemu }, async () => {
+    const controller = new AbortController();
+    const reason = new Error('enough');
+    const start = QemuMachine.start({ signal: controller.signal });
+    controller.abort(reason);
+    await assert.rejects(start, reason);
+  });
+
   void it('since the caller thought better of it', async () => {
     const binary = fakeQemu('patient', 'setInterval(() => {}, 1000);');
     const reason = new Error('enough');
@@ -149,6 +187,9 @@ void describe('a machine that does not start', () => {
       { drives: [null] },
       { args: [1] },
       { binary: '' },
+      { binary: 'a\0b' },
+      { args: ['a\0b'] },
+      { devices: ['a\0b'] },
       { startTimeout: 0 },
       { commandTimeout: Infinity },
       { signal: 1 },
@@ -228,6 +269,17 @@ void describe('a machine that fails while it runs', { skip: withoutQemu }, () =>
     process.kill(pid, 'SIGSTOP');
     await machine.close();
     assert.ok(!isAlive(pid));
+  });
+
+  void it('is not taken for hung for a command that can not be sent', async (t) => {
+    const machine = await startMachine(t, { commandTimeout: 200 });
+    const circular: Record<string, unknown> = {};
+    circular['self'] = circular;
+    for (const args of [{ x: 1n }, circular, null, [1], 7]) {
+      await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', machine.qmp('query-status', args as never));
+    }
+    await new Promise((resolve) => setTimeout(resolve, 400));
+    assert.ok(await machine.qmp('query-status'));
   });
 
   void it('ends with its signal', async () => {

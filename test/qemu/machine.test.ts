@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import { type CoherentMemory, DMA_BIT_MASK, DmaPool } from 'dmapool';
+import { NvmeController } from 'dmapool/drivers/nvme';
 import { PCI_CAPABILITY, PCI_CONFIG, type PciFunction } from 'dmapool/pci';
 import { diskImage } from '../support/disk-image.ts';
 import { rejectsCode, throwsCode } from '../support/errors.ts';
@@ -261,6 +262,46 @@ void describe('interrupts of a QEMU machine', { skip: withoutQemu }, () => {
   });
 });
 
+void describe('closing', { skip: withoutQemu }, () => {
+  void it('under a driver gives no memory back that a transfer may still write', async (t) => {
+    const machine = await startMachine(t, {
+      drives: [{ id: 'disk0', file: diskImage(t, 16 * MIB), options: { 'throttling.bps-read': MIB } }],
+      devices: ['nvme,id=nvme0,drive=disk0,serial=1', 'edu,id=edu0'],
+    });
+    const pci = await machine.open('nvme0');
+    const nvme = await NvmeController.start(pci);
+    const disk = await nvme.namespace(1);
+    const reads = Array.from({ length: 8 }, (_, i) =>
+      disk.read(i * 256, new Uint8Array(128 * 1024)).catch((error: unknown) => error),
+    );
+    await new Promise((resolve) => setTimeout(resolve, 100));
+    await pci.close();
+    // All that is free now, for another device; what the disk has (zeros) would show in it.
+    const { device } = await machine.open('edu0');
+    const taken: Uint8Array[] = [];
+    for (;;) {
+      const memory = machine.memory.allocCoherent({ device, size: 4096, node: -1 });
+      if (memory === null) break;
+      taken.push(new Uint8Array(memory.buffer, memory.byteOffset, memory.size).fill(0xff));
+    }
+    await new Promise((resolve) => setTimeout(resolve, 1500));
+    assert.ok(taken.every((bytes) => bytes.every((byte) => byte === 0xff)));
+    await Promise.all(reads);
+    await nvme.close();
+  });
+
+  void it('during a reset leaves the function its addresses', async (t) => {
+    const machine = await startMachine(t, { machine: 'q35', devices: ['nvme,id=nvme0,serial=1'] });
+    const pci = await machine.open('nvme0');
+    const version = await pci.bar(0).read32(8);
+    const resets = [pci.reset(), pci.reset()];
+    await pci.close();
+    assert.deepEqual(await Promise.all(resets), [true, true]);
+    const again = await machine.open('nvme0');
+    assert.equal(await again.bar(0).read32(8), version);
+  });
+});
+
 void describe('unplugging', { skip: withoutQemu }, () => {
   const machines = {
     pc: { devices: ['edu,id=edu0', 'edu,id=edu1'] },
@@ -313,6 +354,25 @@ void describe('unplugging', { skip: withoutQemu }, () => {
     });
   }
 
+  void it('of a disk that is slow takes its time, and leaves the machine alone', async (t) => {
+    const machine = await startMachine(t, {
+      commandTimeout: 500,
+      args: ['-blockdev', 'null-co,node-name=slow,latency-ns=1500000000,size=1048576'],
+      devices: ['nvme,id=nvme0,drive=slow,serial=1', 'edu,id=edu0'],
+    });
+    const pci = await machine.open('nvme0');
+    const nvme = await NvmeController.start(pci);
+    const disk = await nvme.namespace(1);
+    const read = rejectsCode('ERR_DMAPOOL_PCI_GONE', disk.read(0, new Uint8Array(512)));
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    await machine.unplug('nvme0', { timeout: 20_000 });
+    await read;
+    await nvme.close();
+    await pci.close();
+    const edu = await machine.open('edu0');
+    assert.equal(await edu.bar(0).read32(EDU.id), 0x010000ed);
+  });
+
   void it('that QEMU refuses says so in its words', async (t) => {
     const machine = await startMachine(t, { machine: 'q35', devices: ['edu,id=edu0', 'edu'] });
     const error = await rejectsCode('ERR_DMAPOOL_QEMU_COMMAND', machine.unplug('edu0'));
@@ -322,5 +382,6 @@ void describe('unplugging', { skip: withoutQemu }, () => {
     await rejectsCode('ERR_DMAPOOL_PCI_UNSUPPORTED', machine.unplug('0000:00:02.0'));
     await rejectsCode('ERR_DMAPOOL_PCI_NOT_FOUND', machine.unplug('nobody'));
     await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', machine.unplug('edu0', { timeout: 0 }));
+    await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', machine.unplug('edu0', null as never));
   });
 });
