@@ -9,11 +9,12 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
-import { type CoherentMemory, Device, DMA_BIT_MASK, DmaPool } from 'dmapool';
+import { type CoherentMemory, Device, DMA_BIT_MASK, DmaError, DmaPool } from 'dmapool';
 import { HugepageError, HugetlbMemory } from 'dmapool/linux';
 import { registerConformance } from '../memory/conformance-node.ts';
 import { readPhysical } from './kcore.ts';
 import { runStaleViews, seedOf } from './stale-views.ts';
+import { footprint, SystemFaults } from './system-faults.ts';
 
 const MIB = 2 ** 20;
 const HUGE = 2 * MIB;
@@ -158,6 +159,28 @@ void describe('hugetlb memory', () => {
     });
     assert.match(stdout, /^ERR_DMAPOOL_FRAMES_HIDDEN .*CAP_SYS_ADMIN/, stderr);
     assert.equal(free(), before);
+  });
+
+  void it('is not left taken when the k-th call fails, for each k', (t) => {
+    const faults = new SystemFaults();
+    new HugetlbMemory({ size: 4 * HUGE }).close();
+    const before = [free(), footprint()];
+    faults.inLibc(t, ['mmap', 'memfdCreate', 'addSeals', 'fallocate']);
+    let k = 0;
+    do {
+      faults.fail(++k, 'ENOMEM');
+      let memory: HugetlbMemory | undefined;
+      try {
+        memory = new HugetlbMemory({ size: 4 * HUGE });
+        memory.close();
+      } catch (error) {
+        assert.ok(faults.failed !== null && error instanceof DmaError, `call ${String(k)}: ${String(error)}`);
+        // What could not be closed is closed by doing it again.
+        memory?.close();
+      }
+      assert.deepEqual([free(), footprint()], before, `call ${String(k)}, ${String(faults.failed)}`);
+    } while (faults.failed !== null);
+    assert.ok(k > 5);
   });
 
   void it('goes back to the system at close, and stale views read zeros', () => {
