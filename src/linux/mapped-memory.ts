@@ -50,13 +50,21 @@ interface Opened {
   readonly buffer: ArrayBuffer;
 }
 
+/** A piece of the range: seen by JavaScript, or not. */
+interface Piece {
+  readonly offset: number;
+  readonly length: number;
+  readonly seen: boolean;
+}
+
 /** A range of addresses that is reserved at once and opened step by step. */
 export class MappedMemory {
   readonly #libc: Libc;
   readonly #address: number;
   readonly #size: number;
   readonly #opened: Opened[] = [];
-  #closed = false;
+  /** After `close`: what is still to be replaced or given back. */
+  #left: Piece[] | null = null;
 
   /**
    * Reserves address space. Nothing of it can be touched yet.
@@ -74,9 +82,15 @@ export class MappedMemory {
     const whole = size + alignment;
     const start = this.#libc.mmap(0, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
     this.#address = Math.ceil(start / alignment) * alignment;
-    if (this.#address > start) this.#libc.munmap(start, this.#address - start);
     const end = this.#address + size;
-    if (start + whole > end) this.#libc.munmap(end, start + whole - end);
+    try {
+      if (this.#address > start) this.#libc.munmap(start, this.#address - start);
+      if (start + whole > end) this.#libc.munmap(end, start + whole - end);
+    } catch (error) {
+      // Cutting it makes one mapping more, and the number of them is limited; giving back all of it does not.
+      this.#libc.munmap(start, whole);
+      throw error;
+    }
   }
 
   /** Where the range begins in this process. */
@@ -91,7 +105,7 @@ export class MappedMemory {
 
   /** True once {@link MappedMemory.close} was called. */
   get closed(): boolean {
-    return this.#closed;
+    return this.#left !== null;
   }
 
   /**
@@ -105,7 +119,7 @@ export class MappedMemory {
   open(offset: number, length: number, source: MapSource | readonly MapPiece[] | 'anonymous', flags = 0): ArrayBuffer {
     checkInteger('offset', offset, 0, this.#size);
     checkInteger('length', length, 1, this.#size - offset);
-    if (this.#closed) throw new Error('this memory was closed');
+    if (this.closed) throw new Error('this memory was closed');
     if (this.#opened.some((part) => offset < part.offset + part.buffer.byteLength && part.offset < offset + length)) {
       throw new Error(`a part of ${hex(offset)}-${hex(offset + length - 1)} is open already`);
     }
@@ -138,19 +152,34 @@ export class MappedMemory {
   /**
    * Replaces all that was opened by anonymous memory, in place, and gives back the rest. Views read zeros from now on.
    * Closing twice is fine.
+   *
+   * @throws {@link SystemCallError} The rest is then still to be done: by closing again.
    */
   close(): void {
-    if (this.#closed) return;
-    this.#closed = true;
+    this.#left ??= this.#pieces();
+    for (let piece = this.#left[0]; piece !== undefined; piece = this.#left[0]) {
+      const address = this.#address + piece.offset;
+      if (piece.seen) {
+        const flags = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+        this.#libc.mmap(address, piece.length, PROT_READ | PROT_WRITE, flags);
+      } else {
+        this.#libc.munmap(address, piece.length);
+      }
+      this.#left.shift();
+    }
+  }
+
+  /** The whole range, cut at the ends of what was opened. */
+  #pieces(): Piece[] {
+    const pieces: Piece[] = [];
     let end = 0;
     for (const { offset, buffer } of [...this.#opened].sort((a, b) => a.offset - b.offset)) {
-      if (offset > end) this.#libc.munmap(this.#address + end, offset - end);
-      const address = this.#address + offset;
-      const flags = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-      this.#libc.mmap(address, buffer.byteLength, PROT_READ | PROT_WRITE, flags);
+      if (offset > end) pieces.push({ offset: end, length: offset - end, seen: false });
+      pieces.push({ offset, length: buffer.byteLength, seen: true });
       end = offset + buffer.byteLength;
     }
-    if (end < this.#size) this.#libc.munmap(this.#address + end, this.#size - end);
+    if (end < this.#size) pieces.push({ offset: end, length: this.#size - end, seen: false });
+    return pieces;
   }
 
   /**
@@ -160,7 +189,7 @@ export class MappedMemory {
    */
   share(buffer: ArrayBuffer | SharedArrayBuffer, name: string): SharedRegion {
     const part = this.#opened.find((candidate) => candidate.buffer === buffer);
-    if (part === undefined || this.#closed) {
+    if (part === undefined || this.closed) {
       const message = `this buffer is no part of the memory ${name}, or the memory was closed`;
       throw new DmaSharingError('ERR_DMAPOOL_NOT_SHAREABLE', message);
     }
@@ -214,6 +243,8 @@ export function openSharedRegion(region: SharedRegion): ArrayBuffer {
     Number.isSafeInteger(size) &&
     address! > 0 &&
     size! > 0;
+  // Where nothing can be mapped there is no list of mappings either.
+  if (sane) libc();
   // Numbers from a message are not to be trusted with the process' life: the kernel knows what is mapped where.
   if (!sane || !isMapped(name, address!, size!)) {
     const message =

@@ -202,14 +202,30 @@ export class VfioBackend implements PciBackend {
     attempt(() => {
       this.#container.close();
     });
+    // What failed may be done now: the device's memory is out of its reach, and what is done is not done again.
+    if (errors.length > 0) {
+      attempt(() => {
+        this.memory.close();
+      });
+      attempt(() => {
+        this.#closeRegions();
+      });
+    }
     if (errors.length > 0) throw new DmaReleaseError(`${this.address}: failed to close all of it`, errors);
   }
 
   #closeFiles(): void {
     clearInterval(this.#requestTimer);
+    try {
+      this.#closeRegions();
+    } finally {
+      if (this.#request !== -1) closeSync(this.#request);
+      closeSync(this.#fd);
+    }
+  }
+
+  #closeRegions(): void {
     for (const region of this.#regions) region?.close();
-    if (this.#request !== -1) closeSync(this.#request);
-    closeSync(this.#fd);
   }
 
   /** Ports are never mapped: whether they answer is for the bus to say. */

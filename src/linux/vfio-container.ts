@@ -6,6 +6,7 @@
  *     (no name)        device: registers, configuration space, interrupts
  */
 import { closeSync, existsSync, openSync } from 'node:fs';
+import { constants } from 'node:os';
 import { join } from 'node:path';
 import { PciError } from '../pci/error.ts';
 import { SystemCallError, VfioError, type VfioErrorCode } from './error.ts';
@@ -107,10 +108,13 @@ export class VfioContainer implements DmaMapper {
 
   map(address: number, iova: number, size: number): void {
     const purpose = `${this.device.address}: can't map ${String(size)} bytes for the device`;
+    if (this.#closed) throw new SystemCallError('ioctl', constants.errno.EBADF, purpose);
     libc().ioctl(this.#container, VFIO_IOMMU_MAP_DMA, mapDma(address, iova, size), purpose);
   }
 
   unmap(iova: number, size: number): void {
+    // The kernel did it then; and the number of the file may be another container's now.
+    if (this.#closed) return;
     const purpose = `${this.device.address}: can't unmap ${String(size)} bytes from the device`;
     unmapDma(iova, size, (bytes) => {
       libc().ioctl(this.#container, VFIO_IOMMU_UNMAP_DMA, bytes, purpose);

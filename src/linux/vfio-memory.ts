@@ -110,7 +110,8 @@ export class VfioMemory implements CoherentAllocator {
   readonly #mapper: DmaMapper;
   readonly #iovas: IovaRanges;
   readonly #memory: MappedMemory;
-  readonly #file: number;
+  /** -1 once it is closed. */
+  #file: number;
   readonly #node: number;
   readonly #availability = new Availability();
   /** What the device can reach: address and bytes. */
@@ -235,10 +236,10 @@ export class VfioMemory implements CoherentAllocator {
    * Takes all of it from the device, and then from the process: the IOMMU stops what the device still does, and views
    * read zeros from now on, in all threads. `VfioDevice.close` does it. Closing twice is fine.
    *
-   * @throws `DmaReleaseError` when the kernel would not take a mapping away. The memory then stays as it is.
+   * @throws `DmaReleaseError` when the kernel would not take a mapping away: the memory then stays as it is.
+   * @throws {@link SystemCallError} when it would not replace the memory. Either way closing again does the rest.
    */
   close(): void {
-    if (this.#closed && this.#memory.closed) return;
     this.#closed = true;
     this.#high.close();
     this.#low.close();
@@ -252,8 +253,10 @@ export class VfioMemory implements CoherentAllocator {
       }
     }
     if (errors.length > 0) throw new DmaReleaseError('the device still reaches memory', errors);
+    // What is mapped keeps the file.
+    if (this.#file !== -1) closeSync(this.#file);
+    this.#file = -1;
     this.#memory.close();
-    closeSync(this.#file);
   }
 
   /** Opens more of the memory, where a device of this mask reaches it; false if there is no more, or it can't be mapped. */
@@ -270,22 +273,32 @@ export class VfioMemory implements CoherentAllocator {
       if (room < roundUp(size, this.pageSize)) continue;
       const iova = this.#iovas.alloc(room, mask);
       if (iova === -1) continue;
-      const { offset, buffer } = spare !== -1 ? this.#unmapped.splice(spare, 1)[0]! : this.#open(room);
-      if (!this.#map(this.#memory.address + offset, iova, room)) {
-        this.#unmapped.push({ offset, buffer });
-        return false;
-      }
+      const step = spare !== -1 ? this.#unmapped[spare]! : this.#open(room, iova);
+      if (step === null) return false;
+      const { offset, buffer } = step;
+      if (!this.#map(this.#memory.address + offset, iova, room)) return false;
+      this.#unmapped.splice(this.#unmapped.indexOf(step), 1);
       (iova >= FOUR_GIB ? this.#high : this.#low).addZone({ dma: iova, size: room, buffer, byteOffset: 0 });
       return true;
     }
     return false;
   }
 
-  #open(bytes: number): Step {
+  /** Opens more, for address `iova`; null, and the address is free again, when there is no memory. */
+  #open(bytes: number, iova: number): Step | null {
     const offset = this.#opened;
-    const buffer = this.#memory.open(offset, bytes, { fd: this.#file, offset });
-    this.#opened += bytes;
-    return { offset, buffer };
+    try {
+      const buffer = this.#memory.open(offset, bytes, { fd: this.#file, offset });
+      this.#opened += bytes;
+      const step = { offset, buffer };
+      // Until it is mapped for the device, whatever becomes of that.
+      this.#unmapped.push(step);
+      return step;
+    } catch (error) {
+      this.#iovas.free(iova, bytes);
+      if (isOutOfMemory(error)) return null;
+      throw error;
+    }
   }
 
   #allocStrict(size: number, mask: number): CoherentMemory | null {
@@ -297,10 +310,13 @@ export class VfioMemory implements CoherentAllocator {
       this.#pages.free(offset, bytes);
       return null;
     }
-    if (!this.#map(this.#memory.address + offset, iova, bytes)) {
-      this.#pages.free(offset, bytes);
-      return null;
+    let mapped = false;
+    try {
+      mapped = this.#map(this.#memory.address + offset, iova, bytes);
+    } finally {
+      if (!mapped) this.#pages.free(offset, bytes);
     }
+    if (!mapped) return null;
     new Float64Array(this.#whole!, offset, bytes / 8).fill(0);
     const memory = new StrictMemory(iova, size, this.#whole!, offset);
     this.#out.add(memory);
@@ -308,16 +324,17 @@ export class VfioMemory implements CoherentAllocator {
   }
 
   #freeStrict(memory: CoherentMemory): void {
-    if (!this.#out.delete(memory)) {
+    if (!this.#out.has(memory)) {
       const message = 'freeCoherent: this is no memory of this source, or it was given back before';
       throw new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', message);
     }
     const bytes = roundUp(memory.size, this.pageSize);
     if (!this.#closed) {
-      // If this fails the device still reaches the pages: they are never handed out again.
+      // If this fails the device still reaches the pages: they are not handed out again, unless this is tried again.
       this.#mapper.unmap(memory.dma, bytes);
       this.#mapped.delete(memory.dma);
     }
+    this.#out.delete(memory);
     this.#iovas.free(memory.dma, bytes);
     this.#pages.free(memory.byteOffset, bytes);
   }
@@ -333,10 +350,14 @@ export class VfioMemory implements CoherentAllocator {
       return true;
     } catch (error) {
       this.#iovas.free(iova, bytes);
-      if (error instanceof SystemCallError && ['ENOMEM', 'ENOSPC', 'EFAULT'].includes(error.errnoName)) return false;
+      if (isOutOfMemory(error)) return false;
       throw error;
     }
   }
+}
+
+function isOutOfMemory(error: unknown): boolean {
+  return error instanceof SystemCallError && ['ENOMEM', 'ENOSPC', 'EFAULT'].includes(error.errnoName);
 }
 
 function checkMemlock(address: string, wanted: number): void {

@@ -95,8 +95,9 @@ export class VfioDevice {
       memory = new VfioMemory({ address, mapper: container, iovaRanges, pageSize }, memoryOptions);
       backend = new VfioBackend(container, memory);
     } catch (error) {
-      memory?.close();
+      // First the container, which takes all memory from the device.
       container.close();
+      memory?.close();
       throw error;
     }
     try {

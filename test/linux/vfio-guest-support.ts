@@ -1,7 +1,9 @@
 /** What the tests of VFIO in the virtual machine have in common. */
-import { execFileSync } from 'node:child_process';
+import assert from 'node:assert/strict';
+import { execFileSync, spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { setTimeout } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 
 /** Address of the machine's first device. */
 export const FIRST = '0000:00:10.0';
@@ -33,4 +35,21 @@ export async function within10s(isSo: () => boolean): Promise<boolean> {
 /** Waits for the kernel's disk. */
 export async function diskAppears(path: string): Promise<void> {
   if (!(await within10s(() => existsSync(path)))) throw new Error(`the kernel has no ${path}`);
+}
+
+/** Opens a device in a process without the rights of root; returns `opened`, or the code and message of what it throws. */
+export function openAsNobody(address: string, options = '{}'): string {
+  const program = `
+    import { VfioDevice } from 'dmapool/linux';
+    try { await (await VfioDevice.open('${address}', ${options})).close(); console.log('opened'); }
+    catch (error) { console.log(error.code, error.message); }
+  `;
+  const cwd = fileURLToPath(new URL('../../../', import.meta.url));
+  const as = ['--reuid', '65534', '--regid', '65534', '--clear-groups'];
+  const run = spawnSync('setpriv', [...as, process.execPath, '--input-type=module', '-e', program], {
+    cwd,
+    encoding: 'utf8',
+  });
+  assert.equal(run.stderr, '');
+  return run.stdout.trim();
 }

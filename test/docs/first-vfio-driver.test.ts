@@ -1,0 +1,77 @@
+/**
+ * The guide docs/first-vfio-driver.md, done step by step in the virtual machine that it starts: its programs saved under
+ * their names, its commands run in their order, and what they print compared with what it shows.
+ */
+import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { text } from 'node:stream/consumers';
+import { itInVm } from '../vm/machine.ts';
+import { root } from './entry-points.ts';
+import { assertPrinted } from './printed.ts';
+
+interface Step {
+  /** Shell commands. */
+  readonly commands: string;
+  /** What the guide shows that they print. */
+  readonly output: string | null;
+}
+
+const CLI = join(root, 'dist', 'scripts', 'vm', 'cli.js');
+const BLOCKS =
+  /^<!-- file: (?<file>\S+) -->\n\n```ts\n(?<source>.*?)^```$|^```sh\n(?<commands>.*?)^```$(?:\n\n<!-- output: in the virtual machine -->\n\n```text\n(?<output>.*?)^```$)?/gms;
+/** The machine's options, on the last line of what is typed outside. */
+const MACHINE = /^npm run vm -- (.*)\n$/m;
+
+const guide = readFileSync(join(root, 'docs', 'first-vfio-driver.md'), 'utf8');
+const blocks = [...guide.matchAll(BLOCKS)].map(({ groups }) => groups as Record<string, string | undefined>);
+
+/** Not on the console, where nobody could tell the commands' output from the shell's; and the folder is another one. */
+function machineOptions(commands: string, folder: string): string[] {
+  const options = MACHINE.exec(commands)?.[1]?.split(' ') ?? [];
+  assert.equal(options.pop(), '--console');
+  const at = options.indexOf('first-driver');
+  assert.equal(options[at - 1], '--writable');
+  return options.map((option, index) => (index === at ? folder : option));
+}
+
+itInVm('the guide "your first VFIO driver" works as written', async (context) => {
+  const [outside, ...inside] = blocks;
+  const steps: Step[] = [];
+  const script = ['mkdir -p first-driver'];
+  for (const { file, source, commands, output } of inside) {
+    if (file !== undefined) {
+      script.push(`cat > ${file} <<'END-OF-FILE'\n${source!}END-OF-FILE`);
+    } else {
+      steps.push({ commands: commands!, output: output ?? null });
+      script.push('echo "@step"', `(set -e\n${commands!}) 2>&1`, 'echo "@exit $?"');
+    }
+  }
+  assert.ok(steps.length >= 7 && steps.every(({ output }) => output !== null), 'every command shows what it prints');
+
+  const folder = mkdtempSync(join(tmpdir(), 'dmapool-guide-'));
+  context.after(() => {
+    rmSync(folder, { recursive: true });
+  });
+  const options = machineOptions(outside!['commands']!, folder);
+  const child = spawn(
+    process.execPath,
+    [CLI, '--quiet', '--timeout', '240', ...options, 'sh', '-c', script.join('\n')],
+    {
+      cwd: root,
+      stdio: ['ignore', 'pipe', 'pipe'],
+    },
+  );
+  const [stdout, stderr] = await Promise.all([text(child.stdout), text(child.stderr)]);
+  assert.equal(stderr, '', stdout);
+  const printed = stdout.split('@step\n').slice(1);
+  assert.equal(printed.length, steps.length, stdout);
+  for (const [index, { commands, output }] of steps.entries()) {
+    context.diagnostic(commands.trim());
+    const [, shown, exitCode] = /^(.*)@exit (\d+)\n$/s.exec(printed[index]!)!;
+    assert.equal(exitCode, '0', `${commands}\n${shown!}`);
+    assertPrinted(shown!, output!);
+  }
+});

@@ -1,0 +1,120 @@
+/**
+ * A device that shares its IOMMU group, and who may open it when; as root in the virtual machine, with the devices behind
+ * one conventional bridge that vfio-misuse.test.ts lists.
+ */
+import assert from 'node:assert/strict';
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
+import { once } from 'node:events';
+import { chmodSync, existsSync } from 'node:fs';
+import { after, before, describe, it } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { bindToVfio, listPciDevices, unbindFromVfio, VfioDevice } from 'dmapool/linux';
+import { openAsNobody } from './vfio-guest-support.ts';
+
+const EDU = '0000:01:01.0';
+const EDU_2 = '0000:01:02.0';
+const E1000 = '0000:01:03.0';
+const ALL = [EDU, EDU_2, E1000];
+const SMALL = { memory: { size: 2 ** 20 } };
+
+const group = listPciDevices().find(({ address }) => address === EDU)!.iommuGroup!;
+const node = `/dev/vfio/${String(group)}`;
+
+async function opens(address: string): Promise<void> {
+  await (await VfioDevice.open(address, SMALL)).close();
+}
+
+/** A process that has the device open until it is killed. */
+async function holder(): Promise<ChildProcess> {
+  const program = `
+    import { VfioDevice } from 'dmapool/linux';
+    globalThis.vfio = await VfioDevice.open('${EDU}', { memory: { size: 2 ** 20 } });
+    console.log('open');
+    setInterval(() => undefined, 1000);
+  `;
+  const cwd = fileURLToPath(new URL('../../../', import.meta.url));
+  const child = spawn(process.execPath, ['--input-type=module', '-e', program], { cwd });
+  await once(child.stdout, 'data');
+  return child;
+}
+
+void describe('a device that shares its IOMMU group', () => {
+  before(() => {
+    bindToVfio(ALL);
+  });
+  after(() => {
+    unbindFromVfio(ALL);
+  });
+
+  void it('is refused while a driver of the kernel has another of the group, which is named', async () => {
+    await opens(EDU);
+    assert.equal(unbindFromVfio([E1000])[0]!.to, 'e1000');
+    await assert.rejects(VfioDevice.open(EDU, SMALL), {
+      code: 'ERR_DMAPOOL_VFIO_GROUP',
+      message:
+        `${EDU}: its IOMMU group ${String(group)} can't be used while the kernel's drivers have part of it: ` +
+        `${E1000} (driver e1000); bind these to vfio-pci too`,
+    });
+    // As it says; nothing was left open by the failure.
+    bindToVfio([E1000]);
+    await opens(EDU);
+  });
+
+  void it('is refused while this process has another of the group open; which can not be unbound either', async () => {
+    const vfio = await VfioDevice.open(EDU, SMALL);
+    try {
+      const users = new RegExp(`it is in use: process ${String(process.pid)} \\(.*\\) has ${node} open$`);
+      await assert.rejects(VfioDevice.open(EDU_2, SMALL), { code: 'ERR_DMAPOOL_PCI_BUSY', message: users });
+      assert.throws(() => unbindFromVfio([E1000]), { code: 'ERR_DMAPOOL_BIND_IN_USE', message: users });
+      assert.equal((await vfio.pci.bar(0).read32(0)) & 0xff, 0xed, 'the first one works on');
+    } finally {
+      await vfio.close();
+    }
+    await opens(EDU_2);
+  });
+
+  void it('is refused while another process has it open, which is named to whom may know', async () => {
+    const child = await holder();
+    try {
+      const message = new RegExp(`^${EDU}: it is in use: process ${String(child.pid)} \\(.*\\) has ${node} open$`);
+      await assert.rejects(VfioDevice.open(EDU, SMALL), { code: 'ERR_DMAPOOL_PCI_BUSY', message });
+      chmodSync(node, 0o666);
+      assert.equal(
+        openAsNobody(EDU, '{ memory: { size: 2 ** 20 } }'),
+        `ERR_DMAPOOL_PCI_BUSY ${EDU}: it is in use: somebody has ${node} open`,
+      );
+    } finally {
+      chmodSync(node, 0o600);
+      child.kill('SIGKILL');
+      await once(child, 'exit');
+    }
+    await opens(EDU);
+  });
+
+  void it('is refused to whom may not open the container', () => {
+    const container = '/dev/vfio/vfio';
+    chmodSync(container, 0o600);
+    try {
+      assert.equal(
+        openAsNobody(EDU),
+        `ERR_DMAPOOL_VFIO_PERMISSION ${EDU}: ${container} may not be opened by this user; as root: chown USER ${container}`,
+      );
+    } finally {
+      chmodSync(container, 0o666);
+    }
+  });
+
+  void it('is refused when the half of VFIO for this IOMMU is not loaded, with the command that does', async () => {
+    // busybox's says that it failed also when it did not.
+    spawnSync('rmmod', ['vfio_iommu_type1']);
+    assert.ok(!existsSync('/sys/module/vfio_iommu_type1'));
+    let command = '';
+    await assert.rejects(VfioDevice.open(EDU, SMALL), (error: Error & { code?: string }) => {
+      assert.equal(error.code, 'ERR_DMAPOOL_VFIO_UNSUPPORTED');
+      command = /^0000:01:01\.0: the kernel has no VFIO for IOMMUs of type 1: (modprobe .*)$/.exec(error.message)![1]!;
+      return true;
+    });
+    execFileSync('sh', ['-c', command]);
+    await opens(EDU);
+  });
+});

@@ -1,0 +1,116 @@
+/** Memory for a device behind an IOMMU, with a stand-in for the IOMMU that can fail; with the kernel's in vfio-guest.ts. */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { type CoherentMemory, Device, DmaError, DmaPool } from 'dmapool';
+import { VfioMemory } from '../../src/linux/vfio-memory.ts';
+import { runStaleViews, seedOf } from './stale-views.ts';
+import { footprint, StrictMapper, SystemFaults } from './system-faults.ts';
+
+void describe('a view of VFIO memory', () => {
+  for (const strict of [false, true]) {
+    // More orders, on memory that devices have, are in vfio-guest.ts and hugetlb-guest.ts.
+    void it(`never crashes the process, in 5,000 orders of close, read, write and alloc${strict ? ' (strict)' : ''}`, (t) => {
+      const seed = seedOf();
+      t.diagnostic(`DMAPOOL_SEED=${String(seed)}`);
+      const mapper = { map: () => undefined, unmap: () => undefined };
+      const home = { address: '0000:00:10.0', mapper, iovaRanges: undefined, pageSize: 4096 };
+      const open = (): VfioMemory => new VfioMemory(home, { size: 131_072, hugepages: false, strict });
+      const stale = runStaleViews({ orders: 5000, seed, open, sizes: [1, 4096, 20_000, 65_536], dmaMask: 2 ** 39 - 1 });
+      assert.ok(stale.length > 5000);
+    });
+  }
+});
+
+const MIB = 2 ** 20;
+const LIMIT = 8 * MIB;
+/** Just as many addresses as there is memory: none may be lost. */
+const IOVAS = [{ first: 16 * MIB, last: 16 * MIB + LIMIT - 1 }];
+const NOBODY = { name: 'd', dmaMask: 2 ** 39 - 1 };
+
+/** Does it; if that fails, by an error of ours, once more, and then it must work. */
+function persist<T>(faults: SystemFaults, action: () => T): T {
+  try {
+    return action();
+  } catch (error) {
+    assert.ok(faults.failed !== null, String(error));
+    assert.ok(error instanceof DmaError, `${faults.failed}: ${String(error)}`);
+    return action();
+  }
+}
+
+/** All that there is, a page at a time. */
+function exhaust(faults: SystemFaults, memory: VfioMemory): CoherentMemory[] {
+  const all: CoherentMemory[] = [];
+  for (;;) {
+    const take = (): CoherentMemory | null => memory.allocCoherent({ device: NOBODY, size: 4096, node: -1 });
+    const next = persist(faults, take) ?? take();
+    if (next === null) return all;
+    all.push(next);
+  }
+}
+
+/** A driver's life on a source: pools that grow and go, and the end. Returns the views that it had. */
+function live(faults: SystemFaults, mapper: StrictMapper, strict: boolean): Uint8Array[] {
+  const home = { address: '0000:00:10.0', mapper, iovaRanges: IOVAS, pageSize: 4096 };
+  const memory = persist(faults, () => new VfioMemory(home, { size: LIMIT, hugepages: false, strict }));
+  const device = new Device({ name: '0000:00:10.0', dmaMask: NOBODY.dmaMask, memory });
+  const views: Uint8Array[] = [];
+  for (let round = 0; round < 2; round++) {
+    const pool = DmaPool.create('p', device, { size: MIB });
+    const blocks = Array.from({ length: 3 }, () => persist(faults, () => pool.alloc()));
+    for (const { bytes } of blocks) views.push(bytes.fill(round + 1));
+    for (const block of blocks) pool.free(block);
+    // What it can't give back it tells, and is destroyed all the same.
+    persist(faults, () => {
+      pool.destroy();
+    });
+  }
+  // Nothing is lost but what the device may still reach.
+  const all = exhaust(faults, memory);
+  const kept = faults.failed === 'VFIO_IOMMU_UNMAP_DMA' ? MIB : 0;
+  assert.equal(all.length * 4096, LIMIT - kept, `after ${String(faults.failed)}`);
+  for (const { buffer, byteOffset } of all) views.push(new Uint8Array(buffer, byteOffset, 4096).fill(9));
+  for (const one of all) {
+    persist(faults, () => {
+      memory.freeCoherent(one);
+    });
+  }
+  persist(faults, () => {
+    memory.close();
+  });
+  memory.close();
+  assert.equal(memory.bytesMapped, 0);
+  return views;
+}
+
+void describe('VFIO memory when the system refuses', () => {
+  for (const strict of [false, true]) {
+    for (const errno of ['ENOMEM', 'EINVAL', 'EPERM'] as const) {
+      void it(`the k-th call, for each k: a typed error, and nothing is lost (${errno}${strict ? ', strict' : ''})`, (t) => {
+        const faults = new SystemFaults();
+        faults.inLibc(t, ['mmap', 'munmap', 'memfdCreate', 'addSeals']);
+        const before = footprint();
+        const failed = new Set<string>();
+        for (let k = 1; ; k++) {
+          // Freeing page by page at the end is all the same call; some of it is enough.
+          const at = k <= 60 ? k : 60 + (k - 60) * 499;
+          faults.fail(at, errno);
+          const mapper = new StrictMapper(faults);
+          const views = live(faults, mapper, strict);
+          assert.equal(mapper.mappings.size, 0, `${String(faults.failed)}: the device reaches nothing`);
+          assert.deepEqual(footprint(), before, `${String(faults.failed)}: the process has it no more`);
+          assert.ok(
+            views.every((view) => view[0] === 0 && view.at(-1) === 0),
+            'stale views read zeros',
+          );
+          if (faults.failed === null) break;
+          failed.add(faults.failed);
+        }
+        t.diagnostic([...failed].join(', '));
+        for (const call of ['memfdCreate', 'mmap', 'VFIO_IOMMU_MAP_DMA', 'VFIO_IOMMU_UNMAP_DMA']) {
+          assert.ok(failed.has(call), call);
+        }
+      });
+    }
+  }
+});
