@@ -9,7 +9,7 @@ import { execFileSync, spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { createSocket, type RemoteInfo, type Socket } from 'node:dgram';
 import { once } from 'node:events';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, readlinkSync } from 'node:fs';
 import { after, before, describe, it } from 'node:test';
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import { E1000, type Packet } from 'dmapool/drivers/e1000';
@@ -297,8 +297,7 @@ void describe('e1000 through VFIO', () => {
     try {
       let said = '';
       for (const stream of [elsewhere.stdout, elsewhere.stderr]) stream.on('data', (data) => (said += String(data)));
-      const namespace = (process: string): string =>
-        execFileSync('readlink', [`/proc/${process}/ns/net`], { encoding: 'utf8' });
+      const namespace = (process: string): string => readlinkSync(`/proc/${process}/ns/net`);
       const ours = namespace('self');
       assert.ok(await within10s(() => namespace(String(elsewhere.pid)) !== ours));
       ip('link', 'set', back, 'netns', String(elsewhere.pid));
