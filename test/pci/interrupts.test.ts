@@ -159,7 +159,7 @@ void describe('interrupts', () => {
     assert.equal(armed, 1);
   });
 
-  void it('are waited for when busy polling finds nothing in its time', async () => {
+  void it('are waited for when busy polling finds nothing in its time', { timeout: 30_000 }, async () => {
     for (const [kind, busyPoll] of [
       ['msix', 0.1],
       ['intx', 2],
@@ -225,23 +225,27 @@ void describe('interrupts', () => {
     await stopped();
   });
 
-  void it('that are polled each turn wake nobody in vain, and tell of failed writes all the same', async () => {
-    const { backend, fn } = await opened(null);
-    const interrupts = await fn.interrupts({ kinds: ['poll'], pollInterval: 0 });
-    const flushes = backend.calls.length;
-    let looks = 0;
-    let woken = 0;
-    while (looks < 20) {
-      assert.equal(await interrupts.wait({ ready: () => ++looks === 20 }), true);
-      woken++;
-    }
-    // Once, unless this test was held up for so long.
-    assert.equal(backend.calls.length - flushes, woken - 1);
-    // By and by it asks whether all writes arrived, and then has the driver look for itself.
-    assert.equal(await interrupts.wait({ ready: () => false }), true);
-    assert.equal(backend.calls.length - flushes, woken);
-    await interrupts.close();
-  });
+  void it(
+    'that are polled each turn wake nobody in vain, and tell of failed writes all the same',
+    { timeout: 30_000 },
+    async () => {
+      const { backend, fn } = await opened(null);
+      const interrupts = await fn.interrupts({ kinds: ['poll'], pollInterval: 0 });
+      const flushes = backend.calls.length;
+      let looks = 0;
+      let woken = 0;
+      while (looks < 20) {
+        assert.equal(await interrupts.wait({ ready: () => ++looks === 20 }), true);
+        woken++;
+      }
+      // Once, unless this test was held up for so long.
+      assert.equal(backend.calls.length - flushes, woken - 1);
+      // By and by it asks whether all writes arrived, and then has the driver look for itself.
+      assert.equal(await interrupts.wait({ ready: () => false }), true);
+      assert.equal(backend.calls.length - flushes, woken);
+      await interrupts.close();
+    },
+  );
 
   void it('of a kind that is wanted less than polling are not taken', async () => {
     const { fn } = await opened(new FakeInterrupts('intx'));
