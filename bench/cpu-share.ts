@@ -17,15 +17,20 @@ export interface CpuShare {
 
 /** Profiles `action`, which does its work on this thread. */
 export async function profileShare(action: () => Promise<void>): Promise<CpuShare> {
+  return shareOf(await profileOf(action));
+}
+
+/** The same; gives the whole profile. @param interval Microseconds from one sample to the next. */
+export async function profileOf(action: () => Promise<void>, interval: number = INTERVAL): Promise<Profiler.Profile> {
   const session = new Session();
   session.connect();
   try {
     await session.post('Profiler.enable');
-    await session.post('Profiler.setSamplingInterval', { interval: INTERVAL });
+    await session.post('Profiler.setSamplingInterval', { interval });
     await session.post('Profiler.start');
     await action();
     const { profile } = await session.post('Profiler.stop');
-    return shareOf(profile);
+    return profile;
   } finally {
     session.disconnect();
   }

@@ -383,15 +383,21 @@ export class NvmeController {
     return false;
   }
 
+  #hasCompletion(vector: number): boolean {
+    for (const queue of this.#queues) if (queue.vector === vector && queue.hasCompletion) return true;
+    return false;
+  }
+
   /** Looks after the completions of a vector as long as there are any to come. */
   async #serve(vector: number): Promise<void> {
     this.#serving[vector] = true;
+    const wait = { vector, ready: () => this.#hasCompletion(vector) };
     try {
       for (;;) {
         this.#reap(vector);
         // Who waited for these goes first, and may have the next ones by then.
         if (!this.#hasInFlight(vector)) break;
-        await this.#interrupts!.wait({ vector });
+        await this.#interrupts!.wait(wait);
       }
       this.#serving[vector] = false;
     } catch (error) {

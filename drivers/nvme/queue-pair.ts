@@ -266,6 +266,12 @@ export class QueuePair {
     this.#submitted++;
   }
 
+  /** True if the controller completed something that was not taken yet: a look at memory. */
+  get hasCompletion(): boolean {
+    const last = consume32(this.#completions, (this.#head * COMPLETION_ENTRY) / 4 + 3);
+    return ((last >>> 16) & 1) === this.#phase;
+  }
+
   /**
    * Takes what the controller completed and settles it. An entry is new while its Phase Tag differs from the one of the
    * round before (4.6). No more than one round: a controller that goes mad does not keep us here.

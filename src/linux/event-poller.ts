@@ -86,7 +86,7 @@ export class EventPoller {
 
   readonly #done = (): void => {
     this.#state = 'idle';
-    this.#libc.takeEvents(this.#wake);
+    if (this.#fds.getUint16(6, true) !== 0) this.#libc.takeEvents(this.#wake);
     for (let i = 1; i < this.#count; i++) {
       const listener = this.#listeners[i];
       this.#listeners[i] = undefined;

@@ -34,6 +34,9 @@ const BAR_IO = 1;
 const BAR_64 = 4;
 const BAR_PREFETCHABLE = 8;
 
+/** Revision and class of nobody. */
+const NOBODY = 0xffff_ffff;
+
 export class VfioBackend implements PciBackend {
   readonly address: string;
   readonly configSize: number;
@@ -95,7 +98,18 @@ export class VfioBackend implements PciBackend {
   // eslint-disable-next-line @typescript-eslint/require-await -- what is thrown is to be a rejection
   async readConfig(offset: number, width: 8 | 16 | 32): Promise<number> {
     this.#guard();
-    return this.#readConfig(offset, width >> 3);
+    const value = this.#readConfig(offset, width >> 3);
+    // Who asks for the vendor wants to know whether anybody is there, and the kernel answers from its memory.
+    if (offset < PCI_CONFIG.command && this.#readFromDevice() === NOBODY) return 2 ** width - 1;
+    return value;
+  }
+
+  /**
+   * Reads a register of configuration space that the kernel does not keep for itself, as it does vendor and device ID. A
+   * read does not overtake posted writes on its way (PCI Express 4.0, 2.4.1).
+   */
+  #readFromDevice(): number {
+    return this.#readConfig(PCI_CONFIG.revision, 4);
   }
 
   // eslint-disable-next-line @typescript-eslint/require-await -- as above
@@ -148,8 +162,7 @@ export class VfioBackend implements PciBackend {
     this.#guard();
     if (!this.#posted) return;
     this.#posted = false;
-    // A read does not overtake posted writes on its way (PCI Express 4.0, 2.4.1).
-    this.#readConfig(PCI_CONFIG.vendorId, 2);
+    this.#readFromDevice();
   }
 
   openInterrupts(kinds: readonly InterruptKind[], vectors: number): Promise<InterruptBackend | null> {

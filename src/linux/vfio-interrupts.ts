@@ -87,6 +87,11 @@ export class VfioInterrupts implements InterruptBackend {
     return false;
   }
 
+  /** A thread and the process are held as long as a counter is watched; what comes meanwhile stays in the counter. */
+  disarm(vector: number): void {
+    if (!this.#closed) this.#poller.unwatch(this.#eventfds[vector]!);
+  }
+
   close(): Promise<void> {
     if (this.#closed) return Promise.resolve();
     this.#closed = true;
@@ -103,14 +108,17 @@ export class VfioInterrupts implements InterruptBackend {
   }
 }
 
+const NOT_THIS_KIND: readonly string[] = ['ENOSPC', 'EINVAL', 'ENOTTY', 'EBUSY', 'ENODEV', 'ENOTCONN'];
+
 /** 0 when it was done; else how many can be had, or -1 when the kernel does not say. */
 function trySet(owner: InterruptOwner, index: number, eventfds: readonly number[]): number {
   const purpose = `${owner.address}: can't ${eventfds.length === 0 ? 'switch its interrupts off' : 'get its interrupts'}`;
   try {
     return libc().ioctl(owner.fd, VFIO_DEVICE_SET_IRQS, setTriggers(index, eventfds), purpose);
   } catch (error) {
-    // Fewer may be had; none of this kind is no error, since there are other kinds.
-    const none = error instanceof SystemCallError && ['ENOSPC', 'EINVAL', 'ENOTTY'].includes(error.errnoName);
+    // Fewer may be had; none of this kind is no error, since there are other kinds: no line is assigned (ENODEV,
+    // ENOTCONN), or one that others use, and the device can't be told apart from them (EBUSY).
+    const none = error instanceof SystemCallError && NOT_THIS_KIND.includes(error.errnoName);
     if (!none || eventfds.length === 0) throw error;
     return -1;
   }

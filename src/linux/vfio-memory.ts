@@ -64,8 +64,12 @@ const FOUR_GIB = 2 ** 32;
 
 /** A part of the memory that was opened at once. */
 interface Step {
+  /** Where it begins in the file, and in the address space that was set aside. */
   readonly offset: number;
+  readonly size: number;
   readonly buffer: ArrayBuffer;
+  /** Where it begins in the buffer. */
+  readonly byteOffset: number;
 }
 
 /** Memory from a strict source. */
@@ -123,7 +127,7 @@ export class VfioMemory implements CoherentAllocator {
   readonly #unmapped: Step[] = [];
   // Strict: all of it, and which pages of it are out.
   readonly #whole: ArrayBuffer | null = null;
-  readonly #pages: PageAllocator;
+  readonly #pages: PageAllocator | null = null;
   readonly #out = new Set<unknown>();
   #closed = false;
 
@@ -138,14 +142,18 @@ export class VfioMemory implements CoherentAllocator {
     this.strict = strict;
     this.#mapper = home.mapper;
     this.#iovas = new IovaRanges(home.iovaRanges, pageSize);
-    checkMemlock(home.address, roundUp(size, pageSize));
+    checkNode(node);
 
     const file = takeFile(size, hugepages, node, pageSize);
     let memory: MappedMemory | undefined;
     try {
+      checkMemlock(home.address, file.size);
       const alignment = Math.max(file.hugepageSize, 65_536);
       memory = new MappedMemory(roundUp(file.size, alignment), alignment);
-      if (strict) this.#whole = memory.open(0, file.size, { fd: file.fd, offset: 0 });
+      if (strict) {
+        this.#whole = memory.open(0, file.size, { fd: file.fd, offset: 0 });
+        this.#pages = new PageAllocator({ base: 0, size: file.size, pageSize });
+      }
     } catch (error) {
       closeSync(file.fd);
       memory?.close();
@@ -156,7 +164,6 @@ export class VfioMemory implements CoherentAllocator {
     this.#file = file.fd;
     this.#memory = memory;
     this.#node = node;
-    this.#pages = new PageAllocator({ base: 0, size: this.limit, pageSize });
     const shareBuffer = (buffer: ArrayBuffer | SharedArrayBuffer): SharedRegion => this.shareBuffer(buffer);
     this.#high = new ZonedMemory({ name: 'vfio', pageSize, shareBuffer });
     this.#low = new ZonedMemory({ name: 'vfio', pageSize, shareBuffer });
@@ -164,7 +171,8 @@ export class VfioMemory implements CoherentAllocator {
 
   /** Bytes of the pages that are handed out. */
   get bytesInUse(): number {
-    return this.strict ? this.#pages.usedPages * this.pageSize : this.#high.bytesInUse + this.#low.bytesInUse;
+    if (this.#pages !== null) return this.#pages.usedPages * this.pageSize;
+    return this.#high.bytesInUse + this.#low.bytesInUse;
   }
 
   /** Bytes that the device can reach, and that are locked in memory therefore. */
@@ -195,7 +203,7 @@ export class VfioMemory implements CoherentAllocator {
     checkInteger('device.dmaMask', mask, 0, Number.MAX_SAFE_INTEGER);
     checkInteger('size', size, 1, INT_MAX);
     if (this.#closed) return null;
-    if (this.strict) return this.#allocStrict(size, mask);
+    if (this.#pages !== null) return this.#allocStrict(this.#pages, size, mask);
     const fixed = { device: { name: device.name, dmaMask: mask }, size, node: -1 };
     if (mask >= FOUR_GIB) {
       const high = this.#high.allocCoherent(fixed);
@@ -213,7 +221,7 @@ export class VfioMemory implements CoherentAllocator {
   }
 
   freeCoherent(memory: CoherentMemory): void {
-    if (this.strict) this.#freeStrict(memory);
+    if (this.#pages !== null) this.#freeStrict(this.#pages, memory);
     else if (typeof memory === 'object' && memory !== null && memory.dma >= FOUR_GIB) this.#high.freeCoherent(memory);
     else this.#low.freeCoherent(memory);
     this.#availability.announce();
@@ -262,59 +270,70 @@ export class VfioMemory implements CoherentAllocator {
   /** Opens more of the memory, where a device of this mask reaches it; false if there is no more, or it can't be mapped. */
   #openStep(size: number, mask: number): boolean {
     // Powers of two, so that what is naturally aligned in it is so for the device.
-    const needed = 2 ** Math.ceil(Math.log2(Math.max(size, this.pageSize)));
-    const wanted = Math.max(needed, Math.min(LARGEST_STEP, Math.max(FIRST_STEP, this.#opened)));
+    const least = 2 ** Math.ceil(Math.log2(Math.max(size, this.pageSize)));
+    const needed = roundUp(least, this.backingPageSize);
+    const most = Math.max(least, Math.min(LARGEST_STEP, Math.max(FIRST_STEP, this.#opened)));
+    const wanted = roundUp(most, this.backingPageSize);
     // What could not be mapped before, perhaps for want of memory, is tried again.
-    const spare = this.#unmapped.findIndex(({ buffer }) => buffer.byteLength >= size);
+    for (const step of [...this.#unmapped]) if (this.#reach(step, size, needed, mask)) return true;
     const left = Math.min(this.limit - this.#opened, MAX_VIEW);
-    const steps = [wanted, needed].map((bytes) => Math.min(roundUp(bytes, this.backingPageSize), left));
-    for (const room of spare !== -1 ? [this.#unmapped[spare]!.buffer.byteLength] : steps) {
+    for (const bytes of wanted === needed ? [needed] : [wanted, needed]) {
+      const room = Math.min(bytes, left);
       // Before anything is taken: a request that can't be met costs nothing.
       if (room < roundUp(size, this.pageSize)) continue;
       const iova = this.#iovas.alloc(room, mask);
       if (iova === -1) continue;
-      const step = spare !== -1 ? this.#unmapped[spare]! : this.#open(room, iova);
-      if (step === null) return false;
-      const { offset, buffer } = step;
-      if (!this.#map(this.#memory.address + offset, iova, room)) return false;
-      this.#unmapped.splice(this.#unmapped.indexOf(step), 1);
-      (iova >= FOUR_GIB ? this.#high : this.#low).addZone({ dma: iova, size: room, buffer, byteOffset: 0 });
+      this.#iovas.free(iova, room);
+      const step = this.#open(room);
+      return step !== null && this.#reach(step, size, needed, mask);
+    }
+    return false;
+  }
+
+  /** Maps a step, or if there is no room for all of it, its beginning: at least `size` bytes, better `needed`. */
+  #reach(step: Step, size: number, needed: number, mask: number): boolean {
+    for (const room of step.size > needed ? [step.size, needed] : [step.size]) {
+      if (room < roundUp(size, this.pageSize)) continue;
+      const iova = this.#iovas.alloc(room, mask);
+      if (iova === -1 || !this.#map(this.#memory.address + step.offset, iova, room)) continue;
+      const { offset, buffer, byteOffset } = step;
+      const rest = { offset: offset + room, size: step.size - room, buffer, byteOffset: byteOffset + room };
+      this.#unmapped.splice(this.#unmapped.indexOf(step), 1, ...(rest.size > 0 ? [rest] : []));
+      (iova >= FOUR_GIB ? this.#high : this.#low).addZone({ dma: iova, size: room, buffer, byteOffset });
       return true;
     }
     return false;
   }
 
-  /** Opens more, for address `iova`; null, and the address is free again, when there is no memory. */
-  #open(bytes: number, iova: number): Step | null {
+  /** Opens more; null when there is no memory. Until it is mapped for the device it is among the unmapped ones. */
+  #open(size: number): Step | null {
     const offset = this.#opened;
     try {
-      const buffer = this.#memory.open(offset, bytes, { fd: this.#file, offset });
-      this.#opened += bytes;
-      const step = { offset, buffer };
-      // Until it is mapped for the device, whatever becomes of that.
+      const buffer = this.#memory.open(offset, size, { fd: this.#file, offset });
+      this.#opened += size;
+      const step = { offset, size, buffer, byteOffset: 0 };
       this.#unmapped.push(step);
       return step;
     } catch (error) {
-      this.#iovas.free(iova, bytes);
       if (isOutOfMemory(error)) return null;
       throw error;
     }
   }
 
-  #allocStrict(size: number, mask: number): CoherentMemory | null {
+  #allocStrict(pages: PageAllocator, size: number, mask: number): CoherentMemory | null {
     const bytes = roundUp(size, this.pageSize);
-    const offset = this.#pages.alloc(bytes);
+    const offset = pages.alloc(bytes);
     if (offset === -1) return null;
     const iova = this.#iovas.alloc(size, mask);
     if (iova === -1) {
-      this.#pages.free(offset, bytes);
+      pages.free(offset, bytes);
       return null;
     }
     let mapped = false;
     try {
       mapped = this.#map(this.#memory.address + offset, iova, bytes);
     } finally {
-      if (!mapped) this.#pages.free(offset, bytes);
+      if (!mapped) pages.free(offset, bytes);
     }
     if (!mapped) return null;
     new Float64Array(this.#whole!, offset, bytes / 8).fill(0);
@@ -323,7 +342,7 @@ export class VfioMemory implements CoherentAllocator {
     return memory;
   }
 
-  #freeStrict(memory: CoherentMemory): void {
+  #freeStrict(pages: PageAllocator, memory: CoherentMemory): void {
     if (!this.#out.has(memory)) {
       const message = 'freeCoherent: this is no memory of this source, or it was given back before';
       throw new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', message);
@@ -336,7 +355,7 @@ export class VfioMemory implements CoherentAllocator {
     }
     this.#out.delete(memory);
     this.#iovas.free(memory.dma, bytes);
-    this.#pages.free(memory.byteOffset, bytes);
+    pages.free(memory.byteOffset, bytes);
   }
 
   /** False, and the address is free again, when there is no memory, no right to lock more, or no mapping left. */
@@ -358,6 +377,16 @@ export class VfioMemory implements CoherentAllocator {
 
 function isOutOfMemory(error: unknown): boolean {
   return error instanceof SystemCallError && ['ENOMEM', 'ENOSPC', 'EFAULT'].includes(error.errnoName);
+}
+
+/** Before anything is allocated: an allocation throws for wrong arguments only. */
+function checkNode(node: number): void {
+  try {
+    onNode(node, () => undefined);
+  } catch (error) {
+    if (!(error instanceof SystemCallError) || error.errnoName !== 'EINVAL') throw error;
+    throw new DmaArgumentError('memory.node', node, 'a NUMA node of this system that has memory, or -1');
+  }
 }
 
 function checkMemlock(address: string, wanted: number): void {

@@ -47,6 +47,13 @@ export interface InterruptBackend {
    */
   rearm(vector: number): Promise<boolean>;
   /**
+   * Nobody waits any more, since a wait ended otherwise: what listening costs can be saved until the next
+   * {@link InterruptBackend.rearm}, which says whether an interrupt came meanwhile.
+   *
+   * @param vector From 0 to {@link InterruptBackend.vectors} - 1.
+   */
+  disarm?(vector: number): void;
+  /**
    * Tells a listener of each interrupt from now on. Called once, before the first {@link InterruptBackend.rearm}.
    *
    * @param listener Called with the vector's number; it does not throw.

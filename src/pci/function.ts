@@ -11,11 +11,17 @@ import { Device } from '../device/device.ts';
 import type { DeviceLog } from '../device/log.ts';
 import { DmaArgumentError, DmaReleaseError } from '../errors.ts';
 import type { CoherentAllocator } from '../memory/coherent.ts';
-import type { InterruptKind, PciBackend } from './backend.ts';
+import type { PciBackend } from './backend.ts';
 import { Bar, type BarOwner, checkBarIndex } from './bar.ts';
 import { ConfigSpace } from './config-space.ts';
 import { PciError } from './error.ts';
-import { checkInterruptOptions, type InterruptOptions, Interrupts, PollingInterrupts } from './interrupts.ts';
+import {
+  type CheckedInterruptOptions,
+  checkInterruptOptions,
+  type InterruptOptions,
+  Interrupts,
+  PollingInterrupts,
+} from './interrupts.ts';
 import { PCI_CAPABILITY, PCI_COMMAND, PCI_CONFIG } from './registers.ts';
 
 /** What a function says it is (PCI 3.0, 6.2.1 and 6.2.4). Drivers choose by it what they can drive. */
@@ -255,14 +261,14 @@ export class PciFunction implements PciIdentity {
    *   there are open ones, `ERR_DMAPOOL_PCI_CLOSED` after the function was closed.
    */
   async interrupts(options: InterruptOptions = {}): Promise<Interrupts> {
-    const { kinds, vectors, pollInterval } = checkInterruptOptions(options);
+    const checked = checkInterruptOptions(options);
     this.#guard();
     if (this.#interrupts !== null) {
       throw this.#error('ERR_DMAPOOL_PCI_BUSY', 'it has open interrupts; close them first');
     }
     this.#interrupts = 'opening';
     try {
-      this.#interrupts = await this.#openInterrupts(kinds, vectors, pollInterval);
+      this.#interrupts = await this.#openInterrupts(checked);
     } catch (error) {
       this.#interrupts = null;
       throw error;
@@ -275,7 +281,8 @@ export class PciFunction implements PciIdentity {
     return interrupts;
   }
 
-  async #openInterrupts(kinds: readonly InterruptKind[], vectors: number, pollInterval: number): Promise<Interrupts> {
+  async #openInterrupts(options: CheckedInterruptOptions): Promise<Interrupts> {
+    const { kinds, vectors, pollInterval } = options;
     const poll = kinds.includes('poll');
     const real = poll ? kinds.slice(0, kinds.indexOf('poll')) : kinds;
     const backend =
@@ -284,7 +291,7 @@ export class PciFunction implements PciIdentity {
     if (backend === null) {
       throw this.#error('ERR_DMAPOOL_PCI_UNSUPPORTED', `it offers none of these interrupts here: ${kinds.join(', ')}`);
     }
-    return new Interrupts(this.address, backend, this.removed, () => {
+    return new Interrupts(this.address, backend, this.removed, options, () => {
       this.#interrupts = null;
     });
   }

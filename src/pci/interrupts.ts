@@ -15,6 +15,12 @@ export interface InterruptOptions {
   readonly vectors?: number;
   /** When polling: milliseconds from one look to the next, 0 to 60000; 0 looks once each turn of the event loop. Default 1. */
   readonly pollInterval?: number;
+  /**
+   * Busy polling: milliseconds that a wait with {@link InterruptWaitOptions.ready} asks that, each turn of the event loop,
+   * before it waits for the interrupt; 0 (the default) to 1000. It saves the way of an interrupt through the system, which
+   * on fast devices takes longer than what is waited for, and costs this thread's time.
+   */
+  readonly busyPoll?: number;
 }
 
 /** How to wait for an interrupt. */
@@ -25,15 +31,24 @@ export interface InterruptWaitOptions {
   readonly timeout?: number;
   /** Ends the wait; it is then rejected with the signal's reason. */
   readonly signal?: AbortSignal;
+  /**
+   * Says whether there is something to see, by a look at memory only; then the wait is over. Asked in the time of
+   * {@link InterruptOptions.busyPoll}, and when polling each turn of the event loop, so that the driver is not woken in vain.
+   */
+  readonly ready?: () => boolean;
 }
 
 const KINDS: readonly InterruptKind[] = ['msix', 'msi', 'intx', 'poll'];
 const MAX_VECTORS = 2048;
 const MAX_POLL_INTERVAL = 60_000;
+const MAX_BUSY_POLL = 1000;
+/** Who polls each turn of the event loop is told after so many milliseconds if a posted write failed. */
+const FLUSH_INTERVAL = 10;
 const MAX_TIMEOUT = 2 ** 31 - 1;
 
 interface Waiter {
   readonly vector: number;
+  readonly ready: (() => boolean) | undefined;
   readonly resolve: (pending: boolean) => void;
   readonly reject: (reason: unknown) => void;
 }
@@ -43,18 +58,22 @@ export interface CheckedInterruptOptions {
   readonly kinds: readonly InterruptKind[];
   readonly vectors: number;
   readonly pollInterval: number;
+  readonly busyPoll: number;
 }
 
 /** Throws unless the options are as they should be. @internal */
 export function checkInterruptOptions(options: InterruptOptions): CheckedInterruptOptions {
   if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
-  const { kinds = KINDS, vectors = 1, pollInterval = 1 } = options;
+  const { kinds = KINDS, vectors = 1, pollInterval = 1, busyPoll = 0 } = options;
   if (!Array.isArray(kinds) || kinds.length === 0 || !kinds.every((kind) => KINDS.includes(kind as InterruptKind))) {
     throw new DmaArgumentError('kinds', kinds, `an array of ${KINDS.join(', ')}`);
   }
   checkInteger('vectors', vectors, 1, MAX_VECTORS);
   checkInteger('pollInterval', pollInterval, 0, MAX_POLL_INTERVAL);
-  return { kinds, vectors, pollInterval };
+  if (typeof busyPoll !== 'number' || !(busyPoll >= 0 && busyPoll <= MAX_BUSY_POLL)) {
+    throw new DmaArgumentError('busyPoll', busyPoll, `milliseconds from 0 to ${String(MAX_BUSY_POLL)}`);
+  }
+  return { kinds, vectors, pollInterval, busyPoll };
 }
 
 /**
@@ -88,14 +107,24 @@ export class Interrupts {
   readonly #waiters = new Set<Waiter>();
   readonly #onRemoved: () => void;
   readonly #onClose: () => void;
+  readonly #busyPoll: number;
   #closed = false;
 
   /** @internal */
-  constructor(address: string, backend: InterruptBackend, removed: AbortSignal, onClose: () => void) {
+  constructor(
+    address: string,
+    backend: InterruptBackend,
+    removed: AbortSignal,
+    options: CheckedInterruptOptions,
+    onClose: () => void,
+  ) {
     this.#address = address;
     this.#backend = backend;
     this.#removed = removed;
     this.#onClose = onClose;
+    const { busyPoll, pollInterval } = options;
+    // Which looks each turn anyway.
+    this.#busyPoll = backend.kind === 'poll' && pollInterval === 0 ? Math.max(busyPoll, FLUSH_INTERVAL) : busyPoll;
     this.#pending = new Array<boolean>(backend.vectors).fill(false);
     backend.listen((vector) => {
       this.#notice(vector);
@@ -117,23 +146,25 @@ export class Interrupts {
   }
 
   /**
-   * Waits for the next interrupt of a vector. Posted writes arrive before the wait begins. An interrupt since the last
+   * Waits for the next interrupt of a vector. Posted writes arrive before that begins. An interrupt since the last
    * wait ends it at once. All who wait on a vector are woken together.
    *
    * @param options Which vector, and how long. Default: the first one, without end.
    * @returns true: look at the device; false: the time is over.
+   * @throws what `ready` throws.
    * @throws `DmaArgumentError` for wrong options. @throws the reason of the signal when that is aborted.
    * @throws {@link PciGoneError} when the device goes away; the home's own error when that ends.
    * @throws {@link PciError} `ERR_DMAPOOL_PCI_CLOSED` when the interrupts or the function are closed.
    */
   async wait(options: InterruptWaitOptions = {}): Promise<boolean> {
     if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
-    const { vector = 0, timeout, signal } = options;
+    const { vector = 0, timeout, signal, ready } = options;
     checkInteger('vector', vector, 0, this.vectors - 1);
     if (timeout !== undefined) checkInteger('timeout', timeout, 0, MAX_TIMEOUT);
     if (signal !== undefined && !(signal instanceof AbortSignal)) {
       throw new DmaArgumentError('signal', signal, 'an AbortSignal');
     }
+    if (ready !== undefined && typeof ready !== 'function') throw new DmaArgumentError('ready', ready, 'a function');
     signal?.throwIfAborted();
     if (this.#closed) throw this.#closedError();
     this.#removed.throwIfAborted();
@@ -148,6 +179,7 @@ export class Interrupts {
       };
       const waiter: Waiter = {
         vector,
+        ready,
         resolve: (pending) => {
           if (leave()) resolve(pending);
         },
@@ -157,30 +189,62 @@ export class Interrupts {
       };
       const onAbort = (): void => {
         waiter.reject(signal!.reason);
+        this.#disarm(vector);
       };
       this.#waiters.add(waiter);
       signal?.addEventListener('abort', onAbort);
       if (timeout !== undefined) {
         timer = setTimeout(() => {
           waiter.resolve(false);
+          this.#disarm(vector);
         }, timeout);
       }
-      if (this.#pending[vector]) {
-        this.#notice(vector);
-        return;
-      }
-      this.#backend.rearm(vector).then(
-        (pending) => {
-          if (!pending) return;
-          if (this.#waiters.has(waiter)) this.#notice(vector);
-          // This wait ended otherwise meanwhile. A level will be asked for again; an event must not be lost.
-          else if (!this.#backend.level) this.#pending[vector] = true;
-        },
-        (error: unknown) => {
-          waiter.reject(error);
-        },
-      );
+      if (this.#pending[vector]) this.#notice(vector);
+      else if (ready !== undefined && this.#busyPoll > 0) this.#look(waiter, performance.now() + this.#busyPoll);
+      else this.#arm(waiter);
     });
+  }
+
+  /** Busy polling: now, in the next turn of the event loop, and so on. */
+  #look(waiter: Waiter, end: number): void {
+    // It may be over otherwise.
+    if (!this.#waiters.has(waiter) || this.#isReady(waiter)) return;
+    if (performance.now() < end) {
+      later(0, () => {
+        this.#look(waiter, end);
+      });
+    } else this.#arm(waiter);
+  }
+
+  /** Ends a wait if there is something to see. True when it is over. */
+  #isReady(waiter: Waiter): boolean {
+    try {
+      if (waiter.ready!()) waiter.resolve(true);
+    } catch (error) {
+      waiter.reject(error);
+    }
+    return !this.#waiters.has(waiter);
+  }
+
+  #arm(waiter: Waiter): void {
+    const { vector } = waiter;
+    this.#backend.rearm(vector).then(
+      (pending) => {
+        if (!pending) this.#disarm(vector);
+        else if (this.#waiters.has(waiter)) this.#notice(vector);
+        // This wait ended otherwise meanwhile. A level will be asked for again; an event must not be lost.
+        else if (!this.#backend.level) this.#pending[vector] = true;
+      },
+      (error: unknown) => {
+        waiter.reject(error);
+      },
+    );
+  }
+
+  /** Nothing is to be listened for if nobody waits any more. */
+  #disarm(vector: number): void {
+    for (const waiter of this.#waiters) if (waiter.vector === vector) return;
+    this.#backend.disarm?.(vector);
   }
 
   /** No more interrupts: every wait is rejected. Closing twice is fine. */

@@ -252,6 +252,17 @@ void describe('the NVMe driver', () => {
     await nvme.close();
   });
 
+  void it('finds completions by busy polling, without an interrupt', { timeout: 20_000 }, async () => {
+    const fake = new FakeNvme();
+    fake.interruptsWork = false;
+    const bench = await start(fake, { queues: 2, interrupts: { busyPoll: 1000 } });
+    const buffer = new Uint8Array(BLOCK);
+    for (let i = 0; i < 100; i++) await Promise.all([bench.disk.read(i, buffer), bench.disk.read(0, buffer)]);
+    assert.equal(bench.nvme.statistics().timeouts, 0);
+    fake.interruptsWork = true;
+    await end(bench);
+  });
+
   void it('finds completions whose interrupt was lost', async () => {
     const bench = await start(new FakeNvme(), { timeout: 250, queues: 2 });
     const { fake, nvme, disk } = bench;

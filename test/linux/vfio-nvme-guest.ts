@@ -67,6 +67,7 @@ void describe('NVMe through VFIO', () => {
 
   const kinds = [
     { name: 'MSI-X', kind: 'msix', interrupts: {}, memory: {} },
+    { name: 'MSI-X, busy polling', kind: 'msix', interrupts: { busyPoll: 1 }, memory: {} },
     { name: 'INTx, strict', kind: 'intx', interrupts: { kinds: ['intx'] }, memory: { strict: true } },
     { name: 'polling', kind: 'poll', interrupts: { kinds: ['poll'], pollInterval: 0 }, memory: { hugepages: false } },
   ] as const;

@@ -147,6 +147,111 @@ void describe('interrupts', () => {
     await slow.close();
   });
 
+  void it('are not armed when busy polling finds what is waited for', async () => {
+    const source = new FakeInterrupts('msix');
+    const { fn } = await opened(source);
+    let armed = 0;
+    source.rearmed = () => Promise.resolve(++armed < 0);
+    const interrupts = await fn.interrupts({ busyPoll: 1000 });
+    for (const turns of [0, 1, 5]) {
+      let looks = 0;
+      assert.equal(await interrupts.wait({ ready: () => looks++ === turns }), true);
+      assert.equal(looks, turns + 1);
+    }
+    assert.equal(armed, 0);
+    // Without a way to look there is nothing to poll.
+    assert.equal(await interrupts.wait({ timeout: 1 }), false);
+    assert.equal(armed, 1);
+  });
+
+  void it('are waited for when busy polling finds nothing in its time', { timeout: 30_000 }, async () => {
+    for (const [kind, busyPoll] of [
+      ['msix', 0.1],
+      ['intx', 2],
+      ['msi', 0],
+    ] as const) {
+      const source = new FakeInterrupts(kind);
+      const { fn } = await opened(source);
+      const arming = new Promise<void>((resolve) => {
+        source.rearmed = () => {
+          resolve();
+          return Promise.resolve(false);
+        };
+      });
+      const interrupts = await fn.interrupts({ busyPoll });
+      let looks = 0;
+      const wait = interrupts.wait({ ready: () => ++looks < 0 });
+      await arming;
+      const before = looks;
+      assert.equal(looks > 0, busyPoll > 0);
+      await delay(2);
+      assert.equal(looks, before, 'it looks no more');
+      source.fire(0);
+      assert.equal(await wait, true);
+    }
+  });
+
+  void it('that come while it polls busily end the wait; so do time, signal, close and what the look throws', async () => {
+    const source = new FakeInterrupts('msix');
+    const { fn } = await opened(source);
+    const interrupts = await fn.interrupts({ busyPoll: 1000 });
+    let looks = 0;
+    const ready = (): boolean => ++looks < 0;
+    const stopped = async (): Promise<void> => {
+      // One look may be under way.
+      await delay(1);
+      const before = looks;
+      await delay(2);
+      assert.equal(looks, before);
+    };
+    const wait = interrupts.wait({ ready });
+    source.fire(0);
+    assert.equal(await wait, true);
+    await stopped();
+    assert.equal(await interrupts.wait({ ready, timeout: 2 }), false);
+    await stopped();
+    const reason = new Error('enough');
+    const controller = new AbortController();
+    const aborted = assert.rejects(interrupts.wait({ ready, signal: controller.signal }), reason);
+    controller.abort(reason);
+    await aborted;
+    await stopped();
+    for (const turn of [0, 2]) {
+      let looked = 0;
+      const throws = (): boolean => {
+        if (looked++ === turn) throw reason;
+        return false;
+      };
+      await assert.rejects(interrupts.wait({ ready: throws }), reason);
+    }
+    const closing = rejectsCode('ERR_DMAPOOL_PCI_CLOSED', interrupts.wait({ ready }));
+    await interrupts.close();
+    await closing;
+    await stopped();
+  });
+
+  void it(
+    'that are polled each turn wake nobody in vain, and tell of failed writes all the same',
+    { timeout: 30_000 },
+    async () => {
+      const { backend, fn } = await opened(null);
+      const interrupts = await fn.interrupts({ kinds: ['poll'], pollInterval: 0 });
+      const flushes = backend.calls.length;
+      let looks = 0;
+      let woken = 0;
+      while (looks < 20) {
+        assert.equal(await interrupts.wait({ ready: () => ++looks === 20 }), true);
+        woken++;
+      }
+      // Once, unless this test was held up for so long.
+      assert.equal(backend.calls.length - flushes, woken - 1);
+      // By and by it asks whether all writes arrived, and then has the driver look for itself.
+      assert.equal(await interrupts.wait({ ready: () => false }), true);
+      assert.equal(backend.calls.length - flushes, woken);
+      await interrupts.close();
+    },
+  );
+
   void it('of a kind that is wanted less than polling are not taken', async () => {
     const { fn } = await opened(new FakeInterrupts('intx'));
     const interrupts = await fn.interrupts({ kinds: ['msix', 'poll', 'intx'] });
@@ -164,11 +269,15 @@ void describe('interrupts', () => {
       { vectors: 0 },
       { vectors: 1.5 },
       { pollInterval: -1 },
+      { busyPoll: -1 },
+      { busyPoll: 1001 },
+      { busyPoll: NaN },
+      { busyPoll: '1' },
     ]) {
       await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', fn.interrupts(wrong as never));
     }
     const interrupts = await fn.interrupts();
-    for (const wrong of [null, { vector: 1 }, { timeout: -1 }, { timeout: NaN }, { signal: {} }]) {
+    for (const wrong of [null, { vector: 1 }, { timeout: -1 }, { timeout: NaN }, { signal: {} }, { ready: true }]) {
       await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', interrupts.wait(wrong as never));
     }
     await fn.close();

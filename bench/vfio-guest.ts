@@ -1,0 +1,154 @@
+/**
+ * The half of `npm run bench:vfio` that runs in the virtual machine, as root: measures the kernel's NVMe driver with fio
+ * and ours through VFIO, in turns, on the same disk. Prints what it found as JSON.
+ */
+import { execFileSync } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { setTimeout } from 'node:timers/promises';
+import { NvmeController, type NvmeNamespace } from 'dmapool/drivers/nvme';
+import { bindToVfio, unbindFromVfio, VfioDevice } from 'dmapool/linux';
+import type { InterruptOptions } from 'dmapool/pci';
+import { profileOf } from './cpu-share.ts';
+import { timeSharesOf } from './time-shares.ts';
+import {
+  BUSY_POLL,
+  type Cost,
+  DEPTHS,
+  type Findings,
+  type Mode,
+  MODES,
+  type Profile,
+  type Round,
+} from './vfio-results.ts';
+
+const ADDRESS = '0000:00:10.0';
+const DISK = '/dev/nvme0n1';
+const BYTES = 4096;
+const MIB = 2 ** 20;
+/** Microseconds from one sample of the profiler to the next: dear where the machine is translated. */
+const SAMPLING = 1000;
+
+const INTERRUPTS: Readonly<Record<Mode, InterruptOptions>> = {
+  interrupts: {},
+  'busy polling': { busyPoll: BUSY_POLL },
+  polling: { kinds: ['poll'], pollInterval: 0 },
+};
+
+/** Requests a second of the kernel's driver, as fio does them: as cheaply as it can, and without its start. */
+function fio(depth: number, seconds: number): number {
+  const out = execFileSync(
+    'fio',
+    [
+      ...['--name=bench', `--filename=${DISK}`, '--readonly', '--rw=randread', `--bs=${String(BYTES)}`],
+      ...['--ioengine=libaio', '--direct=1', `--iodepth=${String(depth)}`, '--norandommap', '--gtod_reduce=1'],
+      ...['--thread', '--time_based', `--runtime=${String(Math.round(seconds * 1000))}ms`, '--output-format=json'],
+    ],
+    { encoding: 'utf8' },
+  );
+  return (JSON.parse(out) as { jobs: { read: { iops: number } }[] }).jobs[0]!.read.iops;
+}
+
+/** Interrupts of the disk that the kernel passed on to us. */
+function interrupts(): number {
+  let total = 0;
+  for (const line of readFileSync('/proc/interrupts', 'utf8').split('\n')) {
+    if (!line.includes(`vfio-msix`)) continue;
+    // A column for each processor, then words.
+    for (const column of line.split(':')[1]!.trim().split(/\s+/)) {
+      if (!/^\d+$/.test(column)) break;
+      total += Number(column);
+    }
+  }
+  return total;
+}
+
+interface Run {
+  readonly rate: number;
+  readonly cost: Cost;
+}
+
+/** Keeps `depth` reads at random places going for so long. */
+async function runOurs(disk: NvmeNamespace, depth: number, seconds: number): Promise<Run> {
+  const places = disk.size / BYTES;
+  const blocks = BYTES / disk.blockSize;
+  let requests = 0;
+  const [interruptsBefore, cpuBefore] = [interrupts(), process.cpuUsage()];
+  const switchesBefore = process.resourceUsage().voluntaryContextSwitches;
+  const begin = performance.now();
+  const end = begin + seconds * 1000;
+  const worker = async (): Promise<void> => {
+    const buffer = new Uint8Array(BYTES);
+    while (performance.now() < end) {
+      await disk.read(Math.floor(Math.random() * places) * blocks, buffer);
+      requests++;
+    }
+  };
+  await Promise.all(Array.from({ length: depth }, worker));
+  const elapsed = (performance.now() - begin) / 1000;
+  const { user, system } = process.cpuUsage(cpuBefore);
+  const switches = process.resourceUsage().voluntaryContextSwitches - switchesBefore;
+  const cost = {
+    user: user / requests,
+    system: system / requests,
+    interrupts: (interrupts() - interruptsBefore) / requests,
+    switches: switches / requests,
+  };
+  return { rate: requests / elapsed, cost };
+}
+
+async function withOurs(mode: Mode, use: (disk: NvmeNamespace) => Promise<void>): Promise<void> {
+  const vfio = await VfioDevice.open(ADDRESS, { memory: { size: 16 * MIB } });
+  try {
+    const nvme = await NvmeController.start(vfio.pci, { interrupts: INTERRUPTS[mode] });
+    try {
+      await use(await nvme.namespace(1));
+    } finally {
+      await nvme.close();
+    }
+  } finally {
+    await vfio.close();
+  }
+}
+
+async function toKernel(): Promise<void> {
+  unbindFromVfio([ADDRESS]);
+  for (let tries = 0; !existsSync(DISK); tries++) {
+    if (tries === 500) throw new Error(`the kernel has no ${DISK}`);
+    await setTimeout(20);
+  }
+}
+
+const [seconds, rounds] = process.argv.slice(2).map(Number) as [number, number];
+const found: { rounds: Round[]; profiles: Profile[] } = { rounds: [], profiles: [] };
+for (let round = 0; round < rounds; round++) {
+  await toKernel();
+  const kernel = DEPTHS.map((depth) => fio(depth, seconds));
+  bindToVfio([ADDRESS]);
+  const ours: Record<Mode, number[]> = { interrupts: [], 'busy polling': [], polling: [] };
+  for (const mode of MODES) {
+    await withOurs(mode, async (disk) => {
+      // At first the engine has to get to know it, which takes seconds where it is itself translated.
+      if (round === 0) await runOurs(disk, 8, 4 * seconds);
+      for (const depth of DEPTHS) {
+        await runOurs(disk, depth, seconds / 4);
+        ours[mode].push((await runOurs(disk, depth, seconds)).rate);
+      }
+    });
+  }
+  found.rounds.push({ kernel, ours });
+}
+for (const mode of MODES) {
+  await withOurs(mode, async (disk) => {
+    for (const depth of DEPTHS) {
+      await runOurs(disk, depth, seconds / 4);
+      // The profiler has its price, so that this is not done at the same time.
+      const { cost } = await runOurs(disk, depth, seconds);
+      const profile = await profileOf(async () => {
+        await runOurs(disk, depth, seconds);
+      }, SAMPLING);
+      found.profiles.push({ mode, depth, cost, time: timeSharesOf(profile) });
+    }
+  });
+}
+await toKernel();
+console.log(JSON.stringify(found satisfies Findings));

@@ -1,0 +1,133 @@
+/** What `npm run bench:vfio` finds, and how it is shown. */
+import { formatTable } from '../src/bench/table.ts';
+import { PARTS, type TimeShares } from './time-shares.ts';
+
+/** Reads under way at a time. */
+export const DEPTHS: readonly number[] = [1, 8, 32];
+/** How our driver learns that a read is done. */
+export const MODES = ['interrupts', 'busy polling', 'polling'] as const;
+export type Mode = (typeof MODES)[number];
+/** Milliseconds. */
+export const BUSY_POLL = 1;
+
+/** What a request costs us. */
+export interface Cost {
+  /** Microseconds of CPU time of the process, all its threads. */
+  readonly user: number;
+  readonly system: number;
+  /** Interrupts that the kernel passed on. */
+  readonly interrupts: number;
+  /** Times that a thread of the process went to sleep. */
+  readonly switches: number;
+}
+
+/** Requests a second, by depth. */
+export interface Round {
+  readonly kernel: readonly number[];
+  readonly ours: Readonly<Record<Mode, readonly number[]>>;
+}
+
+export interface Profile {
+  readonly mode: Mode;
+  readonly depth: number;
+  readonly cost: Cost;
+  readonly time: TimeShares;
+}
+
+/** All that the guest tells. */
+export interface Findings {
+  readonly rounds: readonly Round[];
+  readonly profiles: readonly Profile[];
+}
+
+/** Median, and the least and the most of the rounds. */
+export interface Spread {
+  readonly median: number;
+  readonly least: number;
+  readonly most: number;
+}
+
+export interface Result extends Profile {
+  /** Requests a second of the kernel's driver. */
+  readonly kernel: Spread;
+  /** Requests a second of ours. */
+  readonly rate: Spread;
+  /** Ours to the kernel's, round by round. */
+  readonly ratio: Spread;
+  readonly limit: string;
+}
+
+function spread(values: readonly number[]): Spread {
+  const sorted = [...values].sort((a, b) => a - b);
+  const middle = sorted.length >> 1;
+  const median = sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
+  return { median, least: sorted[0]!, most: sorted.at(-1)! };
+}
+
+function cpuOf({ user, system }: Cost): number {
+  return user + system;
+}
+
+/**
+ * What keeps it from doing more.
+ * @param least CPU time of a request where it takes least. What takes more than twice that does not work on requests most
+ *   of the time: it deals with interrupts, or looks in vain.
+ */
+function limitOf({ mode, time, cost }: Profile, least: number): string {
+  if (cpuOf(cost) > 2 * least) {
+    return mode === 'interrupts' ? 'the way of interrupts' : 'the disk: most looks are in vain';
+  }
+  const busy = PARTS.filter((part) => part !== 'epoll');
+  return `CPU: ${busy.reduce((most, part) => (time[part] > time[most] ? part : most))}`;
+}
+
+export function resultsOf({ rounds, profiles }: Findings): Result[] {
+  const least = Math.min(...profiles.map(({ cost }) => cpuOf(cost)));
+  return profiles.map((profile) => {
+    const at = DEPTHS.indexOf(profile.depth);
+    const kernel = rounds.map((round) => round.kernel[at]!);
+    const ours = rounds.map((round) => round.ours[profile.mode][at]!);
+    return {
+      ...profile,
+      kernel: spread(kernel),
+      rate: spread(ours),
+      ratio: spread(ours.map((rate, i) => rate / kernel[i]!)),
+      limit: limitOf(profile, least),
+    };
+  });
+}
+
+export function formatResults(results: readonly Result[]): string {
+  const whole = (value: number): string => Math.round(value).toLocaleString('en-US');
+  const percent = (value: number): string => `${(value * 100).toFixed(1)} %`;
+  const rates = results.map(({ mode, depth, kernel, rate, ratio }) => [
+    mode,
+    String(depth),
+    whole(kernel.median),
+    whole(rate.median),
+    `${whole(rate.least)} to ${whole(rate.most)}`,
+    ratio.median.toFixed(2),
+    `${ratio.least.toFixed(2)} to ${ratio.most.toFixed(2)}`,
+  ]);
+  const costs = results.map(({ mode, depth, cost, time, limit }) => [
+    mode,
+    String(depth),
+    cpuOf(cost).toFixed(0),
+    cost.interrupts.toFixed(2),
+    cost.switches.toFixed(2),
+    ...PARTS.map((part) => percent(time[part])),
+    limit,
+  ]);
+  const best = DEPTHS.flatMap((depth) => {
+    const [first] = results.filter((result) => result.depth === depth).sort((a, b) => b.ratio.median - a.ratio.median);
+    if (first === undefined) return [];
+    return [`${first.ratio.median.toFixed(2)} (${first.mode}) at depth ${String(depth)}`];
+  });
+  return [
+    'Random reads of 4 KiB a second, medians of the rounds:\n',
+    formatTable(['ours, by', 'depth', "the kernel's", 'ours', 'rounds', 'ratio', 'rounds'], rates),
+    '\nWhat a request of ours costs, where the time of its thread goes, and what limits it:\n',
+    formatTable(['ours, by', 'depth', 'CPU us', 'interrupts', 'sleeps', ...PARTS, 'limit'], costs),
+    `\nBest ratio to the kernel's driver: ${best.join(', ')}.`,
+  ].join('\n');
+}

@@ -1,0 +1,81 @@
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+import { timeSharesOf } from '../../bench/time-shares.ts';
+import { formatResults, resultsOf } from '../../bench/vfio-results.ts';
+import { findTool } from '../../scripts/vm/tools.ts';
+import { vmSkip } from '../vm/machine.ts';
+
+const PROGRAM = fileURLToPath(new URL('../../bench/vfio.js', import.meta.url));
+const withoutFio =
+  process.env['DMAPOOL_REQUIRE_TOOLS'] !== '1' && findTool('fio') === null
+    ? 'fio is not installed (Debian: fio)'
+    : vmSkip;
+
+void test('samples count for the module that they are in, or the one that called native code', () => {
+  const node = (id: number, functionName: string, url: string, hitCount: number, children: number[] = []): object => ({
+    id,
+    hitCount,
+    children,
+    callFrame: { functionName, url, scriptId: '', lineNumber: 0, columnNumber: 0 },
+  });
+  const nodes = [
+    node(1, '(root)', '', 0, [2, 3, 4, 6, 9]),
+    node(2, '(idle)', '', 10),
+    node(3, '(garbage collector)', '', 5),
+    node(4, 'processImmediate', 'node:internal/timers', 15, [5]),
+    node(5, '#look', 'file:///x/dist/src/pci/interrupts.js', 20),
+    node(6, '#reap', 'file:///x/dist/drivers/nvme/controller.js', 10, [7, 8]),
+    node(7, 'set', '', 10),
+    node(8, 'free', 'file:///x/dist/src/pool/pool.js', 20),
+    node(9, 'worker', 'file:///x/dist/bench/vfio-guest.js', 10),
+  ] as unknown as Parameters<typeof timeSharesOf>[0]['nodes'];
+  const shares = timeSharesOf({ nodes, startTime: 0, endTime: 0 });
+  assert.deepEqual(shares, { epoll: 0.1, pci: 0.2, driver: 0.2, allocator: 0.2, runtime: 0.2, benchmark: 0.1 });
+});
+
+void test('ratios are those of rounds, and what limits is what costs', () => {
+  const time = { epoll: 0.1, pci: 0.1, driver: 0.5, allocator: 0.1, runtime: 0.1, benchmark: 0.1 };
+  const profile = (mode: 'interrupts' | 'polling', depth: number, user: number) => ({
+    ...{ mode, depth, time },
+    cost: { user, system: 10, interrupts: 1, switches: 2 },
+  });
+  const rounds = [100, 200, 400].map((kernel) => ({
+    kernel: [kernel, kernel, kernel],
+    ours: { interrupts: [50, 50, 50], 'busy polling': [1, 1, 1], polling: [200, 200, 600] },
+  }));
+  const profiles = [profile('interrupts', 1, 300), profile('polling', 1, 200), profile('polling', 32, 30)];
+  const [first, second, third] = resultsOf({ rounds, profiles });
+  assert.deepEqual(first!.ratio, { median: 0.25, least: 0.125, most: 0.5 });
+  assert.deepEqual(first!.kernel, { median: 200, least: 100, most: 400 });
+  assert.deepEqual(third!.ratio, { median: 3, least: 1.5, most: 6 });
+  assert.match(first!.limit, /interrupts/);
+  assert.match(second!.limit, /the disk/);
+  assert.match(third!.limit, /CPU: driver/);
+  assert.match(
+    formatResults([first!, second!, third!]),
+    /^Best ratio to the kernel's driver: 1\.00 \(polling\) at depth 1, 3\.00 \(polling\) at depth 32\.$/m,
+  );
+});
+
+void test('bench:vfio compares with the kernel, and says what limits', { skip: withoutFio, timeout: 300_000 }, () => {
+  const run = spawnSync(process.execPath, [PROGRAM, '--rounds', '1', '--seconds', '0.1', '--json'], {
+    encoding: 'utf8',
+  });
+  assert.equal(run.status, 0, run.stderr);
+  const { results } = JSON.parse(run.stdout) as { results: ReturnType<typeof resultsOf> };
+  assert.equal(results.length, 9);
+  // What the figures are is for a quiet machine to say.
+  for (const { mode, kernel, rate, cost, limit } of results) {
+    assert.ok(kernel.median > 0 && rate.median > 0 && cost.user > 0 && limit !== '');
+    assert.equal(cost.interrupts > 0, mode !== 'polling', `interrupts: ${String(cost.interrupts)}, by ${mode}`);
+  }
+});
+
+void test('bench:vfio says in a line what is missing', () => {
+  const run = spawnSync(process.execPath, [PROGRAM], { encoding: 'utf8', env: { PATH: '/nowhere' } });
+  assert.equal(run.status, 1);
+  // Programs for administrators are looked for elsewhere too, where fio is not.
+  assert.match(run.stderr, /^bench:vfio: fio is not installed: apt-get install fio\n$/);
+});

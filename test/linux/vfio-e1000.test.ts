@@ -1,0 +1,7 @@
+/** The network card's driver through VFIO, in the virtual machine: two cards on one hub, the other one is the kernel's. */
+import { testsInVm } from '../vm/machine.ts';
+
+testsInVm('e1000 through VFIO', new URL('vfio-e1000-guest.js', import.meta.url), {
+  devices: [{ kind: 'e1000' }, { kind: 'e1000' }],
+  hugepages: { '2M': 8 },
+});
