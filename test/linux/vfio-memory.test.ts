@@ -23,6 +23,7 @@ void describe('a view of VFIO memory', () => {
 
 const MIB = 2 ** 20;
 const LIMIT = 8 * MIB;
+const PIECE = 262_144;
 /** Just as many addresses as there is memory: none may be lost. */
 const IOVAS = [{ first: 16 * MIB, last: 16 * MIB + LIMIT - 1 }];
 const NOBODY = { name: 'd', dmaMask: 2 ** 39 - 1 };
@@ -38,11 +39,11 @@ function persist<T>(faults: SystemFaults, action: () => T): T {
   }
 }
 
-/** All that there is, a page at a time. */
+/** All that there is, a piece at a time. */
 function exhaust(faults: SystemFaults, memory: VfioMemory): CoherentMemory[] {
   const all: CoherentMemory[] = [];
   for (;;) {
-    const take = (): CoherentMemory | null => memory.allocCoherent({ device: NOBODY, size: 4096, node: -1 });
+    const take = (): CoherentMemory | null => memory.allocCoherent({ device: NOBODY, size: PIECE, node: -1 });
     const next = persist(faults, take) ?? take();
     if (next === null) return all;
     all.push(next);
@@ -68,8 +69,8 @@ function live(faults: SystemFaults, mapper: StrictMapper, strict: boolean): Uint
   // Nothing is lost but what the device may still reach.
   const all = exhaust(faults, memory);
   const kept = faults.failed === 'VFIO_IOMMU_UNMAP_DMA' ? MIB : 0;
-  assert.equal(all.length * 4096, LIMIT - kept, `after ${String(faults.failed)}`);
-  for (const { buffer, byteOffset } of all) views.push(new Uint8Array(buffer, byteOffset, 4096).fill(9));
+  assert.equal(all.length * PIECE, LIMIT - kept, `after ${String(faults.failed)}`);
+  for (const { buffer, byteOffset } of all) views.push(new Uint8Array(buffer, byteOffset, PIECE).fill(9));
   for (const one of all) {
     persist(faults, () => {
       memory.freeCoherent(one);
@@ -92,9 +93,7 @@ void describe('VFIO memory when the system refuses', () => {
         const before = footprint();
         const failed = new Set<string>();
         for (let k = 1; ; k++) {
-          // Freeing page by page at the end is all the same call; some of it is enough.
-          const at = k <= 60 ? k : 60 + (k - 60) * 499;
-          faults.fail(at, errno);
+          faults.fail(k, errno);
           const mapper = new StrictMapper(faults);
           const views = live(faults, mapper, strict);
           assert.equal(mapper.mappings.size, 0, `${String(faults.failed)}: the device reaches nothing`);
