@@ -1,8 +1,12 @@
 /** Memory for a device behind an IOMMU, with a stand-in for the IOMMU that can fail; with the kernel's in vfio-guest.ts. */
 import assert from 'node:assert/strict';
+import { constants } from 'node:os';
 import { describe, it } from 'node:test';
 import { type CoherentMemory, Device, DmaError, DmaPool } from 'dmapool';
-import { VfioMemory } from '../../src/linux/vfio-memory.ts';
+import { SystemCallError } from 'dmapool/linux';
+import type { DmaMapper } from '../../src/linux/vfio-container.ts';
+import { VfioMemory, type VfioMemoryHome } from '../../src/linux/vfio-memory.ts';
+import { throwsCode } from '../support/errors.ts';
 import { runStaleViews, seedOf } from './stale-views.ts';
 import { footprint, StrictMapper, SystemFaults } from './system-faults.ts';
 
@@ -23,6 +27,7 @@ void describe('a view of VFIO memory', () => {
 
 const MIB = 2 ** 20;
 const LIMIT = 8 * MIB;
+const PIECE = 262_144;
 /** Just as many addresses as there is memory: none may be lost. */
 const IOVAS = [{ first: 16 * MIB, last: 16 * MIB + LIMIT - 1 }];
 const NOBODY = { name: 'd', dmaMask: 2 ** 39 - 1 };
@@ -38,11 +43,11 @@ function persist<T>(faults: SystemFaults, action: () => T): T {
   }
 }
 
-/** All that there is, a page at a time. */
+/** All that there is, a piece at a time. */
 function exhaust(faults: SystemFaults, memory: VfioMemory): CoherentMemory[] {
   const all: CoherentMemory[] = [];
   for (;;) {
-    const take = (): CoherentMemory | null => memory.allocCoherent({ device: NOBODY, size: 4096, node: -1 });
+    const take = (): CoherentMemory | null => memory.allocCoherent({ device: NOBODY, size: PIECE, node: -1 });
     const next = persist(faults, take) ?? take();
     if (next === null) return all;
     all.push(next);
@@ -68,8 +73,8 @@ function live(faults: SystemFaults, mapper: StrictMapper, strict: boolean): Uint
   // Nothing is lost but what the device may still reach.
   const all = exhaust(faults, memory);
   const kept = faults.failed === 'VFIO_IOMMU_UNMAP_DMA' ? MIB : 0;
-  assert.equal(all.length * 4096, LIMIT - kept, `after ${String(faults.failed)}`);
-  for (const { buffer, byteOffset } of all) views.push(new Uint8Array(buffer, byteOffset, 4096).fill(9));
+  assert.equal(all.length * PIECE, LIMIT - kept, `after ${String(faults.failed)}`);
+  for (const { buffer, byteOffset } of all) views.push(new Uint8Array(buffer, byteOffset, PIECE).fill(9));
   for (const one of all) {
     persist(faults, () => {
       memory.freeCoherent(one);
@@ -92,9 +97,7 @@ void describe('VFIO memory when the system refuses', () => {
         const before = footprint();
         const failed = new Set<string>();
         for (let k = 1; ; k++) {
-          // Freeing page by page at the end is all the same call; some of it is enough.
-          const at = k <= 60 ? k : 60 + (k - 60) * 499;
-          faults.fail(at, errno);
+          faults.fail(k, errno);
           const mapper = new StrictMapper(faults);
           const views = live(faults, mapper, strict);
           assert.equal(mapper.mappings.size, 0, `${String(faults.failed)}: the device reaches nothing`);
@@ -113,4 +116,48 @@ void describe('VFIO memory when the system refuses', () => {
       });
     }
   }
+});
+
+void describe('VFIO memory', () => {
+  const home = (mapper: DmaMapper): VfioMemoryHome => ({
+    address: '0000:00:10.0',
+    mapper,
+    iovaRanges: [{ first: 2 ** 32, last: 2 ** 45 - 1 }],
+    pageSize: 4096,
+  });
+  const anything: DmaMapper = { map: () => undefined, unmap: () => undefined };
+
+  void it('is all handed out, also where only small mappings can be had', () => {
+    const map = (_address: number, _iova: number, size: number): void => {
+      if (size > 2 * MIB) throw new SystemCallError('VFIO_IOMMU_MAP_DMA', constants.errno.ENOMEM, 'too large');
+    };
+    const memory = new VfioMemory(home({ map, unmap: () => undefined }), { size: 64 * MIB, hugepages: false });
+    const all: CoherentMemory[] = [];
+    for (;;) {
+      const next = memory.allocCoherent({ device: NOBODY, size: MIB, node: -1 });
+      if (next === null) break;
+      new Uint8Array(next.buffer, next.byteOffset, 8).fill(all.length + 1);
+      all.push(next);
+    }
+    assert.equal(all.length, 64);
+    assert.equal(new Set(all.map(({ dma }) => dma)).size, 64);
+    for (const [i, { buffer, byteOffset }] of all.entries()) assert.equal(new Uint8Array(buffer)[byteOffset], i + 1);
+    for (const memoryOfAll of all) memory.freeCoherent(memoryOfAll);
+    memory.close();
+  });
+
+  void it('says at once that there is no such NUMA node', () => {
+    const before = footprint();
+    throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => new VfioMemory(home(anything), { node: 63, hugepages: false }));
+    assert.deepEqual(footprint(), before);
+  });
+
+  void it('may be as large as its documentation says', () => {
+    const before = footprint();
+    const memory = new VfioMemory(home(anything), { size: 2 ** 41 + 4096, hugepages: false });
+    const device = { name: 'd', dmaMask: Number.MAX_SAFE_INTEGER };
+    memory.freeCoherent(memory.allocCoherent({ device, size: MIB, node: -1 })!);
+    memory.close();
+    assert.deepEqual(footprint(), before);
+  });
 });

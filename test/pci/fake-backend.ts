@@ -10,6 +10,7 @@ export class FakeInterrupts implements InterruptBackend {
   /** What rearm answers. */
   rearmed: () => Promise<boolean> = () => Promise.resolve(false);
   closed = 0;
+  readonly disarmed: number[] = [];
 
   constructor(kind: InterruptKind, vectors = 1) {
     this.kind = kind;
@@ -23,6 +24,10 @@ export class FakeInterrupts implements InterruptBackend {
 
   listen(listener: (vector: number) => void): void {
     this.fire = listener;
+  }
+
+  disarm(vector: number): void {
+    this.disarmed.push(vector);
   }
 
   close(): Promise<void> {

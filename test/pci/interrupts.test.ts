@@ -88,6 +88,28 @@ void describe('interrupts', () => {
     await assert.rejects(another, (thrown) => thrown === true);
   });
 
+  void it('are not listened for when nobody waits any more', async () => {
+    const source = new FakeInterrupts('msix', 2);
+    const { fn } = await opened(source);
+    const interrupts = await fn.interrupts({ vectors: 2 });
+    const controller = new AbortController();
+    const waits = [
+      interrupts.wait({ vector: 1, timeout: 5 }),
+      interrupts.wait({ vector: 1, signal: controller.signal }).catch(() => 'ended'),
+    ];
+    assert.equal(await waits[0], false);
+    assert.deepEqual(source.disarmed, [], 'somebody waits still');
+    controller.abort();
+    assert.equal(await waits[1], 'ended');
+    assert.deepEqual(source.disarmed, [1]);
+    const wait = interrupts.wait();
+    await new Promise(setImmediate);
+    source.fire(0);
+    assert.equal(await wait, true);
+    assert.deepEqual(source.disarmed, [1], 'nothing to save: it came');
+    await fn.close();
+  });
+
   void it('pass on what their home fails with', async () => {
     const source = new FakeInterrupts('intx');
     const { fn } = await opened(source);
