@@ -19,7 +19,8 @@ export interface NvmeOptions {
   readonly bounceMemory?: number;
   /**
    * Which interrupts to use, and how often to look without. Default: the best there are. `{ kinds: ['poll'], pollInterval: 0 }`
-   * asks each turn of the event loop.
+   * asks each turn of the event loop; `{ busyPoll: 0.1 }` does so for a tenth of a millisecond, and then waits for the
+   * interrupt.
    */
   readonly interrupts?: Omit<InterruptOptions, 'vectors'>;
 }
