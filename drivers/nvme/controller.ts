@@ -342,7 +342,7 @@ export class NvmeController {
   #adminAt(prp1: number, command: NvmeCommand): Promise<number> {
     const prps = new PrpEntries();
     prps.prp1 = prp1;
-    const data: CommandData = { prps, map: () => true, unmap: () => undefined };
+    const data: CommandData = { prps, map: () => true, unmap: () => null };
     return this.#submit(0, command, data);
   }
 

@@ -46,7 +46,8 @@ export interface NvmeRange {
  * their parts run side by side; when one fails, the others are awaited first. Whether a block exists is the controller's
  * to say (`LBA Out of Range`).
  *
- * Buffers must be left alone until the promise is settled.
+ * Buffers must be left alone until the promise is settled. One that was detached (by `postMessage`, say) or resized before
+ * its command was submitted, or before what was read could be copied into it, is a `DmaArgumentError`.
  *
  * @example
  * ```ts

@@ -217,7 +217,7 @@ export class QueuePair {
       try {
         if (request.data?.map() === false) break;
       } catch (error) {
-        // No memory: this one fails, and the next one may be smaller.
+        // No memory, or the buffer was taken away: this one fails, and the next one may be smaller.
         this.#removeFirst();
         request.reject(error);
         continue;
@@ -306,9 +306,10 @@ export class QueuePair {
       return;
     }
     const succeeded = (status & 0x7ff) === 0;
-    this.#release(request, succeeded);
+    const undelivered = this.#release(request, succeeded);
     if (succeeded) {
-      request.resolve(result);
+      if (undelivered === null) request.resolve(result);
+      else request.reject(undelivered);
       return;
     }
     const { name } = this.#owner.device;
@@ -320,16 +321,18 @@ export class QueuePair {
     request.reject(this.#owner.explain(request, error));
   }
 
-  #release(request: Request, transferred: boolean): void {
+  /** Gives a command's slot and memory back. @returns as {@link CommandData.unmap}. */
+  #release(request: Request, transferred: boolean): Error | null {
     const slot = request.cid & (MAX_DEPTH - 1);
     this.#slots[slot] = null;
     this.#generations[slot] = (this.#generations[slot]! + 1) % GENERATIONS;
     this.#free[this.#freeCount++] = slot;
     try {
-      request.data?.unmap(transferred);
+      return request.data?.unmap(transferred) ?? null;
     } catch (error) {
       // A pool that refuses its own block: somebody else freed it. The command itself is over.
       this.#owner.device.report('error', 'nvme memory', `queue ${String(this.id)}: ${String(error)}`);
+      return null;
     }
   }
 
