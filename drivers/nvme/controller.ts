@@ -304,7 +304,7 @@ export class NvmeController {
     const admin = this.#queues[0]!;
     admin.reset();
     await this.#registers.enable(admin);
-    admin.open = true;
+    admin.state = 'open';
   }
 
   /** Asks for I/O queues (5.21.1.7); says how many there are of the kind of which there are fewer. */
@@ -348,7 +348,7 @@ export class NvmeController {
 
   #goLive(): void {
     this.#state = 'live';
-    for (const queue of this.#queues) queue.open = true;
+    for (const queue of this.#queues) queue.state = 'open';
     this.#kick();
   }
 
@@ -439,44 +439,45 @@ export class NvmeController {
 
   /** Looks for commands that are late: aborts them (5.1), or resets the controller when that was done before. */
   async #look(): Promise<void> {
-    const queues = this.#queues;
     try {
       const now = performance.now();
-      if (queues.some((queue) => queue.late(now).length > 0)) {
-        if (await this.#registers.isFatal()) {
-          await this.#recover(
-            new NvmeError('ERR_NVME_PROTOCOL', this.#pci.address, 'fatal controller status (CSTS.CFS)'),
-          );
-          return;
-        }
-        // An interrupt may have been lost: what is complete is not late.
+      if (this.#late(now).length > 0) {
+        const isFatal = await this.#registers.isFatal();
+        // An interrupt may have been lost: what is complete is not late. And what a reset that began meanwhile ends isn't, either.
         for (let vector = 0; vector < this.#serving.length; vector++) this.#reap(vector);
-        for (const queue of queues) {
-          for (const request of queue.late(now)) {
-            if (!this.#abort(queue, request)) {
-              const what = `${request.name} took longer than ${String(this.#options.timeout)} ms`;
-              await this.#recover(new NvmeTimeoutError(this.#pci.address, what));
-              return;
-            }
+        for (const request of this.#late(now)) {
+          if (isFatal) {
+            const what = 'fatal controller status (CSTS.CFS)';
+            await this.#recover(new NvmeError('ERR_NVME_PROTOCOL', this.#pci.address, what));
+            return;
+          }
+          if (!this.#abort(request)) {
+            const what = `${request.name} took longer than ${String(this.#options.timeout)} ms`;
+            await this.#recover(new NvmeTimeoutError(this.#pci.address, what));
+            return;
           }
         }
       }
-      if (queues.some((queue) => queue.inFlight > 0)) this.#watch();
+      if (this.#queues.some((queue) => queue.inFlight > 0)) this.#watch();
     } catch (error) {
       await this.#stopFor(error as Error);
     }
   }
 
+  #late(now: number): Request[] {
+    return this.#queues.flatMap((queue) => queue.late(now));
+  }
+
   /** Asks the controller to abort a command. False when that makes no sense (any more). */
-  #abort(queue: QueuePair, request: Request): boolean {
-    if (this.#state !== 'live' || queue.id === 0 || request.abortSent) return false;
+  #abort(request: Request): boolean {
+    if (this.#state !== 'live' || request.queue === 0 || request.abortSent) return false;
     // More than the limit it may refuse (5.1); the others get their turn at the next look.
     if (this.#queues[0]!.load >= this.#identity.abortLimit) return true;
     request.abortSent = true;
     request.deadline = performance.now() + this.#options.timeout;
     this.#timeouts++;
     this.#aborts++;
-    const command = { opcode: ADMIN.abort, cdw10: queue.id | (request.cid << 16) };
+    const command = { opcode: ADMIN.abort, cdw10: request.queue | (request.cid << 16) };
     // Whether it worked is seen by the command itself, which is then completed, or late for the second time.
     this.#submit(0, command, null).catch(() => undefined);
     return true;
@@ -518,7 +519,7 @@ export class NvmeController {
   }
 
   #closeQueues(): void {
-    for (const queue of this.#queues) queue.open = false;
+    for (const queue of this.#queues) queue.state = 'absent';
   }
 
   /** Stops the controller for good, if it still listens, and fails everything. */
@@ -538,7 +539,7 @@ export class NvmeController {
     this.#failure ??= error;
     const failure = this.#failure;
     for (const queue of this.#queues) {
-      queue.open = false;
+      queue.state = 'absent';
       queue.failInFlight(() => failure);
       queue.failWaiting(failure);
     }
@@ -565,7 +566,7 @@ export class NvmeController {
     this.#failure ??= error;
     this.#state = 'closing';
     for (const queue of this.#queues.slice(1)) {
-      queue.open = false;
+      if (queue.state === 'open') queue.state = 'closing';
       queue.failWaiting(error);
     }
     await this.#recovery;

@@ -58,8 +58,8 @@ export class Request {
   deadline: number;
   /** An Abort was sent for it. */
   abortSent = false;
-  /** It went to the admin queue. */
-  admin = false;
+  /** ID of the queue that it was put on; 0 is the admin queue. */
+  queue = 0;
 
   constructor(
     command: NvmeCommand,
@@ -79,7 +79,7 @@ export class Request {
   get name(): string {
     const { opcode, nsid = 0 } = this.command;
     const of = nsid === 0 || nsid === 0xffff_ffff ? '' : ` of namespace ${String(nsid)}`;
-    return `${opcodeName(opcode, this.admin)}${of}`;
+    return `${opcodeName(opcode, this.queue === 0)}${of}`;
   }
 }
 
@@ -101,6 +101,13 @@ const GENERATIONS = 0x10000 >> SLOT_BITS;
 /** Most commands that a queue has at a time. */
 export const MAX_DEPTH: number = 2 ** SLOT_BITS;
 
+/**
+ * - `absent`: the controller does not have the queue, or not much longer; commands wait.
+ * - `open`: commands are dispatched.
+ * - `closing`: the controller still has the queue; no more commands are dispatched.
+ */
+export type QueueState = 'absent' | 'open' | 'closing';
+
 export class QueuePair {
   /** Queue Identifier; 0 is the admin queue. */
   readonly id: number;
@@ -110,8 +117,7 @@ export class QueuePair {
   readonly depth: number;
   /** Entries of both queues: one more than the depth, for a queue with all of them in use would look empty (4.1.2). */
   readonly entries: number;
-  /** Commands are dispatched. Otherwise they wait. */
-  open = false;
+  state: QueueState = 'absent';
 
   readonly #owner: QueueOwner;
   readonly #tailDoorbell: number;
@@ -199,7 +205,7 @@ export class QueuePair {
 
   /** Puts a command at the end of those that wait. */
   add(request: Request): void {
-    request.admin = this.id === 0;
+    request.queue = this.id;
     if (this.#lastWaiting === null) this.#firstWaiting = request;
     else this.#lastWaiting.next = request;
     this.#lastWaiting = request;
@@ -212,7 +218,7 @@ export class QueuePair {
    */
   dispatch(): void {
     const before = this.#tail;
-    while (this.open && this.#firstWaiting !== null && this.#freeCount > 0) {
+    while (this.state === 'open' && this.#firstWaiting !== null && this.#freeCount > 0) {
       const request = this.#firstWaiting;
       try {
         if (request.data?.map() === false) break;
@@ -336,8 +342,12 @@ export class QueuePair {
     }
   }
 
-  /** The commands in flight that are late. */
+  /**
+   * The commands in flight that are late. None unless it is open: otherwise a reset or the end, which have time limits of
+   * their own, is about to settle them.
+   */
   late(now: number): Request[] {
+    if (this.state !== 'open') return [];
     return this.#slots.filter((request) => request !== null && request.deadline <= now) as Request[];
   }
 
