@@ -13,7 +13,7 @@
  */
 import type { DmaPool } from 'dmapool';
 import { DMA_BIT_MASK, DmaArgumentError } from 'dmapool';
-import type { Interrupts, PciFunction } from 'dmapool/pci';
+import { type Interrupts, PciError, type PciFunction } from 'dmapool/pci';
 import { ControllerRegisters } from './controller-registers.ts';
 import { BouncedData, BouncePages, type CommandData } from './data.ts';
 import { NvmeError, NvmeResetError, NvmeStatusError, NvmeTimeoutError } from './errors.ts';
@@ -33,6 +33,9 @@ const LOOKS = 4;
 const LEAST_LOOK = 5;
 /** Longest that a shutdown may take, in milliseconds, where the command time-out is longer. */
 const SHUTDOWN_TIMEOUT = 10_000;
+
+/** Functions that have a driver. */
+const taken = new WeakSet<PciFunction>();
 
 type State = 'starting' | 'live' | 'resetting' | 'closing';
 
@@ -124,6 +127,7 @@ export class NvmeController {
    * @param options Queues, their depth, time-outs; all have defaults.
    * @throws `DmaArgumentError`, `DmaOutOfMemoryError`, `PciGoneError`, {@link NvmeError} and its kin. The controller is
    *   then stopped, and all memory is given back.
+   * @throws `PciError` `ERR_DMAPOOL_PCI_BUSY` when a driver has the function already. That one goes on.
    */
   static async start(pci: PciFunction, options: NvmeOptions = {}): Promise<NvmeController> {
     const checked = checkNvmeOptions(options);
@@ -131,16 +135,22 @@ export class NvmeController {
       const message = `class 0x${pci.classCode.toString(16)} is no NVMe controller`;
       throw new NvmeError('ERR_NVME_UNSUPPORTED', pci.address, message);
     }
-    // PRP entries have 64 bits.
-    pci.device.setDmaMask(DMA_BIT_MASK(64));
-    const controller = new NvmeController(pci, checked, await ControllerRegisters.read(pci));
+    if (taken.has(pci)) {
+      throw new PciError('ERR_DMAPOOL_PCI_BUSY', pci.address, 'an NVMe driver has it already; close that one first');
+    }
+    taken.add(pci);
+    let controller: NvmeController | null = null;
     try {
+      // PRP entries have 64 bits.
+      pci.device.setDmaMask(DMA_BIT_MASK(64));
+      controller = new NvmeController(pci, checked, await ControllerRegisters.read(pci));
       await controller.#begin();
+      return controller;
     } catch (error) {
-      await controller.#abandon(error as Error);
+      if (controller !== null) await controller.#abandon(error as Error);
+      taken.delete(pci);
       throw error;
     }
-    return controller;
   }
 
   /** Address of its function: `0000:00:04.0`. */
@@ -576,6 +586,7 @@ export class NvmeController {
       // It is dead, or does not listen. Then the hard way, which is next.
     }
     await this.#abandon(error);
+    taken.delete(this.#pci);
   }
 
   async #shutDownOrderly(): Promise<void> {

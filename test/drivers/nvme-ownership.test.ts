@@ -1,0 +1,50 @@
+/** One driver for a function at a time, an orderly end, and all memory back, whatever fails. */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { NvmeController } from 'dmapool/drivers/nvme';
+import { FaultySource } from '../support/faulty-memory.ts';
+import { rejectsCode } from '../support/errors.ts';
+import { BLOCK, FakeNvme } from './fake-nvme.ts';
+import { end, open, start } from './nvme-fake-fixture.ts';
+import { rejectsNvme } from './nvme-fixture.ts';
+
+void describe('an NVMe function', () => {
+  void it('is not started twice, and the driver that has it goes on', async () => {
+    const bench = await start();
+    const { fake, pci, nvme, disk } = bench;
+    let disabled = 0;
+    fake.onDisable = () => disabled++;
+    const error = await rejectsCode('ERR_DMAPOOL_PCI_BUSY', NvmeController.start(pci));
+    assert.match(error.message, /0000:01:00\.0.*close/);
+    await disk.write(1, new Uint8Array(BLOCK).fill(7));
+    assert.equal(fake.disk[BLOCK], 7);
+    assert.equal(disabled, 0, 'it was not touched');
+    assert.equal(nvme.statistics().resets, 0);
+    await end(bench);
+  });
+
+  void it('is not started twice at the same time', async () => {
+    const fake = new FakeNvme();
+    const { pci } = await open(fake);
+    const outcomes = await Promise.allSettled([NvmeController.start(pci), NvmeController.start(pci)]);
+    assert.deepEqual(
+      outcomes.map(({ status }) => status),
+      ['fulfilled', 'rejected'],
+    );
+    await (outcomes[0] as PromiseFulfilledResult<NvmeController>).value.close();
+    assert.deepEqual(fake.faults, []);
+    await pci.close();
+  });
+
+  void it('can be started again after a close, and after a start that failed', async () => {
+    const fake = new FakeNvme();
+    const { pci } = await open(fake, new FaultySource(fake.memory, (call) => (call === 0 ? 'none' : 'ok')));
+    await rejectsCode('ERR_DMAPOOL_NO_MEMORY', NvmeController.start(pci));
+    fake.setCapabilities({ css: 0 });
+    await rejectsNvme('ERR_NVME_UNSUPPORTED', NvmeController.start(pci));
+    fake.setCapabilities({});
+    for (let i = 0; i < 2; i++) await (await NvmeController.start(pci)).close();
+    assert.deepEqual(fake.faults, []);
+    await pci.close();
+  });
+});
