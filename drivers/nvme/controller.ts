@@ -21,9 +21,10 @@ import { type NvmeIdentity, parseController, parseNamespace, parseNamespaceList 
 import { NvmeNamespace } from './namespace.ts';
 import { checkInteger } from './integer.ts';
 import { type CheckedNvmeOptions, checkNvmeOptions, MAX_TRANSFER, type NvmeOptions } from './options.ts';
-import { PrpEntries, PrpLists } from './prp.ts';
+import { PrpLists } from './prp.ts';
 import { checkCommand, type NvmeCommand, QueuePair, Request } from './queue-pair.ts';
-import { ADMIN, CLASS_NVME, FEATURE, IDENTIFY, IDENTIFY_SIZE, PAGE_SIZE, QUEUE_FLAG } from './registers.ts';
+import { createQueues, deleteQueues, requestQueues, type SubmitAdmin } from './queue-setup.ts';
+import { ADMIN, CLASS_NVME, IDENTIFY, IDENTIFY_SIZE, PAGE_SIZE } from './registers.ts';
 import { STATUS } from './status.ts';
 
 /** Commands in flight on the admin queue. */
@@ -89,6 +90,7 @@ export class NvmeController {
   readonly #bounce: BouncePages;
   /** Takes back what is to be done should the function be closed under us. */
   readonly #forget: () => boolean;
+  readonly #submitAdmin: SubmitAdmin = (command, data) => this.#submit(0, command, data);
   #state: State = 'starting';
   /** It will not do anything any more, and touches no memory. */
   #dead = false;
@@ -303,57 +305,17 @@ export class NvmeController {
     addQueue(0, ADMIN_DEPTH);
     await this.#enable();
     this.#identity = parseController(await this.#identify(IDENTIFY.controller, 0));
-    const granted = Math.min(queues, await this.#requestQueues(queues));
+    const granted = Math.min(queues, await requestQueues(this.#submitAdmin, queues));
     for (let id = 1; id <= granted; id++) addQueue(id, queueDepth);
-    await this.#createQueues();
+    await createQueues(this.#submitAdmin, this.#queues.slice(1), this.#interrupts.kind !== 'poll');
     this.#goLive();
   }
 
   /** Starts the controller, which is disabled, with an empty admin queue. */
   async #enable(): Promise<void> {
     const admin = this.#queues[0]!;
-    admin.reset();
     await this.#registers.enable(admin);
     admin.state = 'open';
-  }
-
-  /** Asks for I/O queues (5.21.1.7); says how many there are of the kind of which there are fewer. */
-  async #requestQueues(count: number): Promise<number> {
-    const wanted = count - 1;
-    const result = await this.admin({
-      opcode: ADMIN.setFeatures,
-      cdw10: FEATURE.numberOfQueues,
-      cdw11: wanted | (wanted << 16),
-    });
-    return Math.min(result & 0xffff, result >>> 16) + 1;
-  }
-
-  /** Creates the I/O queues: of each pair the completion queue first (5.3, 5.4, 7.6.1). */
-  async #createQueues(): Promise<void> {
-    const polled = this.#interrupts!.kind === 'poll';
-    for (const queue of this.#queues.slice(1)) {
-      queue.reset();
-      const cdw10 = queue.id | ((queue.entries - 1) << 16);
-      const interrupt = polled ? 0 : QUEUE_FLAG.interruptsEnabled | (queue.vector << 16);
-      await this.#adminAt(queue.completionAddress, {
-        opcode: ADMIN.createCompletionQueue,
-        cdw10,
-        cdw11: QUEUE_FLAG.physicallyContiguous | interrupt,
-      });
-      await this.#adminAt(queue.submissionAddress, {
-        opcode: ADMIN.createSubmissionQueue,
-        cdw10,
-        cdw11: QUEUE_FLAG.physicallyContiguous | (queue.id << 16),
-      });
-    }
-  }
-
-  /** An admin command whose PRP1 is the address of a queue. */
-  #adminAt(prp1: number, command: NvmeCommand): Promise<number> {
-    const prps = new PrpEntries();
-    prps.prp1 = prp1;
-    const data: CommandData = { prps, map: () => true, unmap: () => null };
-    return this.#submit(0, command, data);
   }
 
   #goLive(): void {
@@ -510,33 +472,37 @@ export class NvmeController {
 
   async #resetFor(reason: Error): Promise<void> {
     try {
-      this.#closeQueues();
-      await this.#registers.disable();
+      await this.#stop();
       for (const queue of this.#queues) {
         queue.failInFlight((request) => new NvmeResetError(this.#pci.address, request.name, reason));
+        // Before the first interrupt: it may be shared, and then what is old would be taken for new.
+        queue.reset();
       }
       await this.#enable();
-      const granted = await this.#requestQueues(this.queues);
+      const granted = await requestQueues(this.#submitAdmin, this.queues);
       if (granted < this.queues) {
         const message = `has ${String(granted)} I/O queues after a reset, and had ${String(this.queues)}`;
         throw new NvmeError('ERR_NVME_PROTOCOL', this.#pci.address, message);
       }
-      await this.#createQueues();
+      await createQueues(this.#submitAdmin, this.#queues.slice(1), this.interruptKind !== 'poll');
       if (this.#state === 'resetting') this.#goLive();
     } catch (error) {
       await this.#stopFor(error as Error);
     }
   }
 
-  #closeQueues(): void {
+  /** Stops the controller. Then what it had completed until then is settled, for nobody will be told of it. */
+  async #stop(): Promise<void> {
     for (const queue of this.#queues) queue.state = 'absent';
+    await this.#registers.disable();
+    // When it died in the meantime the queues' memory may be somebody else's.
+    if (!this.#dead) for (const queue of this.#queues) queue.reap();
   }
 
   /** Stops the controller for good, if it still listens, and fails everything. */
   async #stopFor(error: Error): Promise<void> {
-    this.#closeQueues();
     try {
-      await this.#registers.disable();
+      await this.#stop();
     } catch {
       // It is gone, or may do no DMA any more.
     }
@@ -590,13 +556,8 @@ export class NvmeController {
   }
 
   async #shutDownOrderly(): Promise<void> {
-    const remove = async (opcode: number): Promise<void> => {
-      // Not through #submit: that refuses everything by now.
-      for (let id = 1; id < this.#queues.length; id++) await this.#enqueue(0, { opcode, cdw10: id }, null);
-    };
-    // Deleting a submission queue completes what is in flight there (5.6, 7.3.3).
-    await remove(ADMIN.deleteSubmissionQueue);
-    await remove(ADMIN.deleteCompletionQueue);
+    // Not through #submit: that refuses everything by now.
+    await deleteQueues((command, data) => this.#enqueue(0, command, data), this.#queues.slice(1));
     await this.#registers.shutdown(Math.min(this.#options.timeout, SHUTDOWN_TIMEOUT));
   }
 

@@ -160,6 +160,7 @@ export class QueuePair {
       this.freeMemory();
       throw error;
     }
+    this.reset();
   }
 
   /** One area each, for the controller may want it so (CAP.CQR). */
@@ -280,7 +281,8 @@ export class QueuePair {
 
   /**
    * Takes what the controller completed and settles it. An entry is new while its Phase Tag differs from the one of the
-   * round before (4.6). No more than one round: a controller that goes mad does not keep us here.
+   * round before (4.6). No more than one round: a controller that goes mad does not keep us here. A queue that is absent
+   * gets no doorbell.
    *
    * @returns How many there were. @throws as {@link QueuePair.dispatch}.
    */
@@ -298,7 +300,7 @@ export class QueuePair {
       }
       this.#complete(last & 0xffff, last >>> 17, words[at]!);
     }
-    if (reaped > 0) this.#owner.registers.write32(this.#headDoorbell, this.#head);
+    if (reaped > 0 && this.state !== 'absent') this.#owner.registers.write32(this.#headDoorbell, this.#head);
     return reaped;
   }
 
