@@ -32,8 +32,9 @@ const ADMIN_DEPTH = 31;
 /** The watchdog looks so often in the time that a command may take; milliseconds at least. */
 const LOOKS = 4;
 const LEAST_LOOK = 5;
-/** Longest that a shutdown may take, in milliseconds, where the command time-out is longer. */
-const SHUTDOWN_TIMEOUT = 10_000;
+/** Milliseconds that a shutdown is waited for at least (7.6.2), and at most, whatever the controller asks for. */
+const SHUTDOWN_LEAST = 1000;
+const SHUTDOWN_MOST = 60_000;
 
 /** Functions that have a driver. */
 const taken = new WeakSet<PciFunction>();
@@ -558,7 +559,8 @@ export class NvmeController {
   async #shutDownOrderly(): Promise<void> {
     // Not through #submit: that refuses everything by now.
     await deleteQueues((command, data) => this.#enqueue(0, command, data), this.#queues.slice(1));
-    await this.#registers.shutdown(Math.min(this.#options.timeout, SHUTDOWN_TIMEOUT));
+    const latency = this.#identity.shutdownLatency / 1000;
+    await this.#registers.shutdown(Math.min(Math.max(SHUTDOWN_LEAST, latency), SHUTDOWN_MOST));
   }
 
   /** Stops the controller and lets go of everything. */

@@ -47,4 +47,19 @@ void describe('an NVMe function', () => {
     assert.deepEqual(fake.faults, []);
     await pci.close();
   });
+
+  for (const [latency, shutdownTime] of [
+    [0, 500],
+    [1_500_000, 1200],
+  ] as const) {
+    void it(`has its time to shut down: ${String(shutdownTime)} ms at a latency of ${String(latency)} us`, async () => {
+      const fake = new FakeNvme();
+      fake.shutdownTime = shutdownTime;
+      fake.onIdentify = (cns, view) => {
+        if (cns === 1) view.setUint32(88, latency, true);
+      };
+      // Less than the shutdown takes.
+      await end(await start(fake, { timeout: 100 }));
+    });
+  }
 });
