@@ -25,6 +25,7 @@ import { PrpLists } from './prp.ts';
 import { checkCommand, type NvmeCommand, QueuePair, Request } from './queue-pair.ts';
 import { createQueues, deleteQueues, requestQueues, type SubmitAdmin } from './queue-setup.ts';
 import { ADMIN, CLASS_NVME, IDENTIFY, IDENTIFY_SIZE, PAGE_SIZE } from './registers.ts';
+import { releaseAll } from './release.ts';
 import { STATUS } from './status.ts';
 
 /** Commands in flight on the admin queue. */
@@ -150,7 +151,8 @@ export class NvmeController {
       await controller.#begin();
       return controller;
     } catch (error) {
-      if (controller !== null) await controller.#abandon(error as Error);
+      // What happened first is the news.
+      if (controller !== null) await controller.#abandon(error as Error).catch(() => undefined);
       taken.delete(pci);
       throw error;
     }
@@ -527,6 +529,8 @@ export class NvmeController {
   /**
    * Shuts the controller down (7.6.2), gives its memory back and takes its right to do DMA away. Commands that are in
    * flight or wait fail with `ERR_NVME_CLOSED`. Closing twice is fine, and so is closing one that is gone.
+   *
+   * @throws `DmaReleaseError` when memory failed to go back: all of it was tried.
    */
   close(): Promise<void> {
     return (this.#closing ??= this.#shutDown());
@@ -552,8 +556,11 @@ export class NvmeController {
     } catch {
       // It is dead, or does not listen. Then the hard way, which is next.
     }
-    await this.#abandon(error);
-    taken.delete(this.#pci);
+    try {
+      await this.#abandon(error);
+    } finally {
+      taken.delete(this.#pci);
+    }
   }
 
   async #shutDownOrderly(): Promise<void> {
@@ -581,8 +588,12 @@ export class NvmeController {
   #releaseMemory(): void {
     const failure = this.#failure ?? new NvmeError('ERR_NVME_CLOSED', this.#pci.address, 'its PCI function was closed');
     this.#die(failure);
-    for (const queue of this.#queues) queue.freeMemory();
-    this.#bounce.destroy();
-    this.#lists.destroy();
+    const releases = this.#queues.flatMap((queue) => queue.releases());
+    for (const pool of this.pools) {
+      releases.push(() => {
+        pool.destroy();
+      });
+    }
+    releaseAll(`${this.#pci.address}: memory of the NVMe driver failed to go back`, releases);
   }
 }

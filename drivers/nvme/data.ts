@@ -75,10 +75,6 @@ export class BouncePages {
     // Backwards, so that the next command finds them in the order of this one.
     for (let i = count - 1; i >= 0; i--) this.#pool.free(pages[i]!);
   }
-
-  destroy(): void {
-    this.#pool.destroy();
-  }
 }
 
 /**

@@ -157,7 +157,11 @@ export class QueuePair {
       this.#submissions = this.#takeMemory(this.entries * SUBMISSION_ENTRY);
       this.#completions = this.#takeMemory(this.entries * COMPLETION_ENTRY);
     } catch (error) {
-      this.freeMemory();
+      try {
+        for (const release of this.releases()) release();
+      } catch {
+        // What happened first is the news.
+      }
       throw error;
     }
     this.reset();
@@ -375,8 +379,10 @@ export class QueuePair {
     this.#completions.fill(0);
   }
 
-  /** Gives the queues' memory back. The controller must not use it any more. */
-  freeMemory(): void {
-    for (const memory of this.#memory.splice(0)) this.#owner.device.freeCoherent(memory);
+  /** What gives its memory back, once. The controller must not use it any more. */
+  releases(): (() => void)[] {
+    return this.#memory.splice(0).map((memory) => () => {
+      this.#owner.device.freeCoherent(memory);
+    });
   }
 }

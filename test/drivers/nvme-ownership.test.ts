@@ -1,8 +1,9 @@
 /** One driver for a function at a time, an orderly end, and all memory back, whatever fails. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
+import { DmaReleaseError } from 'dmapool';
 import { NvmeController } from 'dmapool/drivers/nvme';
-import { FaultySource } from '../support/faulty-memory.ts';
+import { FaultyMemory, FaultySource } from '../support/faulty-memory.ts';
 import { rejectsCode } from '../support/errors.ts';
 import { BLOCK, FakeNvme } from './fake-nvme.ts';
 import { end, open, start } from './nvme-fake-fixture.ts';
@@ -62,4 +63,40 @@ void describe('an NVMe function', () => {
       await end(await start(fake, { timeout: 100 }));
     });
   }
+
+  void it('gives all its memory back when some of it fails to go back', async () => {
+    // Two areas of each queue pair, then the pools.
+    for (let failing = 0; failing < 6; failing++) {
+      const fake = new FakeNvme();
+      const memory = new FaultySource(fake.memory);
+      const { pci } = await open(fake, memory);
+      const nvme = await NvmeController.start(pci, { queues: 2 });
+      const disk = await nvme.namespace(1);
+      await disk.write(0, new Uint8Array(64 * BLOCK));
+      const { frees } = memory;
+      memory.onFree = (call) => (call === frees + failing || call === frees + 6 ? 'throw' : 'ok');
+      const error = await rejectsCode('ERR_DMAPOOL_RELEASE', nvme.close());
+      assert.ok(error instanceof DmaReleaseError);
+      assert.match(error.message, /0000:01:00\.0/);
+      assert.equal(error.errors.length, 2, 'each failure is told');
+      assert.equal(memory.live.size, 0);
+      assert.equal(pci.device.readAttribute('pools'), undefined);
+      await assert.rejects(nvme.close(), error, 'a second close says the same');
+      memory.onFree = () => 'ok';
+      await (await NvmeController.start(pci)).close();
+      assert.equal(memory.live.size, 0);
+      await pci.close();
+    }
+  });
+
+  void it('tells why it did not start, not what failed after that', async () => {
+    const fake = new FakeNvme();
+    const memory = new FaultyMemory({});
+    const { pci } = await open(fake, memory);
+    fake.becomesReady = false;
+    memory.onFree = () => 'throw';
+    await assert.rejects(NvmeController.start(pci), { code: 'ERR_NVME_TIMEOUT' });
+    assert.equal(memory.live.size, 0);
+    await pci.close();
+  });
 });
