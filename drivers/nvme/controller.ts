@@ -19,7 +19,7 @@ import { BouncedData, BouncePages, type CommandData } from './data.ts';
 import { NvmeError, NvmeResetError, NvmeStatusError, NvmeTimeoutError } from './errors.ts';
 import { type NvmeIdentity, parseController, parseNamespace, parseNamespaceList } from './identify.ts';
 import { NvmeNamespace } from './namespace.ts';
-import { checkInteger } from './integer.ts';
+import { checkInteger } from './check.ts';
 import { type CheckedNvmeOptions, checkNvmeOptions, MAX_TRANSFER, type NvmeOptions } from './options.ts';
 import { PrpLists } from './prp.ts';
 import { checkCommand, type NvmeCommand, QueuePair, Request } from './queue-pair.ts';

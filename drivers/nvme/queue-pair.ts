@@ -7,11 +7,11 @@
  *
  * A command's memory is given back when its completion is here, or when the controller was stopped: never before.
  */
-import { type CoherentMemory, consume32, type Device, DmaArgumentError, DmaOutOfMemoryError, publish32 } from 'dmapool';
+import { type CoherentMemory, consume32, type Device, DmaOutOfMemoryError, publish32 } from 'dmapool';
 import type { Bar } from 'dmapool/pci';
 import type { CommandData } from './data.ts';
 import { NvmeStatusError } from './errors.ts';
-import { checkInteger } from './integer.ts';
+import { checkInteger, checkObject } from './check.ts';
 import { COMPLETION_ENTRY, opcodeName, REGISTER, SUBMISSION_ENTRY } from './registers.ts';
 
 /** A command as the specification lays it out (4.2), without what the driver fills in itself. Dwords default to 0. */
@@ -38,7 +38,7 @@ const DWORDS = ['cdw10', 'cdw11', 'cdw12', 'cdw13', 'cdw14', 'cdw15'] as const;
 
 /** Throws `DmaArgumentError` unless it is a command. */
 export function checkCommand(command: NvmeCommand): void {
-  if (typeof command !== 'object' || command === null) throw new DmaArgumentError('command', command, 'an object');
+  checkObject('command', command);
   checkInteger('command.opcode', command.opcode, 0, 0xff);
   checkInteger('command.nsid', command.nsid ?? 0, 0, 0xffff_ffff);
   for (const dword of DWORDS) checkInteger(`command.${dword}`, command[dword] ?? 0, -(2 ** 31), 2 ** 32 - 1);
