@@ -13,17 +13,19 @@
  */
 import type { DmaPool } from 'dmapool';
 import { DMA_BIT_MASK, DmaArgumentError } from 'dmapool';
-import type { Interrupts, PciFunction } from 'dmapool/pci';
+import { type Interrupts, PciError, type PciFunction } from 'dmapool/pci';
 import { ControllerRegisters } from './controller-registers.ts';
 import { BouncedData, BouncePages, type CommandData } from './data.ts';
 import { NvmeError, NvmeResetError, NvmeStatusError, NvmeTimeoutError } from './errors.ts';
 import { type NvmeIdentity, parseController, parseNamespace, parseNamespaceList } from './identify.ts';
 import { NvmeNamespace } from './namespace.ts';
-import { checkInteger } from './integer.ts';
+import { checkInteger } from './check.ts';
 import { type CheckedNvmeOptions, checkNvmeOptions, MAX_TRANSFER, type NvmeOptions } from './options.ts';
-import { PrpEntries, PrpLists } from './prp.ts';
+import { PrpLists } from './prp.ts';
 import { checkCommand, type NvmeCommand, QueuePair, Request } from './queue-pair.ts';
-import { ADMIN, CLASS_NVME, FEATURE, IDENTIFY, IDENTIFY_SIZE, PAGE_SIZE, QUEUE_FLAG } from './registers.ts';
+import { createQueues, deleteQueues, requestQueues, type SubmitAdmin } from './queue-setup.ts';
+import { ADMIN, CLASS_NVME, IDENTIFY, IDENTIFY_SIZE, PAGE_SIZE } from './registers.ts';
+import { releaseAll } from './release.ts';
 import { STATUS } from './status.ts';
 
 /** Commands in flight on the admin queue. */
@@ -31,8 +33,12 @@ const ADMIN_DEPTH = 31;
 /** The watchdog looks so often in the time that a command may take; milliseconds at least. */
 const LOOKS = 4;
 const LEAST_LOOK = 5;
-/** Longest that a shutdown may take, in milliseconds, where the command time-out is longer. */
-const SHUTDOWN_TIMEOUT = 10_000;
+/** Milliseconds that a shutdown is waited for at least (7.6.2), and at most, whatever the controller asks for. */
+const SHUTDOWN_LEAST = 1000;
+const SHUTDOWN_MOST = 60_000;
+
+/** Functions that have a driver. */
+const taken = new WeakSet<PciFunction>();
 
 type State = 'starting' | 'live' | 'resetting' | 'closing';
 
@@ -86,6 +92,7 @@ export class NvmeController {
   readonly #bounce: BouncePages;
   /** Takes back what is to be done should the function be closed under us. */
   readonly #forget: () => boolean;
+  readonly #submitAdmin: SubmitAdmin = (command, data) => this.#submit(0, command, data);
   #state: State = 'starting';
   /** It will not do anything any more, and touches no memory. */
   #dead = false;
@@ -124,6 +131,7 @@ export class NvmeController {
    * @param options Queues, their depth, time-outs; all have defaults.
    * @throws `DmaArgumentError`, `DmaOutOfMemoryError`, `PciGoneError`, {@link NvmeError} and its kin. The controller is
    *   then stopped, and all memory is given back.
+   * @throws `PciError` `ERR_DMAPOOL_PCI_BUSY` when a driver has the function already. That one goes on.
    */
   static async start(pci: PciFunction, options: NvmeOptions = {}): Promise<NvmeController> {
     const checked = checkNvmeOptions(options);
@@ -131,16 +139,23 @@ export class NvmeController {
       const message = `class 0x${pci.classCode.toString(16)} is no NVMe controller`;
       throw new NvmeError('ERR_NVME_UNSUPPORTED', pci.address, message);
     }
-    // PRP entries have 64 bits.
-    pci.device.setDmaMask(DMA_BIT_MASK(64));
-    const controller = new NvmeController(pci, checked, await ControllerRegisters.read(pci));
+    if (taken.has(pci)) {
+      throw new PciError('ERR_DMAPOOL_PCI_BUSY', pci.address, 'an NVMe driver has it already; close that one first');
+    }
+    taken.add(pci);
+    let controller: NvmeController | null = null;
     try {
+      // PRP entries have 64 bits.
+      pci.device.setDmaMask(DMA_BIT_MASK(64));
+      controller = new NvmeController(pci, checked, await ControllerRegisters.read(pci));
       await controller.#begin();
+      return controller;
     } catch (error) {
-      await controller.#abandon(error as Error);
+      // What happened first is the news.
+      if (controller !== null) await controller.#abandon(error as Error).catch(() => undefined);
+      taken.delete(pci);
       throw error;
     }
-    return controller;
   }
 
   /** Address of its function: `0000:00:04.0`. */
@@ -293,62 +308,22 @@ export class NvmeController {
     addQueue(0, ADMIN_DEPTH);
     await this.#enable();
     this.#identity = parseController(await this.#identify(IDENTIFY.controller, 0));
-    const granted = Math.min(queues, await this.#requestQueues(queues));
+    const granted = Math.min(queues, await requestQueues(this.#submitAdmin, queues));
     for (let id = 1; id <= granted; id++) addQueue(id, queueDepth);
-    await this.#createQueues();
+    await createQueues(this.#submitAdmin, this.#queues.slice(1), this.#interrupts.kind !== 'poll');
     this.#goLive();
   }
 
   /** Starts the controller, which is disabled, with an empty admin queue. */
   async #enable(): Promise<void> {
     const admin = this.#queues[0]!;
-    admin.reset();
     await this.#registers.enable(admin);
-    admin.open = true;
-  }
-
-  /** Asks for I/O queues (5.21.1.7); says how many there are of the kind of which there are fewer. */
-  async #requestQueues(count: number): Promise<number> {
-    const wanted = count - 1;
-    const result = await this.admin({
-      opcode: ADMIN.setFeatures,
-      cdw10: FEATURE.numberOfQueues,
-      cdw11: wanted | (wanted << 16),
-    });
-    return Math.min(result & 0xffff, result >>> 16) + 1;
-  }
-
-  /** Creates the I/O queues: of each pair the completion queue first (5.3, 5.4, 7.6.1). */
-  async #createQueues(): Promise<void> {
-    const polled = this.#interrupts!.kind === 'poll';
-    for (const queue of this.#queues.slice(1)) {
-      queue.reset();
-      const cdw10 = queue.id | ((queue.entries - 1) << 16);
-      const interrupt = polled ? 0 : QUEUE_FLAG.interruptsEnabled | (queue.vector << 16);
-      await this.#adminAt(queue.completionAddress, {
-        opcode: ADMIN.createCompletionQueue,
-        cdw10,
-        cdw11: QUEUE_FLAG.physicallyContiguous | interrupt,
-      });
-      await this.#adminAt(queue.submissionAddress, {
-        opcode: ADMIN.createSubmissionQueue,
-        cdw10,
-        cdw11: QUEUE_FLAG.physicallyContiguous | (queue.id << 16),
-      });
-    }
-  }
-
-  /** An admin command whose PRP1 is the address of a queue. */
-  #adminAt(prp1: number, command: NvmeCommand): Promise<number> {
-    const prps = new PrpEntries();
-    prps.prp1 = prp1;
-    const data: CommandData = { prps, map: () => true, unmap: () => undefined };
-    return this.#submit(0, command, data);
+    admin.state = 'open';
   }
 
   #goLive(): void {
     this.#state = 'live';
-    for (const queue of this.#queues) queue.open = true;
+    for (const queue of this.#queues) queue.state = 'open';
     this.#kick();
   }
 
@@ -439,44 +414,45 @@ export class NvmeController {
 
   /** Looks for commands that are late: aborts them (5.1), or resets the controller when that was done before. */
   async #look(): Promise<void> {
-    const queues = this.#queues;
     try {
       const now = performance.now();
-      if (queues.some((queue) => queue.late(now).length > 0)) {
-        if (await this.#registers.isFatal()) {
-          await this.#recover(
-            new NvmeError('ERR_NVME_PROTOCOL', this.#pci.address, 'fatal controller status (CSTS.CFS)'),
-          );
-          return;
-        }
-        // An interrupt may have been lost: what is complete is not late.
+      if (this.#late(now).length > 0) {
+        const isFatal = await this.#registers.isFatal();
+        // An interrupt may have been lost: what is complete is not late. And what a reset that began meanwhile ends isn't, either.
         for (let vector = 0; vector < this.#serving.length; vector++) this.#reap(vector);
-        for (const queue of queues) {
-          for (const request of queue.late(now)) {
-            if (!this.#abort(queue, request)) {
-              const what = `${request.name} took longer than ${String(this.#options.timeout)} ms`;
-              await this.#recover(new NvmeTimeoutError(this.#pci.address, what));
-              return;
-            }
+        for (const request of this.#late(now)) {
+          if (isFatal) {
+            const what = 'fatal controller status (CSTS.CFS)';
+            await this.#recover(new NvmeError('ERR_NVME_PROTOCOL', this.#pci.address, what));
+            return;
+          }
+          if (!this.#abort(request)) {
+            const what = `${request.name} took longer than ${String(this.#options.timeout)} ms`;
+            await this.#recover(new NvmeTimeoutError(this.#pci.address, what));
+            return;
           }
         }
       }
-      if (queues.some((queue) => queue.inFlight > 0)) this.#watch();
+      if (this.#queues.some((queue) => queue.inFlight > 0)) this.#watch();
     } catch (error) {
       await this.#stopFor(error as Error);
     }
   }
 
+  #late(now: number): Request[] {
+    return this.#queues.flatMap((queue) => queue.late(now));
+  }
+
   /** Asks the controller to abort a command. False when that makes no sense (any more). */
-  #abort(queue: QueuePair, request: Request): boolean {
-    if (this.#state !== 'live' || queue.id === 0 || request.abortSent) return false;
+  #abort(request: Request): boolean {
+    if (this.#state !== 'live' || request.queue === 0 || request.abortSent) return false;
     // More than the limit it may refuse (5.1); the others get their turn at the next look.
     if (this.#queues[0]!.load >= this.#identity.abortLimit) return true;
     request.abortSent = true;
     request.deadline = performance.now() + this.#options.timeout;
     this.#timeouts++;
     this.#aborts++;
-    const command = { opcode: ADMIN.abort, cdw10: queue.id | (request.cid << 16) };
+    const command = { opcode: ADMIN.abort, cdw10: request.queue | (request.cid << 16) };
     // Whether it worked is seen by the command itself, which is then completed, or late for the second time.
     this.#submit(0, command, null).catch(() => undefined);
     return true;
@@ -499,33 +475,37 @@ export class NvmeController {
 
   async #resetFor(reason: Error): Promise<void> {
     try {
-      this.#closeQueues();
-      await this.#registers.disable();
+      await this.#stop();
       for (const queue of this.#queues) {
         queue.failInFlight((request) => new NvmeResetError(this.#pci.address, request.name, reason));
+        // Before the first interrupt: it may be shared, and then what is old would be taken for new.
+        queue.reset();
       }
       await this.#enable();
-      const granted = await this.#requestQueues(this.queues);
+      const granted = await requestQueues(this.#submitAdmin, this.queues);
       if (granted < this.queues) {
         const message = `has ${String(granted)} I/O queues after a reset, and had ${String(this.queues)}`;
         throw new NvmeError('ERR_NVME_PROTOCOL', this.#pci.address, message);
       }
-      await this.#createQueues();
+      await createQueues(this.#submitAdmin, this.#queues.slice(1), this.interruptKind !== 'poll');
       if (this.#state === 'resetting') this.#goLive();
     } catch (error) {
       await this.#stopFor(error as Error);
     }
   }
 
-  #closeQueues(): void {
-    for (const queue of this.#queues) queue.open = false;
+  /** Stops the controller. Then what it had completed until then is settled, for nobody will be told of it. */
+  async #stop(): Promise<void> {
+    for (const queue of this.#queues) queue.state = 'absent';
+    await this.#registers.disable();
+    // When it died in the meantime the queues' memory may be somebody else's.
+    if (!this.#dead) for (const queue of this.#queues) queue.reap();
   }
 
   /** Stops the controller for good, if it still listens, and fails everything. */
   async #stopFor(error: Error): Promise<void> {
-    this.#closeQueues();
     try {
-      await this.#registers.disable();
+      await this.#stop();
     } catch {
       // It is gone, or may do no DMA any more.
     }
@@ -538,7 +518,7 @@ export class NvmeController {
     this.#failure ??= error;
     const failure = this.#failure;
     for (const queue of this.#queues) {
-      queue.open = false;
+      queue.state = 'absent';
       queue.failInFlight(() => failure);
       queue.failWaiting(failure);
     }
@@ -549,6 +529,8 @@ export class NvmeController {
   /**
    * Shuts the controller down (7.6.2), gives its memory back and takes its right to do DMA away. Commands that are in
    * flight or wait fail with `ERR_NVME_CLOSED`. Closing twice is fine, and so is closing one that is gone.
+   *
+   * @throws `DmaReleaseError` when memory failed to go back: all of it was tried.
    */
   close(): Promise<void> {
     return (this.#closing ??= this.#shutDown());
@@ -565,7 +547,7 @@ export class NvmeController {
     this.#failure ??= error;
     this.#state = 'closing';
     for (const queue of this.#queues.slice(1)) {
-      queue.open = false;
+      if (queue.state === 'open') queue.state = 'closing';
       queue.failWaiting(error);
     }
     await this.#recovery;
@@ -574,18 +556,18 @@ export class NvmeController {
     } catch {
       // It is dead, or does not listen. Then the hard way, which is next.
     }
-    await this.#abandon(error);
+    try {
+      await this.#abandon(error);
+    } finally {
+      taken.delete(this.#pci);
+    }
   }
 
   async #shutDownOrderly(): Promise<void> {
-    const remove = async (opcode: number): Promise<void> => {
-      // Not through #submit: that refuses everything by now.
-      for (let id = 1; id < this.#queues.length; id++) await this.#enqueue(0, { opcode, cdw10: id }, null);
-    };
-    // Deleting a submission queue completes what is in flight there (5.6, 7.3.3).
-    await remove(ADMIN.deleteSubmissionQueue);
-    await remove(ADMIN.deleteCompletionQueue);
-    await this.#registers.shutdown(Math.min(this.#options.timeout, SHUTDOWN_TIMEOUT));
+    // Not through #submit: that refuses everything by now.
+    await deleteQueues((command, data) => this.#enqueue(0, command, data), this.#queues.slice(1));
+    const latency = this.#identity.shutdownLatency / 1000;
+    await this.#registers.shutdown(Math.min(Math.max(SHUTDOWN_LEAST, latency), SHUTDOWN_MOST));
   }
 
   /** Stops the controller and lets go of everything. */
@@ -606,8 +588,12 @@ export class NvmeController {
   #releaseMemory(): void {
     const failure = this.#failure ?? new NvmeError('ERR_NVME_CLOSED', this.#pci.address, 'its PCI function was closed');
     this.#die(failure);
-    for (const queue of this.#queues) queue.freeMemory();
-    this.#bounce.destroy();
-    this.#lists.destroy();
+    const releases = this.#queues.flatMap((queue) => queue.releases());
+    for (const pool of this.pools) {
+      releases.push(() => {
+        pool.destroy();
+      });
+    }
+    releaseAll(`${this.#pci.address}: memory of the NVMe driver failed to go back`, releases);
   }
 }

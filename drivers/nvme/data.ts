@@ -2,7 +2,7 @@
  * Where a command's data lies while the controller has it: in memory of the driver, copied from or to the user's buffer,
  * or in DMA memory of the user's, not copied at all.
  */
-import { type Device, type DmaBlock, DmaPool } from 'dmapool';
+import { type Device, DmaArgumentError, type DmaBlock, DmaPool } from 'dmapool';
 import { PrpEntries, type PrpLists } from './prp.ts';
 import { PAGE_SIZE } from './registers.ts';
 
@@ -21,11 +21,15 @@ export interface CommandData {
   /**
    * Takes the memory that is needed: all of it, or none.
    * @returns false when it has to wait for other commands to give theirs back.
-   * @throws `DmaOutOfMemoryError`, or what the memory source throws.
+   * @throws `DmaOutOfMemoryError`, or what the memory source throws; `DmaArgumentError` when the user's buffer changed.
    */
   map(): boolean;
-  /** Gives it back. The controller does not touch it any more. @param transferred The data arrived. */
-  unmap(transferred: boolean): void;
+  /**
+   * Gives it back, always all of it. The controller does not touch it any more.
+   * @param transferred The data arrived.
+   * @returns Why the user does not have the data all the same; null when nothing stood in the way.
+   */
+  unmap(transferred: boolean): Error | null;
 }
 
 type DataPage = DmaBlock<'nvme data'>;
@@ -71,31 +75,40 @@ export class BouncePages {
     // Backwards, so that the next command finds them in the order of this one.
     for (let i = count - 1; i >= 0; i--) this.#pool.free(pages[i]!);
   }
-
-  destroy(): void {
-    this.#pool.destroy();
-  }
 }
 
-/** Data in a buffer of the user's that the device does not reach. */
+/**
+ * Data in a buffer of the user's that the device does not reach. The buffer may be detached or resized at any time (a
+ * `postMessage` does it); what the command says of its length was said when it was asked for, so that is what counts.
+ */
 export class BouncedData implements CommandData {
   readonly prps: PrpEntries = new PrpEntries();
   readonly #bounce: BouncePages;
   readonly #buffer: Uint8Array;
+  readonly #length: number;
+  readonly #count: number;
   readonly #toDevice: boolean;
   #pages: DataPage[] | null = null;
 
   constructor(bounce: BouncePages, buffer: Uint8Array, toDevice: boolean) {
     this.#bounce = bounce;
     this.#buffer = buffer;
+    this.#length = buffer.length;
+    this.#count = Math.ceil(buffer.length / PAGE_SIZE);
     this.#toDevice = toDevice;
   }
 
-  get #count(): number {
-    return Math.ceil(this.#buffer.length / PAGE_SIZE);
+  /** What is wrong with the buffer by now; null if it is as it was. */
+  #changed(): Error | null {
+    const { length } = this.#buffer;
+    if (length === this.#length) return null;
+    const accepted = `${String(this.#length)}, as when the command was asked for; leave it alone until the promise is settled`;
+    return new DmaArgumentError('buffer.length', length, accepted);
   }
 
   map(): boolean {
+    const changed = this.#changed();
+    if (changed !== null) throw changed;
     const bounce = this.#bounce;
     const buffer = this.#buffer;
     const count = this.#count;
@@ -116,12 +129,14 @@ export class BouncedData implements CommandData {
     return true;
   }
 
-  unmap(transferred: boolean): void {
+  unmap(transferred: boolean): Error | null {
     const pages = this.#pages!;
     const buffer = this.#buffer;
     const count = this.#count;
     this.#pages = null;
-    if (transferred && !this.#toDevice) {
+    const isRead = transferred && !this.#toDevice;
+    const changed = isRead ? this.#changed() : null;
+    if (isRead && changed === null) {
       for (let i = 0; i < count; i++) {
         const at = i * PAGE_SIZE;
         const { bytes } = pages[i]!;
@@ -130,6 +145,7 @@ export class BouncedData implements CommandData {
     }
     this.#bounce.lists.unmap(this.prps);
     this.#bounce.giveBack(pages, count);
+    return changed;
   }
 }
 
@@ -156,7 +172,8 @@ export class DirectData implements CommandData {
     return true;
   }
 
-  unmap(): void {
+  unmap(): null {
     this.#lists.unmap(this.prps);
+    return null;
   }
 }

@@ -20,6 +20,8 @@ export interface NvmeIdentity {
   readonly maxTransfer: number;
   /** How many Abort commands it takes at a time. */
   readonly abortLimit: number;
+  /** Microseconds that it takes to shut down: RTD3 Entry Latency; 0 when it does not say. */
+  readonly shutdownLatency: number;
   /** Highest namespace ID it may have. */
   readonly maxNamespaceId: number;
   /** It has the Dataset Management command (ONCS). */
@@ -62,6 +64,7 @@ export function parseController(bytes: Uint8Array): NvmeIdentity {
     // MDTS is a power of two in units of the smallest memory page; 0 means no limit.
     maxTransfer: mdts === 0 ? Infinity : PAGE_SIZE * 2 ** mdts,
     abortLimit: bytes[258]! + 1,
+    shutdownLatency: view.getUint32(88, true),
     maxNamespaceId: view.getUint32(516, true),
     datasetManagement: (oncs & 0x4) !== 0,
     writeZeroes: (oncs & 0x8) !== 0,

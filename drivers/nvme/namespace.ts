@@ -4,7 +4,7 @@ import type { NvmeController } from './controller.ts';
 import { BouncedData, type BouncePages, type CommandData, DirectData, type DmaMemory } from './data.ts';
 import { NvmeError } from './errors.ts';
 import type { NvmeNamespaceIdentity } from './identify.ts';
-import { checkInteger } from './integer.ts';
+import { checkInteger, checkObject } from './check.ts';
 import { MAX_TRANSFER } from './options.ts';
 import type { PrpLists } from './prp.ts';
 import type { NvmeCommand } from './queue-pair.ts';
@@ -46,7 +46,8 @@ export interface NvmeRange {
  * their parts run side by side; when one fails, the others are awaited first. Whether a block exists is the controller's
  * to say (`LBA Out of Range`).
  *
- * Buffers must be left alone until the promise is settled.
+ * Buffers must be left alone until the promise is settled. One that was detached (by `postMessage`, say) or resized before
+ * its command was submitted, or before what was read could be copied into it, is a `DmaArgumentError`.
  *
  * @example
  * ```ts
@@ -165,6 +166,7 @@ export class NvmeNamespace {
    * @param lba First logical block. @param blocks How many. @param options Whether they may be deallocated.
    */
   async writeZeroes(lba: number, blocks: number, options: NvmeWriteZeroesOptions = {}): Promise<void> {
+    checkObject('options', options);
     const { deallocate = false } = options;
     checkInteger('lba', lba, 0, Number.MAX_SAFE_INTEGER);
     checkInteger('blocks', blocks, 1, Number.MAX_SAFE_INTEGER - lba);
@@ -188,7 +190,9 @@ export class NvmeNamespace {
     this.#checkSupport(this.#controller.identity.datasetManagement, 'Dataset Management');
     const list = new Uint8Array(ranges.length * DSM_RANGE_SIZE);
     const view = new DataView(list.buffer);
-    for (const [i, { lba, blocks }] of ranges.entries()) {
+    for (const [i, range] of (ranges as readonly NvmeRange[]).entries()) {
+      checkObject('range', range);
+      const { lba, blocks } = range;
       checkInteger('lba', lba, 0, Number.MAX_SAFE_INTEGER);
       checkInteger('blocks', blocks, 1, 0xffff_ffff);
       view.setUint32(i * DSM_RANGE_SIZE + 4, blocks, true);
@@ -208,6 +212,8 @@ export class NvmeNamespace {
   }
 
   #transferDma(opcode: number, lba: number, memory: DmaMemory, options: NvmeDmaOptions): Promise<void> {
+    checkObject('memory', memory);
+    checkObject('options', options);
     const { dma, size } = memory;
     checkInteger('memory.dma', dma, 0, Number.MAX_SAFE_INTEGER);
     checkInteger('memory.size', size, 1, Number.MAX_SAFE_INTEGER - dma);
@@ -273,7 +279,9 @@ export class NvmeNamespace {
   }
 }
 
-function flagsOf({ fua = false }: NvmeWriteOptions): number {
+function flagsOf(options: NvmeWriteOptions): number {
+  checkObject('options', options);
+  const { fua = false } = options;
   return fua ? IO_FLAG.forceUnitAccess : 0;
 }
 

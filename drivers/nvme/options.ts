@@ -1,7 +1,6 @@
 /** How a controller is driven. */
-import { DmaArgumentError } from 'dmapool';
 import type { InterruptOptions } from 'dmapool/pci';
-import { checkInteger } from './integer.ts';
+import { checkInteger, checkObject } from './check.ts';
 import { MAX_DEPTH } from './queue-pair.ts';
 import { PAGE_SIZE } from './registers.ts';
 
@@ -35,7 +34,7 @@ const MAX_TIMEOUT = 2 ** 30;
 
 /** Checks the options. @throws `DmaArgumentError` */
 export function checkNvmeOptions(options: NvmeOptions): CheckedNvmeOptions {
-  if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
+  checkObject('options', options);
   const { queues = 1, queueDepth = 64, timeout = 30_000, bounceMemory = 4 * MAX_TRANSFER, interrupts = {} } = options;
   checkInteger('queues', queues, 1, 64);
   checkInteger('queueDepth', queueDepth, 1, MAX_DEPTH);

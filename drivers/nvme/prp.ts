@@ -97,10 +97,4 @@ export class PrpLists {
     for (let i = entries.lists.length - 1; i >= 0; i--) entries.lists[i]!.free();
     entries.lists.length = 0;
   }
-
-  /** Ends the pools. */
-  destroy(): void {
-    this.#small.destroy();
-    this.#pages.destroy();
-  }
 }

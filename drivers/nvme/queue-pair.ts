@@ -7,11 +7,11 @@
  *
  * A command's memory is given back when its completion is here, or when the controller was stopped: never before.
  */
-import { type CoherentMemory, consume32, type Device, DmaArgumentError, DmaOutOfMemoryError, publish32 } from 'dmapool';
+import { type CoherentMemory, consume32, type Device, DmaOutOfMemoryError, publish32 } from 'dmapool';
 import type { Bar } from 'dmapool/pci';
 import type { CommandData } from './data.ts';
 import { NvmeStatusError } from './errors.ts';
-import { checkInteger } from './integer.ts';
+import { checkInteger, checkObject } from './check.ts';
 import { COMPLETION_ENTRY, opcodeName, REGISTER, SUBMISSION_ENTRY } from './registers.ts';
 
 /** A command as the specification lays it out (4.2), without what the driver fills in itself. Dwords default to 0. */
@@ -38,7 +38,7 @@ const DWORDS = ['cdw10', 'cdw11', 'cdw12', 'cdw13', 'cdw14', 'cdw15'] as const;
 
 /** Throws `DmaArgumentError` unless it is a command. */
 export function checkCommand(command: NvmeCommand): void {
-  if (typeof command !== 'object' || command === null) throw new DmaArgumentError('command', command, 'an object');
+  checkObject('command', command);
   checkInteger('command.opcode', command.opcode, 0, 0xff);
   checkInteger('command.nsid', command.nsid ?? 0, 0, 0xffff_ffff);
   for (const dword of DWORDS) checkInteger(`command.${dword}`, command[dword] ?? 0, -(2 ** 31), 2 ** 32 - 1);
@@ -58,8 +58,8 @@ export class Request {
   deadline: number;
   /** An Abort was sent for it. */
   abortSent = false;
-  /** It went to the admin queue. */
-  admin = false;
+  /** ID of the queue that it was put on; 0 is the admin queue. */
+  queue = 0;
 
   constructor(
     command: NvmeCommand,
@@ -79,7 +79,7 @@ export class Request {
   get name(): string {
     const { opcode, nsid = 0 } = this.command;
     const of = nsid === 0 || nsid === 0xffff_ffff ? '' : ` of namespace ${String(nsid)}`;
-    return `${opcodeName(opcode, this.admin)}${of}`;
+    return `${opcodeName(opcode, this.queue === 0)}${of}`;
   }
 }
 
@@ -101,6 +101,13 @@ const GENERATIONS = 0x10000 >> SLOT_BITS;
 /** Most commands that a queue has at a time. */
 export const MAX_DEPTH: number = 2 ** SLOT_BITS;
 
+/**
+ * - `absent`: the controller does not have the queue, or not much longer; commands wait.
+ * - `open`: commands are dispatched.
+ * - `closing`: the controller still has the queue; no more commands are dispatched.
+ */
+export type QueueState = 'absent' | 'open' | 'closing';
+
 export class QueuePair {
   /** Queue Identifier; 0 is the admin queue. */
   readonly id: number;
@@ -110,8 +117,7 @@ export class QueuePair {
   readonly depth: number;
   /** Entries of both queues: one more than the depth, for a queue with all of them in use would look empty (4.1.2). */
   readonly entries: number;
-  /** Commands are dispatched. Otherwise they wait. */
-  open = false;
+  state: QueueState = 'absent';
 
   readonly #owner: QueueOwner;
   readonly #tailDoorbell: number;
@@ -151,9 +157,14 @@ export class QueuePair {
       this.#submissions = this.#takeMemory(this.entries * SUBMISSION_ENTRY);
       this.#completions = this.#takeMemory(this.entries * COMPLETION_ENTRY);
     } catch (error) {
-      this.freeMemory();
+      try {
+        for (const release of this.releases()) release();
+      } catch {
+        // What happened first is the news.
+      }
       throw error;
     }
+    this.reset();
   }
 
   /** One area each, for the controller may want it so (CAP.CQR). */
@@ -199,7 +210,7 @@ export class QueuePair {
 
   /** Puts a command at the end of those that wait. */
   add(request: Request): void {
-    request.admin = this.id === 0;
+    request.queue = this.id;
     if (this.#lastWaiting === null) this.#firstWaiting = request;
     else this.#lastWaiting.next = request;
     this.#lastWaiting = request;
@@ -212,12 +223,12 @@ export class QueuePair {
    */
   dispatch(): void {
     const before = this.#tail;
-    while (this.open && this.#firstWaiting !== null && this.#freeCount > 0) {
+    while (this.state === 'open' && this.#firstWaiting !== null && this.#freeCount > 0) {
       const request = this.#firstWaiting;
       try {
         if (request.data?.map() === false) break;
       } catch (error) {
-        // No memory: this one fails, and the next one may be smaller.
+        // No memory, or the buffer was taken away: this one fails, and the next one may be smaller.
         this.#removeFirst();
         request.reject(error);
         continue;
@@ -274,7 +285,8 @@ export class QueuePair {
 
   /**
    * Takes what the controller completed and settles it. An entry is new while its Phase Tag differs from the one of the
-   * round before (4.6). No more than one round: a controller that goes mad does not keep us here.
+   * round before (4.6). No more than one round: a controller that goes mad does not keep us here. A queue that is absent
+   * gets no doorbell.
    *
    * @returns How many there were. @throws as {@link QueuePair.dispatch}.
    */
@@ -292,7 +304,7 @@ export class QueuePair {
       }
       this.#complete(last & 0xffff, last >>> 17, words[at]!);
     }
-    if (reaped > 0) this.#owner.registers.write32(this.#headDoorbell, this.#head);
+    if (reaped > 0 && this.state !== 'absent') this.#owner.registers.write32(this.#headDoorbell, this.#head);
     return reaped;
   }
 
@@ -306,9 +318,10 @@ export class QueuePair {
       return;
     }
     const succeeded = (status & 0x7ff) === 0;
-    this.#release(request, succeeded);
+    const undelivered = this.#release(request, succeeded);
     if (succeeded) {
-      request.resolve(result);
+      if (undelivered === null) request.resolve(result);
+      else request.reject(undelivered);
       return;
     }
     const { name } = this.#owner.device;
@@ -320,21 +333,27 @@ export class QueuePair {
     request.reject(this.#owner.explain(request, error));
   }
 
-  #release(request: Request, transferred: boolean): void {
+  /** Gives a command's slot and memory back. @returns as {@link CommandData.unmap}. */
+  #release(request: Request, transferred: boolean): Error | null {
     const slot = request.cid & (MAX_DEPTH - 1);
     this.#slots[slot] = null;
     this.#generations[slot] = (this.#generations[slot]! + 1) % GENERATIONS;
     this.#free[this.#freeCount++] = slot;
     try {
-      request.data?.unmap(transferred);
+      return request.data?.unmap(transferred) ?? null;
     } catch (error) {
       // A pool that refuses its own block: somebody else freed it. The command itself is over.
       this.#owner.device.report('error', 'nvme memory', `queue ${String(this.id)}: ${String(error)}`);
+      return null;
     }
   }
 
-  /** The commands in flight that are late. */
+  /**
+   * The commands in flight that are late. None unless it is open: otherwise a reset or the end, which have time limits of
+   * their own, is about to settle them.
+   */
   late(now: number): Request[] {
+    if (this.state !== 'open') return [];
     return this.#slots.filter((request) => request !== null && request.deadline <= now) as Request[];
   }
 
@@ -360,8 +379,10 @@ export class QueuePair {
     this.#completions.fill(0);
   }
 
-  /** Gives the queues' memory back. The controller must not use it any more. */
-  freeMemory(): void {
-    for (const memory of this.#memory.splice(0)) this.#owner.device.freeCoherent(memory);
+  /** What gives its memory back, once. The controller must not use it any more. */
+  releases(): (() => void)[] {
+    return this.#memory.splice(0).map((memory) => () => {
+      this.#owner.device.freeCoherent(memory);
+    });
   }
 }

@@ -81,6 +81,10 @@ export class FakeNvme implements PciBackend {
   maxVectors = 8;
   becomesReady = true;
   stops = true;
+  /** Milliseconds that it goes on after it was disabled, until RDY falls. */
+  stopTime = 0;
+  /** Milliseconds that a shutdown takes. */
+  shutdownTime = 0;
   canAbort = true;
   interruptsWork = true;
   /** All reads give all ones. */
@@ -91,7 +95,7 @@ export class FakeNvme implements PciBackend {
   order: <T>(commands: T[]) => T[] = (commands) => commands;
   /** Identify data, before the driver sees it. */
   onIdentify: (cns: number, view: DataView) => void = () => undefined;
-  /** Called before the controller is disabled. */
+  /** Called when the controller is disabled, before it stops. */
   onDisable: () => void = () => undefined;
 
   constructor(blocks = 4096) {
@@ -184,13 +188,19 @@ export class FakeNvme implements PciBackend {
       if (this.becomesReady) status(1);
     } else if ((now & 1) === 0 && (was & 1) !== 0) {
       this.onDisable();
+      if (((this.#registers.getUint32(0x1c, true) >>> 2) & 3) === 1) this.faults.push('disabled during its shutdown');
       if (!this.stops) return;
-      this.#submission.clear();
-      this.#completion.clear();
-      this.hung.length = 0;
-      status(0);
+      after(this.stopTime, () => {
+        this.#submission.clear();
+        this.#completion.clear();
+        this.hung.length = 0;
+        status(0);
+      });
     } else if ((now & 0xc000) === 0x4000) {
-      status(1 | (2 << 2));
+      status(1 | (1 << 2));
+      after(this.shutdownTime, () => {
+        if ((this.#registers.getUint32(0x14, true) & 1) !== 0) status(1 | (2 << 2));
+      });
     }
   }
 
@@ -198,8 +208,11 @@ export class FakeNvme implements PciBackend {
     const stride = 4 << Number((this.#registers.getBigUint64(0, true) >> 32n) & 0xfn);
     const number = offset / stride;
     if (!Number.isInteger(number)) this.faults.push(`doorbell at 0x${offset.toString(16)}`);
-    if (number % 2 === 1) return;
-    const id = number / 2;
+    const id = Math.floor(number / 2);
+    if (number % 2 === 1) {
+      if (!this.#completion.has(id)) this.faults.push(`doorbell of completion queue ${String(id)}: there is none`);
+      return;
+    }
     const queue = this.#submission.get(id);
     if (queue === undefined || value >= queue.entries) {
       this.faults.push(`doorbell of queue ${String(id)}: ${String(value)}`);
@@ -360,6 +373,11 @@ export class FakeNvme implements PciBackend {
     this.onIdentify(cdw10, view);
     this.#dma(prp1, PAGE, bytes);
   }
+}
+
+function after(milliseconds: number, action: () => void): void {
+  if (milliseconds === 0) action();
+  else setTimeout(action, milliseconds);
 }
 
 function read(view: DataView, offset: number, width: 8 | 16 | 32): number {

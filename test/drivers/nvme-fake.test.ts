@@ -3,62 +3,11 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { DmaPool } from 'dmapool';
-import {
-  NvmeController,
-  NvmeError,
-  type NvmeNamespace,
-  type NvmeOptions,
-  type NvmeResetError,
-  NvmeTimeoutError,
-} from 'dmapool/drivers/nvme';
-import { PciFunction } from 'dmapool/pci';
+import { NvmeController, NvmeError, type NvmeResetError, NvmeTimeoutError } from 'dmapool/drivers/nvme';
 import { rejectsCode } from '../support/errors.ts';
-import { RecordingLog } from '../support/log.ts';
 import { BLOCK, FakeNvme } from './fake-nvme.ts';
+import { end, open, sleep, start, until } from './nvme-fake-fixture.ts';
 import { assertIdle, Random, rejectsNvme } from './nvme-fixture.ts';
-
-interface Bench {
-  readonly fake: FakeNvme;
-  readonly pci: PciFunction;
-  readonly nvme: NvmeController;
-  readonly disk: NvmeNamespace;
-  readonly log: RecordingLog;
-}
-
-async function open(fake: FakeNvme): Promise<{ pci: PciFunction; log: RecordingLog }> {
-  const log = new RecordingLog();
-  const pci = await PciFunction.open(fake, { log });
-  fake.target = pci.device;
-  return { pci, log };
-}
-
-async function start(fake: FakeNvme = new FakeNvme(), options: NvmeOptions = {}): Promise<Bench> {
-  const { pci, log } = await open(fake);
-  const nvme = await NvmeController.start(pci, options);
-  return { fake, pci, nvme, disk: await nvme.namespace(1), log };
-}
-
-/** Nothing is out, nothing was touched that should not be, and all memory goes back. */
-async function end({ fake, pci, nvme, log }: Bench): Promise<void> {
-  const { pools } = nvme;
-  assertIdle(nvme);
-  await nvme.close();
-  assert.deepEqual(fake.faults, []);
-  for (const pool of pools) assert.deepEqual(pool.counts(), { active: 0, blocks: 0, pages: 0 });
-  await pci.close();
-  assert.doesNotMatch(log.text, /busy/);
-}
-
-const sleep = (milliseconds: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, milliseconds));
-
-/** Waits until it is so. */
-async function until(condition: () => boolean): Promise<void> {
-  const last = performance.now() + 5000;
-  while (!condition()) {
-    assert.ok(performance.now() < last, 'it does not happen');
-    await sleep(1);
-  }
-}
 
 void describe('the NVMe driver', () => {
   void it('describes data so that a controller finds it, whatever its size and place', async () => {

@@ -6,3 +6,8 @@ export function checkInteger(argument: string, value: unknown, low: number, high
     throw new DmaArgumentError(argument, value, `a whole number from ${String(low)} to ${String(high)}`);
   }
 }
+
+/** Throws `DmaArgumentError` unless `value` is an object, as what users pass to be taken apart must be. */
+export function checkObject(argument: string, value: unknown): asserts value is object {
+  if (typeof value !== 'object' || value === null) throw new DmaArgumentError(argument, value, 'an object');
+}

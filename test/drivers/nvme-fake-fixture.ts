@@ -1,0 +1,55 @@
+/** What the tests of the NVMe driver on a fake controller have in common. */
+import assert from 'node:assert/strict';
+import type { CoherentAllocator } from 'dmapool';
+import { NvmeController, type NvmeNamespace, type NvmeOptions } from 'dmapool/drivers/nvme';
+import { PciFunction } from 'dmapool/pci';
+import { RecordingLog } from '../support/log.ts';
+import { FakeNvme } from './fake-nvme.ts';
+import { assertIdle } from './nvme-fixture.ts';
+
+export interface Bench {
+  readonly fake: FakeNvme;
+  readonly pci: PciFunction;
+  readonly nvme: NvmeController;
+  readonly disk: NvmeNamespace;
+  readonly log: RecordingLog;
+}
+
+export async function open(
+  fake: FakeNvme,
+  memory: CoherentAllocator = fake.memory,
+): Promise<{ pci: PciFunction; log: RecordingLog }> {
+  const log = new RecordingLog();
+  const pci = await PciFunction.open(fake, { log, memory });
+  fake.target = pci.device;
+  return { pci, log };
+}
+
+export async function start(fake: FakeNvme = new FakeNvme(), options: NvmeOptions = {}): Promise<Bench> {
+  const { pci, log } = await open(fake);
+  const nvme = await NvmeController.start(pci, options);
+  return { fake, pci, nvme, disk: await nvme.namespace(1), log };
+}
+
+/** Nothing is out, nothing was touched that should not be, and all memory goes back. */
+export async function end({ fake, pci, nvme, log }: Bench): Promise<void> {
+  const { pools } = nvme;
+  assertIdle(nvme);
+  await nvme.close();
+  assert.deepEqual(fake.faults, []);
+  for (const pool of pools) assert.deepEqual(pool.counts(), { active: 0, blocks: 0, pages: 0 });
+  await pci.close();
+  assert.doesNotMatch(log.text, /busy/);
+}
+
+export const sleep = (milliseconds: number): Promise<void> =>
+  new Promise((resolve) => setTimeout(resolve, milliseconds));
+
+/** Waits until it is so. */
+export async function until(condition: () => boolean): Promise<void> {
+  const last = performance.now() + 5000;
+  while (!condition()) {
+    assert.ok(performance.now() < last, 'it does not happen');
+    await sleep(1);
+  }
+}

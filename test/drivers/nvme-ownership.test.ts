@@ -1,0 +1,102 @@
+/** One driver for a function at a time, an orderly end, and all memory back, whatever fails. */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { DmaReleaseError } from 'dmapool';
+import { NvmeController } from 'dmapool/drivers/nvme';
+import { FaultyMemory, FaultySource } from '../support/faulty-memory.ts';
+import { rejectsCode } from '../support/errors.ts';
+import { BLOCK, FakeNvme } from './fake-nvme.ts';
+import { end, open, start } from './nvme-fake-fixture.ts';
+import { rejectsNvme } from './nvme-fixture.ts';
+
+void describe('an NVMe function', () => {
+  void it('is not started twice, and the driver that has it goes on', async () => {
+    const bench = await start();
+    const { fake, pci, nvme, disk } = bench;
+    let disabled = 0;
+    fake.onDisable = () => disabled++;
+    const error = await rejectsCode('ERR_DMAPOOL_PCI_BUSY', NvmeController.start(pci));
+    assert.match(error.message, /0000:01:00\.0.*close/);
+    await disk.write(1, new Uint8Array(BLOCK).fill(7));
+    assert.equal(fake.disk[BLOCK], 7);
+    assert.equal(disabled, 0, 'it was not touched');
+    assert.equal(nvme.statistics().resets, 0);
+    await end(bench);
+  });
+
+  void it('is not started twice at the same time', async () => {
+    const fake = new FakeNvme();
+    const { pci } = await open(fake);
+    const outcomes = await Promise.allSettled([NvmeController.start(pci), NvmeController.start(pci)]);
+    assert.deepEqual(
+      outcomes.map(({ status }) => status),
+      ['fulfilled', 'rejected'],
+    );
+    await (outcomes[0] as PromiseFulfilledResult<NvmeController>).value.close();
+    assert.deepEqual(fake.faults, []);
+    await pci.close();
+  });
+
+  void it('can be started again after a close, and after a start that failed', async () => {
+    const fake = new FakeNvme();
+    const { pci } = await open(fake, new FaultySource(fake.memory, (call) => (call === 0 ? 'none' : 'ok')));
+    await rejectsCode('ERR_DMAPOOL_NO_MEMORY', NvmeController.start(pci));
+    fake.setCapabilities({ css: 0 });
+    await rejectsNvme('ERR_NVME_UNSUPPORTED', NvmeController.start(pci));
+    fake.setCapabilities({});
+    for (let i = 0; i < 2; i++) await (await NvmeController.start(pci)).close();
+    assert.deepEqual(fake.faults, []);
+    await pci.close();
+  });
+
+  for (const [latency, shutdownTime] of [
+    [0, 500],
+    [1_500_000, 1200],
+  ] as const) {
+    void it(`has its time to shut down: ${String(shutdownTime)} ms at a latency of ${String(latency)} us`, async () => {
+      const fake = new FakeNvme();
+      fake.shutdownTime = shutdownTime;
+      fake.onIdentify = (cns, view) => {
+        if (cns === 1) view.setUint32(88, latency, true);
+      };
+      // Less than the shutdown takes.
+      await end(await start(fake, { timeout: 100 }));
+    });
+  }
+
+  void it('gives all its memory back when some of it fails to go back', async () => {
+    // Two areas of each queue pair, then the pools.
+    for (let failing = 0; failing < 6; failing++) {
+      const fake = new FakeNvme();
+      const memory = new FaultySource(fake.memory);
+      const { pci } = await open(fake, memory);
+      const nvme = await NvmeController.start(pci, { queues: 2 });
+      const disk = await nvme.namespace(1);
+      await disk.write(0, new Uint8Array(64 * BLOCK));
+      const { frees } = memory;
+      memory.onFree = (call) => (call === frees + failing || call === frees + 6 ? 'throw' : 'ok');
+      const error = await rejectsCode('ERR_DMAPOOL_RELEASE', nvme.close());
+      assert.ok(error instanceof DmaReleaseError);
+      assert.match(error.message, /0000:01:00\.0/);
+      assert.equal(error.errors.length, 2, 'each failure is told');
+      assert.equal(memory.live.size, 0);
+      assert.equal(pci.device.readAttribute('pools'), undefined);
+      await assert.rejects(nvme.close(), error, 'a second close says the same');
+      memory.onFree = () => 'ok';
+      await (await NvmeController.start(pci)).close();
+      assert.equal(memory.live.size, 0);
+      await pci.close();
+    }
+  });
+
+  void it('tells why it did not start, not what failed after that', async () => {
+    const fake = new FakeNvme();
+    const memory = new FaultyMemory({});
+    const { pci } = await open(fake, memory);
+    fake.becomesReady = false;
+    memory.onFree = () => 'throw';
+    await assert.rejects(NvmeController.start(pci), { code: 'ERR_NVME_TIMEOUT' });
+    assert.equal(memory.live.size, 0);
+    await pci.close();
+  });
+});
