@@ -18,6 +18,7 @@ import { type Packet, PacketPool } from './packets.ts';
 import { ReceiveQueue } from './receive.ts';
 import { DEVICE_IDS, INTERRUPT, REG, STATUS, VENDOR_INTEL } from './registers.ts';
 import { Counters, type E1000Statistics } from './statistics.ts';
+import { turn } from './traffic.ts';
 import { TransmitQueue } from './transmit.ts';
 
 /** State of the link. */
@@ -147,7 +148,8 @@ export class E1000 {
    * Takes packets that have come, at once: at most `max`, in the order of their arrival, into `into[0..n)`. They are the
    * caller's, to free or to transmit. Damaged ones are dropped and counted.
    *
-   * @returns How many. Fewer than `max`: there are no more, or no fresh buffers to put in their place; those wait.
+   * @returns How many. Fewer than `max`: there are no more, or no fresh buffers to put in their place; those wait. Buffers
+   *   of packets that are out count as fresh ones: it looks for them when there are no others.
    * @throws `DmaArgumentError`; {@link E1000Error} `ERR_E1000_CLOSED`; `PciGoneError`.
    */
   receive(into: Packet[], max: number): number {
@@ -188,8 +190,14 @@ export class E1000 {
     return this.#transmit.reap();
   }
 
+  /** True if the last `receive` left packets in the ring for want of a fresh buffer. @internal */
+  get starving(): boolean {
+    return this.#receive.starving;
+  }
+
   /**
-   * Waits until there is something to receive, or the time is over.
+   * Waits until there is something to receive, or the time is over. The event loop turns at least once, so a loop around
+   * this call never keeps out all else.
    *
    * @param options The time-out, by default 1000 ms, and a signal.
    * @returns Whether there is.
@@ -198,6 +206,7 @@ export class E1000 {
   async waitForPackets(options: E1000WaitOptions = {}): Promise<boolean> {
     const { timeout, signal } = checkWait(options, WAIT_TIMEOUT);
     const end = performance.now() + timeout;
+    await turn();
     for (;;) {
       signal?.throwIfAborted();
       if (this.#dead !== null) throw this.#dead;
@@ -302,7 +311,8 @@ export class E1000 {
     this.#held.push(() => {
       packets.destroy();
     });
-    const receive = new ReceiveQueue(pci.device, this.#bar, packets, receiveDescriptors);
+    const reclaim = (): boolean => this.#transmit.reclaim();
+    const receive = new ReceiveQueue(pci.device, this.#bar, packets, receiveDescriptors, reclaim);
     this.#receive = receive;
     this.#held.push(() => {
       receive.free();

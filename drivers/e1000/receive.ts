@@ -29,11 +29,18 @@ export class ReceiveQueue {
   dropped = 0;
   /** How often a packet had to wait in the ring because there was no fresh buffer. */
   starved = 0;
+  /** The last look left a packet in the ring for want of a fresh buffer. */
+  starving = false;
+  readonly #reclaim: () => boolean;
 
-  /** @throws `DmaOutOfMemoryError` for the ring; the buffers come by {@link ReceiveQueue.fill}. */
-  constructor(device: Device, bar: Bar, packets: PacketPool, size: number) {
+  /**
+   * @param reclaim Called when there is no fresh buffer: true if it freed some.
+   * @throws `DmaOutOfMemoryError` for the ring; the buffers come by {@link ReceiveQueue.fill}.
+   */
+  constructor(device: Device, bar: Bar, packets: PacketPool, size: number, reclaim: () => boolean) {
     this.#bar = bar;
     this.#packets = packets;
+    this.#reclaim = reclaim;
     this.#batch = Math.min(TAIL_BATCH, size / 4);
     this.#ring = new DescriptorRing(device, size, 'receive', {
       baseLow: REG.rdbal,
@@ -69,6 +76,7 @@ export class ReceiveQueue {
     const { words, slots, size } = this.#ring;
     let i = this.#next;
     let got = 0;
+    this.starving = false;
     // Not more than once around: a card gone mad could mark descriptors faster than they are looked at.
     for (let looked = 0; got < max && looked < size; looked++) {
       // The status last written by the card is the first word read here; all others come after it.
@@ -77,10 +85,12 @@ export class ReceiveQueue {
       const length = words[i * DESCRIPTOR_WORDS + 2]! & 0xffff;
       let index = slots[i]!;
       if (this.#isGood(status, length)) {
-        const fresh = this.#packets.tryAllocForCard();
+        let fresh = this.#packets.tryAllocForCard();
+        if (fresh < 0 && this.#reclaim()) fresh = this.#packets.tryAllocForCard();
         if (fresh < 0) {
           // It stays where it is. When the ring is full the card drops packets and counts them (MPC, RNBC).
           this.starved++;
+          this.starving = true;
           break;
         }
         into[got++] = this.#packets.toUser(index, length);

@@ -319,6 +319,44 @@ void describe('e1000', { skip: withoutQemu, timeout: 60_000 }, () => {
     await closeAll(machine, a, b);
   });
 
+  void it('finds fresh buffers among the packets that are out', async (t) => {
+    const machine = await machineWithCards(t);
+    const a = await openCard(machine, 0, SMALL);
+    const b = await openCard(machine, 1, { ...SMALL, buffers: 9 });
+    await warmUp(a.nic, b.nic);
+    for (let i = 0; i < 3; i++) {
+      a.nic.transmit([packetOf(a.nic, frame(60, i))]);
+      await a.nic.drain();
+      const batch: Packet[] = [];
+      assert.equal(await b.nic.waitForPackets(), true);
+      // The one buffer that is not in the ring; nobody looks for it once it is out.
+      assert.equal(b.nic.receive(batch, 1), 1);
+      assert.equal(b.nic.transmit(batch), 1);
+    }
+    assert.equal((await b.nic.statistics()).starved, 0);
+    await closeAll(machine, a, b);
+  });
+
+  void it('lets the event loop turn in each wait for packets', async (t) => {
+    const { machine, a, b } = await openPair(t, SMALL);
+    await warmUp(a.nic, b.nic);
+    const waits = async (timeout: number): Promise<number> => {
+      let turned = false;
+      setImmediate(() => {
+        turned = true;
+      });
+      let calls = 0;
+      for (; !turned && calls < 1000; calls++) await b.nic.waitForPackets({ timeout });
+      return calls;
+    };
+    assert.ok((await waits(0)) < 10, 'there is nothing, and no time to wait for it');
+    a.nic.transmit([packetOf(a.nic, frame(60, 1))]);
+    assert.equal(await b.nic.waitForPackets(), true);
+    assert.ok((await waits(1000)) < 10, 'there is a packet that nobody takes');
+    assert.equal((await receiveCopies(b.nic, 1)).length, 1);
+    await closeAll(machine, a, b);
+  });
+
   void it('waits for packets by interrupt, for a time, or until a signal', async (t) => {
     const { machine, a, b } = await openPair(t, SMALL);
     assert.equal(await b.nic.waitForPackets({ timeout: 0 }), false);
