@@ -417,6 +417,28 @@ void describe('e1000', { skip: withoutQemu, timeout: 60_000 }, () => {
     await closeAll(machine, a, b);
   });
 
+  void it('stops the card before it gives memory back, also when its interrupts fail to close', async (t) => {
+    const machine = await machineWithCards(t, 1);
+    const pci = await machine.open('nic0');
+    const open = pci.interrupts.bind(pci);
+    pci.interrupts = async (options) => {
+      const interrupts = await open(options);
+      const close = interrupts.close.bind(interrupts);
+      interrupts.close = async () => {
+        await close();
+        throw new Error('the home broke');
+      };
+      return interrupts;
+    };
+    const nic = await E1000.open(pci, SMALL);
+    await assert.rejects(nic.close(), /the home broke/);
+    assert.equal(await pci.isBusMaster(), false);
+    assert.equal(((await pci.bar(0).read32(RCTL)) | (await pci.bar(0).read32(TCTL))) & 2, 0);
+    assert.equal(nic.packets.active, 0);
+    await pci.close();
+    await closeAll(machine);
+  });
+
   void it('gives its memory back when the function is closed first', async (t) => {
     const { machine, a, b } = await openPair(t, SMALL);
     await warmUp(a.nic, b.nic);
