@@ -5,7 +5,7 @@
 import { consume32, type Device, publish32 } from 'dmapool';
 import type { Bar } from 'dmapool/pci';
 import type { Packet, PacketPool } from './packets.ts';
-import { BUFFER_BYTES, DESCRIPTOR_WORDS, HEADER_BYTES, REG, RX } from './registers.ts';
+import { DESCRIPTOR_WORDS, HEADER_BYTES, MAX_PACKET_BYTES, REG, RX } from './registers.ts';
 import { DescriptorRing } from './ring.ts';
 
 /** The tail is written once in so many descriptors, or in a quarter of the ring: each write crosses the bus. */
@@ -25,7 +25,7 @@ export class ReceiveQueue {
   /** Packets and bytes handed to the user. */
   received = 0;
   bytes = 0;
-  /** Packets dropped: damaged, or of more than one buffer. */
+  /** Packets dropped: damaged, too long, or of more than one buffer. */
   dropped = 0;
   /** How often a packet had to wait in the ring because there was no fresh buffer. */
   starved = 0;
@@ -122,8 +122,8 @@ export class ReceiveQueue {
   /** Whether a descriptor holds a packet that is whole and undamaged; counts those that do not. */
   #isGood(status: number, length: number): boolean {
     const whole = (status & RX.endOfPacket) !== 0 && !this.#skipping;
-    // What the card says is not to be trusted: a length beyond the buffer would be a view beyond it.
-    const good = whole && (status & RX.errors) === 0 && length >= HEADER_BYTES && length <= BUFFER_BYTES;
+    // What the card says is not to be trusted; and what is received can be transmitted, as forwarders do.
+    const good = whole && (status & RX.errors) === 0 && length >= HEADER_BYTES && length <= MAX_PACKET_BYTES;
     if (!good && (status & RX.endOfPacket) !== 0) this.dropped++;
     return good;
   }

@@ -281,7 +281,7 @@ void describe('e1000', { skip: withoutQemu, timeout: 60_000 }, () => {
     const ring = await b.pci.bar(0).read32(0x2800);
     const lies: readonly (readonly [number, number, number])[] = [
       [0xffff, 0x03, 0],
-      [2049, 0x03, 0],
+      [1519, 0x03, 0],
       [0, 0x03, 0],
       [13, 0x03, 0],
       [100, 0x03, 0x01],
