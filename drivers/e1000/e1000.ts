@@ -14,7 +14,7 @@ import { configure, delay, enableReceiver, enableTransmitter, resetCard, silence
 import { formatMac, readMac } from './eeprom.ts';
 import { E1000Error } from './errors.ts';
 import { checkOptions, checkWait, type E1000Options, type E1000WaitOptions } from './options.ts';
-import { type Packet, PacketPool } from './packets.ts';
+import { checkRange, countOf, type Packet, PacketPool } from './packets.ts';
 import { ReceiveQueue } from './receive.ts';
 import { DEVICE_IDS, INTERRUPT, REG, STATUS, VENDOR_INTEL } from './registers.ts';
 import { Counters, type E1000Statistics } from './statistics.ts';
@@ -170,14 +170,9 @@ export class E1000 {
    * @throws `DmaArgumentError` for a length out of range, `DmaBlockError` for a packet that is not the
    *   caller's to give: none is taken then. @throws {@link E1000Error} `ERR_E1000_CLOSED`; `PciGoneError`.
    */
-  transmit(packets: readonly Packet[], from = 0, to: number = packets.length): number {
+  transmit(packets: readonly Packet[], from = 0, to: number = countOf(packets)): number {
     if (this.#dead !== null) throw this.#dead;
-    if (!Array.isArray(packets)) throw new DmaArgumentError('packets', packets, 'an array');
-    if (!Number.isInteger(to) || to < 0 || to > packets.length) {
-      throw new DmaArgumentError('to', to, `from 0 to ${String(packets.length)}`);
-    }
-    if (!Number.isInteger(from) || from < 0 || from > to)
-      throw new DmaArgumentError('from', from, `from 0 to ${String(to)}`);
+    checkRange(packets, from, to);
     return this.#transmit.transmit(packets, from, to);
   }
 

@@ -142,6 +142,15 @@ void describe('e1000', { skip: withoutQemu, timeout: 60_000 }, () => {
     throwsCode(invalid, () => nic.transmit([one, null as unknown as Packet]));
     throwsCode(invalid, () => nic.transmit([one, Object.create(one) as Packet]));
     throwsCode(invalid, () => nic.transmit(one as unknown as Packet[]));
+    for (const nothing of [undefined, null]) {
+      throwsCode(invalid, () => nic.transmit(nothing as unknown as Packet[]));
+      throwsCode(invalid, () => {
+        nic.packets.freeBatch(nothing as unknown as Packet[]);
+      });
+    }
+    throwsCode(invalid, () => {
+      nic.packets.freeBatch([one], 0, 2);
+    });
     throwsCode(invalid, () => nic.transmit([one], 0, 2));
     throwsCode(invalid, () => nic.transmit([one], 2));
     throwsCode(invalid, () => nic.transmit([one], -1));
