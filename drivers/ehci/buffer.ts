@@ -50,6 +50,15 @@ export class UsbBuffer implements Disposable {
     this.pages = pages;
   }
 
+  /**
+   * Throws unless `value` is a buffer of this pool: a page serves one controller, and others would reach something else at
+   * its addresses. @internal
+   */
+  static check(value: unknown, pool: DataPool): void {
+    if (typeof value === 'object' && value !== null && #pool in value && value.#pool === pool) return;
+    throw new DmaArgumentError('buffer', value, `a UsbBuffer made by the controller ${pool.device.name}`);
+  }
+
   /** Copies `bytes` into it, from its start. @throws `DmaArgumentError` when they are more than it holds. */
   set(bytes: Uint8Array): void {
     checkLength('bytes.length', bytes.length, this.length);

@@ -251,6 +251,11 @@ export class UsbDevice {
     return (this.#closing ??= this.#end(error));
   }
 
+  /** Throws `DmaArgumentError` unless `value` is a buffer of the device's controller. @internal */
+  checkBuffer(value: UsbBuffer): void {
+    this.#home.engine.checkBuffer(value);
+  }
+
   /** @internal */
   timeoutOf({ timeout = this.#home.timeout }: TransferOptions): number {
     if (!Number.isInteger(timeout) || timeout < 1 || timeout > MAX_TIMEOUT) {
@@ -336,10 +341,12 @@ export class BulkPipe {
    * @param length Bytes from the buffer's start: to send, or to receive at most.
    * @param options Time-out.
    * @returns Bytes moved. A device may send fewer than asked for; no empty packet is sent after a full last one.
+   * @throws `DmaArgumentError` for a buffer of another controller, too.
    * @throws {@link UsbError} `ERR_USB_STALL`: the endpoint is halted until {@link BulkPipe.clearHalt}; and others.
    * @throws `DmaOutOfMemoryError`
    */
-  transfer(buffer: UsbBuffer, length: number, options: TransferOptions = {}): Promise<number> {
+  async transfer(buffer: UsbBuffer, length: number, options: TransferOptions = {}): Promise<number> {
+    this.#device.checkBuffer(buffer);
     checkLength('length', length, buffer.length);
     const pid = this.endpoint.direction === 'in' ? PID.in : PID.out;
     return this.#queue.run({ setup: null, pid, buffer, length, timeout: this.#device.timeoutOf(options) });

@@ -109,6 +109,11 @@ export class TransferEngine {
     return new UsbBuffer(this.#data, length);
   }
 
+  /** Throws `DmaArgumentError` unless `value` is a buffer of this controller's. */
+  checkBuffer(value: UsbBuffer): void {
+    UsbBuffer.check(value, this.#data);
+  }
+
   /** Makes the queue of an endpoint, which is the caller's to link and close. @throws as {@link TransferEngine.buffer} */
   openQueue(options: QueueOptions): EndpointQueue {
     this.ended.throwIfAborted();

@@ -181,6 +181,7 @@ export class MassStorage {
     length: number,
     options?: TransferOptions,
   ): Promise<void> {
+    this.#unit.device.checkBuffer(buffer);
     checkLength('length', length, Math.min(MAX_COMMAND, buffer.length));
     this.#check(lba, buffer, length);
     if (length === 0) return;

@@ -235,6 +235,32 @@ test('slower devices go to the companion controller', { skip }, async (t) => {
   });
 });
 
+test('a buffer of one controller is refused by the devices of another one', { skip }, async (t) => {
+  const other = { driver: 'usb-ehci', id: 'other' };
+  const { machine } = await startWithDisk(t, new Uint8Array(MIB), {}, [other]);
+  await withController(machine, async ({ controller, pci }) => {
+    const device = await controller.connect();
+    const disk = await MassStorage.open(device);
+    const idle = activeBlocks(pci);
+    const otherPci = await machine.open('other');
+    const stranger = await EhciController.start(otherPci);
+    const foreign = stranger.buffer(4096);
+    const invalid = 'ERR_DMAPOOL_INVALID_ARGUMENT';
+    await rejectsCode(invalid, disk.readInto(0, foreign, 4096));
+    await rejectsCode(invalid, disk.writeFrom(0, foreign, 4096));
+    await disk.close();
+    const pipe = await device.openBulk(device.configuration.interfaces[0]!.endpoints[0]!);
+    await rejectsCode(invalid, pipe.transfer(foreign, 512));
+    await pipe.close();
+    const again = await MassStorage.open(device);
+    await again.read(0, new Uint8Array(512));
+    assert.deepEqual(activeBlocks(pci), idle);
+    foreign.free();
+    await stranger.close();
+    await otherPci.close();
+  });
+});
+
 test('polling does as well as interrupts', { skip }, async (t) => {
   const content = new Random(4).bytes(MIB);
   const { machine } = await startWithDisk(t, content);
