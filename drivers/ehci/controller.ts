@@ -1,6 +1,6 @@
 /** An EHCI host controller: start-up, root ports, devices. EHCI 1.0, chapter 4. */
 import { DMA_BIT_MASK, DmaArgumentError } from 'dmapool';
-import { type InterruptOptions, PciFunction } from 'dmapool/pci';
+import { type InterruptOptions, type Interrupts, PciFunction } from 'dmapool/pci';
 import { checkLength, type UsbBuffer } from './buffer.ts';
 import { type DeviceHome, MAX_TIMEOUT, UsbDevice } from './device.ts';
 import { TransferEngine } from './engine.ts';
@@ -100,7 +100,8 @@ export class EhciController {
    * @param pci The controller, open. It stays the caller's to close, after the controller.
    * @param options Time-out, interrupts.
    * @throws `DmaArgumentError` for a function of another kind, or wrong options.
-   * @throws {@link UsbError} `ERR_USB_CONTROLLER` when it does not do what it is told. @throws `PciError`
+   * @throws {@link UsbError} `ERR_USB_CONTROLLER` when it does not do what it is told.
+   * @throws `PciError` `ERR_DMAPOOL_PCI_BUSY` when a driver has it already, which goes on; and others.
    * @throws `DmaOutOfMemoryError` Nothing is kept then.
    */
   static async start(pci: PciFunction, options: EhciOptions = {}): Promise<EhciController> {
@@ -111,6 +112,17 @@ export class EhciController {
     if (!Number.isInteger(timeout) || timeout < 1 || timeout > MAX_TIMEOUT) {
       throw new DmaArgumentError('timeout', timeout, `a whole number from 1 to ${String(MAX_TIMEOUT)}`);
     }
+    // There is one owner of the interrupts: nothing is touched before they are ours.
+    const opened = await pci.interrupts(interrupts);
+    try {
+      return await EhciController.#startWith(pci, timeout, opened);
+    } catch (error) {
+      await opened.close();
+      throw error;
+    }
+  }
+
+  static async #startWith(pci: PciFunction, timeout: number, interrupts: Interrupts): Promise<EhciController> {
     const bar = pci.bar(0);
     const length = await bar.read8(CAPABILITY.length);
     const version = await bar.read16(CAPABILITY.version);
@@ -203,7 +215,7 @@ export class EhciController {
   }
 
   /** Controller initialization (4.1). */
-  async #start(portPower: boolean, address64: boolean, interrupts: InterruptOptions): Promise<void> {
+  async #start(portPower: boolean, address64: boolean, interrupts: Interrupts): Promise<void> {
     const registers = this.#registers;
     registers.command(0, COMMAND.run);
     await registers.until(REGISTER.status, STATUS.halted, STATUS.halted, REGISTER_TIMEOUT, 'halt');

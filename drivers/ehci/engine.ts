@@ -1,6 +1,6 @@
 /** What runs transfers: the schedule, the endpoints' queues, their pools, and the loop that hears what the controller says. */
 import { DmaPool } from 'dmapool';
-import { type Interrupts, type InterruptOptions, type PciFunction, PciGoneError } from 'dmapool/pci';
+import { type Interrupts, type PciFunction, PciGoneError } from 'dmapool/pci';
 import { type DataPool, UsbBuffer } from './buffer.ts';
 import { UsbError } from './errors.ts';
 import type { OperationalRegisters } from './operational.ts';
@@ -65,21 +65,18 @@ export class TransferEngine {
     });
   }
 
-  /** @param registers Of a controller that has been reset. @throws `DmaOutOfMemoryError` */
+  /**
+   * @param registers Of a controller that has been reset.
+   * @param interrupts The engine closes them, but not when it fails to start.
+   * @throws `DmaOutOfMemoryError`
+   */
   static async start(
     pci: PciFunction,
     registers: OperationalRegisters,
-    options: InterruptOptions,
+    interrupts: Interrupts,
     onPortChange: () => Promise<void>,
   ): Promise<TransferEngine> {
-    const interrupts = await pci.interrupts(options);
-    let engine: TransferEngine;
-    try {
-      engine = new TransferEngine(pci, registers, interrupts, onPortChange);
-    } catch (error) {
-      await interrupts.close();
-      throw error;
-    }
+    const engine = new TransferEngine(pci, registers, interrupts, onPortChange);
     try {
       await pci.enableBusMaster();
       registers.write(REGISTER.interruptEnable, INTERRUPTS);

@@ -261,6 +261,23 @@ test('a buffer of one controller is refused by the devices of another one', { sk
   });
 });
 
+test('a controller that has a driver is left alone by a second one', { skip }, async (t) => {
+  const content = new Random(6).bytes(MIB);
+  const { machine } = await startWithDisk(t, content);
+  await withController(machine, async ({ controller, pci }) => {
+    const disk = await MassStorage.open(await controller.connect());
+    const bytes = new Uint8Array(content.length);
+    const reading = disk.read(0, bytes);
+    await rejectsCode('ERR_DMAPOOL_PCI_BUSY', EhciController.start(pci));
+    await reading;
+    assert.ok(Buffer.from(bytes.buffer).equals(content));
+    assert.equal(await pci.isBusMaster(), true);
+    await controller.close();
+    // Once it is free, another one may have it.
+    await (await EhciController.start(pci)).close();
+  });
+});
+
 test('polling does as well as interrupts', { skip }, async (t) => {
   const content = new Random(4).bytes(MIB);
   const { machine } = await startWithDisk(t, content);
