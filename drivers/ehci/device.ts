@@ -325,6 +325,7 @@ export class BulkPipe {
   readonly #device: UsbDevice;
   readonly #queue: EndpointQueue;
   readonly #onClose: () => Promise<void>;
+  #closing: Promise<void> | null = null;
 
   /** @internal */
   constructor(device: UsbDevice, endpoint: EndpointDescriptor, queue: EndpointQueue, onClose: () => Promise<void>) {
@@ -378,7 +379,8 @@ export class BulkPipe {
 
   /** Transfers that are under way fail. Closing twice is fine. */
   close(): Promise<void> {
-    return this.#onClose();
+    // Once: afterwards the endpoint may be open again, and somebody else's.
+    return (this.#closing ??= this.#onClose());
   }
 
   #check(direction: 'in' | 'out'): void {

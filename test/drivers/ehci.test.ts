@@ -117,6 +117,11 @@ test('enumeration: descriptors, strings, ports in use and empty, other devices',
     await failsWith('ERR_USB_BUSY', MassStorage.open(stick));
     await disk.close();
     await failsWith('ERR_USB_CLOSED', disk.read(0, new Uint8Array(512)));
+    // Closing it once more does nothing to the one that came after it.
+    const next = await MassStorage.open(stick);
+    await disk.close();
+    await failsWith('ERR_USB_BUSY', MassStorage.open(stick));
+    await next.close();
 
     // A device that was let go of can be enumerated again, and gets the address that is free.
     await stick.close();
