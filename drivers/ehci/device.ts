@@ -371,10 +371,12 @@ export class BulkPipe {
     return bytes;
   }
 
-  /** Has the device end the endpoint's halt, and starts with DATA0 again on both sides (5.8.5). */
-  async clearHalt(): Promise<void> {
-    await this.#device.clearHalt(this.endpoint);
-    await this.#queue.resetToggle();
+  /**
+   * Has the device end the endpoint's halt, and starts with DATA0 again on both sides (5.8.5). Takes its turn with the
+   * transfers: those asked for before it come to their end first, for none may run while the two sides start afresh.
+   */
+  clearHalt(): Promise<void> {
+    return this.#queue.restart(() => this.#device.clearHalt(this.endpoint));
   }
 
   /** Transfers that are under way fail. Closing twice is fine. */

@@ -129,21 +129,22 @@ export class EndpointQueue {
    */
   async run(request: TransferRequest): Promise<number> {
     request.buffer?.hold();
-    const before = this.#turn;
-    let done!: () => void;
-    this.#turn = new Promise((resolve) => {
-      done = resolve;
-    });
     try {
-      await before;
-      // Whatever unlinked the queue head has linked it again.
-      await this.#changes;
-      if (this.#ended !== null) throw this.#ended;
-      return await this.#start(request);
+      return await this.#inTurn(() => this.#start(request));
     } finally {
       request.buffer?.release();
-      done();
     }
+  }
+
+  /**
+   * Begins with DATA0 again, once `reset` has made the device's endpoint do so too (USB 2.0, 9.4.5).
+   * @throws {@link UsbError} when the queue has ended; what `reset` throws.
+   */
+  restart(reset: () => Promise<void>): Promise<void> {
+    return this.#inTurn(async () => {
+      await reset();
+      await this.#change(() => this.#relink(0));
+    });
   }
 
   /** Looks whether the transfer is over. Called at each interrupt, and now and then. */
@@ -174,11 +175,6 @@ export class EndpointQueue {
     transfer.resolve(moved);
   }
 
-  /** The device's endpoint was reset and begins with DATA0 again (USB 2.0, 9.4.5). */
-  resetToggle(): Promise<void> {
-    return this.#change(() => this.#relink(0));
-  }
-
   /** Ends the queue: the transfer that runs and those that wait fail with `error`. Resolves when nothing is left of it. */
   close(error: UsbError): Promise<void> {
     this.#ended ??= error;
@@ -200,6 +196,24 @@ export class EndpointQueue {
     this.#host.qhs.free(qh);
     this.#host.onClosed(this);
     transfer?.reject(error);
+  }
+
+  /** Runs `action` after those that were asked for before it. */
+  async #inTurn<T>(action: () => Promise<T>): Promise<T> {
+    const before = this.#turn;
+    let done!: () => void;
+    this.#turn = new Promise((resolve) => {
+      done = resolve;
+    });
+    try {
+      await before;
+      // Whatever unlinked the queue head has linked it again.
+      await this.#changes;
+      if (this.#ended !== null) throw this.#ended;
+      return await action();
+    } finally {
+      done();
+    }
   }
 
   #start(request: TransferRequest): Promise<number> {
