@@ -21,6 +21,7 @@ export class TransferEngine {
   readonly #onPortChange: () => Promise<void>;
   readonly #data: DataPool;
   readonly #queues = new Set<EndpointQueue>();
+  readonly #schedule: AsyncSchedule;
   readonly #host: QueueHost;
   readonly #ended = new AbortController();
   readonly #forgetRelease: () => boolean;
@@ -47,11 +48,11 @@ export class TransferEngine {
       const qtds = keep(DmaPool.createManaged('ehci_qtd', device, DESCRIPTOR_POOL));
       const qhs = keep(DmaPool.createManaged('ehci_qh', device, DESCRIPTOR_POOL));
       this.#data = keep(DmaPool.createManaged('usb_data', device, { size: PAGE, align: PAGE }));
-      const schedule = new AsyncSchedule(registers, qhs);
+      this.#schedule = new AsyncSchedule(registers, qhs);
       this.#host = {
         qtds,
         qhs,
-        schedule,
+        schedule: this.#schedule,
         onFailure: (error) => this.end(error),
         onClosed: (queue) => this.#queues.delete(queue),
       };
@@ -178,7 +179,7 @@ export class TransferEngine {
     if (this.ended.aborted) return;
     this.#ended.abort(error);
     for (const queue of [...this.#queues]) queue.abandon(error);
-    this.#host.schedule.free();
+    this.#schedule.free();
   }
 
   #asUsbError(cause: unknown): UsbError {

@@ -27,7 +27,7 @@ import {
 
 /** What a queue needs of its controller. */
 export interface QueueHost {
-  readonly schedule: AsyncSchedule;
+  readonly schedule: Pick<AsyncSchedule, 'link' | 'unlink'>;
   readonly qhs: DmaPool<'ehci_qh'>;
   readonly qtds: DmaPool<'ehci_qtd'>;
   /** The controller does not answer: it is stopped, and every queue abandoned, when this resolves. */
@@ -143,7 +143,7 @@ export class EndpointQueue {
   restart(reset: () => Promise<void>): Promise<void> {
     return this.#inTurn(async () => {
       await reset();
-      await this.#change(() => this.#relink(0));
+      await this.#relink(() => 0);
     });
   }
 
@@ -151,28 +151,32 @@ export class EndpointQueue {
   poll(now: number): void {
     const transfer = this.#transfer;
     if (transfer === null || transfer.failing) return;
-    const { chain, first, end, deadline, request } = transfer;
+    const outcome = this.#outcomeOf(transfer);
+    if (typeof outcome === 'number') {
+      this.#finish(transfer);
+      transfer.resolve(outcome);
+    } else if (outcome !== null) {
+      void this.#fail(transfer, outcome);
+    } else if (now >= transfer.deadline) {
+      const what = `not done within ${String(transfer.request.timeout)} ms`;
+      void this.#fail(transfer, this.#error('ERR_USB_TIMEOUT', what));
+    }
+  }
+
+  /** Bytes that a transfer moved, or what it failed with; null while it runs. */
+  #outcomeOf({ chain, first, end, request }: Transfer): number | UsbError | null {
     let moved = 0;
     for (let i = 0; i < chain.length; i++) {
       const token = consume32(chain[i]!.u32, QTD.token);
-      if ((token & TOKEN.halted) !== 0) {
-        void this.#fail(transfer, this.#explainHalt(token));
-        return;
-      }
-      if ((token & TOKEN.active) !== 0) {
-        if (now >= deadline) {
-          void this.#fail(transfer, this.#error('ERR_USB_TIMEOUT', `not done within ${String(request.timeout)} ms`));
-        }
-        return;
-      }
+      if ((token & TOKEN.halted) !== 0) return this.#explainHalt(token);
+      if ((token & TOKEN.active) !== 0) return null;
       if (i < first || i >= end) continue;
       const left = (token >>> TOKEN.lengthShift) & TOKEN.lengthMask;
       moved += lengthOf(i - first, request.length) - left;
       // A short packet ends the data; the controller goes on at the alternate link (4.10.2).
       if (left > 0) i = end - 1;
     }
-    this.#finish(transfer);
-    transfer.resolve(moved);
+    return moved;
   }
 
   /** Ends the queue: the transfer that runs and those that wait fail with `error`. Resolves when nothing is left of it. */
@@ -275,26 +279,28 @@ export class EndpointQueue {
   async #fail(transfer: Transfer, error: UsbError): Promise<void> {
     transfer.failing = true;
     const reason = error.code === 'ERR_USB_TRANSACTION' ? await this.#options.explain(error) : error;
-    await this.#change(async () => {
-      if (this.#qh === null) return;
-      const toggle = this.#qh.u32[QH.token]! & TOKEN.toggle;
-      await this.#relink(toggle, () => {
-        this.#finish(transfer);
-        transfer.reject(reason);
-      });
+    await this.#relink((qh) => {
+      // It went on until just now: it may have come to its end after all, and the toggle is the last packet's.
+      const outcome = this.#outcomeOf(transfer);
+      const toggle = qh.u32[QH.token]! & TOKEN.toggle;
+      this.#finish(transfer);
+      if (typeof outcome === 'number') transfer.resolve(outcome);
+      else transfer.reject(reason);
+      return toggle;
     });
   }
 
-  /** Unlinks the queue head, and links it anew, empty. `whenOut` is called while the controller does not know it. */
-  async #relink(toggle: number, whenOut?: () => void): Promise<void> {
-    const qh = this.#qh;
-    if (qh === null) return;
-    await this.#host.schedule.unlink(qh);
-    // The controller may have been stopped meanwhile.
-    if (this.#qh === null) return;
-    whenOut?.();
-    writeOverlay(qh, linkTo(this.#dummy), toggle);
-    await this.#host.schedule.link(qh);
+  /** Unlinks the queue head, and links it anew, empty. `whenOut`, called in between, says with what toggle it begins. */
+  #relink(whenOut: (qh: QhBlock) => number): Promise<void> {
+    return this.#change(async () => {
+      const qh = this.#qh;
+      if (qh === null) return;
+      await this.#host.schedule.unlink(qh);
+      // The controller may have been stopped meanwhile.
+      if (this.#qh === null) return;
+      writeOverlay(qh, linkTo(this.#dummy), whenOut(qh));
+      await this.#host.schedule.link(qh);
+    });
   }
 
   #change(action: () => Promise<void>): Promise<void> {
