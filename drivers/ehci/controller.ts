@@ -1,7 +1,7 @@
 /** An EHCI host controller: start-up, root ports, devices. EHCI 1.0, chapter 4. */
 import { DMA_BIT_MASK, DmaArgumentError } from 'dmapool';
 import { type InterruptOptions, type Interrupts, PciFunction } from 'dmapool/pci';
-import { checkLength, type UsbBuffer } from './buffer.ts';
+import { checkLength, checkObject, type UsbBuffer } from './buffer.ts';
 import { type DeviceHome, MAX_TIMEOUT, UsbDevice } from './device.ts';
 import { TransferEngine } from './engine.ts';
 import { UsbError } from './errors.ts';
@@ -108,6 +108,7 @@ export class EhciController {
     if (!(pci instanceof PciFunction) || pci.classCode !== EHCI_CLASS) {
       throw new DmaArgumentError('pci', pci, 'a PCI function of class 0c0320, an EHCI host controller');
     }
+    checkObject('options', options);
     const { timeout = 5000, interrupts = {} } = options;
     if (!Number.isInteger(timeout) || timeout < 1 || timeout > MAX_TIMEOUT) {
       throw new DmaArgumentError('timeout', timeout, `a whole number from 1 to ${String(MAX_TIMEOUT)}`);
@@ -242,7 +243,9 @@ export class EhciController {
     }
   }
 
-  async #connect({ port, wait = 1000 }: ConnectOptions): Promise<UsbDevice> {
+  async #connect(options: ConnectOptions): Promise<UsbDevice> {
+    checkObject('options', options);
+    const { port, wait = 1000 } = options;
     if (port !== undefined) {
       checkLength('port', port, this.ports);
       if (port === 0) throw new DmaArgumentError('port', port, `a whole number from 1 to ${String(this.ports)}`);

@@ -1,6 +1,6 @@
 /** A USB device: its address, descriptors, and transfers. USB 2.0, chapters 8 and 9. */
 import { DmaArgumentError } from 'dmapool';
-import { checkLength, MAX_BUFFER, type UsbBuffer } from './buffer.ts';
+import { checkBytes, checkLength, checkObject, MAX_BUFFER, type UsbBuffer } from './buffer.ts';
 import {
   CONFIGURATION_LENGTH,
   type ConfigurationDescriptor,
@@ -185,7 +185,7 @@ export class UsbDevice {
    * @throws as {@link UsbDevice.controlIn}
    */
   async controlOut(setup: ControlSetup, bytes: Uint8Array = NO_BYTES, options: TransferOptions = {}): Promise<void> {
-    checkBytes(bytes, MAX_CONTROL_LENGTH);
+    checkBytes('bytes', bytes, MAX_CONTROL_LENGTH);
     const { length } = bytes;
     const packet = setupPacket(setup, false, length);
     const timeout = this.timeoutOf(options);
@@ -201,6 +201,7 @@ export class UsbDevice {
    * @throws `DmaOutOfMemoryError`
    */
   async openBulk(endpoint: EndpointDescriptor): Promise<BulkPipe> {
+    checkObject('endpoint', endpoint);
     const { type, packetSize, address, number } = endpoint;
     const name = `${this.name} endpoint ${String(number)} ${endpoint.direction}`;
     if (type !== 'bulk' || packetSize !== BULK_PACKET || number === 0) {
@@ -257,7 +258,9 @@ export class UsbDevice {
   }
 
   /** @internal */
-  timeoutOf({ timeout = this.#home.timeout }: TransferOptions): number {
+  timeoutOf(options: TransferOptions): number {
+    checkObject('options', options);
+    const { timeout = this.#home.timeout } = options;
     if (!Number.isInteger(timeout) || timeout < 1 || timeout > MAX_TIMEOUT) {
       throw new DmaArgumentError('timeout', timeout, `a whole number from 1 to ${String(MAX_TIMEOUT)}`);
     }
@@ -356,7 +359,7 @@ export class BulkPipe {
   /** Sends `bytes`, with the time-out of `options`. @returns how many were sent. @throws as {@link BulkPipe.transfer} */
   async send(bytes: Uint8Array, options: TransferOptions = {}): Promise<number> {
     this.#check('out');
-    checkBytes(bytes, MAX_BUFFER);
+    checkBytes('bytes', bytes, MAX_BUFFER);
     using buffer = this.#device.buffer(bytes.length);
     buffer.set(bytes);
     return await this.transfer(buffer, bytes.length, options);
@@ -396,7 +399,7 @@ const NO_BYTES = new Uint8Array(0);
 
 /** A SETUP packet (table 9-2). */
 function setupPacket(setup: ControlSetup, toHost: boolean, length: number): Uint8Array {
-  if (typeof setup !== 'object' || setup === null) throw new DmaArgumentError('setup', setup, 'an object');
+  checkObject('setup', setup);
   const type = REQUEST_TYPES.indexOf(setup.requestType);
   const recipient = RECIPIENTS.indexOf(setup.recipient);
   if (type === -1) throw new DmaArgumentError('requestType', setup.requestType, REQUEST_TYPES.join(', '));
@@ -407,10 +410,4 @@ function setupPacket(setup: ControlSetup, toHost: boolean, length: number): Uint
   checkLength('index', index, 0xffff);
   const low = [(toHost ? 0x80 : 0) | (type << 5) | recipient, request];
   return Uint8Array.from([...low, ...[value, index, length].flatMap((word) => [word & 0xff, word >> 8])]);
-}
-
-function checkBytes(bytes: Uint8Array, most: number): void {
-  if (!(bytes instanceof Uint8Array) || bytes.length > most) {
-    throw new DmaArgumentError('bytes', bytes, `a Uint8Array of at most ${String(most)} bytes`);
-  }
 }

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { DmaArgumentError } from 'dmapool';
-import { EhciController, MassStorage, ScsiError } from 'dmapool/drivers/ehci';
+import { EhciController, MassStorage, ScsiError, type UsbBuffer } from 'dmapool/drivers/ehci';
 import { startMachine, withoutQemu } from '../qemu/qemu.ts';
 import { rejectsCode } from '../support/errors.ts';
 import { activeBlocks, failsWith, MIB, Random, startWithDisk, withController } from './ehci-fixture.ts';
@@ -309,7 +309,7 @@ test('wrong arguments are refused before anything happens', { skip }, async (t) 
     const disk = await MassStorage.open(device);
     const setup = { requestType: 'standard', recipient: 'device', request: 0, value: 0, index: 0 } as const;
     const buffer = controller.buffer(512);
-    const refused: readonly (() => Promise<unknown>)[] = [
+    const refused: (() => Promise<unknown>)[] = [
       () => disk.read(0, new Uint8Array(511)),
       () => disk.read(2048, new Uint8Array(512)),
       () => disk.read(2049, new Uint8Array(0)),
@@ -329,10 +329,32 @@ test('wrong arguments are refused before anything happens', { skip }, async (t) 
       () => device.controlOut(setup, 'x' as unknown as Uint8Array),
       () => device.string(256),
     ];
+    const never = null as never;
+    refused.push(
+      () => disk.read(0, new Array(512) as unknown as Uint8Array),
+      () => disk.write(0, 'x'.repeat(512) as unknown as Uint8Array),
+      () => disk.read(0, never),
+      () => disk.readInto(0, never, 512),
+      () => disk.readInto(0, Object.create(buffer) as UsbBuffer, 512),
+      () => disk.read(0, new Uint8Array(512), never),
+      () => disk.flush(never),
+      () => controller.connect(never),
+      () => EhciController.start(pci, never),
+      () => MassStorage.open(never),
+      () => device.openBulk(never),
+      () => device.string(1.5),
+      () => device.controlIn(setup, 0, never),
+    );
     for (const call of refused) await assert.rejects(call, DmaArgumentError, String(call));
     for (const length of [-1, 1.5, 5 * MIB, NaN]) assert.throws(() => controller.buffer(length), DmaArgumentError);
     assert.throws(() => {
       buffer.set(new Uint8Array(513));
+    }, DmaArgumentError);
+    assert.throws(() => {
+      buffer.set(never);
+    }, DmaArgumentError);
+    assert.throws(() => {
+      buffer.copyTo(never);
     }, DmaArgumentError);
     buffer.free();
     await disk.read(2048, new Uint8Array(0));
