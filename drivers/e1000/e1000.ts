@@ -14,10 +14,11 @@ import { configure, delay, enableReceiver, enableTransmitter, resetCard, silence
 import { formatMac, readMac } from './eeprom.ts';
 import { E1000Error } from './errors.ts';
 import { checkOptions, checkWait, type E1000Options, type E1000WaitOptions } from './options.ts';
-import { type Packet, PacketPool } from './packets.ts';
+import { checkRange, countOf, type Packet, PacketPool } from './packets.ts';
 import { ReceiveQueue } from './receive.ts';
 import { DEVICE_IDS, INTERRUPT, REG, STATUS, VENDOR_INTEL } from './registers.ts';
 import { Counters, type E1000Statistics } from './statistics.ts';
+import { turn } from './traffic.ts';
 import { TransmitQueue } from './transmit.ts';
 
 /** State of the link. */
@@ -147,7 +148,8 @@ export class E1000 {
    * Takes packets that have come, at once: at most `max`, in the order of their arrival, into `into[0..n)`. They are the
    * caller's, to free or to transmit. Damaged ones are dropped and counted.
    *
-   * @returns How many. Fewer than `max`: there are no more, or no fresh buffers to put in their place; those wait.
+   * @returns How many. Fewer than `max`: there are no more, or no fresh buffers to put in their place; those wait. Buffers
+   *   of packets that are out count as fresh ones: it looks for them when there are no others.
    * @throws `DmaArgumentError`; {@link E1000Error} `ERR_E1000_CLOSED`; `PciGoneError`.
    */
   receive(into: Packet[], max: number): number {
@@ -168,14 +170,9 @@ export class E1000 {
    * @throws `DmaArgumentError` for a length out of range, `DmaBlockError` for a packet that is not the
    *   caller's to give: none is taken then. @throws {@link E1000Error} `ERR_E1000_CLOSED`; `PciGoneError`.
    */
-  transmit(packets: readonly Packet[], from = 0, to: number = packets.length): number {
+  transmit(packets: readonly Packet[], from = 0, to: number = countOf(packets)): number {
     if (this.#dead !== null) throw this.#dead;
-    if (!Array.isArray(packets)) throw new DmaArgumentError('packets', packets, 'an array');
-    if (!Number.isInteger(to) || to < 0 || to > packets.length) {
-      throw new DmaArgumentError('to', to, `from 0 to ${String(packets.length)}`);
-    }
-    if (!Number.isInteger(from) || from < 0 || from > to)
-      throw new DmaArgumentError('from', from, `from 0 to ${String(to)}`);
+    checkRange(packets, from, to);
     return this.#transmit.transmit(packets, from, to);
   }
 
@@ -188,8 +185,14 @@ export class E1000 {
     return this.#transmit.reap();
   }
 
+  /** True if the last `receive` left packets in the ring for want of a fresh buffer. @internal */
+  get starving(): boolean {
+    return this.#receive.starving;
+  }
+
   /**
-   * Waits until there is something to receive, or the time is over.
+   * Waits until there is something to receive, or the time is over. The event loop turns at least once, so a loop around
+   * this call never keeps out all else.
    *
    * @param options The time-out, by default 1000 ms, and a signal.
    * @returns Whether there is.
@@ -198,6 +201,7 @@ export class E1000 {
   async waitForPackets(options: E1000WaitOptions = {}): Promise<boolean> {
     const { timeout, signal } = checkWait(options, WAIT_TIMEOUT);
     const end = performance.now() + timeout;
+    await turn();
     for (;;) {
       signal?.throwIfAborted();
       if (this.#dead !== null) throw this.#dead;
@@ -302,7 +306,8 @@ export class E1000 {
     this.#held.push(() => {
       packets.destroy();
     });
-    const receive = new ReceiveQueue(pci.device, this.#bar, packets, receiveDescriptors);
+    const reclaim = (): boolean => this.#transmit.reclaim();
+    const receive = new ReceiveQueue(pci.device, this.#bar, packets, receiveDescriptors, reclaim);
     this.#receive = receive;
     this.#held.push(() => {
       receive.free();
@@ -330,17 +335,21 @@ export class E1000 {
     this.#dead ??= this.#closedError();
     this.#pci.removed.removeEventListener('abort', this.#onRemoved);
     const errors: unknown[] = [];
-    try {
-      await this.#interrupts?.close();
-      await this.#stop();
-    } catch (error) {
-      errors.push(error);
-    }
-    this.#forgetManaged();
-    try {
-      this.#release();
-    } catch (error) {
-      errors.push(error);
+    // The card first: no memory goes back before. Each is done whatever happens to the others.
+    const steps: readonly (() => Promise<void> | void)[] = [
+      () => this.#stop(),
+      () => this.#interrupts?.close(),
+      () => {
+        this.#forgetManaged();
+        this.#release();
+      },
+    ];
+    for (const step of steps) {
+      try {
+        await step();
+      } catch (error) {
+        errors.push(error);
+      }
     }
     taken.delete(this.#pci);
     if (errors.length === 1) throw errors[0];

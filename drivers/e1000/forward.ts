@@ -39,8 +39,8 @@ const PATIENCE = 64;
  * @param from Where packets come in.
  * @param to Where they go out.
  * @param options How many, until when, and to whom.
- * @throws `DmaArgumentError`; {@link E1000Error} `ERR_E1000_TIMEOUT` when nothing can be sent for 5 seconds;
- *   what `receive` and `transmit` throw. Packets under way are free then.
+ * @throws `DmaArgumentError`; {@link E1000Error} `ERR_E1000_TIMEOUT` when nothing can be sent, or received for want of a
+ *   buffer, for 5 seconds; what `receive` and `transmit` throw. Packets under way are free then.
  *
  * @example
  * ```ts
@@ -76,6 +76,12 @@ export async function forward(from: E1000, to: E1000, options: ForwardOptions = 
   while (forwarded < packets && signal?.aborted !== true) {
     const count = from.receive(batch, Math.min(most, packets - forwarded));
     if (count === 0) {
+      // What came waits for a buffer, which is somebody else's to free.
+      if (from.starving) {
+        await watchdog.turn('no buffer came free');
+        continue;
+      }
+      watchdog.progress();
       // Looking costs nothing but this processor's time; interrupts cost time for each packet that is waited for.
       if (++idle < PATIENCE) await turn();
       else await sleep(from, signal);

@@ -150,8 +150,13 @@ export class PacketPool {
     this.#pool.freeIndex(packet.index);
   }
 
-  /** Gives `packets[from..to)` back, all of them by default: `from` is the first, `to` is behind the last. @throws as {@link free}; those before the wrong one are free then. */
-  freeBatch(packets: readonly Packet[], from = 0, to: number = packets.length): void {
+  /**
+   * Gives `packets[from..to)` back, all of them by default: `from` is the first, `to` is behind the last.
+   * @throws `DmaArgumentError` for a range that is not in the array. @throws as {@link free}; those before the wrong one
+   *   are free then.
+   */
+  freeBatch(packets: readonly Packet[], from = 0, to: number = countOf(packets)): void {
+    checkRange(packets, from, to);
     for (let i = from; i < to; i++) this.free(packets[i]!);
   }
 
@@ -252,5 +257,21 @@ export class PacketPool {
           `${name}: packet ${String(packet.index)} is the card's: it is in a ring`,
         )
       : new DmaBlockError('ERR_DMAPOOL_NOT_ALLOCATED', `${name}: packet ${String(packet.index)} is free`);
+  }
+}
+
+/** How many `packets` there are, whatever they are. @internal */
+export function countOf(packets: readonly Packet[] | undefined): number {
+  return packets?.length ?? 0;
+}
+
+/** Throws unless `packets` is an array that has a range from `from` to before `to`. @internal */
+export function checkRange(packets: readonly Packet[], from: number, to: number): void {
+  if (!Array.isArray(packets)) throw new DmaArgumentError('packets', packets, 'an array');
+  if (!Number.isInteger(to) || to < 0 || to > packets.length) {
+    throw new DmaArgumentError('to', to, `from 0 to ${String(packets.length)}`);
+  }
+  if (!Number.isInteger(from) || from < 0 || from > to) {
+    throw new DmaArgumentError('from', from, `from 0 to ${String(to)}`);
   }
 }

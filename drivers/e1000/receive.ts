@@ -5,7 +5,7 @@
 import { consume32, type Device, publish32 } from 'dmapool';
 import type { Bar } from 'dmapool/pci';
 import type { Packet, PacketPool } from './packets.ts';
-import { BUFFER_BYTES, DESCRIPTOR_WORDS, HEADER_BYTES, REG, RX } from './registers.ts';
+import { DESCRIPTOR_WORDS, HEADER_BYTES, MAX_PACKET_BYTES, REG, RX } from './registers.ts';
 import { DescriptorRing } from './ring.ts';
 
 /** The tail is written once in so many descriptors, or in a quarter of the ring: each write crosses the bus. */
@@ -25,15 +25,22 @@ export class ReceiveQueue {
   /** Packets and bytes handed to the user. */
   received = 0;
   bytes = 0;
-  /** Packets dropped: damaged, or of more than one buffer. */
+  /** Packets dropped: damaged, too long, or of more than one buffer. */
   dropped = 0;
   /** How often a packet had to wait in the ring because there was no fresh buffer. */
   starved = 0;
+  /** The last look left a packet in the ring for want of a fresh buffer. */
+  starving = false;
+  readonly #reclaim: () => boolean;
 
-  /** @throws `DmaOutOfMemoryError` for the ring; the buffers come by {@link ReceiveQueue.fill}. */
-  constructor(device: Device, bar: Bar, packets: PacketPool, size: number) {
+  /**
+   * @param reclaim Called when there is no fresh buffer: true if it freed some.
+   * @throws `DmaOutOfMemoryError` for the ring; the buffers come by {@link ReceiveQueue.fill}.
+   */
+  constructor(device: Device, bar: Bar, packets: PacketPool, size: number, reclaim: () => boolean) {
     this.#bar = bar;
     this.#packets = packets;
+    this.#reclaim = reclaim;
     this.#batch = Math.min(TAIL_BATCH, size / 4);
     this.#ring = new DescriptorRing(device, size, 'receive', {
       baseLow: REG.rdbal,
@@ -69,6 +76,7 @@ export class ReceiveQueue {
     const { words, slots, size } = this.#ring;
     let i = this.#next;
     let got = 0;
+    this.starving = false;
     // Not more than once around: a card gone mad could mark descriptors faster than they are looked at.
     for (let looked = 0; got < max && looked < size; looked++) {
       // The status last written by the card is the first word read here; all others come after it.
@@ -77,10 +85,12 @@ export class ReceiveQueue {
       const length = words[i * DESCRIPTOR_WORDS + 2]! & 0xffff;
       let index = slots[i]!;
       if (this.#isGood(status, length)) {
-        const fresh = this.#packets.tryAllocForCard();
+        let fresh = this.#packets.tryAllocForCard();
+        if (fresh < 0 && this.#reclaim()) fresh = this.#packets.tryAllocForCard();
         if (fresh < 0) {
           // It stays where it is. When the ring is full the card drops packets and counts them (MPC, RNBC).
           this.starved++;
+          this.starving = true;
           break;
         }
         into[got++] = this.#packets.toUser(index, length);
@@ -112,8 +122,8 @@ export class ReceiveQueue {
   /** Whether a descriptor holds a packet that is whole and undamaged; counts those that do not. */
   #isGood(status: number, length: number): boolean {
     const whole = (status & RX.endOfPacket) !== 0 && !this.#skipping;
-    // What the card says is not to be trusted: a length beyond the buffer would be a view beyond it.
-    const good = whole && (status & RX.errors) === 0 && length >= HEADER_BYTES && length <= BUFFER_BYTES;
+    // What the card says is not to be trusted; and what is received can be transmitted, as forwarders do.
+    const good = whole && (status & RX.errors) === 0 && length >= HEADER_BYTES && length <= MAX_PACKET_BYTES;
     if (!good && (status & RX.endOfPacket) !== 0) this.dropped++;
     return good;
   }

@@ -43,7 +43,7 @@ export interface E1000Statistics extends E1000Counters {
   readonly received: number;
   /** Their bytes. */
   readonly receivedBytes: number;
-  /** Packets that were received damaged, or in several buffers, and dropped. */
+  /** Packets that were received damaged, too long, or in several buffers, and dropped. */
   readonly dropped: number;
   /** How often `receive` left a packet in the ring for want of a fresh buffer. */
   readonly starved: number;

@@ -91,6 +91,12 @@ export class TransmitQueue {
     return this.#inFlight;
   }
 
+  /** {@link TransmitQueue.reap}; returns whether there were any. */
+  reclaim(): boolean {
+    const before = this.#inFlight;
+    return this.reap() < before;
+  }
+
   /** Takes all buffers back, sent or not, and gives the memory of the ring back. The card must have stopped. */
   free(): void {
     const { slots } = this.#ring;

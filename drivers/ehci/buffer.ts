@@ -50,16 +50,25 @@ export class UsbBuffer implements Disposable {
     this.pages = pages;
   }
 
+  /**
+   * Throws unless `value` is a buffer of this pool: a page serves one controller, and others would reach something else at
+   * its addresses. @internal
+   */
+  static check(value: unknown, pool: DataPool): void {
+    if (typeof value === 'object' && value !== null && #pool in value && value.#pool === pool) return;
+    throw new DmaArgumentError('buffer', value, `a UsbBuffer made by the controller ${pool.device.name}`);
+  }
+
   /** Copies `bytes` into it, from its start. @throws `DmaArgumentError` when they are more than it holds. */
   set(bytes: Uint8Array): void {
-    checkLength('bytes.length', bytes.length, this.length);
+    checkBytes('bytes', bytes, this.length);
     this.#check();
     for (let at = 0; at < bytes.length; at += PAGE) this.pages[at / PAGE]!.bytes.set(bytes.subarray(at, at + PAGE));
   }
 
   /** Copies its first bytes out, as many as `into` holds. @throws `DmaArgumentError` when it has fewer. */
   copyTo(into: Uint8Array): void {
-    checkLength('into.length', into.length, this.length);
+    checkBytes('into', into, this.length);
     this.#check();
     for (let at = 0; at < into.length; at += PAGE) {
       into.set(this.pages[at / PAGE]!.bytes.subarray(0, Math.min(PAGE, into.length - at)), at);
@@ -110,4 +119,16 @@ export function checkLength(argument: string, value: number, most: number): void
   if (!Number.isInteger(value) || value < 0 || value > most) {
     throw new DmaArgumentError(argument, value, `a whole number from 0 to ${String(most)}`);
   }
+}
+
+/** Throws unless `value` is a Uint8Array of at most `most` bytes. */
+export function checkBytes(argument: string, value: Uint8Array, most: number): void {
+  if (!(value instanceof Uint8Array) || value.length > most) {
+    throw new DmaArgumentError(argument, value, `a Uint8Array of at most ${String(most)} bytes`);
+  }
+}
+
+/** Throws unless `value` is an object. */
+export function checkObject(argument: string, value: object): void {
+  if (typeof value !== 'object' || value === null) throw new DmaArgumentError(argument, value, 'an object');
 }

@@ -1,7 +1,7 @@
 /** An EHCI host controller: start-up, root ports, devices. EHCI 1.0, chapter 4. */
 import { DMA_BIT_MASK, DmaArgumentError } from 'dmapool';
-import { type InterruptOptions, PciFunction } from 'dmapool/pci';
-import { checkLength, type UsbBuffer } from './buffer.ts';
+import { type InterruptOptions, type Interrupts, PciFunction } from 'dmapool/pci';
+import { checkLength, checkObject, type UsbBuffer } from './buffer.ts';
 import { type DeviceHome, MAX_TIMEOUT, UsbDevice } from './device.ts';
 import { TransferEngine } from './engine.ts';
 import { UsbError } from './errors.ts';
@@ -100,17 +100,30 @@ export class EhciController {
    * @param pci The controller, open. It stays the caller's to close, after the controller.
    * @param options Time-out, interrupts.
    * @throws `DmaArgumentError` for a function of another kind, or wrong options.
-   * @throws {@link UsbError} `ERR_USB_CONTROLLER` when it does not do what it is told. @throws `PciError`
+   * @throws {@link UsbError} `ERR_USB_CONTROLLER` when it does not do what it is told.
+   * @throws `PciError` `ERR_DMAPOOL_PCI_BUSY` when a driver has it already, which goes on; and others.
    * @throws `DmaOutOfMemoryError` Nothing is kept then.
    */
   static async start(pci: PciFunction, options: EhciOptions = {}): Promise<EhciController> {
     if (!(pci instanceof PciFunction) || pci.classCode !== EHCI_CLASS) {
       throw new DmaArgumentError('pci', pci, 'a PCI function of class 0c0320, an EHCI host controller');
     }
+    checkObject('options', options);
     const { timeout = 5000, interrupts = {} } = options;
     if (!Number.isInteger(timeout) || timeout < 1 || timeout > MAX_TIMEOUT) {
       throw new DmaArgumentError('timeout', timeout, `a whole number from 1 to ${String(MAX_TIMEOUT)}`);
     }
+    // There is one owner of the interrupts: nothing is touched before they are ours.
+    const opened = await pci.interrupts(interrupts);
+    try {
+      return await EhciController.#startWith(pci, timeout, opened);
+    } catch (error) {
+      await opened.close();
+      throw error;
+    }
+  }
+
+  static async #startWith(pci: PciFunction, timeout: number, interrupts: Interrupts): Promise<EhciController> {
     const bar = pci.bar(0);
     const length = await bar.read8(CAPABILITY.length);
     const version = await bar.read16(CAPABILITY.version);
@@ -203,7 +216,7 @@ export class EhciController {
   }
 
   /** Controller initialization (4.1). */
-  async #start(portPower: boolean, address64: boolean, interrupts: InterruptOptions): Promise<void> {
+  async #start(portPower: boolean, address64: boolean, interrupts: Interrupts): Promise<void> {
     const registers = this.#registers;
     registers.command(0, COMMAND.run);
     await registers.until(REGISTER.status, STATUS.halted, STATUS.halted, REGISTER_TIMEOUT, 'halt');
@@ -230,7 +243,9 @@ export class EhciController {
     }
   }
 
-  async #connect({ port, wait = 1000 }: ConnectOptions): Promise<UsbDevice> {
+  async #connect(options: ConnectOptions): Promise<UsbDevice> {
+    checkObject('options', options);
+    const { port, wait = 1000 } = options;
     if (port !== undefined) {
       checkLength('port', port, this.ports);
       if (port === 0) throw new DmaArgumentError('port', port, `a whole number from 1 to ${String(this.ports)}`);

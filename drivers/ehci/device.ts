@@ -1,6 +1,6 @@
 /** A USB device: its address, descriptors, and transfers. USB 2.0, chapters 8 and 9. */
 import { DmaArgumentError } from 'dmapool';
-import { checkLength, MAX_BUFFER, type UsbBuffer } from './buffer.ts';
+import { checkBytes, checkLength, checkObject, MAX_BUFFER, type UsbBuffer } from './buffer.ts';
 import {
   CONFIGURATION_LENGTH,
   type ConfigurationDescriptor,
@@ -185,7 +185,7 @@ export class UsbDevice {
    * @throws as {@link UsbDevice.controlIn}
    */
   async controlOut(setup: ControlSetup, bytes: Uint8Array = NO_BYTES, options: TransferOptions = {}): Promise<void> {
-    checkBytes(bytes, MAX_CONTROL_LENGTH);
+    checkBytes('bytes', bytes, MAX_CONTROL_LENGTH);
     const { length } = bytes;
     const packet = setupPacket(setup, false, length);
     const timeout = this.timeoutOf(options);
@@ -201,6 +201,7 @@ export class UsbDevice {
    * @throws `DmaOutOfMemoryError`
    */
   async openBulk(endpoint: EndpointDescriptor): Promise<BulkPipe> {
+    checkObject('endpoint', endpoint);
     const { type, packetSize, address, number } = endpoint;
     const name = `${this.name} endpoint ${String(number)} ${endpoint.direction}`;
     if (type !== 'bulk' || packetSize !== BULK_PACKET || number === 0) {
@@ -251,8 +252,15 @@ export class UsbDevice {
     return (this.#closing ??= this.#end(error));
   }
 
+  /** Throws `DmaArgumentError` unless `value` is a buffer of the device's controller. @internal */
+  checkBuffer(value: UsbBuffer): void {
+    this.#home.engine.checkBuffer(value);
+  }
+
   /** @internal */
-  timeoutOf({ timeout = this.#home.timeout }: TransferOptions): number {
+  timeoutOf(options: TransferOptions): number {
+    checkObject('options', options);
+    const { timeout = this.#home.timeout } = options;
     if (!Number.isInteger(timeout) || timeout < 1 || timeout > MAX_TIMEOUT) {
       throw new DmaArgumentError('timeout', timeout, `a whole number from 1 to ${String(MAX_TIMEOUT)}`);
     }
@@ -320,6 +328,7 @@ export class BulkPipe {
   readonly #device: UsbDevice;
   readonly #queue: EndpointQueue;
   readonly #onClose: () => Promise<void>;
+  #closing: Promise<void> | null = null;
 
   /** @internal */
   constructor(device: UsbDevice, endpoint: EndpointDescriptor, queue: EndpointQueue, onClose: () => Promise<void>) {
@@ -336,10 +345,12 @@ export class BulkPipe {
    * @param length Bytes from the buffer's start: to send, or to receive at most.
    * @param options Time-out.
    * @returns Bytes moved. A device may send fewer than asked for; no empty packet is sent after a full last one.
+   * @throws `DmaArgumentError` for a buffer of another controller, too.
    * @throws {@link UsbError} `ERR_USB_STALL`: the endpoint is halted until {@link BulkPipe.clearHalt}; and others.
    * @throws `DmaOutOfMemoryError`
    */
-  transfer(buffer: UsbBuffer, length: number, options: TransferOptions = {}): Promise<number> {
+  async transfer(buffer: UsbBuffer, length: number, options: TransferOptions = {}): Promise<number> {
+    this.#device.checkBuffer(buffer);
     checkLength('length', length, buffer.length);
     const pid = this.endpoint.direction === 'in' ? PID.in : PID.out;
     return this.#queue.run({ setup: null, pid, buffer, length, timeout: this.#device.timeoutOf(options) });
@@ -348,7 +359,7 @@ export class BulkPipe {
   /** Sends `bytes`, with the time-out of `options`. @returns how many were sent. @throws as {@link BulkPipe.transfer} */
   async send(bytes: Uint8Array, options: TransferOptions = {}): Promise<number> {
     this.#check('out');
-    checkBytes(bytes, MAX_BUFFER);
+    checkBytes('bytes', bytes, MAX_BUFFER);
     using buffer = this.#device.buffer(bytes.length);
     buffer.set(bytes);
     return await this.transfer(buffer, bytes.length, options);
@@ -363,15 +374,18 @@ export class BulkPipe {
     return bytes;
   }
 
-  /** Has the device end the endpoint's halt, and starts with DATA0 again on both sides (5.8.5). */
-  async clearHalt(): Promise<void> {
-    await this.#device.clearHalt(this.endpoint);
-    await this.#queue.resetToggle();
+  /**
+   * Has the device end the endpoint's halt, and starts with DATA0 again on both sides (5.8.5). Takes its turn with the
+   * transfers: those asked for before it come to their end first, for none may run while the two sides start afresh.
+   */
+  clearHalt(): Promise<void> {
+    return this.#queue.restart(() => this.#device.clearHalt(this.endpoint));
   }
 
   /** Transfers that are under way fail. Closing twice is fine. */
   close(): Promise<void> {
-    return this.#onClose();
+    // Once: afterwards the endpoint may be open again, and somebody else's.
+    return (this.#closing ??= this.#onClose());
   }
 
   #check(direction: 'in' | 'out'): void {
@@ -385,7 +399,7 @@ const NO_BYTES = new Uint8Array(0);
 
 /** A SETUP packet (table 9-2). */
 function setupPacket(setup: ControlSetup, toHost: boolean, length: number): Uint8Array {
-  if (typeof setup !== 'object' || setup === null) throw new DmaArgumentError('setup', setup, 'an object');
+  checkObject('setup', setup);
   const type = REQUEST_TYPES.indexOf(setup.requestType);
   const recipient = RECIPIENTS.indexOf(setup.recipient);
   if (type === -1) throw new DmaArgumentError('requestType', setup.requestType, REQUEST_TYPES.join(', '));
@@ -396,10 +410,4 @@ function setupPacket(setup: ControlSetup, toHost: boolean, length: number): Uint
   checkLength('index', index, 0xffff);
   const low = [(toHost ? 0x80 : 0) | (type << 5) | recipient, request];
   return Uint8Array.from([...low, ...[value, index, length].flatMap((word) => [word & 0xff, word >> 8])]);
-}
-
-function checkBytes(bytes: Uint8Array, most: number): void {
-  if (!(bytes instanceof Uint8Array) || bytes.length > most) {
-    throw new DmaArgumentError('bytes', bytes, `a Uint8Array of at most ${String(most)} bytes`);
-  }
 }

@@ -1,6 +1,6 @@
 /** What runs transfers: the schedule, the endpoints' queues, their pools, and the loop that hears what the controller says. */
 import { DmaPool } from 'dmapool';
-import { type Interrupts, type InterruptOptions, type PciFunction, PciGoneError } from 'dmapool/pci';
+import { type Interrupts, type PciFunction, PciGoneError } from 'dmapool/pci';
 import { type DataPool, UsbBuffer } from './buffer.ts';
 import { UsbError } from './errors.ts';
 import type { OperationalRegisters } from './operational.ts';
@@ -21,6 +21,7 @@ export class TransferEngine {
   readonly #onPortChange: () => Promise<void>;
   readonly #data: DataPool;
   readonly #queues = new Set<EndpointQueue>();
+  readonly #schedule: AsyncSchedule;
   readonly #host: QueueHost;
   readonly #ended = new AbortController();
   readonly #forgetRelease: () => boolean;
@@ -47,11 +48,11 @@ export class TransferEngine {
       const qtds = keep(DmaPool.createManaged('ehci_qtd', device, DESCRIPTOR_POOL));
       const qhs = keep(DmaPool.createManaged('ehci_qh', device, DESCRIPTOR_POOL));
       this.#data = keep(DmaPool.createManaged('usb_data', device, { size: PAGE, align: PAGE }));
-      const schedule = new AsyncSchedule(registers, qhs);
+      this.#schedule = new AsyncSchedule(registers, qhs);
       this.#host = {
         qtds,
         qhs,
-        schedule,
+        schedule: this.#schedule,
         onFailure: (error) => this.end(error),
         onClosed: (queue) => this.#queues.delete(queue),
       };
@@ -65,21 +66,18 @@ export class TransferEngine {
     });
   }
 
-  /** @param registers Of a controller that has been reset. @throws `DmaOutOfMemoryError` */
+  /**
+   * @param registers Of a controller that has been reset.
+   * @param interrupts The engine closes them, but not when it fails to start.
+   * @throws `DmaOutOfMemoryError`
+   */
   static async start(
     pci: PciFunction,
     registers: OperationalRegisters,
-    options: InterruptOptions,
+    interrupts: Interrupts,
     onPortChange: () => Promise<void>,
   ): Promise<TransferEngine> {
-    const interrupts = await pci.interrupts(options);
-    let engine: TransferEngine;
-    try {
-      engine = new TransferEngine(pci, registers, interrupts, onPortChange);
-    } catch (error) {
-      await interrupts.close();
-      throw error;
-    }
+    const engine = new TransferEngine(pci, registers, interrupts, onPortChange);
     try {
       await pci.enableBusMaster();
       registers.write(REGISTER.interruptEnable, INTERRUPTS);
@@ -107,6 +105,11 @@ export class TransferEngine {
   buffer(length: number): UsbBuffer {
     this.ended.throwIfAborted();
     return new UsbBuffer(this.#data, length);
+  }
+
+  /** Throws `DmaArgumentError` unless `value` is a buffer of this controller's. */
+  checkBuffer(value: UsbBuffer): void {
+    UsbBuffer.check(value, this.#data);
   }
 
   /** Makes the queue of an endpoint, which is the caller's to link and close. @throws as {@link TransferEngine.buffer} */
@@ -176,7 +179,7 @@ export class TransferEngine {
     if (this.ended.aborted) return;
     this.#ended.abort(error);
     for (const queue of [...this.#queues]) queue.abandon(error);
-    this.#host.schedule.free();
+    this.#schedule.free();
   }
 
   #asUsbError(cause: unknown): UsbError {

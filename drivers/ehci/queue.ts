@@ -27,7 +27,7 @@ import {
 
 /** What a queue needs of its controller. */
 export interface QueueHost {
-  readonly schedule: AsyncSchedule;
+  readonly schedule: Pick<AsyncSchedule, 'link' | 'unlink'>;
   readonly qhs: DmaPool<'ehci_qh'>;
   readonly qtds: DmaPool<'ehci_qtd'>;
   /** The controller does not answer: it is stopped, and every queue abandoned, when this resolves. */
@@ -129,54 +129,54 @@ export class EndpointQueue {
    */
   async run(request: TransferRequest): Promise<number> {
     request.buffer?.hold();
-    const before = this.#turn;
-    let done!: () => void;
-    this.#turn = new Promise((resolve) => {
-      done = resolve;
-    });
     try {
-      await before;
-      // Whatever unlinked the queue head has linked it again.
-      await this.#changes;
-      if (this.#ended !== null) throw this.#ended;
-      return await this.#start(request);
+      return await this.#inTurn(() => this.#start(request));
     } finally {
       request.buffer?.release();
-      done();
     }
+  }
+
+  /**
+   * Begins with DATA0 again, once `reset` has made the device's endpoint do so too (USB 2.0, 9.4.5).
+   * @throws {@link UsbError} when the queue has ended; what `reset` throws.
+   */
+  restart(reset: () => Promise<void>): Promise<void> {
+    return this.#inTurn(async () => {
+      await reset();
+      await this.#relink(() => 0);
+    });
   }
 
   /** Looks whether the transfer is over. Called at each interrupt, and now and then. */
   poll(now: number): void {
     const transfer = this.#transfer;
     if (transfer === null || transfer.failing) return;
-    const { chain, first, end, deadline, request } = transfer;
+    const outcome = this.#outcomeOf(transfer);
+    if (typeof outcome === 'number') {
+      this.#finish(transfer);
+      transfer.resolve(outcome);
+    } else if (outcome !== null) {
+      void this.#fail(transfer, outcome);
+    } else if (now >= transfer.deadline) {
+      const what = `not done within ${String(transfer.request.timeout)} ms`;
+      void this.#fail(transfer, this.#error('ERR_USB_TIMEOUT', what));
+    }
+  }
+
+  /** Bytes that a transfer moved, or what it failed with; null while it runs. */
+  #outcomeOf({ chain, first, end, request }: Transfer): number | UsbError | null {
     let moved = 0;
     for (let i = 0; i < chain.length; i++) {
       const token = consume32(chain[i]!.u32, QTD.token);
-      if ((token & TOKEN.halted) !== 0) {
-        void this.#fail(transfer, this.#explainHalt(token));
-        return;
-      }
-      if ((token & TOKEN.active) !== 0) {
-        if (now >= deadline) {
-          void this.#fail(transfer, this.#error('ERR_USB_TIMEOUT', `not done within ${String(request.timeout)} ms`));
-        }
-        return;
-      }
+      if ((token & TOKEN.halted) !== 0) return this.#explainHalt(token);
+      if ((token & TOKEN.active) !== 0) return null;
       if (i < first || i >= end) continue;
       const left = (token >>> TOKEN.lengthShift) & TOKEN.lengthMask;
       moved += lengthOf(i - first, request.length) - left;
       // A short packet ends the data; the controller goes on at the alternate link (4.10.2).
       if (left > 0) i = end - 1;
     }
-    this.#finish(transfer);
-    transfer.resolve(moved);
-  }
-
-  /** The device's endpoint was reset and begins with DATA0 again (USB 2.0, 9.4.5). */
-  resetToggle(): Promise<void> {
-    return this.#change(() => this.#relink(0));
+    return moved;
   }
 
   /** Ends the queue: the transfer that runs and those that wait fail with `error`. Resolves when nothing is left of it. */
@@ -200,6 +200,24 @@ export class EndpointQueue {
     this.#host.qhs.free(qh);
     this.#host.onClosed(this);
     transfer?.reject(error);
+  }
+
+  /** Runs `action` after those that were asked for before it. */
+  async #inTurn<T>(action: () => Promise<T>): Promise<T> {
+    const before = this.#turn;
+    let done!: () => void;
+    this.#turn = new Promise((resolve) => {
+      done = resolve;
+    });
+    try {
+      await before;
+      // Whatever unlinked the queue head has linked it again.
+      await this.#changes;
+      if (this.#ended !== null) throw this.#ended;
+      return await action();
+    } finally {
+      done();
+    }
   }
 
   #start(request: TransferRequest): Promise<number> {
@@ -261,26 +279,28 @@ export class EndpointQueue {
   async #fail(transfer: Transfer, error: UsbError): Promise<void> {
     transfer.failing = true;
     const reason = error.code === 'ERR_USB_TRANSACTION' ? await this.#options.explain(error) : error;
-    await this.#change(async () => {
-      if (this.#qh === null) return;
-      const toggle = this.#qh.u32[QH.token]! & TOKEN.toggle;
-      await this.#relink(toggle, () => {
-        this.#finish(transfer);
-        transfer.reject(reason);
-      });
+    await this.#relink((qh) => {
+      // It went on until just now: it may have come to its end after all, and the toggle is the last packet's.
+      const outcome = this.#outcomeOf(transfer);
+      const toggle = qh.u32[QH.token]! & TOKEN.toggle;
+      this.#finish(transfer);
+      if (typeof outcome === 'number') transfer.resolve(outcome);
+      else transfer.reject(reason);
+      return toggle;
     });
   }
 
-  /** Unlinks the queue head, and links it anew, empty. `whenOut` is called while the controller does not know it. */
-  async #relink(toggle: number, whenOut?: () => void): Promise<void> {
-    const qh = this.#qh;
-    if (qh === null) return;
-    await this.#host.schedule.unlink(qh);
-    // The controller may have been stopped meanwhile.
-    if (this.#qh === null) return;
-    whenOut?.();
-    writeOverlay(qh, linkTo(this.#dummy), toggle);
-    await this.#host.schedule.link(qh);
+  /** Unlinks the queue head, and links it anew, empty. `whenOut`, called in between, says with what toggle it begins. */
+  #relink(whenOut: (qh: QhBlock) => number): Promise<void> {
+    return this.#change(async () => {
+      const qh = this.#qh;
+      if (qh === null) return;
+      await this.#host.schedule.unlink(qh);
+      // The controller may have been stopped meanwhile.
+      if (this.#qh === null) return;
+      writeOverlay(qh, linkTo(this.#dummy), whenOut(qh));
+      await this.#host.schedule.link(qh);
+    });
   }
 
   #change(action: () => Promise<void>): Promise<void> {

@@ -58,6 +58,12 @@ export class AsyncSchedule {
    * Takes a queue head out of the ring. When this resolves the controller does not know it any more, nor anything that
    * hangs on it (4.8.2).
    *
+   * Also one that is still active, when a transfer took too long or its pipe is closed. The specification would have its
+   * qTDs deactivated first, and wait for the queue head to go inactive. But the qTD being executed is in the overlay,
+   * which only the controller may write, and there it stays active for as long as the device answers NAK: that wait has
+   * no end just when it is needed. Until the controller has let go (its answer to the doorbell, or the end of the
+   * schedule) it may go on with the transfer; so nothing is read, changed or freed before.
+   *
    * @throws {@link UsbError} `ERR_USB_CONTROLLER` when the controller does not say so in time.
    */
   unlink(qh: QhBlock): Promise<void> {

@@ -1,9 +1,9 @@
 /** A disk: USB mass storage with SCSI commands (interface class 8, subclass 6, protocol 50h). */
 import { DmaArgumentError } from 'dmapool';
-import { checkLength, type UsbBuffer } from './buffer.ts';
+import { checkBytes, checkLength, type UsbBuffer } from './buffer.ts';
 import { type BulkOnlyLink, BulkOnlyTransport } from './bulk-only.ts';
 import type { EndpointDescriptor } from './descriptors.ts';
-import type { BulkPipe, TransferOptions, UsbDevice } from './device.ts';
+import { type BulkPipe, type TransferOptions, UsbDevice } from './device.ts';
 import { ScsiError, UsbError } from './errors.ts';
 import { sleep } from './operational.ts';
 import {
@@ -26,6 +26,8 @@ const INTERFACE = { interfaceClass: 8, interfaceSubclass: 6, interfaceProtocol: 
 const REQUEST = { reset: 0xff, getMaxLun: 0xfe } as const;
 /** Most bytes that one command moves: seven qTDs. */
 export const MAX_COMMAND: number = 128 * 1024;
+/** Bytes that a block may have: a command moves a whole number of them. */
+const BLOCK_SIZES: readonly number[] = [512, 1024, 2048, 4096];
 /** How often, and in what steps of milliseconds, a disk is asked whether it is ready. */
 const READY_ATTEMPTS = 50;
 const READY_INTERVAL = 20;
@@ -87,13 +89,14 @@ export class MassStorage {
    *   {@link ScsiError} when it does not become ready, and what goes wrong in transfers. @throws `DmaOutOfMemoryError`
    */
   static async open(device: UsbDevice): Promise<MassStorage> {
+    if (!(device instanceof UsbDevice)) throw new DmaArgumentError('device', device, 'a UsbDevice');
     const unit = await LogicalUnit.open(device);
     try {
       const maxLun = await unit.getMaxLun();
       const inquiry = await unit.read(command6(OPERATION.inquiry, INQUIRY_LENGTH), INQUIRY_LENGTH);
       await unit.untilReady();
       const [count, size] = await unit.capacity();
-      if (size < 512 || size > 4096 || size % 512 !== 0) {
+      if (!BLOCK_SIZES.includes(size)) {
         throw new UsbError('ERR_USB_UNSUPPORTED', `${device.name}: blocks of ${String(size)} bytes`);
       }
       return new MassStorage(unit, maxLun, inquiry, count, size);
@@ -112,7 +115,8 @@ export class MassStorage {
    * @throws `DmaArgumentError` for what is not on the disk. @throws {@link ScsiError} {@link UsbError} `DmaOutOfMemoryError`
    */
   async read(lba: number, into: Uint8Array, options?: TransferOptions): Promise<void> {
-    this.#check(lba, into, into?.length);
+    checkBytes('into', into, Infinity);
+    this.#check(lba, into.length);
     for (let at = 0; at < into.length; at += MAX_COMMAND) {
       const piece = into.subarray(at, at + MAX_COMMAND);
       using buffer = this.#unit.device.buffer(piece.length);
@@ -123,7 +127,8 @@ export class MassStorage {
 
   /** Writes blocks; see {@link MassStorage.read}. The disk may keep them in its cache until {@link MassStorage.flush}. */
   async write(lba: number, from: Uint8Array, options?: TransferOptions): Promise<void> {
-    this.#check(lba, from, from?.length);
+    checkBytes('from', from, Infinity);
+    this.#check(lba, from.length);
     for (let at = 0; at < from.length; at += MAX_COMMAND) {
       const piece = from.subarray(at, at + MAX_COMMAND);
       using buffer = this.#unit.device.buffer(piece.length);
@@ -181,8 +186,9 @@ export class MassStorage {
     length: number,
     options?: TransferOptions,
   ): Promise<void> {
+    this.#unit.device.checkBuffer(buffer);
     checkLength('length', length, Math.min(MAX_COMMAND, buffer.length));
-    this.#check(lba, buffer, length);
+    this.#check(lba, length);
     if (length === 0) return;
     const cdb = blocks(what, lba, length / this.blockSize);
     // Also while it waits for its turn.
@@ -200,12 +206,12 @@ export class MassStorage {
     }
   }
 
-  #check(lba: number, data: unknown, length: number): void {
+  #check(lba: number, length: number): void {
     checkLength('lba', lba, this.blocks);
     const most = (this.blocks - lba) * this.blockSize;
-    if (!Number.isInteger(length) || length % this.blockSize !== 0 || length > most) {
+    if (length % this.blockSize !== 0 || length > most) {
       const accepted = `a multiple of ${String(this.blockSize)} bytes, at most ${String(most)} at block ${String(lba)}`;
-      throw new DmaArgumentError('length', typeof length === 'number' ? length : data, accepted);
+      throw new DmaArgumentError('length', length, accepted);
     }
   }
 }

@@ -150,6 +150,43 @@ test(
   },
 );
 
+test(
+  'a forwarder with one buffer more than its ring has sends everything back',
+  { skip: withoutQemu, timeout: 60_000 },
+  async (t) => {
+    const machine = await machineWithCards(t);
+    const a = await openCard(machine, 0);
+    const b = await openCard(machine, 1, { receiveDescriptors: 64, transmitDescriptors: 64, buffers: 65 });
+    await Promise.all([warmUp(a.nic, b.nic), warmUp(b.nic, a.nic)]);
+    const packets = 40;
+    const meter = new TrafficMeter();
+    await Promise.all([
+      generate(a.nic, { packets }),
+      forward(b.nic, b.nic, { packets }),
+      measure(a.nic, meter, packets),
+    ]);
+    assert.equal(meter.report(packets).lost, 0);
+    await closeAll(machine, a, b);
+  },
+);
+
+test(
+  'a forwarder whose buffers are all held by others says so, or ends when it is told to',
+  { skip: withoutQemu, timeout: 60_000 },
+  async (t) => {
+    const { machine, a, b } = await openPair(t, { receiveDescriptors: 8, transmitDescriptors: 8, buffers: 20 });
+    await warmUp(a.nic, b.nic);
+    const held: Packet[] = [];
+    b.nic.packets.allocBatch(held, 12);
+    await generate(a.nic, { packets: 3 });
+    assert.deepEqual(await forward(b.nic, b.nic, { signal: AbortSignal.timeout(200) }), { packets: 0, bytes: 0 });
+    await assert.rejects(forward(b.nic, b.nic), timedOut);
+    b.nic.packets.freeBatch(held);
+    assert.equal((await forward(b.nic, b.nic, { packets: 3 })).packets, 3);
+    await closeAll(machine, a, b);
+  },
+);
+
 test('programs say what is wrong with their options', { skip: withoutQemu, timeout: 60_000 }, async (t) => {
   const machine = await machineWithCards(t, 1);
   const card = await openCard(machine, 0);

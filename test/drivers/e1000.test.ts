@@ -142,6 +142,15 @@ void describe('e1000', { skip: withoutQemu, timeout: 60_000 }, () => {
     throwsCode(invalid, () => nic.transmit([one, null as unknown as Packet]));
     throwsCode(invalid, () => nic.transmit([one, Object.create(one) as Packet]));
     throwsCode(invalid, () => nic.transmit(one as unknown as Packet[]));
+    for (const nothing of [undefined, null]) {
+      throwsCode(invalid, () => nic.transmit(nothing as unknown as Packet[]));
+      throwsCode(invalid, () => {
+        nic.packets.freeBatch(nothing as unknown as Packet[]);
+      });
+    }
+    throwsCode(invalid, () => {
+      nic.packets.freeBatch([one], 0, 2);
+    });
     throwsCode(invalid, () => nic.transmit([one], 0, 2));
     throwsCode(invalid, () => nic.transmit([one], 2));
     throwsCode(invalid, () => nic.transmit([one], -1));
@@ -281,7 +290,7 @@ void describe('e1000', { skip: withoutQemu, timeout: 60_000 }, () => {
     const ring = await b.pci.bar(0).read32(0x2800);
     const lies: readonly (readonly [number, number, number])[] = [
       [0xffff, 0x03, 0],
-      [2049, 0x03, 0],
+      [1519, 0x03, 0],
       [0, 0x03, 0],
       [13, 0x03, 0],
       [100, 0x03, 0x01],
@@ -316,6 +325,44 @@ void describe('e1000', { skip: withoutQemu, timeout: 60_000 }, () => {
     b.nic.packets.free(batch[0]!);
     b.nic.packets.freeBatch(held, 0, 11);
     assert.deepEqual(await receiveCopies(b.nic, 3), frames.slice(1));
+    await closeAll(machine, a, b);
+  });
+
+  void it('finds fresh buffers among the packets that are out', async (t) => {
+    const machine = await machineWithCards(t);
+    const a = await openCard(machine, 0, SMALL);
+    const b = await openCard(machine, 1, { ...SMALL, buffers: 9 });
+    await warmUp(a.nic, b.nic);
+    for (let i = 0; i < 3; i++) {
+      a.nic.transmit([packetOf(a.nic, frame(60, i))]);
+      await a.nic.drain();
+      const batch: Packet[] = [];
+      assert.equal(await b.nic.waitForPackets(), true);
+      // The one buffer that is not in the ring; nobody looks for it once it is out.
+      assert.equal(b.nic.receive(batch, 1), 1);
+      assert.equal(b.nic.transmit(batch), 1);
+    }
+    assert.equal((await b.nic.statistics()).starved, 0);
+    await closeAll(machine, a, b);
+  });
+
+  void it('lets the event loop turn in each wait for packets', async (t) => {
+    const { machine, a, b } = await openPair(t, SMALL);
+    await warmUp(a.nic, b.nic);
+    const waits = async (timeout: number): Promise<number> => {
+      let turned = false;
+      setImmediate(() => {
+        turned = true;
+      });
+      let calls = 0;
+      for (; !turned && calls < 1000; calls++) await b.nic.waitForPackets({ timeout });
+      return calls;
+    };
+    assert.ok((await waits(0)) < 10, 'there is nothing, and no time to wait for it');
+    a.nic.transmit([packetOf(a.nic, frame(60, 1))]);
+    assert.equal(await b.nic.waitForPackets(), true);
+    assert.ok((await waits(1000)) < 10, 'there is a packet that nobody takes');
+    assert.equal((await receiveCopies(b.nic, 1)).length, 1);
     await closeAll(machine, a, b);
   });
 
@@ -377,6 +424,28 @@ void describe('e1000', { skip: withoutQemu, timeout: 60_000 }, () => {
     assert.match(a.log.text, /^error \S+: e1000 packets busy: 1 block is still out/);
     a.log.lines.length = 0;
     await closeAll(machine, a, b);
+  });
+
+  void it('stops the card before it gives memory back, also when its interrupts fail to close', async (t) => {
+    const machine = await machineWithCards(t, 1);
+    const pci = await machine.open('nic0');
+    const open = pci.interrupts.bind(pci);
+    pci.interrupts = async (options) => {
+      const interrupts = await open(options);
+      const close = interrupts.close.bind(interrupts);
+      interrupts.close = async () => {
+        await close();
+        throw new Error('the home broke');
+      };
+      return interrupts;
+    };
+    const nic = await E1000.open(pci, SMALL);
+    await assert.rejects(nic.close(), /the home broke/);
+    assert.equal(await pci.isBusMaster(), false);
+    assert.equal(((await pci.bar(0).read32(RCTL)) | (await pci.bar(0).read32(TCTL))) & 2, 0);
+    assert.equal(nic.packets.active, 0);
+    await pci.close();
+    await closeAll(machine);
   });
 
   void it('gives its memory back when the function is closed first', async (t) => {

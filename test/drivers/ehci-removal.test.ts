@@ -129,6 +129,39 @@ for (const [name, code, end] of ends) {
   });
 }
 
+test('a halt is cleared after the transfers that were asked for before, and cancels none', { skip }, async (t) => {
+  const content = new Random(5).bytes(MIB);
+  const { machine } = await startWithDisk(t, content, SLOW);
+  await withController(machine, async ({ controller }) => {
+    const device = await controller.connect();
+    // It says that it was just switched on, and need not say so again.
+    await (await MassStorage.open(device)).close();
+    const [input, output] = device.configuration.interfaces[0]!.endpoints;
+    const [inPipe, outPipe] = [await device.openBulk(input!), await device.openBulk(output!)];
+    const patient = { timeout: 30_000 };
+    for (let tag = 1; tag <= 3; tag++) {
+      // READ (10) of 64 blocks by hand, which takes its time.
+      const cbw = new Uint8Array(31);
+      cbw.set([0x55, 0x53, 0x42, 0x43, tag, 0, 0, 0, 0, 0x80, 0, 0, 0x80, 0, 10, 0x28, 0, 0, 0, 0, 0, 0, 0, 64]);
+      assert.equal(await outPipe.send(cbw), 31);
+      let data: Uint8Array | undefined;
+      const reading = inPipe.receive(64 * 512, patient).then((bytes) => {
+        data = bytes;
+      });
+      await inPipe.clearHalt();
+      assert.ok(data !== undefined, 'the data came first');
+      assert.ok(Buffer.from(data.buffer).equals(content.subarray(0, 64 * 512)));
+      await reading;
+      assert.equal((await inPipe.receive(13, patient)).length, 13);
+    }
+    const closing = inPipe.receive(13, patient);
+    const clearing = inPipe.clearHalt();
+    const both = Promise.all([failsWith('ERR_USB_CLOSED', closing), failsWith('ERR_USB_CLOSED', clearing)]);
+    await inPipe.close();
+    await both;
+  });
+});
+
 test('a transfer that takes too long is taken back, and the disk works again', { skip }, async (t) => {
   const content = new Random(4).bytes(MIB);
   const { machine } = await startWithDisk(t, content, SLOW);

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { DmaArgumentError } from 'dmapool';
-import { EhciController, MassStorage, ScsiError } from 'dmapool/drivers/ehci';
+import { EhciController, MassStorage, ScsiError, type UsbBuffer } from 'dmapool/drivers/ehci';
 import { startMachine, withoutQemu } from '../qemu/qemu.ts';
 import { rejectsCode } from '../support/errors.ts';
 import { activeBlocks, failsWith, MIB, Random, startWithDisk, withController } from './ehci-fixture.ts';
@@ -117,6 +117,11 @@ test('enumeration: descriptors, strings, ports in use and empty, other devices',
     await failsWith('ERR_USB_BUSY', MassStorage.open(stick));
     await disk.close();
     await failsWith('ERR_USB_CLOSED', disk.read(0, new Uint8Array(512)));
+    // Closing it once more does nothing to the one that came after it.
+    const next = await MassStorage.open(stick);
+    await disk.close();
+    await failsWith('ERR_USB_BUSY', MassStorage.open(stick));
+    await next.close();
 
     // A device that was let go of can be enumerated again, and gets the address that is free.
     await stick.close();
@@ -235,6 +240,49 @@ test('slower devices go to the companion controller', { skip }, async (t) => {
   });
 });
 
+test('a buffer of one controller is refused by the devices of another one', { skip }, async (t) => {
+  const other = { driver: 'usb-ehci', id: 'other' };
+  const { machine } = await startWithDisk(t, new Uint8Array(MIB), {}, [other]);
+  await withController(machine, async ({ controller, pci }) => {
+    const device = await controller.connect();
+    const disk = await MassStorage.open(device);
+    const idle = activeBlocks(pci);
+    const otherPci = await machine.open('other');
+    const stranger = await EhciController.start(otherPci);
+    const foreign = stranger.buffer(4096);
+    const invalid = 'ERR_DMAPOOL_INVALID_ARGUMENT';
+    await rejectsCode(invalid, disk.readInto(0, foreign, 4096));
+    await rejectsCode(invalid, disk.writeFrom(0, foreign, 4096));
+    await disk.close();
+    const pipe = await device.openBulk(device.configuration.interfaces[0]!.endpoints[0]!);
+    await rejectsCode(invalid, pipe.transfer(foreign, 512));
+    await pipe.close();
+    const again = await MassStorage.open(device);
+    await again.read(0, new Uint8Array(512));
+    assert.deepEqual(activeBlocks(pci), idle);
+    foreign.free();
+    await stranger.close();
+    await otherPci.close();
+  });
+});
+
+test('a controller that has a driver is left alone by a second one', { skip }, async (t) => {
+  const content = new Random(6).bytes(MIB);
+  const { machine } = await startWithDisk(t, content);
+  await withController(machine, async ({ controller, pci }) => {
+    const disk = await MassStorage.open(await controller.connect());
+    const bytes = new Uint8Array(content.length);
+    const reading = disk.read(0, bytes);
+    await rejectsCode('ERR_DMAPOOL_PCI_BUSY', EhciController.start(pci));
+    await reading;
+    assert.ok(Buffer.from(bytes.buffer).equals(content));
+    assert.equal(await pci.isBusMaster(), true);
+    await controller.close();
+    // Once it is free, another one may have it.
+    await (await EhciController.start(pci)).close();
+  });
+});
+
 test('polling does as well as interrupts', { skip }, async (t) => {
   const content = new Random(4).bytes(MIB);
   const { machine } = await startWithDisk(t, content);
@@ -261,7 +309,7 @@ test('wrong arguments are refused before anything happens', { skip }, async (t) 
     const disk = await MassStorage.open(device);
     const setup = { requestType: 'standard', recipient: 'device', request: 0, value: 0, index: 0 } as const;
     const buffer = controller.buffer(512);
-    const refused: readonly (() => Promise<unknown>)[] = [
+    const refused: (() => Promise<unknown>)[] = [
       () => disk.read(0, new Uint8Array(511)),
       () => disk.read(2048, new Uint8Array(512)),
       () => disk.read(2049, new Uint8Array(0)),
@@ -281,10 +329,32 @@ test('wrong arguments are refused before anything happens', { skip }, async (t) 
       () => device.controlOut(setup, 'x' as unknown as Uint8Array),
       () => device.string(256),
     ];
+    const never = null as never;
+    refused.push(
+      () => disk.read(0, new Array(512) as unknown as Uint8Array),
+      () => disk.write(0, 'x'.repeat(512) as unknown as Uint8Array),
+      () => disk.read(0, never),
+      () => disk.readInto(0, never, 512),
+      () => disk.readInto(0, Object.create(buffer) as UsbBuffer, 512),
+      () => disk.read(0, new Uint8Array(512), never),
+      () => disk.flush(never),
+      () => controller.connect(never),
+      () => EhciController.start(pci, never),
+      () => MassStorage.open(never),
+      () => device.openBulk(never),
+      () => device.string(1.5),
+      () => device.controlIn(setup, 0, never),
+    );
     for (const call of refused) await assert.rejects(call, DmaArgumentError, String(call));
     for (const length of [-1, 1.5, 5 * MIB, NaN]) assert.throws(() => controller.buffer(length), DmaArgumentError);
     assert.throws(() => {
       buffer.set(new Uint8Array(513));
+    }, DmaArgumentError);
+    assert.throws(() => {
+      buffer.set(never);
+    }, DmaArgumentError);
+    assert.throws(() => {
+      buffer.copyTo(never);
     }, DmaArgumentError);
     buffer.free();
     await disk.read(2048, new Uint8Array(0));

@@ -1,0 +1,139 @@
+/** An endpoint's queue with a controller that does things at moments of the test's choice, which QEMU's does not. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { Device, DmaPool } from 'dmapool';
+import { UsbError } from 'dmapool/drivers/ehci';
+import { type DataPool, UsbBuffer } from '../../drivers/ehci/buffer.ts';
+import { EndpointQueue } from '../../drivers/ehci/queue.ts';
+import {
+  DESCRIPTOR_POOL,
+  PAGE,
+  PID,
+  QH,
+  type QhBlock,
+  QTD,
+  type QtdBlock,
+  TOKEN,
+} from '../../drivers/ehci/structures.ts';
+import { failsWith } from './ehci-fixture.ts';
+
+class FakeController {
+  readonly qhs: DmaPool<'ehci_qh'>;
+  readonly qtds: DmaPool<'ehci_qtd'>;
+  readonly data: DataPool;
+  readonly queue: EndpointQueue;
+  readonly failures: unknown[] = [];
+  /** What is done after a queue head was taken out of the ring, and before the controller says that it noticed. */
+  inWindow: () => void = () => undefined;
+  linked: QhBlock | null = null;
+
+  constructor() {
+    const device = new Device({ name: 'fake', dmaMask: 0xffff_ffff });
+    this.qhs = DmaPool.create('ehci_qh', device, DESCRIPTOR_POOL);
+    this.qtds = DmaPool.create('ehci_qtd', device, DESCRIPTOR_POOL);
+    this.data = DmaPool.create('usb_data', device, { size: PAGE, align: PAGE });
+    const schedule = {
+      link: (qh: QhBlock): Promise<void> => {
+        this.linked = qh;
+        return Promise.resolve();
+      },
+      unlink: async (): Promise<void> => {
+        await Promise.resolve();
+        this.inWindow();
+        this.inWindow = () => undefined;
+        this.linked = null;
+      },
+    };
+    const host = {
+      qhs: this.qhs,
+      qtds: this.qtds,
+      schedule,
+      onFailure: (error: unknown): Promise<void> => {
+        this.failures.push(error);
+        return Promise.resolve();
+      },
+      onClosed: () => undefined,
+    };
+    const explain = (error: UsbError): Promise<UsbError> => Promise.resolve(error);
+    const endpoint = { name: 'fake', address: 1, endpoint: 1, packetSize: 512, control: false, explain };
+    this.queue = new EndpointQueue(host, endpoint);
+  }
+
+  /** A transfer to the host, whose time is over at the next look at it. */
+  read(buffer: UsbBuffer): Promise<number> {
+    return this.queue.run({ setup: null, pid: PID.in, buffer, length: buffer.length, timeout: 1 });
+  }
+
+  lookLate(): void {
+    this.queue.poll(performance.now() + 10);
+  }
+
+  get toggle(): number {
+    return this.linked!.u32[QH.token]! & TOKEN.toggle;
+  }
+
+  /** Executes the next qTD with one packet (4.10): `left` bytes of it do not come, the data toggle changes. */
+  execute(left: number): void {
+    const { u32 } = this.linked!;
+    const qtd: QtdBlock = this.qtds.blockAt(u32[QH.next]!)!;
+    const token = qtd.u32[QTD.token]!;
+    assert.ok((token & TOKEN.active) !== 0);
+    const toggle = (u32[QH.token]! ^ TOKEN.toggle) & TOKEN.toggle;
+    qtd.u32[QTD.token] = (left << TOKEN.lengthShift) | toggle | (token & 0x8300);
+    u32[QH.current] = qtd.dma;
+    u32[QH.next] = qtd.u32[QTD.next]!;
+    u32[QH.token] = qtd.u32[QTD.token]!;
+  }
+
+  async close(): Promise<void> {
+    await this.queue.close(new UsbError('ERR_USB_CLOSED', 'the test is over'));
+    assert.deepEqual(this.failures, []);
+    for (const pool of [this.qhs, this.qtds, this.data]) {
+      assert.equal(pool.counts().active, 0, 'every block is back');
+      pool.destroy();
+    }
+  }
+}
+
+const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+
+test('a transfer that is done while it is taken back is done, and the next one goes on with its toggle', async () => {
+  const fake = new FakeController();
+  await fake.queue.link();
+  const buffer = new UsbBuffer(fake.data, 512);
+  const reading = fake.read(buffer);
+  await turn();
+  fake.lookLate();
+  fake.inWindow = () => {
+    fake.execute(112);
+  };
+  assert.equal(await reading, 400);
+  await turn();
+  assert.notEqual(fake.toggle, 0);
+
+  const next = fake.read(buffer);
+  await turn();
+  fake.execute(0);
+  fake.lookLate();
+  assert.equal(await next, 512);
+  assert.equal(fake.toggle, 0);
+  buffer.free();
+  await fake.close();
+});
+
+test('the toggle of a packet that came while its transfer was taken back is kept', async () => {
+  const fake = new FakeController();
+  await fake.queue.link();
+  const buffer = new UsbBuffer(fake.data, 10 * PAGE);
+  const reading = fake.read(buffer);
+  await turn();
+  fake.lookLate();
+  fake.inWindow = () => {
+    fake.execute(0);
+  };
+  await failsWith('ERR_USB_TIMEOUT', reading);
+  await turn();
+  assert.notEqual(fake.toggle, 0);
+  buffer.free();
+  await fake.close();
+});
