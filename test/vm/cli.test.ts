@@ -6,7 +6,7 @@ import { once } from 'node:events';
 import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { describe } from 'node:test';
+import { describe, type TestContext } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { itInVm } from './machine.ts';
@@ -14,11 +14,19 @@ import { itInVm } from './machine.ts';
 const CLI = fileURLToPath(new URL('../../scripts/vm/cli.js', import.meta.url));
 
 describe('npm run vm', () => {
-  itInVm('passes input, output, errors and the exit code, and says what ran it', async () => {
+  itInVm('passes input, output, errors and the exit code, and says what ran it', async (t) => {
     const folder = mkdtempSync(join(tmpdir(), 'dmapool-vm-test-'));
     try {
       const log = join(folder, 'dmesg');
-      const child = start('--dmesg', log, '--edu', 'sh', '-c', 'cat; echo error >&2; ls /sys/bus/pci/devices; exit 42');
+      const child = start(
+        t,
+        '--dmesg',
+        log,
+        '--edu',
+        'sh',
+        '-c',
+        'cat; echo error >&2; ls /sys/bus/pci/devices; exit 42',
+      );
       child.stdin.end('input\n');
       const { code, stdout, stderr } = await outcome(child);
       assert.equal(code, 42);
@@ -30,21 +38,21 @@ describe('npm run vm', () => {
     }
   });
 
-  itInVm('says nothing of its own with --quiet', async () => {
-    const child = start('--quiet', 'true');
+  itInVm('says nothing of its own with --quiet', async (t) => {
+    const child = start(t, '--quiet', 'true');
     child.stdin.end();
     assert.deepEqual(await outcome(child), { code: 0, signal: null, stdout: '', stderr: '' });
   });
 
-  itInVm('ends with 124 after a time-out', async () => {
-    const child = start('--timeout', '1', 'sleep', '1000');
+  itInVm('ends with 124 after a time-out', async (t) => {
+    const child = start(t, '--timeout', '1', 'sleep', '1000');
     const { code, stderr } = await outcome(child);
     assert.equal(code, 124);
     assert.match(stderr, /the command took longer than 1 s; the machine was ended\n/);
   });
 
-  itInVm('ends the machine when it is told to end', async () => {
-    const child = start('sh', '-c', 'echo begun; sleep 1000');
+  itInVm('ends the machine when it is told to end', async (t) => {
+    const child = start(t, 'sh', '-c', 'echo begun; sleep 1000');
     await once(child.stdout, 'data');
     const machine = machineOf(child.pid!);
     child.kill('SIGTERM');
@@ -70,10 +78,15 @@ describe('npm run vm', () => {
     }
   });
 
-  itInVm('runs the command on the console', async () => {
-    const child = start('--console', 'sh', '-c', 'tty; read word; echo "got $word"; exit 3');
-    child.stdout.on('data', function waitForTerminal(data: Buffer) {
-      if (data.includes('/dev/ttyS0')) child.stdin.write('typed\n');
+  itInVm('runs the command on the console', async (t) => {
+    const child = start(t, '--console', 'sh', '-c', 'tty; read word; echo "got $word"; exit 3');
+    let said = '';
+    let typed = false;
+    child.stdout.on('data', (data: Buffer) => {
+      // It comes in pieces, as from a terminal.
+      said += data.toString();
+      if (!typed && said.includes('/dev/ttyS0')) child.stdin.write('typed\n');
+      typed = said.includes('/dev/ttyS0');
     });
     const { code, stdout } = await outcome(child);
     assert.equal(code, 3);
@@ -81,8 +94,11 @@ describe('npm run vm', () => {
   });
 });
 
-function start(...args: string[]): ChildProcessWithoutNullStreams {
-  return spawn(process.execPath, [CLI, ...args]);
+/** The command, which ends at the latest with the test. */
+function start(t: TestContext, ...args: string[]): ChildProcessWithoutNullStreams {
+  const child = spawn(process.execPath, [CLI, ...args]);
+  t.after(() => child.kill());
+  return child;
 }
 
 interface Outcome {
