@@ -13,7 +13,6 @@ import { type CoherentMemory, Device, DMA_BIT_MASK, DmaError, DmaPool } from 'dm
 import { HugepageError, HugetlbMemory } from 'dmapool/linux';
 import { registerConformance } from '../memory/conformance-node.ts';
 import { readPhysical } from './kcore.ts';
-import { runStaleViews, seedOf } from './stale-views.ts';
 import { footprint, SystemFaults } from './system-faults.ts';
 
 const MIB = 2 ** 20;
@@ -239,18 +238,6 @@ void describe('hugetlb memory', () => {
       pool.destroy();
       memory.close();
     }
-  });
-});
-
-void describe('a view of hugetlb memory', () => {
-  void it('never crashes the process, in 500 orders of close, read, write and alloc', (t) => {
-    const before = free();
-    const seed = seedOf();
-    t.diagnostic(`DMAPOOL_SEED=${String(seed)}`);
-    const open = (): HugetlbMemory => new HugetlbMemory({ size: HUGE });
-    const sizes = [1, 4096, 20_000, HUGE / 2, HUGE];
-    assert.ok(runStaleViews({ orders: 500, seed, open, sizes, dmaMask: 2 ** 52 }).length > 500);
-    assert.equal(free(), before);
   });
 });
 

@@ -9,9 +9,6 @@ import { type CoherentAllocator, type CoherentMemory, DMA_BIT_MASK, DmaError, Dm
 import { PCI_COMMAND, PCI_CONFIG } from 'dmapool/pci';
 import { bindToVfio, listPciDevices, unbindFromVfio, VfioDevice, type VfioMemoryOptions } from 'dmapool/linux';
 import { registerConformance } from '../memory/conformance-node.ts';
-import { VfioContainer } from '../../src/linux/vfio-container.ts';
-import { VfioMemory } from '../../src/linux/vfio-memory.ts';
-import { runStaleViews, seedOf } from './stale-views.ts';
 import { footprint, SystemFaults } from './system-faults.ts';
 import { FIRST as EDU, freeHugepages, iommuFaults, openAsNobody, within10s } from './vfio-guest-support.ts';
 
@@ -276,32 +273,6 @@ void describe('the IOMMU', () => {
 });
 
 void describe('a view of VFIO memory', () => {
-  // 10,000 more, without a device, are in vfio-memory.test.ts.
-  void it('never crashes the process, in 2,000 orders of close, read, write and alloc', (t) => {
-    const before = freeHugepages();
-    const seed = seedOf();
-    t.diagnostic(`DMAPOOL_SEED=${String(seed)}`);
-    // Without the device's own half, which takes longer to open than all the rest.
-    const container = new VfioContainer(EDU);
-    try {
-      const { iovaRanges, pageSize } = container.iommu;
-      const home = { address: EDU, mapper: container, iovaRanges, pageSize };
-      for (const { orders, ...options } of [
-        { orders: 900, size: 131_072, hugepages: false },
-        { orders: 900, size: 131_072, hugepages: false, strict: true },
-        { orders: 100, size: MIB, hugepages: true },
-        { orders: 100, size: MIB, hugepages: true, strict: true },
-      ]) {
-        const open = (): VfioMemory => new VfioMemory(home, options);
-        const stale = runStaleViews({ orders, seed, open, sizes: [1, 4096, 20_000, 65_536], dmaMask: 2 ** 39 - 1 });
-        assert.ok(stale.length > orders);
-      }
-    } finally {
-      container.close();
-    }
-    assert.equal(freeHugepages(), before);
-  });
-
   void it('never crashes the process when all of a device is closed', async () => {
     const before = freeHugepages();
     const device = { name: 'd', dmaMask: DMA_BIT_MASK(39) };

@@ -12,7 +12,7 @@ import { footprint, StrictMapper, SystemFaults } from './system-faults.ts';
 
 void describe('a view of VFIO memory', () => {
   for (const strict of [false, true]) {
-    // More orders, on memory that devices have, are in vfio-guest.ts and hugetlb-guest.ts.
+    // As many on memory that devices have are in stale-views.test.ts.
     void it(`never crashes the process, in 5,000 orders of close, read, write and alloc${strict ? ' (strict)' : ''}`, (t) => {
       const seed = seedOf();
       t.diagnostic(`DMAPOOL_SEED=${String(seed)}`);
