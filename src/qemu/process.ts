@@ -74,7 +74,9 @@ export class QemuProcess {
       await started(child, binary);
       return new QemuProcess(child, watchdog);
     } catch (error) {
-      watchdog.kill('SIGKILL');
+      const ended = new Promise((resolve) => watchdog.once('exit', resolve));
+      // False when it has ended already.
+      if (watchdog.kill('SIGKILL')) await ended;
       throw missing(binary, error);
     }
   }

@@ -109,9 +109,11 @@ void describe('a rogue device', { skip: withoutQemu }, () => {
       const { blockSize } = pool.geometry;
       const attacked = new Set<number>();
       // Half of them at a time are put last in the list, and so stay free while they are written to.
-      for (let round = 0; round < 50; round++) {
+      while (attacked.size < pool.counts().blocks) {
+        assert.ok(performance.now() - begin < 60_000, `${pool.name}: ${String(attacked.size)} blocks were overwritten`);
         const left = freeBlocks(pool).filter((index) => !attacked.has(index));
-        if (left.length === 0) break;
+        // Those that are left are in use just now.
+        if (left.length === 0) await Promise.race([new Promise((resolve) => setTimeout(resolve, 1)), trouble]);
         const targets = left.slice(0, Math.ceil(pool.counts().blocks / 2));
         putLast(pool, new Set(targets));
         const attack = async (edu: PciFunction, first: number): Promise<void> => {
@@ -130,9 +132,6 @@ void describe('a rogue device', { skip: withoutQemu }, () => {
         };
         await Promise.race([Promise.all(devices.map(attack)), trouble]);
       }
-      const never = freeBlocks(pool).filter((index) => !attacked.has(index));
-      assert.deepEqual(never, [], `${pool.name}: each free block was overwritten`);
-      assert.equal(attacked.size, pool.counts().blocks, `${pool.name}: and each block was free once`);
     }
     const seconds = (performance.now() - begin) / 1000;
     working = false;
