@@ -110,13 +110,9 @@ export class ReceiveQueue {
 
   /** Takes all buffers back, and gives the memory of the ring back. The card must have stopped. */
   free(): void {
-    const { slots } = this.#ring;
-    for (let i = 0; i < slots.length; i++) {
-      const index = slots[i]!;
-      slots[i] = -1;
-      if (index >= 0) this.#packets.backFromCard(index);
-    }
-    this.#ring.free();
+    this.#ring.free((index) => {
+      this.#packets.backFromCard(index);
+    });
   }
 
   /** Whether a descriptor holds a packet that is whole and undamaged; counts those that do not. */

@@ -57,8 +57,14 @@ export class DescriptorRing {
     bar.write32(this.#registers.tail, 0);
   }
 
-  /** Gives the memory back. The card must have stopped. */
-  free(): void {
+  /** Gives the memory back, and by `giveBack` each buffer that is in it. The card must have stopped. */
+  free(giveBack: (index: number) => void): void {
+    const { slots } = this;
+    for (let i = 0; i < slots.length; i++) {
+      const index = slots[i]!;
+      slots[i] = -1;
+      if (index >= 0) giveBack(index);
+    }
     const memory = this.#memory;
     this.#memory = null;
     if (memory !== null) this.#device.freeCoherent(memory);

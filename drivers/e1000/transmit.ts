@@ -99,14 +99,10 @@ export class TransmitQueue {
 
   /** Takes all buffers back, sent or not, and gives the memory of the ring back. The card must have stopped. */
   free(): void {
-    const { slots } = this.#ring;
-    for (let i = 0; i < slots.length; i++) {
-      const index = slots[i]!;
-      slots[i] = -1;
-      if (index >= 0) this.#packets.backFromCard(index);
-    }
     this.#inFlight = 0;
-    this.#ring.free();
+    this.#ring.free((index) => {
+      this.#packets.backFromCard(index);
+    });
   }
 
   /** Makes packets the card's: all, or none and an error. */

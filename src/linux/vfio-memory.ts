@@ -7,11 +7,12 @@
  *     IOVA           low for devices of 32 bits: 4 KiB ... 4 GiB   |   high, first for all others: 4 GiB ...
  */
 import { closeSync } from 'node:fs';
-import { checkInteger, INT_MAX, roundUp } from '../arguments.ts';
+import { checkInteger, roundUp } from '../arguments.ts';
 import { DmaArgumentError, DmaMappingError, DmaReleaseError } from '../errors.ts';
 import { Availability } from '../memory/availability.ts';
 import type { CoherentAllocator, CoherentMemory, CoherentRequest, SharedRegion } from '../memory/coherent.ts';
 import { PageAllocator } from '../memory/page-allocator.ts';
+import { checkRequest } from '../memory/request.ts';
 import { ZonedMemory } from '../memory/zoned-memory.ts';
 import { SystemCallError, VfioError } from './error.ts';
 import { type HugepagePool, hugepagePools } from './hugepages.ts';
@@ -194,14 +195,7 @@ export class VfioMemory implements CoherentAllocator {
    *   anywhere.
    */
   allocCoherent(request: CoherentRequest): CoherentMemory | null {
-    if (typeof request !== 'object' || request === null) {
-      throw new DmaArgumentError('request', request, 'an object with device, size and node');
-    }
-    const { device, size } = request;
-    if (typeof device !== 'object' || device === null) throw new DmaArgumentError('device', device, 'a Device');
-    const mask = device.dmaMask;
-    checkInteger('device.dmaMask', mask, 0, Number.MAX_SAFE_INTEGER);
-    checkInteger('size', size, 1, INT_MAX);
+    const { device, mask, size } = checkRequest(request);
     if (this.#closed) return null;
     if (this.#pages !== null) return this.#allocStrict(this.#pages, size, mask);
     const fixed = { device: { name: device.name, dmaMask: mask }, size, node: -1 };

@@ -7,12 +7,13 @@
  * A device gets memory from the highest zone it reaches: what reaches little keeps the low addresses for itself, and a
  * driver that loses the upper half of an address fails in its first test.
  */
-import { checkInteger, INT_MAX, roundUp } from '../arguments.ts';
-import { DmaArgumentError, DmaMappingError } from '../errors.ts';
+import { roundUp } from '../arguments.ts';
+import { DmaMappingError } from '../errors.ts';
 import type { CoherentAllocator, CoherentMemory, CoherentRequest, SharedRegion } from './coherent.ts';
 import { Availability } from './availability.ts';
 import { checkPageSize } from './iommu.ts';
 import { checkMultiple, PageAllocator } from './page-allocator.ts';
+import { checkRequest } from './request.ts';
 
 /** A piece of memory whose addresses follow one another. */
 export interface MemoryZone {
@@ -131,14 +132,7 @@ export class ZonedMemory implements CoherentAllocator {
   }
 
   allocCoherent(request: CoherentRequest): CoherentMemory | null {
-    if (typeof request !== 'object' || request === null) {
-      throw new DmaArgumentError('request', request, 'an object with device, size and node');
-    }
-    const { device, size } = request;
-    if (typeof device !== 'object' || device === null) throw new DmaArgumentError('device', device, 'a Device');
-    const mask = device.dmaMask;
-    checkInteger('device.dmaMask', mask, 0, Number.MAX_SAFE_INTEGER);
-    checkInteger('size', size, 1, INT_MAX);
+    const { mask, size } = checkRequest(request);
     if (this.#closed) return null;
     const bytes = roundUp(size, this.pageSize);
     for (const zone of this.#zones) {

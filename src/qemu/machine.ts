@@ -215,8 +215,7 @@ export class QemuMachine {
       lines: this.#lines,
       memory: this.#ram.source,
       line: found.pin === 0 ? -1 : CHIPSETS[this.#options.machine].line(found.root.slot, found.root.pin),
-      finishRequests: () =>
-        finishRequests(this.#qmp, this.#qtest, Math.max(SLOW_DISK_TIME, this.#options.commandTimeout)),
+      finishRequests: () => this.#finishRequests(SLOW_DISK_TIME),
       onClose: () => {
         if (plugged.backend === backend) plugged.backend = null;
       },
@@ -259,7 +258,7 @@ export class QemuMachine {
       },
       bus: this.#bus,
       qmp: this.#qmp,
-      finishRequests: () => finishRequests(this.#qmp, this.#qtest, Math.max(timeout, this.#options.commandTimeout)),
+      finishRequests: () => this.#finishRequests(timeout),
       port: CHIPSETS[this.#options.machine].hotplugPort,
       timeout,
       ended: this.ended,
@@ -430,6 +429,10 @@ export class QemuMachine {
       this.ended.removeEventListener('abort', onEnd!);
       signal?.removeEventListener('abort', onEnd!);
     }
+  }
+
+  #finishRequests(patience: number): Promise<void> {
+    return finishRequests(this.#qmp, this.#qtest, Math.max(patience, this.#options.commandTimeout));
   }
 
   #find(which: string): Plugged {

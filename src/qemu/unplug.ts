@@ -8,6 +8,7 @@
  * controller frees its queues while requests are still on their way to the disk, and the machine dies of it now and then.
  * So the device is cut off first, and what it had begun is finished, before it is ejected.
  */
+import { PCI_COMMAND, PCI_CONFIG } from '../pci/registers.ts';
 import type { MachineBus, PciLocation } from './bus.ts';
 import { QemuError } from './error.ts';
 import type { QmpClient } from './qmp.ts';
@@ -20,9 +21,6 @@ const SELECT = 16;
 const MAX_BUSES = 32;
 /** Milliseconds until it is looked again where the device is. */
 const AGAIN = 250;
-/** Command register and its bus master bit (PCI 3.0, 6.2.2). */
-const COMMAND = 4;
-const BUS_MASTER = 4;
 
 /** What is needed to unplug. */
 export interface UnplugContext {
@@ -59,8 +57,8 @@ export class Unplugger {
     onEject(out);
     let again: NodeJS.Timeout | undefined;
     try {
-      const command = await bus.readConfig(where, COMMAND, 16);
-      await bus.writeConfig(where, COMMAND, 16, command & ~BUS_MASTER);
+      const command = await bus.readConfig(where, PCI_CONFIG.command, 16);
+      await bus.writeConfig(where, PCI_CONFIG.command, 16, command & ~PCI_COMMAND.busMaster);
       await finishRequests();
       await eject(where.slot, context);
       // QEMU 7.2 forgets a reference to a device that had work in hand now and then: it is unrealized, out of its bus and
@@ -70,7 +68,7 @@ export class Unplugger {
       }, AGAIN);
       // A device that does not go, works on.
       await out.catch(async (error: unknown) => {
-        await bus.writeConfig(where, COMMAND, 16, command);
+        await bus.writeConfig(where, PCI_CONFIG.command, 16, command);
         throw error;
       });
     } finally {
