@@ -54,8 +54,11 @@ export class Device implements DmaTarget, Disposable {
   readonly numaNode: number;
 
   #dmaMask: number;
-  /** Allocations that are not given back yet, and the highest address there was since there were none. */
-  #allocations = 0;
+  /**
+   * Memory that this device allocated and has not given back, and the highest address there was since there was none.
+   * Memory from elsewhere that is given back here does not count: `highest >= the last byte of any live memory`.
+   */
+  readonly #live = new Set<CoherentMemory>();
   #highest = 0;
   readonly #log: DeviceLog;
   readonly #limiter = new RateLimiter();
@@ -145,7 +148,7 @@ export class Device implements DmaTarget, Disposable {
       this.#giveBackUnused(given);
       throw new DmaMaskError(this.name, given.dma, size, this.#dmaMask);
     }
-    this.#allocations++;
+    this.#live.add(given);
     this.#highest = Math.max(this.#highest, last);
     return given;
   }
@@ -161,8 +164,15 @@ export class Device implements DmaTarget, Disposable {
 
   /** Gives memory from {@link Device.allocCoherent} back. @throws {@link DmaMappingError} for anything else. */
   freeCoherent(memory: CoherentMemory): void {
-    this.memory.freeCoherent(memory, this);
-    if (--this.#allocations === 0) this.#highest = 0;
+    // Taken out before the call: the source may hand out the same object again during it.
+    const ours = this.#live.delete(memory);
+    try {
+      this.memory.freeCoherent(memory, this);
+    } catch (error) {
+      if (ours) this.#live.add(memory);
+      throw error;
+    }
+    if (this.#live.size === 0) this.#highest = 0;
   }
 
   /**
@@ -261,7 +271,8 @@ export class Device implements DmaTarget, Disposable {
     let pages = 0;
     const errors: unknown[] = [];
     for (const reclaim of [...this.#reclaims]) {
-      this.#reclaims.delete(reclaim);
+      // One of those before it may have taken it back.
+      if (!this.#reclaims.delete(reclaim)) continue;
       try {
         pages += reclaim();
       } catch (error) {

@@ -1,5 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
 import { Device, DMA_BIT_MASK, DmaReleaseError, DmaPool, HeapMemory, type CoherentMemory } from 'dmapool';
 import { RateLimiter } from '../../src/device/log.ts';
 import { throwsCode } from '../support/errors.ts';
@@ -240,4 +242,66 @@ test('reclaim asks each who registered, once', () => {
   assert.equal(device.reclaim(), 2);
   assert.equal(device.reclaim(), 0);
   assert.equal(asked, 1);
+});
+
+test('managed pools with overlapping lives leave nothing behind', () => {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
+  const device = new Device({ name: 'x', memory: new HeapMemory() });
+  let before = DmaPool.createManaged('ring', device, { size: 64 });
+  const replace = (): void => {
+    const next = DmaPool.createManaged('ring', device, { size: 64 });
+    before.destroy();
+    before = next;
+  };
+  const heapUsed = (): number => {
+    collect();
+    return process.memoryUsage().heapUsed;
+  };
+  for (let i = 0; i < 1000; i++) replace();
+  const used = heapUsed();
+  for (let i = 0; i < 20_000; i++) replace();
+  const grown = heapUsed() - used;
+  assert.ok(grown < 20_000 * 32, `${String(grown)} bytes more for 20,000 pools that are gone`);
+  device.detach();
+  throwsCode('ERR_DMAPOOL_DESTROYED', () => before.alloc());
+});
+
+test('a release action that takes others back, older and newer', () => {
+  const device = new Device({ name: 'x' });
+  const order: string[] = [];
+  const forgets = ['a', 'b', 'c', 'd'].map((name) => device.addAction(() => order.push(name)));
+  assert.equal(forgets[1]!(), true);
+  device.addAction(() => {
+    order.push('e');
+    assert.equal(forgets[3]!(), true);
+    assert.equal(forgets[1]!(), false);
+  });
+  device.detach();
+  assert.deepEqual(order, ['e', 'c', 'a']);
+  assert.equal(forgets[0]!(), false);
+});
+
+test('memory taken from the source directly does not lower the mark of live memory', () => {
+  const memory = new HeapMemory();
+  const device = new Device({ name: 'x', memory, dmaMask: DMA_BIT_MASK(40) });
+  const live = device.allocCoherent(4096)!;
+  device.freeCoherent(memory.allocCoherent({ device, size: 4096, node: -1 })!);
+  throwsCode('ERR_DMAPOOL_MASK', () => {
+    device.setDmaMask(0xffff);
+  });
+  device.freeCoherent(live);
+  device.setDmaMask(0xffff);
+});
+
+test('a reclaim that was taken back during reclaim() is not run', () => {
+  const device = new Device({ name: 'x' });
+  let asked = 0;
+  device.onReclaim(() => {
+    forget();
+    return 1;
+  });
+  const forget = device.onReclaim(() => ++asked);
+  assert.equal(device.reclaim(), 1);
+  assert.equal(asked, 0);
 });
