@@ -18,7 +18,8 @@ export interface CheckedWaitOptions {
 }
 
 interface Waiter {
-  readonly deliver: (index: number) => void;
+  /** False, and the wait has failed, if the index can't be turned into what the caller gets. */
+  readonly deliver: (index: number) => boolean;
   readonly fail: (error: unknown) => void;
 }
 
@@ -47,12 +48,21 @@ export function checkWaitOptions(options: WaitOptions): CheckedWaitOptions {
   return { signal, timeout, zero };
 }
 
-/** Those who wait for a block, first come first served. */
+/**
+ * Those who wait for a block, first come first served.
+ *
+ * A signal's methods are the user's code: they may throw, and may call the pool, which may serve or end this very wait.
+ * So a waiter is in the queue before its signal is touched, and what it has is looked at afresh afterwards.
+ *
+ * Invariant: the process is kept alive (by a timer) while, and only while, the queue is not empty. Memory or a block may
+ * come by an event that does not keep it alive: a message of a worker, a timer with `unref`.
+ */
 export class WaitQueue {
   readonly #label: string;
   // A Set keeps the order of arrival, and those who give up leave it in O(1).
   readonly #waiters = new Set<Waiter>();
   readonly #groups = new Map<AbortSignal, SignalGroup>();
+  #keepAlive: ReturnType<typeof setInterval> | undefined;
 
   /** @param label Device and pool, for messages. */
   constructor(label: string) {
@@ -66,7 +76,7 @@ export class WaitQueue {
   /**
    * Joins the queue.
    *
-   * @param give Turns the index into what the caller gets, at the moment of delivery. Does not throw.
+   * @param give Turns the index into what the caller gets, at the moment of delivery.
    * @param left Called when this one gave up, with the place in the queue that it had.
    */
   join<T>(give: (index: number) => T, options: CheckedWaitOptions, left: (position: number) => void): Promise<T> {
@@ -75,18 +85,29 @@ export class WaitQueue {
       let timer: ReturnType<typeof setTimeout> | undefined;
       const giveUp = (error: unknown): void => {
         const position = [...this.#waiters].indexOf(waiter);
+        if (position < 0) return;
         waiter.fail(error);
         left(position);
       };
       const leave = (): void => {
         this.#waiters.delete(waiter);
-        if (signal !== undefined) this.#ignore(signal, giveUp);
+        if (this.#waiters.size === 0) {
+          clearInterval(this.#keepAlive);
+          this.#keepAlive = undefined;
+        }
         clearTimeout(timer);
+        if (signal !== undefined) this.#ignore(signal, giveUp);
       };
       const waiter: Waiter = {
         deliver: (index) => {
           leave();
-          resolve(give(index));
+          try {
+            resolve(give(index));
+            return true;
+          } catch (error) {
+            reject(error as Error);
+            return false;
+          }
         },
         fail: (error) => {
           leave();
@@ -94,43 +115,50 @@ export class WaitQueue {
           reject(error);
         },
       };
-      if (signal !== undefined) this.#listen(signal, giveUp);
+      this.#waiters.add(waiter);
+      this.#keepAlive ??= setInterval(() => undefined, MAX_TIMEOUT);
       if (timeout !== undefined) {
         timer = setTimeout(() => {
           giveUp(new DmaTimeoutError(`${this.#label}: no block came free within ${String(timeout)} ms`));
         }, timeout);
       }
-      this.#waiters.add(waiter);
+      if (signal !== undefined) this.#listen(signal, giveUp);
     });
   }
 
   #listen(signal: AbortSignal, giveUp: (reason: unknown) => void): void {
     let group = this.#groups.get(signal);
-    if (group === undefined) {
-      const giveUps = new Set<(reason: unknown) => void>();
-      const listener = (): void => {
-        for (const each of [...giveUps]) each(signal.reason);
-      };
-      group = { giveUps, listener };
-      this.#groups.set(signal, group);
-      signal.addEventListener('abort', listener);
+    group?.giveUps.add(giveUp);
+    try {
+      if (group === undefined) {
+        const giveUps = new Set([giveUp]);
+        const listener = (): void => {
+          const reason = reasonOf(signal);
+          for (const each of [...giveUps]) each(reason);
+        };
+        group = { giveUps, listener };
+        this.#groups.set(signal, group);
+        signal.addEventListener('abort', listener);
+        // The wait ended in between, before there was a listener to remove.
+        if (giveUps.size === 0) removeListener(signal, listener);
+      }
+      // It may have been aborted after the options were checked, by the memory source for one.
+      if (signal.aborted) giveUp(reasonOf(signal));
+    } catch (error) {
+      giveUp(error);
     }
-    group.giveUps.add(giveUp);
   }
 
   #ignore(signal: AbortSignal, giveUp: (reason: unknown) => void): void {
     const group = this.#groups.get(signal);
     if (group?.giveUps.delete(giveUp) !== true || group.giveUps.size > 0) return;
     this.#groups.delete(signal);
-    signal.removeEventListener('abort', group.listener);
+    removeListener(signal, group.listener);
   }
 
-  /** Gives a block to the one who waits longest; false if nobody waits. */
+  /** Gives a block to the one who waits longest; false if nobody took it. */
   deliver(index: number): boolean {
-    for (const waiter of this.#waiters) {
-      waiter.deliver(index);
-      return true;
-    }
+    for (const waiter of this.#waiters) if (waiter.deliver(index)) return true;
     return false;
   }
 
@@ -144,6 +172,24 @@ export class WaitQueue {
 
   /** Ends every wait. */
   failAll(error: unknown): void {
-    for (const waiter of [...this.#waiters]) waiter.fail(error);
+    for (const waiter of [...this.#waiters]) if (this.#waiters.has(waiter)) waiter.fail(error);
+  }
+}
+
+/** The signal's reason, or what it throws instead. */
+function reasonOf(signal: AbortSignal): unknown {
+  try {
+    return signal.reason;
+  } catch (error) {
+    return error;
+  }
+}
+
+/** Stops listening. The wait is over: what the signal throws then concerns nobody. */
+function removeListener(signal: AbortSignal, listener: () => void): void {
+  try {
+    signal.removeEventListener('abort', listener);
+  } catch {
+    // See above.
   }
 }

@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
 import { test } from 'node:test';
 import { Device, type DmaBlock, DmaPool, HeapMemory } from 'dmapool';
 import { rejectsCode, throwsCode } from '../support/errors.ts';
@@ -153,4 +154,106 @@ test('wrong options reject with their typed error', async () => {
     await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', pool.allocWait({ timeout: timeout as number }));
   }
   await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', pool.allocWait({ signal: {} as AbortSignal }));
+});
+
+for (const shared of [false, true]) {
+  for (const method of ['addEventListener', 'removeEventListener'] as const) {
+    test(`a signal whose ${method} throws loses no block${shared ? ' of a shared pool' : ''}`, async () => {
+      const pool = makePool(1);
+      if (shared) pool.share();
+      const block = pool.alloc();
+      const { signal } = new AbortController();
+      signal[method] = () => {
+        throw new Error(method);
+      };
+      const waiting = pool.allocWait({ signal });
+      if (method === 'addEventListener') {
+        await assert.rejects(waiting, /addEventListener/);
+        assert.equal(pool.statistics().waiting, 0);
+        pool.free(block);
+      } else {
+        pool.free(block);
+        pool.free(await waiting);
+      }
+      assert.equal(pool.counts().active, 0);
+      assert.equal((await pool.allocWait({ timeout: 1000 })).index, block.index);
+    });
+  }
+
+  test(`a signal that ends the wait while it is listened to${shared ? ', in a shared pool' : ''}`, async () => {
+    const pool = makePool(1);
+    if (shared) pool.share();
+    const block = pool.alloc();
+    const other = pool.allocWait();
+    const { signal } = new AbortController();
+    signal.addEventListener = (_: string, listener: unknown) => {
+      Object.defineProperty(signal, 'reason', { value: new Error('at once') });
+      (listener as () => void)();
+    };
+    await assert.rejects(pool.allocWait({ signal }), /at once/);
+    pool.free(block);
+    pool.free(await other);
+    assert.equal(pool.counts().active, 0);
+    assert.equal((await pool.allocWait({ timeout: 1000 })).index, block.index);
+  });
+}
+
+test('a signal that frees a block while it is listened to serves the wait', async () => {
+  const pool = makePool(1);
+  const block = pool.alloc();
+  const { signal } = new AbortController();
+  signal.addEventListener = () => {
+    pool.free(block);
+  };
+  assert.equal(await pool.allocWait({ signal }), block);
+});
+
+test('a signal that the memory source aborts ends the wait', async () => {
+  const memory = new FaultyMemory({ limit: 4096 });
+  const pool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 4096 });
+  pool.alloc();
+  const controller = new AbortController();
+  memory.onAlloc = () => {
+    controller.abort(new Error('under pressure'));
+    return 'none';
+  };
+  await assert.rejects(pool.allocWait({ signal: controller.signal }), /under pressure/);
+});
+
+/** Runs a program that has `pool`, a pool of one block, and `block`, which is out. */
+function runProgram(lines: string): { output: string; status: number | null; signal: string | null } {
+  const source = `
+    import { Device, DmaPool } from ${JSON.stringify(import.meta.resolve('dmapool'))};
+    const pool = DmaPool.create('p', new Device({ name: 'x' }), { size: 64, maxBlocks: 1 });
+    const block = pool.alloc();
+    ${lines}`;
+  const { stdout, status, signal } = spawnSync(process.execPath, ['--input-type=module', '-e', source], {
+    encoding: 'utf8',
+    timeout: 20_000,
+  });
+  return { output: stdout, status, signal };
+}
+
+for (const shared of [false, true]) {
+  test(`a wait keeps the process alive, and its end lets it go${shared ? ', in a shared pool' : ''}`, () => {
+    const { output, status, signal } = runProgram(`
+      ${shared ? 'pool.share();' : ''}
+      setTimeout(() => pool.free(block), 200).unref();
+      const again = await pool.allocWait();
+      console.log('served', again.index);`);
+    assert.deepEqual([output, status, signal], ['served 0\n', 0, null]);
+  });
+}
+
+test('the end of the pool, a signal and a time-out let the process go too', () => {
+  const { output, status, signal } = runProgram(`
+    const controller = new AbortController();
+    const waits = [pool.allocWait({ signal: controller.signal }), pool.allocWait({ timeout: 5 }), pool.allocWait()];
+    const settled = Promise.allSettled(waits);
+    controller.abort();
+    await waits[1].catch(() => 0);
+    setTimeout(() => pool.destroy(), 100).unref();
+    const ends = await settled;
+    console.log(ends.map((end) => end.status).join());`);
+  assert.deepEqual([output, status, signal], ['rejected,rejected,rejected\n', 0, null]);
 });
