@@ -26,3 +26,21 @@ export function ceilPowerOfTwo(value: number): number {
 export function roundUp(value: number, multiple: number): number {
   return Math.ceil(value / multiple) * multiple;
 }
+
+const TypedArray = Object.getPrototypeOf(Int32Array.prototype) as object;
+const kindOf = getter(Symbol.toStringTag);
+const lengthOf = getter('length');
+
+function getter(key: 'length' | typeof Symbol.toStringTag): () => unknown {
+  // eslint-disable-next-line @typescript-eslint/unbound-method -- It is called with a receiver each time.
+  return Object.getOwnPropertyDescriptor(TypedArray, key)!.get!;
+}
+
+/**
+ * The length of a true typed array of this kind, 0 if its buffer is detached; -1 for anything else: a proxy, an object
+ * with a borrowed prototype, an array of another kind. Runs no code of the array: reads and writes of its elements below
+ * this length run none either, whatever a subclass overrides.
+ */
+export function typedArrayLength(kind: 'Int32Array' | 'Float64Array', value: unknown): number {
+  return Reflect.apply(kindOf, value, []) === kind ? (Reflect.apply(lengthOf, value, []) as number) : -1;
+}

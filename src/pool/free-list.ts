@@ -8,6 +8,8 @@ export const ALLOCATED = -2;
 export const QUARANTINED = -3;
 /** Word of a block whose page was given back. */
 export const ABSENT = -4;
+/** Word of a block that a bulk call in progress has: counted as out, in nobody's hands. -5 is taken, see NEVER. */
+export const RESERVED = -6;
 
 /** For {@link ListControl.setFewestOut}: more than can be out, so every free takes the slow path. */
 export const ALWAYS: number = 2 ** 30 - 1;

@@ -20,8 +20,8 @@
  * is inlined depends on how the caller looks when it is compiled, and half of all processes were unlucky.
  */
 import { DmaArgumentError } from '../errors.ts';
-import { checkInteger } from '../arguments.ts';
-import { ALLOCATED, ALWAYS, EMPTY, type ListControl } from './free-list.ts';
+import { checkInteger, typedArrayLength } from '../arguments.ts';
+import { ALLOCATED, ALWAYS, EMPTY, type ListControl, RESERVED } from './free-list.ts';
 import { type Gfp, NO_MEMORY, type SlowPath } from './slow-path.ts';
 
 /** In place of the mark while the list is held: no word ever has this value. */
@@ -38,9 +38,10 @@ const NO_SCRATCH = new Int32Array(0);
 
 /** How many of `array`: `count`, or all of them. */
 function bulkCount(argument: string, array: Int32Array, count: number | undefined): number {
-  if (!(array instanceof Int32Array)) throw new DmaArgumentError(argument, array, 'an Int32Array');
-  if (count === undefined) return array.length;
-  checkInteger('count', count, 0, array.length);
+  const length = typedArrayLength('Int32Array', array);
+  if (length < 0) throw new DmaArgumentError(argument, array, 'an Int32Array');
+  if (count === undefined) return length;
+  checkInteger('count', count, 0, length);
   return count;
 }
 
@@ -388,14 +389,51 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     const taken = this.borrowScratch(count);
     let got = 0;
     let last = 0;
+    let done = false;
     try {
-      while (got < count && (last = this.#takeSlowly(gfp)) >= 0) taken[got++] = last;
-      if (got === count) into.set(count === taken.length ? taken : taken.subarray(0, count));
+      while (got < count && (last = this.#takeSlowly(gfp)) >= 0) {
+        this.#reserveWord(last);
+        taken[got++] = last;
+      }
+      if (got < count) return last;
+      if (typedArrayLength('Int32Array', into) < count) {
+        throw new DmaArgumentError(
+          'into',
+          into,
+          `an Int32Array that keeps its ${String(count)} elements during the call`,
+        );
+      }
+      for (let i = 0; i < count; i++) {
+        into[i] = taken[i]!;
+        this.#words[taken[i]!] = this.#ownMark;
+      }
+      done = true;
+      return 0;
     } finally {
-      if (got < count) this.#undoBulk(taken, got, mostOut);
+      if (!done) this.#undoBulk(taken, got, mostOut);
       this.returnScratch(taken);
     }
-    return Math.min(last, 0);
+  }
+
+  /**
+   * Hides a block that a bulk call in progress has. While its word is RESERVED, other calls, which the log or the
+   * memory source may make in between, can't free it or trim its page; the word is another one afterwards only if the
+   * pool has ended and the page went.
+   *
+   * In a shared pool the word keeps the worker's mark: the other workers recover the block by it, should this one die.
+   */
+  #reserveWord(index: number): void {
+    if (this.#ownMark === ALLOCATED) this.#words[index] = RESERVED;
+  }
+
+  /** Gives a block back for a bulk call that has it. */
+  #giveReserved(index: number): void {
+    if (this.#ownMark === ALLOCATED) {
+      // The pool ended meanwhile and the page went: there is nothing to give.
+      if (this.#words[index] !== RESERVED) return;
+      this.#words[index] = ALLOCATED;
+    }
+    this.#giveSlowly(index);
   }
 
   #giveSlowly(index: number): void {
@@ -405,10 +443,14 @@ export abstract class HotPath<B extends Indexed = Indexed> {
 
   // The last one first, so that the list is as it was; and as if they had never been out.
   #undoBulk(taken: Int32Array, count: number, mostOut: number): void {
-    for (let i = count - 1; i >= 0; i--) this.#giveSlowly(taken[i]!);
-    this.#uncount(count);
-    this.#frees = (this.#frees - count) & COUNT_MASK;
-    this.#mostOut = Math.max(mostOut, this.#out());
+    try {
+      for (let i = count - 1; i >= 0; i--) this.#giveReserved(taken[i]!);
+    } finally {
+      // The last block of a destroyed pool takes its memory along, and the source may throw.
+      this.#uncount(count);
+      this.#frees = (this.#frees - count) & COUNT_MASK;
+      this.#mostOut = Math.max(mostOut, this.#out());
+    }
   }
 
   /**
@@ -440,39 +482,46 @@ export abstract class HotPath<B extends Indexed = Indexed> {
       words[index] = head;
       head = index;
     }
-    if (freed < count) throw this.#refuseFrees(from, freed);
+    if (freed < count) throw this.#refuseFrees(head, from[freed]!);
     this.#head = head;
     if (out > this.#mostOut) this.#mostOut = out;
     this.#frees = (this.#frees + count) & COUNT_MASK;
   }
 
-  /** The error for `from[freed]`; those before it are as they were again. */
-  #refuseFrees(from: Int32Array, freed: number): Error {
+  /** The error for `refused`; the blocks from `head` to the head of the list are as they were again. */
+  #refuseFrees(head: number, refused: number): Error {
     // The error first: it tells what the word says, and undoing may change just that one.
-    const error = this.#slow.badFree(from[freed]!);
-    // `head` is not stored yet, so marking the blocks again is all there is to undo.
-    for (let i = 0; i < freed; i++) this.#words[from[i]!] = this.#mark;
+    const error = this.#slow.badFree(refused);
+    // `head` is not stored yet, so marking the blocks again is all there is to undo. The words say which they are: the
+    // array may lie in shared memory, and another thread may have written to it since.
+    const words = this.#words;
+    for (let index = head; index !== this.#head;) {
+      const next = words[index]!;
+      words[index] = this.#mark;
+      index = next;
+    }
     return error;
   }
 
   // Checks all before it frees any: freeing may poison a block or hand it to a waiter, which can't be undone.
   #giveBulkSlowly(from: Int32Array, count: number): void {
-    const words = this.#words;
-    for (let i = 0; i < count; i++) {
-      const index = from[i]!;
-      if (words[index] !== this.#ownMark) {
-        const error = this.#slow.badFree(index);
-        for (let k = 0; k < i; k++) words[from[k]!] = this.#ownMark;
-        throw error;
-      }
-      // So that a second mention of the same block is seen.
-      words[index] = EMPTY;
-    }
-    for (let i = 0; i < count; i++) words[from[i]!] = this.#ownMark;
     const going = this.borrowScratch(count);
     try {
-      going.set(count === from.length ? from : from.subarray(0, count));
-      for (let i = 0; i < count; i++) this.#giveSlowly(going[i]!);
+      for (let i = 0; i < count; i++) going[i] = from[i]!;
+      const words = this.#words;
+      const own = this.#ownMark;
+      for (let i = 0; i < count; i++) {
+        const index = going[i]!;
+        if (words[index] !== own) {
+          const error = this.#slow.badFree(index);
+          for (let k = 0; k < i; k++) words[going[k]!] = own;
+          throw error;
+        }
+        // So that a second mention of the same block is seen.
+        words[index] = own === ALLOCATED ? RESERVED : EMPTY;
+      }
+      if (own !== ALLOCATED) for (let i = 0; i < count; i++) words[going[i]!] = own;
+      for (let i = 0; i < count; i++) this.#giveReserved(going[i]!);
     } finally {
       this.returnScratch(going);
     }

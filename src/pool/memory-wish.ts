@@ -5,6 +5,8 @@ export class MemoryWish {
   readonly #memory: CoherentAllocator;
   readonly #granted: () => void;
   #takeBack: (() => void) | null = null;
+  /** The source is being called: it may call the pool, which may want to make the same wish. */
+  #making = false;
 
   /** @param granted Called when memory came back; the wish is over then. */
   constructor(memory: CoherentAllocator, granted: () => void) {
@@ -12,18 +14,30 @@ export class MemoryWish {
     this.#granted = granted;
   }
 
-  /** Makes the wish, if it is not made yet and the source knows wishes. Throws what the source throws. */
-  make(): void {
-    if (this.#takeBack !== null) return;
+  /**
+   * Makes the wish, if it is not made yet and the source knows wishes. Throws what the source throws.
+   *
+   * @returns True if the source granted it at once: it is over then.
+   */
+  make(): boolean {
+    if (this.#takeBack !== null || this.#making) return false;
     let over = false;
-    const takeBack =
-      this.#memory.onceAvailable?.(() => {
-        over = true;
-        this.#takeBack = null;
-        this.#granted();
-      }) ?? null;
-    // A source may grant it at once.
+    let takeBack: (() => void) | null = null;
+    this.#making = true;
+    try {
+      takeBack =
+        this.#memory.onceAvailable?.(() => {
+          // A source may call twice.
+          if (over) return;
+          over = true;
+          this.#takeBack = null;
+          this.#granted();
+        }) ?? null;
+    } finally {
+      this.#making = false;
+    }
     if (!over) this.#takeBack = takeBack;
+    return over;
   }
 
   /** Takes it back. What the source throws then is its own trouble: a free or a destroy is no place to report it. */

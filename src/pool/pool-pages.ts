@@ -54,11 +54,13 @@ export class PoolPages {
 
   /** Adds a page. Changes nothing when it throws. @throws {@link DmaSourceError} when the pool has a page there. */
   add(memory: CoherentMemory): number {
-    if (this.#index.slotAt(memory.dma) >= 0) {
-      throw new DmaSourceError(`${this.#owner}: the memory source gave ${hex(memory.dma)}, where the pool has a page`);
+    // Read once, and before anything else: the memory is the source's object, and a getter of it may call the pool.
+    const { dma } = memory;
+    if (this.#index.slotAt(dma) >= 0) {
+      throw new DmaSourceError(`${this.#owner}: the memory source gave ${hex(dma)}, where the pool has a page`);
     }
     const slot = this.nextSlot;
-    this.#index.add(slot, memory.dma);
+    this.#index.add(slot, dma);
     this.#memory[slot] = memory;
     if (this.#freeSlots.length > 0) this.#freeSlots.pop();
     return slot;
@@ -87,6 +89,11 @@ export class PoolPages {
   /** Memory of the pages, in the order of their slots, of which none is free. */
   memories(): CoherentMemory[] {
     return this.#memory.map((memory) => memory!);
+  }
+
+  /** True if the page in `slot` is this memory. */
+  holds(slot: number, memory: CoherentMemory): boolean {
+    return this.#memory[slot] === memory;
   }
 
   /** How many of a page's blocks were ever on the list: they are its first ones. */
@@ -136,8 +143,14 @@ export class PoolPages {
 
   /** A view of a whole page, always the same one. */
   viewOf(slot: number): Bytes {
-    const { buffer, byteOffset } = this.#memory[slot]!;
-    return (this.#views[slot] ??= new Uint8Array(buffer, byteOffset, this.#geometry.allocation));
+    const known = this.#views[slot];
+    if (known !== undefined) return known;
+    const memory = this.#memory[slot]!;
+    const { buffer, byteOffset } = memory;
+    const view = new Uint8Array(buffer, byteOffset, this.#geometry.allocation);
+    // Unless a getter of the source's object had the page given back.
+    if (this.#memory[slot] === memory) this.#views[slot] = view;
+    return view;
   }
 
   /** Fills a block that lies in a page. */

@@ -1,8 +1,9 @@
-import { checkInteger } from '../arguments.ts';
+import { checkInteger, typedArrayLength } from '../arguments.ts';
 import { Device } from '../device/device.ts';
 import { NUMA_NO_NODE } from '../device/mask.ts';
 import type { DmaError } from '../errors.ts';
 import { DmaArgumentError, DmaBlockError, DmaSharingError, hex } from '../errors.ts';
+import { QUARANTINED } from './free-list.ts';
 import { HotPath, MAX_BLOCKS, openList } from './hot-path.ts';
 import { type DmaBlock, isBlock, makeBlock } from './block.ts';
 import { type DebugBook, LocalBook } from './debug-book.ts';
@@ -21,6 +22,9 @@ import type { PoolStore, Sharing } from './pool-store.ts';
 import { UnsharedStore } from './unshared-store.ts';
 import type { WaitOptions } from './wait-queue.ts';
 import type { Wording } from './wording.ts';
+
+/** Proves that a pool is made by this file: in JavaScript the private constructor is as public as any. */
+const INSIDE = Symbol('inside');
 
 /** Block objects made in one go. */
 const MADE_AT_ONCE = 64;
@@ -79,6 +83,7 @@ export class DmaPool<N extends string = string>
   readonly maxBlocks: number;
 
   private constructor(
+    inside: typeof INSIDE,
     name: N,
     device: Device,
     geometry: PoolGeometry,
@@ -87,6 +92,13 @@ export class DmaPool<N extends string = string>
     modes: PoolModes,
   ) {
     super(new Int32Array(0));
+    if (inside !== INSIDE) {
+      throw new DmaArgumentError(
+        'new DmaPool',
+        inside,
+        'DmaPool.create(), DmaPool.createManaged() or DmaPool.attach()',
+      );
+    }
     this.#modes = modes;
     this.name = name;
     this.device = device;
@@ -104,7 +116,7 @@ export class DmaPool<N extends string = string>
     checkBoolean('initOnAlloc', initOnAlloc);
     checkBoolean('initOnFree', initOnFree);
     const modes: PoolModes = { debug: debugOptions(debugWanted), initOnAlloc, initOnFree, wording };
-    const pool = new DmaPool(name, device, geometry, node, maxBlocks, modes);
+    const pool = new DmaPool(INSIDE, name, device, geometry, node, maxBlocks, modes);
     const list = openList(pool);
     const onGone = (): void => {
       forgetAtExit(pool);
@@ -177,15 +189,24 @@ export class DmaPool<N extends string = string>
       );
     }
     if (this.#store.gone) return this.#store.badFree(index);
-    const now =
-      this.#book === null
-        ? ''
-        : ` (handle of generation ${String(generation)}, now ${String(this.#book.generationOf(index))})`;
     return new DmaBlockError(
       'ERR_DMAPOOL_STALE_BLOCK',
       `${where}: this handle of block ${String(index)} is not the current one: ` +
-        `the block was freed or its page given back since${now}${this.#store.history(index)}`,
+        `${this.#whatHappened(index, generation)}${this.#store.history(index)}`,
     );
+  }
+
+  /** How a handle of block `index` came to be an old one. */
+  #whatHappened(index: number, generation: number): string {
+    const word = openList(this).word(index);
+    if (word === QUARANTINED) {
+      return 'the block was freed, was written to while it was free, and is in quarantine: nobody gets it any more';
+    }
+    const now = this.#book?.generationOf(index) ?? generation;
+    if (now !== generation) {
+      return `the block was freed and handed out again since (handle of generation ${String(generation)}, now ${String(now)})`;
+    }
+    return 'the block was freed and its page was given back since';
   }
 
   /** True while `block` is this pool's, handed out, and the handle is the current one. */
@@ -228,7 +249,8 @@ export class DmaPool<N extends string = string>
     try {
       for (let i = 0; i < count; i++) into[i] = this.objectOf(taken[i]!);
     } catch {
-      this.freeIndexBulk(taken, count);
+      // One by one: the array may be a proxy whose code has freed some.
+      for (let i = 0; i < count; i++) if (this.isAllocated(taken[i]!)) this.freeIndex(taken[i]!);
       throw new DmaArgumentError('into', into, 'an array that can be written to');
     }
   }
@@ -399,7 +421,7 @@ export class DmaPool<N extends string = string>
   static attach<N extends string = string>(handle: SharedPoolHandle, options: AttachOptions = {}): DmaPool<N> {
     const attached = openHandle(handle, options);
     const { name, node, maxBlocks } = attached.handle;
-    const pool = new DmaPool(name as N, attached.device, attached.geometry, node, maxBlocks, attached.handle);
+    const pool = new DmaPool(INSIDE, name as N, attached.device, attached.geometry, node, maxBlocks, attached.handle);
     const store = attachStore(attached, openList(pool));
     pool.#store = store;
     pool.#book = store.book;
@@ -461,10 +483,10 @@ export class DmaPool<N extends string = string>
   /**
    * {@link transferIndex} for many: puts a ticket for each of `from[0..count)` into `tickets`. All of them, or none.
    */
-  transferIndexBulk(from: Int32Array, tickets: Float64Array, count: number = from.length): void {
+  transferIndexBulk(from: Int32Array, tickets: Float64Array, count?: number): void {
     const sharing = this.#sharing;
-    checkTickets(tickets, from, count);
-    for (let i = 0; i < count; i++) {
+    const going = ticketCount(tickets, from, count, 'indices');
+    for (let i = 0; i < going; i++) {
       try {
         tickets[i] = sharing.transfer(from[i]!);
       } catch (error) {
@@ -476,10 +498,9 @@ export class DmaPool<N extends string = string>
   }
 
   /** {@link acceptIndex} for many: takes all of `tickets[0..count)` and puts their indices into `into`, or none. */
-  acceptIndexBulk(tickets: Float64Array, into: Int32Array, count: number = tickets.length): void {
+  acceptIndexBulk(tickets: Float64Array, into: Int32Array, count?: number): void {
     const sharing = this.#sharing;
-    checkTickets(tickets, into, count);
-    sharing.acceptAll(tickets, into, count);
+    sharing.acceptAll(tickets, into, ticketCount(tickets, into, count, 'tickets'));
   }
 
   /**
@@ -560,6 +581,12 @@ export class DmaPool<N extends string = string>
     this.#store.destroy();
   }
 
+  /** Pages that {@link trim} would give back, of the first `most` pages. @internal */
+  idlePages(most: number): number {
+    const store = this.#store;
+    return store instanceof UnsharedStore ? store.idlePages(most) : 0;
+  }
+
   /** Reports what is still out; called when the process ends. @internal */
   reportLeaks(): void {
     if (this.counts().active > 0) {
@@ -585,10 +612,20 @@ function checkBulk(argument: string, array: readonly unknown[], count: number | 
   return count;
 }
 
-function checkTickets(tickets: Float64Array, indices: Int32Array, count: number): void {
-  if (!(tickets instanceof Float64Array)) throw new DmaArgumentError('tickets', tickets, 'a Float64Array');
-  if (!(indices instanceof Int32Array)) throw new DmaArgumentError('indices', indices, 'an Int32Array');
-  checkInteger('count', count, 0, Math.min(tickets.length, indices.length));
+/** How many of both arrays: `count`, or all of the one that `whole` names. */
+function ticketCount(
+  tickets: Float64Array,
+  indices: Int32Array,
+  count: number | undefined,
+  whole: 'tickets' | 'indices',
+): number {
+  const ticketRoom = typedArrayLength('Float64Array', tickets);
+  if (ticketRoom < 0) throw new DmaArgumentError('tickets', tickets, 'a Float64Array');
+  const indexRoom = typedArrayLength('Int32Array', indices);
+  if (indexRoom < 0) throw new DmaArgumentError('indices', indices, 'an Int32Array');
+  const wanted = count ?? (whole === 'tickets' ? ticketRoom : indexRoom);
+  checkInteger('count', wanted, 0, Math.min(ticketRoom, indexRoom));
+  return wanted;
 }
 
 function checkBoolean(argument: string, value: unknown): void {

@@ -9,11 +9,13 @@ export interface RefusalContext {
   readonly mask: number;
   readonly maxBlocks: number;
   readonly counts: PoolCounts;
+  /** Which other pools could give memory back to the source, as a clause that begins with a separator. Default: empty. */
+  readonly idle?: string;
 }
 
 /** The error for `count` blocks that could not be had. */
 export function refusalError(refusal: number, count: number, context: RefusalContext): DmaOutOfMemoryError {
-  const { label, source, allocation, mask, maxBlocks, counts } = context;
+  const { label, source, allocation, mask, maxBlocks, counts, idle = '' } = context;
   const { active, blocks, pages } = counts;
   const wanted = count === 1 ? 'a block' : `${String(count)} blocks`;
   const state = `${String(active)} of ${String(blocks)} blocks on ${String(pages)} pages are out`;
@@ -34,7 +36,7 @@ export function refusalError(refusal: number, count: number, context: RefusalCon
       return new DmaOutOfMemoryError(
         'ERR_DMAPOOL_NO_MEMORY',
         `${label}: memory source ${source} has no ${String(allocation)} bytes left below the mask ${hex(mask)} ` +
-          `(${state}); free some, raise the source's limit, or use allocWait()`,
+          `(${state})${idle}; free some, raise the source's limit, or use allocWait()`,
       );
   }
 }

@@ -6,8 +6,13 @@
  * for the hot one), and short enough that a large page neither holds up one call nor fills tables with what is never
  * used.
  *
- * The memory source, the device's log and those who wait are the user's code, and may call the pool back from wherever
- * they are called. So all state is settled before each such call, and looked at afresh after it.
+ * The memory source, the device's log and the signals of waiters are the user's code and may call the pool again from
+ * wherever they are called. Three rules make every such call safe:
+ *
+ * - All state is settled before the user's code runs, and read again afterwards.
+ * - No slot number outlives a call of the user's code, for the page there may be another one by then. A call that must
+ *   know its pages afterwards keeps them in an {@link Intake}, which pages leave when they leave the pool.
+ * - A block that a call has taken and nobody has yet is QUARANTINED or RESERVED, so nobody else can free it.
  */
 import { checkInteger } from '../arguments.ts';
 import type { Device } from '../device/device.ts';
@@ -18,16 +23,19 @@ import {
   type DmaError,
   type DmaOutOfMemoryError,
   DmaSharingError,
+  DmaSourceError,
   hex,
 } from '../errors.ts';
 import type { CoherentMemory } from '../memory/coherent.ts';
 import { FreshBlocks } from './fresh-blocks.ts';
 import type { PoolGeometry } from './geometry.ts';
 import { type BlockHooks, listBlocks } from './hooks.ts';
-import { ABSENT, ALLOCATED, EMPTY, type ListControl, QUARANTINED } from './free-list.ts';
+import { ABSENT, ALLOCATED, EMPTY, type ListControl, QUARANTINED, RESERVED } from './free-list.ts';
 import { MAX_BLOCKS } from './hot-path.ts';
+import { Intake } from './intake.ts';
 import { MemoryWish } from './memory-wish.ts';
 import { PoolPages } from './pool-pages.ts';
+import { idlePagesElsewhere } from './pools-attribute.ts';
 import type { PoolStore } from './pool-store.ts';
 import { refusalError } from './refusal.ts';
 import {
@@ -80,6 +88,10 @@ export class UnsharedStore implements PoolStore {
   #state: State = 'open';
   readonly #wish: MemoryWish;
   #forgetReclaim: (() => void) | null = null;
+  /** Of the calls in progress that open pages. */
+  readonly #intakes = new Set<Intake>();
+  /** Calls of the user's code in progress, each made in the middle of an operation. */
+  #callsOut = 0;
 
   #quarantined = 0;
   #corrupted = 0;
@@ -112,6 +124,16 @@ export class UnsharedStore implements PoolStore {
     return this.#state === 'gone';
   }
 
+  /** Calls the user's code in the middle of an operation. */
+  #callOut<T>(action: () => T): T {
+    this.#callsOut++;
+    try {
+      return action();
+    } finally {
+      this.#callsOut--;
+    }
+  }
+
   // ---- allocating
 
   refill(gfp: Gfp): number {
@@ -133,7 +155,7 @@ export class UnsharedStore implements PoolStore {
         if (!this.#roomForMore()) return AT_LIMIT;
         if (gfp === 'atomic') return NO_PAGE_ALLOWED;
         const opened = this.#openPage();
-        // Who waits comes before who asks now.
+        // Serve queued waiters first.
         if (opened >= 0) this.#serveWaiters();
         // A source under pressure may have freed blocks of this very pool before it gave up.
         else if (this.#list.out === this.#list.owned && this.#fresh.count === 0) return opened;
@@ -198,7 +220,9 @@ export class UnsharedStore implements PoolStore {
       this.#corrupted++;
       this.#list.uncount(1);
       this.#quarantine(index, 1);
-      this.#device.report('error', `${this.#options.name} corrupted`, trouble);
+      this.#callOut(() => {
+        this.#device.report('error', `${this.#options.name} corrupted`, trouble);
+      });
       if (hooks.quarantines || this.#state !== 'open' || this.#list.word(index) !== QUARANTINED) return false;
       this.#quarantine(index, -1);
       this.#list.uncount(-1);
@@ -223,20 +247,22 @@ export class UnsharedStore implements PoolStore {
   #provide(count: number, gfp: Gfp): Refusal | 0 {
     checkGfp(gfp);
     this.#checkOpen();
-    const opened: number[] = [];
+    const intake = this.#beginIntake(Math.ceil(count / this.#perPage));
+    let goesOn = true;
     try {
       for (;;) {
         const { out, owned } = this.#list;
         const missing = count - (owned - out);
         if (missing <= Math.min(this.#fresh.count, this.#maxBlocks - owned)) {
-          opened.length = 0;
+          intake.slots.clear();
           return 0;
         }
         if (missing > this.#maxBlocks - owned) return AT_LIMIT;
         if (gfp === 'atomic') return NO_PAGE_ALLOWED;
+        if (!goesOn) return NO_MEMORY;
         const slot = this.#openPage();
         if (slot >= 0) {
-          opened.push(slot);
+          goesOn = intake.opened(slot, this.pages.count);
           this.#serveWaiters();
           this.#checkOpen();
         } else if (count - (this.#list.owned - this.#list.out) >= missing) {
@@ -245,11 +271,21 @@ export class UnsharedStore implements PoolStore {
         }
       }
     } finally {
-      const untouched = opened.filter(
-        (slot) => this.pages.has(slot * this.#perPage) && this.pages.carvedOf(slot) === 0,
-      );
-      this.#giveBack(untouched, () => undefined);
+      this.#endIntake(intake);
     }
+  }
+
+  #beginIntake(needed: number): Intake {
+    const intake = new Intake(this.pages.count, needed);
+    this.#intakes.add(intake);
+    return intake;
+  }
+
+  /** Gives back what is left in the intake, except for pages of which blocks were handed out meanwhile. */
+  #endIntake(intake: Intake): void {
+    this.#intakes.delete(intake);
+    const untouched = [...intake.slots].filter((slot) => this.pages.carvedOf(slot) === 0);
+    this.#giveBack(untouched, () => undefined);
   }
 
   refused(refusal: number, count = 1): DmaOutOfMemoryError {
@@ -260,27 +296,46 @@ export class UnsharedStore implements PoolStore {
       mask: this.#device.dmaMask,
       maxBlocks: this.#maxBlocks,
       counts: this.account(),
+      idle: refusal === NO_MEMORY ? idlePagesElsewhere(this.#device.memory, this.#options.name, this.#device) : '',
     });
   }
 
-  /** Takes a page from the source; its slot, or a refusal. */
+  /** Takes a page from the source; its slot, or a refusal. No code of the user's runs after the page is known to be there. */
   #openPage(): number {
-    if ((this.pages.nextSlot + 1) * this.#perPage > MAX_BLOCKS) return AT_LIMIT;
+    if (this.#outOfSlots()) return AT_LIMIT;
     const { geometry, node } = this.#options;
-    const memory = this.#device.allocCoherent(geometry.allocation, node);
+    const memory = this.#callOut(() => this.#device.allocCoherent(geometry.allocation, node));
     if (memory === null) return NO_MEMORY;
     // The source may have called the pool meanwhile.
-    if (this.#state !== 'open') {
+    if (this.#state !== 'open' || this.#outOfSlots()) {
       this.#device.freeCoherent(memory);
       this.#checkOpen();
+      return AT_LIMIT;
     }
-    // If this throws, the memory is one that the pool has already: not to be given back.
-    const slot = this.pages.add(memory);
+    const slot = this.#addPage(memory);
+    if (slot < 0) return slot;
     const first = slot * this.#perPage;
     this.#list.words.fill(EMPTY, first, first + this.#perPage);
     this.#fresh.add(slot, this.#perPage);
-    this.#hooks?.pageOpened(slot);
-    return slot;
+    // The memory is the source's object; looking at it may run its code.
+    this.#callOut(() => this.#hooks?.pageOpened(slot));
+    return this.pages.holds(slot, memory) ? slot : NO_MEMORY;
+  }
+
+  #outOfSlots(): boolean {
+    return (this.pages.nextSlot + 1) * this.#perPage > MAX_BLOCKS;
+  }
+
+  #addPage(memory: CoherentMemory): number {
+    try {
+      // If this throws a DmaSourceError, the memory is one that the pool has already: not to be given back.
+      return this.pages.add(memory);
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+      // The engine has no larger table of pages.
+      this.#device.freeCoherent(memory);
+      return NO_MEMORY;
+    }
   }
 
   // ---- freeing
@@ -295,10 +350,19 @@ export class UnsharedStore implements PoolStore {
     }
     // From hand to hand: it never becomes free, so nobody can take it in between.
     this.#list.passOn();
-    if (this.#dress(index)) this.#waiters.deliver(index);
     // Quarantined instead: that may have made room for another one.
-    else this.#tryAgain();
+    if (!this.#handOver(index)) this.#tryAgain();
     this.#settleWaiters();
+  }
+
+  /** Gives a block that was just taken to the first waiter. False if it was quarantined instead. */
+  #handOver(index: number): boolean {
+    if (!this.#dress(index)) return false;
+    if (this.#waiters.deliver(index)) return true;
+    // All waits ended in between.
+    this.#hooks?.freed(index);
+    this.#list.push(index);
+    return true;
   }
 
   badFree(index: number): DmaError {
@@ -323,7 +387,7 @@ export class UnsharedStore implements PoolStore {
 
   // ---- waiting
 
-  /** Waits for a block; `wrap` makes of its index what the caller gets, and does not throw. */
+  /** Waits for a block; `wrap` makes of its index what the caller gets. */
   wait<T>(wrap: (index: number) => T, options: WaitOptions): Promise<T> {
     try {
       const checked = checkWaitOptions(options);
@@ -350,11 +414,20 @@ export class UnsharedStore implements PoolStore {
     }
   }
 
-  /** Hears of the next memory that comes back to the source, from this pool or any other. */
+  /** Subscribes to the next "memory available" event of the source. */
   #wishForMemory(): void {
-    if (this.#waiters.length === 0 || !this.#roomForMore()) return;
     try {
-      this.#wish.make();
+      // Each round but the last lowers the number of waiters, so the loop ends.
+      while (this.#waiters.length > 0 && this.#roomForMore()) {
+        const before = this.#waiters.length;
+        const granted = this.#callOut(() => this.#wish.make());
+        if (!granted) return;
+        if (this.#waiters.length >= before) {
+          throw new DmaSourceError(
+            `${this.#label}: memory source ${this.#device.memory.name} says at once that memory came back, and gives none`,
+          );
+        }
+      }
     } catch (error) {
       this.#waiters.failAll(error);
       this.#settleWaiters();
@@ -379,7 +452,7 @@ export class UnsharedStore implements PoolStore {
     while (this.#waiters.length > 0 && this.#state === 'open') {
       const index = this.#next();
       if (index < 0) break;
-      if (this.#dress(index)) this.#waiters.deliver(index);
+      this.#handOver(index);
     }
     this.#settleWaiters();
   }
@@ -387,8 +460,11 @@ export class UnsharedStore implements PoolStore {
   /** When nobody waits any more, the list goes back to the hot path. */
   #settleWaiters(): void {
     if (this.#waiters.length > 0) return;
-    this.#wish.forget();
+    // The list first: the source may call the pool when the wish is taken back, and somebody may wait again afterwards.
     if (this.#state === 'open' && this.#hooks === null) this.#list.release();
+    this.#callOut(() => {
+      this.#wish.forget();
+    });
   }
 
   // ---- pages
@@ -408,12 +484,21 @@ export class UnsharedStore implements PoolStore {
     return idle.length;
   }
 
+  /** Pages that {@link trim} would give back, of the first `most` pages. */
+  idlePages(most: number): number {
+    if (this.#state !== 'open') return 0;
+    return this.pages
+      .slots()
+      .slice(0, most)
+      .filter((slot) => this.#isIdle(slot)).length;
+  }
+
   #isIdle(slot: number): boolean {
     const { words } = this.#list;
     const first = slot * this.#perPage;
     for (let index = first; index < first + this.pages.carvedOf(slot); index++) {
       const word = words[index];
-      if (word === ALLOCATED || word === QUARANTINED) return false;
+      if (word === ALLOCATED || word === QUARANTINED || word === RESERVED) return false;
     }
     return true;
   }
@@ -421,6 +506,7 @@ export class UnsharedStore implements PoolStore {
   /** Everything of ours first, the source last. What it throws is thrown after all pages went, or left to `onError`. */
   #giveBack(slots: readonly number[], onError: (error: unknown) => void = rethrow): void {
     if (slots.length === 0) return;
+    for (const intake of this.#intakes) intake.left(slots);
     const going = new Set(slots);
     this.#list.filter((index) => !going.has(this.pages.slotOf(index)));
     this.#fresh.remove(going, (slot) => this.#perPage - this.pages.carvedOf(slot));
@@ -456,8 +542,9 @@ export class UnsharedStore implements PoolStore {
     this.#list.hold();
     this.#waiters.failAll(new DmaDestroyedError(`${this.#label} was destroyed`));
     this.#settleWaiters();
-    const out = this.#indicesOut();
-    if (out.length === 0) {
+    // The source may have freed the last block meanwhile.
+    if (this.gone) return;
+    if (this.#indicesOut().length === 0) {
       this.#giveBackAll();
       return;
     }
@@ -475,43 +562,62 @@ export class UnsharedStore implements PoolStore {
       failure = error;
     });
     const { name, wording } = this.#options;
-    this.#device.report('error', `${name} busy`, busyMessage(wording, name, this.holders(out)));
+    if (!this.gone) this.#device.report('error', `${name} busy`, busyMessage(wording, name, this.holders()));
     if (failed) throw failure;
   }
 
   // ---- becoming a shared pool
 
   /**
-   * Takes pages until there are `count`, in slots without a gap, and gives up its memory to who shares the pool.
-   * Changes nothing when it throws.
+   * Takes pages until there are `count`, in slots without a gap, and gives up its memory to the shared pool. Changes
+   * nothing when it throws.
+   *
+   * @param prepare Does, while the pool is still its own, all that may fail or that calls the memory source.
+   * @returns The memory; how many of the pages, the first ones, may have blocks in use; what `prepare` returned.
    */
-  surrender(count: number): { memories: CoherentMemory[]; added: number[] } {
+  surrender<T>(
+    count: number,
+    prepare: (memories: readonly CoherentMemory[]) => T,
+  ): { memories: readonly CoherentMemory[]; opened: number; prepared: T } {
     this.#checkOpen();
-    if (this.#waiters.length > 0) {
-      throw new DmaSharingError(
-        'ERR_DMAPOOL_NOT_SHAREABLE',
-        `${this.#label}: somebody waits for a block; share it before`,
-      );
+    // A call in the middle of its work would go on with pages that are no longer this store's.
+    if (this.#callsOut > 0) {
+      throw this.#notShareable('share() was called by its memory source or log in the middle of another call');
     }
-    const opened: number[] = [];
+    this.#checkNobodyWaits();
+    const intake = this.#beginIntake(count);
+    let goesOn = true;
     try {
       while (this.pages.count < Math.max(count, this.pages.limit / this.#perPage)) {
-        const slot = this.#openPage();
+        const slot = goesOn ? this.#openPage() : NO_MEMORY;
+        this.#checkOpen();
         if (slot < 0) throw this.refused(slot);
-        opened.push(slot);
+        goesOn = intake.opened(slot, this.pages.count);
       }
-    } catch (error) {
-      this.#giveBack(opened, () => undefined);
-      throw error;
+      const memories = this.pages.memories();
+      const prepared = this.#callOut(() => prepare(memories));
+      this.#checkOpen();
+      this.#checkNobodyWaits();
+      if (memories.length !== this.pages.count || !memories.every((memory, slot) => this.pages.holds(slot, memory))) {
+        throw this.#notShareable('its pages changed while it was shared');
+      }
+      // From here on no code of the user's runs.
+      let opened = memories.length;
+      while (opened > 0 && intake.slots.has(opened - 1) && this.pages.carvedOf(opened - 1) === 0) opened--;
+      intake.slots.clear();
+      this.#state = 'gone';
+      return { memories, opened, prepared };
+    } finally {
+      this.#endIntake(intake);
     }
-    this.#state = 'gone';
-    return { memories: this.pages.memories(), added: opened };
   }
 
-  /** The pool could not be shared after all: it goes on as before, without the pages that were added. */
-  resume(added: readonly number[]): void {
-    this.#state = 'open';
-    this.#giveBack(added);
+  #checkNobodyWaits(): void {
+    if (this.#waiters.length > 0) throw this.#notShareable('somebody waits for a block; share it before');
+  }
+
+  #notShareable(why: string): DmaSharingError {
+    return new DmaSharingError('ERR_DMAPOOL_NOT_SHAREABLE', `${this.#label}: ${why}`);
   }
 
   /** Gives surrendered memory back to the source. */

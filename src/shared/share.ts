@@ -101,33 +101,20 @@ export function shareStore(pool: Shareable, options: ShareOptions): SharedStore 
   const mostMagazine = options.magazine ?? Math.max(magazine, Math.min(MOST_MAGAZINE, maxBlocks));
   checkInteger('magazine', magazine, 2, MOST_MAGAZINE);
   const perPage = geometry.blocksPerPage;
-  const opened = store.pages.limit / perPage;
-  const { memories, added } = store.surrender(Math.ceil(maxBlocks / perPage));
-  const known: (ArrayBuffer | SharedArrayBuffer)[] = [];
-  const buffers: (SharedArrayBuffer | SharedRegion)[] = [];
-  const table = new Float64Array(memories.length * PER_PAGE_ENTRY);
-  try {
-    for (const [page, { dma, buffer, byteOffset }] of memories.entries()) {
-      let at = known.indexOf(buffer);
-      if (at < 0) {
-        at = known.push(buffer) - 1;
-        buffers.push(buffer instanceof SharedArrayBuffer ? buffer : regionOf(label, device.memory, buffer));
-      }
-      table.set([dma, at, byteOffset], page * PER_PAGE_ENTRY);
-    }
-  } catch (error) {
-    store.resume(added);
-    throw error;
-  }
-  const control = createControl(maxBlocks, perPage, memories.length);
+  const { debug, initOnAlloc, initOnFree } = pool.modes;
+  // All that may fail, or that calls the memory source, comes before the pool gives up its memory.
+  const { memories, opened, prepared } = store.surrender(Math.ceil(maxBlocks / perPage), (pages) => {
+    const control = createControl(maxBlocks, perPage, pages.length);
+    const book = debug === null ? null : new SharedBook(control.words.length);
+    return { control, book, ...describePages(label, device.memory, pages) };
+  });
+  const { control, book, buffers, table } = prepared;
   fillControl(control, list, opened, perPage, maxBlocks);
   const { failures, waits, corrupted } = store.statistics();
   control.header[H_FAILURES] = failures;
   control.header[H_WAITS] = waits;
   control.header[H_CORRUPTED] = corrupted;
   new Workers(control.header).claim(currentThread());
-  const { debug, initOnAlloc, initOnFree } = pool.modes;
-  const book = debug === null ? null : new SharedBook(control.words.length);
   if (book !== null && pool.book !== null) {
     for (let index = 0; index < opened * perPage; index++) book.copy(index, pool.book);
   }
@@ -169,6 +156,26 @@ export function shareStore(pool: Shareable, options: ShareOptions): SharedStore 
       store.releaseAll(memories);
     },
   });
+}
+
+/** Where the pages are, as it stands in the handle. */
+function describePages(
+  label: string,
+  source: CoherentAllocator,
+  pages: readonly CoherentMemory[],
+): { buffers: (SharedArrayBuffer | SharedRegion)[]; table: Float64Array<ArrayBuffer> } {
+  const known: (ArrayBuffer | SharedArrayBuffer)[] = [];
+  const buffers: (SharedArrayBuffer | SharedRegion)[] = [];
+  const table = new Float64Array(pages.length * PER_PAGE_ENTRY);
+  for (const [page, { dma, buffer, byteOffset }] of pages.entries()) {
+    let at = known.indexOf(buffer);
+    if (at < 0) {
+      at = known.push(buffer) - 1;
+      buffers.push(buffer instanceof SharedArrayBuffer ? buffer : regionOf(label, source, buffer));
+    }
+    table.set([dma, at, byteOffset], page * PER_PAGE_ENTRY);
+  }
+  return { buffers, table };
 }
 
 /** How workers find memory that does not travel by itself. */

@@ -1,7 +1,7 @@
 /** Callers from JavaScript, whom the types do not bind: everything wrong is a typed error, and changes nothing. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Device, type DmaBlock, DmaPool, HeapMemory, PoolGeometry } from 'dmapool';
+import { type CoherentAllocator, Device, type DmaBlock, DmaPool, HeapMemory, PoolGeometry } from 'dmapool';
 import { rejectsCode, throwsCode } from '../support/errors.ts';
 
 const junk: unknown[] = [undefined, null, 5, 'text', true, Symbol('s'), 5n, {}, [], () => undefined];
@@ -155,4 +155,121 @@ test('reserving many pages, then failing, gives them back', () => {
   pool.reserve(200);
   assert.equal(pool.counts().pages, 201);
   pool.free(held);
+});
+
+/** An `Int32Array` of 4 behind a proxy that runs `hook` at each read or write of an element. */
+function proxied(hook: (key: string) => void): Int32Array {
+  return new Proxy(Int32Array.of(0, 1, 2, 3), {
+    get: (target, key) => {
+      if (typeof key === 'string' && /^\d/.test(key)) hook(key);
+      return Reflect.get(target, key, target) as unknown;
+    },
+    set: (target, key, value) => {
+      hook(String(key));
+      return Reflect.set(target, key, value, target);
+    },
+  });
+}
+
+test('index bulk calls take true arrays only, and what a false one throws loses nothing', () => {
+  const falseArrays: (() => Int32Array)[] = [
+    () =>
+      proxied((key) => {
+        if (key === '2') throw new Error('boom');
+      }),
+    () => Object.create(Int32Array.prototype) as Int32Array,
+    () => Object.setPrototypeOf(new Uint8Array(4), Int32Array.prototype) as Int32Array,
+    () => Object.setPrototypeOf({ length: 4 }, Int32Array.prototype) as Int32Array,
+  ];
+  for (const make of falseArrays) {
+    const pool = DmaPool.create('p', new Device({ name: 'x', memory: new HeapMemory() }), { size: 64, maxBlocks: 64 });
+    const held = new Int32Array(8);
+    pool.allocIndexBulk(held);
+    pool.freeIndexBulk(held.subarray(4));
+    refuse(() => {
+      pool.allocIndexBulk(make());
+    });
+    refuse(() => pool.tryAllocIndexBulk(make(), 4));
+    refuse(() => {
+      pool.freeIndexBulk(make());
+    });
+    assert.deepEqual([...pool.indices()], [0, 1, 2, 3]);
+    pool.share();
+    refuse(() => {
+      pool.transferIndexBulk(make(), new Float64Array(4), 4);
+    });
+    refuse(() => {
+      pool.acceptIndexBulk(new Float64Array(4), make(), 4);
+    });
+    pool.freeIndexBulk(held, 4);
+    assert.equal(pool.counts().active, 0);
+  }
+});
+
+test('arrays with their own ideas of their length and methods are taken as they truly are', () => {
+  class Odd extends Int32Array {
+    override get length(): number {
+      return 1000;
+    }
+
+    override set(): void {
+      throw new Error('set');
+    }
+
+    override subarray(): never {
+      throw new Error('subarray');
+    }
+  }
+  for (const options of [{}, { initOnAlloc: true }]) {
+    const memory = new HeapMemory();
+    const pool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 64, ...options });
+    const odd = new Odd(4);
+    pool.allocIndexBulk(odd);
+    assert.equal(pool.counts().active, 4);
+    refuse(() => {
+      pool.allocIndexBulk(odd, 5);
+    });
+    pool.freeIndexBulk(odd, 3);
+    assert.deepEqual([...pool.indices()], [3]);
+  }
+});
+
+test('an array that shrinks or is detached loses no block', () => {
+  for (const spoil of ['resize', 'detach'] as const) {
+    const buffer = new ArrayBuffer(16, { maxByteLength: 16 });
+    const into = new Int32Array(buffer);
+    const act = (): void => {
+      if (spoil === 'resize') buffer.resize(4);
+      else structuredClone(buffer, { transfer: [buffer] });
+    };
+    const heap = new HeapMemory();
+    let armed = true;
+    const memory: CoherentAllocator = {
+      name: 'odd',
+      pageSize: 4096,
+      allocCoherent: (request) => {
+        if (armed) act();
+        armed = false;
+        return heap.allocCoherent(request);
+      },
+      freeCoherent: (each) => {
+        heap.freeCoherent(each);
+      },
+    };
+    const pool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 64 });
+    refuse(() => {
+      pool.allocIndexBulk(into);
+    });
+    assert.equal(pool.counts().active, 0);
+    // Shorter from the start, it is what it is now.
+    pool.allocIndexBulk(into);
+    assert.equal(pool.counts().active, spoil === 'resize' ? 1 : 0);
+  }
+});
+
+test('new DmaPool() is refused at once', () => {
+  const Pool = DmaPool as unknown as new (...args: unknown[]) => DmaPool;
+  refuse(() => new Pool());
+  refuse(() => new Pool('p', new Device({ name: 'x', memory: new HeapMemory() }), { size: 64 }));
+  refuse(() => new (class extends Pool {})('p'));
 });

@@ -242,3 +242,28 @@ test('the figures of a pool that is gone end at nothing', () => {
   const { active, blocks, pages, quarantined, corrupted } = pool.statistics();
   assert.deepEqual([active, blocks, pages, quarantined, corrupted], [0, 0, 0, 0, 1]);
 });
+
+test('the old handle of a block that went to quarantine, or whose page went, says so', () => {
+  const { pool } = makePool();
+  const block = pool.alloc();
+  const { bytes } = block;
+  pool.free(block);
+  bytes[3] = 0;
+  const other = pool.alloc();
+  const quarantined = throwsCode('ERR_DMAPOOL_STALE_BLOCK', () => {
+    pool.free(block);
+  });
+  assert.match(quarantined.message, /written to while it was free.*in quarantine/);
+  assert.doesNotMatch(quarantined.message, /generation 1, now 1/);
+  pool.free(other);
+
+  const { pool: idle } = makePool();
+  const old = idle.alloc();
+  idle.free(old);
+  idle.trim();
+  const trimmed = throwsCode('ERR_DMAPOOL_STALE_BLOCK', () => {
+    idle.free(old);
+  });
+  assert.match(trimmed.message, /its page was given back/);
+  assert.doesNotMatch(trimmed.message, /generation 1, now 1/);
+});

@@ -443,3 +443,22 @@ test('a large pool costs a block no more than a small one needs operations', () 
   assert.deepEqual(pool.counts(), { active: 0, blocks: 373_984, pages: 11_687 });
   assert.equal(pool.trim(), 11_687);
 });
+
+test('an out-of-memory error names the pools of the same source that hold idle pages', () => {
+  const memory = new HeapMemory({ limit: 8 * 4096 });
+  const [nic, disk] = ['nic', 'disk'].map((name) => new Device({ name, memory }));
+  const idle = DmaPool.create('rx', nic!, { size: 2048 });
+  const busy = DmaPool.create('cq', disk!, { size: 4096 });
+  const elsewhere = DmaPool.create('far', new Device({ name: 'far', memory: new HeapMemory() }), { size: 64 });
+  elsewhere.reserve(1);
+  idle.reserve(6);
+  idle.alloc();
+  for (let i = 0; i < 5; i++) busy.alloc();
+  const pool = DmaPool.create('sq', disk!, { size: 4096 });
+  const { message } = throwsCode('ERR_DMAPOOL_NO_MEMORY', () => pool.alloc());
+  assert.match(message, /pool rx of nic holds 2 idle pages \(8192 bytes\): trim\(\) it/);
+  assert.doesNotMatch(message, /cq|far/);
+  assert.equal(idle.trim(), 2);
+  pool.alloc();
+  idle.destroy();
+});
