@@ -31,9 +31,10 @@ const TypedArray = Object.getPrototypeOf(Int32Array.prototype) as object;
 const kindOf = getter(Symbol.toStringTag);
 const lengthOf = getter('length');
 
-function getter(key: 'length' | typeof Symbol.toStringTag): () => unknown {
-  // eslint-disable-next-line @typescript-eslint/unbound-method -- It is called with a receiver each time.
-  return Object.getOwnPropertyDescriptor(TypedArray, key)!.get!;
+/** A getter of typed arrays as a function. Bound, since engines inline that where they do not inline Reflect.apply. */
+function getter(key: 'length' | typeof Symbol.toStringTag): (array: unknown) => unknown {
+  const { get } = Object.getOwnPropertyDescriptor(TypedArray, key)!;
+  return Function.prototype.call.bind(get!) as (array: unknown) => unknown;
 }
 
 /**
@@ -42,5 +43,5 @@ function getter(key: 'length' | typeof Symbol.toStringTag): () => unknown {
  * this length run none either, whatever a subclass overrides.
  */
 export function typedArrayLength(kind: 'Int32Array' | 'Float64Array', value: unknown): number {
-  return Reflect.apply(kindOf, value, []) === kind ? (Reflect.apply(lengthOf, value, []) as number) : -1;
+  return kindOf(value) === kind ? (lengthOf(value) as number) : -1;
 }

@@ -22,7 +22,7 @@ export class MemoryWish {
   make(): boolean {
     if (this.#takeBack !== null || this.#making) return false;
     let over = false;
-    let takeBack: (() => void) | null = null;
+    let takeBack: (() => void) | null;
     this.#making = true;
     try {
       takeBack =

@@ -17,7 +17,7 @@ export interface PoolStore extends SlowPath {
   checkNotGone(): void;
   /** The error for a block that can't be freed as things are now. */
   badFree(index: number): DmaError;
-  /** Waits for a block; `wrap` makes of its index what the caller gets, and does not throw. */
+  /** Waits for a block; `wrap` makes of its index what the caller gets. */
   wait<T>(wrap: (index: number) => T, options: WaitOptions): Promise<T>;
   /** Opens pages until `count` blocks can be had without one, or throws. */
   reserve(count: number): void;

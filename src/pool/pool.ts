@@ -281,6 +281,8 @@ export class DmaPool<N extends string = string>
    * Waits for a block: the next one that comes free, or that memory can be had for. Who came first is served first, and
    * nobody else gets a block while somebody waits.
    *
+   * A queued wait keeps the process alive, as a timer does, until it is served or fails.
+   *
    * @param options How long to wait, what ends the wait early, and whether the block has to be zero.
    * @throws (rejects) the signal's reason; {@link DmaTimeoutError}; {@link DmaDestroyedError} when the pool is destroyed
    *   meanwhile; what the memory source throws.
@@ -384,7 +386,8 @@ export class DmaPool<N extends string = string>
    *
    * @param options How many free blocks a worker keeps at hand.
    * @throws {@link DmaSharingError} `ERR_DMAPOOL_NOT_SHAREABLE` without `maxBlocks`, in debug mode or with init-on-alloc
-   *   or -free, while somebody waits, or where the runtime or the memory source can't share memory.
+   *   or -free, while somebody waits, from within the memory source or log in the middle of another call, or where the
+   *   runtime or the memory source can't share memory.
    * @throws {@link DmaOutOfMemoryError} when the source has not so many pages. Nothing is changed then.
    *
    * @example

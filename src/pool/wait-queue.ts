@@ -105,7 +105,7 @@ export class WaitQueue {
             resolve(give(index));
             return true;
           } catch (error) {
-            reject(error as Error);
+            reject(error);
             return false;
           }
         },
