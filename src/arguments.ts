@@ -33,8 +33,8 @@ const lengthOf = getter('length');
 
 /** A getter of typed arrays as a function. Bound, since engines inline that where they do not inline Reflect.apply. */
 function getter(key: 'length' | typeof Symbol.toStringTag): (array: unknown) => unknown {
-  const { get } = Object.getOwnPropertyDescriptor(TypedArray, key)!;
-  return Function.prototype.call.bind(get!) as (array: unknown) => unknown;
+  const descriptor = Object.getOwnPropertyDescriptor(TypedArray, key)!;
+  return Function.prototype.call.bind(descriptor.get!) as (array: unknown) => unknown;
 }
 
 /**
