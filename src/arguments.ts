@@ -34,6 +34,7 @@ const lengthOf = getter('length');
 /** A getter of typed arrays as a function. Bound, since engines inline that where they do not inline Reflect.apply. */
 function getter(key: 'length' | typeof Symbol.toStringTag): (array: unknown) => unknown {
   const descriptor = Object.getOwnPropertyDescriptor(TypedArray, key)!;
+  // eslint-disable-next-line @typescript-eslint/unbound-method -- It is bound to call, which gives it a receiver each time.
   return Function.prototype.call.bind(descriptor.get!) as (array: unknown) => unknown;
 }
 
