@@ -24,7 +24,13 @@ export function reportAtExit(pool: ExitReporter): void {
   if (listening) return;
   listening = true;
   processLike()?.on?.('exit', () => {
-    for (const each of pools) each.reportLeaks();
+    for (const each of pools) {
+      try {
+        each.reportLeaks();
+      } catch {
+        // The log is the user's code. The other pools have their turn, and the other listeners theirs.
+      }
+    }
   });
 }
 
