@@ -23,6 +23,8 @@ export type DmaErrorCode =
   | 'ERR_DMAPOOL_BAD_TICKET'
   | 'ERR_DMAPOOL_NOT_SHARED'
   | 'ERR_DMAPOOL_NOT_SHAREABLE'
+  | 'ERR_DMAPOOL_THREAD_ALIVE'
+  | 'ERR_DMAPOOL_DECLARED_ENDED'
   | 'ERR_DMAPOOL_TIMEOUT'
   | 'ERR_DMAPOOL_EXISTS'
   | 'ERR_DMAPOOL_NOT_MAPPED'
@@ -157,9 +159,20 @@ export class DmaTimeoutError extends DmaError {
   }
 }
 
-/** The pool is not shared between workers (`ERR_DMAPOOL_NOT_SHARED`), or can't be (`ERR_DMAPOOL_NOT_SHAREABLE`). */
+/**
+ * The pool is not shared between workers (`ERR_DMAPOOL_NOT_SHARED`), or can't be (`ERR_DMAPOOL_NOT_SHAREABLE`);
+ * `workerEnded()` was called for a thread that lives (`ERR_DMAPOOL_THREAD_ALIVE`), or for the caller's own thread, before
+ * this call and by another worker (`ERR_DMAPOOL_DECLARED_ENDED`).
+ */
 export class DmaSharingError extends DmaError {
-  constructor(code: 'ERR_DMAPOOL_NOT_SHARED' | 'ERR_DMAPOOL_NOT_SHAREABLE', message: string) {
+  constructor(
+    code:
+      | 'ERR_DMAPOOL_NOT_SHARED'
+      | 'ERR_DMAPOOL_NOT_SHAREABLE'
+      | 'ERR_DMAPOOL_THREAD_ALIVE'
+      | 'ERR_DMAPOOL_DECLARED_ENDED',
+    message: string,
+  ) {
     super(code, message);
   }
 }

@@ -79,9 +79,13 @@ export class DebugHooks implements BlockHooks {
   }
 
   freed(index: number): void {
+    this.scrub(index);
+    this.book.freed(index, this.#sites ? captureSite() : undefined);
+  }
+
+  scrub(index: number): void {
     // Poison wins over init-on-free, as in Linux.
     this.#pages.fill(index, POISON_FREED);
-    this.book.freed(index, this.#sites ? captureSite() : undefined);
   }
 
   /** How often the block was handed out so far. */

@@ -12,6 +12,8 @@ export interface BlockHooks {
   allocated(index: number): void;
   /** A block came back. */
   freed(index: number): void;
+  /** Makes a block's bytes those of a free one, where its holder died and may not have got so far. */
+  scrub(index: number): void;
   /** What is known of the block's past, for a message; may be empty. Begins with a separator. */
   history(index: number): string;
   /** Who holds these blocks, for a message. */
@@ -55,6 +57,10 @@ export class InitHooks implements BlockHooks {
   }
 
   freed(index: number): void {
+    this.scrub(index);
+  }
+
+  scrub(index: number): void {
     if (this.#onFree) this.#zero(index);
   }
 

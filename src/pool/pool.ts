@@ -385,8 +385,8 @@ export class DmaPool<N extends string = string>
    * magazine), so that taking and giving are as fast as in a pool of one thread.
    *
    * @param options How many free blocks a worker keeps at hand.
-   * @throws {@link DmaSharingError} `ERR_DMAPOOL_NOT_SHAREABLE` without `maxBlocks`, in debug mode or with init-on-alloc
-   *   or -free, while somebody waits, from within the memory source or log in the middle of another call, or where the
+   * @throws {@link DmaSharingError} `ERR_DMAPOOL_NOT_SHAREABLE` without `maxBlocks`, while somebody waits, from within the
+   *   memory source or log in the middle of another call, or where the
    *   runtime or the memory source can't share memory.
    * @throws {@link DmaOutOfMemoryError} when the source has not so many pages. Nothing is changed then.
    *
@@ -419,7 +419,9 @@ export class DmaPool<N extends string = string>
    * @param handle What `share()` gave there, as it came through `postMessage`.
    * @param options This worker's device, if it is to be another one than the handle describes.
    * @throws {@link DmaArgumentError} for anything else, or a handle of another version of this package.
-   * @throws {@link DmaOutOfMemoryError} when 62 workers are attached already.
+   * @throws {@link DmaOutOfMemoryError} `ERR_DMAPOOL_LIMIT` when 62 workers are attached already, or when 1024 threads are
+   *   watched and this one is not among them.
+   * @throws {@link DmaDestroyedError} after the pool's destroy. Nothing is changed by an attach that fails.
    */
   static attach<N extends string = string>(handle: SharedPoolHandle, options: AttachOptions = {}): DmaPool<N> {
     const attached = openHandle(handle, options);
@@ -512,13 +514,17 @@ export class DmaPool<N extends string = string>
    * tells of them (Node, Bun, Deno).
    *
    * @param worker A Worker of `node:worker_threads` that was not ended yet.
+   * @throws {@link DmaArgumentError} for anything else.
+   * @throws {@link DmaOutOfMemoryError} `ERR_DMAPOOL_LIMIT` when 1024 threads are watched. Its end is noticed all the
+   *   same, but not as the end of the workers that it makes.
    */
   watch(worker: WatchableWorker): void {
     this.#sharing.watch(worker);
   }
 
   /**
-   * Calls `listener` for each worker whose end is noticed here, after its free blocks came back.
+   * Calls `listener` for each worker whose end is settled here, after its free blocks came back. What it throws goes to
+   * the device's log.
    *
    * @returns A function that ends it.
    */
@@ -527,10 +533,17 @@ export class DmaPool<N extends string = string>
   }
 
   /**
-   * Says that a thread ended, where nothing else can.
+   * Says that a thread ended, where nothing else can: for Web Workers, after `terminate()`.
+   *
+   * It is believed unless the thread is known to live. A worker that lives all the same is out of the pool: it sees so at
+   * its next slow call or turn of its event loop, and each of its calls then throws `ERR_DMAPOOL_DECLARED_ENDED`. Until
+   * then it may hand out blocks of its magazine that others get too.
    *
    * @param thread Its number there: `pool.thread`, or the worker's `threadId`.
-   * @returns What it had out.
+   * @returns What it had out; empty if that is known already, or if the lock can't be had now: then it is settled later,
+   *   and told to {@link onDeath}.
+   * @throws {@link DmaSharingError} `ERR_DMAPOOL_THREAD_ALIVE` for the caller's own thread, one above it, or one whose
+   *   `Worker` object is watched by a worker of the pool: its exit alone counts.
    */
   workerEnded(thread: number): readonly DeathReport[] {
     checkInteger('thread', thread, 0, Number.MAX_SAFE_INTEGER);
@@ -576,6 +589,9 @@ export class DmaPool<N extends string = string>
    * If blocks are out, says so on the device's log, with who holds them, and keeps their pages, because hardware may
    * still write there. They can be freed later; with the last one the pages go back. `device.reclaim()`, after a
    * reset of the device, takes the rest back. A second destroy does nothing.
+   *
+   * In a shared pool another worker goes on with the blocks of its own magazine until its next slow call or turn of its
+   * event loop; from then on it is refused too. Called in a worker that attached, it takes that worker out of the pool.
    */
   destroy(): void {
     unlistPool(this.device, this);

@@ -4,6 +4,7 @@
  * tell where each block belongs, and the list is only a way to find the depot's blocks quickly.
  */
 import { EMPTY, QUARANTINED } from '../pool/free-list.ts';
+import type { BlockHooks } from '../pool/hooks.ts';
 import {
   ATTACHED,
   type Control,
@@ -30,7 +31,11 @@ export class Depot {
   readonly #words: Int32Array<SharedArrayBuffer>;
   readonly #owners: Uint8Array<SharedArrayBuffer>;
 
-  constructor(control: Control) {
+  /** What is done to blocks that become free without a call of their holder; null: nothing. */
+  readonly #hooks: BlockHooks | null;
+
+  constructor(control: Control, hooks: BlockHooks | null) {
+    this.#hooks = hooks;
     this.#header = control.header;
     this.#words = control.words;
     this.#owners = control.owners;
@@ -113,19 +118,29 @@ export class Depot {
     this.#words[index] = mark;
   }
 
-  /** A worker is gone: what lay in its magazine comes back. Returns the blocks that it had handed out. */
-  recover(w: number): number[] {
+  /**
+   * What lies in the magazine of worker `w` comes back. Returns the blocks that it had handed out.
+   *
+   * @param died It may have been killed in the middle of a free, with a word that says free and the bytes of a block in
+   *   use. So the bytes of its magazine are made those of free blocks, before the owner says that they are the depot's.
+   */
+  recover(w: number, died: boolean): number[] {
     const out: number[] = [];
     const carved = this.#header[H_CARVED]!;
     for (let index = 0; index < carved; index++) {
       const word = this.#words[index]!;
       if (word >= EMPTY) {
-        if (this.#owners[index] === w) this.#giveOne(index);
+        if (this.#owners[index] === w) this.#giveFree(index, died);
       } else if (holderOf(word) === w && this.#stop(index, word, w)) {
         out.push(index);
       }
     }
     return out;
+  }
+
+  #giveFree(index: number, scrub: boolean): void {
+    if (scrub) this.#hooks?.scrub(index);
+    this.#giveOne(index);
   }
 
   /** Nobody shall accept a block any more that worker `w` had handed out; false if somebody just did. */
@@ -148,11 +163,16 @@ export class Depot {
     const carved = this.#header[H_CARVED]!;
     for (let index = 0; index < carved; index++) {
       const word = this.#words[index]!;
-      const its = word >= EMPTY ? this.#owners[index] === w : holderOf(word) === w && this.#stop(index, word, w);
-      if (its) {
-        this.#giveOne(index);
-        count++;
+      if (word >= EMPTY) {
+        if (this.#owners[index] !== w) continue;
+        this.#hooks?.scrub(index);
+      } else {
+        if (holderOf(word) !== w || !this.#stop(index, word, w)) continue;
+        // Before the word says free: killed in the middle, the block stays out, and the next reclaim does it again.
+        this.#hooks?.freed(index);
       }
+      this.#giveOne(index);
+      count++;
     }
     return count;
   }
@@ -174,7 +194,10 @@ export class Depot {
       const word = this.#words[index]!;
       if (word < EMPTY) continue;
       // Died in recover() or reclaim(), or with a half-filled magazine.
-      if (this.#isDead(this.#owners[index]!)) this.#owners[index] = DEPOT;
+      if (this.#isDead(this.#owners[index]!)) {
+        this.#hooks?.scrub(index);
+        this.#owners[index] = DEPOT;
+      }
       if (this.#owners[index] === DEPOT) {
         this.#words[index] = head;
         head = index;

@@ -1,5 +1,8 @@
+import { checkInteger, INT_MAX } from '../arguments.ts';
+import { NUMA_NO_NODE } from '../device/mask.ts';
 import { DmaArgumentError } from '../errors.ts';
 import type { SharedRegion } from '../memory/coherent.ts';
+import { MAX_SHARED_BLOCKS } from './layout.ts';
 
 /**
  * What `pool.share()` gives: all that another worker needs to attach to the pool. It goes through `postMessage` (its
@@ -52,13 +55,31 @@ export const PER_PAGE_ENTRY = 3;
 
 /** Throws unless `handle` has the shape of a handle. What the control block says is checked against it later. */
 export function checkHandle(handle: unknown): asserts handle is SharedPoolHandle {
-  const { dmapool, pages, buffers, device } = (handle ?? {}) as Partial<SharedPoolHandle>;
+  const { buffers, debug, device, dmapool, initOnAlloc, initOnFree, maxBlocks, name, node, pages } = (handle ??
+    {}) as Partial<SharedPoolHandle>;
   if (
     typeof dmapool !== 'number' ||
+    typeof name !== 'string' ||
     !(pages instanceof Float64Array) ||
     !Array.isArray(buffers) ||
-    device === undefined
+    device === undefined ||
+    typeof initOnAlloc !== 'boolean' ||
+    typeof initOnFree !== 'boolean' ||
+    !isDebug(debug)
   ) {
     throw new DmaArgumentError('handle', handle, 'a handle from pool.share(), as it came through postMessage');
   }
+  checkInteger('handle: maxBlocks', maxBlocks, 1, MAX_SHARED_BLOCKS);
+  checkInteger('handle: node', node, NUMA_NO_NODE, INT_MAX);
+}
+
+function isDebug(debug: Partial<SharedPoolHandle['debug']> | undefined): boolean {
+  if (debug === null) return true;
+  return (
+    typeof debug === 'object' &&
+    typeof debug.quarantine === 'boolean' &&
+    typeof debug.sites === 'boolean' &&
+    typeof SharedArrayBuffer === 'function' &&
+    debug.book instanceof SharedArrayBuffer
+  );
 }

@@ -1,7 +1,7 @@
 /**
  * What the workers of one pool share: a control block in one SharedArrayBuffer.
  *
- *     int32 words   header | worker slots | tickets of those who wait | who made whom | words: one a block
+ *     int32 words   header | worker slots | tickets of waiters | parent/child threads | words: one a block
  *     bytes         owners: one a block
  *
  * The word of a block is what the hot path reads and writes: the next free block, or a mark that says who has it.
@@ -27,7 +27,7 @@ export const MAX_SHARED_BLOCKS: number = 2 ** 23;
 export const MAX_TICKETS = 4096;
 
 /** What a control block begins with; another layout has another number. */
-export const VERSION = 0x444d_4101;
+export const VERSION = 0x444d_4102;
 
 // Int32 indices in the header.
 export const H_VERSION = 0;
@@ -66,9 +66,11 @@ export const H_QUARANTINED = 20;
 export const H_CORRUPTED = 21;
 /** Counts requests for what idles in magazines, by those who do not wait. */
 export const H_WANTED = 22;
-/** Counts threads whose maker is known. */
+/** Entries of the table of parent/child threads that were ever used: always the first ones. */
 export const H_KIN = 23;
-const HEADER_WORDS = 24;
+/** Living threads whose parent could not be recorded, because that table was full. */
+export const H_KIN_MISSED = 24;
+const HEADER_WORDS = 25;
 
 export const DESTROYED = 1;
 
@@ -83,12 +85,16 @@ export const W_IDLE = 3;
 /** Allocations so far, in two words of 30 bits, at its last slow call. */
 export const W_ALLOCATIONS = 4;
 export const W_ALLOCATIONS_HIGH = 5;
+/** How often the slot was claimed: tells the present worker of the slot from an earlier one of the same thread. */
+export const W_TERM = 6;
+/** While DEAD: the worker that marked it and recovers it; 0: none, any worker does. */
+export const W_WITNESS = 7;
 const SLOT_WORDS = 8;
 
 // States of a slot.
 export const NO_WORKER = 0;
 export const ATTACHED = 1;
-/** Its thread ended, and nobody has said so yet. */
+/** Its thread ended; its blocks and tickets are not recovered yet. */
 export const DEAD = 2;
 /** It ended or left, and what it had handed out stays so until it is reclaimed. */
 export const LOST = 3;
@@ -133,13 +139,13 @@ export function ticketAt(ticket: number): number {
   return TICKETS_AT + (ticket % MAX_TICKETS);
 }
 
-/** Threads whose maker is remembered; the oldest are forgotten first. */
-export const MAX_KIN = 256;
+/** Most parent/child pairs of living threads that are recorded at one time. */
+export const MAX_KIN = 1024;
 const KIN_AT: number = TICKETS_AT + MAX_TICKETS;
 
-/** Int32 index of a pair: a thread's number, and that of the thread that made it. */
+/** Int32 index of a pair: a thread's number (0: the entry is free), and that of the thread that made it. */
 export function kinAt(n: number): number {
-  return KIN_AT + (n % MAX_KIN) * 2;
+  return KIN_AT + n * 2;
 }
 
 const WORDS_AT: number = KIN_AT + MAX_KIN * 2;
@@ -155,7 +161,7 @@ export interface Control {
 /** Makes a control block for a pool of at most `maxBlocks` blocks on `maxPages` pages. */
 export function createControl(maxBlocks: number, perPage: number, maxPages: number): Control {
   const blocks = maxPages * perPage;
-  const buffer = new SharedArrayBuffer((WORDS_AT + blocks) * 4 + blocks);
+  const buffer = new SharedArrayBuffer(bytesFor(blocks));
   const header = new Int32Array(buffer, 0, WORDS_AT);
   header[H_VERSION] = VERSION;
   header[H_MAX_BLOCKS] = maxBlocks;
@@ -176,7 +182,16 @@ export function attachControl(buffer: unknown): Control {
   if (header[H_VERSION] !== VERSION) {
     throw new DmaArgumentError('handle version', header[H_VERSION], `${String(VERSION)}; use one version of dmapool`);
   }
-  return viewsOf(buffer, header[H_MAX_PAGES]! * header[H_PER_PAGE]!);
+  const blocks = header[H_MAX_PAGES]! * header[H_PER_PAGE]!;
+  if (blocks < 0 || buffer.byteLength < bytesFor(blocks)) {
+    throw new DmaArgumentError('handle: control', buffer, 'a handle as pool.share() gave it');
+  }
+  return viewsOf(buffer, blocks);
+}
+
+/** Bytes of a control block for so many blocks. */
+function bytesFor(blocks: number): number {
+  return (WORDS_AT + blocks) * 4 + blocks;
 }
 
 function viewsOf(buffer: SharedArrayBuffer, blocks: number): Control {

@@ -43,17 +43,17 @@ export class PoolLock {
   /**
    * Takes the lock. True if it was taken over from a worker that died with it: then what it protects must be mended.
    *
-   * @throws {@link DmaTimeoutError} when somebody alive holds it for seconds; nothing is taken then.
+   * @param patience Milliseconds to try. Default: 5 s, and 0.2 s where the thread must not park.
+   * @throws {@link DmaTimeoutError} when somebody alive holds it for longer; nothing is taken then.
    */
-  acquire(): boolean {
+  acquire(patience?: number): boolean {
     for (let tries = 0; tries < SPINS; tries++) {
       if (Atomics.compareExchange(this.#header, H_LOCK, 0, this.#me) === 0) return false;
     }
-    return this.#acquireSlowly();
+    return this.#acquireSlowly(patience ?? (this.#mayPark ? PATIENCE : SHORT_PATIENCE));
   }
 
-  #acquireSlowly(): boolean {
-    const patience = this.#mayPark ? PATIENCE : SHORT_PATIENCE;
+  #acquireSlowly(patience: number): boolean {
     const deadline = performance.now() + patience;
     for (;;) {
       const holder = Atomics.compareExchange(this.#header, H_LOCK, 0, this.#me);

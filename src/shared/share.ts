@@ -30,6 +30,7 @@ import {
   H_STATE,
   H_WAITS,
   markOf,
+  MAX_KIN,
   MAX_SHARED_BLOCKS,
   VERSION,
 } from './layout.ts';
@@ -83,6 +84,9 @@ export interface Shareable {
  * so that any worker can open the next one without a message; what was never touched costs the system no memory.
  */
 export function shareStore(pool: Shareable, options: ShareOptions): SharedStore {
+  if (typeof options !== 'object' || options === null) {
+    throw new DmaArgumentError('options', options, 'an object with magazine, optional');
+  }
   const { name, device, geometry, node, maxBlocks, store, list } = pool;
   const label = `${device.name}: pool ${name}`;
   if (typeof SharedArrayBuffer === 'undefined') {
@@ -236,13 +240,19 @@ export interface Attached {
 /** Reads a handle; the worker's slot is taken by {@link attachStore}. */
 export function openHandle(handle: unknown, options: AttachOptions): Attached {
   checkHandle(handle);
+  if (typeof options !== 'object' || options === null) {
+    throw new DmaArgumentError('options', options, 'an object with device and openRegion, both optional');
+  }
+  const { device: ownDevice, openRegion } = options;
+  if (ownDevice !== undefined && !(ownDevice instanceof Device)) {
+    throw new DmaArgumentError('device', ownDevice, 'a Device');
+  }
   const control = attachControl(handle.control);
   const { size, align, boundary, pageSize } = handle;
   const geometry = new PoolGeometry({ size, align, boundary, pageSize });
-  const { openRegion } = options;
   const buffers = handle.buffers.map((buffer) => openBuffer(handle.name, buffer, openRegion));
   checkAgainst(handle, control, geometry, buffers);
-  const device = options.device ?? new Device({ ...handle.device, memory: new NoMemory(pageSize) });
+  const device = ownDevice ?? new Device({ ...handle.device, memory: new NoMemory(pageSize) });
   return { device, handle, control, geometry, buffers };
 }
 
@@ -284,6 +294,8 @@ function checkAgainst(
     throw wrong('geometry');
   checkInteger('handle: magazine', handle.magazine, 2, MOST_MAGAZINE);
   checkInteger('handle: mostMagazine', handle.mostMagazine, handle.magazine, MOST_MAGAZINE);
+  const { debug } = handle;
+  if (debug !== null && debug.book.byteLength < SharedBook.bytesFor(control.words.length)) throw wrong('debug');
   if (handle.pages.length !== header[H_MAX_PAGES]! * PER_PAGE_ENTRY) throw wrong('pages');
   for (let at = 0; at < handle.pages.length; at += PER_PAGE_ENTRY) {
     const [dma, number, byteOffset] = handle.pages.subarray(at, at + PER_PAGE_ENTRY) as unknown as number[];
@@ -308,44 +320,51 @@ export function attachStore({ device, geometry, handle, control, buffers }: Atta
       size: geometry.allocation,
     });
   }
+  const book = handle.debug === null ? null : new SharedBook(control.words.length, handle.debug.book);
+  const hooks = makeHooks(name, geometry.blockSize, pages, handle, book);
   const workers = new Workers(control.header);
-  const worker = takeSlot(control, workers);
-  if (Atomics.load(control.header, H_STATE) === DESTROYED) {
-    if (worker !== 0) workers.release(worker);
-    throw new DmaDestroyedError(`${label} was destroyed; there is nothing to attach to`);
-  }
-  if (worker === 0) throw new DmaOutOfMemoryError('ERR_DMAPOOL_LIMIT', `${label}: too many workers are attached`);
-  list.replaceWords(control.words);
-  return new SharedStore({
-    name,
-    device,
-    geometry,
-    maxBlocks,
-    pages,
-    control,
-    list,
-    worker,
-    magazine,
-    mostMagazine,
-    mayPark: mayPark(),
-    handle,
-    hooks: makeHooks(
+  // The last thing that can fail for a reason in the arguments came before: a slot is somebody's until it is released.
+  const worker = claimSlot(label, workers);
+  try {
+    if (Atomics.load(control.header, H_STATE) === DESTROYED) {
+      throw new DmaDestroyedError(`${label} was destroyed; there is nothing to attach to`);
+    }
+    const lock = new PoolLock(control.header, worker, mayPark());
+    if (lock.acquire()) new Depot(control, hooks).mend();
+    lock.release();
+    list.replaceWords(control.words);
+    return new SharedStore({
       name,
-      geometry.blockSize,
+      device,
+      geometry,
+      maxBlocks,
       pages,
+      control,
+      list,
+      worker,
+      magazine,
+      mostMagazine,
+      mayPark: mayPark(),
       handle,
-      handle.debug === null ? null : new SharedBook(control.words.length, handle.debug.book),
-    ),
-    release: null,
-  });
+      hooks,
+      release: null,
+    });
+  } catch (error) {
+    workers.release(worker);
+    throw error;
+  }
 }
 
-function takeSlot(control: Control, workers: Workers): number {
-  const worker = workers.claim(currentThread());
-  if (worker === 0) return 0;
-  const lock = new PoolLock(control.header, worker, mayPark());
-  if (lock.acquire()) new Depot(control).mend();
-  lock.release();
+function claimSlot(label: string, workers: Workers): number {
+  const thread = currentThread();
+  if (workers.missed() > 0 && !workers.isRecorded(thread) && !workers.hasThread(thread)) {
+    throw new DmaOutOfMemoryError(
+      'ERR_DMAPOOL_LIMIT',
+      `${label}: ${String(MAX_KIN)} threads are watched, and this one is not among them: nobody could recover its blocks`,
+    );
+  }
+  const worker = workers.claim(thread);
+  if (worker === 0) throw new DmaOutOfMemoryError('ERR_DMAPOOL_LIMIT', `${label}: too many workers are attached`);
   return worker;
 }
 

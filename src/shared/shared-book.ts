@@ -22,8 +22,13 @@ export class SharedBook implements DebugBook {
   readonly #text: Uint8Array<SharedArrayBuffer>;
   readonly #known = new Map<string, number>();
 
+  /** Bytes of the book for so many blocks. */
+  static bytesFor(blocks: number): number {
+    return 4 + blocks * 12 + TEXT_BYTES;
+  }
+
   /** @param buffer The book of another worker; default: a new one. */
-  constructor(blocks: number, buffer: SharedArrayBuffer = new SharedArrayBuffer(4 + blocks * 12 + TEXT_BYTES)) {
+  constructor(blocks: number, buffer: SharedArrayBuffer = new SharedArrayBuffer(SharedBook.bytesFor(blocks))) {
     this.buffer = buffer;
     this.#cursor = new Int32Array(buffer, 0, 1);
     this.#generations = new Int32Array(buffer, 4, blocks);

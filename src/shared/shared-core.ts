@@ -10,10 +10,13 @@
  * Each worker's magazine is the very list of an unshared pool, in words that only this worker writes; half of one goes
  * to or from the depot at a time, so the lock is paid for once in many calls.
  */
+import { DmaSharingError } from '../errors.ts';
 import { ALWAYS, EMPTY, type ListControl } from '../pool/free-list.ts';
+import type { BlockHooks } from '../pool/hooks.ts';
 import { AT_LIMIT, type Gfp, NO_PAGE_ALLOWED, type Refusal } from '../pool/slow-path.ts';
 import { Depot } from './depot.ts';
 import {
+  ATTACHED,
   type Control,
   DEAD,
   DESTROYED,
@@ -62,6 +65,8 @@ export interface SharedCoreOptions {
   /** To how many it may grow while nobody else wants them; `magazine` if it is not to grow. */
   readonly mostMagazine: number;
   readonly mayPark: boolean;
+  /** What is done to blocks that become free without a call of their holder; null: nothing. */
+  readonly hooks: BlockHooks | null;
 }
 
 export class SharedCore {
@@ -70,6 +75,9 @@ export class SharedCore {
   readonly #list: ListControl;
   readonly #me: number;
   readonly #mark: number;
+  readonly #thread: number;
+  /** Which claim of its slot is this worker's. */
+  readonly #term: number;
   /** Most blocks in the magazine now. */
   #magazine: number;
   readonly #leastMagazine: number;
@@ -84,7 +92,7 @@ export class SharedCore {
   readonly #transfers: Transfers;
 
   constructor(options: SharedCoreOptions) {
-    const { control, list, worker, magazine, mostMagazine, mayPark } = options;
+    const { control, hooks, list, worker, magazine, mostMagazine, mayPark } = options;
     this.#header = control.header;
     this.#words = control.words;
     this.#list = list;
@@ -96,16 +104,37 @@ export class SharedCore {
     this.#mayPark = mayPark;
     this.#wantedSeen = control.header[H_WANTED]!;
     this.#lock = new PoolLock(control.header, worker, mayPark);
-    this.#depot = new Depot(control);
+    this.#depot = new Depot(control, hooks);
     this.#workers = new Workers(control.header);
+    this.#thread = this.#workers.threadOf(worker);
+    this.#term = this.#workers.termOf(worker);
     this.#tickets = new Tickets(control.header);
     this.#transfers = new Transfers(control, list, worker);
     list.setMark(this.#mark);
     this.#setLimit();
   }
 
-  #enter(): void {
-    if (this.#lock.acquire()) this.#depot.mend();
+  /** @param patience Milliseconds; default: the lock's own. @throws {@link DmaTimeoutError}, {@link DmaSharingError} */
+  #enter(patience?: number): void {
+    if (this.#lock.acquire(patience)) this.#depot.mend();
+    if (this.isMember()) return;
+    this.#lock.release();
+    throw new DmaSharingError(
+      'ERR_DMAPOOL_DECLARED_ENDED',
+      `worker ${String(this.#me)} was declared ended by workerEnded(), but lives; attach again`,
+    );
+  }
+
+  /** False once somebody declared this worker ended: its slot, magazine and mark may be another worker's by now. */
+  isMember(): boolean {
+    return this.#workers.stateOf(this.#me) === ATTACHED && this.#workers.termOf(this.#me) === this.#term;
+  }
+
+  /** This worker was declared ended: what it thought to have in its magazine is not its own. */
+  forsake(): void {
+    this.#list.hold();
+    this.#list.setTop(EMPTY);
+    this.#list.setOwned(this.#list.out);
   }
 
   /** Tells the others what this worker counted. Its own words of its own slot: no lock is needed. */
@@ -352,58 +381,112 @@ export class SharedCore {
 
   // ---- the end of workers and of the pool
 
-  /** A thread ended. Its magazine, and those of the workers below it, return to the depot. */
-  bury(thread: number): DeathReport[] {
-    this.#workers.bury(thread);
-    this.#enter();
+  /**
+   * Why thread `thread` can't have ended, in words; null if it may have. It lives if this very thread is it or below it,
+   * or if the thread that made it watches it and has seen no end.
+   */
+  whyAlive(thread: number): string | null {
+    if (thread === this.#thread) return 'it is the caller’s own';
+    if (this.#workers.isBelow(this.#thread, thread)) return 'the caller’s own thread is below it';
+    return this.#workers.isRecorded(thread) ? 'its Worker object is watched and has not exited' : null;
+  }
+
+  /** Marks dead the workers of a thread that ended, and those below it. Needs no lock, and throws nothing. */
+  markDead(thread: number): void {
+    this.#workers.markDead(thread, this.isMember() ? this.#me : 0);
+    this.#announce(H_EVENTS);
+  }
+
+  /** True if a worker died whose witness is gone too, so that another one has to recover it. */
+  hasOrphans(): boolean {
+    return this.#workers.hasOrphans();
+  }
+
+  /** True if this worker is to recover a dead one: what it marked, or its predecessor in the slot. */
+  hasWitnessed(): boolean {
+    return this.#workers.hasWitnessed(this.#me);
+  }
+
+  /** What lay in the magazines of workers that are marked dead returns to the depot. @throws {@link DmaTimeoutError} */
+  recoverDead(patience?: number): DeathReport[] {
+    this.#enter(patience);
     const reports: DeathReport[] = [];
+    try {
+      this.#recoverInto(reports);
+    } finally {
+      this.#leave();
+    }
+    this.#announce(H_SUPPLY);
+    return reports;
+  }
+
+  #recoverInto(reports: DeathReport[]): void {
     for (const worker of this.#workers.in(DEAD)) {
       this.#tickets.dropAllOf(worker);
-      const out = this.#depot.recover(worker);
+      const out = this.#depot.recover(worker, true);
       reports.push({ worker, thread: this.#workers.threadOf(worker), out });
       this.#workers.settle(worker, out.length);
       if (out.length === 0) this.#workers.release(worker);
       else this.#workers.lose(worker);
     }
-    this.#leave();
-    this.#announce(H_SUPPLY);
-    return reports;
   }
 
-  /** After a reset of the device: what dead workers had handed out comes back. Returns how many blocks. */
-  reclaim(): number {
+  /**
+   * After a reset of the device: what dead workers had handed out comes back.
+   *
+   * @returns How many blocks, and the deaths that were not recovered before.
+   */
+  reclaim(): { readonly count: number; readonly reports: readonly DeathReport[] } {
     this.#enter();
+    const reports: DeathReport[] = [];
     let count = 0;
-    for (const worker of [...this.#workers.in(DEAD), ...this.#workers.in(LOST)]) {
-      count += this.#depot.reclaim(worker);
-      this.#workers.release(worker);
+    try {
+      this.#recoverInto(reports);
+      for (const worker of this.#workers.in(LOST)) {
+        count += this.#depot.reclaim(worker);
+        this.#workers.release(worker);
+      }
+    } finally {
+      this.#leave();
     }
-    this.#leave();
     this.#announce(H_SUPPLY);
-    return count;
+    return { count, reports };
   }
 
   /** What this worker has out is lost, and the pool at its end: nothing writes there any more. */
   reclaimOwn(): void {
     this.#enter();
-    this.#depot.reclaim(this.#me);
-    this.#list.writeOff();
-    this.#list.setTop(EMPTY);
-    this.#list.setOwned(0);
-    this.#leave();
+    try {
+      this.#depot.reclaim(this.#me);
+      this.#list.writeOff();
+      this.#list.setTop(EMPTY);
+      this.#list.setOwned(0);
+    } finally {
+      this.#leave();
+    }
   }
 
-  /** Thread `child` was made by this worker's thread, which hears of its end and must not park from now on. */
-  adopt(child: number): void {
-    this.#workers.remember(child, this.#workers.threadOf(this.#me));
+  /**
+   * Records that this worker's thread made thread `child`. From now on this thread is told of ends, on its event loop,
+   * so it must not park. False if there is no room; then {@link disown} has to follow when the child ends.
+   */
+  adopt(child: number): boolean {
     this.#lock.stayAwake();
     this.#mayPark = false;
+    const recorded = this.#workers.remember(child, this.#thread);
+    if (!recorded) this.#workers.countMissed(1);
+    return recorded;
+  }
+
+  /** A child that could not be recorded ended. */
+  disown(): void {
+    this.#workers.countMissed(-1);
   }
 
   /** This worker leaves in good order; its blocks that are out are as those of a dead one. Returns their indices. */
   detach(): number[] {
     this.#enter();
-    const out = this.#depot.recover(this.#me);
+    const out = this.#depot.recover(this.#me, false);
     this.#tickets.dropAllOf(this.#me);
     this.publish();
     this.#workers.settle(this.#me, 0);
@@ -417,12 +500,12 @@ export class SharedCore {
     return out;
   }
 
-  /** No block is handed out any more. False if that was so before. */
+  /**
+   * The depot gives no more blocks. False if that was so before. Without the lock, whose holder may be dead: a call that
+   * holds it just now may still see the pool open, as if it had come before.
+   */
   destroy(): boolean {
-    this.#enter();
-    const open = this.#header[H_STATE] !== DESTROYED;
-    this.#header[H_STATE] = DESTROYED;
-    this.#leave();
+    const open = Atomics.exchange(this.#header, H_STATE, DESTROYED) !== DESTROYED;
     this.#announce(H_EVENTS);
     this.#announce(H_SUPPLY);
     return open;

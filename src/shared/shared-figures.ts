@@ -35,7 +35,7 @@ export class SharedFigures {
     this.#pages = pages;
     this.#hooks = hooks;
     this.#workers = new Workers(control.header);
-    this.#depot = new Depot(control);
+    this.#depot = new Depot(control, null);
     this.#queue = new Tickets(control.header);
   }
 

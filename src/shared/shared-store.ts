@@ -2,11 +2,13 @@
 import { checkInteger } from '../arguments.ts';
 import type { Device } from '../device/device.ts';
 import {
+  describe,
   DmaArgumentError,
   DmaBlockError,
   DmaDestroyedError,
   type DmaError,
   DmaOutOfMemoryError,
+  DmaSharingError,
   DmaTimeoutError,
   hex,
 } from '../errors.ts';
@@ -24,7 +26,7 @@ import type { PoolStatistics } from '../pool/statistics.ts';
 import type { WaitOptions } from '../pool/wait-queue.ts';
 import { Arrivals } from './arrivals.ts';
 import { PER_PAGE_ENTRY, type SharedPoolHandle } from './handle.ts';
-import { type Control, H_EVENTS, H_PAGES, holderOf, isFlight } from './layout.ts';
+import { type Control, H_EVENTS, H_PAGES, holderOf, isFlight, MAX_KIN } from './layout.ts';
 import { SharedFigures } from './shared-figures.ts';
 import { type DeathReport, POOL_DESTROYED, SharedCore } from './shared-core.ts';
 import { LOOK_AGAIN, SharedWaits, tryLocked } from './shared-waits.ts';
@@ -53,6 +55,12 @@ export interface SharedStoreOptions {
 
 /** How often a call at the limit asks the others, a moment each time, before it is refused. */
 const ASKS = 2;
+/**
+ * Milliseconds for which an event tries to get the lock in order to recover the dead. Its holder may have died too, with
+ * its exit event next in the queue, so waiting for long is of no use.
+ */
+const EVENT_PATIENCE = 20;
+
 export class SharedStore implements PoolStore, Sharing {
   readonly #options: SharedStoreOptions;
   readonly #header: Int32Array<SharedArrayBuffer>;
@@ -65,6 +73,12 @@ export class SharedStore implements PoolStore, Sharing {
   readonly #deathListeners = new Set<{ readonly listener: (report: DeathReport) => void }>();
   #left = false;
   #released = false;
+  /** Another worker declared this one ended, though it lives. */
+  #forsaken = false;
+  /** It left, but the lock could not be had yet to give back what it had. */
+  #leaving = false;
+  /** Workers were marked dead here, but the lock could not be had yet to recover what they had. */
+  #deadToRecover = false;
   readonly #forgetWorkers: () => void;
   #forgetReclaim: () => void;
 
@@ -74,7 +88,7 @@ export class SharedStore implements PoolStore, Sharing {
     this.#header = control.header;
     this.#label = `${device.name}: pool ${name}`;
     this.pages = pages;
-    this.#core = new SharedCore({ control, list, worker, magazine, mostMagazine, mayPark });
+    this.#core = new SharedCore({ control, hooks: options.hooks, list, worker, magazine, mostMagazine, mayPark });
     this.#figures = new SharedFigures(control, worker, pages, options.hooks);
     this.#waits = new SharedWaits(control.header, this.#core, this.#label, {
       take: () => this.#take('kernel', false),
@@ -82,18 +96,28 @@ export class SharedStore implements PoolStore, Sharing {
       zero: (index) => {
         pages.fill(index, 0);
       },
+      free: (index) => {
+        this.drain(index);
+      },
+      guarded: (action) => {
+        this.#guarded(action);
+      },
       checkNotGone: () => {
         this.checkNotGone();
       },
-      destroyedError: () => this.#destroyedError(),
+      destroyedError: () => this.#goneError(),
     });
     this.#arrivals = new Arrivals(this.#label, this.#core, pages, list, options.hooks);
     this.#forgetWorkers = onWorkerMade((made) => {
-      this.watch(made);
+      this.#guarded(() => {
+        this.watch(made);
+      });
     });
     this.#forgetReclaim = device.onReclaim(() => this.#reclaimPages());
     if (options.hooks !== null) list.hold();
-    this.#heedEvents();
+    // A predecessor in the slot may have left some.
+    this.#deadToRecover = this.#core.hasWitnessed();
+    this.#onEvents();
   }
 
   get sharing(): Sharing {
@@ -125,6 +149,7 @@ export class SharedStore implements PoolStore, Sharing {
 
   #take(gfp: Gfp, counts: boolean): number {
     checkGfp(gfp);
+    if (this.#deadToRecover) this.#recoverDead(0);
     for (let asked = 0; ;) {
       this.checkNotGone();
       const index = this.#takeOne(gfp, counts);
@@ -139,22 +164,38 @@ export class SharedStore implements PoolStore, Sharing {
 
   #takeOne(gfp: Gfp, counts: boolean): number {
     const { list } = this.#options;
+    // First, for the rest needs the lock.
+    if (this.#core.isDestroyed()) throw this.#ended();
     // With hooks the magazine is held: each call comes here, also when there are blocks in it.
-    const index = list.top >= 0 && !this.#core.isDestroyed() ? list.pop() : this.#core.refill(gfp, counts);
-    if (index === POOL_DESTROYED) throw this.#destroyedError();
+    const index = list.top >= 0 ? list.pop() : this.#core.refill(gfp, counts);
+    if (index === POOL_DESTROYED) throw this.#ended();
     return index;
+  }
+
+  /** The pool was destroyed elsewhere, and a slow call sees it: from now on every call is slow and sees it too. */
+  #ended(): DmaDestroyedError {
+    tryLocked(() => {
+      this.#stop();
+    });
+    return this.#destroyedError();
   }
 
   /** Lets the hooks have a block that was just taken. False if it was quarantined instead. */
   #dress(index: number): boolean {
-    const { device, hooks, list, name } = this.#options;
+    const { hooks, list, name } = this.#options;
     if (hooks === null) return true;
     if (hooks.renewsHandles) list.dropObject(index);
     const trouble = hooks.inspect(index);
     if (trouble !== null) {
       // Into quarantine first, so that the log finds a pool in order; whatever it does there, look again afterwards.
-      this.#core.quarantine(index);
-      device.report('error', `${name} corrupted`, `${trouble}\n  (seen by worker ${String(this.worker)})`);
+      try {
+        this.#core.quarantine(index);
+      } catch (error) {
+        // It stays free and gets inspected again.
+        list.push(index);
+        throw error;
+      }
+      this.#report(`${name} corrupted`, `${trouble}\n  (seen by worker ${String(this.worker)})`);
       if (hooks.quarantines || this.gone || this.#core.isDestroyed() || list.word(index) !== QUARANTINED) return false;
       this.#core.unquarantine(index);
     }
@@ -165,14 +206,15 @@ export class SharedStore implements PoolStore, Sharing {
   prepare(count: number, gfp: Gfp): number {
     checkGfp(gfp);
     this.checkNotGone();
+    if (this.#core.isDestroyed()) throw this.#ended();
     const refusal = this.#core.prepare(count, gfp);
-    if (refusal === POOL_DESTROYED) throw this.#destroyedError();
+    if (refusal === POOL_DESTROYED) throw this.#ended();
     return refusal;
   }
 
   drain(index: number): void {
     const { list } = this.#options;
-    if (this.#left || !this.#isMine(index)) throw this.badFree(index);
+    if (this.#isOut() || !this.#isMine(index)) throw this.badFree(index);
     this.#options.hooks?.freed(index);
     // It is free from here on; that the rest of the magazine could not be moved just now is no failure of this free.
     try {
@@ -181,7 +223,11 @@ export class SharedStore implements PoolStore, Sharing {
     } catch (error) {
       if (!(error instanceof DmaTimeoutError)) throw error;
     }
-    if (this.#core.isDestroyed() && list.out === 0) this.#last();
+    if (!this.#core.isDestroyed()) return;
+    tryLocked(() => {
+      this.#stop();
+    });
+    if (list.out === 0) this.#last();
   }
 
   #isMine(index: number): boolean {
@@ -190,6 +236,7 @@ export class SharedStore implements PoolStore, Sharing {
   }
 
   badFree(index: number): DmaError {
+    if (this.#forsaken) return this.#goneError();
     if (!this.pages.has(index)) return this.pages.noSuchBlock(index);
     const word = Atomics.load(this.#options.control.words, index);
     const holder = holderOf(word);
@@ -230,29 +277,58 @@ export class SharedStore implements PoolStore, Sharing {
     return this.#waits.wait(wrap, options);
   }
 
-  /** At the event loop: others wait and want what idles here, or the pool was destroyed. */
-  #heedEvents(): void {
-    if (this.#left) return;
+  /** On the event loop: whenever somebody announces an event, and now and then. */
+  #onEvents(): void {
     const seen = Atomics.load(this.#header, H_EVENTS);
-    tryLocked(() => {
-      this.#core.heed();
-      this.#waits.dropTickets();
-      if (!this.#core.isDestroyed()) return;
+    this.#guarded(() => {
+      this.#look();
+    });
+    if (this.#left ? !this.#leaving : this.#released) return;
+    onceChanged(this.#header, H_EVENTS, seen, LOOK_AGAIN, () => {
+      this.#onEvents();
+    });
+  }
+
+  #look(): void {
+    if (this.#leaving) this.#detach();
+    if (this.#isOut()) return;
+    if (this.#deadToRecover || this.#core.hasOrphans()) this.#recoverDead(EVENT_PATIENCE);
+    this.#core.publish();
+    // Others wait and want what idles here.
+    this.#core.heed();
+    this.#waits.dropTickets();
+    if (this.#core.isDestroyed()) {
       this.#stop();
       this.#waits.pump();
       this.#releaseIfUnused();
-    });
-    if (this.#released) return;
-    this.#core.publish();
-    onceChanged(this.#header, H_EVENTS, seen, LOOK_AGAIN, () => {
-      this.#heedEvents();
-    });
+    }
+  }
+
+  /** Runs what an event calls. The runtime would end the process for whatever it throws, and skip other listeners. */
+  #guarded(action: () => void): void {
+    try {
+      action();
+    } catch (error) {
+      // The lock's holder is busy or dead; what is left to do is done at a later event.
+      if (error instanceof DmaTimeoutError) return;
+      const { name } = this.#options;
+      this.#report(`${name} event`, `${name}: at an event of the runtime: ${textOf(error)}`);
+    }
+  }
+
+  /** Reports an error; the log is the user's code, and whatever it throws changes nothing here. */
+  #report(kind: string, message: string): void {
+    try {
+      this.#options.device.report('error', kind, message);
+    } catch {
+      // There is nowhere to say so.
+    }
   }
 
   // ---- from worker to worker
 
   transfer(index: number): number {
-    const ticket = this.#left ? -1 : this.#arrivals.send(index);
+    const ticket = this.#isOut() ? -1 : this.#arrivals.send(index);
     if (ticket < 0) throw this.badFree(index);
     return ticket;
   }
@@ -270,10 +346,19 @@ export class SharedStore implements PoolStore, Sharing {
   // ---- deaths
 
   watch(worker: WatchableWorker): void {
-    watchWorker(worker, (thread) => {
-      if (!this.#left && !this.#released) this.workerEnded(thread);
+    let recorded = true;
+    const thread = watchWorker(worker, (ended) => {
+      this.#guarded(() => {
+        if (!recorded) this.#core.disown();
+        this.#onEnd(ended, EVENT_PATIENCE);
+      });
     });
-    this.#core.adopt(worker.threadId);
+    recorded = this.#core.adopt(thread);
+    if (recorded) return;
+    throw new DmaOutOfMemoryError(
+      'ERR_DMAPOOL_LIMIT',
+      `${this.#label}: ${String(MAX_KIN)} threads are watched, so the workers of thread ${String(thread)} can't be recorded`,
+    );
   }
 
   onDeath(listener: (report: DeathReport) => void): () => void {
@@ -285,37 +370,70 @@ export class SharedStore implements PoolStore, Sharing {
     };
   }
 
-  workerEnded(thread: number): DeathReport[] {
-    const reports = this.#core.bury(thread);
-    const { device, hooks, name } = this.#options;
+  workerEnded(thread: number): readonly DeathReport[] {
+    if (this.#isOut()) return this.#nothing([]);
+    const why = this.#core.whyAlive(thread);
+    if (why !== null) {
+      throw new DmaSharingError(
+        'ERR_DMAPOOL_THREAD_ALIVE',
+        `${this.#label}: thread ${String(thread)} has not ended: ${why}`,
+      );
+    }
+    return this.#onEnd(thread);
+  }
+
+  /** A thread ended. If the lock can't be had now, its workers are recovered at a later event or call. */
+  #onEnd(thread: number, patience?: number): readonly DeathReport[] {
+    this.#core.markDead(thread);
+    // Those who are still attached do the rest.
+    return this.gone ? [] : this.#recoverDead(patience);
+  }
+
+  #recoverDead(patience?: number): readonly DeathReport[] {
+    this.#deadToRecover = true;
+    let reports: readonly DeathReport[] = [];
+    tryLocked(() => {
+      reports = this.#core.recoverDead(patience);
+      this.#deadToRecover = false;
+    });
+    this.#tellOf(reports);
+    return reports;
+  }
+
+  /** Reports deaths, and gives the memory of a destroyed pool back if they were what it waited for. */
+  #tellOf(reports: readonly DeathReport[]): void {
+    const { hooks, name } = this.#options;
     for (const report of reports) {
       if (report.out.length > 0) {
         const blocks = this.#figures.list(report.out);
-        device.report(
-          'error',
+        this.#report(
           `${name} worker died`,
           `${name}: worker ${String(report.worker)} (thread ${String(report.thread)}) died with ` +
             `${String(report.out.length)} blocks out: ${blocks}${hooks?.holders(report.out) ?? ''}; reclaim() takes them back once the device is quiet`,
         );
       }
     }
-    if (this.#core.isDestroyed()) this.#releaseIfUnused();
-    // Last, and each, whatever it throws: it is the user's code.
-    for (const report of reports) {
-      for (const { listener } of [...this.#deathListeners]) {
-        try {
-          listener(report);
-        } catch (error) {
-          device.report('error', `${name} listener`, `${name}: a listener of onDeath threw ${String(error)}`);
+    try {
+      if (this.#core.isDestroyed()) this.#releaseIfUnused();
+    } finally {
+      // Last, and each, whatever it throws: it is the user's code.
+      for (const report of reports) {
+        for (const { listener } of [...this.#deathListeners]) {
+          try {
+            listener(report);
+          } catch (error) {
+            this.#report(`${name} listener`, `${name}: a listener of onDeath threw ${textOf(error)}`);
+          }
         }
       }
     }
-    return reports;
   }
 
   reclaim(): number {
-    const count = this.#core.reclaim();
-    if (this.#core.isDestroyed()) this.#releaseIfUnused();
+    if (this.#isOut()) return this.#nothing(0);
+    const { count, reports } = this.#core.reclaim();
+    this.#deadToRecover = false;
+    this.#tellOf(reports);
     return count;
   }
 
@@ -336,19 +454,25 @@ export class SharedStore implements PoolStore, Sharing {
   // ---- the end
 
   destroy(): void {
-    if (this.#options.release === null) {
+    if (this.#options.release === null || this.#isOut()) {
       this.#leave();
       return;
     }
     if (!this.#core.destroy()) return;
-    const out = this.#core.indicesOut();
-    if (out.length > 0) {
-      const { device, name } = this.#options;
-      device.report('error', `${name} busy`, `${name} busy: ${this.holders(out)}`);
-    }
-    this.#stop();
-    this.#waits.pump();
+    this.#reportBusy(this.#core.indicesOut());
+    // If the lock can't be had now, the event loop does it.
+    tryLocked(() => {
+      this.#stop();
+    });
+    tryLocked(() => {
+      this.#waits.pump();
+    });
     this.#releaseIfUnused();
+  }
+
+  #reportBusy(out: readonly number[]): void {
+    const { name } = this.#options;
+    if (out.length > 0) this.#report(`${name} busy`, `${name} busy: ${this.holders(out)}`);
   }
 
   /** Every call takes the slow path from now on, which knows that the pool was destroyed. */
@@ -382,11 +506,47 @@ export class SharedStore implements PoolStore, Sharing {
     this.#forgetWorkers();
     this.#forgetReclaim();
     this.#options.list.hold();
-    const out = this.#core.detach();
-    if (out.length > 0) {
-      const { device, name } = this.#options;
-      device.report('error', `${name} busy`, `${name} busy: ${this.holders(out)}`);
-    }
+    this.#leaving = true;
+    // If the lock can't be had now, the event loop does it.
+    tryLocked(() => {
+      this.#detach();
+    });
+  }
+
+  #detach(): void {
+    if (this.#core.isMember()) this.#reportBusy(this.#core.detach());
+    this.#leaving = false;
+  }
+
+  /** Another worker declared this one ended: nothing in the pool is its own any more. */
+  #forsake(): void {
+    this.#forsaken = true;
+    this.#left = true;
+    this.#core.forsake();
+    this.#forgetWorkers();
+    this.#forgetReclaim();
+    this.#waits.failAll();
+    this.#report(`${this.#options.name} forsaken`, this.#goneError().message);
+  }
+
+  /** True if this worker has no part in the pool any more. Sees here that it was declared ended. */
+  #isOut(): boolean {
+    if (!this.gone && !this.#core.isMember()) this.#forsake();
+    return this.gone;
+  }
+
+  /** For calls that do nothing after the end of the pool. */
+  #nothing<T>(value: T): T {
+    if (this.#forsaken) throw this.#goneError();
+    return value;
+  }
+
+  #goneError(): DmaDestroyedError | DmaSharingError {
+    if (!this.#forsaken) return this.#destroyedError();
+    return new DmaSharingError(
+      'ERR_DMAPOOL_DECLARED_ENDED',
+      `${this.#label}: worker ${String(this.worker)} was declared ended by workerEnded(), but lives; it is out of the pool`,
+    );
   }
 
   #destroyedError(): DmaDestroyedError {
@@ -394,7 +554,7 @@ export class SharedStore implements PoolStore, Sharing {
   }
 
   checkNotGone(): void {
-    if (this.gone) throw this.#destroyedError();
+    if (this.#isOut()) throw this.#goneError();
   }
 
   // ---- figures, and where things are
@@ -449,5 +609,14 @@ export class SharedStore implements PoolStore, Sharing {
 
   statistics(): PoolStatistics {
     return this.#figures.statistics(this.account(), this.#core.allocations);
+  }
+}
+
+/** What was thrown, as a text; also of what can't be turned into one. */
+function textOf(error: unknown): string {
+  try {
+    return String(error);
+  } catch {
+    return describe(error);
   }
 }

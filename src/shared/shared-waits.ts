@@ -1,5 +1,5 @@
 /** Those who wait in one worker for blocks of a shared pool; whose turn it is among all workers, tickets.ts says. */
-import { type DmaDestroyedError, DmaOutOfMemoryError, DmaTimeoutError } from '../errors.ts';
+import { type DmaError, DmaOutOfMemoryError, DmaTimeoutError } from '../errors.ts';
 import { checkWaitOptions, type WaitOptions, WaitQueue } from '../pool/wait-queue.ts';
 import { H_SUPPLY } from './layout.ts';
 import { POOL_DESTROYED, type SharedCore } from './shared-core.ts';
@@ -16,8 +16,12 @@ export interface WaitHost {
   /** Makes a block that was just taken ready for its user; false if it went into quarantine instead. */
   dress(index: number): boolean;
   zero(index: number): void;
+  /** Frees a block that was taken for a caller who can't have it. */
+  free(index: number): void;
+  /** Runs what the event loop calls: nothing it throws gets to the runtime. */
+  guarded(action: () => void): void;
   checkNotGone(): void;
-  destroyedError(): DmaDestroyedError;
+  destroyedError(): DmaError;
 }
 
 /** False if the lock could not be had for long: what is not urgent is done later. */
@@ -69,19 +73,38 @@ export class SharedWaits {
       };
       if (!this.any && !this.#queue.any) {
         const index = this.#host.take();
-        if (index >= 0) return Promise.resolve(give(index));
+        if (index >= 0) return Promise.resolve(this.#giveNow(index, give));
       }
       this.#tickets.push(this.#draw());
       const waiting = this.#waiters.join(give, checked, (position) => {
         this.#dropped.push(this.#tickets.splice(position, 1)[0]!);
         this.dropTickets();
       });
+      this.#dropUnused();
       this.#listen();
       return waiting;
     } catch (error) {
       // Rejected as thrown: a signal's reason need not be an Error.
       return Promise.reject(error);
     }
+  }
+
+  #giveNow<T>(index: number, give: (index: number) => T): T {
+    try {
+      return give(index);
+    } catch (error) {
+      this.#host.free(index);
+      throw error;
+    }
+  }
+
+  /**
+   * tickets = waiters, always. A waiter who could not join (a method of the signal threw) leaves a ticket too many, which
+   * would keep all others from their turn.
+   */
+  #dropUnused(): void {
+    while (this.#tickets.length > this.#waiters.length) this.#dropped.push(this.#tickets.pop()!);
+    this.dropTickets();
   }
 
   #draw(): number {
@@ -140,7 +163,7 @@ export class SharedWaits {
     this.#listening = true;
     const look = (): void => {
       const seen = Atomics.load(this.#header, H_SUPPLY);
-      tryLocked(() => {
+      this.#host.guarded(() => {
         this.pump();
       });
       this.#listening = this.any;

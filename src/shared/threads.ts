@@ -1,4 +1,5 @@
 /** What can be known of threads without importing anything of a runtime's. */
+import { checkInteger } from '../arguments.ts';
 import { DmaArgumentError } from '../errors.ts';
 
 interface WorkerThreads {
@@ -58,27 +59,43 @@ export interface WatchableWorker {
   once(event: 'exit', listener: () => void): unknown;
 }
 
-/** Calls `ended` with the thread's number when the worker exits. */
-export function watchWorker(worker: WatchableWorker, ended: (thread: number) => void): void {
+/**
+ * Calls `ended` with the thread's number when the worker exits. `ended` must not throw: the runtime would end the
+ * process, and listeners after it would be skipped.
+ *
+ * @returns The thread's number.
+ */
+export function watchWorker(worker: WatchableWorker, ended: (thread: number) => void): number {
   if (typeof worker !== 'object' || worker === null || typeof worker.once !== 'function') {
     throw new DmaArgumentError('worker', worker, 'a Worker of node:worker_threads; for others call workerEnded()');
   }
-  const watched = endings.get(worker);
+  const watched = watchedWorkers.get(worker);
   if (watched !== undefined) {
-    watched.add(ended);
-    return;
+    watched.endings.add(ended);
+    return watched.thread;
   }
-  const all = new Set([ended]);
-  endings.set(worker, all);
   // Read now: it is -1 once the worker has exited.
-  const { threadId } = worker;
+  const thread: unknown = worker.threadId;
+  checkInteger('worker.threadId', thread, 1, MOST_THREAD);
+  const endings = new Set([ended]);
   worker.once('exit', () => {
-    for (const each of [...all]) each(threadId);
+    watchedWorkers.delete(worker);
+    for (const each of [...endings]) each(thread);
   });
+  watchedWorkers.set(worker, { thread, endings });
+  return thread;
+}
+
+/** Highest number of a thread: a worker slot holds it, and a little more, in 32 bits. */
+const MOST_THREAD: number = 2 ** 31 - 64;
+
+interface WatchedWorker {
+  readonly thread: number;
+  readonly endings: Set<(thread: number) => void>;
 }
 
 // One listener for each worker, and one for new workers, however many pools there are: platforms warn of many.
-const endings = new WeakMap<WatchableWorker, Set<(thread: number) => void>>();
+const watchedWorkers = new WeakMap<WatchableWorker, WatchedWorker>();
 const makings = new Set<{ readonly made: (worker: WatchableWorker) => void }>();
 
 function tellOfWorker(worker: unknown): void {
@@ -87,7 +104,10 @@ function tellOfWorker(worker: unknown): void {
   for (const { made } of [...makings]) made(worker as WatchableWorker);
 }
 
-/** Calls `made` for each worker that this thread makes from now on, where the platform tells. Returns how to stop. */
+/**
+ * Calls `made` for each worker that this thread makes from now on, where the platform tells. `made` must not throw.
+ * Returns how to stop.
+ */
 export function onWorkerMade(made: (worker: WatchableWorker) => void): () => void {
   const entry = { made };
   if (makings.size === 0) processLike()?.on?.('worker', tellOfWorker);
@@ -97,7 +117,10 @@ export function onWorkerMade(made: (worker: WatchableWorker) => void): () => voi
   };
 }
 
-/** Calls `changed` once when the word is no longer `value`, or after `timeout` milliseconds. Keeps no process alive. */
+/**
+ * Calls `changed` once when the word is no longer `value`, or after `timeout` milliseconds. `changed` must not throw: the
+ * runtime would end the process. Keeps no process alive.
+ */
 export function onceChanged(
   words: Int32Array<SharedArrayBuffer>,
   index: number,

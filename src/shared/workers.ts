@@ -4,6 +4,7 @@ import {
   CLAIMED,
   DEAD,
   H_KIN,
+  H_KIN_MISSED,
   H_PAST,
   H_PAST_HIGH,
   kinAt,
@@ -16,7 +17,9 @@ import {
   W_ALLOCATIONS_HIGH,
   W_IDLE,
   W_STATE,
+  W_TERM,
   W_THREAD,
+  W_WITNESS,
 } from './layout.ts';
 
 export class Workers {
@@ -36,8 +39,11 @@ export class Workers {
         this.#header[slot + W_IDLE] = 0;
         this.#header[slot + W_ALLOCATIONS] = 0;
         this.#header[slot + W_ALLOCATIONS_HIGH] = 0;
-        Atomics.store(this.#header, slot + W_STATE, ATTACHED);
-        return w;
+        this.#header[slot + W_TERM] = (this.#header[slot + W_TERM]! + 1) & MOST_COUNTED;
+        // Not a plain store: somebody may have declared this thread ended meanwhile.
+        if (Atomics.compareExchange(this.#header, slot + W_STATE, CLAIMED + thread, ATTACHED) === CLAIMED + thread) {
+          return w;
+        }
       }
     }
     return 0;
@@ -51,39 +57,134 @@ export class Workers {
     return this.#header[slotAt(w) + W_THREAD]!;
   }
 
+  /** How often the slot was claimed so far. */
+  termOf(w: number): number {
+    return this.#header[slotAt(w) + W_TERM]!;
+  }
+
   /**
-   * A thread ended: it and every worker below it are dead from now on, for a thread takes those it made along.
-   * Without the lock, which one of them may hold.
+   * Marks dead every worker of a thread that ended and of the threads below it, since a thread takes along those it
+   * made. Without the lock, which one of them may hold. Idempotent, so a caller killed half-way does no harm.
+   *
+   * @param witness The worker that is going to recover them; 0: any.
    */
-  bury(thread: number): void {
+  markDead(thread: number, witness: number): void {
     for (let w = 1; w <= MAX_WORKERS; w++) {
+      const slot = slotAt(w);
       const state = this.stateOf(w);
-      if (state === CLAIMED + thread) Atomics.store(this.#header, slotAt(w) + W_STATE, NO_WORKER);
-      else if (state === ATTACHED && this.#descends(w, thread)) Atomics.store(this.#header, slotAt(w) + W_STATE, DEAD);
+      if (state >= CLAIMED) {
+        if (this.#depthBelow(state - CLAIMED, thread) >= 0) {
+          Atomics.compareExchange(this.#header, slot + W_STATE, state, NO_WORKER);
+        }
+      } else if (state === ATTACHED && this.#depthBelow(this.threadOf(w), thread) >= 0) {
+        this.#header[slot + W_WITNESS] = witness;
+        Atomics.compareExchange(this.#header, slot + W_STATE, ATTACHED, DEAD);
+      }
     }
+    this.#forgetBelow(thread);
   }
 
-  /** Thread `parent` made thread `child`, and takes it along when it ends. */
-  remember(child: number, parent: number): void {
-    const pair = kinAt(Atomics.add(this.#header, H_KIN, 1) & MOST_COUNTED);
-    this.#header[pair + 1] = parent;
-    Atomics.store(this.#header, pair, child);
-  }
-
-  #descends(w: number, ancestor: number): boolean {
-    let thread = this.threadOf(w);
-    // A chain can't be longer; the bound is for a control block that somebody scribbled over.
-    for (let depth = 0; depth < MAX_KIN && thread !== NO_THREAD; depth++) {
-      if (thread === ancestor) return true;
-      thread = this.#makerOf(thread);
+  /** True if a worker is marked dead, and the worker that marked it is gone too. */
+  hasOrphans(): boolean {
+    for (let w = 1; w <= MAX_WORKERS; w++) {
+      if (this.stateOf(w) !== DEAD) continue;
+      const witness = this.#header[slotAt(w) + W_WITNESS]!;
+      if (witness < 1 || witness > MAX_WORKERS || this.stateOf(witness) !== ATTACHED) return true;
     }
     return false;
   }
 
-  #makerOf(thread: number): number {
-    const known = Math.min(this.#header[H_KIN]! & MOST_COUNTED, MAX_KIN);
-    for (let n = 0; n < known; n++) if (this.#header[kinAt(n)] === thread) return this.#header[kinAt(n) + 1]!;
+  /** True if a worker is marked dead that worker `w` is to recover. */
+  hasWitnessed(w: number): boolean {
+    return this.in(DEAD).some((dead) => this.#header[slotAt(dead) + W_WITNESS] === w);
+  }
+
+  /** True if a worker of this thread is attached. */
+  hasThread(thread: number): boolean {
+    return this.in(ATTACHED).some((w) => this.threadOf(w) === thread);
+  }
+
+  // ---- which thread made which
+
+  /**
+   * Records that thread `parent` made thread `child`, until {@link markDead} of either. False if the table is full.
+   * The claim of an entry says whose it is, so that a death in the middle can be undone.
+   */
+  remember(child: number, parent: number): boolean {
+    if (this.isRecorded(child)) return true;
+    for (let n = 0; n < MAX_KIN; n++) {
+      const pair = kinAt(n);
+      if (this.#header[pair] !== FREE || Atomics.compareExchange(this.#header, pair, FREE, claimBy(parent)) !== FREE) {
+        continue;
+      }
+      this.#header[pair + 1] = parent;
+      for (let used = this.#usedEntries(); used <= n; used = this.#usedEntries()) {
+        Atomics.compareExchange(this.#header, H_KIN, used, n + 1);
+      }
+      Atomics.store(this.#header, pair, child);
+      return true;
+    }
+    return false;
+  }
+
+  /** True if a thread's parent is recorded: then that parent watches it, and it has not ended as far as is known. */
+  isRecorded(child: number): boolean {
+    return this.#parentOf(child) !== NO_THREAD;
+  }
+
+  /** True if `thread` is `ancestor`, or below it as far as is recorded. */
+  isBelow(thread: number, ancestor: number): boolean {
+    return this.#depthBelow(thread, ancestor) >= 0;
+  }
+
+  /** Counts living threads for which {@link remember} had no room. */
+  countMissed(change: 1 | -1): void {
+    Atomics.add(this.#header, H_KIN_MISSED, change);
+  }
+
+  /** Living threads that {@link remember} had no room for. */
+  missed(): number {
+    return Atomics.load(this.#header, H_KIN_MISSED);
+  }
+
+  #usedEntries(): number {
+    return Math.min(Atomics.load(this.#header, H_KIN), MAX_KIN);
+  }
+
+  /** Generations from `ancestor` down to `thread`, 0 for itself; -1 if it is not below it. */
+  #depthBelow(thread: number, ancestor: number): number {
+    let above = thread;
+    for (let depth = 0; depth <= MAX_KIN && above !== NO_THREAD; depth++) {
+      if (above === ancestor) return depth;
+      above = this.#parentOf(above);
+    }
+    return -1;
+  }
+
+  #parentOf(thread: number): number {
+    // What a free entry says of a parent is out of date.
+    if (thread === FREE) return NO_THREAD;
+    const used = this.#usedEntries();
+    for (let n = 0; n < used; n++) if (this.#header[kinAt(n)] === thread) return this.#header[kinAt(n) + 1]!;
     return NO_THREAD;
+  }
+
+  /**
+   * Frees the entries of a thread that ended and of those below it. The lowest first: if this is interrupted, what is
+   * left still hangs together, and the end of the thread above frees it.
+   */
+  #forgetBelow(ancestor: number): void {
+    const entries: { pair: number; child: number; depth: number }[] = [];
+    const used = Math.min(this.#usedEntries() + 1, MAX_KIN);
+    for (let n = 0; n < used; n++) {
+      const pair = kinAt(n);
+      const child = this.#header[pair]!;
+      if (child === FREE) continue;
+      const depth = this.#depthBelow(child < 0 ? claimantOf(child) : child, ancestor);
+      if (depth >= 0) entries.push({ pair, child, depth });
+    }
+    entries.sort((a, b) => b.depth - a.depth);
+    for (const { pair, child } of entries) Atomics.compareExchange(this.#header, pair, child, FREE);
   }
 
   /** What the worker had out is known to be lost: it left, or its death was reported. */
@@ -147,3 +248,14 @@ const RANGE = 2 ** 30;
 const MOST_COUNTED: number = RANGE - 1;
 /** No thread has this number. */
 const NO_THREAD = -1;
+/** In place of a child: the entry is free. The main thread, number 0, is nobody's child. */
+const FREE = 0;
+
+/** In place of a child: thread `parent` is about to fill the entry. */
+function claimBy(parent: number): number {
+  return -2 - parent;
+}
+
+function claimantOf(claim: number): number {
+  return -2 - claim;
+}

@@ -116,6 +116,7 @@ function setUp(workers: number, inDepot: boolean): State {
       magazine: MAGAZINE,
       mostMagazine: MAGAZINE,
       mayPark: true,
+      hooks: null,
     });
     pool.start(new BareSlowPath(core));
     return { pool, core, top: () => list.top, number };
@@ -331,7 +332,9 @@ function scenario(inDepot: boolean, workers: readonly (readonly Operation<State>
     workers,
     onKilled: ({ sides, dead, reported }, victim) => {
       dead.add(victim);
-      const reports = sides[workers.length]!.core.bury(victim);
+      const { core } = sides[workers.length]!;
+      core.markDead(victim);
+      const reports = core.recoverDead();
       for (const { out } of reports) for (const index of out) reported.add(index);
     },
     check,

@@ -57,13 +57,13 @@ const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] 
   [
     'what the dead holder of the lock left is not mended',
     'threeWorkers',
-    replaceText(core, 'if (this.#lock.acquire()) this.#depot.mend();', 'this.#lock.acquire();'),
+    replaceText(core, 'if (this.#lock.acquire(patience)) this.#depot.mend();', 'this.#lock.acquire(patience);'),
     { preemptions: 1, kills: 1 },
   ],
   [
     'the magazine of a dead worker is not recovered',
     'threeWorkers',
-    replaceText(depot, 'if (this.#owners[index] === w) this.#giveOne(index);', ''),
+    replaceText(depot, 'if (this.#owners[index] === w) this.#giveFree(index, died);', ''),
     { preemptions: 0, kills: 1 },
   ],
   [

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
-import { test } from 'node:test';
+import { test, type TestContext } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { DmaPool } from 'dmapool';
+import { DmaPool, type DmaPoolOptions } from 'dmapool';
 import { H_LOCK } from '../../src/shared/layout.ts';
 import { attachedWorker, range, sharedPool } from './fixture.ts';
 import { type Hammer, Hammers, within } from './hammers.ts';
@@ -19,9 +19,22 @@ function reported(lines: readonly string[]): { worker: number; count: number }[]
 }
 
 test('killed at any moment: no block is lost, nobody hangs', { timeout: 120_000 }, async (t) => {
-  const { pool, log, handle } = await sharedPool(t, { workers: 0, maxBlocks: BLOCKS, magazine: 8 });
+  await killAtAnyMoment(t, SECONDS, {});
+});
+
+test('killed at any moment in debug mode: nothing is taken for corrupted', { timeout: 120_000 }, async (t) => {
+  const pool = await killAtAnyMoment(t, SECONDS / 2, { debug: { sites: false } });
+  assert.equal(pool.statistics().corrupted, 0);
+});
+
+async function killAtAnyMoment(
+  t: TestContext,
+  seconds: number,
+  options: Partial<DmaPoolOptions>,
+): Promise<DmaPool<'rx'>> {
+  const { pool, log, handle } = await sharedPool(t, { workers: 0, maxBlocks: BLOCKS, magazine: 8, ...options });
   const hammers = new Hammers(handle, 8);
-  const end = performance.now() + SECONDS * 1000;
+  const end = performance.now() + seconds * 1000;
   let survivor: Hammer = hammers.start();
   let victim: Hammer = hammers.start();
   let kills = 0;
@@ -68,7 +81,8 @@ test('killed at any moment: no block is lost, nobody hangs', { timeout: 120_000 
   await hammers.finish([victim, survivor]);
   await Promise.all([hammers.kill(victim), hammers.kill(survivor)]);
   assert.deepEqual(hammers.violations, []);
-});
+  return pool;
+}
 
 test('a worker that dies with the lock: others go on at once', async (t) => {
   const { pool, handle, workers } = await sharedPool(t, { workers: 2, magazine: 4 });

@@ -2,8 +2,11 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Device, DmaPool, HeapMemory } from 'dmapool';
+import { attachControl } from '../../src/shared/layout.ts';
+import { EMPTY } from '../../src/pool/free-list.ts';
 import { throwsCode } from '../support/errors.ts';
 import { RecordingLog } from '../support/log.ts';
+import { attachedWorker } from './fixture.ts';
 
 /** Two sides of one debug pool, in one thread: what they share is the same as between threads. */
 function twoSides(): { here: DmaPool; there: DmaPool; log: RecordingLog; other: RecordingLog } {
@@ -106,4 +109,60 @@ test('what is in quarantine when a pool is shared stays there', () => {
   assert.ok(!taken.has(block.index));
   assert.equal(taken.size, 63);
   assert.equal(there.statistics().quarantined, 1);
+});
+
+/** Kills a worker that wrote to three blocks, of which one is on its way and one half-way through a free in bulk. */
+async function killHolder(pool: DmaPool): Promise<void> {
+  const handle = pool.share();
+  const worker = await attachedWorker(handle);
+  const indices = await worker.call('alloc', 3);
+  for (const index of indices) await worker.call('write', index, 0x4242_4242);
+  await worker.call('transfer', [indices[0]!]);
+  // As a kill in the middle of freeIndexBulk leaves it: free by its word, and still with the holder's bytes.
+  attachControl(handle.control).words[indices[1]!] = EMPTY;
+  await worker.kill();
+  assert.equal(pool.reclaim(), 2);
+}
+
+function takeAll(pool: DmaPool): number[] {
+  const taken: number[] = [];
+  for (let index = pool.tryAllocIndex(); index >= 0; index = pool.tryAllocIndex()) taken.push(index);
+  return taken;
+}
+
+test('blocks of a dead worker come back poisoned: nothing is taken for corrupted', async () => {
+  const log = new RecordingLog();
+  const device = new Device({ name: 'nic', memory: new HeapMemory(), log });
+  const pool: DmaPool = DmaPool.create('rx', device, { size: 64, maxBlocks: 16, debug: true });
+  await killHolder(pool);
+  assert.equal(takeAll(pool).length, 16);
+  assert.equal(pool.statistics().corrupted, 0, log.text);
+});
+
+test('blocks that a worker had out when it left come back poisoned', () => {
+  const { here, there, log, other } = twoSides();
+  there.alloc().bytes.fill(1);
+  there.destroy();
+  assert.equal(here.reclaim(), 1);
+  assert.equal(takeAll(here).length, 128);
+  assert.equal(here.statistics().corrupted, 0, log.text + other.text);
+});
+
+test('init-on-free: no byte of a dead worker gets to the next holder', async () => {
+  const device = new Device({ name: 'nic', memory: new HeapMemory(), log: new RecordingLog() });
+  const pool: DmaPool = DmaPool.create('rx', device, { size: 64, maxBlocks: 16, initOnFree: true });
+  await killHolder(pool);
+  for (const index of takeAll(pool)) assert.ok(pool.bytesOf(index).every((byte) => byte === 0));
+});
+
+test('a write to a block after reclaim is found all the same', () => {
+  const { here, there, log } = twoSides();
+  const block = there.alloc();
+  const { bytes } = block;
+  there.destroy();
+  const takeBack = (): number => here.reclaim();
+  assert.equal(takeBack(), 1);
+  bytes[3] = 0;
+  assert.equal(takeAll(here).length, 127);
+  assert.match(log.text, /was written to while it was free.*freed at takeBack/s);
 });

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { Device, DmaPool, HeapMemory, type SharedPoolHandle } from 'dmapool';
 import { rejectsCode, throwsCode } from '../support/errors.ts';
 import { FaultyMemory } from '../support/faulty-memory.ts';
@@ -348,6 +349,55 @@ test('destroy ends every wait, in every worker', async (t) => {
   for (const block of held) pool.free(block);
 });
 
+test('a signal that can’t be listened to loses no block and blocks nobody', async (t) => {
+  const { pool } = await sharedPool(t, { workers: 0, maxBlocks: 1 });
+  const block = pool.alloc();
+  const { signal } = new AbortController();
+  signal.addEventListener = () => {
+    throw new RangeError('no more listeners');
+  };
+  await assert.rejects(pool.allocWait({ signal }), /no more listeners/);
+  assert.equal(pool.statistics().waiting, 0);
+  const next = pool.allocWait({ timeout: 2000 });
+  pool.free(block);
+  assert.equal((await next).index, block.index);
+  pool.free(block);
+  assert.equal(pool.alloc().index, block.index);
+});
+
+test('a worker on its event loop sees that the pool was destroyed, also within its magazine', async (t) => {
+  const { pool, workers } = await sharedPool(t);
+  const [worker] = workers;
+  await worker!.call('free', await worker!.call('alloc', 2));
+  const turning = worker!.call('turnUntilRefused', 1e9);
+  await sleep(50);
+  pool.destroy();
+  await refusedWith('ERR_DMAPOOL_DESTROYED', turning);
+});
+
+test('an idle worker sees that the pool was destroyed', async (t) => {
+  const { pool, workers } = await sharedPool(t);
+  const [worker] = workers;
+  await worker!.call('free', await worker!.call('alloc', 2));
+  pool.destroy();
+  await sleep(300);
+  await refusedWith('ERR_DMAPOOL_DESTROYED', worker!.call('alloc', 1));
+});
+
+test('a slow call sees that the pool was destroyed, and no call after it gets a block', async (t) => {
+  const { pool, handle } = await sharedPool(t, { workers: 0, magazine: 8 });
+  const there = DmaPool.attach(handle);
+  const held = there.allocIndex();
+  pool.destroy();
+  const most = 8;
+  let taken = 0;
+  throwsCode('ERR_DMAPOOL_DESTROYED', () => {
+    for (; taken <= most; taken++) there.allocIndex();
+  });
+  there.freeIndex(held);
+  throwsCode('ERR_DMAPOOL_DESTROYED', () => there.allocIndex());
+});
+
 test('a shared pool counts waits and failures as one of a single thread does', async (t) => {
   const shared = (await sharedPool(t, { workers: 0, maxBlocks: 1 })).pool;
   const { pool: single } = makePool(1);
@@ -544,6 +594,29 @@ test('an attach that fails leaves nobody attached', async (t) => {
   const device = new Device({ name: 'other' });
   device.addAttribute('pools', () => 'somebody else’s');
   throwsCode('ERR_DMAPOOL_EXISTS', () => DmaPool.attach(handle, { device }));
+  pool.destroy();
+  assert.equal(memory.bytesInUse, 0);
+});
+
+test('an attach with wrong arguments takes no worker’s slot', async (t) => {
+  const { pool, memory, handle } = await sharedPool(t, { workers: 0, debug: true });
+  const wrong: [unknown, unknown][] = [
+    [handle, { device: { name: 'eth0' } }],
+    [handle, null],
+    [{ ...handle, debug: {} }, {}],
+    [{ ...handle, debug: { ...handle.debug, book: new SharedArrayBuffer(8) } }, {}],
+    [{ ...handle, debug: undefined }, {}],
+    [{ ...handle, name: undefined }, {}],
+    [{ ...handle, node: 'x' }, {}],
+    [{ ...handle, initOnFree: 1 }, {}],
+    [{ ...handle, device: { ...handle.device, dmaMask: -1 } }, {}],
+    [{ ...handle, control: handle.control.slice(0, handle.control.byteLength - 8) }, {}],
+  ];
+  for (let i = 0; i < 70; i++) {
+    const [each, options] = wrong[i % wrong.length]!;
+    throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => DmaPool.attach(each as SharedPoolHandle, options as object));
+  }
+  DmaPool.attach(handle).destroy();
   pool.destroy();
   assert.equal(memory.bytesInUse, 0);
 });

@@ -125,6 +125,19 @@ export const operations = {
     inner = await RemoteWorker.start();
     return inner.call('attach', pool.share());
   },
+  async killInner(): Promise<void> {
+    await inner?.kill();
+  },
+  /** Takes and gives one block at each turn of the event loop, until it is refused; returns the turns. */
+  async turnUntilRefused(most: number): Promise<number> {
+    let turns = 0;
+    for (let index = pool.tryAllocIndex(); index >= 0 && turns < most; turns++) {
+      pool.freeIndex(index);
+      await new Promise((resolve) => setImmediate(resolve));
+      index = pool.tryAllocIndex();
+    }
+    return turns;
+  },
   async callInner(name: string, args: unknown[]): Promise<unknown> {
     if (inner === null) throw new Error('there is no inner worker');
     return inner.request(name, args);

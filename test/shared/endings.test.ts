@@ -1,0 +1,255 @@
+/** Ends of threads as the runtime and the user tell of them: late ones, false ones, very many, and what throws meanwhile. */
+import assert from 'node:assert/strict';
+import { EventEmitter } from 'node:events';
+import { test, type TestContext } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type DeathReport, Device, DmaPool, HeapMemory } from 'dmapool';
+import { H_LOCK } from '../../src/shared/layout.ts';
+import { throwsCode } from '../support/errors.ts';
+import { RecordingLog } from '../support/log.ts';
+import { attachedWorker, range, sharedPool, until } from './fixture.ts';
+import { refusedWith, RemoteWorker } from './remote.ts';
+
+/** A Worker as far as a pool looks at it. */
+class FakeWorker extends EventEmitter {
+  threadId: number;
+
+  constructor(threadId: number) {
+    super();
+    this.threadId = threadId;
+  }
+
+  exit(): void {
+    this.threadId = -1;
+    this.emit('exit');
+  }
+}
+
+/** Numbers that no real thread of this process has. */
+const FAKE_THREADS = 1_000_000;
+
+test('an end while a living worker holds the lock is settled later; no listener throws or is skipped', async (t) => {
+  const { pool, handle, workers } = await sharedPool(t, { workers: 2, magazine: 4 });
+  const [a, b] = workers;
+  await a!.call('alloc', 3);
+  const lost: number[] = [];
+  pool.onDeath(({ out }) => {
+    lost.push(out.length);
+  });
+  const header = new Int32Array(handle.control);
+  const uncaught: unknown[] = [];
+  const onUncaught = (error: unknown): void => {
+    uncaught.push(error);
+  };
+  process.on('uncaughtException', onUncaught);
+  t.after(() => process.off('uncaughtException', onUncaught));
+  await b!.call('takeLock');
+  let heard = false;
+  a!.worker.once('exit', () => {
+    heard = true;
+  });
+  await a!.kill();
+  await sleep(300);
+  assert.deepEqual(uncaught, []);
+  assert.ok(heard, 'a listener of the user was skipped');
+  assert.deepEqual(lost, []);
+  Atomics.store(header, H_LOCK, 0);
+  await until('the end is settled', () => lost.length > 0);
+  assert.deepEqual(lost, [3]);
+  assert.equal(pool.reclaim(), 3);
+});
+
+test('reclaim settles an end that was not settled before, and reports it', async (t) => {
+  const { pool, handle, workers } = await sharedPool(t, { workers: 2, magazine: 4 });
+  const [a, b] = workers;
+  await a!.call('alloc', 3);
+  const waiting = a!.call('wait').catch(() => undefined);
+  const reports: DeathReport[] = [];
+  pool.onDeath((report) => {
+    reports.push(report);
+  });
+  await b!.call('takeLock');
+  await a!.worker.terminate();
+  await waiting;
+  Atomics.store(new Int32Array(handle.control), H_LOCK, 0);
+  const reclaimed = pool.reclaim();
+  assert.ok(reclaimed >= 3, String(reclaimed));
+  assert.equal(reports.length, 1);
+  assert.equal(pool.statistics().waiting, 0);
+});
+
+test('every listener of a death is called, whatever another one and the log throw', async (t) => {
+  const log = {
+    error: () => {
+      throw Object.create(null) as Error;
+    },
+    warn: () => undefined,
+    info: () => undefined,
+  };
+  const device = new Device({ name: 'nic', memory: new HeapMemory(), log });
+  const pool = DmaPool.create('rx', device, { size: 64, maxBlocks: 64 });
+  const worker = await attachedWorker(pool.share());
+  t.after(() => worker.kill());
+  await worker.call('alloc', 1);
+  const called: string[] = [];
+  pool.onDeath(() => {
+    called.push('first');
+    throw Object.create(null) as Error;
+  });
+  pool.onDeath(() => {
+    called.push('second');
+  });
+  await worker.kill();
+  assert.deepEqual(called, ['first', 'second']);
+  assert.equal(pool.reclaim(), 1);
+  pool.destroy();
+});
+
+test('a death is recovered by others when the worker that was told of it has left', async (t) => {
+  const { pool, workers } = await sharedPool(t);
+  const [middle] = workers;
+  await middle!.call('makeInner');
+  await middle!.call('callInner', 'alloc', [2]);
+  await middle!.call('destroy');
+  await middle!.call('killInner');
+  await until('its blocks are lost', () => pool.reclaim() === 2);
+});
+
+test('a worker that leaves while the lock is held leaves later', async (t) => {
+  const { pool, handle, memory, workers } = await sharedPool(t, { workers: 1 });
+  const there = DmaPool.attach(handle);
+  await workers[0]!.call('takeLock');
+  there.destroy();
+  throwsCode('ERR_DMAPOOL_DESTROYED', () => there.alloc());
+  Atomics.store(new Int32Array(handle.control), H_LOCK, 0);
+  await workers[0]!.kill();
+  pool.destroy();
+  await until('the memory is back', () => memory.bytesInUse === 0);
+});
+
+test('a pool is destroyed also while the lock is held', async (t) => {
+  const { pool, handle, memory, workers } = await sharedPool(t, { workers: 1 });
+  pool.free(pool.alloc());
+  await workers[0]!.call('takeLock');
+  pool.destroy();
+  throwsCode('ERR_DMAPOOL_DESTROYED', () => pool.alloc());
+  Atomics.store(new Int32Array(handle.control), H_LOCK, 0);
+  await workers[0]!.kill();
+  await until('the memory is back', () => memory.bytesInUse === 0);
+});
+
+// ---- which thread made which
+
+test('lineage outlives any number of workers that came and went', async (t) => {
+  const { pool, workers } = await sharedPool(t);
+  const [middle] = workers;
+  await middle!.call('makeInner');
+  await middle!.call('callInner', 'alloc', [5]);
+  for (let n = 0; n < 3000; n++) {
+    const worker = new FakeWorker(FAKE_THREADS + n);
+    pool.watch(worker);
+    worker.exit();
+  }
+  await middle!.kill();
+  assert.equal(pool.reclaim(), 5);
+  assert.equal(new Set(range(0, 64).map(() => pool.allocIndex())).size, 64);
+});
+
+test('with too many threads alive a worker can’t attach, and says why; it can when some have ended', async (t) => {
+  const { pool, handle, log } = await sharedPool(t, { workers: 0 });
+  const fakes: FakeWorker[] = [];
+  throwsCode('ERR_DMAPOOL_LIMIT', () => {
+    for (let n = 0; n < 5000; n++) {
+      const worker = new FakeWorker(FAKE_THREADS + n);
+      fakes.push(worker);
+      pool.watch(worker);
+    }
+  });
+  assert.ok(fakes.length > 1000, String(fakes.length));
+  fakes.pop()!.exit();
+  const unrecorded = await startWorker(t);
+  assert.match(log.text, /can.t be recorded/);
+  await refusedWith('ERR_DMAPOOL_LIMIT', unrecorded.call('attach', handle));
+  fakes.pop()!.exit();
+  const recorded = await startWorker(t);
+  await recorded.call('attach', handle);
+  await recorded.call('alloc', 2);
+  await recorded.kill();
+  assert.equal(pool.reclaim(), 2);
+  await unrecorded.kill();
+  for (const fake of fakes) fake.exit();
+  const again = await startWorker(t);
+  await again.call('attach', handle);
+});
+
+test('a worker that has ended, or is none, can’t be watched', async (t) => {
+  const { pool } = await sharedPool(t, { workers: 0 });
+  for (const threadId of [-1, 0, 0.5, 2 ** 31, 'x']) {
+    throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => {
+      pool.watch(new FakeWorker(threadId as number));
+    });
+  }
+});
+
+// ---- ends that are none
+
+test('workerEnded refuses threads that are known to live', async (t) => {
+  const { pool, workers } = await sharedPool(t);
+  const [worker] = workers;
+  const held = [pool.allocIndex(), pool.allocIndex()];
+  throwsCode('ERR_DMAPOOL_THREAD_ALIVE', () => pool.workerEnded(pool.thread));
+  throwsCode('ERR_DMAPOOL_THREAD_ALIVE', () => pool.workerEnded(worker!.worker.threadId));
+  // Above the caller, and another one's child.
+  await refusedWith('ERR_DMAPOOL_THREAD_ALIVE', worker!.call('workerEnded', pool.thread));
+  const inner = await worker!.call('makeInner');
+  throwsCode('ERR_DMAPOOL_THREAD_ALIVE', () => pool.workerEnded(inner.thread));
+  const there = (await worker!.call('callInner', 'alloc', [64])) as number[];
+  const all = [...held, ...there, ...range(0, 64).map(() => pool.tryAllocIndex())].filter((index) => index >= 0);
+  assert.equal(new Set(all).size, all.length, 'a block is in two hands');
+  const { threadId } = worker!.worker;
+  await worker!.kill();
+  assert.deepEqual(pool.workerEnded(threadId), [], 'known already');
+});
+
+test('a living worker that was declared ended sees it at its next slow call, and may attach again', async (t) => {
+  const { pool, handle, worker, thread } = await unwatched(t);
+  await worker.call('alloc', 3);
+  assert.equal(pool.workerEnded(thread).length, 1);
+  await refusedWith('ERR_DMAPOOL_DECLARED_ENDED', worker.call('allocBulk', 60));
+  await refusedWith('ERR_DMAPOOL_DECLARED_ENDED', worker.call('allocOne'));
+  await refusedWith('ERR_DMAPOOL_DECLARED_ENDED', worker.call('wait'));
+  await refusedWith('ERR_DMAPOOL_DECLARED_ENDED', worker.call('free', [0]));
+  await refusedWith('ERR_DMAPOOL_DECLARED_ENDED', worker.call('transfer', [0]));
+  assert.match(await worker.call('logged'), /was declared ended by workerEnded\(\), but lives/);
+  assert.equal(pool.reclaim(), 3);
+  await worker.call('attach', handle);
+  const taken = [...(await worker.call('alloc', 64)), ...range(0, 64).map(() => pool.tryAllocIndex())];
+  assert.equal(new Set(taken.filter((index) => index >= 0)).size, 64);
+});
+
+test('a living worker that was declared ended sees it on its event loop', async (t) => {
+  const { pool, worker, thread } = await unwatched(t);
+  await worker.call('alloc', 1);
+  pool.workerEnded(thread);
+  await sleep(50);
+  // Nothing slow was called: the block at hand in its magazine is not handed out any more all the same.
+  await refusedWith('ERR_DMAPOOL_DECLARED_ENDED', worker.call('allocOne'));
+});
+
+/** A worker in a pool that does not know its Worker object. */
+async function unwatched(
+  t: TestContext,
+): Promise<{ pool: DmaPool; handle: ReturnType<DmaPool['share']>; worker: RemoteWorker; thread: number }> {
+  const worker = await startWorker(t);
+  const device = new Device({ name: 'nic', memory: new HeapMemory(), log: new RecordingLog() });
+  const pool: DmaPool = DmaPool.create('rx', device, { size: 256, maxBlocks: 64 });
+  const handle = pool.share({ magazine: 8 });
+  const { thread } = await worker.call('attach', handle);
+  return { pool, handle, worker, thread };
+}
+
+async function startWorker(t: TestContext): Promise<RemoteWorker> {
+  const worker = await RemoteWorker.start();
+  t.after(() => worker.kill());
+  return worker;
+}
