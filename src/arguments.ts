@@ -1,13 +1,274 @@
-import { DmaArgumentError } from './errors.ts';
+import { DmaArgumentError, DmaError } from './errors.ts';
 
 /** The largest size of a block or allocation: INT_MAX, as in Linux's `dma_pool_create`. */
 export const INT_MAX = 0x7fff_ffff;
 
-/** Throws unless `value` is a whole number from `low` to `high`, both included. */
+/**
+ * Throws unless `value` is a whole number from `low` to `high`, both included.
+ *
+ * @param argument Its name, for the message.
+ * @param value What was given.
+ * @param low The least that is accepted.
+ * @param high The most that is accepted.
+ * @throws {@link DmaArgumentError}
+ *
+ * @example
+ * ```ts
+ * checkInteger('depth', 64, 1, 1024);
+ * ```
+ */
 export function checkInteger(argument: string, value: unknown, low: number, high: number): asserts value is number {
   if (typeof value !== 'number' || !Number.isInteger(value) || value < low || value > high) {
     throw new DmaArgumentError(argument, value, `a whole number from ${String(low)} to ${String(high)}`);
   }
+}
+
+/**
+ * Throws unless `value` is an object, null apart.
+ *
+ * @param argument Its name, for the message.
+ * @param value What was given.
+ * @param accepted What would be accepted, for the message.
+ * @throws {@link DmaArgumentError}
+ *
+ * @example
+ * ```ts
+ * checkObject('ring', { depth: 64 });
+ * ```
+ */
+export function checkObject(argument: string, value: unknown, accepted = 'an object'): asserts value is object {
+  if (typeof value !== 'object' || value === null) throw new DmaArgumentError(argument, value, accepted);
+}
+
+/**
+ * Throws unless `value` is true or false.
+ *
+ * @param argument Its name, for the message.
+ * @param value What was given.
+ * @throws {@link DmaArgumentError}
+ *
+ * @example
+ * ```ts
+ * checkBoolean('promiscuous', false);
+ * ```
+ */
+export function checkBoolean(argument: string, value: unknown): asserts value is boolean {
+  if (typeof value !== 'boolean') throw new DmaArgumentError(argument, value, 'true or false');
+}
+
+/**
+ * Throws unless `value` is a function.
+ *
+ * @param argument Its name, for the message.
+ * @param value What was given.
+ * @throws {@link DmaArgumentError}
+ *
+ * @example
+ * ```ts
+ * checkFunction('onPacket', () => undefined);
+ * ```
+ */
+export function checkFunction(argument: string, value: unknown): void {
+  if (typeof value !== 'function') throw new DmaArgumentError(argument, value, 'a function');
+}
+
+/**
+ * Throws unless `value` is an `AbortSignal`, or undefined: signals are optional everywhere.
+ *
+ * @param argument Its name, for the message.
+ * @param value What was given.
+ * @throws {@link DmaArgumentError}
+ *
+ * @example
+ * ```ts
+ * checkSignal('signal', AbortSignal.timeout(1000));
+ * ```
+ */
+export function checkSignal(argument: string, value: unknown): asserts value is AbortSignal | undefined {
+  if (value !== undefined && !isInstance(value, AbortSignal))
+    throw new DmaArgumentError(argument, value, 'an AbortSignal');
+}
+
+/**
+ * Throws unless `value` is a `Uint8Array` of `least` to `most` bytes.
+ *
+ * @param argument Its name, for the message.
+ * @param value What was given.
+ * @param least The fewest bytes that are accepted.
+ * @param most The most bytes that are accepted.
+ * @throws {@link DmaArgumentError}
+ *
+ * @example
+ * ```ts
+ * checkBytes('mac', new Uint8Array(6), 6, 6);
+ * ```
+ */
+export function checkBytes(argument: string, value: unknown, least = 0, most = Infinity): asserts value is Uint8Array {
+  if (ArrayBuffer.isView(value) && value instanceof Uint8Array && value.length >= least && value.length <= most) return;
+  const count =
+    least === most
+      ? ` of ${String(least)} bytes`
+      : most === Infinity
+        ? ''
+        : ` of ${String(least)} to ${String(most)} bytes`;
+  throw new DmaArgumentError(argument, value, `a Uint8Array${count}`);
+}
+
+/**
+ * `value instanceof type`, and false for a revoked proxy, for which the operator throws.
+ *
+ * @param value What was given.
+ * @param type A class.
+ *
+ * @example
+ * ```ts
+ * console.log(isInstance(new Map(), Map)); // true
+ * ```
+ */
+export function isInstance<T>(
+  value: unknown,
+  type: { readonly prototype: T; [Symbol.hasInstance](value: unknown): boolean },
+): value is T {
+  try {
+    return value instanceof type;
+  } catch {
+    return false;
+  }
+}
+
+/**
+ * Runs `read`, which takes apart what the caller gave. What a getter or proxy of the caller's throws meanwhile becomes a
+ * `DmaArgumentError` with it as the cause; a `DmaError` goes on as it is.
+ *
+ * @param argument Its name, for the message.
+ * @param value What was given.
+ * @param accepted What would be accepted, for the message.
+ * @param read Reads what is wanted of it.
+ * @returns What `read` returns.
+ * @throws {@link DmaArgumentError}
+ *
+ * @example
+ * ```ts
+ * const target = { name: 'eth0', dmaMask: 0xffff_ffff };
+ * const { name } = reading('target', target, 'an object with a name', () => ({ name: target.name }));
+ * console.log(name); // eth0
+ * ```
+ */
+export function reading<R>(argument: string, value: unknown, accepted: string, read: () => R): R {
+  try {
+    return read();
+  } catch (error) {
+    if (isInstance(error, DmaError)) throw error;
+    throw new DmaArgumentError(argument, value, accepted, { cause: error });
+  }
+}
+
+/**
+ * The names of the options in `T`, all of them: true for a documented one, false for one that messages leave out.
+ *
+ * @example
+ * ```ts
+ * const names: OptionNames<{ depth?: number }> = { depth: true };
+ * console.log(Object.keys(names)); // [ 'depth' ]
+ * ```
+ */
+export type OptionNames<T> = { readonly [K in keyof T]-?: boolean };
+
+/**
+ * Reads an options object: each name once, getters included, into a plain object. Names that are not in `names` are refused;
+ * inherited names count like own ones, symbols and the names that every object has do not count. An option that is
+ * undefined is absent.
+ *
+ * @param argument Name of the object, for messages.
+ * @param given What the caller gave.
+ * @param names Every name that is accepted.
+ * @throws {@link DmaArgumentError} for what is no object, for an unknown name (with the nearest one), and for an object that
+ *   throws when it is read, with what it threw as the cause.
+ *
+ * @example
+ * ```ts
+ * const { depth = 64 } = readOptions<{ depth?: number }>('options', { depth: 8 }, { depth: true });
+ * console.log(depth); // 8
+ * ```
+ */
+export function readOptions<T extends object>(argument: string, given: unknown, names: OptionNames<T>): T {
+  checkObject('names', names, 'an object with the names that are accepted');
+  const known = names as Readonly<Record<string, boolean>>;
+  checkObject(argument, given, `an object with ${documented(known)}`);
+  return reading(argument, given, 'an object whose options can be read', () => {
+    for (const name in given) {
+      if (!Object.hasOwn(known, name) && !(name in Object.prototype)) throw unknownOption(argument, given, name, known);
+    }
+    const read: Record<string, unknown> = {};
+    for (const name of Object.keys(known)) {
+      const value = (given as Readonly<Record<string, unknown>>)[name];
+      if (value !== undefined) read[name] = value;
+    }
+    return read as T;
+  });
+}
+
+function documented(names: Readonly<Record<string, boolean>>): string {
+  return Object.keys(names)
+    .filter((name) => names[name])
+    .join(', ');
+}
+
+function unknownOption(
+  argument: string,
+  given: object,
+  name: string,
+  names: Readonly<Record<string, boolean>>,
+): DmaArgumentError {
+  const accepted = documented(names);
+  const near = nearest(
+    name,
+    Object.keys(names).filter((known) => names[known]),
+  );
+  const guess = near === undefined ? ';' : `; did you mean '${near}'?`;
+  const where = argument === 'options' ? '' : ` of ${argument}`;
+  // Quoted like any text of the caller's: cut, and control characters visible.
+  const message = `unknown option '${quoted(name)}'${where}${guess} accepted: ${accepted}`;
+  return new DmaArgumentError(argument === 'options' ? name : `${argument}.${name}`, given, accepted, { message });
+}
+
+function quoted(text: string): string {
+  return JSON.stringify(text.length > 60 ? `${text.slice(0, 60)}...` : text).slice(1, -1);
+}
+
+/** The name that takes the fewest edits, of those that take at most a third of its length, 1 at least. */
+function nearest(wrong: string, names: readonly string[]): string | undefined {
+  if (wrong.length > 60) return undefined;
+  let best: string | undefined;
+  let least = Infinity;
+  for (const name of names) {
+    const edits = distance(wrong.toLowerCase(), name.toLowerCase());
+    if (edits < least && edits <= Math.max(1, Math.floor(name.length / 3))) {
+      best = name;
+      least = edits;
+    }
+  }
+  return best;
+}
+
+/** Insertions, deletions, replacements, and swaps of neighbours that make `to` of `from` (optimal string alignment). */
+function distance(from: string, to: string): number {
+  let before: number[] = [];
+  let row = Array.from({ length: to.length + 1 }, (_, i) => i);
+  for (let i = 1; i <= from.length; i++) {
+    const next = [i];
+    for (let k = 1; k <= to.length; k++) {
+      const replaced = row[k - 1]! + Number(from[i - 1] !== to[k - 1]);
+      let edits = Math.min(replaced, row[k]! + 1, next[k - 1]! + 1);
+      if (i > 1 && k > 1 && from[i - 1] === to[k - 2] && from[i - 2] === to[k - 1]) {
+        edits = Math.min(edits, before[k - 2]! + 1);
+      }
+      next.push(edits);
+    }
+    before = row;
+    row = next;
+  }
+  return row[to.length]!;
 }
 
 /** True for 1, 2, 4, ... up to 2^53. Free of 32-bit operators, so that large boundaries are judged right. */

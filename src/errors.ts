@@ -94,9 +94,22 @@ export class DmaArgumentError extends DmaError {
   /** The argument's name, as in the documentation. */
   readonly argument: string;
 
-  constructor(argument: string, value: unknown, accepted: string) {
-    super('ERR_DMAPOOL_INVALID_ARGUMENT', `${argument} is ${describe(value)}; accepted: ${accepted}`);
-    this.argument = argument;
+  /**
+   * @param argument Its name.
+   * @param value What was given. Only its type and, of plain values, its text go into the message.
+   * @param accepted What would be accepted.
+   * @param options `cause`: what the value itself threw; `message`: a message in place of the usual one.
+   */
+  constructor(
+    argument: string,
+    value: unknown,
+    accepted: string,
+    options: ErrorOptions & { readonly message?: string } = {},
+  ) {
+    const name = text(argument);
+    const { message = `${name} is ${describe(value)}; accepted: ${text(accepted)}`, ...cause } = options;
+    super('ERR_DMAPOOL_INVALID_ARGUMENT', message, cause);
+    this.argument = name;
   }
 }
 
@@ -228,20 +241,49 @@ export function hex(value: number): string {
   return `0x${value.toString(16)}`;
 }
 
-/** A value as it should stand in a message, whatever it is. */
+/** A text as it is, anything else as {@link describe} has it: to make an error must not fail. */
+function text(value: unknown): string {
+  return typeof value === 'string' ? value : describe(value);
+}
+
+/** The most characters of a text, and the most bits of a bigint, that a message quotes. */
+const QUOTED = 200;
+
+/**
+ * A value as it stands in a message, whatever it is. Never throws and runs no code of the value's: no `toString`, getter or
+ * proxy trap. A revoked proxy, which throws at every touch, is `an object` or `a function`.
+ */
 export function describe(value: unknown): string {
   switch (typeof value) {
     case 'string':
-      return JSON.stringify(value);
+      return JSON.stringify(value.length > QUOTED ? `${value.slice(0, QUOTED)}...` : value);
     case 'bigint':
-      return `${String(value)}n`;
+      return BigInt.asIntN(QUOTED, value) === value ? `${String(value)}n` : 'a large bigint';
     case 'function':
       return 'a function';
     case 'symbol':
       return 'a symbol';
     case 'object':
-      return value === null ? 'null' : Array.isArray(value) ? 'an array' : 'an object';
+      return value === null ? 'null' : isArray(value) ? 'an array' : 'an object';
     default:
       return String(value);
+  }
+}
+
+/** `Array.isArray`, and false for a revoked proxy, for which it throws. */
+export function isArray(value: unknown): value is unknown[] {
+  try {
+    return Array.isArray(value);
+  } catch {
+    return false;
+  }
+}
+
+/** What somebody's code threw, as it stands in a message. Never throws, whatever it was. */
+export function describeThrown(thrown: unknown): string {
+  try {
+    return String(thrown);
+  } catch {
+    return describe(thrown);
   }
 }
