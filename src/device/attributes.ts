@@ -1,3 +1,4 @@
+import { checkFunction } from '../arguments.ts';
 import { DmaArgumentError, DmaExistsError } from '../errors.ts';
 
 /** Text of an attribute, made when it is read (Linux: a `show` method). */
@@ -17,7 +18,7 @@ export class Attributes {
     if (typeof name !== 'string' || name === '' || name.includes('/') || name.includes('\0')) {
       throw new DmaArgumentError('attribute name', name, 'a file name: not empty, no slash');
     }
-    if (typeof show !== 'function') throw new DmaArgumentError('show', show, 'a function');
+    checkFunction('show', show);
     if (this.#shows.has(name)) throw new DmaExistsError(`${this.#device}: an attribute ${name} exists already`);
     // Wrapped, so that two attributes are never taken for one because they share a function.
     const own: AttributeShow = () => show();

@@ -1,7 +1,24 @@
 // For `using`: whoever has a device or a pool needs these declarations, also where no others are asked for.
 /// <reference lib="esnext.disposable" preserve="true" />
-import { ceilPowerOfTwo, checkInteger, INT_MAX, isPowerOfTwo } from '../arguments.ts';
-import { describe, DmaArgumentError, DmaMaskError, DmaReleaseError, DmaSourceError, hex } from '../errors.ts';
+import {
+  ceilPowerOfTwo,
+  checkFunction,
+  checkInteger,
+  INT_MAX,
+  isPowerOfTwo,
+  type OptionNames,
+  reading,
+  readOptions,
+} from '../arguments.ts';
+import {
+  describe,
+  describeThrown,
+  DmaArgumentError,
+  DmaMaskError,
+  DmaReleaseError,
+  DmaSourceError,
+  hex,
+} from '../errors.ts';
 import type { CoherentAllocator, CoherentMemory, DmaTarget } from '../memory/coherent.ts';
 import { defaultMemory } from '../memory/heap.ts';
 import { Attributes, type AttributeShow } from './attributes.ts';
@@ -27,7 +44,20 @@ export interface DeviceOptions {
   readonly log?: DeviceLog;
 }
 
+const DEVICE_OPTIONS: OptionNames<DeviceOptions> = {
+  name: true,
+  path: true,
+  parent: true,
+  memory: true,
+  dmaMask: true,
+  numaNode: true,
+  log: true,
+};
+const LEVELS: readonly (keyof DeviceLog)[] = ['error', 'warn', 'info'];
 const MAX_NODE = 1023;
+
+/** True for a device: not for a look-alike, nor for a proxy of one. */
+export let isDevice: (value: unknown) => value is Device;
 
 /**
  * Who does the DMA: a name, what addresses it reaches, where its memory comes from, and what is released with it.
@@ -68,9 +98,6 @@ export class Device implements DmaTarget, Disposable {
 
   /** @throws {@link DmaArgumentError} when an option is not of its kind or range. */
   constructor(options: DeviceOptions) {
-    if (typeof options !== 'object' || options === null) {
-      throw new DmaArgumentError('options', options, 'an object with at least a name');
-    }
     const {
       name,
       parent,
@@ -79,17 +106,18 @@ export class Device implements DmaTarget, Disposable {
       dmaMask = DMA_BIT_MASK(32),
       numaNode = NUMA_NO_NODE,
       log = consoleLog,
-    } = options;
+    } = readOptions('options', options, DEVICE_OPTIONS);
     if (typeof name !== 'string' || !/^[^/\p{Cc}]+$/u.test(name)) {
       throw new DmaArgumentError('name', name, 'a device name: not empty, no slash, no control characters');
     }
     if (path !== undefined && typeof path !== 'string') throw new DmaArgumentError('path', path, 'a text');
     if (memory !== undefined) checkSource(memory);
-    for (const level of ['error', 'warn', 'info'] as const) {
-      if (typeof log?.[level] !== 'function')
-        throw new DmaArgumentError('log', log, `an object with a method ${level}`);
+    for (const level of LEVELS) {
+      const accepted = `an object with a method ${level}`;
+      const method: unknown = reading('log', log, accepted, () => log?.[level]);
+      if (typeof method !== 'function') throw new DmaArgumentError('log', log, accepted);
     }
-    if (parent !== undefined && !(parent instanceof Device)) throw new DmaArgumentError('parent', parent, 'a Device');
+    if (parent !== undefined && !isDevice(parent)) throw new DmaArgumentError('parent', parent, 'a Device');
     checkInteger('dmaMask', dmaMask, 1, Number.MAX_SAFE_INTEGER);
     checkInteger('numaNode', numaNode, NUMA_NO_NODE, MAX_NODE);
     this.name = name;
@@ -184,6 +212,9 @@ export class Device implements DmaTarget, Disposable {
    * @param message One report; it may have several lines.
    */
   report(level: keyof DeviceLog, kind: string, message: string): void {
+    if (!LEVELS.includes(level)) throw new DmaArgumentError('level', level, LEVELS.join(', '));
+    if (typeof kind !== 'string') throw new DmaArgumentError('kind', kind, 'a text');
+    if (typeof message !== 'string') throw new DmaArgumentError('message', message, 'a text');
     const print = this.#limiter.allows(kind, (missed) => {
       this.#write(level, `${this.name}: ${kind}: ${String(missed)} messages suppressed`);
     });
@@ -195,7 +226,7 @@ export class Device implements DmaTarget, Disposable {
     try {
       this.#log[level](message);
     } catch (error) {
-      consoleLog.error(`${this.name}: the log threw ${String(error)}; message was: ${message}`);
+      consoleLog.error(`${this.name}: the log threw ${describeThrown(error)}; message was: ${message}`);
     }
   }
 
@@ -232,15 +263,15 @@ export class Device implements DmaTarget, Disposable {
    * @returns A function that takes it back; it says whether the action was still waiting.
    */
   addAction(release: ReleaseAction): () => boolean {
-    if (typeof release !== 'function') throw new DmaArgumentError('release', release, 'a function');
+    checkFunction('release', release);
     return this.#managed.add(release);
   }
 
   /** Has a resource disposed of by the next {@link Device.detach}, and returns it. */
   manage<T extends Disposable>(resource: T): T {
-    if (typeof resource?.[Symbol.dispose] !== 'function') {
-      throw new DmaArgumentError('resource', resource, 'an object with a Symbol.dispose method');
-    }
+    const accepted = 'an object with a Symbol.dispose method';
+    const dispose: unknown = reading('resource', resource, accepted, () => resource?.[Symbol.dispose]);
+    if (typeof dispose !== 'function') throw new DmaArgumentError('resource', resource, accepted);
     this.addAction(() => {
       resource[Symbol.dispose]();
     });
@@ -285,7 +316,7 @@ export class Device implements DmaTarget, Disposable {
 
   /** Registers who has memory to give back at {@link Device.reclaim}; returns a function that takes it back. */
   onReclaim(reclaim: () => number): () => void {
-    if (typeof reclaim !== 'function') throw new DmaArgumentError('reclaim', reclaim, 'a function');
+    checkFunction('reclaim', reclaim);
     this.#reclaims.add(reclaim);
     return () => {
       this.#reclaims.delete(reclaim);
@@ -296,6 +327,10 @@ export class Device implements DmaTarget, Disposable {
   [Symbol.dispose](): void {
     this.detach();
   }
+
+  static {
+    isDevice = (value): value is Device => typeof value === 'object' && value !== null && #dmaMask in value;
+  }
 }
 
 /** The alignment that coherent memory of `size` bytes has: the smallest power-of-two number of pages that holds it. */
@@ -304,16 +339,18 @@ export function naturalAlignment(size: number, pageSize: number): number {
 }
 
 function checkSource(memory: CoherentAllocator): void {
-  if (
-    typeof memory !== 'object' ||
-    memory === null ||
-    typeof memory.allocCoherent !== 'function' ||
-    typeof memory.freeCoherent !== 'function' ||
-    !isPowerOfTwo(memory.pageSize) ||
-    memory.pageSize < 4096
-  ) {
-    throw new DmaArgumentError('memory', memory, 'a CoherentAllocator, with pages of a power of two from 4096 bytes');
-  }
+  const accepted = 'a CoherentAllocator, with pages of a power of two from 4096 bytes';
+  const sane = reading('memory', memory, accepted, () => {
+    return (
+      typeof memory === 'object' &&
+      memory !== null &&
+      typeof memory.allocCoherent === 'function' &&
+      typeof memory.freeCoherent === 'function' &&
+      isPowerOfTwo(memory.pageSize) &&
+      memory.pageSize >= 4096
+    );
+  });
+  if (!sane) throw new DmaArgumentError('memory', memory, accepted);
 }
 
 /** What of a source's answer breaks its promises, as `gave ...`; null if nothing does. */

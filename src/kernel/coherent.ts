@@ -1,11 +1,12 @@
 /** `dma_alloc_coherent` and the DMA mask (Linux: `include/linux/dma-mapping.h`). */
-import { Device } from '../device/device.ts';
-import { DmaArgumentError, DmaError, DmaMappingError } from '../errors.ts';
+import { checkObject, reading } from '../arguments.ts';
+import { type Device, isDevice } from '../device/device.ts';
+import { describe, DmaArgumentError, DmaError, DmaMappingError } from '../errors.ts';
 import type { CoherentMemory } from '../memory/coherent.ts';
 import { pad } from '../pool/wording.ts';
 import { EIO } from './errno.ts';
-import type { gfp_t } from './gfp.ts';
-import type { dma_addr_t, DmaHandle } from './handle.ts';
+import { checkFlags, type gfp_t } from './gfp.ts';
+import { checkDmaHandle, type dma_addr_t, type DmaHandle, writeDma } from './handle.ts';
 import { reportBadMemory, reportNoPages, reportRefused } from './report.ts';
 
 /**
@@ -37,7 +38,8 @@ export function dma_alloc_coherent(
   gfp: gfp_t,
 ): CoherentMemory | null {
   checkDevice(dev);
-  if (typeof gfp !== 'number') throw new DmaArgumentError('gfp', gfp, 'flags, such as GFP_KERNEL');
+  checkFlags('gfp', gfp);
+  checkDmaHandle('dma_handle', dma_handle);
   let memory: CoherentMemory | null;
   try {
     memory = dev.allocCoherent(size);
@@ -45,7 +47,12 @@ export function dma_alloc_coherent(
     return reportBadMemory(dev, 'dma_alloc_coherent', error);
   }
   if (memory === null) reportNoPages(dev, size, gfp);
-  else if (dma_handle !== null && dma_handle !== undefined) dma_handle.dma = memory.dma;
+  else {
+    const given = memory;
+    writeDma('dma_handle', dma_handle, given.dma, () => {
+      dev.freeCoherent(given);
+    });
+  }
   return memory;
 }
 
@@ -79,13 +86,17 @@ export function dma_free_coherent(
 ): void {
   checkDevice(dev);
   if (cpu_addr === null || cpu_addr === undefined) return;
-  const unknown = `device driver tries to free DMA memory it has not allocated [device address=${formatDma(dma_handle)}] [size=${String(size)} bytes]`;
-  if (dma_handle !== cpu_addr.dma) {
+  checkObject('cpu_addr', cpu_addr, 'memory from dma_alloc_coherent(), or null');
+  const memory = reading('cpu_addr', cpu_addr, 'memory from dma_alloc_coherent()', () => {
+    return { dma: cpu_addr.dma, size: cpu_addr.size };
+  });
+  const unknown = `device driver tries to free DMA memory it has not allocated [device address=${formatDma(dma_handle)}] [size=${describe(size)} bytes]`;
+  if (dma_handle !== memory.dma) {
     reportRefused(dev, 'DMA-API', `DMA-API: ${unknown}`, null);
     return;
   }
-  if (size !== cpu_addr.size) {
-    const sizes = `[map size=${String(cpu_addr.size)} bytes] [unmap size=${String(size)} bytes]`;
+  if (size !== memory.size) {
+    const sizes = `[map size=${describe(memory.size)} bytes] [unmap size=${describe(size)} bytes]`;
     const line = `device driver frees DMA memory with different size [device address=${formatDma(dma_handle)}] ${sizes}`;
     reportRefused(dev, 'DMA-API', `DMA-API: ${line}`, null);
     return;
@@ -130,5 +141,5 @@ function formatDma(dma: unknown): string {
 }
 
 function checkDevice(dev: unknown): void {
-  if (!(dev instanceof Device)) throw new DmaArgumentError('dev', dev, 'a Device');
+  if (!isDevice(dev)) throw new DmaArgumentError('dev', dev, 'a Device');
 }

@@ -2,6 +2,7 @@
  * Allocation flags with the values of Linux 6.4 and later (`include/linux/gfp_types.h`), so that a flag word in a log
  * reads as there. The values are no promise between kernels; use the names.
  */
+import { DmaArgumentError } from '../errors.ts';
 
 /** Allocation flags, ORed together (Linux: `gfp_t`). A whole number from 0 to 2^31-1. */
 export type gfp_t = number;
@@ -58,4 +59,9 @@ export function formatGfp(flags: gfp_t): string {
   }
   if (rest !== 0) names.push(`0x${rest.toString(16)}`);
   return `0x${flags.toString(16)}(${names.join('|')})`;
+}
+
+/** Throws unless `flags` is a number. */
+export function checkFlags(argument: string, flags: unknown): asserts flags is gfp_t {
+  if (typeof flags !== 'number') throw new DmaArgumentError(argument, flags, 'flags, such as GFP_KERNEL');
 }

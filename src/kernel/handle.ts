@@ -1,3 +1,6 @@
+import { checkObject } from '../arguments.ts';
+import { DmaArgumentError } from '../errors.ts';
+
 /** A DMA address in bytes, 0 to 2^53-1 (Linux: `dma_addr_t`). */
 export type dma_addr_t = number;
 
@@ -17,4 +20,27 @@ export type dma_addr_t = number;
 export interface DmaHandle {
   /** The address, once a call succeeded. */
   dma: dma_addr_t;
+}
+
+const ACCEPTED = 'an object with a field dma, or null';
+
+/** Throws unless an address can be written to `handle`, or none is wanted. */
+export function checkDmaHandle(argument: string, handle: unknown): void {
+  if (handle !== null && handle !== undefined) checkObject(argument, handle, ACCEPTED);
+}
+
+/** Writes an address. If the object refuses, `undo` gives back what has the address, and the error says so. */
+export function writeDma(
+  argument: string,
+  handle: DmaHandle | null | undefined,
+  dma: dma_addr_t,
+  undo: () => void,
+): void {
+  if (handle === null || handle === undefined) return;
+  try {
+    handle.dma = dma;
+  } catch (error) {
+    undo();
+    throw new DmaArgumentError(argument, handle, ACCEPTED, { cause: error });
+  }
 }

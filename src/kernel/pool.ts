@@ -1,11 +1,11 @@
 /** `dma_pool_create` and its family (Linux: `include/linux/dmapool.h`). */
-import { Device } from '../device/device.ts';
+import { type Device, isDevice } from '../device/device.ts';
 import { DmaArgumentError, DmaBlockError, DmaDestroyedError, DmaError } from '../errors.ts';
 import { type DmaBlock, isBlock } from '../pool/block.ts';
-import { DmaPool } from '../pool/pool.ts';
+import { DmaPool, isPool } from '../pool/pool.ts';
 import { pad, pointer } from '../pool/wording.ts';
-import { __GFP_ZERO, type gfp_t } from './gfp.ts';
-import type { dma_addr_t, DmaHandle } from './handle.ts';
+import { __GFP_ZERO, checkFlags, type gfp_t } from './gfp.ts';
+import { checkDmaHandle, type dma_addr_t, type DmaHandle, writeDma } from './handle.ts';
 import { reportBadMemory, reportNoPages, reportRefused } from './report.ts';
 
 /** Pools made by {@link dmam_pool_create}, for {@link dmam_pool_destroy}. */
@@ -108,7 +108,7 @@ function create<const N extends string>(
   node: number | undefined,
   byDetach = false,
 ): DmaPool<N> | null {
-  if (!(dev instanceof Device)) return null;
+  if (!isDevice(dev)) return null;
   const options = { size, align, boundary, node: node ?? dev.numaNode, wording: 'linux' } as const;
   try {
     return byDetach ? DmaPool.createManaged(name, dev, options) : DmaPool.create(name, dev, options);
@@ -147,7 +147,8 @@ export function dma_pool_alloc<N extends string>(
   handle?: DmaHandle | null,
 ): DmaBlock<N> | null {
   checkPool(pool);
-  if (typeof mem_flags !== 'number') throw new DmaArgumentError('mem_flags', mem_flags, 'flags, such as GFP_KERNEL');
+  checkFlags('mem_flags', mem_flags);
+  checkDmaHandle('handle', handle);
   let block: DmaBlock<N> | null;
   try {
     block = (mem_flags & __GFP_ZERO) === 0 ? pool.tryAlloc() : pool.tryZalloc();
@@ -159,7 +160,10 @@ export function dma_pool_alloc<N extends string>(
     if (pool.counts().active < pool.maxBlocks) reportNoPages(pool.device, pool.geometry.allocation, mem_flags);
     return null;
   }
-  if (handle !== undefined && handle !== null) handle.dma = block.dma;
+  const taken = block;
+  writeDma('handle', handle, taken.dma, () => {
+    pool.free(taken);
+  });
   return block;
 }
 
@@ -185,6 +189,7 @@ export function dma_pool_zalloc<N extends string>(
   mem_flags: gfp_t,
   handle?: DmaHandle | null,
 ): DmaBlock<N> | null {
+  checkFlags('mem_flags', mem_flags);
   return dma_pool_alloc(pool, mem_flags | __GFP_ZERO, handle);
 }
 
@@ -326,5 +331,5 @@ export function dmam_pool_destroy(pool: DmaPool): void {
 }
 
 function checkPool(pool: unknown): void {
-  if (!(pool instanceof DmaPool)) throw new DmaArgumentError('pool', pool, 'a pool from dma_pool_create()');
+  if (!isPool(pool)) throw new DmaArgumentError('pool', pool, 'a pool from dma_pool_create()');
 }

@@ -1,5 +1,6 @@
 /** Device attributes (Linux: `include/linux/device.h`, `include/linux/sysfs.h`). */
-import { Device } from '../device/device.ts';
+import { type Device, isDevice } from '../device/device.ts';
+import { checkFunction, checkObject, reading } from '../arguments.ts';
 import { DmaArgumentError, DmaError, DmaExistsError } from '../errors.ts';
 import { cutToBytes, TEXT_BYTES } from '../pool/pools-attribute.ts';
 import { EEXIST, EINVAL } from './errno.ts';
@@ -48,9 +49,9 @@ export function DEVICE_ATTR_RO(name: string, show: device_attribute['show']): de
  */
 export function device_create_file(dev: Device, attr: device_attribute): number {
   checkDevice(dev);
-  if (typeof attr?.show !== 'function') return -EINVAL;
   try {
-    dev.addAttribute(attr.name, () => attr.show(dev, attr));
+    const { name, show } = read(attr);
+    dev.addAttribute(name, () => show.call(attr, dev, attr));
     return 0;
   } catch (error) {
     if (!(error instanceof DmaError)) throw error;
@@ -76,7 +77,7 @@ export function device_create_file(dev: Device, attr: device_attribute): number 
  */
 export function device_remove_file(dev: Device, attr: device_attribute): void {
   checkDevice(dev);
-  dev.removeAttribute(attr?.name);
+  dev.removeAttribute(read(attr).name);
 }
 
 /**
@@ -99,6 +100,15 @@ export function sysfs_emit(text: string): string {
   return cutToBytes(text, TEXT_BYTES);
 }
 
+/** The parts of an attribute, each read once. */
+function read(attr: device_attribute): device_attribute {
+  const accepted = 'an attribute from DEVICE_ATTR_RO()';
+  checkObject('attr', attr, accepted);
+  const parts = reading('attr', attr, accepted, () => ({ name: attr.name, show: attr.show }));
+  checkFunction('attr.show', parts.show);
+  return parts;
+}
+
 function checkDevice(dev: unknown): void {
-  if (!(dev instanceof Device)) throw new DmaArgumentError('dev', dev, 'a Device');
+  if (!isDevice(dev)) throw new DmaArgumentError('dev', dev, 'a Device');
 }

@@ -1,5 +1,5 @@
 /** Those who wait for memory to come back to a source. */
-import { DmaArgumentError } from '../errors.ts';
+import { checkFunction } from '../arguments.ts';
 
 export class Availability {
   // Objects, since one function may wait twice.
@@ -10,7 +10,7 @@ export class Availability {
    * What a listener throws is dropped: it must not harm the one who happens to free, nor the other listeners.
    */
   once(listener: () => void): () => void {
-    if (typeof listener !== 'function') throw new DmaArgumentError('listener', listener, 'a function');
+    checkFunction('listener', listener);
     const entry: { listener: (() => void) | null } = { listener };
     this.#waiting.add(entry);
     return () => {

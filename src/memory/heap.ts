@@ -9,14 +9,15 @@
  * confuses the two fails, and whatever is not mapped for a device faults, as on a machine with a strict IOMMU.
  */
 
-import { checkInteger, INT_MAX, roundUp } from '../arguments.ts';
-import { DmaArgumentError, DmaMappingError } from '../errors.ts';
+import { checkBytes, checkInteger, type OptionNames, readOptions, roundUp } from '../arguments.ts';
+import { DmaMappingError } from '../errors.ts';
 import { Arena } from './arena.ts';
 import { Availability } from './availability.ts';
 import type { CoherentAllocator, CoherentMemory, CoherentRequest, DmaTarget } from './coherent.ts';
 import { HeapAllocation } from './heap-allocation.ts';
 import { checkPageSize, SoftwareIommu } from './iommu.ts';
 import { MAX_REGION_PAGES, PageAllocator } from './page-allocator.ts';
+import { checkRequest, checkTarget } from './request.ts';
 
 /** How much memory a {@link HeapMemory} may use, and how it takes it from the system. */
 export interface HeapOptions {
@@ -27,6 +28,8 @@ export interface HeapOptions {
   /** Bytes of a page: a power of two from 4096 (the default) to 2^30. */
   readonly pageSize?: number;
 }
+
+const HEAP_OPTIONS: OptionNames<HeapOptions> = { limit: true, step: true, pageSize: true };
 
 /**
  * Coherent memory from the JavaScript engine, with synthetic bus addresses.
@@ -57,8 +60,8 @@ export class HeapMemory implements CoherentAllocator {
    * space for `limit`.
    */
   constructor(options: HeapOptions = {}) {
-    checkObject('options', options, 'an object with limit, step and pageSize, all optional');
-    const { limit = 256 * 1024 * 1024, step = 1024 * 1024, pageSize = 4096 } = options;
+    const given = readOptions('options', options, HEAP_OPTIONS);
+    const { limit = 256 * 1024 * 1024, step = 1024 * 1024, pageSize = 4096 } = given;
     checkPageSize(pageSize);
     checkInteger('limit', limit, pageSize, MAX_REGION_PAGES * pageSize);
     checkInteger('step', step, 1, Number.MAX_SAFE_INTEGER);
@@ -103,13 +106,7 @@ export class HeapMemory implements CoherentAllocator {
    * @param request For whom, and how many bytes, 1 to 2^31-1; the node is not looked at.
    */
   allocCoherent(request: CoherentRequest): CoherentMemory | null {
-    checkObject('request', request, 'an object with device, size and node');
-    const { device, size } = request;
-    checkTarget(device);
-    // Read once: what was checked is what is used.
-    const mask = device.dmaMask;
-    checkInteger('device.dmaMask', mask, 0, Number.MAX_SAFE_INTEGER);
-    checkInteger('size', size, 1, INT_MAX);
+    const { device, mask, size } = checkRequest(request);
     const domain = this.#iommu.domain(device);
     const bytes = roundUp(size, this.pageSize);
     const used = this.#pages.highWater;
@@ -144,6 +141,7 @@ export class HeapMemory implements CoherentAllocator {
    * @param device For whom it was; default: not looked at.
    */
   freeCoherent(memory: CoherentMemory, device?: DmaTarget): void {
+    if (device !== undefined) checkTarget(device);
     const owner = device === undefined ? null : this.#iommu.domain(device);
     const domain = HeapAllocation.retire(memory, this.#arena, owner);
     if (domain === null) {
@@ -227,18 +225,4 @@ let shared: HeapMemory | undefined;
  */
 export function defaultMemory(): HeapMemory {
   return (shared ??= new HeapMemory());
-}
-
-function checkObject(argument: string, value: unknown, accepted: string): void {
-  if (typeof value !== 'object' || value === null) throw new DmaArgumentError(argument, value, accepted);
-}
-
-function checkTarget(device: unknown): asserts device is DmaTarget {
-  checkObject('device', device, 'an object with name and dmaMask, such as a Device');
-  const { name } = device as { name?: unknown };
-  if (typeof name !== 'string') throw new DmaArgumentError('device.name', name, 'a string');
-}
-
-function checkBytes(argument: string, value: unknown): void {
-  if (!(value instanceof Uint8Array)) throw new DmaArgumentError(argument, value, 'a Uint8Array');
 }

@@ -1,4 +1,4 @@
-import { checkInteger, INT_MAX } from '../arguments.ts';
+import { checkInteger, checkObject, INT_MAX, reading } from '../arguments.ts';
 import { DmaArgumentError } from '../errors.ts';
 import type { CoherentRequest, DmaTarget } from './coherent.ts';
 
@@ -9,15 +9,26 @@ export interface CheckedRequest {
   readonly size: number;
 }
 
+const ACCEPTED = 'an object with device, size and node';
+
 /** Checks what a source of memory was asked for; throws `DmaArgumentError`. */
 export function checkRequest(request: CoherentRequest): CheckedRequest {
-  if (typeof request !== 'object' || request === null) {
-    throw new DmaArgumentError('request', request, 'an object with device, size and node');
-  }
-  const { device, size } = request;
-  if (typeof device !== 'object' || device === null) throw new DmaArgumentError('device', device, 'a Device');
-  const mask = device.dmaMask;
-  checkInteger('device.dmaMask', mask, 0, Number.MAX_SAFE_INTEGER);
+  checkObject('request', request, ACCEPTED);
+  const { device, size } = reading('request', request, ACCEPTED, () => ({
+    device: request.device,
+    size: request.size,
+  }));
+  const mask = checkTarget(device);
   checkInteger('size', size, 1, INT_MAX);
   return { device, mask, size };
+}
+
+/** Checks for whom memory is; returns its mask. */
+export function checkTarget(device: DmaTarget): number {
+  const accepted = 'an object with name and dmaMask, such as a Device';
+  checkObject('device', device, accepted);
+  const { name, dmaMask } = reading('device', device, accepted, () => ({ name: device.name, dmaMask: device.dmaMask }));
+  if (typeof name !== 'string') throw new DmaArgumentError('device.name', name, 'a string');
+  checkInteger('device.dmaMask', dmaMask, 0, Number.MAX_SAFE_INTEGER);
+  return dmaMask;
 }

@@ -11,7 +11,7 @@
  * Blocks lie in ascending order; one that would cross a boundary starts at that boundary instead. One that ends
  * exactly at a boundary does not cross it (kernels before 6.4 thought it did, and wasted it).
  */
-import { checkInteger, INT_MAX, isPowerOfTwo, roundUp } from '../arguments.ts';
+import { checkInteger, INT_MAX, isPowerOfTwo, type OptionNames, readOptions, roundUp } from '../arguments.ts';
 import { DmaArgumentError } from '../errors.ts';
 
 /** Linux raises every size to what its free-list entry needs inside a block. Ours needs nothing there; numbers agree. */
@@ -28,6 +28,8 @@ export interface GeometryOptions {
   /** Page size of the memory source: a power of two. Default 4096. */
   readonly pageSize?: number;
 }
+
+const GEOMETRY_OPTIONS: OptionNames<GeometryOptions> = { size: true, align: true, boundary: true, pageSize: true };
 
 /**
  * The shape of a pool's pages: sizes, counts, and where each block lies.
@@ -63,10 +65,7 @@ export class PoolGeometry {
 
   /** @throws {@link DmaArgumentError} that names the argument and what would be accepted. */
   constructor(options: GeometryOptions) {
-    if (typeof options !== 'object' || options === null) {
-      throw new DmaArgumentError('options', options, 'an object with at least a size');
-    }
-    const { size, align = 0, boundary = 0, pageSize = 4096 } = options;
+    const { size, align = 0, boundary = 0, pageSize = 4096 } = readOptions('options', options, GEOMETRY_OPTIONS);
     checkInteger('size', size, 1, INT_MAX);
     if (align !== 0 && !isPowerOfTwo(align))
       throw new DmaArgumentError('align', align, 'a power of two, or 0 for none');
@@ -106,12 +105,14 @@ export class PoolGeometry {
 
   /** Byte offset in its page of block `slot`, 0 to `blocksPerPage - 1`. Other slots give meaningless numbers. */
   offsetOf(slot: number): number {
+    if (typeof slot !== 'number') throw new DmaArgumentError('slot', slot, 'the number of a block in its page');
     const segment = Math.floor(slot / this.#perSegment);
     return segment * this.effectiveBoundary + (slot - segment * this.#perSegment) * this.blockSize;
   }
 
   /** Which block of a page contains byte `offset` of it; -1 for a byte that is in no block. */
   slotAt(offset: number): number {
+    if (typeof offset !== 'number') throw new DmaArgumentError('offset', offset, 'a byte of the page');
     const segment = Math.floor(offset / this.effectiveBoundary);
     const within = Math.floor((offset - segment * this.effectiveBoundary) / this.blockSize);
     if (within >= this.#perSegment) return -1;

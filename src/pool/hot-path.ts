@@ -45,8 +45,27 @@ function bulkCount(argument: string, array: Int32Array, count: number | undefine
   return count;
 }
 
-/** Opens the inside of a pool to its slow path. Not exported by the package: outside, `#` fields are private for real. */
+/*
+ * The inside of a pool, for the rest of the pool. Functions of the module that the package does not export, and not
+ * protected methods: those could be called from JavaScript, and a slip such as `pool.attach(handle)` for
+ * `DmaPool.attach(handle)` would replace the slow path.
+ */
+
+/** Gives the slow path access to the pool's private fields. */
 export let openList: (pool: HotPath) => ListControl;
+/** Sets the slow path, before the first call and when the pool becomes a shared one. */
+export let setSlowPath: (pool: HotPath, slow: SlowPath) => void;
+/** Sets what makes the object of a block that has none; once, before the first call. */
+export let setObjectMaker: <B extends Indexed>(pool: HotPath<B>, make: (index: number) => B) => void;
+/** The object of a block, made when first needed. */
+export let objectOf: <B extends Indexed>(pool: HotPath<B>, index: number) => B;
+export let hasObject: (pool: HotPath, index: number) => boolean;
+export let putObject: <B extends Indexed>(pool: HotPath<B>, index: number, block: B) => B;
+/** True if `block` is the current object of a block of this pool; false for anything else, whatever it is. */
+export let isCurrent: <B extends Indexed>(pool: HotPath<B>, block: unknown) => block is B;
+/** Space for indices, kept: the steady state makes no garbage. Out of reach while in use, for calls may nest. */
+export let borrowScratch: (pool: HotPath, count: number) => Int32Array;
+export let returnScratch: (pool: HotPath, scratch: Int32Array) => void;
 
 /** What every block object has. */
 interface Indexed {
@@ -70,6 +89,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
   #objects: (B | undefined)[] = [];
   // Cold.
   #slow!: SlowPath;
+  #makeObject!: (index: number) => B;
   /** The mark, also while the list is held. */
   #ownMark = ALLOCATED;
   #wraps = 0;
@@ -83,35 +103,8 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     this.#words = words;
   }
 
-  /** Sets the slow path; once, before the first call. */
-  protected attach(slow: SlowPath): void {
-    this.#slow = slow;
-  }
-
-  /** Makes the object of a block that has none. */
-  protected abstract makeObject(index: number): B;
-
   /** The error for what was given in place of a block of this pool. */
   protected abstract notOurs(block: unknown): Error;
-
-  /** The object of a block, made when first needed. */
-  protected objectOf(index: number): B {
-    return this.#objects[index] ?? this.makeObject(index);
-  }
-
-  protected hasObject(index: number): boolean {
-    return this.#objects[index] !== undefined;
-  }
-
-  protected putObject(index: number, block: B): B {
-    if (index >= this.#objects.length) this.#fitObjects();
-    return (this.#objects[index] = block);
-  }
-
-  /** True if `block` is the current object of a block of this pool. */
-  protected isCurrent(block: B): boolean {
-    return this.#objects[block.index] === block;
-  }
 
   /** Makes the table of objects as long as that of the words. */
   #fitObjects(): void {
@@ -120,14 +113,13 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     if (missing > 0) this.#objects = this.#objects.concat(Array.from({ length: missing }, () => undefined));
   }
 
-  /** Space for indices, kept: the steady state makes no garbage. Out of reach while in use, for calls may nest. */
-  protected borrowScratch(count: number): Int32Array {
+  #borrowScratch(count: number): Int32Array {
     const scratch = this.#scratch;
     this.#scratch = NO_SCRATCH;
     return scratch.length < count ? new Int32Array(count) : scratch;
   }
 
-  protected returnScratch(scratch: Int32Array): void {
+  #returnScratch(scratch: Int32Array): void {
     if (scratch.length > this.#scratch.length) this.#scratch = scratch;
   }
 
@@ -284,7 +276,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
   /** The object of a block that was just taken; if the engine has no room for it, the block goes back. */
   #objectOrNothing(index: number): B {
     try {
-      return this.objectOf(index);
+      return this.#objects[index] ?? this.#makeObject(index);
     } catch (error) {
       this.#giveSlowly(index);
       if (!(error instanceof RangeError)) throw error;
@@ -386,7 +378,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     if (refusal < 0) return refusal;
     const mostOut = this.#mostOut;
     // Not straight into `into`: the user's code may run in between, and undoing relies on what was taken.
-    const taken = this.borrowScratch(count);
+    const taken = this.#borrowScratch(count);
     let got = 0;
     let last = 0;
     let done = false;
@@ -411,7 +403,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
       return 0;
     } finally {
       if (!done) this.#undoBulk(taken, got, mostOut);
-      this.returnScratch(taken);
+      this.#returnScratch(taken);
     }
   }
 
@@ -505,7 +497,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
 
   // Checks all before it frees any: freeing may poison a block or hand it to a waiter, which can't be undone.
   #giveBulkSlowly(from: Int32Array, count: number): void {
-    const going = this.borrowScratch(count);
+    const going = this.#borrowScratch(count);
     try {
       for (let i = 0; i < count; i++) going[i] = from[i]!;
       const words = this.#words;
@@ -523,7 +515,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
       if (own !== ALLOCATED) for (let i = 0; i < count; i++) words[going[i]!] = own;
       for (let i = 0; i < count; i++) this.#giveReserved(going[i]!);
     } finally {
-      this.returnScratch(going);
+      this.#returnScratch(going);
     }
   }
 
@@ -550,8 +542,8 @@ export abstract class HotPath<B extends Indexed = Indexed> {
 
   /** True while block `index` is handed out; false for any other value. */
   isAllocated(index: number): boolean {
-    const word = this.#words[index];
-    return word === this.#ownMark;
+    // Only of a number: any other value would be made a property name, by code of its own.
+    return typeof index === 'number' && this.#words[index] === this.#ownMark;
   }
 
   #out(): number {
@@ -738,5 +730,29 @@ export abstract class HotPath<B extends Indexed = Indexed> {
       }
     }
     openList = (pool) => new List(pool);
+    setSlowPath = (pool, slow) => {
+      pool.#slow = slow;
+    };
+    setObjectMaker = (pool, make) => {
+      pool.#makeObject = make;
+    };
+    objectOf = (pool, index) => pool.#objects[index] ?? pool.#makeObject(index);
+    hasObject = (pool, index) => pool.#objects[index] !== undefined;
+    putObject = (pool, index, block) => {
+      if (index >= pool.#objects.length) pool.#fitObjects();
+      return (pool.#objects[index] = block);
+    };
+    isCurrent = <B extends Indexed>(pool: HotPath<B>, block: unknown): block is B => {
+      try {
+        return pool.#objects[(block as Indexed).index] === block;
+      } catch {
+        // No object at all, or one that throws when it is read.
+        return false;
+      }
+    };
+    borrowScratch = (pool, count) => pool.#borrowScratch(count);
+    returnScratch = (pool, scratch) => {
+      pool.#returnScratch(scratch);
+    };
   }
 }

@@ -11,6 +11,7 @@
  * today; on a big-endian one these helpers swap bytes, plain typed arrays do not (use a DataView there).
  */
 import { checkInteger } from '../arguments.ts';
+import { DmaArgumentError } from '../errors.ts';
 
 const LITTLE_ENDIAN = new Uint8Array(new Uint32Array([1]).buffer)[0] === 1;
 
@@ -40,7 +41,9 @@ export type Words = Int32Array | Uint32Array;
  * ```
  */
 export function publish32(words: Words, index: number, value: number): void {
+  checkWords(words);
   checkInteger('index', index, 0, words.length - 1);
+  if (typeof value !== 'number') throw new DmaArgumentError('value', value, 'a number');
   Atomics.store(words, index, LITTLE_ENDIAN ? value : swap32(value));
 }
 
@@ -61,6 +64,7 @@ export function publish32(words: Words, index: number, value: number): void {
  * ```
  */
 export function consume32(words: Words, index: number): number {
+  checkWords(words);
   checkInteger('index', index, 0, words.length - 1);
   const value = Atomics.load(words, index);
   return (LITTLE_ENDIAN ? value : swap32(value)) >>> 0;
@@ -117,6 +121,7 @@ export function upper32Bits(value: number): number {
  * ```
  */
 export function writeAddress64(view: DataView, byteOffset: number, address: number): void {
+  checkView(view);
   checkInteger('byteOffset', byteOffset, 0, view.byteLength - 8);
   checkInteger('address', address, 0, Number.MAX_SAFE_INTEGER);
   view.setUint32(byteOffset, lower32Bits(address), true);
@@ -140,8 +145,21 @@ export function writeAddress64(view: DataView, byteOffset: number, address: numb
  * ```
  */
 export function readAddress64(view: DataView, byteOffset: number): number {
+  checkView(view);
   checkInteger('byteOffset', byteOffset, 0, view.byteLength - 8);
   const address = view.getUint32(byteOffset + 4, true) * 0x1_0000_0000 + view.getUint32(byteOffset, true);
   checkInteger('address', address, 0, Number.MAX_SAFE_INTEGER);
   return address;
+}
+
+function checkWords(words: Words): void {
+  if (!ArrayBuffer.isView(words) || !(words instanceof Uint32Array || words instanceof Int32Array)) {
+    throw new DmaArgumentError('words', words, 'an Int32Array or Uint32Array, such as block.u32');
+  }
+}
+
+function checkView(view: DataView): void {
+  if (!ArrayBuffer.isView(view) || !(view instanceof DataView)) {
+    throw new DmaArgumentError('view', view, 'a DataView, such as block.view');
+  }
 }

@@ -1,10 +1,29 @@
-import { checkInteger, typedArrayLength } from '../arguments.ts';
-import { Device } from '../device/device.ts';
+import {
+  checkBoolean,
+  checkInteger,
+  checkObject,
+  type OptionNames,
+  readOptions,
+  typedArrayLength,
+} from '../arguments.ts';
+import { type Device, isDevice } from '../device/device.ts';
 import { NUMA_NO_NODE } from '../device/mask.ts';
 import type { DmaError } from '../errors.ts';
-import { DmaArgumentError, DmaBlockError, DmaSharingError, hex } from '../errors.ts';
+import { DmaArgumentError, DmaBlockError, DmaSharingError, hex, isArray } from '../errors.ts';
 import { QUARANTINED } from './free-list.ts';
-import { HotPath, MAX_BLOCKS, openList } from './hot-path.ts';
+import {
+  borrowScratch,
+  hasObject,
+  HotPath,
+  isCurrent,
+  MAX_BLOCKS,
+  objectOf,
+  openList,
+  putObject,
+  returnScratch,
+  setObjectMaker,
+  setSlowPath,
+} from './hot-path.ts';
 import { type DmaBlock, isBlock, makeBlock } from './block.ts';
 import { type DebugBook, LocalBook } from './debug-book.ts';
 import type { DebugOptions } from './debug-hooks.ts';
@@ -14,7 +33,14 @@ import { makeHooks, type PoolModes } from './modes.ts';
 import { listPool, unlistPool } from './pools-attribute.ts';
 import type { Gfp, PoolCounts } from './slow-path.ts';
 import type { PoolStatistics } from './statistics.ts';
-import { type AttachOptions, attachStore, openHandle, type ShareOptions, shareStore } from '../shared/share.ts';
+import {
+  type AttachOptions,
+  attachStore,
+  openHandle,
+  SHARE_OPTIONS,
+  type ShareOptions,
+  shareStore,
+} from '../shared/share.ts';
 import type { SharedPoolHandle } from '../shared/handle.ts';
 import type { DeathReport } from '../shared/shared-core.ts';
 import type { WatchableWorker } from '../shared/threads.ts';
@@ -23,11 +49,14 @@ import { UnsharedStore } from './unshared-store.ts';
 import type { WaitOptions } from './wait-queue.ts';
 import type { Wording } from './wording.ts';
 
-/** Proves that a pool is made by this file: in JavaScript the private constructor is as public as any. */
-const INSIDE = Symbol('inside');
-
 /** Block objects made in one go. */
 const MADE_AT_ONCE = 64;
+
+/** Given by the calls that make pools; JavaScript can call a private constructor, and such a pool would have no store. */
+const MAKING: unique symbol = Symbol('making a pool');
+
+/** True for a pool: not for a look-alike, nor for a proxy of one. */
+export let isPool: (value: unknown) => value is DmaPool;
 
 /** What a pool is made of, besides its name and device. */
 export interface DmaPoolOptions extends Omit<GeometryOptions, 'pageSize'> {
@@ -44,6 +73,19 @@ export interface DmaPoolOptions extends Omit<GeometryOptions, 'pageSize'> {
   /** For `dmapool/kernel`. @internal */
   readonly wording?: Wording;
 }
+
+const POOL_OPTIONS: OptionNames<DmaPoolOptions> = {
+  size: true,
+  align: true,
+  boundary: true,
+  maxBlocks: true,
+  node: true,
+  debug: true,
+  initOnAlloc: true,
+  initOnFree: true,
+  wording: false,
+};
+const DEBUG_OPTIONS: OptionNames<DebugOptions> = { quarantine: true, sites: true };
 
 /**
  * Equal, aligned blocks of coherent memory for one device (Linux: `struct dma_pool`).
@@ -83,7 +125,7 @@ export class DmaPool<N extends string = string>
   readonly maxBlocks: number;
 
   private constructor(
-    inside: typeof INSIDE,
+    key: symbol,
     name: N,
     device: Device,
     geometry: PoolGeometry,
@@ -92,13 +134,8 @@ export class DmaPool<N extends string = string>
     modes: PoolModes,
   ) {
     super(new Int32Array(0));
-    if (inside !== INSIDE) {
-      throw new DmaArgumentError(
-        'new DmaPool',
-        inside,
-        'DmaPool.create(), DmaPool.createManaged() or DmaPool.attach()',
-      );
-    }
+    if (key !== MAKING) throw new DmaArgumentError('new DmaPool', key, 'DmaPool.create() in its place');
+    setObjectMaker<DmaBlock<N>>(this, (index) => this.#makeObject(index));
     this.#modes = modes;
     this.name = name;
     this.device = device;
@@ -108,15 +145,17 @@ export class DmaPool<N extends string = string>
   }
 
   static #make<const N extends string>(name: N, device: Device, options: DmaPoolOptions): DmaPool<N> {
-    const geometry = new PoolGeometry({ ...options, pageSize: device.memory.pageSize });
+    const { size, align = 0, boundary = 0 } = options;
+    const geometry = new PoolGeometry({ size, align, boundary, pageSize: device.memory.pageSize });
     const { maxBlocks = MAX_BLOCKS, node = device.numaNode, initOnAlloc = false, initOnFree = false } = options;
     const { debug: debugWanted = debugByEnvironment(), wording = 'own' } = options;
     checkInteger('maxBlocks', maxBlocks, 1, MAX_BLOCKS);
     checkInteger('node', node, NUMA_NO_NODE, 1023);
     checkBoolean('initOnAlloc', initOnAlloc);
     checkBoolean('initOnFree', initOnFree);
+    if (wording !== 'own' && wording !== 'linux') throw new DmaArgumentError('wording', wording, 'own or linux');
     const modes: PoolModes = { debug: debugOptions(debugWanted), initOnAlloc, initOnFree, wording };
-    const pool = new DmaPool(INSIDE, name, device, geometry, node, maxBlocks, modes);
+    const pool = new DmaPool(MAKING, name, device, geometry, node, maxBlocks, modes);
     const list = openList(pool);
     const onGone = (): void => {
       forgetAtExit(pool);
@@ -126,7 +165,7 @@ export class DmaPool<N extends string = string>
     const hooks = makeHooks(name, geometry.blockSize, store.pages, modes, pool.#book);
     if (hooks !== null) store.setHooks(hooks);
     pool.#store = store;
-    pool.attach(store);
+    setSlowPath(pool, store);
     return pool;
   }
 
@@ -143,11 +182,8 @@ export class DmaPool<N extends string = string>
     if (typeof name !== 'string' || name === '' || hasControlCharacter(name)) {
       throw new DmaArgumentError('name', name, 'a text that is not empty, without control characters');
     }
-    if (!(device instanceof Device)) throw new DmaArgumentError('device', device, 'a Device');
-    if (typeof options !== 'object' || options === null) {
-      throw new DmaArgumentError('options', options, 'an object with at least a size');
-    }
-    const pool = DmaPool.#make(name, device, options);
+    if (!isDevice(device)) throw new DmaArgumentError('device', device, 'a Device');
+    const pool = DmaPool.#make(name, device, readOptions('options', options, POOL_OPTIONS));
     listPool(device, pool);
     if (pool.#book !== null) reportAtExit(pool);
     return pool;
@@ -165,17 +201,17 @@ export class DmaPool<N extends string = string>
     return pool;
   }
 
-  protected override makeObject(index: number): DmaBlock<N> {
+  #makeObject(index: number): DmaBlock<N> {
     const book = this.#book;
-    if (book !== null) return this.putObject(index, makeBlock(this, index, book.generationOf(index)));
+    if (book !== null) return putObject(this, index, makeBlock(this, index, book.generationOf(index)));
     // A whole run of the page at once: neighbours in the page become neighbours in the heap, and making objects stays
     // rare, so that the engine does not take it for the usual case while a pool is new.
     const { blocksPerPage } = this.geometry;
     const slot = Math.floor(index / blocksPerPage);
     const first = index - ((index - slot * blocksPerPage) % MADE_AT_ONCE);
     const end = Math.min(first + MADE_AT_ONCE, (slot + 1) * blocksPerPage);
-    for (let i = first; i < end; i++) if (!this.hasObject(i)) this.putObject(i, makeBlock(this, i, 0));
-    return this.objectOf(index);
+    for (let i = first; i < end; i++) if (!hasObject(this, i)) putObject(this, i, makeBlock(this, i, 0));
+    return objectOf(this, index);
   }
 
   protected override notOurs(block: unknown): DmaError {
@@ -211,7 +247,7 @@ export class DmaPool<N extends string = string>
 
   /** True while `block` is this pool's, handed out, and the handle is the current one. */
   owns(block: DmaBlock<N>): boolean {
-    return isBlock(block) && this.isCurrent(block) && this.isAllocated(block.index);
+    return isBlock(block) && isCurrent(this, block) && this.isAllocated(block.index);
   }
 
   /**
@@ -223,31 +259,31 @@ export class DmaPool<N extends string = string>
    */
   allocBulk(into: DmaBlock<N>[], count: number, gfp: Gfp = 'kernel'): void {
     checkBulk('into', into, count, MAX_BLOCKS);
-    const taken = this.borrowScratch(count);
+    const taken = borrowScratch(this, count);
     try {
       this.allocIndexBulk(taken, count, gfp);
       this.#toBlocks(taken, into, count);
     } finally {
-      this.returnScratch(taken);
+      returnScratch(this, taken);
     }
   }
 
   /** {@link allocBulk}, but false when there are not enough blocks to be had. */
   tryAllocBulk(into: DmaBlock<N>[], count: number, gfp: Gfp = 'kernel'): boolean {
     checkBulk('into', into, count, MAX_BLOCKS);
-    const taken = this.borrowScratch(count);
+    const taken = borrowScratch(this, count);
     try {
       if (!this.tryAllocIndexBulk(taken, count, gfp)) return false;
       this.#toBlocks(taken, into, count);
       return true;
     } finally {
-      this.returnScratch(taken);
+      returnScratch(this, taken);
     }
   }
 
   #toBlocks(taken: Int32Array, into: DmaBlock<N>[], count: number): void {
     try {
-      for (let i = 0; i < count; i++) into[i] = this.objectOf(taken[i]!);
+      for (let i = 0; i < count; i++) into[i] = objectOf(this, taken[i]!);
     } catch {
       // One by one: the array may be a proxy whose code has freed some.
       for (let i = 0; i < count; i++) if (this.isAllocated(taken[i]!)) this.freeIndex(taken[i]!);
@@ -262,18 +298,17 @@ export class DmaPool<N extends string = string>
    * @throws as {@link free}; a block that stands there twice is not allocated the second time.
    */
   freeBulk(blocks: readonly DmaBlock<N>[], count?: number): void {
-    const wanted = checkBulk('blocks', blocks, count, Array.isArray(blocks) ? blocks.length : 0);
-    const going = this.borrowScratch(wanted);
+    const wanted = checkBulk('blocks', blocks, count, isArray(blocks) ? blocks.length : 0);
+    const going = borrowScratch(this, wanted);
     try {
       for (let i = 0; i < wanted; i++) {
         const block = blocks[i]!;
-        // For callers from JavaScript: nothing at all is a typed error too.
-        if (block === null || block === undefined || !this.isCurrent(block)) throw this.notOurs(block);
+        if (!isCurrent(this, block)) throw this.notOurs(block);
         going[i] = block.index;
       }
       this.freeIndexBulk(going, wanted);
     } finally {
-      this.returnScratch(going);
+      returnScratch(this, going);
     }
   }
 
@@ -297,7 +332,7 @@ export class DmaPool<N extends string = string>
    * ```
    */
   allocWait(options: WaitOptions = {}): Promise<DmaBlock<N>> {
-    return this.#store.wait((index) => this.objectOf(index), options);
+    return this.#store.wait((index) => objectOf(this, index), options);
   }
 
   /** Opens pages until `count` blocks can be had without a new page. @throws as {@link alloc} */
@@ -317,7 +352,7 @@ export class DmaPool<N extends string = string>
    */
   blockAt(dma: number): DmaBlock<N> | null {
     const index = this.indexAt(dma);
-    return index < 0 ? null : this.objectOf(index);
+    return index < 0 ? null : objectOf(this, index);
   }
 
   /** {@link blockAt} in the index form; -1 if no block that is out contains `dma`. */
@@ -356,7 +391,7 @@ export class DmaPool<N extends string = string>
 
   /** Throws unless the handle is the current one of its block; for {@link DmaBlock}. @internal */
   checkCurrent(block: DmaBlock<N>): void {
-    if (!this.isCurrent(block)) throw this.notOurs(block);
+    if (!isCurrent(this, block)) throw this.notOurs(block);
   }
 
   /** A block's memory, for {@link DmaBlock}. @internal @throws {@link DmaBlockError} for a handle that is not the current one. */
@@ -367,7 +402,7 @@ export class DmaPool<N extends string = string>
 
   /** The blocks that are out, in ascending order of index. Blocks may be freed while iterating. */
   *[Symbol.iterator](): IterableIterator<DmaBlock<N>> {
-    for (const index of this.indices()) yield this.objectOf(index);
+    for (const index of this.indices()) yield objectOf(this, index);
   }
 
   /** Indices of the blocks that are out, ascending. */
@@ -398,17 +433,18 @@ export class DmaPool<N extends string = string>
    * ```
    */
   share(options: ShareOptions = {}): SharedPoolHandle {
+    const { magazine } = readOptions('options', options, SHARE_OPTIONS);
     const store = this.#store;
     if (store instanceof UnsharedStore) {
       const { name, device, geometry, node, maxBlocks } = this;
       const list = openList(this);
       const shared = shareStore(
         { name, device, geometry, node, maxBlocks, store, list, modes: this.#modes, book: this.#book },
-        options,
+        magazine,
       );
       this.#store = shared;
       if (this.#book !== null) this.#book = shared.book;
-      this.attach(shared);
+      setSlowPath(this, shared);
     }
     return this.#sharing.handle();
   }
@@ -426,11 +462,11 @@ export class DmaPool<N extends string = string>
   static attach<N extends string = string>(handle: SharedPoolHandle, options: AttachOptions = {}): DmaPool<N> {
     const attached = openHandle(handle, options);
     const { name, node, maxBlocks } = attached.handle;
-    const pool = new DmaPool(INSIDE, name as N, attached.device, attached.geometry, node, maxBlocks, attached.handle);
+    const pool = new DmaPool(MAKING, name as N, attached.device, attached.geometry, node, maxBlocks, attached.handle);
     const store = attachStore(attached, openList(pool));
     pool.#store = store;
     pool.#book = store.book;
-    pool.attach(store);
+    setSlowPath(pool, store);
     try {
       listPool(attached.device, pool);
     } catch (error) {
@@ -460,7 +496,7 @@ export class DmaPool<N extends string = string>
    * @throws {@link DmaBlockError} as {@link free}, `ERR_DMAPOOL_NOT_OWNER` when it is another worker's.
    */
   transfer(block: DmaBlock<N>): number {
-    if (!isBlock(block) || !this.isCurrent(block)) throw this.notOurs(block);
+    if (!isBlock(block) || !isCurrent(this, block)) throw this.notOurs(block);
     return this.#sharing.transfer(block.index);
   }
 
@@ -477,7 +513,7 @@ export class DmaPool<N extends string = string>
    * @throws {@link DmaBlockError} `ERR_DMAPOOL_BAD_TICKET` when it is not on its way: accepted already, or its giver died.
    */
   accept(ticket: number): DmaBlock<N> {
-    return this.objectOf(this.#sharing.accept(ticket));
+    return objectOf(this, this.#sharing.accept(ticket));
   }
 
   /** {@link accept} in the index form. */
@@ -621,11 +657,15 @@ export class DmaPool<N extends string = string>
   [Symbol.dispose](): void {
     this.destroy();
   }
+
+  static {
+    isPool = (value): value is DmaPool => typeof value === 'object' && value !== null && #modes in value;
+  }
 }
 
 /** How many of `array`: `count`, or all of them. */
 function checkBulk(argument: string, array: readonly unknown[], count: number | undefined, most: number): number {
-  if (!Array.isArray(array)) throw new DmaArgumentError(argument, array, 'an array');
+  if (!isArray(array)) throw new DmaArgumentError(argument, array, 'an array');
   if (count === undefined && argument === 'blocks') return array.length;
   checkInteger('count', count, 0, most);
   return count;
@@ -647,20 +687,14 @@ function ticketCount(
   return wanted;
 }
 
-function checkBoolean(argument: string, value: unknown): void {
-  if (typeof value !== 'boolean') throw new DmaArgumentError(argument, value, 'true or false');
-}
-
 function debugOptions(debug: unknown): DebugOptions | null {
   if (debug === false) return null;
   if (debug === true) return {};
-  if (typeof debug !== 'object' || debug === null) {
-    throw new DmaArgumentError('debug', debug, 'true, false, or an object with quarantine and sites');
-  }
-  const { quarantine = true, sites = true } = debug as { quarantine?: unknown; sites?: unknown };
+  checkObject('debug', debug, 'true, false, or an object with quarantine and sites');
+  const { quarantine = true, sites = true } = readOptions('debug', debug, DEBUG_OPTIONS);
   checkBoolean('debug.quarantine', quarantine);
   checkBoolean('debug.sites', sites);
-  return { quarantine: quarantine === true, sites: sites === true };
+  return { quarantine, sites };
 }
 
 function hasControlCharacter(text: string): boolean {

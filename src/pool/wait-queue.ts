@@ -1,3 +1,4 @@
+import { checkBoolean, checkSignal, type OptionNames, readOptions } from '../arguments.ts';
 import { DmaArgumentError, DmaTimeoutError } from '../errors.ts';
 
 /** How long and until when to wait for a block. */
@@ -29,22 +30,18 @@ interface SignalGroup {
   readonly listener: () => void;
 }
 
+const WAIT_OPTIONS: OptionNames<WaitOptions> = { signal: true, timeout: true, zero: true };
 /** Longest delay that timers take. */
 const MAX_TIMEOUT = 0x7fff_ffff;
 
 /** Reads and checks options. @throws {@link DmaArgumentError} */
 export function checkWaitOptions(options: WaitOptions): CheckedWaitOptions {
-  if (typeof options !== 'object' || options === null) {
-    throw new DmaArgumentError('options', options, 'an object with signal, timeout and zero, all optional');
-  }
-  const { signal, timeout, zero = false } = options;
-  if (signal !== undefined && !(signal instanceof AbortSignal)) {
-    throw new DmaArgumentError('signal', signal, 'an AbortSignal');
-  }
+  const { signal, timeout, zero = false } = readOptions('options', options, WAIT_OPTIONS);
+  checkSignal('signal', signal);
   if (timeout !== undefined && !(typeof timeout === 'number' && timeout >= 0 && timeout <= MAX_TIMEOUT)) {
     throw new DmaArgumentError('timeout', timeout, 'milliseconds from 0 to 2^31-1');
   }
-  if (typeof zero !== 'boolean') throw new DmaArgumentError('zero', zero, 'true or false');
+  checkBoolean('zero', zero);
   return { signal, timeout, zero };
 }
 

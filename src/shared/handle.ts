@@ -1,6 +1,6 @@
-import { checkInteger, INT_MAX } from '../arguments.ts';
+import { checkBoolean, checkInteger, checkObject, INT_MAX, isInstance, reading } from '../arguments.ts';
 import { NUMA_NO_NODE } from '../device/mask.ts';
-import { DmaArgumentError } from '../errors.ts';
+import { DmaArgumentError, isArray } from '../errors.ts';
 import type { SharedRegion } from '../memory/coherent.ts';
 import { MAX_SHARED_BLOCKS } from './layout.ts';
 
@@ -53,33 +53,64 @@ export interface SharedPoolHandle {
 /** Numbers a page takes in {@link SharedPoolHandle.pages}. */
 export const PER_PAGE_ENTRY = 3;
 
-/** Throws unless `handle` has the shape of a handle. What the control block says is checked against it later. */
-export function checkHandle(handle: unknown): asserts handle is SharedPoolHandle {
-  const { buffers, debug, device, dmapool, initOnAlloc, initOnFree, maxBlocks, name, node, pages } = (handle ??
-    {}) as Partial<SharedPoolHandle>;
-  if (
-    typeof dmapool !== 'number' ||
-    typeof name !== 'string' ||
-    !(pages instanceof Float64Array) ||
-    !Array.isArray(buffers) ||
-    device === undefined ||
-    typeof initOnAlloc !== 'boolean' ||
-    typeof initOnFree !== 'boolean' ||
-    !isDebug(debug)
-  ) {
-    throw new DmaArgumentError('handle', handle, 'a handle from pool.share(), as it came through postMessage');
-  }
-  checkInteger('handle: maxBlocks', maxBlocks, 1, MAX_SHARED_BLOCKS);
-  checkInteger('handle: node', node, NUMA_NO_NODE, INT_MAX);
+const ACCEPTED = 'a handle from pool.share(), as it came through postMessage';
+
+/** True for shared memory; false where the runtime has none. */
+export function isShared(buffer: unknown): buffer is SharedArrayBuffer {
+  // The name itself is missing in a web page without cross-origin isolation.
+  return typeof SharedArrayBuffer === 'function' && isInstance(buffer, SharedArrayBuffer);
 }
 
-function isDebug(debug: Partial<SharedPoolHandle['debug']> | undefined): boolean {
-  if (debug === null) return true;
-  return (
-    typeof debug === 'object' &&
-    typeof debug.quarantine === 'boolean' &&
-    typeof debug.sites === 'boolean' &&
-    typeof SharedArrayBuffer === 'function' &&
-    debug.book instanceof SharedArrayBuffer
-  );
+/**
+ * Reads a handle, each field once: what is checked is what is used. What the control block says is checked against it later.
+ *
+ * @throws {@link DmaArgumentError} for what has not the shape of a handle.
+ */
+export function checkHandle(given: unknown): SharedPoolHandle {
+  checkObject('handle', given, ACCEPTED);
+  return reading('handle', given, ACCEPTED, () => {
+    const { dmapool, name, size, align, boundary, pageSize, node, maxBlocks, magazine, mostMagazine, control } =
+      given as SharedPoolHandle;
+    const { device, buffers, pages, debug, initOnAlloc, initOnFree } = given as SharedPoolHandle;
+    const wrong = (field: string, value: unknown): DmaArgumentError =>
+      new DmaArgumentError(`handle: ${field}`, value, ACCEPTED);
+    if (typeof dmapool !== 'number') throw wrong('version', dmapool);
+    if (typeof name !== 'string') throw wrong('name', name);
+    if (!isArray(buffers)) throw wrong('buffers', buffers);
+    if (!isInstance(pages, Float64Array)) throw wrong('pages', pages);
+    checkInteger('handle: node', node, NUMA_NO_NODE, INT_MAX);
+    checkInteger('handle: maxBlocks', maxBlocks, 1, MAX_SHARED_BLOCKS);
+    checkBoolean('handle: initOnAlloc', initOnAlloc);
+    checkBoolean('handle: initOnFree', initOnFree);
+    checkObject('handle: device', device, ACCEPTED);
+    const { name: deviceName, path, dmaMask, numaNode } = device;
+    return {
+      dmapool,
+      name,
+      size,
+      align,
+      boundary,
+      pageSize,
+      node,
+      maxBlocks,
+      magazine,
+      mostMagazine,
+      device: { name: deviceName, path, dmaMask, numaNode },
+      control,
+      buffers: [...buffers],
+      pages,
+      debug: debug === null ? null : checkDebug(debug),
+      initOnAlloc,
+      initOnFree,
+    };
+  });
+}
+
+function checkDebug(debug: unknown): NonNullable<SharedPoolHandle['debug']> {
+  checkObject('handle: debug', debug, ACCEPTED);
+  const { quarantine, sites, book } = debug as NonNullable<SharedPoolHandle['debug']>;
+  checkBoolean('handle: debug.quarantine', quarantine);
+  checkBoolean('handle: debug.sites', sites);
+  if (!isShared(book)) throw new DmaArgumentError('handle: debug.book', book, ACCEPTED);
+  return { quarantine, sites, book };
 }

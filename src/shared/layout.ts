@@ -17,6 +17,7 @@
  *     QUARANTINED, ABSENT  any     never handed out again, or beyond the pool's limit
  */
 import { DmaArgumentError } from '../errors.ts';
+import { isShared } from './handle.ts';
 import { giverOf } from './transfer-ticket.ts';
 
 /** Worker slots: numbers 1 to this. */
@@ -173,9 +174,7 @@ export function createControl(maxBlocks: number, perPage: number, maxPages: numb
 
 /** The views of a control block that came from another worker. @throws {@link DmaArgumentError} if it is none of ours. */
 export function attachControl(buffer: unknown): Control {
-  // The name itself is missing in a web page without cross-origin isolation.
-  const shared = typeof SharedArrayBuffer === 'function' && buffer instanceof SharedArrayBuffer;
-  if (!shared || buffer.byteLength < WORDS_AT * 4) {
+  if (!isShared(buffer) || buffer.byteLength < WORDS_AT * 4) {
     throw new DmaArgumentError('handle', buffer, 'a handle from pool.share(), as it came through postMessage');
   }
   const header = new Int32Array(buffer, 0, WORDS_AT);

@@ -1,6 +1,6 @@
 /** How a pool becomes a shared one, and how another worker attaches to it. */
-import { checkInteger } from '../arguments.ts';
-import { Device } from '../device/device.ts';
+import { checkFunction, checkInteger, isInstance, type OptionNames, reading, readOptions } from '../arguments.ts';
+import { Device, isDevice } from '../device/device.ts';
 import { DmaArgumentError, DmaDestroyedError, DmaOutOfMemoryError, DmaSharingError } from '../errors.ts';
 import type { CoherentAllocator, CoherentMemory, SharedRegion } from '../memory/coherent.ts';
 import { naturalAlignment } from '../device/device.ts';
@@ -10,7 +10,7 @@ import { PoolGeometry } from '../pool/geometry.ts';
 import { makeHooks, type PoolModes } from '../pool/modes.ts';
 import { PoolPages } from '../pool/pool-pages.ts';
 import type { UnsharedStore } from '../pool/unshared-store.ts';
-import { checkHandle, PER_PAGE_ENTRY, type SharedPoolHandle } from './handle.ts';
+import { checkHandle, isShared, PER_PAGE_ENTRY, type SharedPoolHandle } from './handle.ts';
 import {
   attachControl,
   type Control,
@@ -61,6 +61,9 @@ export interface AttachOptions {
   readonly openRegion?: (region: SharedRegion) => ArrayBuffer | SharedArrayBuffer;
 }
 
+export const SHARE_OPTIONS: OptionNames<ShareOptions> = { magazine: true };
+const ATTACH_OPTIONS: OptionNames<AttachOptions> = { device: true, openRegion: true };
+
 /** Worker number of the one who shares. */
 const CREATOR = 1;
 const MOST_MAGAZINE = 65_536;
@@ -83,10 +86,7 @@ export interface Shareable {
  * Turns the store of one thread into a shared one. All pages that the pool may ever have are taken from the source now,
  * so that any worker can open the next one without a message; what was never touched costs the system no memory.
  */
-export function shareStore(pool: Shareable, options: ShareOptions): SharedStore {
-  if (typeof options !== 'object' || options === null) {
-    throw new DmaArgumentError('options', options, 'an object with magazine, optional');
-  }
+export function shareStore(pool: Shareable, wantedMagazine: number | undefined): SharedStore {
   const { name, device, geometry, node, maxBlocks, store, list } = pool;
   const label = `${device.name}: pool ${name}`;
   if (typeof SharedArrayBuffer === 'undefined') {
@@ -101,8 +101,8 @@ export function shareStore(pool: Shareable, options: ShareOptions): SharedStore 
       `${label}: create it with maxBlocks, at most ${String(MAX_SHARED_BLOCKS)}: all its pages are reserved when it is shared`,
     );
   }
-  const { magazine = Math.min(256, Math.max(8, maxBlocks >> 3)) } = options;
-  const mostMagazine = options.magazine ?? Math.max(magazine, Math.min(MOST_MAGAZINE, maxBlocks));
+  const magazine = wantedMagazine ?? Math.min(256, Math.max(8, maxBlocks >> 3));
+  const mostMagazine = wantedMagazine ?? Math.max(magazine, Math.min(MOST_MAGAZINE, maxBlocks));
   checkInteger('magazine', magazine, 2, MOST_MAGAZINE);
   const perPage = geometry.blocksPerPage;
   const { debug, initOnAlloc, initOnFree } = pool.modes;
@@ -238,22 +238,23 @@ export interface Attached {
 }
 
 /** Reads a handle; the worker's slot is taken by {@link attachStore}. */
-export function openHandle(handle: unknown, options: AttachOptions): Attached {
-  checkHandle(handle);
-  if (typeof options !== 'object' || options === null) {
-    throw new DmaArgumentError('options', options, 'an object with device and openRegion, both optional');
-  }
-  const { device: ownDevice, openRegion } = options;
-  if (ownDevice !== undefined && !(ownDevice instanceof Device)) {
-    throw new DmaArgumentError('device', ownDevice, 'a Device');
-  }
+export function openHandle(given: unknown, options: AttachOptions): Attached {
+  const { device, openRegion } = readOptions('options', options, ATTACH_OPTIONS);
+  if (device !== undefined && !isDevice(device)) throw new DmaArgumentError('device', device, 'a Device');
+  if (openRegion !== undefined) checkFunction('openRegion', openRegion);
+  const handle = checkHandle(given);
   const control = attachControl(handle.control);
   const { size, align, boundary, pageSize } = handle;
   const geometry = new PoolGeometry({ size, align, boundary, pageSize });
   const buffers = handle.buffers.map((buffer) => openBuffer(handle.name, buffer, openRegion));
   checkAgainst(handle, control, geometry, buffers);
-  const device = ownDevice ?? new Device({ ...handle.device, memory: new NoMemory(pageSize) });
-  return { device, handle, control, geometry, buffers };
+  return {
+    device: device ?? new Device({ ...handle.device, memory: new NoMemory(pageSize) }),
+    handle,
+    control,
+    geometry,
+    buffers,
+  };
 }
 
 /** A handle's buffer, as this worker sees it. */
@@ -262,20 +263,20 @@ function openBuffer(
   buffer: unknown,
   openRegion: AttachOptions['openRegion'],
 ): ArrayBuffer | SharedArrayBuffer {
-  if (buffer instanceof SharedArrayBuffer) return buffer;
+  if (isShared(buffer)) return buffer;
   // What lies in a plain buffer would be a copy.
-  if (typeof buffer !== 'object' || buffer === null || typeof (buffer as Partial<SharedRegion>).kind !== 'string') {
-    throw new DmaArgumentError('handle: buffers', buffer, 'a handle as pool.share() gave it');
-  }
+  const isRegion = reading('handle: buffers', buffer, 'a handle as pool.share() gave it', () => {
+    return typeof (buffer as Partial<SharedRegion> | null | undefined)?.kind === 'string';
+  });
+  if (!isRegion) throw new DmaArgumentError('handle: buffers', buffer, 'a handle as pool.share() gave it');
   if (openRegion === undefined) {
     throw new DmaSharingError(
       'ERR_DMAPOOL_NOT_SHAREABLE',
       `pool ${pool} lies in memory of the system; attach with { openRegion: openSharedRegion } of dmapool/linux`,
     );
   }
-  if (typeof openRegion !== 'function') throw new DmaArgumentError('openRegion', openRegion, 'a function');
   const opened: unknown = openRegion(buffer as SharedRegion);
-  if (opened instanceof ArrayBuffer || opened instanceof SharedArrayBuffer) return opened;
+  if (isInstance(opened, ArrayBuffer) || isShared(opened)) return opened;
   throw new DmaArgumentError('openRegion', opened, 'a function that gives a buffer');
 }
 

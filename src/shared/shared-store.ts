@@ -1,9 +1,8 @@
 /** What a shared pool is to one worker: the shared core with promises, messages and errors around it. */
-import { checkInteger } from '../arguments.ts';
+import { checkFunction, checkInteger } from '../arguments.ts';
 import type { Device } from '../device/device.ts';
 import {
-  describe,
-  DmaArgumentError,
+  describeThrown,
   DmaBlockError,
   DmaDestroyedError,
   type DmaError,
@@ -312,7 +311,7 @@ export class SharedStore implements PoolStore, Sharing {
       // The lock's holder is busy or dead; what is left to do is done at a later event.
       if (error instanceof DmaTimeoutError) return;
       const { name } = this.#options;
-      this.#report(`${name} event`, `${name}: at an event of the runtime: ${textOf(error)}`);
+      this.#report(`${name} event`, `${name}: at an event of the runtime: ${describeThrown(error)}`);
     }
   }
 
@@ -362,7 +361,7 @@ export class SharedStore implements PoolStore, Sharing {
   }
 
   onDeath(listener: (report: DeathReport) => void): () => void {
-    if (typeof listener !== 'function') throw new DmaArgumentError('listener', listener, 'a function');
+    checkFunction('listener', listener);
     const entry = { listener };
     this.#deathListeners.add(entry);
     return () => {
@@ -422,7 +421,7 @@ export class SharedStore implements PoolStore, Sharing {
           try {
             listener(report);
           } catch (error) {
-            this.#report(`${name} listener`, `${name}: a listener of onDeath threw ${textOf(error)}`);
+            this.#report(`${name} listener`, `${name}: a listener of onDeath threw ${describeThrown(error)}`);
           }
         }
       }
@@ -609,14 +608,5 @@ export class SharedStore implements PoolStore, Sharing {
 
   statistics(): PoolStatistics {
     return this.#figures.statistics(this.account(), this.#core.allocations);
-  }
-}
-
-/** What was thrown, as a text; also of what can't be turned into one. */
-function textOf(error: unknown): string {
-  try {
-    return String(error);
-  } catch {
-    return describe(error);
   }
 }

@@ -1,5 +1,5 @@
 /** What can be known of threads without importing anything of a runtime's. */
-import { checkInteger } from '../arguments.ts';
+import { checkInteger, checkObject, reading } from '../arguments.ts';
 import { DmaArgumentError } from '../errors.ts';
 
 interface WorkerThreads {
@@ -66,16 +66,18 @@ export interface WatchableWorker {
  * @returns The thread's number.
  */
 export function watchWorker(worker: WatchableWorker, ended: (thread: number) => void): number {
-  if (typeof worker !== 'object' || worker === null || typeof worker.once !== 'function') {
-    throw new DmaArgumentError('worker', worker, 'a Worker of node:worker_threads; for others call workerEnded()');
-  }
+  const accepted = 'a Worker of node:worker_threads; for others call workerEnded()';
+  checkObject('worker', worker, accepted);
   const watched = watchedWorkers.get(worker);
   if (watched !== undefined) {
     watched.endings.add(ended);
     return watched.thread;
   }
   // Read now: it is -1 once the worker has exited.
-  const thread: unknown = worker.threadId;
+  const thread = reading('worker', worker, accepted, () => {
+    if (typeof worker.once !== 'function') throw new DmaArgumentError('worker', worker, accepted);
+    return worker.threadId;
+  });
   checkInteger('worker.threadId', thread, 1, MOST_THREAD);
   const endings = new Set([ended]);
   worker.once('exit', () => {

@@ -1,7 +1,7 @@
 /** Workers of one shared pool, on the real code: hot path, core, depot, lock, tickets. */
 import assert from 'node:assert/strict';
 import { EMPTY } from '../../src/pool/free-list.ts';
-import { HotPath, openList } from '../../src/pool/hot-path.ts';
+import { HotPath, openList, setObjectMaker, setSlowPath } from '../../src/pool/hot-path.ts';
 import type { PoolCounts, SlowPath } from '../../src/pool/slow-path.ts';
 import { type Control, createControl, H_CARVED, H_DEPOT, H_DEPOT_COUNT, holderOf } from '../../src/shared/layout.ts';
 import { SharedCore } from '../../src/shared/shared-core.ts';
@@ -62,14 +62,11 @@ class BareSlowPath implements SlowPath {
 class BarePool extends HotPath {
   constructor() {
     super(new Int32Array(0));
+    setObjectMaker(this, (index) => ({ index }));
   }
 
   start(slow: SlowPath): void {
-    this.attach(slow);
-  }
-
-  protected override makeObject(index: number): { index: number } {
-    return { index };
+    setSlowPath(this, slow);
   }
 
   protected override notOurs(): Error {
