@@ -5,7 +5,8 @@
  * adapter registers the checks with one.
  */
 
-import { DmaArgumentError, DmaMappingError } from '../errors.ts';
+import { checkFunction, checkObject, reading } from '../arguments.ts';
+import { describeThrown, DmaArgumentError, DmaMappingError } from '../errors.ts';
 import type { CoherentAllocator, CoherentMemory, DmaTarget } from '../memory/coherent.ts';
 
 /** How the checks get at the source; see {@link conformanceChecks}. */
@@ -51,6 +52,14 @@ interface Bench {
  * ```
  */
 export function conformanceChecks(factory: SourceFactory): readonly ConformanceCheck[] {
+  const accepted = 'an object with a function create, and perhaps one close';
+  checkObject('factory', factory, accepted);
+  const { create, close } = reading('factory', factory, accepted, () => ({
+    create: factory.create,
+    close: factory.close,
+  }));
+  checkFunction('factory.create', create);
+  if (close !== undefined) checkFunction('factory.close', close);
   return Object.entries(CHECKS).map(([name, check]) => ({ name, run: () => withSource(factory, check) }));
 }
 
@@ -317,7 +326,7 @@ function mustThrow(action: () => unknown, right: (error: unknown) => boolean, wh
   try {
     action();
   } catch (error) {
-    must(right(error), `${what} is refused; instead: ${String(error)}`);
+    must(right(error), `${what} is refused; instead: ${describeThrown(error)}`);
     return;
   }
   throw new Error(`broken promise: ${what} is refused; nothing was thrown`);

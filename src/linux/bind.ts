@@ -5,8 +5,11 @@
 import { execFileSync } from 'node:child_process';
 import { accessSync, constants, existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { reading } from '../arguments.ts';
+import { DmaArgumentError, isArray } from '../errors.ts';
 import { BindError } from './error.ts';
 import {
+  checkFolders,
   groupBlockers,
   isBridge,
   type PciDevice,
@@ -52,6 +55,10 @@ export interface Rebinding {
  * ```
  */
 export function bindToVfio(addresses: readonly string[], folders: SystemFolders = SYSTEM): Rebinding[] {
+  return bindAll(checkAddresses(addresses), checkFolders(folders));
+}
+
+function bindAll(addresses: readonly string[], folders: SystemFolders): Rebinding[] {
   const devices = devicesAt(addresses, folders);
   const toDo = devices.filter(({ driver }) => driver !== VFIO_PCI);
   for (const device of devices) checkCanBeBound(device, addresses, folders);
@@ -95,6 +102,10 @@ export function bindToVfio(addresses: readonly string[], folders: SystemFolders 
  * ```
  */
 export function unbindFromVfio(addresses: readonly string[], folders: SystemFolders = SYSTEM): Rebinding[] {
+  return unbindAll(checkAddresses(addresses), checkFolders(folders));
+}
+
+function unbindAll(addresses: readonly string[], folders: SystemFolders): Rebinding[] {
   const devices = devicesAt(addresses, folders);
   const toDo = devices.filter(({ driver }) => driver === VFIO_PCI || driver === null);
   for (const { address } of toDo) {
@@ -107,6 +118,13 @@ export function unbindFromVfio(addresses: readonly string[], folders: SystemFold
     if (toDo.includes(device)) rebind(device, '', steps, folders);
     return { address, from: driver, to: readPciDevice(address, folders)?.driver ?? null, steps };
   });
+}
+
+/** A copy of the addresses; each is checked where its function is looked for. */
+function checkAddresses(addresses: readonly string[]): readonly string[] {
+  const accepted = 'an array of PCI addresses, such as 0000:3b:00.0';
+  if (!isArray(addresses)) throw new DmaArgumentError('addresses', addresses, accepted);
+  return reading('addresses', addresses, accepted, () => [...(addresses as readonly string[])]);
 }
 
 function devicesAt(addresses: readonly string[], folders: SystemFolders): PciDevice[] {

@@ -10,8 +10,7 @@
  * their place). A hugepage stays where it is unless an administrator moves it by hand.
  */
 import { closeSync } from 'node:fs';
-import { checkInteger } from '../arguments.ts';
-import { DmaArgumentError } from '../errors.ts';
+import { checkInteger, type OptionNames, readOptions } from '../arguments.ts';
 import type { CoherentAllocator, CoherentMemory, CoherentRequest, SharedRegion } from '../memory/coherent.ts';
 import { type MemoryZone, ZonedMemory } from '../memory/zoned-memory.ts';
 import { type HugepageFile, hugepagePoolsFor, takeHugepages } from './hugepage-files.ts';
@@ -45,6 +44,7 @@ interface Hugepage extends MapPiece {
   readonly dma: number;
 }
 
+const OPTIONS: OptionNames<HugetlbOptions> = { size: true, hugepageSize: true, node: true };
 const NAME = 'dmapool-hugetlb';
 const PAGE_SIZE = 4096;
 const MAX_SIZE = 2 ** 46;
@@ -93,10 +93,7 @@ export class HugetlbMemory implements CoherentAllocator {
    * @throws {@link SystemCallError} when there is no such node, or no address space.
    */
   constructor(options: HugetlbOptions) {
-    if (typeof options !== 'object' || options === null) {
-      throw new DmaArgumentError('options', options, 'an object with size, and perhaps hugepageSize and node');
-    }
-    const { size, hugepageSize, node = -1 } = options;
+    const { size, hugepageSize, node = -1 } = readOptions('options', options, OPTIONS);
     checkInteger('size', size, 1, MAX_SIZE);
     checkInteger('node', node, -1, 1023);
     const pools = hugepagePoolsFor(size, hugepageSize, node);

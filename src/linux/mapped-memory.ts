@@ -11,8 +11,8 @@
  * only where a stale view is written to.
  */
 import { readFileSync } from 'node:fs';
-import { checkInteger } from '../arguments.ts';
-import { DmaSharingError, hex } from '../errors.ts';
+import { checkInteger, checkObject, reading } from '../arguments.ts';
+import { describe, DmaSharingError, hex } from '../errors.ts';
 import type { SharedRegion } from '../memory/coherent.ts';
 import {
   type Libc,
@@ -234,7 +234,12 @@ const buffers = new Map<string, ArrayBuffer>();
  * ```
  */
 export function openSharedRegion(region: SharedRegion): ArrayBuffer {
-  const { kind, name, address, size } = (region ?? {}) as Partial<SharedRegion>;
+  const accepted = "a region from a pool's handle";
+  checkObject('region', region, accepted);
+  const { kind, name, address, size } = reading('region', region, accepted, () => {
+    const { kind, name, address, size } = region as Partial<SharedRegion>;
+    return { kind, name, address, size };
+  });
   const sane =
     kind === 'mapped' &&
     typeof name === 'string' &&
@@ -248,7 +253,7 @@ export function openSharedRegion(region: SharedRegion): ArrayBuffer {
   // Numbers from a message are not to be trusted with the process' life: the kernel knows what is mapped where.
   if (!sane || !isMapped(name, address!, size!)) {
     const message =
-      `this process has no memory ${String(name)} at that address: it was closed, or the handle is from another ` +
+      `this process has no memory ${describe(name)} at that address: it was closed, or the handle is from another ` +
       'process (mapped memory is shared between threads only)';
     throw new DmaSharingError('ERR_DMAPOOL_NOT_SHAREABLE', message);
   }

@@ -13,6 +13,7 @@ import {
   realpathSync,
 } from 'node:fs';
 import { basename, join } from 'node:path';
+import { type OptionNames, readOptions } from '../arguments.ts';
 import { DmaArgumentError } from '../errors.ts';
 import { PciError } from '../pci/error.ts';
 
@@ -46,6 +47,20 @@ export interface PciDevice {
   readonly numaNode: number;
 }
 
+const FOLDERS: OptionNames<SystemFolders> = { sys: true, proc: true, dev: true };
+
+/** Reads folders that a caller gave. @throws `DmaArgumentError` */
+export function checkFolders(folders: SystemFolders): SystemFolders {
+  const read = readOptions('folders', folders, FOLDERS);
+  for (const name of ['sys', 'proc', 'dev'] as const) {
+    const path: unknown = read[name];
+    if (typeof path !== 'string' || path === '' || path.includes('\0')) {
+      throw new DmaArgumentError(`folders.${name}`, path, 'the path of a folder');
+    }
+  }
+  return read;
+}
+
 const BRIDGE = 0x0604;
 /** These drivers of the kernel's do no DMA of their own, so a group may have devices of theirs. */
 const HARMLESS_DRIVERS: readonly string[] = ['pci-stub', 'pcieport'];
@@ -61,11 +76,12 @@ const HARMLESS_DRIVERS: readonly string[] = ['pci-stub', 'pcieport'];
  * ```
  */
 export function listPciDevices(folders: SystemFolders = SYSTEM): PciDevice[] {
-  const parent = join(folders.sys, 'bus/pci/devices');
+  const where = checkFolders(folders);
+  const parent = join(where.sys, 'bus/pci/devices');
   if (!existsSync(parent)) return [];
   return readdirSync(parent)
     .sort()
-    .map((address) => readPciDevice(address, folders))
+    .map((address) => readPciDevice(address, where))
     .filter((device) => device !== null);
 }
 

@@ -7,8 +7,17 @@
  *     IOVA           low for devices of 32 bits: 4 KiB ... 4 GiB   |   high, first for all others: 4 GiB ...
  */
 import { closeSync } from 'node:fs';
-import { checkInteger, roundUp } from '../arguments.ts';
-import { DmaArgumentError, DmaMappingError, DmaReleaseError } from '../errors.ts';
+import {
+  checkBoolean,
+  checkFunction,
+  checkInteger,
+  checkObject,
+  type OptionNames,
+  reading,
+  readOptions,
+  roundUp,
+} from '../arguments.ts';
+import { DmaArgumentError, DmaMappingError, DmaReleaseError, isArray } from '../errors.ts';
 import { Availability } from '../memory/availability.ts';
 import type { CoherentAllocator, CoherentMemory, CoherentRequest, SharedRegion } from '../memory/coherent.ts';
 import { PageAllocator } from '../memory/page-allocator.ts';
@@ -46,6 +55,8 @@ export interface VfioMemoryOptions {
   /** NUMA node to take it from, and from no other; -1, the default, for any. */
   readonly node?: number;
 }
+
+export const MEMORY_OPTIONS: OptionNames<VfioMemoryOptions> = { size: true, hugepages: true, strict: true, node: true };
 
 /** What a source must know of its device and IOMMU. @internal */
 export interface VfioMemoryHome {
@@ -134,11 +145,17 @@ export class VfioMemory implements CoherentAllocator {
 
   /** @internal */
   constructor(home: VfioMemoryHome, options: VfioMemoryOptions = {}) {
-    const { size = DEFAULT_SIZE, hugepages, strict = false, node = -1 } = options;
+    const {
+      size = DEFAULT_SIZE,
+      hugepages,
+      strict = false,
+      node = -1,
+    } = readOptions('memory', options, MEMORY_OPTIONS);
+    checkHome(home);
     const pageSize = Math.max(home.pageSize, libc().pageSize());
     checkInteger('memory.size', size, 1, strict ? MAX_VIEW : MAX_SIZE);
     checkInteger('memory.node', node, -1, 1023);
-    if (typeof strict !== 'boolean') throw new DmaArgumentError('memory.strict', strict, 'a boolean');
+    checkBoolean('memory.strict', strict);
     this.pageSize = pageSize;
     this.strict = strict;
     this.#mapper = home.mapper;
@@ -367,6 +384,20 @@ export class VfioMemory implements CoherentAllocator {
       throw error;
     }
   }
+}
+
+function checkHome(home: VfioMemoryHome): void {
+  const accepted = 'what VfioDevice.open() gives';
+  checkObject('home', home, accepted);
+  reading('home', home, accepted, () => {
+    const { address, mapper, iovaRanges, pageSize } = home;
+    if (typeof address !== 'string') throw new DmaArgumentError('home.address', address, 'a PCI address');
+    checkInteger('home.pageSize', pageSize, 4096, 2 ** 30);
+    checkObject('home.mapper', mapper, accepted);
+    checkFunction('home.mapper.map', mapper.map);
+    if (iovaRanges !== undefined && !isArray(iovaRanges))
+      throw new DmaArgumentError('home.iovaRanges', iovaRanges, accepted);
+  });
 }
 
 function isOutOfMemory(error: unknown): boolean {

@@ -1,16 +1,21 @@
 /** A PCI device of this system in the hands of this process. */
+import { type OptionNames, readOptions } from '../arguments.ts';
 import { DmaArgumentError } from '../errors.ts';
 import { PciFunction, type PciOpenOptions } from '../pci/function.ts';
 import { PCI_CAPABILITY } from '../pci/registers.ts';
 import { VfioBackend } from './vfio-backend.ts';
 import { VfioContainer } from './vfio-container.ts';
-import { VfioMemory, type VfioMemoryOptions } from './vfio-memory.ts';
+import { MEMORY_OPTIONS, VfioMemory, type VfioMemoryOptions } from './vfio-memory.ts';
 
 /** How to open a device. */
 export interface VfioOpenOptions extends Omit<PciOpenOptions, 'memory'> {
   /** How much memory it may be given, and of what. */
   readonly memory?: VfioMemoryOptions;
 }
+
+const OPEN_OPTIONS: OptionNames<VfioOpenOptions> = { log: true, dmaMask: true, memory: true };
+/** Given by {@link VfioDevice.open}: JavaScript can call a private constructor. */
+const MAKING: unique symbol = Symbol('making a device');
 
 /** Device Control: Enable No Snoop (PCI Express 4.0, 7.5.3.4). */
 const DEVICE_CONTROL = 8;
@@ -57,7 +62,8 @@ export class VfioDevice {
   /** True when the kernel can reset it; else a driver must, by the device's own registers. */
   readonly canReset: boolean;
 
-  private constructor(pci: PciFunction, container: VfioContainer, backend: VfioBackend) {
+  private constructor(key: symbol, pci: PciFunction, container: VfioContainer, backend: VfioBackend) {
+    if (key !== MAKING) throw new DmaArgumentError('new VfioDevice', key, 'VfioDevice.open() in its place');
     this.pci = pci;
     this.memory = backend.memory;
     this.group = container.group;
@@ -78,15 +84,9 @@ export class VfioDevice {
    * @throws `DmaArgumentError` @throws `DmaDependencyError` @throws {@link SystemCallError}
    */
   static async open(address: string, options: VfioOpenOptions = {}): Promise<VfioDevice> {
-    if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
-    const { memory: memoryOptions = {}, ...pciOptions } = options;
-    if (typeof memoryOptions !== 'object' || memoryOptions === null) {
-      throw new DmaArgumentError(
-        'memory',
-        memoryOptions,
-        'an object with size, hugepages, strict and node, all optional',
-      );
-    }
+    const { memory: wanted = {}, ...pciOptions } = readOptions('options', options, OPEN_OPTIONS);
+    // Before anything of the system is opened.
+    const memoryOptions = readOptions('memory', wanted, MEMORY_OPTIONS);
     const container = new VfioContainer(address);
     let memory: VfioMemory | undefined;
     let backend: VfioBackend;
@@ -103,7 +103,7 @@ export class VfioDevice {
     try {
       const pci = await PciFunction.open(backend, pciOptions);
       if (!container.snoopEnforced) await forbidNoSnoop(pci);
-      return new VfioDevice(pci, container, backend);
+      return new VfioDevice(MAKING, pci, container, backend);
     } catch (error) {
       await backend.close();
       throw error;

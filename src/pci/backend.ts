@@ -4,6 +4,8 @@
  *
  *     driver --> PciFunction: config, bars, interrupts, device --> PciBackend --> qtest pipe, VFIO, ...
  */
+import { checkFunction, checkInteger, checkObject, isInstance, reading } from '../arguments.ts';
+import { DmaArgumentError, isArray } from '../errors.ts';
 import type { CoherentAllocator } from '../memory/coherent.ts';
 
 /** Width of one register access, in bits. */
@@ -204,4 +206,37 @@ export interface PciBackend {
    * gone.
    */
   close(): Promise<void>;
+}
+
+const METHODS = [
+  'readConfig',
+  'writeConfig',
+  'read',
+  'read64',
+  'write',
+  'write64',
+  'flush',
+  'openInterrupts',
+  'close',
+] as const;
+
+/** Throws `DmaArgumentError` unless `backend` has what every backend has. @internal */
+export function checkBackend(backend: PciBackend): void {
+  const accepted = 'a PciBackend';
+  checkObject('backend', backend, accepted);
+  reading('backend', backend, accepted, () => {
+    for (const name of METHODS) checkFunction(`backend.${name}`, backend[name]);
+    const { address, configSize, bars, removed } = backend;
+    if (typeof address !== 'string') throw new DmaArgumentError('backend.address', address, 'a PCI address');
+    checkInteger('backend.configSize', configSize, 256, 4096);
+    if (!isInstance(removed, AbortSignal)) throw new DmaArgumentError('backend.removed', removed, 'an AbortSignal');
+    if (!isArray(bars)) throw new DmaArgumentError('backend.bars', bars, 'an array');
+    for (const bar of bars as readonly BarInfo[]) {
+      checkObject('backend.bars', bar);
+      checkInteger('backend.bars.index', bar.index, 0, 5);
+      checkInteger('backend.bars.size', bar.size, 1, Number.MAX_SAFE_INTEGER);
+      if (bar.kind !== 'memory' && bar.kind !== 'io')
+        throw new DmaArgumentError('backend.bars.kind', bar.kind, 'memory or io');
+    }
+  });
 }

@@ -9,9 +9,10 @@
  */
 import { Device } from '../device/device.ts';
 import type { DeviceLog } from '../device/log.ts';
+import { type OptionNames, readOptions } from '../arguments.ts';
 import { DmaArgumentError, DmaReleaseError } from '../errors.ts';
 import type { CoherentAllocator } from '../memory/coherent.ts';
-import type { PciBackend } from './backend.ts';
+import { checkBackend, type PciBackend } from './backend.ts';
 import { Bar, type BarOwner, checkBarIndex } from './bar.ts';
 import { ConfigSpace } from './config-space.ts';
 import { PciError } from './error.ts';
@@ -57,6 +58,10 @@ export interface PciOpenOptions {
   /** Highest address the device reaches. Default `DMA_BIT_MASK(32)`, as in Linux; drivers raise it by `device.setDmaMask`. */
   readonly dmaMask?: number;
 }
+
+const OPEN_OPTIONS: OptionNames<PciOpenOptions> = { log: true, memory: true, dmaMask: true };
+/** Given by {@link PciFunction.open}: JavaScript can call a private constructor. */
+const MAKING: unique symbol = Symbol('making a function');
 
 /** Milliseconds that a function may take after a function-level reset (PCI Express 4.0, 6.6.2). */
 const FLR_TIME = 100;
@@ -118,7 +123,8 @@ export class PciFunction implements PciIdentity {
   #closing: Promise<void> | null = null;
   #resetting: Promise<boolean> | null = null;
 
-  private constructor(backend: PciBackend, identity: PciIdentity, options: PciOpenOptions) {
+  private constructor(key: symbol, backend: PciBackend, identity: PciIdentity, options: PciOpenOptions) {
+    if (key !== MAKING) throw new DmaArgumentError('new PciFunction', key, 'PciFunction.open() in its place');
     this.#backend = backend;
     this.address = backend.address;
     this.vendorId = identity.vendorId;
@@ -153,7 +159,8 @@ export class PciFunction implements PciIdentity {
    * @throws {@link PciGoneError} when nobody answers. After an error the backend is still the caller's to close.
    */
   static async open(backend: PciBackend, options: PciOpenOptions = {}): Promise<PciFunction> {
-    if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
+    const checked = readOptions('options', options, OPEN_OPTIONS);
+    checkBackend(backend);
     const config = new ConfigSpace(backend, () => undefined);
     await config.checkThere();
     const revisionAndClass = await config.read32(PCI_CONFIG.revision);
@@ -165,7 +172,7 @@ export class PciFunction implements PciIdentity {
       classCode: revisionAndClass >>> 8,
       revision: revisionAndClass & 0xff,
     };
-    const opened = new PciFunction(backend, identity, options);
+    const opened = new PciFunction(MAKING, backend, identity, checked);
     const decode = backend.bars.reduce((bits, { kind }) => bits | PCI_COMMAND[kind], 0);
     await config.update16(PCI_CONFIG.command, decode, PCI_COMMAND.busMaster);
     return opened;

@@ -1,6 +1,6 @@
 /** Interrupts as something to await, and polling where there are none. */
-import { checkInteger } from '../arguments.ts';
-import { DmaArgumentError } from '../errors.ts';
+import { checkFunction, checkInteger, checkSignal, type OptionNames, reading, readOptions } from '../arguments.ts';
+import { DmaArgumentError, isArray } from '../errors.ts';
 import type { InterruptBackend, InterruptKind } from './backend.ts';
 import { PciError } from './error.ts';
 
@@ -38,6 +38,13 @@ export interface InterruptWaitOptions {
   readonly ready?: () => boolean;
 }
 
+const INTERRUPT_OPTIONS: OptionNames<InterruptOptions> = {
+  kinds: true,
+  vectors: true,
+  pollInterval: true,
+  busyPoll: true,
+};
+const WAIT_OPTIONS: OptionNames<InterruptWaitOptions> = { vector: true, timeout: true, signal: true, ready: true };
 const KINDS: readonly InterruptKind[] = ['msix', 'msi', 'intx', 'poll'];
 const MAX_VECTORS = 2048;
 const MAX_POLL_INTERVAL = 60_000;
@@ -63,10 +70,13 @@ export interface CheckedInterruptOptions {
 
 /** Throws unless the options are as they should be. @internal */
 export function checkInterruptOptions(options: InterruptOptions): CheckedInterruptOptions {
-  if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
-  const { kinds = KINDS, vectors = 1, pollInterval = 1, busyPoll = 0 } = options;
-  if (!Array.isArray(kinds) || kinds.length === 0 || !kinds.every((kind) => KINDS.includes(kind as InterruptKind))) {
-    throw new DmaArgumentError('kinds', kinds, `an array of ${KINDS.join(', ')}`);
+  const given = readOptions('options', options, INTERRUPT_OPTIONS);
+  const { kinds: wanted = KINDS, vectors = 1, pollInterval = 1, busyPoll = 0 } = given;
+  const accepted = `an array of ${KINDS.join(', ')}`;
+  // A copy: it is looked at again when the interrupts are opened.
+  const kinds = isArray(wanted) ? reading('kinds', wanted, accepted, () => [...(wanted as InterruptKind[])]) : [];
+  if (kinds.length === 0 || !kinds.every((kind) => KINDS.includes(kind))) {
+    throw new DmaArgumentError('kinds', wanted, accepted);
   }
   checkInteger('vectors', vectors, 1, MAX_VECTORS);
   checkInteger('pollInterval', pollInterval, 0, MAX_POLL_INTERVAL);
@@ -157,14 +167,11 @@ export class Interrupts {
    * @throws {@link PciError} `ERR_DMAPOOL_PCI_CLOSED` when the interrupts or the function are closed.
    */
   async wait(options: InterruptWaitOptions = {}): Promise<boolean> {
-    if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
-    const { vector = 0, timeout, signal, ready } = options;
+    const { vector = 0, timeout, signal, ready } = readOptions('options', options, WAIT_OPTIONS);
     checkInteger('vector', vector, 0, this.vectors - 1);
     if (timeout !== undefined) checkInteger('timeout', timeout, 0, MAX_TIMEOUT);
-    if (signal !== undefined && !(signal instanceof AbortSignal)) {
-      throw new DmaArgumentError('signal', signal, 'an AbortSignal');
-    }
-    if (ready !== undefined && typeof ready !== 'function') throw new DmaArgumentError('ready', ready, 'a function');
+    checkSignal('signal', signal);
+    if (ready !== undefined) checkFunction('ready', ready);
     signal?.throwIfAborted();
     if (this.#closed) throw this.#closedError();
     this.#removed.throwIfAborted();

@@ -7,8 +7,8 @@
  */
 import { randomUUID } from 'node:crypto';
 import { closeSync, writeSync } from 'node:fs';
-import { checkInteger } from '../arguments.ts';
-import { DmaArgumentError } from '../errors.ts';
+import { checkBytes, checkInteger, type OptionNames, readOptions } from '../arguments.ts';
+import { DmaArgumentError, isArray } from '../errors.ts';
 import type { CoherentAllocator } from '../memory/coherent.ts';
 import { createMemoryFile } from '../linux/memfd.ts';
 import { PciError, PciGoneError } from '../pci/error.ts';
@@ -54,6 +54,10 @@ export interface UnplugOptions {
   /** Milliseconds until it must be out, 1 to 10 minutes. Default 5000. */
   readonly timeout?: number;
 }
+
+const UNPLUG_OPTIONS: OptionNames<UnplugOptions> = { timeout: true };
+/** Given by {@link QemuMachine.start}: JavaScript can call a private constructor. */
+const MAKING: unique symbol = Symbol('making a machine');
 
 interface Plugged extends QemuPciFunction {
   readonly found: FoundFunction;
@@ -104,7 +108,8 @@ export class QemuMachine {
   #functions: Plugged[] = [];
   #closing: Promise<void> | null = null;
 
-  private constructor(options: CheckedOptions, process: QemuProcess, ram: MachineRam) {
+  private constructor(key: symbol, options: CheckedOptions, process: QemuProcess, ram: MachineRam) {
+    if (key !== MAKING) throw new DmaArgumentError('new QemuMachine', key, 'QemuMachine.start() in its place');
     this.#options = options;
     this.#process = process;
     this.#ram = ram;
@@ -150,7 +155,7 @@ export class QemuMachine {
     const ram = new MachineRam(`dmapool-${randomUUID()}`, checked.memory, checked.highMemory);
     try {
       const process = await startProcess(checked, args, ram);
-      const machine = new QemuMachine(checked, process, ram);
+      const machine = new QemuMachine(MAKING, checked, process, ram);
       try {
         await machine.#ready();
       } catch (error) {
@@ -243,8 +248,7 @@ export class QemuMachine {
    *   `ERR_DMAPOOL_QEMU_TIMEOUT` when it does not go, and when the machine has ended.
    */
   async unplug(which: string, options: UnplugOptions = {}): Promise<void> {
-    if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
-    const { timeout = 5000 } = options;
+    const { timeout = 5000 } = readOptions('options', options, UNPLUG_OPTIONS);
     checkInteger('timeout', timeout, 1, 600_000);
     const plugged = this.#find(which);
     if (plugged.id === '') {
@@ -277,7 +281,7 @@ export class QemuMachine {
    */
   async qmp(command: string, args: Readonly<Record<string, unknown>> = {}): Promise<unknown> {
     if (typeof command !== 'string') throw new DmaArgumentError('command', command, 'the name of a QMP command');
-    if (typeof args !== 'object' || args === null || Array.isArray(args)) {
+    if (typeof args !== 'object' || args === null || isArray(args)) {
       throw new DmaArgumentError('args', args, 'an object with the arguments by name');
     }
     return this.#qmp.execute(command, args);
@@ -333,7 +337,7 @@ export class QemuMachine {
    * @throws `DmaArgumentError` for wrong arguments. @throws {@link QemuError} when the machine has ended.
    */
   async writeMemory(address: number, bytes: Uint8Array): Promise<void> {
-    if (!(bytes instanceof Uint8Array)) throw new DmaArgumentError('bytes', bytes, 'a Uint8Array');
+    checkBytes('bytes', bytes);
     checkInteger('bytes.length', bytes.length, 1, MAX_ACCESS);
     checkInteger('address', address, 0, Number.MAX_SAFE_INTEGER - bytes.length);
     await this.#bus.writeBytes(address, bytes);

@@ -1,6 +1,6 @@
 /** What a machine is made of, and how QEMU is told. */
-import { checkInteger } from '../arguments.ts';
-import { DmaArgumentError } from '../errors.ts';
+import { checkInteger, checkObject, checkSignal, type OptionNames, reading, readOptions } from '../arguments.ts';
+import { DmaArgumentError, isArray } from '../errors.ts';
 import { FIRMWARE_FD, QMP_FD, QTEST_FD, RAM_FD } from './process.ts';
 
 /** A QEMU option as an object: `{ driver: 'nvme', id: 'nvme0', drive: 'disk0', serial: '1' }`. */
@@ -60,6 +60,21 @@ export interface CheckedOptions extends Required<Omit<QemuMachineOptions, 'signa
   readonly signal: AbortSignal | undefined;
 }
 
+const MACHINE_OPTIONS: OptionNames<QemuMachineOptions> = {
+  memory: true,
+  highMemory: true,
+  devices: true,
+  drives: true,
+  netdevs: true,
+  machine: true,
+  args: true,
+  binary: true,
+  startTimeout: true,
+  commandTimeout: true,
+  signal: true,
+};
+const DRIVE_OPTIONS: OptionNames<QemuDrive> = { id: true, file: true, format: true, readOnly: true, options: true };
+
 export const MIB: number = 1024 * 1024;
 const MAX_TIMEOUT = 600_000;
 const LEAST_MEMORY = 8 * MIB;
@@ -68,7 +83,6 @@ const LEAST_LOW_MEMORY = 4 * MIB;
 
 /** Checks the options; throws `DmaArgumentError`. */
 export function checkOptions(options: QemuMachineOptions): CheckedOptions {
-  if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
   const {
     memory = 64 * MIB,
     highMemory = 0,
@@ -81,7 +95,7 @@ export function checkOptions(options: QemuMachineOptions): CheckedOptions {
     startTimeout = 20_000,
     commandTimeout = 10_000,
     signal,
-  } = options;
+  } = readOptions('options', options, MACHINE_OPTIONS);
   checkMebibytes('memory', memory, LEAST_MEMORY, MOST_MEMORY);
   checkMebibytes('highMemory', highMemory, 0, memory - LEAST_LOW_MEMORY);
   checkInteger('startTimeout', startTimeout, 1, MAX_TIMEOUT);
@@ -92,11 +106,9 @@ export function checkOptions(options: QemuMachineOptions): CheckedOptions {
   if (typeof binary !== 'string' || binary === '' || binary.includes('\0')) {
     throw new DmaArgumentError('binary', binary, 'a program');
   }
-  if (signal !== undefined && !(signal instanceof AbortSignal)) {
-    throw new DmaArgumentError('signal', signal, 'an AbortSignal');
-  }
+  checkSignal('signal', signal);
   for (const [name, list] of Object.entries({ devices, drives, netdevs, args })) {
-    if (!Array.isArray(list)) throw new DmaArgumentError(name, list, 'an array');
+    if (!isArray(list)) throw new DmaArgumentError(name, list, 'an array');
   }
   for (const arg of args) if (typeof arg !== 'string') throw new DmaArgumentError('args', arg, 'texts');
   return {
@@ -168,10 +180,13 @@ function allWords(options: CheckedOptions): string[] {
 }
 
 function driveText(drive: QemuDrive): string {
-  const { id, file, format = 'raw', readOnly = false, options = {} } = drive ?? {};
+  const { id, file, format = 'raw', readOnly = false, options = {} } = readOptions('drives', drive, DRIVE_OPTIONS);
   if (typeof id !== 'string' || id === '') throw new DmaArgumentError('drives: id', id, 'a name');
   if (typeof file !== 'string' || file === '') throw new DmaArgumentError('drives: file', file, 'a path');
-  return text('drives', { if: 'none', id, file, format, readonly: readOnly, ...options });
+  const more = 'an object with options of -drive';
+  checkObject('drives: options', options, more);
+  const others = reading('drives: options', options, more, () => ({ ...options }));
+  return text('drives', { if: 'none', id, file, format, readonly: readOnly, ...others });
 }
 
 /** The key whose value stands first, without the key. */
@@ -183,7 +198,7 @@ function text(argument: string, option: QemuOption): string {
   if (typeof option !== 'object' || option === null) {
     throw new DmaArgumentError(argument, option, 'a text as on the command line, or an object');
   }
-  const entries = Object.entries(option);
+  const entries = reading(argument, option, 'an object that can be read', () => Object.entries(option));
   for (const [key, value] of entries) {
     if (!/^[\w.-]+$/.test(key) || !['string', 'number', 'boolean'].includes(typeof value)) {
       throw new DmaArgumentError(`${argument}: ${key}`, value, 'a text, number or boolean');

@@ -1,6 +1,8 @@
 import { createReadStream } from 'node:fs';
 import { Readable, pipeline } from 'node:stream';
 import { createGunzip } from 'node:zlib';
+import { checkBytes, isInstance, reading } from '../arguments.ts';
+import { DmaArgumentError } from '../errors.ts';
 
 /** Bytes as they come: from a file, a socket, a `fetch`, a test. */
 export type ByteStream = AsyncIterable<Uint8Array> | Iterable<Uint8Array> | ReadableStream<Uint8Array>;
@@ -10,6 +12,22 @@ export type TraceSource = string | URL | Uint8Array | ByteStream;
 
 /** The first bytes of a gzip member, RFC 1952 section 2.3.1. */
 const GZIP_MAGIC = [0x1f, 0x8b] as const;
+
+const ACCEPTED = 'a path, a file: URL, a Uint8Array, or a stream of them';
+
+/** @throws `DmaArgumentError` for what bytes can't be read from. */
+export function checkSource(source: unknown): asserts source is TraceSource {
+  const readable = reading('source', source, ACCEPTED, () => {
+    if (typeof source === 'string') return source !== '' && !source.includes('\0');
+    if (typeof source !== 'object' || source === null) return false;
+    if (source instanceof URL) return source.protocol === 'file:';
+    const { [Symbol.asyncIterator]: slow, [Symbol.iterator]: fast } = source as Partial<
+      AsyncIterable<unknown> & Iterable<unknown>
+    >;
+    return typeof slow === 'function' || typeof fast === 'function';
+  });
+  if (!readable) throw new DmaArgumentError('source', source, ACCEPTED);
+}
 
 /** The bytes of a source, unpacked if they are gzip. That is seen from the first two bytes, not from a name. */
 export async function* openBytes(source: TraceSource): AsyncGenerator<Uint8Array> {
@@ -38,13 +56,16 @@ export function isGzipError(error: unknown): error is Error {
 }
 
 async function* rawBytes(source: TraceSource): AsyncGenerator<Uint8Array> {
-  if (typeof source === 'string' || source instanceof URL) {
+  if (typeof source === 'string' || isInstance(source, URL)) {
     // A Buffer is a Uint8Array; the stream's own type says `any`.
     yield* createReadStream(source) as AsyncIterable<Uint8Array>;
-  } else if (source instanceof Uint8Array) {
+  } else if (isInstance(source, Uint8Array)) {
     yield source;
   } else {
-    yield* source;
+    for await (const chunk of source) {
+      checkBytes('a chunk of source', chunk);
+      yield chunk;
+    }
   }
 }
 

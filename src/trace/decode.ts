@@ -69,7 +69,7 @@ export interface DecodedTrace {
  * ```
  */
 export async function decodeTrace(source: TraceSource, options: ReadTraceOptions = {}): Promise<DecodedTrace> {
-  const decoder = new Decoder(nameOf(source, options.name));
+  const decoder = new Decoder(nameOf(source, options));
   for await (const events of readTraceChunks(source, options)) {
     for (const event of events) {
       if (event.type === 'header') decoder.header = event;

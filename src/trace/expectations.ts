@@ -1,4 +1,4 @@
-import type { TraceSource } from './bytes.ts';
+import { checkSource, type TraceSource } from './bytes.ts';
 import { DmaTraceError, quote } from './error.ts';
 import { checkLine, type Line, readLines } from './lines.ts';
 import { nameOf } from './reader.ts';
@@ -61,7 +61,8 @@ const FILE_LIMIT = 4095;
  * ```
  */
 export async function readPools(source: TraceSource, options: ReadPoolsOptions = {}): Promise<PoolsFile[]> {
-  const parser = new PoolsParser(nameOf(source, options.name, 'pools.txt'));
+  const parser = new PoolsParser(nameOf(source, options, 'pools.txt'));
+  checkSource(source);
   for await (const lines of readLines(source, parser.file)) for (const line of lines) parser.add(line);
   return parser.finish();
 }

@@ -1,4 +1,6 @@
-import type { TraceSource } from './bytes.ts';
+import { isInstance, type OptionNames, readOptions } from '../arguments.ts';
+import { DmaArgumentError } from '../errors.ts';
+import { checkSource, type TraceSource } from './bytes.ts';
 import { DmaTraceError, quote } from './error.ts';
 import type { TraceEvent, TraceHeader } from './events.ts';
 import { parseLine } from './line.ts';
@@ -39,7 +41,8 @@ export async function* readTraceChunks(
   source: TraceSource,
   options: ReadTraceOptions = {},
 ): AsyncGenerator<TraceEvent[]> {
-  const file = nameOf(source, options.name);
+  const file = nameOf(source, options);
+  checkSource(source);
   const parser = new TraceParser(file);
   for await (const lines of readLines(source, file)) {
     const events: TraceEvent[] = [];
@@ -56,10 +59,16 @@ export async function* readTraceChunks(
   if (end !== null) yield [end];
 }
 
-/** How a source is called in messages. */
-export function nameOf(source: TraceSource, name: string | undefined, fallback = 'trace'): string {
-  if (name !== undefined) return name;
-  return typeof source === 'string' ? source : source instanceof URL ? source.href : fallback;
+const OPTIONS: OptionNames<ReadTraceOptions> = { name: true };
+
+/** How a source is called in messages. @throws `DmaArgumentError` for wrong options. */
+export function nameOf(source: TraceSource, options: ReadTraceOptions, fallback = 'trace'): string {
+  const { name } = readOptions('options', options, OPTIONS);
+  if (name !== undefined) {
+    if (typeof name !== 'string') throw new DmaArgumentError('name', name, 'a text');
+    return name;
+  }
+  return typeof source === 'string' ? source : isInstance(source, URL) ? source.href : fallback;
 }
 
 class TraceParser {

@@ -1,6 +1,7 @@
-import { checkInteger } from '../arguments.ts';
+import { checkBoolean, checkFunction, checkInteger, type OptionNames, readOptions } from '../arguments.ts';
 import { DmaError, PoolGeometry } from '../index.ts';
 import { type CheckResult, CheckingPass } from './check.ts';
+import { checkExpected, checkTrace } from './check-arguments.ts';
 import { Comparer } from './compare.ts';
 import type { DecodedTrace } from './decode.ts';
 import type { TraceCreate } from './events.ts';
@@ -26,6 +27,8 @@ export interface ReplayOptions {
   readonly onProgress?: (done: number) => void;
 }
 
+const OPTIONS: OptionNames<ReplayOptions> = { expected: true, debug: true, repeat: true, onProgress: true };
+
 /** The default of `repeat`: enough for the best to be a warm one. */
 export const DEFAULT_REPEAT = 5;
 /** The largest `repeat`. */
@@ -39,7 +42,7 @@ export const MAX_REPEAT = 10_000;
  *
  * @param trace What {@link decodeTrace} gave.
  * @param options What to compare with, and how often to repeat.
- * @throws `DmaArgumentError` when `repeat` is out of range.
+ * @throws `DmaArgumentError` for what is no decoded trace, and for wrong options.
  *
  * @example
  * ```ts
@@ -50,9 +53,14 @@ export const MAX_REPEAT = 10_000;
  * ```
  */
 export function replayTrace(trace: DecodedTrace, options: ReplayOptions = {}): ReplayResult {
-  const { expected = [], debug = false, onProgress = () => undefined } = options;
-  const repeat = options.repeat ?? (debug ? 1 : DEFAULT_REPEAT);
+  const given = readOptions('options', options, OPTIONS);
+  const { expected = [], debug = false, onProgress = () => undefined } = given;
+  checkBoolean('debug', debug);
+  checkFunction('onProgress', onProgress);
+  const { repeat = debug ? 1 : DEFAULT_REPEAT } = given;
   checkInteger('repeat', repeat, 1, MAX_REPEAT);
+  checkExpected(expected);
+  checkTrace(trace);
   const { creates, allocs, frees, destroys } = trace.counts;
   const events = trace.operations.length;
   const needs = memoryNeeds(trace);
