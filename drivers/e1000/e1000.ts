@@ -9,7 +9,9 @@
  * control, no wake-up, and of the multicast filter only all or nothing.
  */
 import { type Device, DmaArgumentError, DmaReleaseError } from 'dmapool';
+import { isInstance } from 'dmapool/arguments';
 import { type Bar, type Interrupts, type PciFunction, PciError } from 'dmapool/pci';
+import { checkFunctionOf, checkMaking, isArray, MAKING } from '../common/arguments.ts';
 import { configure, delay, enableReceiver, enableTransmitter, resetCard, silence } from './card.ts';
 import { formatMac, readMac } from './eeprom.ts';
 import { E1000Error } from './errors.ts';
@@ -80,7 +82,8 @@ export class E1000 {
   #closing: Promise<void> | null = null;
   #forgetManaged: () => boolean = () => false;
 
-  private constructor(pci: PciFunction, options: Required<E1000Options>) {
+  private constructor(key: symbol, pci: PciFunction, options: Required<E1000Options>) {
+    checkMaking(key, 'E1000', 'E1000.open()');
     this.#pci = pci;
     this.#options = options;
     this.#bar = pci.bar(0);
@@ -101,6 +104,7 @@ export class E1000 {
    */
   static async open(pci: PciFunction, options: E1000Options = {}): Promise<E1000> {
     const checked = checkOptions(options);
+    checkFunctionOf(pci);
     if (pci.vendorId !== VENDOR_INTEL || !DEVICE_IDS.includes(pci.deviceId)) {
       const id = [pci.vendorId, pci.deviceId].map((part) => part.toString(16).padStart(4, '0')).join(':');
       throw new E1000Error('ERR_E1000_UNSUPPORTED', pci.address, `this is no 82540EM, but a device of ID ${id}`);
@@ -112,7 +116,7 @@ export class E1000 {
         'a driver of network cards has it already; close that one first',
       );
     }
-    const nic = new E1000(pci, checked);
+    const nic = new E1000(MAKING, pci, checked);
     taken.add(pci);
     try {
       await nic.#start();
@@ -154,7 +158,7 @@ export class E1000 {
    */
   receive(into: Packet[], max: number): number {
     if (this.#dead !== null) throw this.#dead;
-    if (!Array.isArray(into)) throw new DmaArgumentError('into', into, 'an array');
+    if (!isArray(into)) throw new DmaArgumentError('into', into, 'an array');
     if (!Number.isInteger(max) || max < 0) throw new DmaArgumentError('max', max, 'a whole number from 0 up');
     return this.#receive.receive(into, max);
   }
@@ -407,4 +411,9 @@ export class E1000 {
       await delay(Math.min(LOOK_INTERVAL, left));
     }
   }
+}
+
+/** Throws `DmaArgumentError` unless `value` is a card. @internal */
+export function checkCard(argument: string, value: unknown): asserts value is E1000 {
+  if (!isInstance(value, E1000)) throw new DmaArgumentError(argument, value, 'an E1000');
 }

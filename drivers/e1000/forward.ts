@@ -5,7 +5,8 @@
  * only, for that is what an IOMMU can protect.
  */
 import { DmaArgumentError } from 'dmapool';
-import type { E1000 } from './e1000.ts';
+import { checkBytes, checkInteger, checkSignal, type OptionNames, readOptions } from 'dmapool/arguments';
+import { checkCard, type E1000 } from './e1000.ts';
 import type { Packet } from './packets.ts';
 import { turn, Watchdog } from './traffic.ts';
 
@@ -29,6 +30,7 @@ export interface ForwardReport {
   readonly bytes: number;
 }
 
+const OPTIONS: OptionNames<ForwardOptions> = { packets: true, destination: true, batch: true, signal: true };
 const MAX_BATCH = 1024;
 /** After so many looks at an empty ring it is time to sleep until an interrupt. */
 const PATIENCE = 64;
@@ -56,17 +58,15 @@ const PATIENCE = 64;
  * ```
  */
 export async function forward(from: E1000, to: E1000, options: ForwardOptions = {}): Promise<ForwardReport> {
-  if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
-  const { packets = Infinity, destination, batch: most = 64, signal } = options;
+  const { packets = Infinity, destination, batch: most = 64, signal } = readOptions('options', options, OPTIONS);
   if (packets !== Infinity && (!Number.isInteger(packets) || packets < 0)) {
     throw new DmaArgumentError('packets', packets, 'a whole number from 0 up');
   }
-  if (destination !== undefined && (!(destination instanceof Uint8Array) || destination.length !== 6)) {
-    throw new DmaArgumentError('destination', destination, 'a Uint8Array of 6 bytes');
-  }
-  if (!Number.isInteger(most) || most < 1 || most > MAX_BATCH) {
-    throw new DmaArgumentError('batch', most, `from 1 to ${String(MAX_BATCH)}`);
-  }
+  if (destination !== undefined) checkBytes('destination', destination, 6, 6);
+  checkInteger('batch', most, 1, MAX_BATCH);
+  checkSignal('signal', signal);
+  checkCard('from', from);
+  checkCard('to', to);
   const source = to.mac;
   const batch: Packet[] = [];
   const watchdog = new Watchdog(to.device.name);

@@ -1,6 +1,7 @@
 /** A packet generator, like ixy-pktgen: sends numbered packets of random sizes as fast as it may. */
 import { DmaArgumentError } from 'dmapool';
-import type { E1000 } from './e1000.ts';
+import { checkBytes, checkFunction, checkSignal, type OptionNames, readOptions } from 'dmapool/arguments';
+import { checkCard, type E1000 } from './e1000.ts';
 import type { Packet } from './packets.ts';
 import { fillPacket, LEAST_BYTES, MOST_BYTES, sizeOf, turn, Watchdog } from './traffic.ts';
 
@@ -40,6 +41,18 @@ export interface GenerateReport {
   readonly bytes: number;
 }
 
+const OPTIONS: OptionNames<GenerateOptions> = {
+  packets: true,
+  minSize: true,
+  maxSize: true,
+  stream: true,
+  destination: true,
+  acknowledged: true,
+  window: true,
+  batch: true,
+  signal: true,
+  onProgress: true,
+};
 const EVERYBODY = new Uint8Array(6).fill(0xff);
 const MAX_PACKETS = 2 ** 32 - 1;
 const MAX_BATCH = 1024;
@@ -65,8 +78,9 @@ const MAX_BATCH = 1024;
  * ```
  */
 export async function generate(nic: E1000, options: GenerateOptions = {}): Promise<GenerateReport> {
-  const { packets, minSize, maxSize, stream, destination, window, batch: most } = check(options);
-  const { acknowledged, signal, onProgress } = options;
+  const { packets, minSize, maxSize, stream, destination, window, batch: most, ...rest } = check(options);
+  const { acknowledged, signal, onProgress } = rest;
+  checkCard('nic', nic);
   const source = nic.mac;
   const batch: Packet[] = [];
   const watchdog = new Watchdog(nic.device.name);
@@ -109,12 +123,12 @@ export async function generate(nic: E1000, options: GenerateOptions = {}): Promi
   return { packets: sent, bytes };
 }
 
-function check(
-  options: GenerateOptions,
-): Required<Pick<GenerateOptions, 'packets' | 'minSize' | 'maxSize' | 'stream' | 'destination' | 'window' | 'batch'>> {
-  if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
-  const { packets = MAX_PACKETS, minSize = LEAST_BYTES, maxSize = MOST_BYTES, stream = 0 } = options;
-  const { destination = EVERYBODY, window = 256, batch = 64 } = options;
+type WithDefault = 'packets' | 'minSize' | 'maxSize' | 'stream' | 'destination' | 'window' | 'batch';
+
+function check(options: GenerateOptions): GenerateOptions & Required<Pick<GenerateOptions, WithDefault>> {
+  const given = readOptions('options', options, OPTIONS);
+  const { packets = MAX_PACKETS, minSize = LEAST_BYTES, maxSize = MOST_BYTES, stream = 0 } = given;
+  const { destination = EVERYBODY, window = 256, batch = 64, acknowledged, signal, onProgress } = given;
   const ranges: readonly (readonly [string, number, number, number])[] = [
     ['packets', packets, 0, MAX_PACKETS],
     ['minSize', minSize, LEAST_BYTES, MOST_BYTES],
@@ -128,8 +142,9 @@ function check(
       throw new DmaArgumentError(name, value, `from ${String(low)} to ${String(high)}`);
     }
   }
-  if (!(destination instanceof Uint8Array) || destination.length !== 6) {
-    throw new DmaArgumentError('destination', destination, 'a Uint8Array of 6 bytes');
-  }
-  return { packets, minSize, maxSize, stream, destination, window, batch };
+  checkBytes('destination', destination, 6, 6);
+  if (acknowledged !== undefined) checkFunction('acknowledged', acknowledged);
+  if (onProgress !== undefined) checkFunction('onProgress', onProgress);
+  checkSignal('signal', signal);
+  return { ...given, packets, minSize, maxSize, stream, destination, window, batch };
 }

@@ -1,5 +1,6 @@
 /** What the caller can choose, and its checks. */
 import { DmaArgumentError } from 'dmapool';
+import { checkBoolean, checkInteger, checkSignal, type OptionNames, readOptions } from 'dmapool/arguments';
 
 /** How to open a card. */
 export interface E1000Options {
@@ -25,6 +26,13 @@ export interface E1000WaitOptions {
   readonly signal?: AbortSignal;
 }
 
+const OPTIONS: OptionNames<E1000Options> = {
+  receiveDescriptors: true,
+  transmitDescriptors: true,
+  buffers: true,
+  promiscuous: true,
+};
+const WAIT_OPTIONS: OptionNames<E1000WaitOptions> = { timeout: true, signal: true };
 const MAX_TIMEOUT = 2 ** 31 - 1;
 const MAX_BUFFERS = 2 ** 20;
 
@@ -33,30 +41,25 @@ export function checkWait(
   options: E1000WaitOptions,
   usual: number,
 ): { timeout: number; signal: AbortSignal | undefined } {
-  if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
-  const { timeout = usual, signal } = options;
-  if (!Number.isInteger(timeout) || timeout < 0 || timeout > MAX_TIMEOUT) {
-    throw new DmaArgumentError('timeout', timeout, `milliseconds from 0 to ${String(MAX_TIMEOUT)}`);
-  }
-  if (signal !== undefined && !(signal instanceof AbortSignal)) {
-    throw new DmaArgumentError('signal', signal, 'an AbortSignal');
-  }
+  const { timeout = usual, signal } = readOptions('options', options, WAIT_OPTIONS);
+  checkInteger('timeout', timeout, 0, MAX_TIMEOUT);
+  checkSignal('signal', signal);
   return { timeout, signal };
 }
 
 /** Checks options and fills in the defaults. @internal */
 export function checkOptions(options: E1000Options): Required<E1000Options> {
-  if (typeof options !== 'object' || options === null) throw new DmaArgumentError('options', options, 'an object');
-  const { receiveDescriptors = 512, transmitDescriptors = 512, promiscuous = false } = options;
+  const given = readOptions('options', options, OPTIONS);
+  const { receiveDescriptors = 512, transmitDescriptors = 512, promiscuous = false } = given;
   for (const [name, value] of Object.entries({ receiveDescriptors, transmitDescriptors })) {
     if (!Number.isInteger(value) || value < 8 || value > 4096 || value % 8 !== 0) {
       throw new DmaArgumentError(name, value, 'a multiple of 8 from 8 to 4096');
     }
   }
-  const { buffers = receiveDescriptors + transmitDescriptors + 512 } = options;
+  const { buffers = receiveDescriptors + transmitDescriptors + 512 } = given;
   if (!Number.isInteger(buffers) || buffers <= receiveDescriptors || buffers > MAX_BUFFERS) {
     throw new DmaArgumentError('buffers', buffers, `from ${String(receiveDescriptors + 1)} to ${String(MAX_BUFFERS)}`);
   }
-  if (typeof promiscuous !== 'boolean') throw new DmaArgumentError('promiscuous', promiscuous, 'true or false');
+  checkBoolean('promiscuous', promiscuous);
   return { receiveDescriptors, transmitDescriptors, buffers, promiscuous };
 }

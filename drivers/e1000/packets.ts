@@ -1,5 +1,6 @@
 /** Packet buffers: blocks of one pool, each with an owner. */
 import { type Device, DmaArgumentError, DmaBlockError, DmaPool, lower32Bits, upper32Bits } from 'dmapool';
+import { isArray } from '../common/arguments.ts';
 import { BUFFER_BYTES } from './registers.ts';
 
 /** Whose a buffer is. */
@@ -125,7 +126,7 @@ export class PacketPool {
    * @throws as {@link alloc}
    */
   allocBatch(into: Packet[], count: number): void {
-    if (!Array.isArray(into)) throw new DmaArgumentError('into', into, 'an array');
+    if (!isArray(into)) throw new DmaArgumentError('into', into, 'an array');
     if (!Number.isInteger(count) || count < 0 || count > this.limit) {
       throw new DmaArgumentError('count', count, `from 0 to ${String(this.limit)}`);
     }
@@ -262,12 +263,12 @@ export class PacketPool {
 
 /** How many `packets` there are, whatever they are. @internal */
 export function countOf(packets: readonly Packet[] | undefined): number {
-  return packets?.length ?? 0;
+  return isArray(packets) ? packets.length : 0;
 }
 
 /** Throws unless `packets` is an array that has a range from `from` to before `to`. @internal */
 export function checkRange(packets: readonly Packet[], from: number, to: number): void {
-  if (!Array.isArray(packets)) throw new DmaArgumentError('packets', packets, 'an array');
+  if (!isArray(packets)) throw new DmaArgumentError('packets', packets, 'an array');
   if (!Number.isInteger(to) || to < 0 || to > packets.length) {
     throw new DmaArgumentError('to', to, `from 0 to ${String(packets.length)}`);
   }

@@ -8,8 +8,10 @@
  *     20  check                    4 bytes, over stream, sequence, length and all that follows
  *     24  bytes that look random, made from stream and sequence
  */
+import { DmaArgumentError } from 'dmapool';
+import { checkInteger } from 'dmapool/arguments';
 import { E1000Error } from './errors.ts';
-import type { Packet } from './packets.ts';
+import { Packet } from './packets.ts';
 
 /** Bytes of the smallest packet with all of this, and of the largest: Ethernet's own limits without its checksum. */
 export const LEAST_BYTES = 60;
@@ -131,11 +133,13 @@ export class TrafficMeter {
 
   /** @param stream The number that `generate` was given. */
   constructor(stream = 0) {
+    checkInteger('stream', stream, 0, 0xffff);
     this.#stream = stream;
   }
 
   /** Looks at `packet`. Returns whether it is whole and of this stream. */
   count(packet: Packet): boolean {
+    if (!Packet.is(packet)) throw new DmaArgumentError('packet', packet, 'a Packet');
     const { words, length } = packet;
     const ours = length >= LEAST_BYTES && words[3] === (TYPE_WORD | (this.#stream << 16)) >>> 0;
     if (!ours || words[5] !== checkOf(packet) >>> 0) {
@@ -184,6 +188,7 @@ export class TrafficMeter {
    * @param sent How many the other end sent, if it has ended: then those missing at the end are lost too.
    */
   report(sent: number = this.#next): TrafficReport {
+    checkInteger('sent', sent, 0, Number.MAX_SAFE_INTEGER);
     return {
       packets: this.#packets,
       bytes: this.#bytes,

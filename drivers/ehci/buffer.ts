@@ -1,4 +1,5 @@
 import { DmaArgumentError, type DmaBlock, DmaDestroyedError, type DmaPool } from 'dmapool';
+import { checkBytes, checkInteger } from 'dmapool/arguments';
 import { UsbError } from './errors.ts';
 import { PAGE } from './structures.ts';
 
@@ -42,7 +43,7 @@ export class UsbBuffer implements Disposable {
 
   /** @internal @throws `DmaOutOfMemoryError` */
   constructor(pool: DataPool, length: number) {
-    checkLength('length', length, MAX_BUFFER);
+    checkInteger('length', length, 0, MAX_BUFFER);
     const pages: DmaBlock<'usb_data'>[] = [];
     pool.allocBulk(pages, Math.ceil(length / PAGE));
     this.#pool = pool;
@@ -61,14 +62,14 @@ export class UsbBuffer implements Disposable {
 
   /** Copies `bytes` into it, from its start. @throws `DmaArgumentError` when they are more than it holds. */
   set(bytes: Uint8Array): void {
-    checkBytes('bytes', bytes, this.length);
+    checkBytes('bytes', bytes, 0, this.length);
     this.#check();
     for (let at = 0; at < bytes.length; at += PAGE) this.pages[at / PAGE]!.bytes.set(bytes.subarray(at, at + PAGE));
   }
 
   /** Copies its first bytes out, as many as `into` holds. @throws `DmaArgumentError` when it has fewer. */
   copyTo(into: Uint8Array): void {
-    checkBytes('into', into, this.length);
+    checkBytes('into', into, 0, this.length);
     this.#check();
     for (let at = 0; at < into.length; at += PAGE) {
       into.set(this.pages[at / PAGE]!.bytes.subarray(0, Math.min(PAGE, into.length - at)), at);
@@ -112,23 +113,4 @@ export class UsbBuffer implements Disposable {
   #check(): void {
     if (this.#freed) throw new UsbError('ERR_USB_CLOSED', `${this.#pool.device.name}: the buffer was freed`);
   }
-}
-
-/** Throws unless `value` is a whole number from 0 to `most`. */
-export function checkLength(argument: string, value: number, most: number): void {
-  if (!Number.isInteger(value) || value < 0 || value > most) {
-    throw new DmaArgumentError(argument, value, `a whole number from 0 to ${String(most)}`);
-  }
-}
-
-/** Throws unless `value` is a Uint8Array of at most `most` bytes. */
-export function checkBytes(argument: string, value: Uint8Array, most: number): void {
-  if (!(value instanceof Uint8Array) || value.length > most) {
-    throw new DmaArgumentError(argument, value, `a Uint8Array of at most ${String(most)} bytes`);
-  }
-}
-
-/** Throws unless `value` is an object. */
-export function checkObject(argument: string, value: object): void {
-  if (typeof value !== 'object' || value === null) throw new DmaArgumentError(argument, value, 'an object');
 }

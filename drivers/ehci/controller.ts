@@ -1,7 +1,9 @@
 /** An EHCI host controller: start-up, root ports, devices. EHCI 1.0, chapter 4. */
 import { DMA_BIT_MASK, DmaArgumentError } from 'dmapool';
+import { checkInteger, isInstance, type OptionNames, readOptions } from 'dmapool/arguments';
 import { type InterruptOptions, type Interrupts, PciFunction } from 'dmapool/pci';
-import { checkLength, checkObject, type UsbBuffer } from './buffer.ts';
+import { checkMaking, MAKING } from '../common/arguments.ts';
+import type { UsbBuffer } from './buffer.ts';
 import { type DeviceHome, MAX_TIMEOUT, UsbDevice } from './device.ts';
 import { TransferEngine } from './engine.ts';
 import { UsbError } from './errors.ts';
@@ -34,6 +36,9 @@ export interface ConnectOptions {
   /** Milliseconds to wait for a device to be plugged in, 0 to 10 minutes. Default 1000. */
   readonly wait?: number;
 }
+
+const OPTIONS: OptionNames<EhciOptions> = { timeout: true, interrupts: true };
+const CONNECT_OPTIONS: OptionNames<ConnectOptions> = { port: true, wait: true };
 
 /** Milliseconds for what the specification gives microframes; emulated controllers may be slow. */
 const REGISTER_TIMEOUT = 1000;
@@ -86,7 +91,8 @@ export class EhciController {
   #connecting: Promise<unknown> = Promise.resolve();
   #closing: Promise<void> | null = null;
 
-  private constructor(pci: PciFunction, version: number, ports: number, length: number, timeout: number) {
+  private constructor(key: symbol, pci: PciFunction, version: number, ports: number, length: number, timeout: number) {
+    checkMaking(key, 'EhciController', 'EhciController.start()');
     this.#pci = pci;
     this.version = version;
     this.ports = ports;
@@ -105,14 +111,11 @@ export class EhciController {
    * @throws `DmaOutOfMemoryError` Nothing is kept then.
    */
   static async start(pci: PciFunction, options: EhciOptions = {}): Promise<EhciController> {
-    if (!(pci instanceof PciFunction) || pci.classCode !== EHCI_CLASS) {
+    if (!isInstance(pci, PciFunction) || pci.classCode !== EHCI_CLASS) {
       throw new DmaArgumentError('pci', pci, 'a PCI function of class 0c0320, an EHCI host controller');
     }
-    checkObject('options', options);
-    const { timeout = 5000, interrupts = {} } = options;
-    if (!Number.isInteger(timeout) || timeout < 1 || timeout > MAX_TIMEOUT) {
-      throw new DmaArgumentError('timeout', timeout, `a whole number from 1 to ${String(MAX_TIMEOUT)}`);
-    }
+    const { timeout = 5000, interrupts = {} } = readOptions('options', options, OPTIONS);
+    checkInteger('timeout', timeout, 1, MAX_TIMEOUT);
     // There is one owner of the interrupts: nothing is touched before they are ours.
     const opened = await pci.interrupts(interrupts);
     try {
@@ -134,7 +137,7 @@ export class EhciController {
       const what = `${String(ports)} ports, and registers at ${String(length)}`;
       throw new UsbError('ERR_USB_CONTROLLER', `${pci.address}: its capability registers make no sense: ${what}`);
     }
-    const controller = new EhciController(pci, version, ports, length, timeout);
+    const controller = new EhciController(MAKING, pci, version, ports, length, timeout);
     await controller.#takeOver((parameters >> PARAMETERS.extendedShift) & PARAMETERS.extendedMask);
     await controller.#start(
       (structural & STRUCTURAL.portPower) !== 0,
@@ -244,13 +247,9 @@ export class EhciController {
   }
 
   async #connect(options: ConnectOptions): Promise<UsbDevice> {
-    checkObject('options', options);
-    const { port, wait = 1000 } = options;
-    if (port !== undefined) {
-      checkLength('port', port, this.ports);
-      if (port === 0) throw new DmaArgumentError('port', port, `a whole number from 1 to ${String(this.ports)}`);
-    }
-    checkLength('wait', wait, MAX_TIMEOUT);
+    const { port, wait = 1000 } = readOptions('options', options, CONNECT_OPTIONS);
+    if (port !== undefined) checkInteger('port', port, 1, this.ports);
+    checkInteger('wait', wait, 0, MAX_TIMEOUT);
     const deadline = performance.now() + wait;
     for (;;) {
       this.ended.throwIfAborted();

@@ -1,6 +1,7 @@
 /** A USB device: its address, descriptors, and transfers. USB 2.0, chapters 8 and 9. */
 import { DmaArgumentError } from 'dmapool';
-import { checkBytes, checkLength, checkObject, MAX_BUFFER, type UsbBuffer } from './buffer.ts';
+import { checkBytes, checkInteger, type OptionNames, readOptions } from 'dmapool/arguments';
+import { MAX_BUFFER, type UsbBuffer } from './buffer.ts';
 import {
   CONFIGURATION_LENGTH,
   type ConfigurationDescriptor,
@@ -38,6 +39,23 @@ export interface TransferOptions {
   /** Milliseconds until it must be done, 1 to 10 minutes; it is looked at ten times a second. Default: the controller's. */
   readonly timeout?: number;
 }
+
+const TRANSFER_OPTIONS: OptionNames<TransferOptions> = { timeout: true };
+const ENDPOINT: OptionNames<EndpointDescriptor> = {
+  address: true,
+  number: true,
+  direction: true,
+  type: true,
+  packetSize: true,
+  interval: true,
+};
+const SETUP: OptionNames<ControlSetup> = {
+  requestType: true,
+  recipient: true,
+  request: true,
+  value: true,
+  index: true,
+};
 
 /** What a device needs of its controller. @internal */
 export interface DeviceHome {
@@ -152,7 +170,7 @@ export class UsbDevice {
    * @throws {@link UsbError} `ERR_USB_STALL` when the device has no such string.
    */
   async string(index: number): Promise<string> {
-    checkLength('index', index, 255);
+    checkInteger('index', index, 0, 255);
     if (index === 0) return '';
     const languages = parseLanguages(await this.#getDescriptor(DESCRIPTOR.string, 0, 0, STRING_LENGTH));
     return parseString(await this.#getDescriptor(DESCRIPTOR.string, index, languages[0] ?? 0, STRING_LENGTH));
@@ -167,7 +185,7 @@ export class UsbDevice {
    * @throws {@link UsbError} `ERR_USB_STALL` when the device does not know the request. The next one starts afresh (8.5.3.4).
    */
   async controlIn(setup: ControlSetup, length: number, options: TransferOptions = {}): Promise<Uint8Array> {
-    checkLength('length', length, MAX_CONTROL_LENGTH);
+    checkInteger('length', length, 0, MAX_CONTROL_LENGTH);
     const packet = setupPacket(setup, true, length);
     const timeout = this.timeoutOf(options);
     using buffer = this.buffer(length);
@@ -185,7 +203,7 @@ export class UsbDevice {
    * @throws as {@link UsbDevice.controlIn}
    */
   async controlOut(setup: ControlSetup, bytes: Uint8Array = NO_BYTES, options: TransferOptions = {}): Promise<void> {
-    checkBytes('bytes', bytes, MAX_CONTROL_LENGTH);
+    checkBytes('bytes', bytes, 0, MAX_CONTROL_LENGTH);
     const { length } = bytes;
     const packet = setupPacket(setup, false, length);
     const timeout = this.timeoutOf(options);
@@ -201,9 +219,16 @@ export class UsbDevice {
    * @throws `DmaOutOfMemoryError`
    */
   async openBulk(endpoint: EndpointDescriptor): Promise<BulkPipe> {
-    checkObject('endpoint', endpoint);
-    const { type, packetSize, address, number } = endpoint;
-    const name = `${this.name} endpoint ${String(number)} ${endpoint.direction}`;
+    const checked = readOptions('endpoint', endpoint, ENDPOINT);
+    const { type, packetSize, address, number, direction } = checked;
+    checkInteger('endpoint.number', number, 0, 15);
+    checkInteger('endpoint.address', address, 0, 0xff);
+    checkInteger('endpoint.packetSize', packetSize, 0, 0xffff);
+    if (direction !== 'in' && direction !== 'out') {
+      throw new DmaArgumentError('endpoint.direction', direction, 'in or out');
+    }
+    if (typeof type !== 'string') throw new DmaArgumentError('endpoint.type', type, 'the type of an endpoint');
+    const name = `${this.name} endpoint ${String(number)} ${direction}`;
     if (type !== 'bulk' || packetSize !== BULK_PACKET || number === 0) {
       throw new UsbError(
         'ERR_USB_UNSUPPORTED',
@@ -214,7 +239,7 @@ export class UsbDevice {
     this.#open.add(address);
     try {
       const queue = await this.#openQueue(this.address, number, false, name);
-      return new BulkPipe(this, endpoint, queue, async () => {
+      return new BulkPipe(this, checked, queue, async () => {
         await queue.close(new UsbError('ERR_USB_CLOSED', `${name}: the pipe was closed`));
         this.#queues.delete(queue);
         this.#open.delete(address);
@@ -259,11 +284,8 @@ export class UsbDevice {
 
   /** @internal */
   timeoutOf(options: TransferOptions): number {
-    checkObject('options', options);
-    const { timeout = this.#home.timeout } = options;
-    if (!Number.isInteger(timeout) || timeout < 1 || timeout > MAX_TIMEOUT) {
-      throw new DmaArgumentError('timeout', timeout, `a whole number from 1 to ${String(MAX_TIMEOUT)}`);
-    }
+    const { timeout = this.#home.timeout } = readOptions('options', options, TRANSFER_OPTIONS);
+    checkInteger('timeout', timeout, 1, MAX_TIMEOUT);
     return timeout;
   }
 
@@ -351,7 +373,7 @@ export class BulkPipe {
    */
   async transfer(buffer: UsbBuffer, length: number, options: TransferOptions = {}): Promise<number> {
     this.#device.checkBuffer(buffer);
-    checkLength('length', length, buffer.length);
+    checkInteger('length', length, 0, buffer.length);
     const pid = this.endpoint.direction === 'in' ? PID.in : PID.out;
     return this.#queue.run({ setup: null, pid, buffer, length, timeout: this.#device.timeoutOf(options) });
   }
@@ -359,7 +381,7 @@ export class BulkPipe {
   /** Sends `bytes`, with the time-out of `options`. @returns how many were sent. @throws as {@link BulkPipe.transfer} */
   async send(bytes: Uint8Array, options: TransferOptions = {}): Promise<number> {
     this.#check('out');
-    checkBytes('bytes', bytes, MAX_BUFFER);
+    checkBytes('bytes', bytes, 0, MAX_BUFFER);
     using buffer = this.#device.buffer(bytes.length);
     buffer.set(bytes);
     return await this.transfer(buffer, bytes.length, options);
@@ -398,16 +420,16 @@ export class BulkPipe {
 const NO_BYTES = new Uint8Array(0);
 
 /** A SETUP packet (table 9-2). */
-function setupPacket(setup: ControlSetup, toHost: boolean, length: number): Uint8Array {
-  checkObject('setup', setup);
+function setupPacket(given: ControlSetup, toHost: boolean, length: number): Uint8Array {
+  const setup = readOptions('setup', given, SETUP);
   const type = REQUEST_TYPES.indexOf(setup.requestType);
   const recipient = RECIPIENTS.indexOf(setup.recipient);
   if (type === -1) throw new DmaArgumentError('requestType', setup.requestType, REQUEST_TYPES.join(', '));
   if (recipient === -1) throw new DmaArgumentError('recipient', setup.recipient, RECIPIENTS.join(', '));
   const { request, value, index } = setup;
-  checkLength('request', request, 0xff);
-  checkLength('value', value, 0xffff);
-  checkLength('index', index, 0xffff);
+  checkInteger('request', request, 0, 0xff);
+  checkInteger('value', value, 0, 0xffff);
+  checkInteger('index', index, 0, 0xffff);
   const low = [(toHost ? 0x80 : 0) | (type << 5) | recipient, request];
   return Uint8Array.from([...low, ...[value, index, length].flatMap((word) => [word & 0xff, word >> 8])]);
 }

@@ -1,6 +1,8 @@
 /** A disk: USB mass storage with SCSI commands (interface class 8, subclass 6, protocol 50h). */
 import { DmaArgumentError } from 'dmapool';
-import { checkBytes, checkLength, type UsbBuffer } from './buffer.ts';
+import { checkBytes, checkInteger, isInstance } from 'dmapool/arguments';
+import { checkMaking, MAKING } from '../common/arguments.ts';
+import type { UsbBuffer } from './buffer.ts';
 import { type BulkOnlyLink, BulkOnlyTransport } from './bulk-only.ts';
 import type { EndpointDescriptor } from './descriptors.ts';
 import { type BulkPipe, type TransferOptions, UsbDevice } from './device.ts';
@@ -71,7 +73,15 @@ export class MassStorage {
   readonly maxLun: number;
   readonly #unit: LogicalUnit;
 
-  private constructor(unit: LogicalUnit, maxLun: number, inquiry: Uint8Array, blockCount: number, blockSize: number) {
+  private constructor(
+    key: symbol,
+    unit: LogicalUnit,
+    maxLun: number,
+    inquiry: Uint8Array,
+    blockCount: number,
+    blockSize: number,
+  ) {
+    checkMaking(key, 'MassStorage', 'MassStorage.open()');
     this.#unit = unit;
     this.maxLun = maxLun;
     this.vendor = text(inquiry, 8, 16);
@@ -89,7 +99,7 @@ export class MassStorage {
    *   {@link ScsiError} when it does not become ready, and what goes wrong in transfers. @throws `DmaOutOfMemoryError`
    */
   static async open(device: UsbDevice): Promise<MassStorage> {
-    if (!(device instanceof UsbDevice)) throw new DmaArgumentError('device', device, 'a UsbDevice');
+    if (!isInstance(device, UsbDevice)) throw new DmaArgumentError('device', device, 'a UsbDevice');
     const unit = await LogicalUnit.open(device);
     try {
       const maxLun = await unit.getMaxLun();
@@ -99,7 +109,7 @@ export class MassStorage {
       if (!BLOCK_SIZES.includes(size)) {
         throw new UsbError('ERR_USB_UNSUPPORTED', `${device.name}: blocks of ${String(size)} bytes`);
       }
-      return new MassStorage(unit, maxLun, inquiry, count, size);
+      return new MassStorage(MAKING, unit, maxLun, inquiry, count, size);
     } catch (error) {
       await unit.close();
       throw error;
@@ -115,7 +125,7 @@ export class MassStorage {
    * @throws `DmaArgumentError` for what is not on the disk. @throws {@link ScsiError} {@link UsbError} `DmaOutOfMemoryError`
    */
   async read(lba: number, into: Uint8Array, options?: TransferOptions): Promise<void> {
-    checkBytes('into', into, Infinity);
+    checkBytes('into', into);
     this.#check(lba, into.length);
     for (let at = 0; at < into.length; at += MAX_COMMAND) {
       const piece = into.subarray(at, at + MAX_COMMAND);
@@ -127,7 +137,7 @@ export class MassStorage {
 
   /** Writes blocks; see {@link MassStorage.read}. The disk may keep them in its cache until {@link MassStorage.flush}. */
   async write(lba: number, from: Uint8Array, options?: TransferOptions): Promise<void> {
-    checkBytes('from', from, Infinity);
+    checkBytes('from', from);
     this.#check(lba, from.length);
     for (let at = 0; at < from.length; at += MAX_COMMAND) {
       const piece = from.subarray(at, at + MAX_COMMAND);
@@ -161,11 +171,9 @@ export class MassStorage {
    * @throws {@link ScsiError} when the disk does not like it; {@link UsbError} `ERR_USB_STALL` when it does not take it at all.
    */
   async command(cdb: Uint8Array, length = 0, lun = 0): Promise<Uint8Array> {
-    if (!(cdb instanceof Uint8Array) || cdb.length < 1 || cdb.length > MAX_CDB) {
-      throw new DmaArgumentError('cdb', cdb, 'a Uint8Array of 1 to 16 bytes');
-    }
-    checkLength('length', length, MAX_COMMAND);
-    checkLength('lun', lun, MAX_LUN);
+    checkBytes('cdb', cdb, 1, MAX_CDB);
+    checkInteger('length', length, 0, MAX_COMMAND);
+    checkInteger('lun', lun, 0, MAX_LUN);
     return this.#unit.read(cdb, length, lun);
   }
 
@@ -187,7 +195,7 @@ export class MassStorage {
     options?: TransferOptions,
   ): Promise<void> {
     this.#unit.device.checkBuffer(buffer);
-    checkLength('length', length, Math.min(MAX_COMMAND, buffer.length));
+    checkInteger('length', length, 0, Math.min(MAX_COMMAND, buffer.length));
     this.#check(lba, length);
     if (length === 0) return;
     const cdb = blocks(what, lba, length / this.blockSize);
@@ -207,7 +215,7 @@ export class MassStorage {
   }
 
   #check(lba: number, length: number): void {
-    checkLength('lba', lba, this.blocks);
+    checkInteger('lba', lba, 0, this.blocks);
     const most = (this.blocks - lba) * this.blockSize;
     if (length % this.blockSize !== 0 || length > most) {
       const accepted = `a multiple of ${String(this.blockSize)} bytes, at most ${String(most)} at block ${String(lba)}`;

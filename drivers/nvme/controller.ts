@@ -13,13 +13,14 @@
  */
 import type { DmaPool } from 'dmapool';
 import { DMA_BIT_MASK, DmaArgumentError } from 'dmapool';
+import { checkBytes, checkInteger } from 'dmapool/arguments';
 import { type Interrupts, PciError, type PciFunction } from 'dmapool/pci';
+import { checkFunctionOf, checkMaking, MAKING } from '../common/arguments.ts';
 import { ControllerRegisters } from './controller-registers.ts';
 import { BouncedData, BouncePages, type CommandData } from './data.ts';
 import { NvmeError, NvmeResetError, NvmeStatusError, NvmeTimeoutError } from './errors.ts';
 import { type NvmeIdentity, parseController, parseNamespace, parseNamespaceList } from './identify.ts';
 import { NvmeNamespace } from './namespace.ts';
-import { checkInteger } from './check.ts';
 import { type CheckedNvmeOptions, checkNvmeOptions, MAX_TRANSFER, type NvmeOptions } from './options.ts';
 import { PrpLists } from './prp.ts';
 import { checkCommand, type NvmeCommand, QueuePair, Request } from './queue-pair.ts';
@@ -112,7 +113,8 @@ export class NvmeController {
   #aborts = 0;
   #resets = 0;
 
-  private constructor(pci: PciFunction, options: CheckedNvmeOptions, registers: ControllerRegisters) {
+  private constructor(key: symbol, pci: PciFunction, options: CheckedNvmeOptions, registers: ControllerRegisters) {
+    checkMaking(key, 'NvmeController', 'NvmeController.start()');
     this.#pci = pci;
     this.#options = options;
     this.#registers = registers;
@@ -135,6 +137,7 @@ export class NvmeController {
    */
   static async start(pci: PciFunction, options: NvmeOptions = {}): Promise<NvmeController> {
     const checked = checkNvmeOptions(options);
+    checkFunctionOf(pci);
     if (pci.classCode !== CLASS_NVME) {
       const message = `class 0x${pci.classCode.toString(16)} is no NVMe controller`;
       throw new NvmeError('ERR_NVME_UNSUPPORTED', pci.address, message);
@@ -147,7 +150,7 @@ export class NvmeController {
     try {
       // PRP entries have 64 bits.
       pci.device.setDmaMask(DMA_BIT_MASK(64));
-      controller = new NvmeController(pci, checked, await ControllerRegisters.read(pci));
+      controller = new NvmeController(MAKING, pci, checked, await ControllerRegisters.read(pci));
       await controller.#begin();
       return controller;
     } catch (error) {
@@ -233,8 +236,7 @@ export class NvmeController {
    * @returns Dword 0 of its completion.
    */
   admin(command: NvmeCommand, buffer?: Uint8Array, direction: NvmeDirection = 'fromDevice'): Promise<number> {
-    checkCommand(command);
-    return this.#submit(0, command, this.#dataOf(buffer, direction));
+    return this.#submit(0, checkCommand(command), this.#dataOf(buffer, direction));
   }
 
   /**
@@ -242,8 +244,7 @@ export class NvmeController {
    * {@link NvmeNamespace} does not have.
    */
   io(command: NvmeCommand, buffer?: Uint8Array, direction: NvmeDirection = 'fromDevice'): Promise<number> {
-    checkCommand(command);
-    return this.transfer(command, this.#dataOf(buffer, direction));
+    return this.transfer(checkCommand(command), this.#dataOf(buffer, direction));
   }
 
   #dataOf(buffer: Uint8Array | undefined, direction: NvmeDirection): CommandData | null {
@@ -251,7 +252,7 @@ export class NvmeController {
       throw new DmaArgumentError('direction', direction, 'fromDevice or toDevice');
     }
     if (buffer === undefined) return null;
-    if (!(buffer instanceof Uint8Array)) throw new DmaArgumentError('buffer', buffer, 'a Uint8Array');
+    checkBytes('buffer', buffer);
     checkInteger('buffer.length', buffer.length, 4, this.maxTransfer);
     return new BouncedData(this.#bounce, buffer, direction === 'toDevice');
   }

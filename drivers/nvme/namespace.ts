@@ -1,10 +1,19 @@
 /** A namespace: what users read and write. NVM Express Base Specification 1.4, 6. */
 import { DmaArgumentError, writeAddress64 } from 'dmapool';
+import {
+  checkBoolean,
+  checkBytes,
+  checkInteger,
+  checkObject,
+  type OptionNames,
+  reading,
+  readOptions,
+} from 'dmapool/arguments';
 import type { NvmeController } from './controller.ts';
 import { BouncedData, type BouncePages, type CommandData, DirectData, type DmaMemory } from './data.ts';
 import { NvmeError } from './errors.ts';
 import type { NvmeNamespaceIdentity } from './identify.ts';
-import { checkInteger, checkObject } from './check.ts';
+import { isArray } from '../common/arguments.ts';
 import { MAX_TRANSFER } from './options.ts';
 import type { PrpLists } from './prp.ts';
 import type { NvmeCommand } from './queue-pair.ts';
@@ -40,6 +49,11 @@ export interface NvmeRange {
   /** How many, 1 to 2^32-1. */
   readonly blocks: number;
 }
+
+const WRITE_OPTIONS: OptionNames<NvmeWriteOptions> = { fua: true };
+const ZEROES_OPTIONS: OptionNames<NvmeWriteZeroesOptions> = { deallocate: true };
+const DMA_OPTIONS: OptionNames<NvmeDmaOptions> = { fua: true, offset: true, length: true };
+const RANGE: OptionNames<NvmeRange> = { lba: true, blocks: true };
 
 /**
  * A namespace of a controller: logical blocks, from 0 up. Transfers of more than the controller takes at once are cut, and
@@ -137,7 +151,7 @@ export class NvmeNamespace {
    * @param options Whether it must last at once.
    */
   write(lba: number, buffer: Uint8Array, options: NvmeWriteOptions = {}): Promise<void> {
-    return this.#transferBuffer(NVM.write, lba, buffer, flagsOf(options));
+    return this.#transferBuffer(NVM.write, lba, buffer, flagsOf(readOptions('options', options, WRITE_OPTIONS).fua));
   }
 
   /**
@@ -166,8 +180,8 @@ export class NvmeNamespace {
    * @param lba First logical block. @param blocks How many. @param options Whether they may be deallocated.
    */
   async writeZeroes(lba: number, blocks: number, options: NvmeWriteZeroesOptions = {}): Promise<void> {
-    checkObject('options', options);
-    const { deallocate = false } = options;
+    const { deallocate = false } = readOptions('options', options, ZEROES_OPTIONS);
+    checkBoolean('deallocate', deallocate);
     checkInteger('lba', lba, 0, Number.MAX_SAFE_INTEGER);
     checkInteger('blocks', blocks, 1, Number.MAX_SAFE_INTEGER - lba);
     this.#checkSupport(this.#controller.identity.writeZeroes, 'Write Zeroes');
@@ -185,14 +199,13 @@ export class NvmeNamespace {
    * @param ranges 1 to 256.
    */
   async deallocate(ranges: readonly NvmeRange[]): Promise<void> {
-    if (!Array.isArray(ranges)) throw new DmaArgumentError('ranges', ranges, 'an array');
+    if (!isArray(ranges)) throw new DmaArgumentError('ranges', ranges, 'an array');
     checkInteger('ranges.length', ranges.length, 1, DSM_MAX_RANGES);
     this.#checkSupport(this.#controller.identity.datasetManagement, 'Dataset Management');
     const list = new Uint8Array(ranges.length * DSM_RANGE_SIZE);
     const view = new DataView(list.buffer);
     for (const [i, range] of (ranges as readonly NvmeRange[]).entries()) {
-      checkObject('range', range);
-      const { lba, blocks } = range;
+      const { lba, blocks } = readOptions('range', range, RANGE);
       checkInteger('lba', lba, 0, Number.MAX_SAFE_INTEGER);
       checkInteger('blocks', blocks, 1, 0xffff_ffff);
       view.setUint32(i * DSM_RANGE_SIZE + 4, blocks, true);
@@ -204,7 +217,7 @@ export class NvmeNamespace {
   }
 
   #transferBuffer(opcode: number, lba: number, buffer: Uint8Array, flags: number): Promise<void> {
-    if (!(buffer instanceof Uint8Array)) throw new DmaArgumentError('buffer', buffer, 'a Uint8Array');
+    checkBytes('buffer', buffer);
     return this.#cut(opcode, lba, buffer.length, this.#maxBytes, flags, (offset, length) => {
       const part = length === buffer.length ? buffer : buffer.subarray(offset, offset + length);
       return new BouncedData(this.#bounce, part, opcode === NVM.write);
@@ -213,20 +226,22 @@ export class NvmeNamespace {
 
   #transferDma(opcode: number, lba: number, memory: DmaMemory, options: NvmeDmaOptions): Promise<void> {
     checkObject('memory', memory);
-    checkObject('options', options);
-    const { dma, size } = memory;
+    const given = readOptions('options', options, DMA_OPTIONS);
+    const { dma, size } = reading('memory', memory, 'memory that the device reaches', () => {
+      return { dma: memory.dma, size: memory.size };
+    });
     checkInteger('memory.dma', dma, 0, Number.MAX_SAFE_INTEGER);
     checkInteger('memory.size', size, 1, Number.MAX_SAFE_INTEGER - dma);
-    const { offset = 0 } = options;
+    const { offset = 0 } = given;
     checkInteger('offset', offset, 0, size - 1);
-    const { length = size - offset } = options;
+    const { length = size - offset } = given;
     checkInteger('length', length, 1, size - offset);
     const first = dma + offset;
     // Bits 1:0 of an entry must be 0 (4.3).
     if (first % 4 !== 0) throw new DmaArgumentError('memory', first, 'an address that is a multiple of 4');
     // What begins inside a page lies in one page more.
     const most = first % PAGE_SIZE === 0 ? MAX_TRANSFER : MAX_TRANSFER - Math.max(PAGE_SIZE, this.blockSize);
-    return this.#cut(opcode, lba, length, Math.min(most, this.#maxBytes), flagsOf(options), (from, part) => {
+    return this.#cut(opcode, lba, length, Math.min(most, this.#maxBytes), flagsOf(given.fua), (from, part) => {
       return new DirectData(this.#lists, first + from, part);
     });
   }
@@ -279,9 +294,8 @@ export class NvmeNamespace {
   }
 }
 
-function flagsOf(options: NvmeWriteOptions): number {
-  checkObject('options', options);
-  const { fua = false } = options;
+function flagsOf(fua = false): number {
+  checkBoolean('fua', fua);
   return fua ? IO_FLAG.forceUnitAccess : 0;
 }
 

@@ -1,6 +1,6 @@
 /** How a controller is driven. */
 import type { InterruptOptions } from 'dmapool/pci';
-import { checkInteger, checkObject } from './check.ts';
+import { checkInteger, type OptionNames, readOptions } from 'dmapool/arguments';
 import { MAX_DEPTH } from './queue-pair.ts';
 import { PAGE_SIZE } from './registers.ts';
 
@@ -24,6 +24,19 @@ export interface NvmeOptions {
   readonly interrupts?: Omit<InterruptOptions, 'vectors'>;
 }
 
+const OPTIONS: OptionNames<NvmeOptions> = {
+  queues: true,
+  queueDepth: true,
+  timeout: true,
+  bounceMemory: true,
+  interrupts: true,
+};
+const INTERRUPT_OPTIONS: OptionNames<NonNullable<NvmeOptions['interrupts']>> = {
+  kinds: true,
+  pollInterval: true,
+  busyPoll: true,
+};
+
 /** Options with every default in place. */
 export type CheckedNvmeOptions = Required<NvmeOptions>;
 
@@ -34,8 +47,9 @@ const MAX_TIMEOUT = 2 ** 30;
 
 /** Checks the options. @throws `DmaArgumentError` */
 export function checkNvmeOptions(options: NvmeOptions): CheckedNvmeOptions {
-  checkObject('options', options);
-  const { queues = 1, queueDepth = 64, timeout = 30_000, bounceMemory = 4 * MAX_TRANSFER, interrupts = {} } = options;
+  const given = readOptions('options', options, OPTIONS);
+  const { queues = 1, queueDepth = 64, timeout = 30_000, bounceMemory = 4 * MAX_TRANSFER } = given;
+  const interrupts = readOptions('interrupts', given.interrupts ?? {}, INTERRUPT_OPTIONS);
   checkInteger('queues', queues, 1, 64);
   checkInteger('queueDepth', queueDepth, 1, MAX_DEPTH);
   checkInteger('timeout', timeout, 1, MAX_TIMEOUT);

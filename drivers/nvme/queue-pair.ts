@@ -8,10 +8,10 @@
  * A command's memory is given back when its completion is here, or when the controller was stopped: never before.
  */
 import { type CoherentMemory, consume32, type Device, DmaOutOfMemoryError, publish32 } from 'dmapool';
+import { checkInteger, type OptionNames, readOptions } from 'dmapool/arguments';
 import type { Bar } from 'dmapool/pci';
 import type { CommandData } from './data.ts';
 import { NvmeStatusError } from './errors.ts';
-import { checkInteger, checkObject } from './check.ts';
 import { COMPLETION_ENTRY, opcodeName, REGISTER, SUBMISSION_ENTRY } from './registers.ts';
 
 /** A command as the specification lays it out (4.2), without what the driver fills in itself. Dwords default to 0. */
@@ -34,14 +34,25 @@ export interface NvmeCommand {
   readonly cdw15?: number;
 }
 
+const COMMAND: OptionNames<NvmeCommand> = {
+  opcode: true,
+  nsid: true,
+  cdw10: true,
+  cdw11: true,
+  cdw12: true,
+  cdw13: true,
+  cdw14: true,
+  cdw15: true,
+};
 const DWORDS = ['cdw10', 'cdw11', 'cdw12', 'cdw13', 'cdw14', 'cdw15'] as const;
 
-/** Throws `DmaArgumentError` unless it is a command. */
-export function checkCommand(command: NvmeCommand): void {
-  checkObject('command', command);
+/** Reads a command of the user's. @throws `DmaArgumentError` unless it is one. */
+export function checkCommand(given: NvmeCommand): NvmeCommand {
+  const command = readOptions('command', given, COMMAND);
   checkInteger('command.opcode', command.opcode, 0, 0xff);
   checkInteger('command.nsid', command.nsid ?? 0, 0, 0xffff_ffff);
   for (const dword of DWORDS) checkInteger(`command.${dword}`, command[dword] ?? 0, -(2 ** 31), 2 ** 32 - 1);
+  return command;
 }
 
 /** A command on its way, and who waits for it. */

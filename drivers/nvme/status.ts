@@ -1,4 +1,5 @@
 /** Status codes by name: NVM Express Base Specification 1.4, 4.6.1. */
+import { checkInteger } from 'dmapool/arguments';
 
 /** Status Code Type 0: Generic Command Status; below 0x80 for every command set, from 0x80 on of the NVM command set. */
 const GENERIC: Readonly<Record<number, string>> = {
@@ -135,6 +136,8 @@ export const STATUS: Readonly<Record<'abortRequested' | 'submissionQueueDeleted'
  * ```
  */
 export function nvmeStatusName(type: number, code: number): string {
+  checkInteger('type', type, 0, 7);
+  checkInteger('code', code, 0, 0xff);
   const known = TYPES[type]?.[code];
   if (known !== undefined) return known;
   const hex = `0x${code.toString(16).padStart(2, '0')}`;
