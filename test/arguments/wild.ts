@@ -1,0 +1,165 @@
+/** Arguments that no caller means to give, and calls with them. */
+import { DmaError } from 'dmapool';
+
+/** Throws at every touch: what `typeof` says of it is all that can be known. */
+export function revoked(target: object = {}): object {
+  const { proxy, revoke } = Proxy.revocable(target, {});
+  revoke();
+  return proxy;
+}
+
+/** Every property that is read throws. */
+export function throwing(): object {
+  return new Proxy(
+    {},
+    {
+      get: () => {
+        throw new Error('a getter that throws');
+      },
+    },
+  );
+}
+
+/** Each makes a fresh value, so that no call sees what an earlier one did to it. */
+export const WILD: readonly (() => unknown)[] = [
+  () => undefined,
+  () => null,
+  () => true,
+  () => NaN,
+  () => -1,
+  () => 1.5,
+  () => 2 ** 53,
+  () => Infinity,
+  () => 1n,
+  () => 'x',
+  () => '',
+  () => Symbol('wild'),
+  () => ({}),
+  () => Object.create(null) as unknown,
+  () => [],
+  () => [null],
+  () => revoked(),
+  () => revoked(() => undefined),
+  () => revoked([]),
+  throwing,
+  () => ({ toString: 1, valueOf: 1 }),
+  () => () => undefined,
+  () => class {},
+  () => new Uint8Array(3),
+  () => new Map(),
+  () => Promise.resolve(),
+];
+
+/** One function to call: `name` for messages, `call` with whatever arguments. */
+export interface Callable {
+  readonly name: string;
+  readonly call: (args: readonly unknown[]) => unknown;
+}
+
+const isFunction = (value: unknown): value is (...args: unknown[]) => unknown => typeof value === 'function';
+
+/** True for a class, which can only be called with `new`. */
+export function isClass(value: unknown): value is new (...args: unknown[]) => unknown {
+  return isFunction(value) && /^class\b/.test(Function.prototype.toString.call(value));
+}
+
+export function isErrorClass(value: unknown): boolean {
+  return isClass(value) && (value.prototype as unknown) instanceof Error;
+}
+
+/**
+ * What can be called of a module's exports: functions, constructors, static methods. The constructors of errors are not among
+ * them: an error's message may be whatever its maker says.
+ */
+export function exportedCalls(specifier: string, module: Readonly<Record<string, unknown>>): Callable[] {
+  return Object.entries(module).flatMap(([key, value]): Callable[] => {
+    const name = `${specifier}: ${key}`;
+    if (!isFunction(value) || isErrorClass(value)) return [];
+    if (!isClass(value)) return [{ name, call: (args) => value(...args) }];
+    return [{ name: `${specifier}: new ${key}`, call: (args) => new value(...args) }, ...methods(name, value)];
+  });
+}
+
+/** What can be called of an object: its own methods and those of its prototypes, and its getters. */
+export function instanceCalls(name: string, instance: object): Callable[] {
+  const calls = new Map<PropertyKey, Callable>();
+  for (let at: object = instance; at !== Object.prototype; at = Object.getPrototypeOf(at) as object) {
+    for (const { key, callable } of keyed(name, at, instance)) if (!calls.has(key)) calls.set(key, callable);
+  }
+  return [...calls.values()];
+}
+
+function methods(name: string, holder: object): Callable[] {
+  return keyed(name, holder, holder).map(({ callable }) => callable);
+}
+
+function keyed(name: string, holder: object, self: object): { key: PropertyKey; callable: Callable }[] {
+  return Reflect.ownKeys(holder).flatMap((key): { key: PropertyKey; callable: Callable }[] => {
+    const { value, get } = Object.getOwnPropertyDescriptor(holder, key) as { value?: unknown; get?: () => unknown };
+    const callable = { name: `${name}.${String(key)}` };
+    if (get !== undefined) return [{ key, callable: { ...callable, call: () => get.call(self) } }];
+    if (key === 'constructor' || !isFunction(value) || isClass(value)) return [];
+    return [{ key, callable: { ...callable, call: (args) => value.apply(self, [...args]) } }];
+  });
+}
+
+/** A call whose promise was not settled at once. */
+export interface Pending {
+  readonly name: string;
+  readonly promise: Promise<unknown>;
+}
+
+/** The outcome of a call: null for one that is as it should be, else what was thrown or rejected. */
+export interface Outcome {
+  readonly untyped: unknown;
+}
+
+/**
+ * Makes a call and follows what it gives, promises and generators included. Resolves once the promise is settled or has
+ * gone through some turns of the event loop; `pending` then gets it.
+ */
+export async function outcomeOf(
+  { name, call }: Callable,
+  args: readonly unknown[],
+  isTyped: (error: unknown) => boolean,
+  pending: Pending[],
+): Promise<Outcome | null> {
+  try {
+    const result = call(args);
+    // Not `await` at once: what is awaited may be a wait that only ends with its pool.
+    if (result instanceof Promise) {
+      const settled = result.then(
+        () => null,
+        (error: unknown) => ({ untyped: error }),
+      );
+      const first = await Promise.race([settled, turns(3)]);
+      if (first === undefined) pending.push({ name, promise: result });
+      else if (first !== null && !isTyped(first.untyped)) return first;
+    } else if (isGenerator(result)) {
+      for (let i = 0; i < 3; i++) await result.next();
+      await result.return?.(undefined);
+    }
+    return null;
+  } catch (error) {
+    return isTyped(error) ? null : { untyped: error };
+  }
+}
+
+function isGenerator(value: unknown): value is AsyncGenerator | Generator {
+  return Object.prototype.toString.call(value).endsWith('Generator]');
+}
+
+/** Gives undefined after some turns of the event loop. */
+async function turns(count: number): Promise<undefined> {
+  for (let i = 0; i < count; i++) {
+    await new Promise((resolve) => {
+      setImmediate(resolve);
+    });
+  }
+}
+
+/** True for what the package throws on purpose, and what the system says of a file. */
+export function isTypedError(error: unknown, classes: readonly (new (...args: never[]) => unknown)[] = []): boolean {
+  if (error instanceof DmaError || classes.some((type) => error instanceof type)) return true;
+  return error instanceof Error && 'syscall' in error;
+}
