@@ -55,7 +55,10 @@ export default tseslint.config(
         'error',
         {
           patterns: [
-            { regex: '^(?!\\./|dmapool$|dmapool/pci$)', message: 'A driver knows dmapool and dmapool/pci only.' },
+            {
+              regex: '^(?!\\./|\\.\\./common/|dmapool$|dmapool/pci$|dmapool/arguments$)',
+              message: 'A driver knows dmapool, dmapool/pci and dmapool/arguments only.',
+            },
           ],
         },
       ],

@@ -7,7 +7,7 @@
  *                               EhciController: start-up, ports   TransferEngine: interrupts, pools
  *
  * Read it in this order: structures.ts, queue.ts, schedule.ts, engine.ts, controller.ts, device.ts, bulk-only.ts,
- * storage.ts. It stands on `dmapool` and `dmapool/pci` alone.
+ * storage.ts. It stands on `dmapool`, `dmapool/pci` and `dmapool/arguments` alone.
  *
  * @packageDocumentation
  */

@@ -114,7 +114,12 @@ export class Device implements DmaTarget, Disposable {
     if (memory !== undefined) checkSource(memory);
     for (const level of LEVELS) {
       const accepted = `an object with a method ${level}`;
-      const method: unknown = reading('log', log, accepted, () => log?.[level]);
+      const method: unknown = reading(
+        'log',
+        log,
+        accepted,
+        () => (log as { readonly [K in keyof DeviceLog]?: unknown } | null | undefined)?.[level],
+      );
       if (typeof method !== 'function') throw new DmaArgumentError('log', log, accepted);
     }
     if (parent !== undefined && !isDevice(parent)) throw new DmaArgumentError('parent', parent, 'a Device');

@@ -394,7 +394,7 @@ function checkHome(home: VfioMemoryHome): void {
     if (typeof address !== 'string') throw new DmaArgumentError('home.address', address, 'a PCI address');
     checkInteger('home.pageSize', pageSize, 4096, 2 ** 30);
     checkObject('home.mapper', mapper, accepted);
-    checkFunction('home.mapper.map', mapper.map);
+    checkFunction('home.mapper.map', (mapper as { readonly map?: unknown }).map);
     if (iovaRanges !== undefined && !isArray(iovaRanges))
       throw new DmaArgumentError('home.iovaRanges', iovaRanges, accepted);
   });

@@ -225,7 +225,8 @@ export function checkBackend(backend: PciBackend): void {
   const accepted = 'a PciBackend';
   checkObject('backend', backend, accepted);
   reading('backend', backend, accepted, () => {
-    for (const name of METHODS) checkFunction(`backend.${name}`, backend[name]);
+    for (const name of METHODS)
+      checkFunction(`backend.${name}`, (backend as { readonly [K in keyof PciBackend]?: unknown })[name]);
     const { address, configSize, bars, removed } = backend;
     if (typeof address !== 'string') throw new DmaArgumentError('backend.address', address, 'a PCI address');
     checkInteger('backend.configSize', configSize, 256, 4096);

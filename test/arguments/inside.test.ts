@@ -11,7 +11,9 @@ const pool = (): DmaPool => DmaPool.create('rx', device(), { size: 64, maxBlocks
 test('pool.attach(handle), for DmaPool.attach(handle), is no method', () => {
   const made = pool();
   const handle = made.share();
-  assert.throws(() => (made as unknown as { attach(handle: unknown): void }).attach(handle), TypeError);
+  assert.throws(() => {
+    (made as unknown as { attach(handle: unknown): void }).attach(handle);
+  }, TypeError);
   made.free(made.alloc());
 });
 

@@ -20,8 +20,8 @@ const pool = (): DmaPool => DmaPool.create('rx', device(), { size: 64, maxBlocks
 const createPool = (options: unknown): DmaPool => DmaPool.create('rx', device(), options as { size: number });
 
 /** Options with one name more, of whatever type the call wants. */
-function misspelt<T>(options: object): T {
-  return { ...options, misspelt: 1 } as T;
+function misspelt(options: object): never {
+  return { ...options, misspelt: 1 } as never;
 }
 
 async function refuses(call: () => unknown, pattern: RegExp): Promise<void> {
@@ -143,8 +143,9 @@ test('options may be clones, have no prototype, be inherited or come from a clas
   assert.equal(align(Object.create({ size: 64, align: 32 }) as object), 32);
   class Options {
     readonly size = 64;
+    readonly #align = 32;
     get align(): number {
-      return 32;
+      return this.#align;
     }
     toString(): string {
       return 'options';

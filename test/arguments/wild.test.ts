@@ -49,7 +49,7 @@ for (const { specifier } of entryPoints) {
 
 function describeArgument(value: unknown): string {
   try {
-    return typeof value === 'object' ? Object.prototype.toString.call(value) : String(value as string);
+    return typeof value === 'string' ? value : Object.prototype.toString.call(value);
   } catch {
     return `revoked ${typeof value}`;
   }
