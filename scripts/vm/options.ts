@@ -150,8 +150,8 @@ export function guestCommand(options: VmOptions): string {
     if (value !== undefined && /^(PATH|HOME|LANG|TERM|DMAPOOL_.*)$/.test(name)) env[name] = value;
   }
   Object.assign(env, options.env, { DMAPOOL_VM: '1' });
-  // What the host does not have (modprobe, ip) comes from busybox.
-  env['PATH'] = `${env['PATH']!}:/run/dmapool-vm/bin`;
+  // Tools for modules fit the guest's kernel, not the host's; what the host does not have (ip) comes from busybox.
+  env['PATH'] = `/run/dmapool-vm/module-tools:${env['PATH']!}:/run/dmapool-vm/bin`;
   const words = Object.entries(env).map(([name, value]) => `${name}=${value}`);
   check(options.command.length > 0 && options.command[0] !== '', 'there is a command');
   const cwd = resolve(options.cwd ?? process.cwd());

@@ -61,6 +61,19 @@ describe('the virtual machine', () => {
     );
   });
 
+  itInVm('loads its own kernel’s modules with its own tools, whatever tools and settings the host has', async () => {
+    const script = `
+      for tool in depmod insmod lsmod modinfo modprobe rmmod; do readlink -f "$(command -v $tool)"; done
+      modprobe vfio-pci && lsmod | grep -c '^vfio_pci ' && rmmod vfio_pci
+      ls -A /etc/modprobe.d
+    `;
+    const { stdout, stderr, exitCode } = await shellInVm(script);
+    assert.equal(stderr, '');
+    const busybox = '/run/dmapool-vm/busybox';
+    assert.deepEqual(stdout.trim().split('\n'), [...new Array<string>(6).fill(busybox), '1']);
+    assert.equal(exitCode, 0);
+  });
+
   itInVm('gives back every byte and the exit code, and keeps no file that was not to be kept', async () => {
     const kept = mkdtempSync(join(tmpdir(), 'dmapool, vm '));
     const gone = mkdtempSync(join(tmpdir(), 'dmapool-vm-gone-'));

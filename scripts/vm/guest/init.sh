@@ -53,6 +53,9 @@ for link in fd:/proc/self/fd stdin:/proc/self/fd/0 stdout:/proc/self/fd/1 stderr
   $bb ln -sf "${link#*:}" "dev/${link%%:*}"
 done
 $bb mount -t tmpfs tmpfs run
+# The host's settings are for its own modules: a blacklist there must not keep a driver from the guest.
+$bb rm -rf etc/modprobe.conf etc/modprobe.d
+$bb mkdir -p etc/modprobe.d
 
 $bb mkdir -p run/dmapool-vm/bin "lib/modules/$RELEASE"
 $bb mount -o bind "/host$KERNEL/lib/modules/$RELEASE" "lib/modules/$RELEASE" || fail "no modules"

@@ -3,6 +3,9 @@ home=/run/dmapool-vm
 PATH=$home/bin
 . $home/settings
 $home/busybox --install -s $home/bin
+# Before this system's own in the command's PATH: kmod's tools want indices (modules.dep.bin) that the guest's modules lack.
+mkdir $home/module-tools
+for tool in depmod insmod lsmod modinfo modprobe rmmod; do ln -s $home/busybox $home/module-tools/$tool; done
 echo $home/bin/modprobe >/proc/sys/kernel/modprobe
 
 for port in /sys/class/virtio-ports/*; do
