@@ -35,7 +35,7 @@ export class MachineBus {
   }
 
   async readPort(port: number, width: 8 | 16 | 32): Promise<number> {
-    return Number(await this.#qtest.call(`in${PORT_SUFFIX[width]} ${at(port)}`));
+    return Number(await this.#read(`in${PORT_SUFFIX[width]} ${at(port)}`, width));
   }
 
   writePort(port: number, width: 8 | 16 | 32, value: number): void {
@@ -43,11 +43,11 @@ export class MachineBus {
   }
 
   async readMemory(address: number, width: 8 | 16 | 32): Promise<number> {
-    return Number(await this.#qtest.call(`read${MEMORY_SUFFIX[width]} ${at(address)}`));
+    return Number(await this.#read(`read${MEMORY_SUFFIX[width]} ${at(address)}`, width));
   }
 
-  async readMemory64(address: number): Promise<bigint> {
-    return BigInt(await this.#qtest.call(`readq ${at(address)}`));
+  readMemory64(address: number): Promise<bigint> {
+    return this.#read(`readq ${at(address)}`, 64);
   }
 
   writeMemory(address: number, width: 8 | 16 | 32, value: number): void {
@@ -59,8 +59,12 @@ export class MachineBus {
   }
 
   /** Bytes of memory, of whatever kind, as one access after the other. */
-  async readBytes(address: number, length: number): Promise<Uint8Array> {
-    return new Uint8Array(Buffer.from(await this.#qtest.call(`b64read ${at(address)} ${at(length)}`), 'base64'));
+  readBytes(address: number, length: number): Promise<Uint8Array> {
+    return this.#qtest.query(`b64read ${at(address)} ${at(length)}`, (answer) => {
+      // Buffer leaves out what is not base64, so that the length shows it.
+      const bytes = Buffer.from(answer, 'base64');
+      return answer.length === 4 * Math.ceil(length / 3) && bytes.length === length ? new Uint8Array(bytes) : undefined;
+    });
   }
 
   async writeBytes(address: number, bytes: Uint8Array): Promise<void> {
@@ -85,6 +89,13 @@ export class MachineBus {
 
   flush(): Promise<void> {
     return this.#qtest.flush();
+  }
+
+  #read(command: string, width: 8 | 16 | 32 | 64): Promise<bigint> {
+    return this.#qtest.query(command, (answer) => {
+      const value = /^0x[0-9a-f]{1,16}$/.test(answer) ? BigInt(answer) : -1n;
+      return value >= 0n && value < 1n << BigInt(width) ? value : undefined;
+    });
   }
 
   #selectConfig({ bus, slot, fn }: PciLocation, offset: number): void {

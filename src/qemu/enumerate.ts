@@ -4,6 +4,7 @@
  *     bus 0: host bridge, 00:02.0, 00:03.0 bridge --> bus 1: 01:00.0 ...      depth first
  */
 import type { BarInfo } from '../pci/backend.ts';
+import { hex } from '../errors.ts';
 import { PciError } from '../pci/error.ts';
 import { NO_VENDOR, PCI_BARS, PCI_COMMAND, PCI_CONFIG } from '../pci/registers.ts';
 import type { MachineBus, PciLocation } from './bus.ts';
@@ -37,6 +38,11 @@ const IO_WINDOW = { base: 0x1000, end: 0xa000 };
 /** What the windows of a bridge are multiples of (PCI-to-PCI Bridge 1.2, 3.2.5). */
 const BRIDGE_MEMORY = 0x10_0000;
 const BRIDGE_IO = 0x1000;
+
+/** PCI 3.0, 3.2.2.3.2: a bus number has 8 bits. */
+const LAST_BUS = 255;
+/** INTA to INTD; other values of the register are reserved (PCI 3.0, 6.2.4). */
+const LAST_PIN = 4;
 
 const HEADER_BRIDGE = 1;
 const MULTIFUNCTION = 0x80;
@@ -122,7 +128,8 @@ class Enumeration {
     }
     if (header !== 0 || classCode >>> 16 === CLASS_BRIDGE) return;
     const bars = await this.#assignBars(where, PCI_BARS);
-    const pin = await this.#bus.readConfig(where, PCI_CONFIG.interruptPin, 8);
+    const value = await this.#bus.readConfig(where, PCI_CONFIG.interruptPin, 8);
+    const pin = value > LAST_PIN ? 0 : value;
     this.#found.push({
       where,
       address: addressOf(where),
@@ -140,6 +147,9 @@ class Enumeration {
     where: PciLocation,
     toRoot: (slot: number, pin: number) => { slot: number; pin: number },
   ): Promise<void> {
+    if (this.#lastBus === LAST_BUS) {
+      throw new PciError('ERR_DMAPOOL_PCI_UNSUPPORTED', addressOf(where), 'there are more than 256 buses');
+    }
     const secondary = ++this.#lastBus;
     // All buses from here on, until it is known how many there are.
     await this.#bus.writeConfig(where, PRIMARY_BUS, 32, where.bus | (secondary << 8) | (0xff << 16));
@@ -176,6 +186,11 @@ class Enumeration {
       // Port registers may have no upper half.
       const mask = io ? (low & ~3) | 0xffff_0000 : low & ~0xf;
       const size = mask === 0 ? 2 ** 32 * (-high >>> 0) : -mask >>> 0;
+      // PCI 3.0, 6.2.5.1: the bits that can be set are those of a power of two; a register of 64 bits takes two places.
+      if (!Number.isInteger(Math.log2(size)) || (is64 && index + 1 === count)) {
+        const message = `BAR ${String(index)} is none: it reads ${hex(low)} after all ones were written`;
+        throw new PciError('ERR_DMAPOOL_PCI_PROTOCOL', addressOf(where), message);
+      }
       const base = (io ? this.#io : this.#memory).take(size);
       if (base === -1) {
         const message = `no room for the ${String(size)} bytes of BAR ${String(index)}; use fewer or smaller devices`;

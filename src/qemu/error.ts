@@ -5,8 +5,8 @@ export type QemuErrorCode = Extract<DmaErrorCode, `ERR_DMAPOOL_QEMU_${string}`>;
 
 /**
  * Something is wrong with QEMU: it is missing (`ERR_DMAPOOL_QEMU_MISSING`) or too old (`_VERSION`), refused what it was
- * started with (`_REFUSED`) or a command (`_COMMAND`), ended by itself (`_DIED`), does not answer in time (`_TIMEOUT`), or
- * the machine was closed (`_CLOSED`). The message has QEMU's own words.
+ * started with (`_REFUSED`) or a command (`_COMMAND`), ended by itself (`_DIED`), does not answer in time (`_TIMEOUT`), says
+ * what its protocols do not allow (`_PROTOCOL`), or the machine was closed (`_CLOSED`). The message has QEMU's own words.
  */
 export class QemuError extends DmaError {
   declare readonly code: QemuErrorCode;

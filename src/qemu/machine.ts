@@ -14,13 +14,14 @@ import { createMemoryFile } from '../linux/memfd.ts';
 import { PciError, PciGoneError } from '../pci/error.ts';
 import { PciFunction, type PciOpenOptions } from '../pci/function.ts';
 import { QemuPciBackend } from './backend.ts';
-import { MachineBus } from './bus.ts';
+import { MachineBus, type PciLocation } from './bus.ts';
 import { CHIPSETS } from './chipset.ts';
 import { enumerate, type FoundFunction } from './enumerate.ts';
-import { QemuError } from './error.ts';
+import { QemuError, type QemuErrorCode } from './error.ts';
 import { haltingFirmware } from './firmware.ts';
 import { InterruptLines } from './interrupt-lines.ts';
 import { checkOptions, commandLine, type CheckedOptions, type QemuMachineOptions } from './options.ts';
+import { isRecord } from './peer.ts';
 import { QemuProcess } from './process.ts';
 import { QmpClient } from './qmp.ts';
 import { finishRequests } from './quiesce.ts';
@@ -34,6 +35,9 @@ const LEAST_VERSION = { major: 6, minor: 0 };
 const MAX_ACCESS = 1024 * 1024;
 /** Milliseconds that a disk may take to finish what a driver left under way. */
 const SLOW_DISK_TIME = 60_000;
+
+/** Milliseconds from the end of a connection to that of the process: QEMU closes its sockets last. */
+const CLOSED_TIME = 1000;
 
 /** A PCI function of a machine. */
 export interface QemuPciFunction {
@@ -63,14 +67,6 @@ interface Plugged extends QemuPciFunction {
   readonly found: FoundFunction;
   /** While it is open. */
   backend: QemuPciBackend | null;
-}
-
-interface QueriedDevice {
-  readonly bus: number;
-  readonly slot: number;
-  readonly function: number;
-  readonly qdev_id: string;
-  readonly pci_bridge?: { readonly devices?: readonly QueriedDevice[] };
 }
 
 /**
@@ -107,30 +103,49 @@ export class QemuMachine {
   readonly #ended = new AbortController();
   #functions: Plugged[] = [];
   #closing: Promise<void> | null = null;
+  #closedTimer: NodeJS.Timeout | undefined;
 
   private constructor(key: symbol, options: CheckedOptions, process: QemuProcess, ram: MachineRam) {
     if (key !== MAKING) throw new DmaArgumentError('new QemuMachine', key, 'QemuMachine.start() in its place');
     this.#options = options;
     this.#process = process;
     this.#ram = ram;
-    const onHang = (message: string): void => {
-      this.#end(new QemuError('ERR_DMAPOOL_QEMU_TIMEOUT', `${message}; it was killed`, process.output));
+    const fail = (code: QemuErrorCode, message: string): void => {
+      this.#end(new QemuError(code, `${message}; it was killed`, process.output));
       process.kill();
+    };
+    const onHang = (message: string): void => {
+      fail('ERR_DMAPOOL_QEMU_TIMEOUT', message);
+    };
+    const onBroken = (message: string): void => {
+      fail('ERR_DMAPOOL_QEMU_PROTOCOL', message);
+    };
+    const onClosed = (): void => {
+      this.#closedTimer ??= setTimeout(() => {
+        // A machine that is being closed ends by itself: its disks are written back before.
+        if (this.#closing === null) onBroken('it closed its connection and goes on');
+      }, CLOSED_TIME);
     };
     this.#qtest = new QtestClient(process.qtest, options.commandTimeout, {
       onIrq: (line, raised) => {
         this.#lines.set(line, raised);
       },
       onHang,
+      onBroken,
+      onClosed,
     });
     this.#unplugger = new Unplugger((id) => {
       this.#remove(id);
     });
     this.#qmp = new QmpClient(process.qmp, options.commandTimeout, {
       onEvent: (name, data) => {
-        if (name === 'DEVICE_DELETED' && typeof data['device'] === 'string') this.#unplugger.deleted(data['device']);
+        // A device without an id has no `device` here.
+        const { device } = data;
+        if (name === 'DEVICE_DELETED' && typeof device === 'string' && device !== '') this.#unplugger.deleted(device);
       },
       onHang,
+      onBroken,
+      onClosed,
     });
     this.#bus = new MachineBus(this.#qtest);
     void process.ended.then((how) => {
@@ -377,6 +392,7 @@ export class QemuMachine {
     if (this.ended.aborted) return;
     const error = this.#closing === null ? given : new QemuError('ERR_DMAPOOL_QEMU_CLOSED', 'the machine was closed');
     this.#ended.abort(error);
+    clearTimeout(this.#closedTimer);
     this.#qtest.end(error);
     this.#qmp.end(error);
     for (const { backend } of this.#functions) backend?.remove(error);
@@ -397,10 +413,10 @@ export class QemuMachine {
       await this.#qtest.call('irq_intercept_in ioapic');
       await CHIPSETS[machine].prepare(this.#bus);
       const found = await enumerate(this.#bus);
-      const ids = idsOf(await this.#qmp.execute('query-pci'), found);
-      this.#functions = found.map((each, i) => ({
+      const ids = await this.#qmp.query('query-pci', {}, idsByPlace);
+      this.#functions = found.map((each) => ({
         address: each.address,
-        id: ids[i]!,
+        id: ids.get(placeOf(each.where)) ?? '',
         vendorId: each.vendorId,
         deviceId: each.deviceId,
         classCode: each.classCode,
@@ -491,17 +507,29 @@ async function explainStart(error: unknown, options: CheckedOptions, process: Qe
     : error;
 }
 
-/** The devices' ids, in the order of the functions. */
-function idsOf(answer: unknown, found: readonly FoundFunction[]): string[] {
-  const byPlace = new Map<string, string>();
-  const collect = (devices: readonly QueriedDevice[]): void => {
-    for (const device of devices) {
-      byPlace.set(`${String(device.bus)} ${String(device.slot)} ${String(device.function)}`, device.qdev_id);
-      collect(device.pci_bridge?.devices ?? []);
+/** The ids of the devices in an answer to `query-pci`, by where they are; undefined for what is no such answer. */
+function idsByPlace(answer: unknown): Map<string, string> | undefined {
+  if (!Array.isArray(answer)) return undefined;
+  const found = new Map<string, string>();
+  // Not by recursion: bridges may be nested as deep as the line is long.
+  const buses: unknown[] = [...(answer as unknown[])];
+  while (buses.length > 0) {
+    const bus = buses.pop();
+    if (!isRecord(bus) || !Array.isArray(bus['devices'])) return undefined;
+    for (const device of bus['devices'] as unknown[]) {
+      if (!isRecord(device)) return undefined;
+      const { bus: number, slot, function: fn, qdev_id: id, pci_bridge: bridge } = device;
+      if (![number, slot, fn].every(Number.isSafeInteger) || typeof id !== 'string') return undefined;
+      found.set(placeOf({ bus: number as number, slot: slot as number, fn: fn as number }), id);
+      // Behind a bridge without devices there is no list.
+      if (isRecord(bridge) && bridge['devices'] !== undefined) buses.push(bridge);
     }
-  };
-  for (const { devices } of answer as readonly { devices: readonly QueriedDevice[] }[]) collect(devices);
-  return found.map(({ where }) => byPlace.get(`${String(where.bus)} ${String(where.slot)} ${String(where.fn)}`) ?? '');
+  }
+  return found;
+}
+
+function placeOf({ bus, slot, fn }: PciLocation): string {
+  return `${String(bus)} ${String(slot)} ${String(fn)}`;
 }
 
 function checkPort(port: number, width: 8 | 16 | 32): void {

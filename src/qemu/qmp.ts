@@ -2,20 +2,16 @@
 import type { Duplex } from 'node:stream';
 import { DmaArgumentError } from '../errors.ts';
 import { QemuError } from './error.ts';
-import { LineSplitter } from './lines.ts';
+import { readLines } from './lines.ts';
+import { isRecord, type PeerEvents, quote } from './peer.ts';
 
-/** What QMP greets with. */
-interface Greeting {
-  readonly QMP: { readonly version: { readonly qemu: { readonly major: number; readonly minor: number } } };
-}
+/** The most characters of a line: QEMU's description of its whole protocol, the longest answer known, has 0.3 million. */
+export const MAX_QMP_LINE: number = 16 * 1024 * 1024;
 
-interface Message {
-  readonly QMP?: unknown;
-  readonly return?: unknown;
-  readonly error?: { readonly class: string; readonly desc: string };
-  readonly id?: number;
-  readonly event?: string;
-  readonly data?: Record<string, unknown>;
+/** QEMU's version. */
+export interface QemuVersion {
+  readonly major: number;
+  readonly minor: number;
 }
 
 interface Pending {
@@ -26,9 +22,8 @@ interface Pending {
 }
 
 /** What the client tells its machine. */
-export interface QmpEvents {
-  readonly onEvent: (name: string, data: Record<string, unknown>) => void;
-  readonly onHang: (message: string) => void;
+export interface QmpEvents extends PeerEvents {
+  readonly onEvent: (name: string, data: Readonly<Record<string, unknown>>) => void;
 }
 
 export class QmpClient {
@@ -38,31 +33,29 @@ export class QmpClient {
   readonly #pending = new Map<number, Pending>();
   #nextId = 1;
   #ended: Error | null = null;
+  #greet: ((version: QemuVersion) => void) | null = null;
   /** QEMU's version, once it is ready for commands. Never rejects: who ends the client knows why. */
-  readonly greeted: Promise<{ readonly major: number; readonly minor: number }>;
+  readonly greeted: Promise<QemuVersion>;
 
   /** @param timeout Milliseconds for the answer to a command. */
   constructor(stream: Duplex, timeout: number, events: QmpEvents) {
     this.#stream = stream;
     this.#timeout = timeout;
     this.#events = events;
-    let greet: (message: Message) => void;
     this.greeted = new Promise((resolve) => {
-      greet = (message) => {
-        resolve((message as unknown as Greeting).QMP.version.qemu);
-      };
+      this.#greet = resolve;
     });
-    const lines = new LineSplitter((line) => {
-      if (line === '') return;
-      const message = JSON.parse(line) as Message;
-      if (message.QMP !== undefined) greet(message);
-      else this.#receive(message);
+    readLines(stream, 'utf8', MAX_QMP_LINE, {
+      onLine: (line) => {
+        if (line !== '') this.#receive(line);
+      },
+      onTooLong: () => {
+        this.#break(`a line of more than ${String(MAX_QMP_LINE)} characters`);
+      },
+      onClosed: () => {
+        events.onClosed();
+      },
     });
-    stream.setEncoding('utf8');
-    stream.on('data', (chunk: string) => {
-      lines.push(chunk);
-    });
-    stream.on('error', () => undefined);
   }
 
   /**
@@ -93,6 +86,21 @@ export class QmpClient {
     });
   }
 
+  /**
+   * Runs a command whose answer is read here. An answer that is none breaks the protocol.
+   *
+   * @param read Returns undefined for what can't be the answer.
+   */
+  async query<T>(
+    command: string,
+    args: Readonly<Record<string, unknown>>,
+    read: (answer: unknown) => T | undefined,
+  ): Promise<T> {
+    const answer = read(await this.execute(command, args));
+    if (answer === undefined) throw this.#break(`an answer to ${command} that is not as its reference has it`);
+    return answer;
+  }
+
   /** Nothing is sent any more; all that waits is rejected. */
   end(error: Error): void {
     if (this.#ended !== null) return;
@@ -105,20 +113,58 @@ export class QmpClient {
     this.#stream.destroy();
   }
 
-  #receive(message: Message): void {
-    if (message.event !== undefined) {
-      this.#events.onEvent(message.event, message.data ?? {});
+  #receive(line: string): void {
+    let message: unknown;
+    try {
+      message = JSON.parse(line);
+    } catch {
+      // What it is then, is said below.
+    }
+    if (!isRecord(message)) this.#break(`what is no object of JSON, ${quote(line)}`);
+    else if (message['QMP'] !== undefined) this.#greeting(message['QMP'], line);
+    else if (message['event'] !== undefined) this.#event(message, line);
+    else this.#answer(message, line);
+  }
+
+  #greeting(greeting: unknown, line: string): void {
+    const version = isRecord(greeting) && isRecord(greeting['version']) ? greeting['version']['qemu'] : undefined;
+    const { major, minor } = isRecord(version) ? version : {};
+    if (this.#greet === null || !Number.isSafeInteger(major) || !Number.isSafeInteger(minor)) {
+      this.#break(`a greeting that is none, ${quote(line)}`);
       return;
     }
-    const pending = this.#pending.get(message.id ?? 0);
-    if (pending === undefined) return;
-    this.#pending.delete(message.id!);
-    clearTimeout(pending.timer);
-    if (message.error === undefined) {
-      pending.resolve(message.return);
-    } else {
-      const text = `${pending.command} failed`;
-      pending.reject(new QemuError('ERR_DMAPOOL_QEMU_COMMAND', text, message.error.desc));
+    this.#greet({ major: major as number, minor: minor as number });
+    this.#greet = null;
+  }
+
+  #event({ event, data = {} }: Readonly<Record<string, unknown>>, line: string): void {
+    if (typeof event !== 'string' || !isRecord(data)) this.#break(`an event that is none, ${quote(line)}`);
+    else this.#events.onEvent(event, data);
+  }
+
+  #answer(message: Readonly<Record<string, unknown>>, line: string): void {
+    const { id, error } = message;
+    const pending = typeof id === 'number' ? this.#pending.get(id) : undefined;
+    const failed = isRecord(error) && typeof error['desc'] === 'string';
+    if (pending === undefined || failed === Object.hasOwn(message, 'return')) {
+      this.#break(`what answers no command, ${quote(line)}`);
+      return;
     }
+    this.#pending.delete(id as number);
+    clearTimeout(pending.timer);
+    if (failed) {
+      const words = String(error['desc']);
+      pending.reject(new QemuError('ERR_DMAPOOL_QEMU_COMMAND', `${pending.command} failed`, words));
+    } else {
+      pending.resolve(message['return']);
+    }
+  }
+
+  /** QEMU broke the protocol. Returns what everything that waits is rejected with. */
+  #break(what: string): Error {
+    const message = `it said on QMP ${what}`;
+    this.#events.onBroken(message);
+    this.end(new QemuError('ERR_DMAPOOL_QEMU_PROTOCOL', message));
+    return this.#ended!;
   }
 }

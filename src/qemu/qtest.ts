@@ -9,7 +9,13 @@
  */
 import type { Duplex } from 'node:stream';
 import { QemuError } from './error.ts';
-import { LineSplitter } from './lines.ts';
+import { readLines } from './lines.ts';
+import { type PeerEvents, quote } from './peer.ts';
+
+/** The most characters of a line: the longest answer is that to `b64read` of 1 MiB, with 4 characters for 3 bytes. */
+export const MAX_QTEST_LINE: number = 2 * 1024 * 1024;
+/** Inputs of the I/O APIC, whose changes are told (Intel 82093AA data sheet, 1.0). */
+const INTERRUPT_LINES = 24;
 
 interface Expected {
   readonly command: string;
@@ -30,11 +36,9 @@ const POSTED = null;
 const COMPACT = 1024;
 
 /** What the client tells its machine. */
-export interface QtestEvents {
+export interface QtestEvents extends PeerEvents {
   /** An interrupt line changed. */
   readonly onIrq: (line: number, raised: boolean) => void;
-  /** No answer for too long. */
-  readonly onHang: (message: string) => void;
 }
 
 export class QtestClient {
@@ -58,15 +62,17 @@ export class QtestClient {
     this.#stream = stream;
     this.#timeout = timeout;
     this.#events = events;
-    const lines = new LineSplitter((line) => {
-      this.#receive(line);
+    readLines(stream, 'latin1', MAX_QTEST_LINE, {
+      onLine: (line) => {
+        this.#receive(line);
+      },
+      onTooLong: () => {
+        this.#break(`a line of more than ${String(MAX_QTEST_LINE)} characters`);
+      },
+      onClosed: () => {
+        events.onClosed();
+      },
     });
-    stream.setEncoding('latin1');
-    stream.on('data', (chunk: string) => {
-      lines.push(chunk);
-    });
-    // The end of the process is what ends us, with words of its own.
-    stream.on('error', () => undefined);
   }
 
   /** Sends a command whose answer nobody waits for. It is on its way when this returns. */
@@ -82,6 +88,18 @@ export class QtestClient {
     return new Promise((resolve, reject) => {
       this.#send(command, { command, resolve, reject });
     });
+  }
+
+  /**
+   * Sends a command whose answer is read here. An answer that is none breaks the protocol.
+   *
+   * @param read Returns undefined for what can't be the answer.
+   */
+  async query<T>(command: string, read: (answer: string) => T | undefined): Promise<T> {
+    const answer = await this.call(command);
+    const value = read(answer);
+    if (value === undefined) throw this.#break(`${quote(answer)} in answer to ${command}`);
+    return value;
   }
 
   /** Resolves when all commands sent so far were answered. */
@@ -141,12 +159,17 @@ export class QtestClient {
   }
 
   #receive(line: string): void {
-    const irq = /^IRQ (raise|lower) (\d+)$/.exec(line);
-    if (irq !== null) {
+    const irq = /^IRQ (raise|lower) (\d{1,2})$/.exec(line);
+    if (irq !== null && Number(irq[2]) < INTERRUPT_LINES) {
       this.#events.onIrq(Number(irq[2]), irq[1] === 'raise');
       return;
     }
-    if (this.#answered === this.#sent) return;
+    const word = /^(OK|FAIL|ERR)(?: |$)/.exec(line)?.[1];
+    // An answer to no command: those to come would go to the wrong commands.
+    if (word === undefined || this.#answered === this.#sent) {
+      this.#break(`what answers no command, ${quote(line)}`);
+      return;
+    }
     const expected = this.#queue[this.#head]!;
     this.#queue[this.#head++] = POSTED;
     if (this.#head === this.#queue.length || this.#head >= COMPACT) {
@@ -154,7 +177,7 @@ export class QtestClient {
       this.#head = 0;
     }
     this.#answered++;
-    const failure = line.startsWith('OK') ? null : this.#failure(expected, line);
+    const failure = word === 'OK' ? null : this.#failure(expected, line);
     if (expected === POSTED) {
       this.#postedError ??= failure;
     } else if (failure !== null) {
@@ -172,6 +195,14 @@ export class QtestClient {
 
   #failure(expected: Expected | typeof POSTED, line: string): QemuError {
     return new QemuError('ERR_DMAPOOL_QEMU_COMMAND', `qtest refused ${expected?.command ?? 'a posted write'}`, line);
+  }
+
+  /** QEMU broke the protocol. Returns what everything that waits is rejected with. */
+  #break(what: string): Error {
+    const message = `it said on qtest ${what}`;
+    this.#events.onBroken(message);
+    this.end(new QemuError('ERR_DMAPOOL_QEMU_PROTOCOL', message));
+    return this.#ended!;
   }
 
   #throwPosted(): void {

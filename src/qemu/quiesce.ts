@@ -1,3 +1,4 @@
+import { isRecord } from './peer.ts';
 import type { QmpClient } from './qmp.ts';
 import type { QtestClient } from './qtest.ts';
 
@@ -9,7 +10,9 @@ import type { QtestClient } from './qtest.ts';
  */
 export function finishRequests(qmp: QmpClient, qtest: QtestClient, timeout: number): Promise<void> {
   return qtest.withPatience(async () => {
-    const { running } = (await qmp.execute('query-status')) as { running: boolean };
+    const running = await qmp.query('query-status', {}, (answer) =>
+      isRecord(answer) && typeof answer['running'] === 'boolean' ? answer['running'] : undefined,
+    );
     if (!running) return;
     await qmp.execute('stop', {}, timeout);
     await qmp.execute('cont');

@@ -11,6 +11,7 @@
 import { PCI_COMMAND, PCI_CONFIG } from '../pci/registers.ts';
 import type { MachineBus, PciLocation } from './bus.ts';
 import { QemuError } from './error.ts';
+import { isRecord } from './peer.ts';
 import type { QmpClient } from './qmp.ts';
 
 /** Ports, from the first one of hotplug on. */
@@ -101,12 +102,17 @@ export class Unplugger {
 
   /** Whether the device is out without an event; if it is still in, its slot may not have been marked before. */
   async #look(id: string, slot: number, context: UnplugContext): Promise<void> {
-    const devices = (await context.qmp.execute('qom-list', { path: '/machine/peripheral' })) as readonly {
-      name: string;
-    }[];
-    if (devices.some(({ name }) => name === id)) await eject(slot, context);
+    const names = await context.qmp.query('qom-list', { path: '/machine/peripheral' }, namesOf);
+    if (names.includes(id)) await eject(slot, context);
     else if (this.#waiting.has(id)) this.deleted(id);
   }
+}
+
+/** The names in an answer to `qom-list`. */
+function namesOf(answer: unknown): string[] | undefined {
+  if (!Array.isArray(answer)) return undefined;
+  const names = answer.map((entry: unknown) => (isRecord(entry) ? entry['name'] : undefined));
+  return names.every((name) => typeof name === 'string') ? names : undefined;
 }
 
 async function eject(slot: number, { bus, port }: UnplugContext): Promise<void> {

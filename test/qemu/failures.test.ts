@@ -8,20 +8,14 @@ import { after, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { QemuError, QemuMachine, type QemuMachineOptions } from 'dmapool/qemu';
 import { rejectsCode } from '../support/errors.ts';
-import { EDU, isAlive, parentOf, processesWith, startMachine, withoutQemu } from './qemu.ts';
+import { EDU, isAlive, parentOf, processesWith, programInFolder, startMachine, withoutQemu } from './qemu.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'dmapool-test-'));
 after(() => {
   rmSync(folder, { recursive: true });
 });
 
-/** A program in place of QEMU: a script for Node. */
-function fakeQemu(name: string, script: string): string {
-  const file = join(folder, name);
-  writeFileSync(file, `#!${process.execPath}\n${script}`);
-  chmodSync(file, 0o755);
-  return file;
-}
+const fakeQemu = (name: string, script: string): string => programInFolder(folder, name, script);
 
 const GREET = `
 const qmp = new (require('node:net').Socket)({ fd: 4 });

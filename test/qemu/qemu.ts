@@ -1,6 +1,7 @@
 /** What the tests on QEMU have in common. */
 import { spawnSync } from 'node:child_process';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { chmodSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { QemuMachine, type QemuMachineOptions } from 'dmapool/qemu';
 
@@ -9,6 +10,19 @@ export const withoutQemu: string | false =
   spawnSync('qemu-system-x86_64', ['--version']).error === undefined
     ? false
     : 'QEMU is missing: apt-get install --no-install-recommends qemu-system-x86';
+
+/** A program in place of QEMU: a script for Node in a file of that folder. */
+export function programInFolder(folder: string, name: string, script: string): string {
+  const file = join(folder, name);
+  writeFileSync(file, `#!${process.execPath}\n${script}`);
+  chmodSync(file, 0o755);
+  return file;
+}
+
+/** The program of peer.ts. */
+export function peerInFolder(folder: string): string {
+  return programInFolder(folder, 'peer', `import(${JSON.stringify(new URL('./peer.js', import.meta.url).href)});\n`);
+}
 
 /** A machine that is closed after the test. */
 export async function startMachine(t: TestContext, options: QemuMachineOptions = {}): Promise<QemuMachine> {

@@ -28,17 +28,21 @@ interface Client {
   readonly client: QtestClient;
   readonly irqs: string[];
   readonly hangs: string[];
+  readonly broken: string[];
 }
 
 function client(timeout = 10_000): Client {
   const wire = new Wire();
   const irqs: string[] = [];
   const hangs: string[] = [];
+  const broken: string[] = [];
   const made = new QtestClient(wire, timeout, {
     onIrq: (line, raised) => irqs.push(`${raised ? '+' : '-'}${String(line)}`),
     onHang: (message) => hangs.push(message),
+    onBroken: (message) => broken.push(message),
+    onClosed: () => broken.push('closed'),
   });
-  return { wire, client: made, irqs, hangs };
+  return { wire, client: made, irqs, hangs, broken };
 }
 
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
