@@ -125,7 +125,7 @@ export class CheckingPass implements PoolsNow {
       this.#failed[this.#at] = 1;
       this.#trouble(FIELDS[operation] ?? '', error.message);
     }
-    this.#recorder.active(ledger.device, index, ledger.active);
+    this.#recorder.active(index, ledger.active);
   }
 
   #create(index: number, { device }: Ledger): void {

@@ -1,6 +1,8 @@
 import type { TraceSource } from './bytes.ts';
+import { DmaError, PoolGeometry } from '../index.ts';
 import { DmaTraceError } from './error.ts';
-import type { TraceAlloc, TraceCall, TraceCreate, TraceFree, TraceHeader, TraceSnap } from './events.ts';
+import type { TraceAlloc, TraceCall, TraceCreate, TraceDestroy, TraceFree, TraceHeader, TraceSnap } from './events.ts';
+import { TRACE_LIMIT } from './limits.ts';
 import { nameOf, readTraceChunks, type ReadTraceOptions } from './reader.ts';
 
 /** What an operation of a decoded trace does; the values of {@link DecodedTrace.operations}. */
@@ -60,7 +62,7 @@ export interface DecodedTrace {
  * @param source A path, a `file:` URL, bytes, or a stream of them; packed with gzip or plain.
  * @param options The name for messages.
  * @throws `DmaTraceError` as {@link readTrace}, and when lines do not fit together: a call on a pool that was
- * never created, a pool number used twice, snapshots that overlap.
+ * never created, a pool number used twice, snapshots that overlap; and when there is more than {@link TRACE_LIMIT}.
  *
  * @example
  * ```ts
@@ -94,6 +96,17 @@ class Decoder {
   #slotCount = 0;
   #refused = 0;
   #line = 0;
+  #events = 0;
+  readonly #labels = new Set<string>();
+  readonly #devices = new Set<string>();
+  /** Living pools of each device. */
+  readonly #living = new Map<string, number>();
+  #livingPools = 0;
+  readonly #destroyed = new Set<number>();
+  #rows = 0;
+  /** Per pool: bytes of a block; 0 if no pool can have the geometry. */
+  readonly #blockSizes: number[] = [];
+  #bytes = 0;
   // Plain arrays of small integers, which the engine packs; they are copied once at the end.
   readonly #operations: number[] = [];
   readonly #poolOf: number[] = [];
@@ -107,6 +120,7 @@ class Decoder {
 
   add(event: TraceCall): void {
     this.#line = event.line;
+    this.#count(event, ++this.#events, 'events', 'lines after the header');
     switch (event.type) {
       case 'create':
         if (this.#poolIndex.has(event.pool))
@@ -114,6 +128,11 @@ class Decoder {
         this.#poolIndex.set(event.pool, this.#pools.length);
         this.#pools.push(event);
         this.#slots.push(new Map());
+        this.#blockSizes.push(blockSizeOf(event));
+        this.#devices.add(event.device);
+        this.#count(event, this.#pools.length, 'pools', 'pools');
+        this.#count(event, this.#devices.size, 'devices', 'devices');
+        this.#changeLiving(event, event.device, 1);
         this.#push(OPERATION.create, event, this.#pools.length - 1, 0, 0);
         break;
       case 'alloc':
@@ -124,7 +143,7 @@ class Decoder {
         this.#block(OPERATION.free, event);
         break;
       case 'destroy':
-        this.#push(OPERATION.destroy, event, this.#pool(event), 0, 0);
+        this.#destroy(event, this.#pool(event));
         break;
       case 'snap':
         this.#snap(event);
@@ -161,6 +180,30 @@ class Decoder {
     };
   }
 
+  #destroy(event: TraceDestroy, pool: number): void {
+    // Twice is the replay's business.
+    if (!this.#destroyed.has(pool)) this.#changeLiving(event, this.#pools[pool]!.device, -1);
+    this.#destroyed.add(pool);
+    this.#push(OPERATION.destroy, event, pool, 0, 0);
+  }
+
+  #changeLiving(event: TraceCall, device: string, by: 1 | -1): void {
+    const living = (this.#living.get(device) ?? 0) + by;
+    this.#living.set(device, living);
+    this.#livingPools += by;
+    if (this.#open !== null) this.#addRows(event, living + 1);
+  }
+
+  #addRows(event: TraceCall, rows: number): void {
+    this.#rows += rows;
+    this.#count(event, this.#rows, 'rows', 'rows of pools in snapshots');
+  }
+
+  /** Refuses what is more than a limit. */
+  #count(event: TraceCall, count: number, limit: keyof typeof TRACE_LIMIT, what: string): void {
+    if (count > TRACE_LIMIT[limit]) throw this.#error(event, `at most ${String(TRACE_LIMIT[limit])} ${what}`, 'more');
+  }
+
   #block(operation: number, event: TraceAlloc | TraceFree): void {
     const pool = this.#pool(event);
     if (event.page > PAGE_LIMIT)
@@ -169,7 +212,12 @@ class Decoder {
     let slot = slots.get(event.block);
     if (slot === undefined) {
       slot = this.#slotCount++;
+      this.#count(event, this.#slotCount, 'blocks', 'blocks');
       slots.set(event.block, slot);
+    }
+    if (operation !== OPERATION.free) {
+      this.#bytes += this.#blockSizes[pool]!;
+      this.#count(event, this.#bytes, 'bytes', 'bytes in all blocks handed out');
     }
     this.#push(operation, event, pool, slot, event.page);
   }
@@ -193,9 +241,10 @@ class Decoder {
     const { label } = event;
     if (event.edge === 'begin') {
       if (this.#open !== null) throw this.#error(event, `snap end ${this.#open.label}`, `snap begin ${label}`);
-      if (this.#snapshots.some((other) => other.label === label)) {
-        throw this.#error(event, 'a label not used before', `snap begin ${label} again`);
-      }
+      if (this.#labels.has(label)) throw this.#error(event, 'a label not used before', `snap begin ${label} again`);
+      this.#labels.add(label);
+      this.#count(event, this.#labels.size, 'snapshots', 'snapshots');
+      this.#addRows(event, this.#livingPools);
       this.#open = { label, begin: at };
     } else {
       if (this.#open?.label !== label) {
@@ -212,5 +261,14 @@ class Decoder {
 
   #error(event: TraceCall, expected: string, found: string): DmaTraceError {
     return new DmaTraceError(this.#file, event.line, expected, found);
+  }
+}
+
+function blockSizeOf({ size, align, boundary }: TraceCreate): number {
+  try {
+    return new PoolGeometry({ size, align, boundary }).blockSize;
+  } catch (error) {
+    if (error instanceof DmaError) return 0;
+    throw error;
   }
 }

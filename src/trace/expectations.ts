@@ -1,5 +1,6 @@
 import { checkSource, type TraceSource } from './bytes.ts';
 import { DmaTraceError, quote } from './error.ts';
+import { TRACE_LIMIT } from './limits.ts';
 import { checkLine, type Line, readLines } from './lines.ts';
 import { nameOf } from './reader.ts';
 
@@ -45,6 +46,8 @@ const VERSION_LINE = 'poolinfo - 0.1';
 const ROW = /^(.*\S) +([0-9]+) +([0-9]+) +([0-9]+) +([0-9]+)$/;
 /** The kernel's file ends here, in the middle of a line if need be: a page less the terminating zero. */
 const FILE_LIMIT = 4095;
+/** Characters of a heading: a path has at most 4096, and a label {@link TRACE_LIMIT.name}. */
+const HEADING_LIMIT = 8192;
 
 /**
  * Reads the kernel's own answers that were recorded beside a trace (`NAME.pools.txt`).
@@ -72,12 +75,15 @@ export function parseRow(text: string): PoolsRow | null {
   const match = ROW.exec(text);
   if (match === null) return null;
   const [name, active, blocks, size, pages] = match.slice(1) as [string, string, string, string, string];
-  return { name, active: Number(active), blocks: Number(blocks), size: Number(size), pages: Number(pages) };
+  const row = { name, active: Number(active), blocks: Number(blocks), size: Number(size), pages: Number(pages) };
+  return [row.active, row.blocks, row.size, row.pages].every(Number.isSafeInteger) ? row : null;
 }
 
 class PoolsParser {
   readonly file: string;
   readonly #files: PoolsFile[] = [];
+  /** Label and device of each file. */
+  readonly #seen = new Set<string>();
   #line = 0;
   #current: (PoolsFile & { rows: PoolsRow[]; text: string }) | null = null;
 
@@ -96,6 +102,7 @@ class PoolsParser {
       this.#close();
       this.#current = this.#heading(line);
     } else {
+      if (current.text.length > FILE_LIMIT) throw this.#wrong(line, `a file of at most ${String(FILE_LIMIT)} bytes`);
       current.text += `${line.text}\n`;
       // A row that the kernel cut off: its numbers can't be trusted, and it may have none.
       if (current.text.length > FILE_LIMIT) return;
@@ -120,11 +127,14 @@ class PoolsParser {
   }
 
   #heading(line: Line): PoolsFile & { rows: PoolsRow[]; text: string } {
-    const match = HEADING.exec(line.text);
+    const match = line.text.length > HEADING_LIMIT ? null : HEADING.exec(line.text);
     if (match === null) throw this.#wrong(line, '## snapshot=LABEL t_ns=TIME file=/sys/devices/.../DEVICE/pools');
     const [label, time, directory, device] = match.slice(1) as [string, string, string, string];
-    if (this.#files.some((other) => other.label === label && other.device === device)) {
-      throw this.#wrong(line, `each device once in snapshot ${label}`);
+    const key = `${label}\n${device}`;
+    if (this.#seen.has(key)) throw this.#wrong(line, `each device once in snapshot ${label}`);
+    this.#seen.add(key);
+    if (this.#seen.size > TRACE_LIMIT.files || !Number.isSafeInteger(Number(time))) {
+      throw this.#wrong(line, `at most ${String(TRACE_LIMIT.files)} files, each at a time below 2^53`);
     }
     return { label, time: Number(time), path: `${directory}/${device}/pools`, device, rows: [], text: '' };
   }

@@ -16,7 +16,7 @@ const SLACK = 1024 * 1024;
 
 const silent: DeviceLog = { error: () => undefined, warn: () => undefined, info: () => undefined };
 
-/** The most bytes of memory for one device: far beyond any recorded driver. A pool that wants more will not get it. */
+/** The most bytes of memory for all devices: far beyond any recorded driver. A pool that wants more will not get it. */
 const MEMORY_LIMIT = 1024 * 1024 * 1024;
 
 /** What a fleet can be given besides its trace. */
@@ -41,8 +41,11 @@ export class Fleet {
     this.#trace = trace;
     this.#debug = options.debug === true;
     this.pools = new Array<DmaPool | undefined>(trace.pools.length).fill(undefined);
+    let left = MEMORY_LIMIT;
     for (const name of trace.devices) {
-      const heap = new HeapMemory({ limit: Math.min((needs.get(name) ?? 0) + SLACK, MEMORY_LIMIT) });
+      const limit = Math.min((needs.get(name) ?? 0) + SLACK, Math.max(left, SLACK));
+      left -= limit;
+      const heap = new HeapMemory({ limit });
       const memory = options.wrap?.(heap, name) ?? heap;
       const log = options.log ?? silent;
       this.#devices.set(name, new Device({ name, memory, dmaMask: DMA_BIT_MASK(64), log }));

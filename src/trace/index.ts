@@ -23,6 +23,7 @@ export type {
   TraceSnap,
 } from './events.ts';
 export { type PoolsFile, type PoolsRow, readPools, type ReadPoolsOptions } from './expectations.ts';
+export { TRACE_LIMIT } from './limits.ts';
 export { readTrace, type ReadTraceOptions } from './reader.ts';
 export { DEFAULT_REPEAT, MAX_REPEAT, type ReplayOptions, replayTrace } from './replay.ts';
 export type {

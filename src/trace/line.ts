@@ -1,5 +1,6 @@
 import { DmaTraceError, quote } from './error.ts';
 import type { TraceCall } from './events.ts';
+import { TRACE_LIMIT } from './limits.ts';
 import type { Line } from './lines.ts';
 
 const FIELDS = {
@@ -138,12 +139,15 @@ class LineParser {
   #text(index: number): string {
     const text = this.#fields[index] ?? '';
     if (text === '') throw this.#wrong(index, 'text');
+    if (text.length > TRACE_LIMIT.name) {
+      throw this.#wrong(index, `text of at most ${String(TRACE_LIMIT.name)} characters`);
+    }
     return text;
   }
 
   #decimal(index: number): number {
     const text = this.#fields[index] ?? '';
-    const value = Number(text);
+    const value = text.length > TRACE_LIMIT.digits ? NaN : Number(text);
     if (!/^[0-9]+$/.test(text) || !Number.isSafeInteger(value)) throw this.#wrong(index, 'a decimal number below 2^53');
     return value;
   }
@@ -156,7 +160,7 @@ class LineParser {
 
   #hex(index: number): number {
     const text = this.#fields[index] ?? '';
-    const value = Number(`0x${text}`);
+    const value = text.length > TRACE_LIMIT.digits ? NaN : Number(`0x${text}`);
     if (!/^[0-9a-f]+$/i.test(text) || !Number.isSafeInteger(value)) {
       throw this.#wrong(index, 'a hexadecimal number below 2^53, without 0x');
     }

@@ -1,14 +1,12 @@
 import { isGzipError, openBytes, type TraceSource } from './bytes.ts';
 import { DmaTraceError, quote } from './error.ts';
+import { TRACE_LIMIT } from './limits.ts';
 
 /** A line without its line feed, and its number, counted from 1. */
 export interface Line {
   readonly text: string;
   readonly number: number;
 }
-
-/** No line of either format comes near this many characters; a file without line feeds is something else. */
-const LINE_LIMIT = 1 << 16;
 
 /**
  * The lines of a file, whatever the pieces in which its bytes arrive. A last line without line feed is a line.
@@ -30,7 +28,7 @@ export async function* readLines(source: TraceSource, file: string): AsyncGenera
   try {
     for await (const chunk of openBytes(source)) {
       yield split(decoder.decode(chunk, { stream: true }));
-      if (rest.length > LINE_LIMIT) checkLine({ text: rest, number }, file);
+      if (rest.length > TRACE_LIMIT.line) checkLine({ text: rest, number }, file);
     }
     yield split(decoder.decode());
     if (rest !== '') yield [{ text: rest, number }];
@@ -44,8 +42,8 @@ export async function* readLines(source: TraceSource, file: string): AsyncGenera
 
 /** @throws `DmaTraceError` for a line that can't be of a text file. */
 export function checkLine(line: Line, file: string): void {
-  if (line.text.length > LINE_LIMIT) {
-    const expected = `a line of at most ${String(LINE_LIMIT)} characters`;
+  if (line.text.length > TRACE_LIMIT.line) {
+    const expected = `a line of at most ${String(TRACE_LIMIT.line)} characters`;
     throw new DmaTraceError(file, line.number, expected, quote(line.text));
   }
   // The decoder puts U+FFFD where bytes are not UTF-8. A name that really has that character is not to be expected.

@@ -62,6 +62,8 @@ export class MomentRecorder {
   readonly snapshots: SnapshotMoments[] = [];
   readonly #now: PoolsNow;
   #open: Map<string, DeviceMoments> | null = null;
+  /** The rows of the last epoch of each device, by index of the pool. */
+  readonly #rows = new Map<number, EpochRow>();
 
   constructor(now: PoolsNow) {
     this.#now = now;
@@ -72,6 +74,8 @@ export class MomentRecorder {
       return { device, text: this.#now.text(device), epochs: [this.#now.rows(device)] };
     });
     this.#open = new Map(devices.map((moments) => [moments.device, moments]));
+    this.#rows.clear();
+    for (const { epochs } of devices) for (const row of epochs[0]!) this.#rows.set(row.pool, row);
     this.snapshots.push({ label, devices });
   }
 
@@ -81,13 +85,16 @@ export class MomentRecorder {
 
   /** The device has a pool more or less. */
   changed(device: string): void {
-    this.#open?.get(device)?.epochs.push(this.#now.rows(device));
+    const epochs = this.#open?.get(device)?.epochs;
+    if (epochs === undefined) return;
+    for (const { pool } of epochs.at(-1)!) this.#rows.delete(pool);
+    const rows = this.#now.rows(device);
+    for (const row of rows) this.#rows.set(row.pool, row);
+    epochs.push(rows);
   }
 
   /** A pool has so many active blocks now. */
-  active(device: string, pool: number, active: number): void {
-    if (this.#open === null) return;
-    const epoch = this.#open.get(device)?.epochs.at(-1);
-    epoch?.find((row) => row.pool === pool)?.actives.add(active);
+  active(pool: number, active: number): void {
+    if (this.#open !== null) this.#rows.get(pool)?.actives.add(active);
   }
 }

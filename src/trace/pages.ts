@@ -17,7 +17,8 @@ export interface KernelVersion {
 
 /** The version in a `#kernel` header such as `Linux version 6.1.0-56-amd64 (...)`, or null. */
 export function kernelVersion(header: string | undefined): KernelVersion | null {
-  const match = /(\d+)\.(\d+)/.exec(header ?? '');
+  // Bounded, so that a header of nothing but digits takes no time.
+  const match = /(?<!\d)(\d{1,9})\.(\d{1,9})/.exec(header ?? '');
   return match === null ? null : { major: Number(match[1]), minor: Number(match[2]) };
 }
 

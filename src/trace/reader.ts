@@ -3,6 +3,7 @@ import { DmaArgumentError } from '../errors.ts';
 import { checkSource, type TraceSource } from './bytes.ts';
 import { DmaTraceError, quote } from './error.ts';
 import type { TraceEvent, TraceHeader } from './events.ts';
+import { TRACE_LIMIT } from './limits.ts';
 import { parseLine } from './line.ts';
 import { checkLine, type Line, readLines } from './lines.ts';
 
@@ -16,7 +17,8 @@ const MAGIC = '#dma_pool-trace ';
 const VERSION = 'v1';
 
 /**
- * Reads a trace, packed with gzip or plain, event by event; it never holds more of it than a chunk.
+ * Reads a trace, packed with gzip or plain, event by event; it never holds more of it than the header and
+ * a chunk.
  * The first event is always the header.
  *
  * @param source A path, a `file:` URL, bytes, or a stream of them; packed with gzip or plain.
@@ -76,6 +78,7 @@ class TraceParser {
   readonly #fields = new Map<string, string>();
   #inHeader = true;
   #lines = 0;
+  #headerSize = 0;
 
   constructor(file: string) {
     this.#file = file;
@@ -102,6 +105,11 @@ class TraceParser {
   }
 
   #headerLine(line: Line): void {
+    this.#headerSize += line.text.length + 1;
+    if (this.#headerSize > TRACE_LIMIT.header) {
+      const expected = `a header of at most ${String(TRACE_LIMIT.header)} characters`;
+      throw new DmaTraceError(this.#file, line.number, expected, 'more');
+    }
     if (line.text.startsWith(MAGIC)) {
       const version = line.text.slice(MAGIC.length);
       if (version === VERSION) return;

@@ -162,3 +162,13 @@ test('colours and a progress bar on a terminal only', async () => {
     assert.ok((await runCli(argv, { tty: true, env: { NO_COLOR: '' } })).out.includes('\u001b'));
   });
 });
+
+test('a header that unpacks to more than is allowed is misuse, with a message', async () => {
+  const bomb = packed([SMALL[0]!, ...Array.from({ length: 40 }, (_, i) => `#k${String(i)}\t${'v'.repeat(60_000)}`)]);
+  assert.ok(bomb.length < 5000);
+  await withFiles({ 'bomb.trace.gz': bomb }, async (path) => {
+    const { code, out, err } = await runCli(['replay', path('bomb.trace.gz')]);
+    assert.deepEqual([code, out], [2, '']);
+    assert.match(err, /bomb\.trace\.gz:\d+: expected a header of at most 1048576 characters; found more\n$/);
+  });
+});

@@ -157,7 +157,10 @@ void describe('a machine that runs fails everything, in flight and later,', () =
         ends.some(({ status }) => status === 'rejected'),
         'some call fails',
       );
-      if (!machine.ended.aborted) await new Promise((resolve) => { machine.ended.addEventListener('abort', resolve); });
+      if (!machine.ended.aborted)
+        await new Promise((resolve) => {
+          machine.ended.addEventListener('abort', resolve);
+        });
       for (const end of ends) {
         if (end.status === 'rejected') assert.equal(end.reason, machine.ended.reason);
       }
