@@ -1,0 +1,304 @@
+/**
+ * Fuzz target `qmp`: a peer in place of QEMU that answers well, wrongly, in pieces, or not at all, while public calls are
+ * in flight. Each call ends in bounded time with a value or a `DmaError`; without a fault each has the right value.
+ */
+import assert from 'node:assert/strict';
+import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { DmaError } from 'dmapool';
+import { QemuMachine } from 'dmapool/qemu';
+import { PEER_DEVICE, type PeerFault, peerMemory } from '../qemu/peer.ts';
+import { isAlive, peerInFolder } from '../qemu/qemu.ts';
+import { Random } from '../support/random.ts';
+import type { FuzzTarget } from './target.ts';
+
+/** Milliseconds for a call, of a machine whose own time-outs are far below. */
+const PATIENCE = 12_000;
+const COMMAND_TIMEOUT = 3000;
+
+/** Lines that break the protocol wherever they come, and what may come at any time. */
+const QMP_GARBAGE: readonly string[] = [
+  ...[
+    'null',
+    '7',
+    '[]',
+    '"x"',
+    '{',
+    '}',
+    '{}',
+    'not JSON',
+    '\u0000',
+    '{"QMP": {}}',
+    '{"QMP": null}',
+    '{"QMP": 1, "id": ID}',
+  ],
+  ...[
+    '{"event": 1}',
+    '{"event": "STOP", "data": 1}',
+    '{"event": "STOP", "data": null}',
+    '{"return": {}}',
+    '{"return": {}, "id": 9999}',
+  ],
+  ...[
+    '{"return": {}, "id": null}',
+    '{"return": {}, "id": "ID"}',
+    '{"error": "x", "id": ID}',
+    '{"error": null, "id": ID}',
+  ],
+  ...[
+    '{"error": {"class": "x"}, "id": ID}',
+    '{"error": {"desc": 1}, "id": ID}',
+    '{"error": {"desc": "x"}}',
+    '{"id": ID}',
+  ],
+  ...[
+    '{"return": 1, "error": {"class": "x", "desc": "y"}, "id": ID}',
+    '{"QMP": {"version": {"qemu": {"major": "7", "minor": 2}}}}',
+  ],
+];
+const QMP_EVENTS: readonly string[] = [
+  ...['', '{"event": "STOP", "data": {}, "timestamp": {"seconds": 1}}', '{"event": "RESUME"}'],
+  ...['{"event": "DEVICE_DELETED", "data": {"path": "/x"}}', '{"event": "DEVICE_DELETED", "data": {"device": 7}}'],
+  ...[
+    '{"event": "DEVICE_DELETED", "data": {"device": ""}}',
+    '{"event": "DEVICE_DELETED", "data": {"device": "other"}}',
+  ],
+  ...['{"event": "__proto__", "data": {"__proto__": {"device": "edu0"}}}'],
+];
+/** Answers of the wrong shape to commands that are read. */
+const SHAPES: readonly string[] = [
+  'null',
+  '7',
+  '"x"',
+  '{"running": 1}',
+  '[null]',
+  '[7]',
+  '[{}]',
+  '[{"devices": 7}]',
+  '[{"devices": [{}]}]',
+];
+const QTEST_GARBAGE: readonly string[] = [
+  ...[
+    '',
+    ' ',
+    'ok',
+    'OKAY',
+    'IRQ',
+    'IRQ raise',
+    'IRQ raise 24',
+    'IRQ raise 99999999999',
+    'IRQ lower -1',
+    'IRQ toggle 1',
+  ],
+  ...['\u0000', '{"return": {}}', 'OK\u00000x1', 'FAILED'],
+];
+const QTEST_EVENTS: readonly string[] = ['IRQ raise 10', 'IRQ lower 10', 'IRQ raise 0', 'IRQ lower 23'];
+/** In place of a number of 32 bits, or of 3 bytes in base64. */
+const VALUES: readonly string[] = [
+  '',
+  ' ',
+  ' 0x',
+  ' 0x1g',
+  ' 12',
+  ' -0x1',
+  ' 0x1ffffffff',
+  ' NaN',
+  ' 0x1 0x2',
+  ' AA==',
+  ' AAAAAAAA',
+  ' !!!!',
+];
+
+/** What the caller must see of a fault: nothing, an error of that code, or one of any. */
+type Effect = 'none' | 'any' | 'ERR_DMAPOOL_QEMU_PROTOCOL';
+
+interface Case {
+  readonly fault: PeerFault | null;
+  readonly effect: Effect;
+}
+
+/** Pieces of commands that are surely sent, at the start or by the calls. */
+const QMP_PLACES: readonly (number | string)[] = [0, 'qmp_capabilities', 'query-pci', 'query-status'];
+const QTEST_PLACES: readonly (number | string)[] = [0, 3, 40, 'b64read'];
+
+function draw(random: Random): Case {
+  const broken = 'ERR_DMAPOOL_QEMU_PROTOCOL';
+  const onQmp = random.below(2) === 0;
+  const socket = onQmp ? 'qmp' : 'qtest';
+  const at = random.pick(onQmp ? QMP_PLACES : QTEST_PLACES);
+  switch (random.below(12)) {
+    case 0:
+      return { fault: null, effect: 'none' };
+    case 1: {
+      const events = onQmp ? QMP_EVENTS : QTEST_EVENTS;
+      const text = Array.from({ length: 1 + random.below(20) }, () => random.pick(events)).join('\n');
+      return { fault: { socket, at, kind: 'before', text }, effect: 'none' };
+    }
+    case 2:
+    case 3:
+      return {
+        fault: { socket, at, kind: 'before', text: random.pick(onQmp ? QMP_GARBAGE : QTEST_GARBAGE) },
+        effect: broken,
+      };
+    case 4:
+    case 5:
+      return {
+        fault: { socket, at, kind: 'instead', text: random.pick(onQmp ? QMP_GARBAGE : QTEST_GARBAGE) },
+        effect: broken,
+      };
+    case 6: {
+      const text = `{"return": ${random.pick(SHAPES)}, "id": ID}`;
+      return {
+        fault: { socket: 'qmp', at: random.pick(['query-pci', 'query-status']), kind: 'instead', text },
+        effect: broken,
+      };
+    }
+    case 7: {
+      const text = `OK${random.pick(VALUES)}`;
+      return {
+        fault: { socket: 'qtest', at: random.pick(['b64read', 'readl', 'inl']), kind: 'instead', text },
+        effect: broken,
+      };
+    }
+    case 8: {
+      // A device that says anything of itself.
+      const text = `OK 0x${random.next().toString(16)}`;
+      return { fault: { socket: 'qtest', at: random.below(300), kind: 'instead', text }, effect: 'any' };
+    }
+    case 9:
+      return { fault: { socket, at, kind: random.pick(['close', 'cut', 'both'] as const) }, effect: broken };
+    case 10:
+      return { fault: { socket, at, kind: random.below(6) === 0 ? 'silence' : 'exit' }, effect: 'any' };
+    default:
+      return {
+        fault: { socket, at, kind: 'raw', text: [['x'.repeat(1 << 16), onQmp ? 257 : 33]] },
+        effect: broken,
+      };
+  }
+}
+
+/** A call that ends in time, with a value or a `DmaError`. */
+async function ends(what: string, call: Promise<unknown>): Promise<unknown> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => {
+      reject(new assert.AssertionError({ message: `${what} has not ended after ${String(PATIENCE)} ms` }));
+    }, PATIENCE);
+  });
+  try {
+    return await Promise.race([call, late]);
+  } catch (error) {
+    assert.ok(error instanceof DmaError, `${what} ends with ${String(error)}`);
+    assert.ok(error.message.length < 20_000);
+    return error;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Each public call once, in any order, all in flight together; by name, with the value that it must have. */
+function calls(machine: QemuMachine, random: Random): [what: string, call: Promise<unknown>, value: unknown][] {
+  const address = random.below(1000);
+  const all: [string, () => Promise<unknown>, unknown][] = [
+    ['readMemory', () => machine.readMemory(address, 3), Uint8Array.from([0, 1, 2], (i) => peerMemory(address + i))],
+    ['query-status', () => machine.qmp('query-status'), { running: true, status: 'running' }],
+    ['readPort', () => machine.readPort(0x70, 32), 0xffff_ffff],
+    ['writeMemory', () => machine.writeMemory(address, new Uint8Array(5)), undefined],
+    [
+      'read32',
+      () => registerOf(machine),
+      [0, 1, 2, 3].reduce((sum, i) => sum + peerMemory(0xc000_0000 + i) * 256 ** i, 0),
+    ],
+  ];
+  for (let i = all.length - 1; i > 0; i--) {
+    const j = random.below(i + 1);
+    [all[i], all[j]] = [all[j]!, all[i]!];
+  }
+  machine.writePort(0x80, 8, 1);
+  return all.map(([what, call, value]) => [what, call(), value]);
+}
+
+async function registerOf(machine: QemuMachine): Promise<number> {
+  const pci = await machine.open(PEER_DEVICE.id);
+  try {
+    return await pci.bar(0).read32(0);
+  } finally {
+    await pci.close();
+  }
+}
+
+const openFiles = (): number => readdirSync('/proc/self/fd').length;
+
+async function run(binary: string, random: Random): Promise<void> {
+  const { fault, effect } = draw(random);
+  const plan = { faults: fault === null ? [] : [fault], piece: random.below(2) === 0 ? 0 : 1 + random.below(50) };
+  const unhandled: unknown[] = [];
+  const onUnhandled = (error: unknown): void => {
+    unhandled.push(error);
+  };
+  process.on('unhandledRejection', onUnhandled);
+  const before = openFiles();
+  const seen: unknown[] = [];
+  let pid = 0;
+  try {
+    const start = QemuMachine.start({
+      binary,
+      args: [JSON.stringify(plan)],
+      startTimeout: 8000,
+      commandTimeout: COMMAND_TIMEOUT,
+    });
+    const machine = await ends('start', start);
+    if (machine instanceof QemuMachine) {
+      ({ pid } = machine);
+      const inFlight = calls(machine, random);
+      for (const [what, call, value] of inFlight) {
+        const got = await ends(what, call);
+        seen.push(got);
+        if (effect === 'none') assert.deepEqual(got, value, what);
+      }
+      seen.push(await ends('unplug', machine.unplug(PEER_DEVICE.id, { timeout: 1000 })));
+      if (effect === 'none') {
+        assert.equal(seen.at(-1), undefined);
+        assert.deepEqual(machine.functions, []);
+        assert.ok(!machine.ended.aborted);
+      }
+      if (machine.ended.aborted) seen.push(await ends('a later call', machine.readMemory(0, 1)));
+      await ends('close', machine.close());
+    } else {
+      seen.push(machine);
+      assert.notEqual(effect, 'none', String(machine));
+    }
+    if (effect === 'ERR_DMAPOOL_QEMU_PROTOCOL') {
+      assert.ok(
+        seen.some((end) => end instanceof DmaError && end.code === effect),
+        `${JSON.stringify(fault)?.slice(0, 300)} is not told: ${seen.map(String).join(', ')}`,
+      );
+    }
+    await new Promise((resolve) => setImmediate(resolve));
+    assert.deepEqual(unhandled, []);
+    assert.ok(pid === 0 || !isAlive(pid), 'the process is gone');
+    assert.ok(openFiles() <= before, 'no socket is left');
+  } finally {
+    process.off('unhandledRejection', onUnhandled);
+  }
+}
+
+let folder: string | null = null;
+let binary = '';
+
+export const qmpTarget: FuzzTarget = {
+  name: 'qmp',
+  async runCase(seed) {
+    if (folder === null) {
+      folder = mkdtempSync(join(tmpdir(), 'dmapool-fuzz-'));
+      binary = peerInFolder(folder);
+    }
+    await run(binary, new Random(seed));
+  },
+  close() {
+    if (folder !== null) rmSync(folder, { recursive: true });
+    folder = null;
+    return Promise.resolve();
+  },
+};
