@@ -6,8 +6,12 @@ import assert from 'node:assert/strict';
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { Duplex } from 'node:stream';
 import { DmaError } from 'dmapool';
 import { QemuMachine } from 'dmapool/qemu';
+import { MachineBus } from '../../src/qemu/bus.ts';
+import { QmpClient } from '../../src/qemu/qmp.ts';
+import { QtestClient } from '../../src/qemu/qtest.ts';
 import { PEER_DEVICE, type PeerFault, peerMemory } from '../qemu/peer.ts';
 import { isAlive, peerInFolder, until } from '../qemu/qemu.ts';
 import { Random } from '../support/random.ts';
@@ -94,14 +98,14 @@ const QTEST_GARBAGE: readonly string[] = [
   ...['\u0000', '{"return": {}}', 'OK\u00000x1', 'FAILED'],
 ];
 const QTEST_EVENTS: readonly string[] = ['IRQ raise 10', 'IRQ lower 10', 'IRQ raise 0', 'IRQ lower 23'];
-/** In place of a number of 32 bits, or of 3 bytes in base64. */
+/** In place of a number of 32 bits, or of 3 bytes in base64: none has 4 characters, which may be such bytes. */
 const VALUES: readonly string[] = [
   '',
   ' ',
   ' 0x',
-  ' 0x1g',
+  ' 0x12g',
   ' 12',
-  ' -0x1',
+  ' -0x12',
   ' 0x1ffffffff',
   ' NaN',
   ' 0x1 0x2',
@@ -284,6 +288,76 @@ async function run(binary: string, random: Random): Promise<void> {
   }
 }
 
+/** A client on a stream without a process: what it is told throws here, and thousands of lines take a second. */
+async function direct(random: Random): Promise<void> {
+  const stream = new Duplex({
+    read: () => undefined,
+    write: (_chunk, _encoding, done) => {
+      done();
+    },
+  });
+  const broken: string[] = [];
+  const events = {
+    onBroken: (message: string) => void broken.push(message),
+    onHang: (message: string) => void broken.push(message),
+    onClosed: () => void broken.push('closed'),
+    onEvent: () => undefined,
+    onIrq: () => undefined,
+  };
+  const say = (text: string): void => {
+    const size = random.below(3) === 0 ? 1 + random.below(9) : text.length + 1;
+    for (let at = 0; at <= text.length; at += size) stream.emit('data', `${text}\n`.slice(at, at + size));
+  };
+  const benign = random.below(4) === 0;
+  const onQmp = random.below(2) === 0;
+  const qmp = new QmpClient(stream, PATIENCE, events);
+  const over = new Error('the case is over');
+  if (onQmp) {
+    say('{"QMP": {"version": {"qemu": {"major": 7, "minor": 2}}}}');
+    const read = (answer: unknown): string | undefined => (typeof answer === 'string' ? answer : undefined);
+    const call = qmp.query('query-text', {}, read).catch((error: unknown) => error);
+    if (benign) {
+      for (let i = random.below(5); i >= 0; i--) say(random.pick(QMP_EVENTS));
+      say('{"return": "text", "id": 1}');
+      assert.equal(await call, 'text');
+    } else {
+      const shape = random.pick(['null', '1', '{}', '[]', 'true']);
+      say(random.below(4) === 0 ? `{"return": ${shape}, "id": 1}` : random.pick(QMP_GARBAGE).replaceAll('ID', '1'));
+      const error = await call;
+      assert.ok(error instanceof DmaError && error.code === 'ERR_DMAPOOL_QEMU_PROTOCOL', String(error));
+    }
+    assert.equal(broken.length, benign ? 0 : 1, broken.join());
+    qmp.end(over);
+    return;
+  }
+  qmp.end(over);
+  const wire = new Duplex({
+    read: () => undefined,
+    write: (_chunk, _encoding, done) => {
+      done();
+    },
+  });
+  const qtest = new QtestClient(wire, PATIENCE, events);
+  const tell = (text: string): void => void wire.emit('data', `${text}\n`);
+  const bus = new MachineBus(qtest);
+  const bytes = random.below(2) === 0;
+  const width = random.pick([8, 16, 32] as const);
+  const call = (bytes ? bus.readBytes(0, 3) : bus.readPort(0, width)).catch((error: unknown) => error);
+  if (benign) {
+    for (let i = random.below(5); i >= 0; i--) tell(random.pick(QTEST_EVENTS));
+    tell(bytes ? 'OK AQID' : 'OK 0x007f');
+    assert.deepEqual(await call, bytes ? Uint8Array.of(1, 2, 3) : 127);
+  } else {
+    const wide = `OK 0x${(2 ** width).toString(16)}`;
+    const values = [...VALUES.map((value) => `OK${value}`), wide];
+    tell(random.pick(random.below(2) === 0 ? values : QTEST_GARBAGE));
+    const error = await call;
+    assert.ok(error instanceof DmaError && error.code === 'ERR_DMAPOOL_QEMU_PROTOCOL', String(error));
+  }
+  assert.equal(broken.length, benign ? 0 : 1, broken.join());
+  qtest.end(over);
+}
+
 let folder: string | null = null;
 let binary = '';
 
@@ -297,7 +371,9 @@ export const qmpTarget: FuzzTarget = {
       const machine = await QemuMachine.start({ binary, args: ['{"faults": [], "piece": 0}'] });
       await machine.close();
     }
-    await run(binary, new Random(seed));
+    const random = new Random(seed);
+    for (let i = 0; i < 100; i++) await direct(random);
+    await run(binary, random);
   },
   close() {
     if (folder !== null) rmSync(folder, { recursive: true });

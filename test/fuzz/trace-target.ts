@@ -101,8 +101,11 @@ class Recording {
     this.lines.push('#dma_pool-trace v1', '#kernel\tLinux version 6.6.0 (generated)', '#a remark', '#scenario\tfuzz');
     const steps = 1 + random.below(200);
     for (let i = 0; i < steps; i++) this.#step();
-    if (random.below(2) === 0) this.snapshot('mid', () => this.#step());
-    this.snapshot('end', () => undefined);
+    const busy = (): void => {
+      for (let i = random.below(20); i >= 0; i--) this.#step();
+    };
+    if (random.below(2) === 0) this.#snapshot('mid', busy, random.below(2) === 0);
+    this.#snapshot('end', () => undefined, false);
   }
 
   #line(...fields: (string | number)[]): void {
@@ -153,9 +156,10 @@ class Recording {
     return (0x100_0000 * (page + 1) + offset).toString(16);
   }
 
-  /** A snapshot, whose files are read before `within` happens. */
-  snapshot(label: string, within: () => void): void {
+  /** A snapshot, whose files are read before or after `within` happens. */
+  #snapshot(label: string, within: () => void, after: boolean): void {
     this.#line('snap', 'begin', label);
+    if (after) within();
     for (const device of new Set(this.pools.map((pool) => pool.device))) {
       const living = this.pools.filter((pool) => pool.device === device && pool.living).reverse();
       if (living.length === 0) continue;
@@ -167,7 +171,7 @@ class Recording {
         );
       }
     }
-    within();
+    if (!after) within();
     this.#line('snap', 'end', label);
   }
 }
