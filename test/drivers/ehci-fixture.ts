@@ -11,30 +11,9 @@ import { startMachine } from '../qemu/qemu.ts';
 import { FaultySource } from '../support/faulty-memory.ts';
 import { RecordingLog } from '../support/log.ts';
 
+export { Random } from '../support/random.ts';
+
 export const MIB: number = 1024 * 1024;
-
-/** Numbers that look random and are the same each time (xorshift32). */
-export class Random {
-  #state: number;
-
-  constructor(seed: number) {
-    this.#state = seed;
-  }
-
-  /** A whole number from 0 to `limit` - 1. */
-  below(limit: number): number {
-    this.#state ^= this.#state << 13;
-    this.#state ^= this.#state >>> 17;
-    this.#state ^= this.#state << 5;
-    return (this.#state >>> 0) % limit;
-  }
-
-  bytes(length: number): Uint8Array {
-    const words = new Uint32Array(Math.ceil(length / 4));
-    for (let i = 0; i < words.length; i++) words[i] = this.below(2 ** 32);
-    return new Uint8Array(words.buffer, 0, length);
-  }
-}
 
 /** Path of a disk image that is deleted after the test. */
 export function diskImage(t: TestContext, content: Uint8Array): string {

@@ -15,6 +15,8 @@ import { startMachine } from '../qemu/qemu.ts';
 import { diskImage } from '../support/disk-image.ts';
 import { RecordingLog } from '../support/log.ts';
 
+export { Random } from '../support/random.ts';
+
 export const MIB = 1024 * 1024;
 
 export interface BenchOptions {
@@ -92,34 +94,4 @@ export async function rejectsNvme(code: NvmeErrorCode, promise: Promise<unknown>
     return error;
   }
   return assert.fail(`expected ${code}, but it was fulfilled`);
-}
-
-/** Numbers that look random, the same ones for the same seed. */
-export class Random {
-  #state: number;
-
-  constructor(seed: number) {
-    this.#state = seed | 1;
-  }
-
-  /** 32 bits. */
-  next(): number {
-    let x = this.#state;
-    x ^= x << 13;
-    x ^= x >>> 17;
-    x ^= x << 5;
-    this.#state = x;
-    return x >>> 0;
-  }
-
-  below(limit: number): number {
-    return Math.floor((this.next() / 2 ** 32) * limit);
-  }
-
-  /** Fills a buffer of whole words. */
-  fill(bytes: Uint8Array): Uint8Array {
-    const words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
-    for (let i = 0; i < words.length; i++) words[i] = this.next();
-    return bytes;
-  }
 }

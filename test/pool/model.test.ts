@@ -4,25 +4,8 @@ import fc from 'fast-check';
 import { Device, DMA_BIT_MASK, type DmaBlock, DmaError, DmaPool, type DmaPoolOptions } from 'dmapool';
 import { FaultyMemory } from '../support/faulty-memory.ts';
 import { RecordingLog } from '../support/log.ts';
+import { Random } from '../support/random.ts';
 import { PoolModel } from './pool-model.ts';
-
-/** A small generator of our own, so that a million operations cost seconds: fast-check only draws the seeds. */
-class Random {
-  #state: number;
-
-  constructor(seed: number) {
-    this.#state = seed | 1;
-  }
-
-  below(limit: number): number {
-    this.#state = (Math.imul(this.#state, 1664525) + 1013904223) | 0;
-    return Math.floor(((this.#state >>> 0) / 2 ** 32) * limit);
-  }
-
-  chance(share: number): boolean {
-    return this.below(1000) < share * 1000;
-  }
-}
 
 interface Held {
   readonly block: DmaBlock;
