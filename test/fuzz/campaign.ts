@@ -1,0 +1,133 @@
+/** Runs cases of a target in a child process, which may hang or die: both are findings. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { createInterface } from 'node:readline';
+import type { Readable } from 'node:stream';
+import { fileURLToPath } from 'node:url';
+
+export interface CampaignOptions {
+  readonly target: string;
+  readonly seed: number;
+  readonly seconds: number;
+  /** Most cases; default: as many as there is time for. */
+  readonly cases?: number;
+  /** Seconds that one case may take. */
+  readonly bound: number;
+  /** Called about once a second. */
+  readonly onProgress?: (cases: number, operations: number) => void;
+}
+
+export interface Finding {
+  readonly seed: number;
+  readonly message: string;
+}
+
+export interface CampaignResult {
+  readonly cases: number;
+  readonly operations: number;
+  readonly seconds: number;
+  readonly finding: Finding | null;
+}
+
+const RUNNER = fileURLToPath(new URL('runner.js', import.meta.url));
+/** Lines of the child's output that a finding shows. */
+const OUTPUT_LINES = 20;
+
+/** What a child says and how it ends. */
+interface Observed {
+  seed: number | null;
+  /** When the case began that runs now. */
+  began: number;
+  cases: number;
+  operations: number;
+  failure: string | null;
+  shrunk: string | null;
+  ended: boolean;
+}
+
+async function watchChild(
+  args: readonly string[],
+  bound: number,
+  onProgress: (observed: Observed) => void,
+): Promise<Observed> {
+  const child = spawn(process.execPath, ['--enable-source-maps', '--expose-gc', RUNNER, ...args], {
+    stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
+  });
+  const seen: Observed = {
+    seed: null,
+    began: performance.now(),
+    cases: 0,
+    operations: 0,
+    failure: null,
+    shrunk: null,
+    ended: false,
+  };
+  const output: string[] = [];
+  const keep = (line: string): void => {
+    output.push(line);
+    if (output.length > OUTPUT_LINES) output.shift();
+  };
+  createInterface({ input: child.stdout as Readable }).on('line', keep);
+  createInterface({ input: child.stderr as Readable }).on('line', keep);
+  createInterface({ input: child.stdio[3] as Readable }).on('line', (line) => {
+    hear(seen, line);
+  });
+  const watchdog = setInterval(() => {
+    if (performance.now() - seen.began > bound * 1000) {
+      seen.failure ??= `the case does not end within ${String(bound)} s`;
+      child.kill('SIGKILL');
+    }
+    onProgress(seen);
+  }, 500);
+  const stop = (): void => {
+    child.kill('SIGKILL');
+  };
+  process.once('exit', stop);
+  const [code, signal] = (await once(child, 'close')) as [number | null, string | null];
+  process.off('exit', stop);
+  clearInterval(watchdog);
+  if (!seen.ended && seen.failure === null) {
+    seen.failure = `the process ended with ${signal ?? `code ${String(code)}`}\n${output.join('\n')}`;
+  }
+  return seen;
+}
+
+function hear(seen: Observed, line: string): void {
+  const space = line.indexOf(' ');
+  const word = space < 0 ? line : line.slice(0, space);
+  const rest = line.slice(space + 1);
+  if (word === 'case') {
+    seen.seed = Number(rest);
+    seen.began = performance.now();
+  } else if (word === 'ok') {
+    seen.cases++;
+    seen.operations = Number(rest);
+    seen.began = performance.now();
+  } else if (word === 'fail') {
+    seen.failure ??= JSON.parse(rest) as string;
+  } else if (word === 'shrunk') {
+    seen.shrunk = (JSON.parse(rest === 'undefined' ? 'null' : rest) as string | null) ?? null;
+  } else if (word === 'end') {
+    seen.ended = true;
+  }
+}
+
+/** Runs cases from `seed` up until one fails, the time is over or `cases` have run. */
+export async function runCampaign(options: CampaignOptions): Promise<CampaignResult> {
+  const { target, seed, seconds, bound, cases = Number.MAX_SAFE_INTEGER, onProgress } = options;
+  const begin = performance.now();
+  const seen = await watchChild([target, String(seed), String(cases), String(seconds)], bound, (observed) => {
+    onProgress?.(observed.cases, observed.operations);
+  });
+  return {
+    cases: seen.cases,
+    operations: seen.operations,
+    seconds: (performance.now() - begin) / 1000,
+    finding: seen.failure === null ? null : { seed: seen.seed ?? seed, message: seen.failure },
+  };
+}
+
+/** The smallest failing form of a case, if its target can tell. */
+export async function shrinkCase(target: string, seed: number, bound: number): Promise<string | null> {
+  return (await watchChild([target, String(seed), 'shrink'], bound, () => undefined)).shrunk;
+}

@@ -1,0 +1,63 @@
+/** The fuzzer itself: whatever a case does, it is found, named by its seed, and replayed. */
+import assert from 'node:assert/strict';
+import { spawnSync } from 'node:child_process';
+import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+
+const CLI = fileURLToPath(new URL('cli.js', import.meta.url));
+
+function fuzz(...args: string[]): { status: number | null; output: string } {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [CLI, ...args], { encoding: 'utf8' });
+  return { status, output: stdout + stderr };
+}
+
+test('a run without a failure ends with 0 and says what it did', () => {
+  const { status, output } = fuzz('--target', 'probe', '--seed', '100', '--seconds', '1');
+  assert.equal(status, 0, output);
+  assert.match(output, /ok: \d+ cases, \d+ operations, 1\.\d s/);
+});
+
+const failures: [string, number, RegExp][] = [
+  ['a case that throws', 10, /probe: a wrong result/],
+  ['a case that never returns', 20, /does not end within 1 s/],
+  ['a case that ends the process', 30, /the process ended with code 7/],
+  ['a rejection that nobody handles', 40, /unhandledRejection.*nobody handles this/s],
+  ['an error thrown outside any call', 50, /uncaughtException.*thrown outside any call/s],
+  ['a case that waits for ever', 60, /does not end within 1 s|the process ended with code/],
+];
+
+for (const [title, seed, message] of failures) {
+  test(`${title} is found, and its seed replays it`, () => {
+    const found = fuzz('--target', 'probe', '--seed', String(seed - 2), '--seconds', '5', '--bound', '1');
+    assert.equal(found.status, 1, found.output);
+    assert.match(found.output, message);
+    assert.match(found.output, new RegExp(`FAILED seed ${String(seed)}:`));
+    assert.match(found.output, new RegExp(`smallest form: probe: seed ${String(seed)} alone`));
+    const replayed = fuzz('--target', 'probe', '--seed', String(seed), '--cases', '1', '--bound', '1', '--no-shrink');
+    assert.equal(replayed.status, 1, replayed.output);
+    assert.match(replayed.output, message);
+  });
+}
+
+test('--keep-going prints each kind of failure once', () => {
+  const { status, output } = fuzz('--target', 'probe', '--seed', '8', '--cases', '40', '--bound', '1', '--keep-going');
+  assert.equal(status, 1, output);
+  assert.deepEqual(
+    [...output.matchAll(/FAILED seed (\d+)/g)].map(([, seed]) => seed),
+    ['10', '20', '30', '40'],
+  );
+});
+
+for (const args of [
+  [],
+  ['--target', 'nothing'],
+  ['--target', 'probe', '--seconds', '-1'],
+  ['--target', 'probe', '--seed', 'x'],
+  ['--what'],
+]) {
+  test(`usage: ${args.join(' ') || 'no arguments'}`, () => {
+    const { status, output } = fuzz(...args);
+    assert.equal(status, 2, output);
+    assert.match(output, /Usage: npm run fuzz/);
+  });
+}
