@@ -18,7 +18,8 @@ function tell(line: string): void {
 }
 
 function describe(error: unknown): string {
-  return error instanceof Error ? inspect(error, { depth: 4 }) : `thrown: ${inspect(error, { depth: 2 })}`;
+  if (!(error instanceof Error)) return `thrown: ${inspect(error, { depth: 2 })}`;
+  return `${error.message}\n${inspect(error, { depth: 4 })}`;
 }
 
 function fail(error: unknown): never {
@@ -52,7 +53,7 @@ async function runCases(target: FuzzTarget, first: number, cases: number, second
 }
 
 process.on('uncaughtException', (error, origin) => {
-  fail(new Error(`${origin} outside any call`, { cause: error }));
+  fail(new Error(`${origin} outside any call: ${String(error)}`, { cause: error }));
 });
 
 const [name = '', first = '0', cases = '1', seconds = '0'] = process.argv.slice(2);

@@ -1,0 +1,876 @@
+/**
+ * Random histories of pools on several devices over one memory source, compared with a plain model.
+ *
+ * A *strict* history predicts every index: pools do nothing but what the history calls. In a *loose* one the source and
+ * the log call any operation of the history at any of their calls, blocks are awaited, shared and written to by a faulty
+ * device; there the model is who holds which address, and what must be true between two operations that are not nested.
+ */
+import assert from 'node:assert/strict';
+import {
+  type CoherentMemory,
+  Device,
+  DMA_BIT_MASK,
+  type DmaBlock,
+  DmaError,
+  type DmaPool,
+  type DmaPoolOptions,
+} from 'dmapool';
+import { PoolModel } from '../pool/pool-model.ts';
+import { Random } from '../support/random.ts';
+import { allocMany, allocOne, createPool, freeMany, freeOne, sharePool } from './allocator-api.ts';
+import { FuzzSource, SourceBroke } from './fuzz-source.ts';
+import { countOperations } from './operations.ts';
+
+interface Held {
+  readonly index: number;
+  readonly dma: number;
+  readonly bytes: Uint8Array;
+  readonly stamp: number;
+}
+
+interface Waiting {
+  /** Grows in the order in which they joined the queue; NaN for calls that nest, whose order can't be told from outside. */
+  number: number;
+  readonly controller: AbortController;
+}
+
+/** A pool and what the history knows of it. */
+interface Subject {
+  readonly name: string;
+  readonly pool: DmaPool;
+  readonly device: Device;
+  readonly options: DmaPoolOptions;
+  readonly managed: boolean;
+  readonly held: Map<number, Held>;
+  readonly waiting: Set<Waiting>;
+  /** Addresses that the faulty device wrote to while the block was free. */
+  readonly corrupted: Set<number>;
+  /** Null in a loose history. */
+  readonly model: PoolModel | null;
+  state: 'open' | 'destroyed' | 'gone';
+  shared: boolean;
+  /** Number of the wait that was served last. */
+  served: number;
+}
+
+const GONE = JSON.stringify({ active: 0, blocks: 0, pages: 0 });
+
+/** An abort reason, which passes through. */
+class GivenUp extends Error {}
+
+/** Deepest nesting of calls from the source and the log. */
+const DEEPEST = 3;
+const PAGE = 4096;
+/** Lines of the history's own log that a failure shows. */
+const SHOWN = 25;
+
+const SHAPES: readonly DmaPoolOptions[] = [
+  { size: 1 },
+  { size: 16 },
+  { size: 68, align: 32, boundary: 4096 },
+  { size: 100, align: 64, boundary: 128 },
+  { size: 256, align: 256 },
+  { size: 700, boundary: 1024 },
+  { size: 1500, boundary: 2048 },
+  { size: 4096, align: 4096 },
+  { size: 5000 },
+  { size: 3000, align: 8, boundary: 16_384 },
+];
+const NAMES = [
+  'rx',
+  'tx',
+  'a name that is longer than thirty-one bytes',
+  'ü-名前-プール-名前-プール',
+  'x'.repeat(16),
+  '%s %d',
+];
+const MASKS = [24, 32, 33, 64];
+
+export interface HistoryOptions {
+  readonly seed: number;
+  /** Most operations that are not nested. */
+  readonly steps?: number;
+}
+
+export class History {
+  readonly #random: Random;
+  readonly #source: FuzzSource;
+  readonly #devices: Device[] = [];
+  readonly #subjects: Subject[] = [];
+  readonly #strict: boolean;
+  readonly #calling: number;
+  readonly #steps: number;
+  readonly #lines: string[] = [];
+  readonly #violations: string[] = [];
+  #depth = 0;
+  #nested = 0;
+  #stamp = 0;
+  #waits = 0;
+
+  constructor({ seed, steps = Infinity }: HistoryOptions) {
+    const random = new Random(seed);
+    this.#random = random;
+    this.#strict = random.chance(0.4);
+    this.#calling = this.#strict ? 0 : random.pick([0, 0.05, 0.3, 0.6]);
+    this.#steps = Math.min(steps, 20 + random.below(random.pick([40, 200, 600])));
+    const pages = 1 + random.below(random.pick([4, 12, 40]));
+    const failing = random.pick([0, 0, 0.05, 0.3]);
+    this.#source = new FuzzSource(random, { limit: pages * PAGE, pageSize: PAGE, failing });
+    this.#source.onBack = (memory) => this.#wrongToGiveBack(memory);
+    this.#source.onCall = () => {
+      this.#callBack('source');
+    };
+    const devices = 1 + random.below(3);
+    for (let n = 0; n < devices; n++) {
+      const say = (): void => {
+        this.#callBack('log');
+      };
+      this.#devices.push(
+        new Device({
+          name: `dev${String(n)}`,
+          memory: this.#source,
+          dmaMask: DMA_BIT_MASK(random.pick(MASKS)),
+          log: { error: say, warn: say, info: say },
+        }),
+      );
+    }
+  }
+
+  /** The last operations, for a report. */
+  get lines(): readonly string[] {
+    return this.#lines.slice(-SHOWN);
+  }
+
+  async run(): Promise<void> {
+    try {
+      for (let n = 0; n < this.#steps; n++) {
+        this.#operation();
+        if (this.#subjects.some(({ waiting }) => waiting.size > 0)) await settle();
+        this.#check();
+      }
+      this.#note('end');
+      await this.#end();
+    } catch (error) {
+      const { message, stack = '' } = error instanceof Error ? error : new Error(String(error));
+      const kind = this.#strict ? 'strict' : 'loose';
+      throw new Error(
+        `${message}\nin a ${kind} history, of which these are the last calls:\n  ${this.lines.join('\n  ')}\n${stack}`,
+      );
+    }
+  }
+
+  #note(line: string): void {
+    this.#lines.push(`${'  '.repeat(this.#depth)}${line}`);
+    if (this.#lines.length > 4 * SHOWN) this.#lines.splice(0, 2 * SHOWN);
+  }
+
+  /** What a call from inside breaks may be swallowed on its way out, so it is kept too. */
+  #violated(message: string): never {
+    this.#violations.push(message);
+    throw new assert.AssertionError({ message });
+  }
+
+  #callBack(from: string): void {
+    if (this.#depth === 0 || this.#depth >= DEEPEST || !this.#random.chance(this.#calling)) return;
+    this.#nested++;
+    this.#note(`> called from the ${from}`);
+    this.#depth++;
+    try {
+      this.#act();
+    } finally {
+      this.#depth--;
+    }
+  }
+
+  #operation(): void {
+    this.#source.beginOperation();
+    this.#depth = 1;
+    try {
+      this.#act();
+    } finally {
+      this.#depth = 0;
+    }
+  }
+
+  #act(): void {
+    countOperations(1);
+    const dice = this.#random.below(this.#strict ? 86 : 100);
+    const subject = this.#anySubject();
+    if (subject === undefined || dice < 3) this.#create();
+    else if (dice < 30) this.#alloc(subject);
+    else if (dice < 52) this.#free(subject);
+    else if (dice < 58) this.#allocMany(subject);
+    else if (dice < 63) this.#freeMany(subject);
+    else if (dice < 68) this.#badFree(subject);
+    else if (dice < 71) this.#lookUp(subject);
+    else if (dice < 75) this.#trim(subject);
+    else if (dice < 78) this.#reserve(subject);
+    else if (dice < 80) this.#destroy(subject);
+    else if (dice < 81) this.#reclaim(subject.device);
+    else if (dice < 82) this.#detach(subject.device);
+    else if (dice < 84) this.#mask(subject.device);
+    else if (dice < 86) this.#coherent(subject.device);
+    else if (dice < 92) this.#wait(subject);
+    else if (dice < 95) this.#abort(subject);
+    else if (dice < 98) this.#corrupt(subject);
+    else if (dice < 99) this.#share(subject);
+    else this.#freeThenAlloc(subject);
+  }
+
+  #anySubject(): Subject | undefined {
+    const alive = this.#subjects.filter(({ state, held }) => state !== 'gone' || held.size > 0);
+    return alive.length === 0 ? undefined : this.#random.pick(alive);
+  }
+
+  // ---- operations
+
+  #create(): void {
+    if (this.#subjects.filter(({ state }) => state === 'open').length >= 5) return;
+    const random = this.#random;
+    const device = random.pick(this.#devices);
+    const options: DmaPoolOptions = {
+      ...random.pick(SHAPES),
+      ...(random.chance(0.4) ? { maxBlocks: 1 + random.below(random.pick([4, 70])) } : {}),
+      ...(random.chance(0.25)
+        ? { debug: random.pick([true, true, { quarantine: false, sites: false }, { sites: false }]) }
+        : {}),
+      ...(random.chance(0.2) ? { initOnAlloc: true } : {}),
+      ...(random.chance(0.2) ? { initOnFree: true } : {}),
+    };
+    const managed = random.chance(0.4);
+    const name = random.pick(NAMES);
+    this.#note(`create ${JSON.stringify(options)}${managed ? ' managed' : ''}`);
+    const pool = createPool(name, device, options, managed);
+    const { blocksPerPage, allocation } = pool.geometry;
+    assert.ok(blocksPerPage >= 1 && allocation % PAGE <= allocation);
+    this.#subjects.push({
+      name,
+      pool,
+      device,
+      options,
+      managed,
+      held: new Map(),
+      waiting: new Set(),
+      corrupted: new Set(),
+      model: this.#strict ? new PoolModel(blocksPerPage, Infinity, options.maxBlocks ?? Infinity) : null,
+      state: 'open',
+      shared: false,
+      served: 0,
+    });
+  }
+
+  #pagesOf({ device, pool }: Subject): CoherentMemory[] {
+    const { allocation } = pool.geometry;
+    // Pools of one device that have pages of one size can't be told apart here; that is what `pages` is for.
+    return [...this.#source.live].flatMap(([memory, owner]) =>
+      owner === device && memory.size === allocation ? [memory] : [],
+    );
+  }
+
+  /** Says what must be true of an error of the call `what`, which may be refused. */
+  #refused(what: string, subject: Subject, error: unknown, failedBefore: number): void {
+    if (error instanceof assert.AssertionError) throw error;
+    if (error instanceof SourceBroke) return;
+    if (!(error instanceof DmaError)) this.#violated(`${what} threw what is no DmaError: ${String(error)}`);
+    const allowed = ['ERR_DMAPOOL_LIMIT', 'ERR_DMAPOOL_NO_FREE_BLOCK'];
+    if (subject.state !== 'open' || this.#nested > 0) allowed.push('ERR_DMAPOOL_DESTROYED');
+    if (this.#source.failed > failedBefore || this.#nested > 0) {
+      allowed.push('ERR_DMAPOOL_NO_MEMORY', 'ERR_DMAPOOL_SOURCE', 'ERR_DMAPOOL_MASK');
+    }
+    if (!allowed.includes(error.code)) this.#violated(`${what} was refused with ${error.code}: ${error.message}`);
+  }
+
+  #alloc(subject: Subject): void {
+    const { pool, model } = subject;
+    const wish = { zero: this.#random.chance(0.3), grow: !this.#random.chance(0.2) };
+    const plan = model?.planTake(1, wish.grow ? 'kernel' : 'atomic');
+    const failedBefore = this.#source.failed;
+    const wasGone = subject.state !== 'open';
+    const nestedBefore = this.#nested;
+    let index = -1;
+    try {
+      index = allocOne(pool, this.#random, wish);
+    } catch (error) {
+      this.#note(`${subject.name}: alloc threw ${String(error)}`);
+      this.#refused('alloc', subject, error, failedBefore);
+    }
+    if (plan !== undefined && !wasGone) {
+      if (index < 0) {
+        assert.ok(!plan.ok || this.#source.failed > failedBefore, 'alloc was refused, but there was a block to be had');
+      } else {
+        assert.ok(plan.ok, 'alloc gave a block past the limit, or took a page that it might not take');
+        assert.equal(index, model!.take(), 'another block than the next one in LIFO and ascending order');
+      }
+    }
+    if (index < 0) return;
+    this.#note(`${subject.name}: alloc ${String(index)}`);
+    if (wasGone) this.#violated('a destroyed pool handed out a block');
+    this.#hold(subject, index, wish.zero, this.#nested > nestedBefore);
+  }
+
+  #hold(subject: Subject, index: number, zeroed: boolean, disturbed: boolean): void {
+    const { pool, held, options } = subject;
+    // The pool may have gone between the call and here, if somebody destroyed it and reclaimed the device's memory.
+    if (subject.state === 'gone') return;
+    const dma = pool.dmaOf(index);
+    const bytes = pool.bytesOf(index);
+    if (held.has(dma)) this.#violated(`block ${String(index)} is in two hands`);
+    for (const other of this.#subjects) {
+      if (other !== subject && other.device === subject.device && other.held.has(dma)) {
+        this.#violated(`address ${dma.toString(16)} is in the hands of two pools`);
+      }
+    }
+    if (!pool.isAllocated(index) && subject.state === 'open')
+      this.#violated(`block ${String(index)} was allocated, but isAllocated() says no`);
+    const { size, align = 1, boundary = 0 } = options;
+    const last = dma + Math.max(size, 16) - 1;
+    if (dma % Math.max(align, 1) !== 0) this.#violated(`block ${String(index)} is not aligned`);
+    if (boundary > 0 && Math.floor(dma / boundary) !== Math.floor(last / boundary)) {
+      this.#violated(`block ${String(index)} crosses a boundary`);
+    }
+    if (last > subject.device.dmaMask) this.#violated(`block ${String(index)} is above the mask`);
+    if (bytes.length !== pool.geometry.blockSize) this.#violated('a block of another size');
+    const debug = options.debug !== undefined && options.debug !== false;
+    if (!disturbed) {
+      const expected = zeroed || options.initOnAlloc === true ? 0 : debug ? 0xa9 : options.initOnFree === true ? 0 : -1;
+      const wrong = expected < 0 ? -1 : bytes.findIndex((byte) => byte !== expected);
+      // A device that wrote to a free block shows in a pool that zeroes on free alone.
+      if (wrong >= 0 && !(expected === 0 && !zeroed && options.initOnAlloc !== true && subject.corrupted.has(dma))) {
+        this.#violated(
+          `byte ${String(wrong)} of block ${String(index)} is ${String(bytes[wrong])}, not ${String(expected)}`,
+        );
+      }
+    }
+    const quarantines = debug && (typeof options.debug !== 'object' || options.debug.quarantine !== false);
+    if (subject.corrupted.delete(dma) && quarantines && !subject.shared) {
+      this.#violated(`block ${String(index)} was written to while free, and handed out`);
+    }
+    this.#stamp = (this.#stamp % 250) + 1;
+    bytes.fill(this.#stamp);
+    held.set(dma, { index, dma, bytes, stamp: this.#stamp });
+  }
+
+  #letGo(subject: Subject, { index, dma, bytes, stamp }: Held): void {
+    const wrong = bytes.findIndex((byte) => byte !== stamp);
+    if (wrong >= 0) this.#violated(`block ${String(index)} was written to by somebody else, at byte ${String(wrong)}`);
+    subject.held.delete(dma);
+  }
+
+  #anyHeld(subject: Subject): Held | undefined {
+    if (subject.held.size === 0) return undefined;
+    let skip = this.#random.below(Math.min(subject.held.size, 20));
+    for (const held of subject.held.values()) if (skip-- === 0) return held;
+    return undefined;
+  }
+
+  /** Runs a free of blocks that are held; only the source may break it, when the last block takes the pages along. */
+  #freeing(what: string, subject: Subject, call: () => void): void {
+    try {
+      call();
+    } catch (error) {
+      if (error instanceof assert.AssertionError) throw error;
+      if (!(error instanceof SourceBroke) || (subject.state === 'open' && this.#nested === 0)) {
+        this.#violated(`${what} of a block that is held threw ${String(error)}`);
+      }
+    }
+  }
+
+  #free(subject: Subject): void {
+    const held = this.#anyHeld(subject);
+    if (held === undefined) return;
+    this.#letGo(subject, held);
+    this.#note(`${subject.name}: free ${String(held.index)}`);
+    const nestedBefore = this.#nested;
+    const open = subject.state === 'open';
+    const waiting = subject.waiting.size;
+    this.#freeing('free', subject, () => {
+      freeOne(subject.pool, this.#random, held.index);
+    });
+    if (!open) return;
+    subject.model?.give(held.index);
+    if (this.#nested > nestedBefore || waiting > 0) return;
+    this.#checkFreed(subject, held);
+  }
+
+  #checkFreed({ options, pool }: Subject, { bytes, index }: Held): void {
+    const debug = options.debug !== undefined && options.debug !== false;
+    const expected = debug ? 0xa7 : options.initOnFree === true ? 0 : -1;
+    if (expected >= 0 && bytes.some((byte) => byte !== expected)) {
+      this.#violated(`block ${String(index)} was freed, and its bytes are not ${String(expected)}`);
+    }
+    if (pool.isAllocated(index)) this.#violated(`block ${String(index)} was freed, but isAllocated() says yes`);
+  }
+
+  #freeThenAlloc(subject: Subject): void {
+    const held = this.#anyHeld(subject);
+    if (held === undefined || subject.state !== 'open' || subject.waiting.size > 0) return;
+    const nestedBefore = this.#nested;
+    this.#letGo(subject, held);
+    this.#freeing('free', subject, () => {
+      freeOne(subject.pool, this.#random, held.index);
+    });
+    const index = allocOne(subject.pool, this.#random, { zero: false, grow: false });
+    this.#note(`${subject.name}: free ${String(held.index)}, alloc ${String(index)}`);
+    if (this.#nested === nestedBefore && index !== held.index) {
+      this.#violated(`block ${String(held.index)} was freed, and ${String(index)} came out next`);
+    }
+    if (index >= 0) this.#hold(subject, index, false, this.#nested > nestedBefore);
+  }
+
+  #allocMany(subject: Subject): void {
+    const { pool, model } = subject;
+    const count = this.#random.below(this.#random.pick([4, 20, 60]));
+    const grow = !this.#random.chance(0.2);
+    const plan = model?.planTake(count, grow ? 'kernel' : 'atomic');
+    const failedBefore = this.#source.failed;
+    const wasGone = subject.state !== 'open';
+    const pagesBefore = pool.counts().pages;
+    const nestedBefore = this.#nested;
+    let indices: number[] | null = null;
+    try {
+      indices = allocMany(pool, this.#random, count, grow);
+    } catch (error) {
+      this.#note(`${subject.name}: alloc of ${String(count)} threw ${String(error)}`);
+      this.#refused('bulk alloc', subject, error, failedBefore);
+    }
+    if (indices === null) {
+      if (plan === undefined || wasGone) return;
+      assert.ok(
+        !plan.ok || this.#source.failed > failedBefore,
+        'bulk alloc was refused, but the blocks were to be had',
+      );
+      assert.equal(pool.counts().pages, pagesBefore, 'a bulk alloc that failed kept pages');
+      return;
+    }
+    this.#note(`${subject.name}: alloc ${indices.join(' ')}`);
+    if (wasGone && count > 0) this.#violated('a destroyed pool handed out blocks');
+    if (model !== null && !wasGone) {
+      assert.ok(plan!.ok || count === 0, 'bulk alloc gave blocks past the limit');
+      model.opened(pool.counts().pages - pagesBefore);
+      assert.deepEqual(
+        indices,
+        indices.map(() => model.take()),
+        'other blocks than single calls would give',
+      );
+    }
+    for (const index of indices) this.#hold(subject, index, false, this.#nested > nestedBefore);
+  }
+
+  #freeMany(subject: Subject): void {
+    const chosen = [...subject.held.values()].slice(0, this.#random.below(20));
+    const indices = chosen.map(({ index }) => index);
+    if (chosen.length > 0 && this.#random.chance(0.25)) {
+      // All or nothing: one of them stands there twice, or is none.
+      const bad = [...indices, this.#random.chance(0.5) ? indices[0]! : 2 ** 29];
+      this.#note(`${subject.name}: free ${bad.join(' ')}, which must be refused`);
+      const before = JSON.stringify(subject.pool.counts());
+      this.#refuses('a bulk free with a bad block', () => {
+        subject.pool.freeIndexBulk(Int32Array.from(bad));
+      });
+      if (JSON.stringify(subject.pool.counts()) !== before) this.#violated('a refused bulk free changed the pool');
+      return;
+    }
+    for (const held of chosen) this.#letGo(subject, held);
+    this.#note(`${subject.name}: free ${indices.join(' ')}`);
+    const open = subject.state === 'open';
+    this.#freeing('bulk free', subject, () => {
+      freeMany(subject.pool, this.#random, indices);
+    });
+    if (open) for (const index of indices) subject.model?.give(index);
+  }
+
+  /** Runs a call that must throw a DmaError and change nothing. */
+  #refuses(what: string, call: () => void): void {
+    try {
+      call();
+    } catch (error) {
+      if (error instanceof DmaError) return;
+      this.#violated(`${what} threw what is no DmaError: ${String(error)}`);
+    }
+    this.#violated(`${what} was accepted`);
+  }
+
+  #badFree(subject: Subject): void {
+    const { pool, model } = subject;
+    const bad: unknown[] = [-1, 2 ** 31, 1.5, NaN, '0', 0n, null, undefined, {}, 1e9, -0.5, Symbol('index')];
+    const free = model?.anyFree(this.#random.below(1000));
+    if (free !== undefined) bad.push(free, free, free);
+    for (const other of this.#subjects) {
+      const held = this.#anyHeld(other);
+      if (other !== subject && held !== undefined && other.state === 'open') bad.push(other.pool.blockAt(held.dma));
+    }
+    const value = this.#random.pick(bad);
+    this.#note(`${subject.name}: free ${String(value)}, which must be refused`);
+    this.#refuses('freeIndex of no block', () => {
+      pool.freeIndex(value as number);
+    });
+    this.#refuses('free of no block', () => {
+      pool.free(value as DmaBlock);
+    });
+    this.#refuses('freeAt of no block', () => {
+      pool.freeAt(value as number);
+    });
+    const held = this.#anyHeld(subject);
+    if (held === undefined || subject.state === 'gone') return;
+    this.#refuses('freeAt inside a block', () => {
+      pool.freeAt(held.dma + 1 + this.#random.below(15));
+    });
+  }
+
+  #lookUp(subject: Subject): void {
+    const { pool } = subject;
+    const held = this.#anyHeld(subject);
+    if (held === undefined || subject.state === 'gone') return;
+    const inside = held.dma + this.#random.below(held.bytes.length);
+    if (pool.indexAt(inside) !== held.index || pool.blockAt(inside)?.index !== held.index) {
+      this.#violated(`address ${inside.toString(16)} is in block ${String(held.index)}, but the pool says otherwise`);
+    }
+    if (pool.dmaOf(held.index) !== held.dma) this.#violated('the address of a block that is held changed');
+    const listed = [...pool].map(({ index }) => index);
+    const out = [...subject.held.values()].map(({ index }) => index).sort((a, b) => a - b);
+    if (this.#nested === 0 && subject.waiting.size === 0) assert.deepEqual(listed, out, 'the blocks that are out');
+  }
+
+  #trim(subject: Subject): void {
+    this.#note(`${subject.name}: trim`);
+    const expected = subject.state === 'open' ? subject.model?.trim() : 0;
+    let trimmed: number;
+    try {
+      trimmed = subject.pool.trim();
+    } catch (error) {
+      if (error instanceof SourceBroke) return;
+      throw error;
+    }
+    if (expected !== undefined && !subject.shared && trimmed !== expected) {
+      this.#violated(`trim gave back ${String(trimmed)} pages, not ${String(expected)}`);
+    }
+  }
+
+  #reserve(subject: Subject): void {
+    const { pool, model } = subject;
+    const count = this.#random.below(30);
+    const plan = model?.planTake(count, 'kernel');
+    const failedBefore = this.#source.failed;
+    const wasGone = subject.state !== 'open';
+    const pagesBefore = pool.counts().pages;
+    this.#note(`${subject.name}: reserve ${String(count)}`);
+    try {
+      pool.reserve(count);
+      if (plan === undefined || wasGone) return;
+      assert.ok(plan.ok, 'reserve went past the limit');
+      assert.equal(pool.counts().pages - pagesBefore, plan.pages, 'pages opened by reserve');
+      model!.opened(plan.pages);
+    } catch (error) {
+      this.#refused('reserve', subject, error, failedBefore);
+      if (plan !== undefined && !wasGone) {
+        assert.ok(!plan.ok || this.#source.failed > failedBefore, 'reserve was refused, but there was room');
+        assert.equal(pool.counts().pages, pagesBefore, 'a reserve that failed kept pages');
+      }
+    }
+  }
+
+  #destroy(subject: Subject): void {
+    this.#note(`${subject.name}: destroy with ${String(subject.held.size)} out`);
+    if (subject.state === 'open') subject.state = 'destroyed';
+    try {
+      subject.pool.destroy();
+    } catch (error) {
+      if (!(error instanceof SourceBroke)) throw error;
+    }
+  }
+
+  #reclaim(device: Device): void {
+    this.#note(`${device.name}: reclaim`);
+    for (const subject of this.#subjects) {
+      if (subject.device !== device || subject.state !== 'destroyed') continue;
+      subject.state = 'gone';
+      subject.held.clear();
+    }
+    try {
+      device.reclaim();
+    } catch (error) {
+      if (!(error instanceof DmaError && error.code === 'ERR_DMAPOOL_RELEASE')) throw error;
+    }
+  }
+
+  #detach(device: Device): void {
+    this.#note(`${device.name}: detach`);
+    for (const subject of this.#subjects) {
+      if (subject.device === device && subject.managed && subject.state === 'open') subject.state = 'destroyed';
+    }
+    const order: number[] = [];
+    for (const n of [0, 1, 2]) device.addAction(() => order.push(n));
+    try {
+      device.detach();
+    } catch (error) {
+      if (!(error instanceof DmaError && error.code === 'ERR_DMAPOOL_RELEASE')) throw error;
+    }
+    if (order.join() !== '2,1,0') this.#violated(`actions ran in the order ${order.join()}`);
+  }
+
+  #mask(device: Device): void {
+    const mask = DMA_BIT_MASK(this.#random.pick(MASKS));
+    const before = device.dmaMask;
+    this.#note(`${device.name}: mask ${mask.toString(16)}`);
+    try {
+      device.setDmaMask(mask);
+    } catch (error) {
+      if (!(error instanceof DmaError && error.code === 'ERR_DMAPOOL_MASK')) throw error;
+      return;
+    }
+    for (const [memory, owner] of this.#source.live) {
+      if (owner === device && memory.dma + memory.size - 1 > mask) {
+        device.setDmaMask(before);
+        this.#violated('a mask below memory that the device has was accepted');
+      }
+    }
+  }
+
+  /** Memory that is no pool's, taken and given back through the device, the source, or both. */
+  #coherent(device: Device): void {
+    const size = 1 + this.#random.below(2 * PAGE);
+    try {
+      const memory = this.#random.chance(0.5)
+        ? device.allocCoherent(size)
+        : this.#source.allocCoherent({ device, size, node: -1 });
+      if (memory?.dma === undefined) return;
+      this.#note(`${device.name}: coherent memory, ${String(size)} bytes`);
+      if (new Uint8Array(memory.buffer, memory.byteOffset, size).some((byte) => byte !== 0)) {
+        this.#violated('coherent memory is not zero');
+      }
+      device.freeCoherent(memory);
+    } catch (error) {
+      if (!(error instanceof SourceBroke) && !(error instanceof DmaError)) throw error;
+    }
+  }
+
+  #wait(subject: Subject): void {
+    if (subject.shared || subject.waiting.size > 8) return;
+    const controller = new AbortController();
+    const wait: Waiting = { number: NaN, controller };
+    const zero = this.#random.chance(0.3);
+    const timeout = this.#random.chance(0.05) ? { timeout: this.#random.below(3) } : {};
+    this.#note(`${subject.name}: wait`);
+    subject.waiting.add(wait);
+    const nestedBefore = this.#nested;
+    const waiting = subject.pool.allocWait({ signal: controller.signal, zero, ...timeout });
+    if (this.#depth === 1 && this.#nested === nestedBefore) wait.number = ++this.#waits;
+    waiting.then(
+      (block) => {
+        this.#note(`${subject.name}: wait ${String(wait.number)} got ${String(block.index)}`);
+        subject.waiting.delete(wait);
+        if (wait.number < subject.served) this.#violations.push('a later wait was served before an earlier one');
+        if (!Number.isNaN(wait.number)) subject.served = wait.number;
+        try {
+          this.#hold(subject, block.index, zero, true);
+        } catch {
+          // Kept in the list.
+        }
+      },
+      (error: unknown) => {
+        this.#note(`${subject.name}: wait ${String(wait.number)} ended: ${String(error)}`);
+        subject.waiting.delete(wait);
+        const expected = error instanceof GivenUp || error instanceof SourceBroke || error instanceof DmaError;
+        if (!expected) this.#violations.push(`a wait was rejected with ${String(error)}`);
+      },
+    );
+  }
+
+  #abort(subject: Subject): void {
+    const [...waiting] = subject.waiting;
+    if (waiting.length === 0) return;
+    const wait = this.#random.pick(waiting);
+    this.#note(`${subject.name}: give up wait ${String(wait.number)}`);
+    wait.controller.abort(new GivenUp('given up'));
+  }
+
+  /** What a faulty device does: one byte of a block that nobody holds. */
+  #corrupt(subject: Subject): void {
+    const { pool, device, held } = subject;
+    if (subject.state !== 'open' || subject.waiting.size > 0 || subject.shared) return;
+    const pages = this.#pagesOf(subject);
+    if (pages.length === 0) return;
+    const page = this.#random.pick(pages);
+    const dma = page.dma + pool.geometry.offsetOf(this.#random.below(pool.geometry.blocksPerPage));
+    // The page may be another pool's, or the block be out or in quarantine already.
+    if (
+      pool.indexAt(dma) >= 0 ||
+      held.has(dma) ||
+      this.#subjects.some((other) => other.held.size > 0 && other !== subject && other.device === device)
+    )
+      return;
+    try {
+      pool.freeAt(dma);
+      return;
+    } catch (error) {
+      if (
+        !(error instanceof DmaError) ||
+        error.code !== 'ERR_DMAPOOL_NOT_ALLOCATED' ||
+        /quarantine/.test(error.message)
+      )
+        return;
+    }
+    const bytes = this.#source.bytesAt(dma, pool.geometry.blockSize, device);
+    if (bytes === null) return;
+    this.#note(`${subject.name}: the device writes to ${dma.toString(16)}`);
+    bytes[this.#random.below(bytes.length)]! ^= 1 + this.#random.below(255);
+    subject.corrupted.add(dma);
+  }
+
+  #share(subject: Subject): void {
+    const { maxBlocks } = subject.options;
+    if (subject.shared || maxBlocks === undefined || subject.state !== 'open') return;
+    this.#note(`${subject.name}: share`);
+    const failedBefore = this.#source.failed;
+    // What lies in corrupted blocks is found as before, but by another path.
+    try {
+      sharePool(subject.pool);
+      subject.shared = true;
+    } catch (error) {
+      if (error instanceof DmaError && error.code === 'ERR_DMAPOOL_NOT_SHAREABLE') return;
+      this.#refused('share', subject, error, failedBefore);
+    }
+  }
+
+  // ---- what must be true
+
+  /** Called by the source with memory that comes back. */
+  #wrongToGiveBack(memory: CoherentMemory): string | null {
+    const end = memory.dma + memory.size;
+    for (const subject of this.#subjects) {
+      if (this.#source.live.get(memory) !== subject.device) continue;
+      for (const dma of subject.corrupted) if (dma >= memory.dma && dma < end) subject.corrupted.delete(dma);
+      for (const { dma, index } of subject.held.values()) {
+        if (dma >= memory.dma && dma < end) {
+          return `memory went back to the source while block ${String(index)} of ${subject.name} in it was held`;
+        }
+      }
+    }
+    return null;
+  }
+
+  #check(): void {
+    const [violation] = [...this.#violations, ...this.#source.violations];
+    if (violation !== undefined) throw new assert.AssertionError({ message: violation });
+    const disturbed = this.#nested > 0;
+    this.#nested = 0;
+    for (const subject of this.#subjects) this.#checkSubject(subject, disturbed);
+    for (const device of this.#devices) this.#checkText(device);
+  }
+
+  #checkSubject(subject: Subject, disturbed: boolean): void {
+    const { pool, held, model, options, state } = subject;
+    if (state !== 'open' && held.size === 0) {
+      subject.state = 'gone';
+      if (!subject.shared) assert.equal(JSON.stringify(pool.counts()), GONE, 'the counts of a pool that is gone');
+      return;
+    }
+    const { active, blocks, pages, highWater, allocations, frees, corrupted, quarantined, waiting } = pool.statistics();
+    const { blocksPerPage } = pool.geometry;
+    assert.equal(active, held.size, 'active: what the pool says, what is held');
+    assert.equal(blocks, pages * blocksPerPage, 'blocks are those of the pages');
+    assert.ok(pages >= 0 && active + quarantined <= blocks, `${String(active)} active of ${String(blocks)} blocks`);
+    assert.ok(active <= (options.maxBlocks ?? Infinity), 'more blocks are out than the limit allows');
+    assert.equal(allocations - frees, active, 'allocations - frees = active');
+    assert.ok(highWater >= active, 'the high-water mark is below what is out');
+    if (!subject.shared) {
+      assert.equal(waiting, subject.waiting.size, 'how many wait');
+      assert.ok(quarantined <= corrupted, 'more blocks in quarantine than were found corrupted');
+      if (disturbed || corrupted > 0)
+        assert.deepEqual([...pool.indices()].length, held.size, 'indices() of what is out');
+    }
+    if (model === null || state !== 'open') return;
+    assert.equal(pages, model.pages, 'pages');
+    assert.equal(highWater, model.highWater, 'high-water mark');
+    assert.equal(allocations, model.allocations, 'allocations');
+  }
+
+  /** The device's `pools` attribute, as Linux prints it. */
+  #checkText(device: Device): void {
+    const listed = this.#subjects.filter((subject) => subject.device === device && subject.state === 'open').reverse();
+    const text = device.readAttribute('pools');
+    if (listed.length === 0) {
+      assert.equal(text, undefined, 'pools without a pool');
+      return;
+    }
+    const lines = listed.map(({ name, pool }) => {
+      const { active, blocks, pages } = pool.counts();
+      const cut = utf8Prefix(name, 31);
+      const padded = cut + ' '.repeat(Math.max(0, 16 - Buffer.byteLength(cut)));
+      const figures = [
+        String(active).padStart(4),
+        String(blocks).padStart(4),
+        String(pool.geometry.blockSize).padStart(4),
+      ];
+      return `${padded} ${figures.join(' ')} ${String(pages).padStart(2)}\n`;
+    });
+    assert.equal(text, utf8Prefix(`poolinfo - 0.1\n${lines.join('')}`, 4095));
+  }
+
+  // ---- the end
+
+  async #end(): Promise<void> {
+    for (const { waiting } of this.#subjects) {
+      for (const { controller } of waiting) controller.abort(new GivenUp('the end'));
+    }
+    await settle();
+    this.#check();
+    // No block is lost: what is free can all be had, and no page more is needed for it.
+    this.#source.onCall = () => undefined;
+    for (const subject of this.#subjects) if (subject.state === 'open' && !subject.shared) this.#drain(subject);
+    for (const subject of this.#subjects) {
+      if (this.#random.chance(0.5)) {
+        for (const held of [...subject.held.values()]) {
+          this.#letGo(subject, held);
+          this.#freeing('free', subject, () => {
+            freeOne(subject.pool, this.#random, held.index);
+          });
+        }
+      }
+      this.#destroy(subject);
+    }
+    for (const device of this.#devices) {
+      this.#detach(device);
+      this.#reclaim(device);
+      this.#reclaim(device);
+    }
+    await settle();
+    this.#check();
+    assert.equal(this.#source.live.size, 0, 'memory that never went back to the source');
+    for (const { waiting } of this.#subjects) assert.equal(waiting.size, 0, 'a wait that never ends');
+  }
+
+  #drain(subject: Subject): void {
+    const { pool, options } = subject;
+    for (;;) {
+      let index = -1;
+      try {
+        index = allocOne(pool, this.#random, { zero: false, grow: false });
+      } catch (error) {
+        if (!(error instanceof DmaError)) throw error;
+      }
+      if (index < 0) break;
+      subject.model?.take();
+      this.#hold(subject, index, false, true);
+    }
+    const { blocks, quarantined } = pool.statistics();
+    const expected = Math.min(blocks - quarantined, options.maxBlocks ?? Infinity);
+    this.#note(`${subject.name}: drained to ${String(subject.held.size)} of ${String(expected)}`);
+    assert.equal(subject.held.size, expected, 'blocks that are neither out, nor free, nor in quarantine');
+  }
+}
+
+/** As many whole characters of a text as fit into `length` bytes of UTF-8. */
+function utf8Prefix(text: string, length: number): string {
+  let result = '';
+  for (const character of text) {
+    if (Buffer.byteLength(result + character) > length) break;
+    result += character;
+  }
+  return result;
+}
+
+/** Lets promises settle that can. */
+async function settle(): Promise<void> {
+  for (let n = 0; n < 4; n++) await Promise.resolve();
+}
