@@ -1,0 +1,271 @@
+/** Shared pools: several attachments in one thread, deterministic and fast; and real workers that are killed. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { type DmaPoolOptions, Device, DmaError, HeapMemory } from 'dmapool';
+import { Random } from '../support/random.ts';
+import { countOperations } from './operations.ts';
+import { Actor, type Ground, isRefusal, Violation } from './shared-actor.ts';
+import { attach, attachBadly, createShared, type Handle, sayEnded, type Shared, watchMany } from './shared-api.ts';
+import {
+  type Arena,
+  brokenText,
+  MOST_LIVES,
+  newLife,
+  OPERATIONS,
+  type Place,
+  silentDevice,
+  STOP,
+} from './shared-arena.ts';
+import { startWorker } from './shared-workers.ts';
+import type { FuzzTarget } from './target.ts';
+
+/** One case in so many has real workers. */
+const WITH_WORKERS = 12;
+/** Milliseconds that workers get to end, and a dying pool to be quiet. */
+const PATIENCE = 10_000;
+
+interface Home {
+  readonly pool: Shared;
+  readonly handle: Handle;
+  readonly memory: HeapMemory;
+  readonly ground: Ground;
+}
+
+function makeHome(random: Random, deadly: boolean): Home {
+  const memory = new HeapMemory({ limit: 4 * 1024 * 1024 });
+  const log = { error: () => undefined, warn: () => undefined, info: () => undefined };
+  const device = new Device({ name: 'shared', memory, log });
+  const maxBlocks = 8 + random.below(random.pick([30, 120, 400]));
+  const mode = random.pick<Partial<DmaPoolOptions>>([
+    {},
+    {},
+    {},
+    { initOnFree: true },
+    { initOnAlloc: true },
+    { debug: true },
+    { debug: { sites: false } },
+  ]);
+  const size = random.pick([16, 64, 100, 700, 5000]);
+  const magazine = random.chance(0.5) ? 2 + random.below(16) : undefined;
+  const { pool, handle } = createShared('shared', device, { size, maxBlocks, ...mode }, magazine);
+  const fresh = mode.debug !== undefined ? 0xa9 : mode.initOnAlloc === true || mode.initOnFree === true ? 0 : -1;
+  const ground: Ground = {
+    claims: new Int32Array(
+      new SharedArrayBuffer(4 * Math.ceil(maxBlocks / pool.geometry.blocksPerPage) * pool.geometry.blocksPerPage),
+    ),
+    lives: new Int32Array(new SharedArrayBuffer(4 * MOST_LIVES)),
+    mail: new BigInt64Array(new SharedArrayBuffer(8 * 8)),
+    deadly,
+    fresh,
+  };
+  return { pool, handle, memory, ground };
+}
+
+/** Nobody else is there any more: every block can be had once, and all memory goes back. */
+async function checkEnd({ pool, memory, ground }: Home): Promise<void> {
+  await patiently(() => {
+    pool.reclaim();
+  });
+  const all: number[] = [];
+  for (let index = pool.tryAllocIndex(); index >= 0; index = pool.tryAllocIndex()) {
+    if (all.includes(index)) throw new Violation(`at the end: block ${String(index)} came twice`);
+    if (ground.fresh >= 0 && pool.bytesOf(index).some((byte) => byte !== ground.fresh)) {
+      throw new Violation(`at the end: block ${String(index)} came with bytes of its last holder`);
+    }
+    all.push(index);
+  }
+  const { corrupted } = pool.statistics();
+  if (corrupted > 0)
+    throw new Violation(`at the end: ${String(corrupted)} blocks are reported as written to while free`);
+  if (all.length !== pool.maxBlocks) {
+    throw new Violation(`at the end: ${String(all.length)} of ${String(pool.maxBlocks)} blocks can be had`);
+  }
+  pool.freeIndexBulk(Int32Array.from(all));
+  pool.destroy();
+  await patiently(() => {
+    if (memory.bytesInUse > 0) throw new Violation(`at the end: ${String(memory.bytesInUse)} bytes never went back`);
+  }, 500);
+}
+
+/** Tries again for a while: a lock that a dead worker holds is taken over, and an end is heard of, on the event loop. */
+async function patiently(call: () => void, patience: number = PATIENCE): Promise<void> {
+  const deadline = performance.now() + patience;
+  for (;;) {
+    try {
+      call();
+      return;
+    } catch (error) {
+      if (performance.now() > deadline) throw error;
+      await sleep(2);
+    }
+  }
+}
+
+// ---- one thread
+
+/** Holders in one thread, whose every step is in the seed. */
+async function runOneThread(random: Random): Promise<void> {
+  const home = makeHome(random, false);
+  const { handle, ground, pool } = home;
+  let lives = 1;
+  const actors = [new Actor(pool, 1, ground, random)];
+  const gone: Actor[] = [];
+  const steps = 50 + random.below(400);
+  for (let n = 0; n < steps; n++) {
+    const dice = random.below(200);
+    if (dice < 3 && actors.length < 5 && lives < MOST_LIVES - 1) {
+      actors.push(new Actor(attach(handle, silentDevice()), ++lives, ground, random));
+    } else if (dice === 3 && actors.length > 1) {
+      gone.push(leave(actors, ground, random));
+    } else if (dice === 4) {
+      reclaim(pool, gone, ground);
+    } else if (dice === 5) {
+      refuses(() => {
+        attachBadly(handle, random.below(6));
+      });
+    } else if (dice === 6 && random.chance(0.1)) {
+      wrongly(() => {
+        sayEnded(pool, random.chance(0.5) ? pool.thread : 1 + random.below(100_000));
+      });
+    } else {
+      try {
+        await random.pick(actors).act();
+      } catch (error) {
+        if (!isRefusal(error)) throw error;
+      }
+    }
+    countOperations(1);
+    checkActive(pool, actors, gone, ground);
+  }
+  for (const actor of actors.slice(1)) {
+    if (random.chance(0.5)) actor.freeAll();
+    actor.pool.destroy();
+    Atomics.store(ground.lives, actor.life, 0);
+  }
+  const [creator] = actors;
+  acceptAll(creator!, ground);
+  creator!.freeAll();
+  await checkEnd(home);
+}
+
+/** One of those that attached leaves with what it has. */
+function leave(actors: Actor[], { lives }: Ground, random: Random): Actor {
+  const at = 1 + random.below(actors.length - 1);
+  const [actor] = actors.splice(at, 1);
+  actor!.pool.destroy();
+  Atomics.store(lives, actor!.life, 0);
+  return actor!;
+}
+
+function reclaim(pool: Shared, gone: Actor[], { claims }: Ground): void {
+  const lost = new Set(gone.map(({ life }) => life));
+  let expected = 0;
+  for (const claim of claims) if (lost.has(Math.abs(claim))) expected++;
+  const count = pool.reclaim();
+  if (count !== expected) throw new Violation(`reclaim took ${String(count)} blocks back, not ${String(expected)}`);
+  for (const [index, claim] of claims.entries()) if (lost.has(Math.abs(claim))) claims[index] = 0;
+  gone.length = 0;
+}
+
+/** Blocks that are out: held, on their way, and lost with those who left. */
+function checkActive(pool: Shared, actors: readonly Actor[], gone: readonly Actor[], { claims }: Ground): void {
+  let out = 0;
+  for (const claim of claims) if (claim !== 0) out++;
+  const { active } = pool.counts();
+  if (active !== out) {
+    throw new Violation(
+      `${String(active)} active, but ${String(out)} are out, with ${String(actors.length)} holders and ${String(gone.length)} that left`,
+    );
+  }
+}
+
+/** What is on its way to nobody comes home. */
+function acceptAll(actor: Actor, { mail }: Ground): void {
+  for (let at = 0; at < mail.length; at++) {
+    const ticket = Number(mail[at]);
+    mail[at] = 0n;
+    if (ticket !== 0) actor.accept(ticket);
+  }
+}
+
+function refuses(call: () => void): void {
+  try {
+    call();
+  } catch (error) {
+    if (error instanceof DmaError) return;
+    throw new Violation(`a bad attach threw what is no DmaError: ${String(error)}`);
+  }
+  throw new Violation('a bad attach was accepted');
+}
+
+/** A call that is wrong, and may be refused or ignored. */
+function wrongly(call: () => void): void {
+  try {
+    call();
+  } catch (error) {
+    if (!(error instanceof DmaError)) throw error;
+  }
+}
+
+// ---- many threads
+
+async function runWorkers(random: Random): Promise<void> {
+  const deadly = true;
+  const homes = Array.from({ length: 1 + random.below(2) }, () => makeHome(random, deadly));
+  const places: Place[] = homes.map(({ handle, ground }) => ({ handle, ground }));
+  const arena: Arena = {
+    places,
+    control: new Int32Array(new SharedArrayBuffer(16)),
+    makers: new Int32Array(new SharedArrayBuffer(4 * MOST_LIVES)),
+    text: new Uint8Array(new SharedArrayBuffer(8192)),
+  };
+  const life = newLife(arena, 0);
+  const actors = homes.map(({ pool, ground }) => new Actor(pool, life, ground, random));
+  if (random.chance(0.1)) watchMany(homes[0]!.pool, 300);
+  const start = (): ReturnType<typeof startWorker> =>
+    startWorker(arena, { maker: life, seed: random.next(), generations: random.below(3), exits: random.chance(0.2) });
+  const running = Array.from({ length: 2 + random.below(2) }, start);
+  const until = performance.now() + 60 + random.below(300);
+  while (performance.now() < until && brokenText(arena) === null) {
+    await sleep(random.below(8));
+    for (let n = random.below(30); n > 0; n--) {
+      try {
+        await random.pick(actors).act();
+      } catch (error) {
+        if (!isRefusal(error)) throw error;
+      }
+    }
+    if (random.chance(0.1)) void random.pick(running).worker.terminate();
+    if (random.chance(0.05) && running.length < 8) running.push(start());
+    if (random.chance(0.01)) {
+      wrongly(() => {
+        sayEnded(random.pick(homes).pool, random.pick(running).worker.threadId);
+      });
+    }
+  }
+  Atomics.store(arena.control, STOP, 1);
+  // Some at the same time, as when a program ends.
+  for (const { worker } of running) if (random.chance(0.3)) void worker.terminate();
+  const ended = await Promise.race([
+    Promise.all(running.map((each) => each.ended)).then(() => true),
+    sleep(PATIENCE, false, { ref: true }),
+  ]);
+  if (!ended) throw new Violation('a worker does not end');
+  countOperations(Atomics.load(arena.control, OPERATIONS));
+  const broken = brokenText(arena);
+  if (broken !== null) throw new Violation(broken);
+  for (const [at, actor] of actors.entries()) {
+    await patiently(() => {
+      actor.freeAll();
+    });
+    await checkEnd(homes[at]!);
+  }
+}
+
+export const sharedTarget: FuzzTarget = {
+  name: 'shared',
+  async runCase(seed) {
+    const random = new Random(seed);
+    if (random.below(WITH_WORKERS) === 0) await runWorkers(random);
+    else await runOneThread(random);
+  },
+};
