@@ -36,8 +36,8 @@ export class Actor {
   readonly pool: Shared;
   readonly life: number;
   readonly held: number[] = [];
-  /** Tickets that this one gave and does not know to be accepted. */
-  readonly sent = new Set<number>();
+  /** Tickets that this one gave, accepted or not. */
+  readonly #sent = new Set<number>();
   operations = 0;
   readonly #ground: Ground;
   readonly #random: Random;
@@ -69,6 +69,12 @@ export class Actor {
     else if (dice < 97) return this.#wait();
     while (this.held.length > MOST_HELD) this.freeOne();
     return undefined;
+  }
+
+  /** Takes back what it sent and nobody accepted: whoever took the ticket may have died with it. */
+  recall(): void {
+    for (const ticket of this.#sent) this.accept(ticket);
+    this.#sent.clear();
   }
 
   /** Gives back all it holds. */
@@ -163,7 +169,7 @@ export class Actor {
   }
 
   #post(ticket: number): void {
-    this.sent.add(ticket);
+    this.#sent.add(ticket);
     const { mail } = this.#ground;
     const other = Number(Atomics.exchange(mail, this.#random.below(mail.length), BigInt(ticket)));
     // What lay there is this one's now.
@@ -189,18 +195,12 @@ export class Actor {
       }
     } catch (error) {
       // The giver may have died or left.
-      if (error instanceof DmaError && error.code === 'ERR_DMAPOOL_BAD_TICKET') {
-        this.refusedTickets++;
-        return;
-      }
+      if (error instanceof DmaError && error.code === 'ERR_DMAPOOL_BAD_TICKET') return;
       throw error;
     }
     this.#take(index, 'mail');
     this.#refusesTicket(ticket, 'a ticket that was accepted');
   }
-
-  /** Tickets that were void when this one took them out of the mail. */
-  refusedTickets = 0;
 
   #refusesTicket(ticket: number, what: string): void {
     try {

@@ -61,7 +61,7 @@ function makeHome(random: Random, deadly: boolean): Home {
 }
 
 /** Nobody else is there any more: every block can be had once, and all memory goes back. */
-async function checkEnd({ pool, memory, ground }: Home): Promise<void> {
+async function checkEnd({ pool, memory, ground }: Home, after = ''): Promise<void> {
   await patiently(() => {
     pool.reclaim();
   });
@@ -77,7 +77,7 @@ async function checkEnd({ pool, memory, ground }: Home): Promise<void> {
   if (corrupted > 0)
     throw new Violation(`at the end: ${String(corrupted)} blocks are reported as written to while free`);
   if (all.length !== pool.maxBlocks) {
-    throw new Violation(`at the end: ${String(all.length)} of ${String(pool.maxBlocks)} blocks can be had`);
+    throw new Violation(`at the end: ${String(all.length)} of ${String(pool.maxBlocks)} blocks can be had${after}`);
   }
   pool.freeIndexBulk(Int32Array.from(all));
   pool.destroy();
@@ -110,6 +110,7 @@ async function runOneThread(random: Random): Promise<void> {
   const actors = [new Actor(pool, 1, ground, random)];
   const gone: Actor[] = [];
   const steps = 50 + random.below(400);
+  let wrong = '';
   for (let n = 0; n < steps; n++) {
     const dice = random.below(200);
     if (dice < 3 && actors.length < 5 && lives < MOST_LIVES - 1) {
@@ -123,8 +124,10 @@ async function runOneThread(random: Random): Promise<void> {
         attachBadly(handle, random.below(6));
       });
     } else if (dice === 6 && random.chance(0.1)) {
+      const thread = random.chance(0.5) ? pool.thread : 1 + random.below(100_000);
+      wrong += `, after workerEnded(${String(thread)})`;
       wrongly(() => {
-        sayEnded(pool, random.chance(0.5) ? pool.thread : 1 + random.below(100_000));
+        sayEnded(pool, thread);
       });
     } else {
       try {
@@ -134,7 +137,7 @@ async function runOneThread(random: Random): Promise<void> {
       }
     }
     countOperations(1);
-    checkActive(pool, actors, gone, ground);
+    checkActive(pool, actors, gone, ground, wrong);
   }
   for (const actor of actors.slice(1)) {
     if (random.chance(0.5)) actor.freeAll();
@@ -142,7 +145,7 @@ async function runOneThread(random: Random): Promise<void> {
     Atomics.store(ground.lives, actor.life, 0);
   }
   const [creator] = actors;
-  acceptAll(creator!, ground);
+  creator!.recall();
   creator!.freeAll();
   await checkEnd(home);
 }
@@ -167,23 +170,20 @@ function reclaim(pool: Shared, gone: Actor[], { claims }: Ground): void {
 }
 
 /** Blocks that are out: held, on their way, and lost with those who left. */
-function checkActive(pool: Shared, actors: readonly Actor[], gone: readonly Actor[], { claims }: Ground): void {
+function checkActive(
+  pool: Shared,
+  actors: readonly Actor[],
+  gone: readonly Actor[],
+  { claims }: Ground,
+  wrong: string,
+): void {
   let out = 0;
   for (const claim of claims) if (claim !== 0) out++;
   const { active } = pool.counts();
   if (active !== out) {
     throw new Violation(
-      `${String(active)} active, but ${String(out)} are out, with ${String(actors.length)} holders and ${String(gone.length)} that left`,
+      `${String(active)} active, but ${String(out)} are out, with ${String(actors.length)} holders and ${String(gone.length)} that left${wrong}`,
     );
-  }
-}
-
-/** What is on its way to nobody comes home. */
-function acceptAll(actor: Actor, { mail }: Ground): void {
-  for (let at = 0; at < mail.length; at++) {
-    const ticket = Number(mail[at]);
-    mail[at] = 0n;
-    if (ticket !== 0) actor.accept(ticket);
   }
 }
 
@@ -220,7 +220,11 @@ async function runWorkers(random: Random): Promise<void> {
   };
   const life = newLife(arena, 0);
   const actors = homes.map(({ pool, ground }) => new Actor(pool, life, ground, random));
-  if (random.chance(0.1)) watchMany(homes[0]!.pool, 300);
+  const wrong: string[] = [];
+  if (random.chance(0.1)) {
+    wrong.push('300 threads watched');
+    watchMany(homes[0]!.pool, 300);
+  }
   const start = (): ReturnType<typeof startWorker> =>
     startWorker(arena, { maker: life, seed: random.next(), generations: random.below(3), exits: random.chance(0.2) });
   const running = Array.from({ length: 2 + random.below(2) }, start);
@@ -237,6 +241,7 @@ async function runWorkers(random: Random): Promise<void> {
     if (random.chance(0.1)) void random.pick(running).worker.terminate();
     if (random.chance(0.05) && running.length < 8) running.push(start());
     if (random.chance(0.01)) {
+      wrong.push('workerEnded() of a thread that may live');
       wrongly(() => {
         sayEnded(random.pick(homes).pool, random.pick(running).worker.threadId);
       });
@@ -252,12 +257,14 @@ async function runWorkers(random: Random): Promise<void> {
   if (!ended) throw new Violation('a worker does not end');
   countOperations(Atomics.load(arena.control, OPERATIONS));
   const broken = brokenText(arena);
-  if (broken !== null) throw new Violation(broken);
+  const after = wrong.length === 0 ? '' : ` (after: ${wrong.join(', ')})`;
+  if (broken !== null) throw new Violation(`${broken}${after}`);
   for (const [at, actor] of actors.entries()) {
     await patiently(() => {
+      actor.recall();
       actor.freeAll();
     });
-    await checkEnd(homes[at]!);
+    await checkEnd(homes[at]!, after);
   }
 }
 
