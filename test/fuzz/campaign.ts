@@ -1,6 +1,7 @@
 /** Runs cases of a target in a child process, which may hang or die: both are findings. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import type { Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
@@ -13,6 +14,8 @@ export interface CampaignOptions {
   readonly cases?: number;
   /** Seconds that one case may take. */
   readonly bound: number;
+  /** Folder of the build that is run, with `dist` in it. Default: this one. */
+  readonly root?: string;
   /** Called about once a second. */
   readonly onProgress?: (cases: number, operations: number) => void;
 }
@@ -29,7 +32,7 @@ export interface CampaignResult {
   readonly finding: Finding | null;
 }
 
-const RUNNER = fileURLToPath(new URL('runner.js', import.meta.url));
+const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
 /** Lines of the child's output that a finding shows. */
 const OUTPUT_LINES = 20;
 
@@ -46,13 +49,18 @@ interface Observed {
 }
 
 async function watchChild(
+  root: string,
   args: readonly string[],
   bound: number,
   onProgress: (observed: Observed) => void,
 ): Promise<Observed> {
-  const child = spawn(process.execPath, ['--enable-source-maps', '--expose-gc', RUNNER, ...args], {
-    stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
-  });
+  const child = spawn(
+    process.execPath,
+    ['--enable-source-maps', '--expose-gc', join(root, 'dist', 'test', 'fuzz', 'runner.js'), ...args],
+    {
+      stdio: ['ignore', 'pipe', 'pipe', 'pipe'],
+    },
+  );
   const seen: Observed = {
     seed: null,
     began: performance.now(),
@@ -114,9 +122,9 @@ function hear(seen: Observed, line: string): void {
 
 /** Runs cases from `seed` up until one fails, the time is over or `cases` have run. */
 export async function runCampaign(options: CampaignOptions): Promise<CampaignResult> {
-  const { target, seed, seconds, bound, cases = Number.MAX_SAFE_INTEGER, onProgress } = options;
+  const { target, seed, seconds, bound, cases = Number.MAX_SAFE_INTEGER, root = ROOT, onProgress } = options;
   const begin = performance.now();
-  const seen = await watchChild([target, String(seed), String(cases), String(seconds)], bound, (observed) => {
+  const seen = await watchChild(root, [target, String(seed), String(cases), String(seconds)], bound, (observed) => {
     onProgress?.(observed.cases, observed.operations);
   });
   return {
@@ -129,5 +137,5 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
 
 /** The smallest failing form of a case, if its target can tell. */
 export async function shrinkCase(target: string, seed: number, bound: number): Promise<string | null> {
-  return (await watchChild([target, String(seed), 'shrink'], bound, () => undefined)).shrunk;
+  return (await watchChild(ROOT, [target, String(seed), 'shrink'], bound, () => undefined)).shrunk;
 }

@@ -228,6 +228,9 @@ async function runWorkers(random: Random): Promise<void> {
   const start = (): ReturnType<typeof startWorker> =>
     startWorker(arena, { maker: life, seed: random.next(), generations: random.below(3), exits: random.chance(0.2) });
   const running = Array.from({ length: 2 + random.below(2) }, start);
+  // Mostly after they are up; now and then an end comes in the middle of a start.
+  const up = performance.now() + (random.chance(0.8) ? 3000 : 0);
+  while (performance.now() < up && Atomics.load(arena.control, OPERATIONS) < 40 * running.length) await sleep(2);
   const until = performance.now() + 60 + random.below(300);
   while (performance.now() < until && brokenText(arena) === null) {
     await sleep(random.below(8));

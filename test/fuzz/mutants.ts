@@ -1,0 +1,175 @@
+/** Mistakes in the allocator and in shared pools, each of one line. */
+import type { Mutant } from './mutant.ts';
+
+const HOT = 'src/pool/hot-path.ts';
+const STORE = 'src/pool/unshared-store.ts';
+const PAGES = 'src/memory/page-allocator.ts';
+const GEOMETRY = 'src/pool/geometry.ts';
+const DEPOT = 'src/shared/depot.ts';
+const CORE = 'src/shared/shared-core.ts';
+const TRANSFERS = 'src/shared/transfers.ts';
+const TICKETS = 'src/shared/tickets.ts';
+
+function allocator(file: string, name: string, from: string, to: string): Mutant {
+  return { target: 'allocator', file, name, from, to };
+}
+
+function shared(file: string, name: string, from: string, to: string): Mutant {
+  return { target: 'shared', file, name, from, to };
+}
+
+export const mutants: readonly Mutant[] = [
+  allocator(
+    HOT,
+    'a refused bulk free leaves the blocks before the bad one free',
+    'for (let i = 0; i < freed; i++) this.#words',
+    'for (let i = 1; i < freed; i++) this.#words',
+  ),
+  allocator(
+    HOT,
+    'a bulk allocation on the fast path loses one count',
+    'const allocations = this.#allocations + count;',
+    'const allocations = this.#allocations + count - 1;',
+  ),
+  allocator(
+    HOT,
+    'a double mention in a held bulk free is not seen',
+    '      words[index] = EMPTY;\n',
+    '      words[index] = this.#ownMark;\n',
+  ),
+  allocator(
+    HOT,
+    'the free list is filtered without its last link',
+    'if (last >= 0) words[last] = EMPTY;',
+    'if (last > 0) words[last] = EMPTY;',
+  ),
+  allocator(
+    HOT,
+    'a bulk allocation that fails is undone in the wrong order',
+    'for (let i = count - 1; i >= 0; i--) this.#giveSlowly',
+    'for (let i = 0; i < count; i++) this.#giveSlowly',
+  ),
+  allocator(
+    STORE,
+    'the last block of a page is not looked at by trim',
+    'index < first + this.pages.carvedOf(slot); index++',
+    'index < first + this.pages.carvedOf(slot) - 1; index++',
+  ),
+  allocator(
+    STORE,
+    'trim forgets blocks in quarantine',
+    'if (word === ALLOCATED || word === QUARANTINED) return false;',
+    'if (word === ALLOCATED) return false;',
+  ),
+  allocator(
+    STORE,
+    'the limit is off by one',
+    'return this.#list.owned < this.#maxBlocks;',
+    'return this.#list.owned <= this.#maxBlocks;',
+  ),
+  allocator(
+    STORE,
+    'a destroyed pool keeps its pages after the last free',
+    "if (this.#state === 'destroyed' && this.#list.out === 0)",
+    "if (this.#state === 'destroyed' && this.#list.out < 0)",
+  ),
+  allocator(
+    STORE,
+    'a block in quarantine is counted twice',
+    'this.#list.setOwned(this.#list.owned - change);',
+    'this.#list.setOwned(this.#list.owned);',
+  ),
+  allocator(
+    'src/pool/wait-queue.ts',
+    'a wait that was given up stays in the queue',
+    'this.#waiters.delete(waiter);',
+    'void waiter;',
+  ),
+  allocator(
+    GEOMETRY,
+    'a block crosses a boundary',
+    'return segment * this.effectiveBoundary +',
+    'return segment * this.#perSegment * this.blockSize +',
+  ),
+  allocator(
+    'src/pool/debug-hooks.ts',
+    'the last byte of a block is not checked for poison',
+    'while (first < end && page',
+    'while (first < end - 1 && page',
+  ),
+  allocator(
+    'src/pool/hooks.ts',
+    'initOnFree does nothing',
+    'if (this.#onFree)',
+    'if (!this.#onFree && !this.#onAlloc)',
+  ),
+  allocator(
+    'src/device/device.ts',
+    'memory one byte above the mask is accepted',
+    'if (last > this.#dmaMask) {',
+    'if (last > 2 * this.#dmaMask + 1) {',
+  ),
+  allocator(PAGES, 'pages that are freed are not counted', 'this.#used -= to - from;', 'this.#used -= 1;'),
+  allocator(
+    PAGES,
+    'the left half of the tree is taken for free',
+    'if (from < middle) this.#mark(node * 2, order - 1, start, from, to, free);',
+    'if (from < middle - 1) this.#mark(node * 2, order - 1, start, from, to, free);',
+  ),
+  allocator(
+    'src/pool/pools-attribute.ts',
+    'pools are listed oldest first',
+    'poolsText([...pools].reverse())',
+    'poolsText([...pools])',
+  ),
+  shared(
+    DEPOT,
+    'a list given to the depot loses what was there',
+    'this.#words[last] = this.#header[H_DEPOT]!;',
+    'this.#words[last] = EMPTY;',
+  ),
+  shared(
+    DEPOT,
+    'blocks taken from the depot are not all owned',
+    'for (let i = 1; i < count; i++) {',
+    'for (let i = 1; i < count - 1; i++) {',
+  ),
+  shared(
+    DEPOT,
+    'a block that was given away counts as lost with its giver',
+    'if (this.#owners[index] === w) this.#giveOne(index);',
+    'if (this.#owners[index] !== DEPOT) this.#giveOne(index);',
+  ),
+  shared(
+    DEPOT,
+    'one fresh block too many is carved',
+    'this.#header[H_CARVED] = first + count;',
+    'this.#header[H_CARVED] = first + count - 1;',
+  ),
+  shared(
+    CORE,
+    'a magazine that gives back forgets how many',
+    'this.#list.setOwned(this.#list.owned - taken);',
+    'this.#list.setOwned(this.#list.owned - taken + 1);',
+  ),
+  shared(
+    CORE,
+    'the page past the last one is opened',
+    'if (pages * this.#header[H_PER_PAGE]! >= this.#header[H_MAX_BLOCKS]!) return AT_LIMIT;',
+    'if (pages < 0) return AT_LIMIT;',
+  ),
+  shared(TRANSFERS, 'a block on its way keeps its old owner', 'this.#owners[index] = NO_OWNER;', 'void NO_OWNER;'),
+  shared(TRANSFERS, 'a ticket can be accepted twice', '!== word) return false;', '=== 0) return false;'),
+  shared(
+    TRANSFERS,
+    'an acceptance takes over no ownership',
+    '    this.#owners[index] = this.#me;\n',
+    '    void this.#me;\n',
+  ),
+  shared(
+    TICKETS,
+    'a ticket that was served stays at the head',
+    '    this.#header[ticketAt(ticket)] = 0;\n    this.first();',
+    '    this.first();',
+  ),
+];
