@@ -618,8 +618,10 @@ export class History {
       if (!(error instanceof DmaError && error.code === 'ERR_DMAPOOL_MASK')) throw error;
       return;
     }
-    for (const [memory, owner] of this.#source.live) {
-      if (owner === device && memory.dma + memory.size - 1 > mask) {
+    for (const { device: owner, held } of this.#subjects) {
+      if (owner !== device) continue;
+      for (const { dma, bytes } of held.values()) {
+        if (dma + bytes.length - 1 <= mask) continue;
         device.setDmaMask(before);
         this.#violated('a mask below memory that the device has was accepted');
       }
