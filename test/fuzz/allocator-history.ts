@@ -151,10 +151,11 @@ export class History {
       this.#note('end');
       await this.#end();
     } catch (error) {
-      const { message, stack = '' } = error instanceof Error ? error : new Error(String(error));
+      const { message } = error instanceof Error ? error : new Error(String(error));
       const kind = this.#strict ? 'strict' : 'loose';
       throw new Error(
-        `${message}\nin a ${kind} history, of which these are the last calls:\n  ${this.lines.join('\n  ')}\n${stack}`,
+        `${message}\nin a ${kind} history, of which these are the last calls:\n  ${this.lines.join('\n  ')}`,
+        { cause: error },
       );
     }
   }
@@ -708,7 +709,7 @@ export class History {
       if (
         !(error instanceof DmaError) ||
         error.code !== 'ERR_DMAPOOL_NOT_ALLOCATED' ||
-        /quarantine/.test(error.message)
+        error.message.includes('quarantine')
       )
         return;
     }

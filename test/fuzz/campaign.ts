@@ -75,8 +75,8 @@ async function watchChild(
     output.push(line);
     if (output.length > OUTPUT_LINES) output.shift();
   };
-  createInterface({ input: child.stdout as Readable }).on('line', keep);
-  createInterface({ input: child.stderr as Readable }).on('line', keep);
+  createInterface({ input: child.stdout! }).on('line', keep);
+  createInterface({ input: child.stderr! }).on('line', keep);
   createInterface({ input: child.stdio[3] as Readable }).on('line', (line) => {
     hear(seen, line);
   });

@@ -22,8 +22,8 @@ export const mutants: readonly Mutant[] = [
   allocator(
     HOT,
     'a refused bulk free leaves the blocks before the bad one free',
-    'for (let i = 0; i < freed; i++) this.#words',
-    'for (let i = 1; i < freed; i++) this.#words',
+    'words[index] = this.#mark;\n      index = next;',
+    'index = next;',
   ),
   allocator(
     HOT,
@@ -34,8 +34,8 @@ export const mutants: readonly Mutant[] = [
   allocator(
     HOT,
     'a double mention in a held bulk free is not seen',
-    '      words[index] = EMPTY;\n',
-    '      words[index] = this.#ownMark;\n',
+    'words[index] = own === ALLOCATED ? RESERVED : EMPTY;',
+    'words[index] = own;',
   ),
   allocator(
     HOT,
@@ -46,8 +46,8 @@ export const mutants: readonly Mutant[] = [
   allocator(
     HOT,
     'a bulk allocation that fails is undone in the wrong order',
-    'for (let i = count - 1; i >= 0; i--) this.#giveSlowly',
-    'for (let i = 0; i < count; i++) this.#giveSlowly',
+    'for (let i = count - 1; i >= 0; i--) this.#giveReserved',
+    'for (let i = 0; i < count; i++) this.#giveReserved',
   ),
   allocator(
     STORE,
@@ -58,8 +58,8 @@ export const mutants: readonly Mutant[] = [
   allocator(
     STORE,
     'trim forgets blocks in quarantine',
-    'if (word === ALLOCATED || word === QUARANTINED) return false;',
-    'if (word === ALLOCATED) return false;',
+    'word === ALLOCATED || word === QUARANTINED || word === RESERVED',
+    'word === ALLOCATED || word === RESERVED',
   ),
   allocator(
     STORE,
@@ -137,8 +137,8 @@ export const mutants: readonly Mutant[] = [
   shared(
     DEPOT,
     'a block that was given away counts as lost with its giver',
-    'if (this.#owners[index] === w) this.#giveOne(index);',
-    'if (this.#owners[index] !== DEPOT) this.#giveOne(index);',
+    'if (this.#owners[index] === w) this.#giveFree(index, died);',
+    'if (this.#owners[index] !== DEPOT) this.#giveFree(index, died);',
   ),
   shared(
     DEPOT,

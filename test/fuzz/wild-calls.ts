@@ -110,15 +110,15 @@ function callsOf(label: string, object: object): Call[] {
   const calls: Call[] = [];
   for (let at: object = object; at !== Object.prototype && at !== null; at = Object.getPrototypeOf(at) as object) {
     for (const key of Reflect.ownKeys(at)) {
-      const { value, get } = Object.getOwnPropertyDescriptor(at, key)!;
+      const property = Object.getOwnPropertyDescriptor(at, key)!;
       if (NOT_PUBLIC.has(String(key))) continue;
-      const method: unknown = value;
+      const method: unknown = property.value;
       if (typeof method === 'function') {
         calls.push({
           label: `${label}.${String(key)}`,
           run: (...args) => Reflect.apply(method, object, args) as unknown,
         });
-      } else if (get !== undefined) {
+      } else if (property.get !== undefined) {
         calls.push({ label: `${label}.${String(key)}`, run: () => Reflect.get(object, key) as unknown });
       }
     }
