@@ -21,6 +21,8 @@ export interface CampaignOptions {
 }
 
 export interface Finding {
+  /** False where the target does not even load. */
+  readonly started: boolean;
   readonly seed: number;
   readonly message: string;
 }
@@ -131,7 +133,8 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
     cases: seen.cases,
     operations: seen.operations,
     seconds: (performance.now() - begin) / 1000,
-    finding: seen.failure === null ? null : { seed: seen.seed ?? seed, message: seen.failure },
+    finding:
+      seen.failure === null ? null : { started: seen.seed !== null, seed: seen.seed ?? seed, message: seen.failure },
   };
 }
 
