@@ -840,6 +840,7 @@ export class History {
     await settle();
     this.#check();
     assert.equal(this.#source.live.size, 0, 'memory that never went back to the source');
+    assert.equal(this.#source.bytesInUse, 0, 'bytes in use of a source that has everything back');
     for (const { waiting } of this.#subjects) assert.equal(waiting.size, 0, 'a wait that never ends');
   }
 

@@ -40,6 +40,11 @@ export class FuzzSource implements CoherentAllocator {
     this.#failing = failing;
   }
 
+  /** Bytes that the heap behind it counts as handed out. */
+  get bytesInUse(): number {
+    return this.#heap.bytesInUse;
+  }
+
   /** An operation begins that is not nested in another one. */
   beginOperation(): void {
     this.#calls = 0;

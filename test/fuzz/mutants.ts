@@ -44,12 +44,6 @@ export const mutants: readonly Mutant[] = [
     'if (last > 0) words[last] = EMPTY;',
   ),
   allocator(
-    HOT,
-    'a bulk allocation that fails is undone in the wrong order',
-    'for (let i = count - 1; i >= 0; i--) this.#giveReserved',
-    'for (let i = 0; i < count; i++) this.#giveReserved',
-  ),
-  allocator(
     STORE,
     'the last block of a page is not looked at by trim',
     'index < first + this.pages.carvedOf(slot); index++',
@@ -103,12 +97,6 @@ export const mutants: readonly Mutant[] = [
     'if (this.#onFree)',
     'if (!this.#onFree && !this.#onAlloc)',
   ),
-  allocator(
-    'src/device/device.ts',
-    'memory one byte above the mask is accepted',
-    'if (last > this.#dmaMask) {',
-    'if (last > 2 * this.#dmaMask + 1) {',
-  ),
   allocator(PAGES, 'pages that are freed are not counted', 'this.#used -= to - from;', 'this.#used -= 1;'),
   allocator(
     PAGES,
@@ -151,12 +139,6 @@ export const mutants: readonly Mutant[] = [
     'a magazine that gives back forgets how many',
     'this.#list.setOwned(this.#list.owned - taken);',
     'this.#list.setOwned(this.#list.owned - taken + 1);',
-  ),
-  shared(
-    CORE,
-    'the page past the last one is opened',
-    'if (pages * this.#header[H_PER_PAGE]! >= this.#header[H_MAX_BLOCKS]!) return AT_LIMIT;',
-    'if (pages < 0) return AT_LIMIT;',
   ),
   shared(TRANSFERS, 'a block on its way keeps its old owner', 'this.#owners[index] = NO_OWNER;', 'void NO_OWNER;'),
   shared(TRANSFERS, 'a ticket can be accepted twice', '!== word) return false;', '=== 0) return false;'),
