@@ -140,7 +140,6 @@ export const mutants: readonly Mutant[] = [
     'this.#list.setOwned(this.#list.owned - taken);',
     'this.#list.setOwned(this.#list.owned - taken + 1);',
   ),
-  shared(TRANSFERS, 'a block on its way keeps its old owner', 'this.#owners[index] = NO_OWNER;', 'void NO_OWNER;'),
   shared(TRANSFERS, 'a ticket can be accepted twice', '!== word) return false;', '=== 0) return false;'),
   shared(
     TRANSFERS,
