@@ -11,7 +11,7 @@
  * only where a stale view is written to.
  */
 import { readFileSync } from 'node:fs';
-import { checkInteger, checkObject, reading } from '../arguments.ts';
+import { checkInteger, reading } from '../arguments.ts';
 import { describe, DmaSharingError, hex } from '../errors.ts';
 import type { SharedRegion } from '../memory/coherent.ts';
 import {
@@ -235,9 +235,8 @@ const buffers = new Map<string, ArrayBuffer>();
  */
 export function openSharedRegion(region: SharedRegion): ArrayBuffer {
   const accepted = "a region from a pool's handle";
-  checkObject('region', region, accepted);
   const { kind, name, address, size } = reading('region', region, accepted, () => {
-    const { kind, name, address, size } = region as Partial<SharedRegion>;
+    const { kind, name, address, size } = (region ?? {}) as Partial<SharedRegion>;
     return { kind, name, address, size };
   });
   const sane =
