@@ -71,17 +71,10 @@ const QMP_EVENTS: readonly string[] = [
   ...['{"event": "__proto__", "data": {"__proto__": {"device": "edu0"}}}'],
 ];
 /** Answers of the wrong shape to commands that are read. */
-const SHAPES: readonly string[] = [
-  'null',
-  '7',
-  '"x"',
-  '{"running": 1}',
-  '[null]',
-  '[7]',
-  '[{}]',
-  '[{"devices": 7}]',
-  '[{"devices": [{}]}]',
-];
+const SHAPES: Readonly<Record<'query-pci' | 'query-status', readonly string[]>> = {
+  'query-pci': ['null', '{}', '[null]', '[{}]', '[{"devices": [null]}]', '[{"devices": [{}]}]'],
+  'query-status': ['null', '7', '[]', '{}', '{"running": 1}'],
+};
 const QTEST_GARBAGE: readonly string[] = [
   ...[
     '',
@@ -152,11 +145,9 @@ function draw(random: Random): Case {
         effect: broken,
       };
     case 6: {
-      const text = `{"return": ${random.pick(SHAPES)}, "id": ID}`;
-      return {
-        fault: { socket: 'qmp', at: random.pick(['query-pci', 'query-status']), kind: 'instead', text },
-        effect: broken,
-      };
+      const command = random.pick(['query-pci', 'query-status'] as const);
+      const text = `{"return": ${random.pick(SHAPES[command])}, "id": ID}`;
+      return { fault: { socket: 'qmp', at: command, kind: 'instead', text }, effect: broken };
     }
     case 7: {
       const text = `OK${random.pick(VALUES)}`;
@@ -323,6 +314,8 @@ async function direct(random: Random): Promise<void> {
     } else {
       const shape = random.pick(['null', '1', '{}', '[]', 'true']);
       say(random.below(4) === 0 ? `{"return": ${shape}, "id": 1}` : random.pick(QMP_GARBAGE).replaceAll('ID', '1'));
+      await new Promise((resolve) => setImmediate(resolve));
+      qmp.end(over);
       const error = await call;
       assert.ok(error instanceof DmaError && error.code === 'ERR_DMAPOOL_QEMU_PROTOCOL', String(error));
     }
@@ -351,6 +344,8 @@ async function direct(random: Random): Promise<void> {
     const wide = `OK 0x${(2 ** width).toString(16)}`;
     const values = [...VALUES.map((value) => `OK${value}`), wide];
     tell(random.pick(random.below(2) === 0 ? values : QTEST_GARBAGE));
+    await new Promise((resolve) => setImmediate(resolve));
+    qtest.end(over);
     const error = await call;
     assert.ok(error instanceof DmaError && error.code === 'ERR_DMAPOOL_QEMU_PROTOCOL', String(error));
   }
