@@ -104,6 +104,8 @@ export class History {
   readonly #violations: string[] = [];
   #depth = 0;
   #nested = 0;
+  /** Devices in the middle of a detach, which ends their pools one by one. */
+  readonly #detaching = new Set<Device>();
   #stamp = 0;
   #waits = 0;
 
@@ -305,7 +307,7 @@ export class History {
     }
     if (index < 0) return;
     this.#note(`${subject.name}: alloc ${String(index)}`);
-    if (wasGone) this.#violated('a destroyed pool handed out a block');
+    if (wasGone && !this.#isEnding(subject)) this.#violated('a destroyed pool handed out a block');
     this.#hold(subject, index, wish.zero, this.#nested > nestedBefore);
   }
 
@@ -444,7 +446,7 @@ export class History {
       return;
     }
     this.#note(`${subject.name}: alloc ${indices.join(' ')}`);
-    if (wasGone && count > 0) this.#violated('a destroyed pool handed out blocks');
+    if (wasGone && count > 0 && !this.#isEnding(subject)) this.#violated('a destroyed pool handed out blocks');
     if (model !== null && !wasGone) {
       assert.ok(plan!.ok || count === 0, 'bulk alloc gave blocks past the limit');
       model.opened(pool.counts().pages - pagesBefore);
@@ -594,6 +596,11 @@ export class History {
     }
   }
 
+  /** The pool may or may not have been destroyed yet. */
+  #isEnding({ device, managed }: Subject): boolean {
+    return managed && this.#detaching.has(device);
+  }
+
   #detach(device: Device): void {
     this.#note(`${device.name}: detach`);
     for (const subject of this.#subjects) {
@@ -601,10 +608,13 @@ export class History {
     }
     const order: number[] = [];
     for (const n of [0, 1, 2]) device.addAction(() => order.push(n));
+    this.#detaching.add(device);
     try {
       device.detach();
     } catch (error) {
       if (!(error instanceof DmaError && error.code === 'ERR_DMAPOOL_RELEASE')) throw error;
+    } finally {
+      this.#detaching.delete(device);
     }
     if (order.join() !== '2,1,0') this.#violated(`actions ran in the order ${order.join()}`);
   }

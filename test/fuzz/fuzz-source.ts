@@ -1,5 +1,12 @@
 /** A memory source that fails at random, calls back at each of its calls, and checks what it is given back. */
-import { type CoherentAllocator, type CoherentMemory, type CoherentRequest, type DmaTarget, HeapMemory } from 'dmapool';
+import {
+  type CoherentAllocator,
+  type CoherentMemory,
+  type CoherentRequest,
+  type DmaTarget,
+  HeapMemory,
+  DMA_BIT_MASK,
+} from 'dmapool';
 import type { Random } from '../support/random.ts';
 
 /** What a fuzz source throws: a user's own error, which passes through. */
@@ -66,7 +73,7 @@ export class FuzzSource implements CoherentAllocator {
       if (this.#random.chance(0.5)) throw new SourceBroke('the source broke');
       return this.#random.chance(0.2) ? ({} as CoherentMemory) : null;
     }
-    let memory = this.#heap.allocCoherent(request);
+    let memory = this.#aboveMask(request) ?? this.#heap.allocCoherent(request);
     // A source under pressure asks its users to give memory back, and tries again.
     if (memory === null && this.#random.chance(0.5)) {
       this.onCall();
@@ -81,6 +88,20 @@ export class FuzzSource implements CoherentAllocator {
     return memory;
   }
 
+  /** Now and then memory that the device does not reach, which it must refuse. */
+  #aboveMask(request: CoherentRequest): CoherentMemory | null {
+    const { dmaMask, name } = request.device;
+    if (!this.#random.chance(this.#failing / 4)) return null;
+    const memory = this.#heap.allocCoherent({ ...request, device: { name, dmaMask: DMA_BIT_MASK(64) } });
+    if (memory === null) return null;
+    if (memory.dma > dmaMask) {
+      this.failed++;
+      return memory;
+    }
+    this.#heap.freeCoherent(memory);
+    return null;
+  }
+
   freeCoherent(memory: CoherentMemory): void {
     const device = this.live.get(memory);
     if (device === undefined) {
@@ -91,7 +112,7 @@ export class FuzzSource implements CoherentAllocator {
     const wrong = this.onBack(memory);
     if (wrong !== null) this.violations.push(wrong);
     this.live.delete(memory);
-    this.#heap.freeCoherent(memory, device);
+    this.#heap.freeCoherent(memory);
     this.#enter();
     if (this.#random.chance(this.#failing / 2)) throw new SourceBroke('the source broke while freeing');
   }

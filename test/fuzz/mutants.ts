@@ -153,4 +153,17 @@ export const mutants: readonly Mutant[] = [
     '    this.#header[ticketAt(ticket)] = 0;\n    this.first();',
     '    this.first();',
   ),
+  allocator(
+    'src/device/device.ts',
+    'memory above the mask is accepted',
+    'if (last > this.#dmaMask) {',
+    'if (last < 0) {',
+  ),
+  // Shows only where a bulk allocation fails after it took blocks: a pool with hooks, with a block in quarantine.
+  allocator(
+    HOT,
+    'a bulk allocation that fails is undone in the wrong order',
+    'for (let i = count - 1; i >= 0; i--) this.#giveReserved',
+    'for (let i = 0; i < count; i++) this.#giveReserved',
+  ),
 ];
