@@ -240,7 +240,7 @@ export class History {
       ...(random.chance(0.2) ? { initOnAlloc: true } : {}),
       ...(random.chance(0.2) ? { initOnFree: true } : {}),
     };
-    const managed = random.chance(0.4);
+    const managed = random.chance(0.4) && !this.#detaching.has(device);
     const name = random.pick(NAMES);
     this.#note(`create ${JSON.stringify(options)}${managed ? ' managed' : ''}`);
     const pool = createPool(name, device, options, managed);
@@ -407,6 +407,8 @@ export class History {
   #freeThenAlloc(subject: Subject): void {
     const held = this.#anyHeld(subject);
     if (held === undefined || subject.state !== 'open' || subject.waiting.size > 0) return;
+    // A magazine that is full gives half of itself away, the block that was just freed included.
+    if (subject.shared) return;
     const nestedBefore = this.#nested;
     this.#letGo(subject, held);
     this.#freeing('free', subject, () => {
