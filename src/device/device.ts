@@ -60,6 +60,13 @@ const MAX_NODE = 1023;
 export let isDevice: (value: unknown) => value is Device;
 
 /**
+ * {@link Device.allocCoherent} and {@link Device.freeCoherent} for a pool, which frees each page once and no other memory.
+ * So pages are counted, while memory of other callers is remembered one by one: a page costs its device no memory.
+ */
+export let allocPage: (device: Device, size: number, node: number) => CoherentMemory | null;
+export let freePage: (device: Device, page: CoherentMemory) => void;
+
+/**
  * Who does the DMA: a name, what addresses it reaches, where its memory comes from, and what is released with it.
  *
  * A device knows nothing of pools: a pool adds itself, as in Linux.
@@ -85,9 +92,10 @@ export class Device implements DmaTarget, Disposable {
 
   #dmaMask: number;
   /**
-   * Memory that this device allocated and has not given back, and the highest address there was since there was none.
+   * Pages of pools, other memory that this device allocated, and the highest address since there was neither.
    * Memory from elsewhere that is given back here does not count: `highest >= the last byte of any live memory`.
    */
+  #pages = 0;
   readonly #live = new Set<CoherentMemory>();
   #highest = 0;
   readonly #log: DeviceLog;
@@ -166,6 +174,12 @@ export class Device implements DmaTarget, Disposable {
    * @throws {@link DmaSourceError} when the source breaks its promises; the memory has then been given back.
    */
   allocCoherent(size: number, node: number = this.numaNode): CoherentMemory | null {
+    const memory = this.#alloc(size, node);
+    if (memory !== null) this.#live.add(memory);
+    return memory;
+  }
+
+  #alloc(size: number, node: number): CoherentMemory | null {
     checkInteger('size', size, 1, INT_MAX);
     checkInteger('node', node, NUMA_NO_NODE, MAX_NODE);
     const memory: unknown = this.memory.allocCoherent({ device: this, size, node });
@@ -181,7 +195,6 @@ export class Device implements DmaTarget, Disposable {
       this.#giveBackUnused(given);
       throw new DmaMaskError(this.name, given.dma, size, this.#dmaMask);
     }
-    this.#live.add(given);
     this.#highest = Math.max(this.#highest, last);
     return given;
   }
@@ -205,7 +218,11 @@ export class Device implements DmaTarget, Disposable {
       if (ours) this.#live.add(memory);
       throw error;
     }
-    if (this.#live.size === 0) this.#highest = 0;
+    this.#forgetHighest();
+  }
+
+  #forgetHighest(): void {
+    if (this.#live.size === 0 && this.#pages === 0) this.#highest = 0;
   }
 
   /**
@@ -335,6 +352,16 @@ export class Device implements DmaTarget, Disposable {
 
   static {
     isDevice = (value): value is Device => typeof value === 'object' && value !== null && #dmaMask in value;
+    allocPage = (device, size, node) => {
+      const page = device.#alloc(size, node);
+      if (page !== null) device.#pages++;
+      return page;
+    };
+    freePage = (device, page) => {
+      device.memory.freeCoherent(page, device);
+      device.#pages--;
+      device.#forgetHighest();
+    };
   }
 }
 

@@ -16,7 +16,7 @@
  */
 import { checkInteger } from '../arguments.ts';
 import type { Device } from '../device/device.ts';
-import { naturalAlignment } from '../device/device.ts';
+import { allocPage, freePage, naturalAlignment } from '../device/device.ts';
 import {
   DmaBlockError,
   DmaDestroyedError,
@@ -304,11 +304,11 @@ export class UnsharedStore implements PoolStore {
   #openPage(): number {
     if (this.#outOfSlots()) return AT_LIMIT;
     const { geometry, node } = this.#options;
-    const memory = this.#callOut(() => this.#device.allocCoherent(geometry.allocation, node));
+    const memory = this.#callOut(() => allocPage(this.#device, geometry.allocation, node));
     if (memory === null) return NO_MEMORY;
     // The source may have called the pool meanwhile.
     if (this.#state !== 'open' || this.#outOfSlots()) {
-      this.#device.freeCoherent(memory);
+      freePage(this.#device, memory);
       this.#checkOpen();
       return AT_LIMIT;
     }
@@ -333,7 +333,7 @@ export class UnsharedStore implements PoolStore {
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
       // The engine has no larger table of pages.
-      this.#device.freeCoherent(memory);
+      freePage(this.#device, memory);
       return NO_MEMORY;
     }
   }
@@ -525,7 +525,7 @@ export class UnsharedStore implements PoolStore {
     const errors: unknown[] = [];
     for (const memory of memories) {
       try {
-        this.#device.freeCoherent(memory);
+        freePage(this.#device, memory);
       } catch (error) {
         errors.push(error);
       }
