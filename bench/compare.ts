@@ -6,10 +6,10 @@
 import { parseArgs } from 'node:util';
 
 import { MAX_BENCH_WORKERS } from '../src/bench/run-workers.ts';
-import { compare } from './comparison.ts';
-import { formatComparison } from './format-comparison.ts';
-import { formatWorkerComparison } from './format-worker-comparison.ts';
-import { compareWorkers } from './worker-comparison.ts';
+import { compare } from './compare-one-thread.ts';
+import { formatComparison } from './format-one-thread.ts';
+import { formatWorkerComparison } from './format-workers.ts';
+import { compareWorkers } from './compare-workers.ts';
 
 const USAGE = 'usage: npm run bench -- [--workers N] [--processes N] [--node PATH]... [--json]';
 

@@ -1,8 +1,8 @@
 /** What `npm run bench:report` writes: a page with tables, charts and the method, and the README's tables. */
 import { formatGeometry } from '../src/bench/format.ts';
 import { type BarChart, drawBarChart } from './bar-chart.ts';
-import type { Comparison, RuntimeComparison } from './comparison.ts';
-import type { WorkerComparison } from './worker-comparison.ts';
+import type { Comparison, RuntimeComparison } from './compare-one-thread.ts';
+import type { WorkerComparison } from './compare-workers.ts';
 
 export interface Measured {
   readonly machine: string;

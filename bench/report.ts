@@ -12,9 +12,9 @@ import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import { format, resolveConfig } from 'prettier';
 
-import { compare } from './comparison.ts';
+import { compare } from './compare-one-thread.ts';
 import { charts, type Measured, page, withTables } from './report-page.ts';
-import { compareWorkers } from './worker-comparison.ts';
+import { compareWorkers } from './compare-workers.ts';
 
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 

@@ -4,8 +4,8 @@ import { existsSync } from 'node:fs';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
-import { compare, type Comparison } from '../../bench/comparison.ts';
-import { formatComparison } from '../../bench/format-comparison.ts';
+import { compare, type Comparison } from '../../bench/compare-one-thread.ts';
+import { formatComparison } from '../../bench/format-one-thread.ts';
 import { compileIntrusivePool, compileMempool } from '../../bench/peers/compile.ts';
 import { runJsonLines } from '../../bench/processes.ts';
 import { summarize } from '../../bench/samples.ts';

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { shareOf } from '../../bench/cpu-share.ts';
+import { shareOf } from '../../bench/nvme/cpu-share.ts';
 import { withoutQemu } from '../qemu/qemu.ts';
 
 void test('samples in alloc and free, and in what they call, are counted; idle ones are not', () => {
@@ -31,7 +31,7 @@ void test('samples in alloc and free, and in what they call, are counted; idle o
 });
 
 void test('bench:qemu prints what the driver does and what its pools cost', { skip: withoutQemu }, () => {
-  const program = fileURLToPath(new URL('../../bench/qemu.js', import.meta.url));
+  const program = fileURLToPath(new URL('../../bench/nvme/qemu.js', import.meta.url));
   const { stdout, stderr, error } = spawnSync(process.execPath, [program, '--seconds', '0.1'], { encoding: 'utf8' });
   assert.equal(error, undefined);
   // What the figures are is for a quiet machine to say.

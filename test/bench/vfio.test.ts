@@ -2,12 +2,12 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { timeSharesOf } from '../../bench/time-shares.ts';
-import { formatResults, resultsOf } from '../../bench/vfio-results.ts';
+import { timeSharesOf } from '../../bench/nvme/time-shares.ts';
+import { formatResults, resultsOf } from '../../bench/nvme/results.ts';
 import { findTool } from '../../scripts/vm/tools.ts';
 import { vmSkip } from '../vm/machine.ts';
 
-const PROGRAM = fileURLToPath(new URL('../../bench/vfio.js', import.meta.url));
+const PROGRAM = fileURLToPath(new URL('../../bench/nvme/vfio.js', import.meta.url));
 const withoutFio =
   process.env['DMAPOOL_REQUIRE_TOOLS'] !== '1' && findTool('fio') === null
     ? 'fio is not installed (Debian: fio)'

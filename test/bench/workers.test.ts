@@ -2,8 +2,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Worker } from 'node:worker_threads';
 
-import { formatWorkerComparison } from '../../bench/format-worker-comparison.ts';
-import { compareWorkers } from '../../bench/worker-comparison.ts';
+import { formatWorkerComparison } from '../../bench/format-workers.ts';
+import { compareWorkers } from '../../bench/compare-workers.ts';
 import { Crew } from '../../src/bench/crew.ts';
 import { formatWorkersBench } from '../../src/bench/format-workers.ts';
 import { KERNEL_GEOMETRIES, benchBlocks } from '../../src/bench/geometries.ts';

@@ -19,7 +19,7 @@ import {
   MODES,
   type Profile,
   type Round,
-} from './vfio-results.ts';
+} from './results.ts';
 
 const ADDRESS = '0000:00:10.0';
 const DISK = '/dev/nvme0n1';

@@ -7,10 +7,10 @@
  */
 import { parseArgs } from 'node:util';
 
-import { median, nsPerPair, readRounds } from '../src/bench/measure.ts';
-import { type Round, createHeldBlocks, indexRound, objectRound } from '../src/bench/rounds.ts';
-import { warmUp } from '../src/bench/warm-up.ts';
-import { Device, DmaPool, HeapMemory } from '../src/index.ts';
+import { median, nsPerPair, readRounds } from '../../src/bench/measure.ts';
+import { type Round, createHeldBlocks, indexRound, objectRound } from '../../src/bench/rounds.ts';
+import { warmUp } from '../../src/bench/warm-up.ts';
+import { Device, DmaPool, HeapMemory } from '../../src/index.ts';
 import { runtimeName } from './runtime-name.ts';
 
 const { values } = parseArgs({

@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url';
 import { formatGeometry } from '../src/bench/format.ts';
 import { type BenchGeometry, KERNEL_GEOMETRIES } from '../src/bench/geometries.ts';
 import type { WorkersBenchReport } from '../src/bench/run-workers.ts';
-import type { ComparisonOptions } from './comparison.ts';
+import type { ComparisonOptions } from './compare-one-thread.ts';
 import { type CompiledPeer, compileIntrusivePool } from './peers/compile.ts';
 import { runJsonLines, runtimeCommand } from './processes.ts';
 import { type Sample, SampleBook, type Summary } from './samples.ts';
@@ -52,7 +52,7 @@ export interface WorkerComparison {
 type PeerLine = BenchGeometry & Sample;
 type WorkersLine = Omit<WorkersBenchReport, 'node'> & { readonly runtime: string };
 
-const SCRIPT = fileURLToPath(new URL('workers.js', import.meta.url));
+const SCRIPT = fileURLToPath(new URL('ours/workers.js', import.meta.url));
 
 interface RuntimeBook {
   readonly command: readonly string[];

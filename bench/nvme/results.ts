@@ -1,5 +1,5 @@
 /** What `npm run bench:vfio` finds, and how it is shown. */
-import { formatTable } from '../src/bench/table.ts';
+import { formatTable } from '../../src/bench/table.ts';
 import { PARTS, type TimeShares } from './time-shares.ts';
 
 /** Reads under way at a time. */

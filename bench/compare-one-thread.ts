@@ -116,7 +116,7 @@ class RuntimeRun {
 
   turn(prefix: Prefix, options: ComparisonOptions): void {
     const settings = counts(options, ['rounds', 'repetitions', 'warmup']);
-    const [ours] = runJsonLines(prefix, [...this.#command, script('ours.js'), ...settings]) as [OursLine];
+    const [ours] = runJsonLines(prefix, [...this.#command, script('ours/one-thread.js'), ...settings]) as [OursLine];
     this.#name = ours.runtime;
     for (const result of ours.results) {
       const geometry = formatGeometry(result);
@@ -129,7 +129,7 @@ class RuntimeRun {
     }
     const blocks = options.manyBlocks === undefined ? [] : ['--blocks', String(options.manyBlocks)];
     const few = counts(options, ['repetitions', 'warmup']);
-    const lines = runJsonLines(prefix, [...this.#command, script('many-blocks.js'), ...blocks, ...few]);
+    const lines = runJsonLines(prefix, [...this.#command, script('ours/many-blocks.js'), ...blocks, ...few]);
     for (const line of lines as ManyLine[]) {
       this.#many.set(line.form, [...(this.#many.get(line.form) ?? []), line]);
       this.#book.add(`many ${line.form}`, line.many);

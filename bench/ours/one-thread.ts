@@ -1,7 +1,7 @@
 /** What `dmapool bench` measures, in a process of its own for `npm run bench`. Prints one line of JSON. */
 import { parseArgs } from 'node:util';
 
-import { runBench } from '../src/bench/run.ts';
+import { runBench } from '../../src/bench/run.ts';
 import { runtimeName } from './runtime-name.ts';
 
 const { values } = parseArgs({

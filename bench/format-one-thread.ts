@@ -1,6 +1,6 @@
 import { formatGeometry } from '../src/bench/format.ts';
 import { formatTable } from '../src/bench/table.ts';
-import type { Comparison, ComparisonRow, MempoolRow, Rival, RuntimeComparison } from './comparison.ts';
+import type { Comparison, ComparisonRow, MempoolRow, Rival, RuntimeComparison } from './compare-one-thread.ts';
 
 type Figure = 'best' | 'median' | 'slowest';
 

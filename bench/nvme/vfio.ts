@@ -10,14 +10,14 @@
  */
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { VmError } from '../scripts/vm/error.ts';
-import { runInVm } from '../scripts/vm/run.ts';
-import { needTool } from '../scripts/vm/tools.ts';
-import { type Findings, formatResults, resultsOf } from './vfio-results.ts';
+import { VmError } from '../../scripts/vm/error.ts';
+import { runInVm } from '../../scripts/vm/run.ts';
+import { needTool } from '../../scripts/vm/tools.ts';
+import { type Findings, formatResults, resultsOf } from './results.ts';
 
 const MIB = 2 ** 20;
 const DISK_SIZE = 256 * MIB;
-const GUEST = fileURLToPath(new URL('vfio-guest.js', import.meta.url));
+const GUEST = fileURLToPath(new URL('guest.js', import.meta.url));
 
 async function main(): Promise<void> {
   const { values } = parseArgs({

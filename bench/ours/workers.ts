@@ -1,7 +1,7 @@
 /** What `dmapool bench --workers` measures, in a process of its own for `npm run bench`. Prints one line of JSON. */
 import { parseArgs } from 'node:util';
 
-import { runWorkersBench } from '../src/bench/run-workers.ts';
+import { runWorkersBench } from '../../src/bench/run-workers.ts';
 import { runtimeName } from './runtime-name.ts';
 
 const { values } = parseArgs({

@@ -1,6 +1,6 @@
 import { formatGeometry } from '../src/bench/format.ts';
 import { formatTable } from '../src/bench/table.ts';
-import type { WorkerComparison } from './worker-comparison.ts';
+import type { WorkerComparison } from './compare-workers.ts';
 
 const HEADING = [
   'blocks',

@@ -14,7 +14,7 @@ import { parseArgs } from 'node:util';
 import type { DmaBlock, DmaPool } from 'dmapool';
 import { NvmeController, type NvmeNamespace } from 'dmapool/drivers/nvme';
 import { QemuMachine } from 'dmapool/qemu';
-import { formatTable } from '../src/bench/table.ts';
+import { formatTable } from '../../src/bench/table.ts';
 import { type CpuShare, profileShare } from './cpu-share.ts';
 
 const KIB = 1024;
