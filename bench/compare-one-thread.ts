@@ -1,22 +1,36 @@
+/** dmapool on one thread beside its peers: fresh processes of each in turns, and the tables for people. */
 import { fileURLToPath } from 'node:url';
 
-import { formatGeometry } from '../src/bench/format.ts';
-import { type BenchGeometry, KERNEL_GEOMETRIES, benchBlocks } from '../src/bench/geometries.ts';
-import { median } from '../src/bench/measure.ts';
-import type { GeometryResult } from '../src/bench/run.ts';
+import {
+  blocksOf,
+  FORMS,
+  formatGeometry,
+  type Geometry,
+  KERNEL_GEOMETRIES,
+  median,
+  type Sample,
+} from '../src/cli/speed.ts';
+import { table } from '../src/cli/style.ts';
+import { most } from './ours/garbage.ts';
+import type { ManyBlocksLine } from './ours/many-blocks.ts';
+import type { OneThreadLine } from './ours/one-thread.ts';
 import { type CompiledPeer, compileIntrusivePool, compileMempool } from './peers/compile.ts';
-import { type Prefix, pinning, runJsonLines, runtimeCommand } from './processes.ts';
-import { type Sample, SampleBook, type Summary } from './samples.ts';
+import {
+  type Prefix,
+  pinning,
+  runJsonLines,
+  runtimeCommand,
+  SampleBook,
+  settingArguments,
+  type Settings,
+  type Summary,
+} from './processes.ts';
 
-export interface ComparisonOptions {
+export interface ComparisonOptions extends Settings {
   /** Fresh processes of each contender. */
   readonly processes: number;
   /** Binaries to run the JavaScript contenders with. */
   readonly runtimes: readonly string[];
-  /** Passed on to the contenders; the kernel's 100 rounds by default. */
-  readonly rounds?: number;
-  readonly repetitions?: number;
-  readonly warmup?: number;
   /** Blocks of the case with many; 373,959 by default. */
   readonly manyBlocks?: number;
   /** Called before each turn, from 1. */
@@ -29,17 +43,21 @@ export interface Rival extends Summary {
   readonly fasterMedian: number | null;
 }
 
-export interface ComparisonRow extends BenchGeometry {
+export interface ComparisonRow extends Geometry {
   readonly blocks: number;
   readonly peer: Summary | null;
   readonly object: Rival;
   readonly index: Rival;
   readonly bulk32: Rival;
   readonly floor: Rival;
+  /** Bytes, the most of any form and process; null where a runtime does not tell. */
+  readonly garbagePerPair: number | null;
+  /** Bytes beside the DMA memory, the most of any process. */
+  readonly heapPerBlock: number | null;
 }
 
 /** DPDK's rte_mempool, one by one and 32 at a time, with a cache of 256. */
-export interface MempoolRow extends BenchGeometry {
+export interface MempoolRow extends Geometry {
   readonly single: Summary;
   readonly bulk32: Summary;
 }
@@ -79,58 +97,39 @@ interface LockLine {
   readonly lockedExchangeNs: number;
   readonly lockUnlockNs: number;
 }
-type PeerLine = BenchGeometry & Sample;
-type MempoolLine = BenchGeometry & { readonly single: Sample; readonly bulk32: Sample };
-interface OursLine {
-  readonly runtime: string;
-  readonly results: readonly GeometryResult[];
-}
-interface ManyLine {
-  readonly form: string;
-  readonly blocks: number;
-  readonly firstFillNsPerPair: number;
-  readonly many: Sample;
-  readonly few: Sample;
-}
-
-const FORMS = ['object', 'index', 'bulk32'] as const;
+type PeerLine = Geometry & Sample;
+type MempoolLine = Geometry & { readonly single: Sample; readonly bulk32: Sample };
 
 function script(name: string): string {
   return fileURLToPath(new URL(name, import.meta.url));
-}
-
-function counts(options: ComparisonOptions, names: readonly ('rounds' | 'repetitions' | 'warmup')[]): string[] {
-  return names.flatMap((name) => (options[name] === undefined ? [] : [`--${name}`, String(options[name])]));
 }
 
 /** One JavaScript runtime's samples, and the case with many blocks. */
 class RuntimeRun {
   readonly #command: readonly string[];
   readonly #book = new SampleBook();
-  readonly #many = new Map<string, ManyLine[]>();
-  #name = '';
+  readonly #ours: OneThreadLine[] = [];
+  readonly #many = new Map<string, ManyBlocksLine[]>();
 
   constructor(runtime: string) {
     this.#command = runtimeCommand(runtime);
   }
 
-  turn(prefix: Prefix, options: ComparisonOptions): void {
-    const settings = counts(options, ['rounds', 'repetitions', 'warmup']);
-    const [ours] = runJsonLines(prefix, [...this.#command, script('ours/one-thread.js'), ...settings]) as [OursLine];
-    this.#name = ours.runtime;
+  turn(prefix: Prefix, { rounds, repetitions, warmup, manyBlocks }: ComparisonOptions): void {
+    const run = (name: string, settings: Readonly<Record<string, number | undefined>>): unknown[] =>
+      runJsonLines(prefix, [...this.#command, script(name), ...settingArguments(settings)]);
+    const [ours] = run('ours/one-thread.js', { rounds, repetitions, warmup }) as [OneThreadLine];
+    this.#ours.push(ours);
     for (const result of ours.results) {
       const geometry = formatGeometry(result);
       this.#book.add(`object ${geometry}`, result);
       this.#book.add(`index ${geometry}`, result.index);
       this.#book.add(`bulk32 ${geometry}`, result.bulk32);
     }
-    for (const line of runJsonLines(prefix, [...this.#command, script('peers/index-array.js'), ...settings])) {
-      this.#book.add(`floor ${formatGeometry(line as PeerLine)}`, line as PeerLine);
+    for (const line of run('peers/index-array.js', { rounds, repetitions, warmup }) as PeerLine[]) {
+      this.#book.add(`floor ${formatGeometry(line)}`, line);
     }
-    const blocks = options.manyBlocks === undefined ? [] : ['--blocks', String(options.manyBlocks)];
-    const few = counts(options, ['repetitions', 'warmup']);
-    const lines = runJsonLines(prefix, [...this.#command, script('ours/many-blocks.js'), ...blocks, ...few]);
-    for (const line of lines as ManyLine[]) {
+    for (const line of run('ours/many-blocks.js', { blocks: manyBlocks, repetitions, warmup }) as ManyBlocksLine[]) {
       this.#many.set(line.form, [...(this.#many.get(line.form) ?? []), line]);
       this.#book.add(`many ${line.form}`, line.many);
       this.#book.add(`few ${line.form}`, line.few);
@@ -138,27 +137,33 @@ class RuntimeRun {
   }
 
   report(peers: SampleBook): RuntimeComparison {
-    const results = KERNEL_GEOMETRIES.map((geometry): ComparisonRow => {
+    const results = KERNEL_GEOMETRIES.map((geometry, i): ComparisonRow => {
       const name = formatGeometry(geometry);
-      const peer = peers.summary(name);
-      const [object, index, bulk32] = FORMS.map((form) => rival(this.#summary(`${form} ${name}`), peer));
-      const floor = rival(this.#summary(`floor ${name}`), peer);
+      const peer = peers.has(name) ? peers.summary(name) : null;
+      const [object, index, bulk32] = FORMS.map((form) => rival(this.#book.summary(`${form} ${name}`), peer));
+      const ours = this.#ours.map((line) => line.results[i]!);
       return {
         ...geometry,
-        blocks: benchBlocks(geometry.size),
+        blocks: blocksOf(geometry.size),
         peer,
         object: object!,
         index: index!,
         bulk32: bulk32!,
-        floor,
+        floor: rival(this.#book.summary(`floor ${name}`), peer),
+        garbagePerPair: most(ours.map((result) => result.garbageBytesPerPair)),
+        heapPerBlock: most(ours.map((result) => result.heapBytesPerBlock)),
       };
     });
-    return { runtime: this.#name, results, manyBlocks: [...this.#many].map(([form, lines]) => this.#row(form, lines)) };
+    return {
+      runtime: this.#ours[0]!.runtime,
+      results,
+      manyBlocks: [...this.#many].map(([form, lines]) => this.#row(form, lines)),
+    };
   }
 
-  #row(form: string, lines: readonly ManyLine[]): ManyBlocksRow {
-    const many = this.#summary(`many ${form}`);
-    const few = this.#summary(`few ${form}`);
+  #row(form: string, lines: readonly ManyBlocksLine[]): ManyBlocksRow {
+    const many = this.#book.summary(`many ${form}`);
+    const few = this.#book.summary(`few ${form}`);
     return {
       form,
       blocks: lines[0]!.blocks,
@@ -170,12 +175,6 @@ class RuntimeRun {
       ratioMedian: median(lines.map((line) => line.many.nsPerPairMedian / line.few.nsPerPairMedian)),
     };
   }
-
-  #summary(key: string): Summary {
-    const summary = this.#book.summary(key);
-    if (summary === null) throw new Error(`nobody measured ${key}`);
-    return summary;
-  }
 }
 
 function rival(summary: Summary, peer: Summary | null): Rival {
@@ -186,9 +185,9 @@ function rival(summary: Summary, peer: Summary | null): Rival {
   };
 }
 
-function mempoolRow(peers: SampleBook, geometry: BenchGeometry): MempoolRow {
+function mempoolRow(peers: SampleBook, geometry: Geometry): MempoolRow {
   const name = formatGeometry(geometry);
-  return { ...geometry, single: peers.summary(`single ${name}`)!, bulk32: peers.summary(`bulk32 ${name}`)! };
+  return { ...geometry, single: peers.summary(`single ${name}`), bulk32: peers.summary(`bulk32 ${name}`) };
 }
 
 /**
@@ -202,6 +201,8 @@ export function compare(options: ComparisonOptions): Comparison {
   const locks: LockLine[] = [];
   const peers = new SampleBook();
   const runs = options.runtimes.map((runtime) => new RuntimeRun(runtime));
+  const { rounds, repetitions, warmup } = options;
+  const settings = settingArguments({ rounds, repetitions, warmup });
 
   using peer: CompiledPeer | null = typeof compiled === 'string' ? null : compiled;
   const compiledMempool = compileMempool();
@@ -209,13 +210,11 @@ export function compare(options: ComparisonOptions): Comparison {
   for (let turn = 1; turn <= options.processes; turn++) {
     options.onTurn?.(turn);
     if (peer !== null) {
-      const settings = counts(options, ['rounds', 'repetitions', 'warmup']);
       const [lock, ...lines] = runJsonLines(prefix, [peer.path, ...settings]);
       locks.push(lock as LockLine);
       for (const line of lines as PeerLine[]) peers.add(formatGeometry(line), line);
     }
     if (mempool !== null) {
-      const settings = counts(options, ['rounds', 'repetitions', 'warmup']);
       for (const line of runJsonLines(prefix, [mempool.path, ...settings]) as MempoolLine[]) {
         peers.add(`single ${formatGeometry(line)}`, line.single);
         peers.add(`bulk32 ${formatGeometry(line)}`, line.bulk32);
@@ -234,4 +233,107 @@ export function compare(options: ComparisonOptions): Comparison {
     lockUnlockNs: locks.length === 0 ? null : Math.min(...locks.map((lock) => lock.lockUnlockNs)),
     runtimes: runs.map((run) => run.report(peers)),
   };
+}
+
+const FIGURES = [
+  ['best', 'best'],
+  ['median', 'median'],
+  ['slowest process', 'slowest'],
+] as const;
+type Figure = (typeof FIGURES)[number][1];
+
+const HEADING = ['C peer', 'object', 'x', 'index', 'x', 'bulk 32', 'x', 'array', 'x'];
+
+/** The comparison for people. */
+export function formatComparison(comparison: Comparison): string {
+  const { processes, pinning, peerMissing, lockedExchangeNs, lockUnlockNs } = comparison;
+  const lines = [
+    `Nanoseconds for one allocation and its free, in ${String(processes)} fresh processes of each, in turns,` +
+      ` ${pinning === null ? 'not pinned to a CPU (no taskset)' : `pinned by ${pinning}`}.`,
+    'C peer: free list inside the blocks under a spinlock. array: free indices in a JavaScript array, no checks.',
+    "x: how many times as fast as the C peer (below 1 is slower). The workload is Linux's dmapool_test, eight pools in use.",
+    'Garbage: the most of all forms, over rounds that no collection disturbed. A block: its object, its part of page and pool.',
+  ];
+  if (peerMissing !== null) lines.push(peerMissing);
+  if (lockedExchangeNs !== null && lockUnlockNs !== null) {
+    lines.push(
+      `One uncontended locked exchange costs ${lockedExchangeNs.toFixed(2)} ns on this CPU, the C peer's lock and` +
+        ` unlock ${lockUnlockNs.toFixed(2)} ns; it pays two of them a pair.`,
+    );
+  }
+  const { mempool, mempoolMissing } = comparison;
+  if (mempoolMissing !== null) lines.push(mempoolMissing);
+  for (const runtime of comparison.runtimes) {
+    lines.push('', ...formatRuntime(runtime));
+    if (mempool !== null) lines.push('', ...formatMempool(runtime, mempool));
+  }
+  return lines.join('\n');
+}
+
+function formatRuntime({ runtime, results, manyBlocks }: RuntimeComparison): string[] {
+  const lines = [
+    ...FIGURES.flatMap(([title, figure]) => [
+      ...table([[`${runtime}: ${title}`, ...HEADING], ...results.map((row) => cells(row, figure))], { rule: true }),
+      '',
+    ]),
+    ...table(
+      [
+        [`${runtime}: bytes of heap`, 'garbage a pair', 'a block'],
+        ...results.map((row) => [formatGeometry(row), formatBytes(row.garbagePerPair), formatBytes(row.heapPerBlock)]),
+      ],
+      { rule: true },
+    ),
+    '',
+  ];
+  for (const { form, blocks, many, few, ratioBest, ratioMedian, firstFillNsPerPair } of manyBlocks) {
+    lines.push(
+      `${runtime}, ${blocks.toLocaleString('en')} blocks of 128 bytes, ${form}: best ${many.best.toFixed(1)} ns,` +
+        ` median ${many.median.toFixed(1)} ns; 8,192 blocks: best ${few.best.toFixed(1)} ns,` +
+        ` median ${few.median.toFixed(1)} ns; ratio ${ratioBest.toFixed(2)} and ${ratioMedian.toFixed(2)};` +
+        ` first filling of a new pool ${firstFillNsPerPair.toFixed(0)} ns`,
+    );
+  }
+  return lines;
+}
+
+/** Beside DPDK: below 1 we are slower. */
+function formatMempool({ runtime, results }: RuntimeComparison, mempool: readonly MempoolRow[]): string[] {
+  const rows = mempool.map(({ single, bulk32, ...geometry }, i) => {
+    const { index, bulk32: ours } = results[i]!;
+    return [
+      formatGeometry(geometry),
+      single.best.toFixed(1),
+      index.best.toFixed(1),
+      (single.best / index.best).toFixed(2),
+      bulk32.best.toFixed(1),
+      ours.best.toFixed(1),
+      (bulk32.best / ours.best).toFixed(2),
+    ];
+  });
+  const heading = [`${runtime}: best`, 'DPDK single', 'index', 'x', 'DPDK bulk 32', 'bulk 32', 'x'];
+  return [
+    ...table([heading, ...rows], { rule: true }),
+    '',
+    "DPDK's rte_mempool, a cache of 256 for the thread: get and put are copies of pointers, with no check of what comes",
+    'back and no device address. Ours finds each free block through the word of the one before, which it checks and marks.',
+  ];
+}
+
+/** Bytes for a table. */
+export function formatBytes(value: number | null): string {
+  if (value === null) return '?';
+  return Number.isInteger(value) ? String(value) : value.toFixed(1);
+}
+
+function cells(row: ComparisonRow, figure: Figure): string[] {
+  const rivals = [row.object, row.index, row.bulk32, row.floor];
+  return [
+    formatGeometry(row),
+    row.peer === null ? '-' : row.peer[figure].toFixed(1),
+    ...rivals.flatMap((rival) => [rival[figure].toFixed(1), ratio(row, rival, figure)]),
+  ];
+}
+
+function ratio(row: ComparisonRow, rival: Rival, figure: Figure): string {
+  return row.peer === null ? '-' : (row.peer[figure] / rival[figure]).toFixed(2);
 }

@@ -5,11 +5,8 @@
  */
 import { parseArgs } from 'node:util';
 
-import { MAX_BENCH_WORKERS } from '../src/bench/run-workers.ts';
-import { compare } from './compare-one-thread.ts';
-import { formatComparison } from './format-one-thread.ts';
-import { formatWorkerComparison } from './format-workers.ts';
-import { compareWorkers } from './compare-workers.ts';
+import { compare, formatComparison } from './compare-one-thread.ts';
+import { compareWorkers, formatWorkerComparison, MAX_WORKERS } from './compare-workers.ts';
 
 const USAGE = 'usage: npm run bench -- [--workers N] [--processes N] [--node PATH]... [--json]';
 
@@ -41,7 +38,7 @@ function parseOptions(): Options | null {
       processes: wholeNumber('processes', values.processes, Infinity),
       runtimes: values.node,
       json: values.json,
-      workers: values.workers === undefined ? null : wholeNumber('workers', values.workers, MAX_BENCH_WORKERS),
+      workers: values.workers === undefined ? null : wholeNumber('workers', values.workers, MAX_WORKERS),
     };
   } catch (error) {
     process.stderr.write(`${error instanceof Error ? error.message : String(error)}\n${USAGE}\n`);

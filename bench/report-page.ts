@@ -1,5 +1,5 @@
 /** What `npm run bench:report` writes: a page with tables, charts and the method, and the README's tables. */
-import { formatGeometry } from '../src/bench/format.ts';
+import { formatGeometry } from '../src/cli/speed.ts';
 import { type BarChart, drawBarChart } from './bar-chart.ts';
 import type { Comparison, RuntimeComparison } from './compare-one-thread.ts';
 import type { WorkerComparison } from './compare-workers.ts';

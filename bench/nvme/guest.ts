@@ -8,18 +8,8 @@ import { setTimeout } from 'node:timers/promises';
 import { NvmeController, type NvmeNamespace } from 'dmapool/drivers/nvme';
 import { bindToVfio, unbindFromVfio, VfioDevice } from 'dmapool/linux';
 import type { InterruptOptions } from 'dmapool/pci';
-import { profileOf } from './cpu-share.ts';
-import { timeSharesOf } from './time-shares.ts';
-import {
-  BUSY_POLL,
-  type Cost,
-  DEPTHS,
-  type Findings,
-  type Mode,
-  MODES,
-  type Profile,
-  type Round,
-} from './results.ts';
+import { profileOf, timeSharesOf } from './profile.ts';
+import { BUSY_POLL, type Cost, DEPTHS, type Findings, type Mode, MODES, type Profile, type Round } from './results.ts';
 
 const ADDRESS = '0000:00:10.0';
 const DISK = '/dev/nvme0n1';

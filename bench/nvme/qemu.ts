@@ -14,8 +14,9 @@ import { parseArgs } from 'node:util';
 import type { DmaBlock, DmaPool } from 'dmapool';
 import { NvmeController, type NvmeNamespace } from 'dmapool/drivers/nvme';
 import { QemuMachine } from 'dmapool/qemu';
-import { formatTable } from '../../src/bench/table.ts';
-import { type CpuShare, profileShare } from './cpu-share.ts';
+import { median } from '../../src/cli/speed.ts';
+import { table } from '../../src/cli/style.ts';
+import { type CpuShare, profileShare } from './profile.ts';
 
 const KIB = 1024;
 const DISK_SIZE = 256 * KIB * KIB;
@@ -60,10 +61,6 @@ interface Result extends Load {
   /** Share of CPU time in alloc and free, 0 to 1. */
   readonly profiled: CpuShare;
   readonly priced: number;
-}
-
-function median(values: readonly number[]): number {
-  return [...values].sort((a, b) => a - b)[values.length >> 1]!;
 }
 
 /** Keeps `depth` reads at random places going for so long. */
@@ -172,7 +169,7 @@ function print(results: readonly Result[]): void {
     `${percent(result.profiled.share)} of ${whole(result.profiled.samples)}`,
     percent(result.priced),
   ]);
-  console.log(formatTable(heading, rows));
+  console.log(table([heading, ...rows], { rule: true }).join('\n'));
   const most = Math.max(...results.flatMap(({ profiled, priced }) => [profiled.share, priced]));
   console.log(
     `\nAllocating and freeing takes at most ${percent(most)} of the CPU time: ${most < ALLOWED ? 'less' : 'MORE'} than ${percent(ALLOWED)}.`,

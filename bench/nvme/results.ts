@@ -1,6 +1,7 @@
 /** What `npm run bench:vfio` finds, and how it is shown. */
-import { formatTable } from '../../src/bench/table.ts';
-import { PARTS, type TimeShares } from './time-shares.ts';
+import { median } from '../../src/cli/speed.ts';
+import { table } from '../../src/cli/style.ts';
+import { PARTS, type TimeShares } from './profile.ts';
 
 /** Reads under way at a time. */
 export const DEPTHS: readonly number[] = [1, 8, 32];
@@ -58,10 +59,7 @@ export interface Result extends Profile {
 }
 
 function spread(values: readonly number[]): Spread {
-  const sorted = [...values].sort((a, b) => a - b);
-  const middle = sorted.length >> 1;
-  const median = sorted.length % 2 === 1 ? sorted[middle]! : (sorted[middle - 1]! + sorted[middle]!) / 2;
-  return { median, least: sorted[0]!, most: sorted.at(-1)! };
+  return { median: median(values), least: Math.min(...values), most: Math.max(...values) };
 }
 
 function cpuOf({ user, system }: Cost): number {
@@ -125,9 +123,9 @@ export function formatResults(results: readonly Result[]): string {
   });
   return [
     'Random reads of 4 KiB a second, medians of the rounds:\n',
-    formatTable(['ours, by', 'depth', "the kernel's", 'ours', 'rounds', 'ratio', 'rounds'], rates),
+    ...table([['ours, by', 'depth', "the kernel's", 'ours', 'rounds', 'ratio', 'rounds'], ...rates], { rule: true }),
     '\nWhat a request of ours costs, where the time of its thread goes, and what limits it:\n',
-    formatTable(['ours, by', 'depth', 'CPU us', 'interrupts', 'sleeps', ...PARTS, 'limit'], costs),
+    ...table([['ours, by', 'depth', 'CPU us', 'interrupts', 'sleeps', ...PARTS, 'limit'], ...costs], { rule: true }),
     `\nBest ratio to the kernel's driver: ${best.join(', ')}.`,
   ].join('\n');
 }

@@ -1,19 +1,59 @@
-/** What `dmapool bench` measures, in a process of its own for `npm run bench`. Prints one line of JSON. */
-import { parseArgs } from 'node:util';
+/** The speed that `dmapool bench` measures, the garbage of a pair, and the heap of a block. Prints one line of JSON. */
+import {
+  createHeldBlocks,
+  createWorkloads,
+  FORMS,
+  KERNEL_GEOMETRIES,
+  measureSpeed,
+  round3,
+  ROUNDS,
+  type SpeedResult,
+  warmUp,
+} from '../../src/cli/speed.ts';
+import { Device, HeapMemory } from '../../src/index.ts';
+import { CollectionWatch, garbageOfRound, most, seesAllocations } from './garbage.ts';
+import { heapBytesPerBlock } from './heap.ts';
+import { numbersFromArguments, printLine, runtimeName } from './program.ts';
 
-import { runBench } from '../../src/bench/run.ts';
-import { runtimeName } from './runtime-name.ts';
+/** One geometry. Null where the runtime does not tell. */
+export interface OneThreadResult extends SpeedResult {
+  /** The most of the three forms. */
+  readonly garbageBytesPerPair: number | null;
+  readonly heapBytesPerBlock: number | null;
+}
 
-const { values } = parseArgs({
-  options: {
-    rounds: { type: 'string', default: '100' },
-    repetitions: { type: 'string', default: '15' },
-    warmup: { type: 'string', default: '3' },
-  },
-});
-const report = await runBench({
-  rounds: Number(values.rounds),
-  repetitions: Number(values.repetitions),
-  warmup: Number(values.warmup),
-});
-process.stdout.write(`${JSON.stringify({ runtime: runtimeName(), results: report.results })}\n`);
+export interface OneThreadLine {
+  readonly runtime: string;
+  readonly results: readonly OneThreadResult[];
+}
+
+/** Of each geometry: the most garbage that a pair leaves in any form. */
+async function garbagePerPair(): Promise<(number | null)[]> {
+  using watch = new CollectionWatch();
+  using device = new Device({ name: 'bench', memory: new HeapMemory() });
+  const workloads = createWorkloads(device);
+  const held = createHeldBlocks();
+  warmUp(Object.values(ROUNDS), workloads, held);
+  const visible = seesAllocations();
+  const worst: (number | null)[] = [];
+  for (const workload of workloads.slice(0, KERNEL_GEOMETRIES.length)) {
+    const found: (number | null)[] = [];
+    for (const form of FORMS) found.push(visible ? await garbageOfRound(ROUNDS[form], workload, held, watch) : null);
+    worst.push(most(found));
+  }
+  for (const { pool } of workloads) pool.destroy();
+  return worst;
+}
+
+const { results } = await measureSpeed(numbersFromArguments({ rounds: 100, repetitions: 15, warmup: 3 }));
+const garbage = await garbagePerPair();
+const complete: OneThreadResult[] = [];
+for (const [i, result] of results.entries()) {
+  const heap = await heapBytesPerBlock(result, result.blocks);
+  complete.push({
+    ...result,
+    garbageBytesPerPair: garbage[i]!,
+    heapBytesPerBlock: heap === null ? null : round3(heap),
+  });
+}
+printLine({ runtime: runtimeName(), results: complete } satisfies OneThreadLine);

@@ -1,24 +1,207 @@
-/** What `dmapool bench --workers` measures, in a process of its own for `npm run bench`. Prints one line of JSON. */
-import { parseArgs } from 'node:util';
+/**
+ * Workers on one pool, threads on pools of their own beside them, and blocks that go from worker to worker.
+ *
+ * A program: prints one line of JSON.
+ */
+import {
+  BULK,
+  blocksOf,
+  type Geometry,
+  KERNEL_GEOMETRIES,
+  median,
+  round3,
+  type Sample,
+  sampleOf,
+  USED_GEOMETRIES,
+} from '../../src/cli/speed.ts';
+import { Device, DmaPool, HeapMemory, type SharedPoolHandle } from '../../src/index.ts';
+import { Crew, type Garbage, type Job, type Span } from './crew.ts';
+import { most } from './garbage.ts';
+import { Meeting } from './meeting.ts';
+import { type Batch, BATCHES, createRing, PIPELINE_BLOCKS, PIPELINE_CALL, PIPELINE_GEOMETRY } from './pipeline.ts';
+import { numbersFromArguments, printLine, runtimeName } from './program.ts';
 
-import { runWorkersBench } from '../../src/bench/run-workers.ts';
-import { runtimeName } from './runtime-name.ts';
+/** Nanoseconds of wall time, divided by the pairs of all threads. */
+export interface WorkersResult extends Geometry {
+  /** Blocks that all workers together hold at once. */
+  readonly blocks: number;
+  readonly shared: Sample;
+  /** One thread on a pool that is not shared, with all the blocks. */
+  readonly unshared: Sample;
+  /** As many threads, each with its share of the blocks in a pool of its own: what the processors have to give. */
+  readonly apart: Sample;
+  /** What a pair takes the worker that does it: its own time by its own pairs, the mean of the workers; the median. */
+  readonly nsPerPairPerWorker: number;
+  /** Of the worker that leaves most; null where the runtime does not tell. */
+  readonly garbageBytesPerPair: number | null;
+}
 
-const { values } = parseArgs({
-  options: {
-    workers: { type: 'string', default: '2' },
-    magazine: { type: 'string' },
-    rounds: { type: 'string', default: '100' },
-    repetitions: { type: 'string', default: '15' },
-    warmup: { type: 'string', default: '5' },
-  },
-});
-const { magazine } = values;
-const { undisturbed, results, pipeline } = await runWorkersBench({
-  workers: Number(values.workers),
-  rounds: Number(values.rounds),
-  repetitions: Number(values.repetitions),
-  warmup: Number(values.warmup),
-  ...(magazine === undefined ? {} : { magazine: Number(magazine) }),
-});
-process.stdout.write(`${JSON.stringify({ runtime: runtimeName(), undisturbed, results, pipeline })}\n`);
+/** Alloc and transfer in one worker, accept and free in another. */
+export interface PipelineResult {
+  /** Blocks that go from worker to worker together. */
+  readonly batch: Batch;
+  /** Wall time by the blocks that came through: a pair is a block here. */
+  readonly block: Sample;
+  readonly garbageBytesPerBlock: number | null;
+}
+
+export interface WorkersLine {
+  readonly runtime: string;
+  /** Least part of its repetitions, from 0 to 1, in which no worker waited for a processor. */
+  readonly undisturbed: number;
+  readonly results: readonly WorkersResult[];
+  readonly pipeline: readonly PipelineResult[];
+}
+
+/** Milliseconds of one repetition of the workload by some threads. */
+interface Times {
+  /** From the first one's start to the last one's end. */
+  readonly wall: number;
+  /** Mean of what each took. */
+  readonly own: number;
+  readonly disturbed: boolean;
+}
+
+/** Milliseconds after which no further repetition begins. */
+const BUDGET = 40_000;
+
+/** A median of fewer is none. */
+const FEWEST_GOOD = 3;
+
+/** The most that a worker keeps at hand by default. */
+const USUAL_MAGAZINE = 256;
+
+function share(device: Device, geometry: Geometry, maxBlocks: number, magazine?: number): SharedPoolHandle {
+  const pool = DmaPool.create<string>(String(geometry.size), device, { ...geometry, maxBlocks });
+  return pool.share(magazine === undefined ? {} : { magazine });
+}
+
+/** Has threads do timed jobs together. */
+class Stopwatch {
+  readonly #crew: Crew;
+  #arrivals = 0;
+
+  constructor(crew: Crew) {
+    this.#crew = crew;
+  }
+
+  /** The members begin at once, with the jobs that `jobFor` makes of the number of their meeting. */
+  async time(members: readonly number[], jobFor: (member: number, complete: number) => Job): Promise<Times> {
+    const complete = (this.#arrivals += members.length);
+    const spans = (await Promise.all(
+      members.map((member) => this.#crew.do(member, jobFor(member, complete))),
+    )) as Span[];
+    const own = spans.map(({ start, end }) => end - start).reduce((sum, time) => sum + time, 0);
+    return {
+      wall: Math.max(...spans.map(({ end }) => end)) - Math.min(...spans.map(({ start }) => start)),
+      own: own / members.length,
+      disturbed: spans.some(({ disturbed }) => disturbed),
+    };
+  }
+}
+
+/**
+ * Runs the workload of Linux's `dmapool_test` with N workers on one pool, with one thread on a pool of its own, and with
+ * N threads that each have a pool of their own, in turns; then blocks go from worker to worker.
+ *
+ * Each worker has its share of the blocks, a Nth, as each thread of the C peer has: all begin together, allocate their
+ * shares and free them, round after round. The pools have room for more than that, or what idles in one worker's
+ * magazine would be missing in another's; no page more is opened for it than is needed. The lone threads have never met
+ * a shared pool. All times are wall time, for waiting for each other is part of it. What other processes did is not:
+ * repetitions in which a worker had to wait for a processor are left out, where the system tells and some are left.
+ */
+async function measureWorkers(): Promise<WorkersLine> {
+  const settings = numbersFromArguments({ workers: 2, magazine: NaN, rounds: 100, repetitions: 15, warmup: 5 });
+  const { workers, rounds, repetitions, warmup } = settings;
+  const magazine = Number.isNaN(settings.magazine) ? undefined : settings.magazine;
+  const deadline = performance.now() + BUDGET;
+  using device = new Device({ name: 'bench', memory: new HeapMemory({ limit: 2 ** 28 }) });
+  const blocks = USED_GEOMETRIES.map(({ size }) => blocksOf(size));
+  const shares = blocks.map((count) => Math.max(1, Math.floor(count / workers)));
+  const handles = USED_GEOMETRIES.map((geometry, i) =>
+    share(device, geometry, workers * (Math.max(shares[i]!, BULK) + (magazine ?? USUAL_MAGAZINE)), magazine),
+  );
+  const pools = { handles, pipeline: share(device, PIPELINE_GEOMETRY, PIPELINE_BLOCKS), ring: createRing() };
+  const meeting = Meeting.createBuffer();
+  // The pipeline takes two, also where one worker does all the rest.
+  const threads = Math.max(workers, 2);
+  const apart = Array.from({ length: workers }, (_, lone) => threads + lone);
+  const together = Array.from({ length: workers }, (_, worker) => worker);
+
+  await using crew = new Crew([
+    ...Array.from({ length: threads }, () => ({ shared: pools, shares, meeting })),
+    ...apart.map(() => ({ shared: null, shares: blocks, meeting })),
+  ]);
+  for (let member = 0; member < crew.size; member++) await crew.do(member, { kind: 'warm-up' });
+
+  const stopwatch = new Stopwatch(crew);
+  const shared = USED_GEOMETRIES.map((): Times[] => []);
+  const unshared = USED_GEOMETRIES.map((): Times[] => []);
+  const separate = USED_GEOMETRIES.map((): Times[] => []);
+  const calls = rounds * 16;
+  const pipeline: Readonly<Record<Batch, Times[]>> = { 1: [], 32: [] };
+  for (let repetition = -warmup; repetition < repetitions; repetition++) {
+    if (repetition > 0 && performance.now() > deadline) break;
+    const counts = repetition >= 0;
+    for (const pool of USED_GEOMETRIES.keys()) {
+      const jobFor =
+        (held: number) =>
+        (_member: number, complete: number): Job => ({ kind: 'rounds', pool, blocks: held, rounds, complete, counts });
+      const single = await stopwatch.time(apart.slice(0, 1), jobFor(blocks[pool]!));
+      const times = await stopwatch.time(together, jobFor(shares[pool]!));
+      const ceiling = await stopwatch.time(apart, jobFor(shares[pool]!));
+      if (!counts) continue;
+      unshared[pool]!.push(single);
+      shared[pool]!.push(times);
+      separate[pool]!.push(ceiling);
+    }
+    for (const batch of BATCHES) {
+      const times = await stopwatch.time([0, 1], (member, complete) => {
+        return { kind: 'pipeline', half: member === 0 ? 'give' : 'take', batch, calls, complete, counts };
+      });
+      if (counts) pipeline[batch].push(times);
+    }
+  }
+
+  const garbage: Garbage[] = [];
+  for (let worker = 0; worker < threads; worker++) {
+    garbage.push((await crew.do(worker, { kind: 'garbage' })) as Garbage);
+  }
+  await crew.end();
+
+  const all = [...shared, ...unshared, ...separate, pipeline[1], pipeline[32]];
+  return {
+    runtime: runtimeName(),
+    undisturbed: Math.min(...all.map((times) => times.filter(({ disturbed }) => !disturbed).length / times.length)),
+    results: KERNEL_GEOMETRIES.map((geometry, i) => {
+      const pairs = shares[i]! * rounds;
+      return {
+        ...geometry,
+        blocks: shares[i]! * workers,
+        shared: figures(shared[i]!, pairs * workers),
+        unshared: figures(unshared[i]!, blocks[i]! * rounds),
+        apart: figures(separate[i]!, pairs * workers),
+        nsPerPairPerWorker: round3(median(quiet(shared[i]!).map(({ own }) => (own * 1e6) / pairs))),
+        garbageBytesPerPair: most(garbage.slice(0, workers).map(({ pools }) => pools[i]!)),
+      };
+    }),
+    pipeline: BATCHES.map((batch) => ({
+      batch,
+      block: figures(pipeline[batch], calls * PIPELINE_CALL),
+      garbageBytesPerBlock: most(garbage.slice(0, 2).map((each) => each.pipeline[batch])),
+    })),
+  };
+}
+
+/** All repetitions that nothing disturbed; all there are if too few are left. */
+function quiet(times: readonly Times[]): readonly Times[] {
+  const undisturbed = times.filter(({ disturbed }) => !disturbed);
+  return undisturbed.length >= FEWEST_GOOD ? undisturbed : times;
+}
+
+/** Nanoseconds a pair or block. */
+function figures(times: readonly Times[], count: number): Sample {
+  return sampleOf(quiet(times).map(({ wall }) => (wall * 1e6) / count));
+}
+
+printLine(await measureWorkers());

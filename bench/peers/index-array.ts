@@ -4,13 +4,18 @@
  *
  * Run as a program of its own, so that the engine compiles it for nothing else. Prints a line of JSON for each geometry.
  */
-import { parseArgs } from 'node:util';
-
-import { elapsedNs, now } from '../../src/bench/clock.ts';
-import { COMPANION_GEOMETRIES, KERNEL_GEOMETRIES, MAX_BENCH_BLOCKS, benchBlocks } from '../../src/bench/geometries.ts';
-import { median } from '../../src/bench/measure.ts';
-import { BULK } from '../../src/bench/rounds.ts';
-import { WARM_CALLS } from '../../src/bench/warm-up.ts';
+import {
+  BULK,
+  blocksOf,
+  elapsedNs,
+  KERNEL_GEOMETRIES,
+  MAX_BLOCKS,
+  now,
+  sampleOf,
+  USED_GEOMETRIES,
+  WARM_CALLS,
+} from '../../src/cli/speed.ts';
+import { numbersFromArguments, printLine } from '../ours/program.ts';
 
 class IndexArray {
   readonly #free: number[] = [];
@@ -33,26 +38,19 @@ function round(pool: IndexArray, held: Int32Array, count: number): void {
   for (let i = 0; i < count; i++) pool.free(held[i]!);
 }
 
-const { values } = parseArgs({
-  options: {
-    rounds: { type: 'string', default: '100' },
-    repetitions: { type: 'string', default: '15' },
-    warmup: { type: 'string', default: '3' },
-  },
-});
-const rounds = Number(values.rounds);
-const held = new Int32Array(MAX_BENCH_BLOCKS);
-const subjects = [...KERNEL_GEOMETRIES, ...COMPANION_GEOMETRIES].map((geometry) => {
-  const blocks = benchBlocks(geometry.size);
+const { rounds, repetitions, warmup } = numbersFromArguments({ rounds: 100, repetitions: 15, warmup: 3 });
+const held = new Int32Array(MAX_BLOCKS);
+const subjects = USED_GEOMETRIES.map((geometry) => {
+  const blocks = blocksOf(geometry.size);
   return { geometry, blocks, pool: new IndexArray(blocks), times: [] as number[] };
 });
 
-// Short calls first, for the reason that warm-up.ts gives.
+// Short calls first, for the reason that warmUp gives.
 for (let call = 0; call < WARM_CALLS; call++) {
   for (const { pool } of subjects) round(pool, held, BULK);
 }
 
-for (let repetition = -Number(values.warmup); repetition < Number(values.repetitions); repetition++) {
+for (let repetition = -warmup; repetition < repetitions; repetition++) {
   for (const { pool, blocks, times } of subjects) {
     const start = now();
     for (let i = 0; i < rounds; i++) round(pool, held, blocks);
@@ -62,6 +60,5 @@ for (let repetition = -Number(values.warmup); repetition < Number(values.repetit
 }
 
 for (const { geometry, blocks, times } of subjects.slice(0, KERNEL_GEOMETRIES.length)) {
-  const line = { ...geometry, blocks, nsPerPairMedian: median(times), nsPerPairBest: Math.min(...times) };
-  process.stdout.write(`${JSON.stringify(line)}\n`);
+  printLine({ ...geometry, blocks, ...sampleOf(times) });
 }

@@ -1,12 +1,12 @@
 /*
  * The workload of Linux's dmapool_test on the intrusive pool: the same geometries, blocks, rounds and order
- * as src/bench/ runs on dmapool, eight pools alive.
+ * as bench/ours/ runs on dmapool, eight pools alive.
  *
  *     intrusive-bench [--threads N] [--rounds N] [--repetitions N] [--warmup N]
  *
  * Prints one JSON object a line: first the cost of this CPU's locked operations, then one for each geometry.
  * With threads, each has its own share of the blocks, and nsPerPair is wall time over the pairs of all. Repetitions in
- * which a thread had to wait for a processor are left out, unless fewer than three remain, as src/bench/ does: while one
+ * which a thread had to wait for a processor are left out, unless fewer than three remain, as bench/ours/ does: while one
  * thread is off its processor, the other has the lock to itself.
  */
 #define _GNU_SOURCE

@@ -1,6 +1,6 @@
 /*
  * The workload of Linux's dmapool_test on DPDK's rte_mempool, with a cache of 256 objects for the thread: one by one,
- * and 32 at a time. The same geometries, blocks, rounds and order as src/bench/ runs on dmapool, eight pools alive.
+ * and 32 at a time. The same geometries, blocks, rounds and order as bench/ours/ runs on dmapool, eight pools alive.
  *
  *     mempool-bench [--rounds N] [--repetitions N] [--warmup N]
  *

@@ -12,7 +12,7 @@ struct geometry {
   int reported;
 };
 
-/* Keep equal to src/bench/geometries.ts. */
+/* Keep equal to KERNEL_GEOMETRIES in src/cli/speed.ts. */
 static const struct geometry geometries[] = {
     {16, 16, 0, 1},     {64, 64, 0, 1},    {256, 256, 0, 1}, {1024, 1024, 0, 1},
     {4096, 4096, 0, 1}, {68, 32, 4096, 1}, {32, 32, 0, 0},   {192, 64, 0, 0},

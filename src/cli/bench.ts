@@ -1,17 +1,14 @@
 import type { Command } from 'commander';
 
-import { formatBench } from '../bench/format.ts';
-import { formatWorkersBench } from '../bench/format-workers.ts';
-import { type BenchOptions, runBench } from '../bench/run.ts';
-import { MAX_BENCH_WORKERS, runWorkersBench, toWorkersJson } from '../bench/run-workers.ts';
 import type { CliIo } from './io.ts';
 import { parseCount } from './numbers.ts';
 import { ProgressBar } from './progress.ts';
+import { formatGeometry, measureSpeed, type SpeedReport } from './speed.ts';
+import { table } from './style.ts';
 
 interface BenchFlags {
   readonly rounds: number;
   readonly repetitions: number;
-  readonly workers?: number;
   readonly json?: true;
 }
 
@@ -25,40 +22,54 @@ export function registerBench(program: Command, io: CliIo): void {
     )
     .option('--rounds <n>', 'rounds in one repetition', parseCount(1, 10_000), 100)
     .option('--repetitions <n>', 'timed repetitions', parseCount(1, 1000), 21)
-    .option(
-      '--workers <n>',
-      'share each pool among n worker threads, beside a pool of one thread',
-      parseCount(1, MAX_BENCH_WORKERS),
-    )
     .option('--json', 'print a JSON document')
-    .addHelpText('after', "\nTo compare with the kernel's design in C, run `npm run bench` in a checkout.")
-    .action((flags: BenchFlags) => runAndPrint(flags, io));
+    .addHelpText(
+      'after',
+      "\nWorkers on one pool, garbage, heap a block, and the kernel's design in C: `npm run bench` in a checkout.",
+    )
+    .action(async ({ json, ...flags }: BenchFlags) => {
+      const bar = new ProgressBar(io.stderr);
+      let report: SpeedReport;
+      try {
+        report = await measureSpeed({
+          ...flags,
+          onProgress: (done) => {
+            bar.show('bench', done);
+          },
+        });
+      } finally {
+        bar.clear();
+      }
+      io.stdout.write(`${json === undefined ? formatSpeed(report) : JSON.stringify(report)}\n`);
+    });
 }
 
-async function runAndPrint({ rounds, repetitions, workers, json }: BenchFlags, io: CliIo): Promise<void> {
-  const bar = new ProgressBar(io.stderr);
-  const options: BenchOptions = {
-    rounds,
-    repetitions,
-    onProgress: (done) => {
-      bar.show('bench', done);
-    },
-  };
-  try {
-    const text = await (workers === undefined ? bench(options, json) : benchWorkers(options, workers, json));
-    bar.clear();
-    io.stdout.write(`${text}\n`);
-  } finally {
-    bar.clear();
-  }
-}
-
-async function bench(options: BenchOptions, json = false): Promise<string> {
-  const report = await runBench(options);
-  return json ? JSON.stringify(report) : formatBench(report);
-}
-
-async function benchWorkers(options: BenchOptions, workers: number, json = false): Promise<string> {
-  const report = await runWorkersBench({ ...options, workers });
-  return json ? JSON.stringify(toWorkersJson(report)) : formatWorkersBench(report);
+/** The report for people. */
+export function formatSpeed({ node, results }: SpeedReport): string {
+  const heading = [
+    'size/align/boundary',
+    'blocks',
+    'a page',
+    'object ns',
+    'best',
+    'index ns',
+    'best',
+    'bulk 32 ns',
+    'best',
+  ];
+  const rows = results.map((result) => [
+    formatGeometry(result),
+    String(result.blocks),
+    String(result.blocksPerPage),
+    ...[result, result.index, result.bulk32].flatMap(({ nsPerPairMedian, nsPerPairBest }) => [
+      nsPerPairMedian.toFixed(1),
+      nsPerPairBest.toFixed(1),
+    ]),
+  ]);
+  return [
+    ...table([heading, ...rows], { rule: true }),
+    '',
+    `Node ${node}. Nanoseconds for one allocation and its free (median, best), with eight pools in use. The workload is`,
+    "Linux's dmapool_test: allocate all blocks, then free them in the same order.",
+  ].join('\n');
 }

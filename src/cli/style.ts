@@ -28,11 +28,16 @@ export function plural(value: number, noun: string): string {
   return `${count(value)} ${noun}${value === 1 ? '' : 's'}`;
 }
 
-/** Rows of cells as lines: the first column to the left, the others to the right. */
-export function table(rows: readonly (readonly string[])[]): string[] {
+/**
+ * Rows of cells as lines: the first column to the left, the others to the right.
+ * @param options.rule Draw a line under the first row.
+ */
+export function table(rows: readonly (readonly string[])[], { rule = false }: { rule?: boolean } = {}): string[] {
   const widths: number[] = [];
   for (const row of rows) row.forEach((cell, i) => (widths[i] = Math.max(widths[i] ?? 0, cell.length)));
-  return rows.map((row) =>
+  const lines = rows.map((row) =>
     row.map((cell, i) => (i === 0 ? cell.padEnd(widths[i] ?? 0) : cell.padStart(widths[i] ?? 0))).join('  '),
   );
+  if (rule) lines.splice(1, 0, widths.map((width) => '-'.repeat(width)).join('  '));
+  return lines;
 }

@@ -4,12 +4,10 @@ import { existsSync } from 'node:fs';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 
-import { compare, type Comparison } from '../../bench/compare-one-thread.ts';
-import { formatComparison } from '../../bench/format-one-thread.ts';
+import { compare, type Comparison, formatComparison } from '../../bench/compare-one-thread.ts';
 import { compileIntrusivePool, compileMempool } from '../../bench/peers/compile.ts';
-import { runJsonLines } from '../../bench/processes.ts';
-import { summarize } from '../../bench/samples.ts';
-import { KERNEL_GEOMETRIES, benchBlocks } from '../../src/bench/geometries.ts';
+import { runJsonLines, summarize } from '../../bench/processes.ts';
+import { blocksOf, KERNEL_GEOMETRIES } from '../../src/cli/speed.ts';
 
 test('every contender runs in turns, and the figures and ratios are plausible', () => {
   const turns: number[] = [];
@@ -32,7 +30,7 @@ test('every contender runs in turns, and the figures and ratios are plausible', 
     KERNEL_GEOMETRIES,
   );
   for (const row of runtime.results) {
-    assert.equal(row.blocks, benchBlocks(row.size));
+    assert.equal(row.blocks, blocksOf(row.size));
     assert.equal(row.peer === null, comparison.peerMissing !== null);
     for (const rival of [row.object, row.index, row.bulk32, row.floor]) {
       assert.equal(rival.processes.length, 2);
@@ -58,6 +56,7 @@ test('every contender runs in turns, and the figures and ratios are plausible', 
   const text = formatComparison(comparison);
   for (const heading of ['best', 'median', 'slowest process'])
     assert.ok(text.includes(`Node ${process.version}: ${heading}`));
+  assert.match(text, /^16\/16\/0 +0 +\d+\.\d$/m);
   assert.match(text, /10,000 blocks of 128 bytes, index/);
 });
 
@@ -77,12 +76,14 @@ test('without the C peers the rest stands', () => {
         runtime: 'Node v20',
         results: KERNEL_GEOMETRIES.map((geometry) => ({
           ...geometry,
-          blocks: benchBlocks(geometry.size),
+          blocks: blocksOf(geometry.size),
           peer: null,
           object: rival,
           index: rival,
           bulk32: rival,
           floor: rival,
+          garbagePerPair: 0,
+          heapPerBlock: null,
         })),
         manyBlocks: [],
       },
@@ -92,6 +93,7 @@ test('without the C peers the rest stands', () => {
   assert.match(text, /^no C compiler$/m);
   assert.match(text, /^no DPDK$/m);
   assert.match(text, /^16\/16\/0 +- +7\.0 +- /m);
+  assert.match(text, /^16\/16\/0 +0 +\?$/m);
 });
 
 test('a summary is the least, the middle and the slowest of its processes', () => {
@@ -123,7 +125,7 @@ test('the C peer prints the cost of a lock and a line for each geometry, on one 
         KERNEL_GEOMETRIES,
       );
       for (const line of lines) {
-        assert.equal(line['blocks'], benchBlocks(line['size']!));
+        assert.equal(line['blocks'], blocksOf(line['size']!));
         assert.ok(line['nsPerPairBest']! > 0 && line['nsPerPairBest']! <= line['nsPerPairMedian']!);
       }
       assert.deepEqual(

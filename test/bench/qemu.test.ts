@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { shareOf } from '../../bench/nvme/cpu-share.ts';
+import { shareOf } from '../../bench/nvme/profile.ts';
 import { withoutQemu } from '../qemu/qemu.ts';
 
 void test('samples in alloc and free, and in what they call, are counted; idle ones are not', () => {

@@ -2,8 +2,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { drawBarChart } from '../../bench/bar-chart.ts';
 import { charts, type Measured, page, withTables } from '../../bench/report-page.ts';
-import { summarize } from '../../bench/samples.ts';
-import { KERNEL_GEOMETRIES } from '../../src/bench/geometries.ts';
+import { summarize } from '../../bench/processes.ts';
+import { KERNEL_GEOMETRIES } from '../../src/cli/speed.ts';
 
 const of = (best: number) => summarize([{ nsPerPairMedian: best + 1, nsPerPairBest: best }]);
 const rival = (best: number) => ({ ...of(best), fasterBest: null, fasterMedian: null });
@@ -30,6 +30,8 @@ const MEASURED: Measured = {
           index: rival(6),
           bulk32: rival(5),
           floor: rival(4),
+          garbagePerPair: 0,
+          heapPerBlock: 60,
         })),
         manyBlocks: [
           {
@@ -64,8 +66,10 @@ const MEASURED: Measured = {
           scalesMedian: 1.8,
           fasterBest: null,
           fasterMedian: null,
+          ownNsPerPair: 8,
+          garbagePerPair: 0,
         })),
-        pipeline: [{ batch: 1, block: of(70) }],
+        pipeline: [{ batch: 1, block: of(70), garbagePerBlock: 0 }],
       },
     ],
   },

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { timeSharesOf } from '../../bench/nvme/time-shares.ts';
+import { timeSharesOf } from '../../bench/nvme/profile.ts';
 import { formatResults, resultsOf } from '../../bench/nvme/results.ts';
 import { findTool } from '../../scripts/vm/tools.ts';
 import { vmSkip } from '../vm/machine.ts';

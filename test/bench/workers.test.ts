@@ -1,56 +1,56 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 
-import { formatWorkerComparison } from '../../bench/format-workers.ts';
-import { compareWorkers } from '../../bench/compare-workers.ts';
-import { Crew } from '../../src/bench/crew.ts';
-import { formatWorkersBench } from '../../src/bench/format-workers.ts';
-import { KERNEL_GEOMETRIES, benchBlocks } from '../../src/bench/geometries.ts';
-import { Meeting } from '../../src/bench/meeting.ts';
-import { runWorkersBench, toWorkersJson } from '../../src/bench/run-workers.ts';
-import { createRing, RING_CAPACITY, RingReader, RingWriter } from '../../src/bench/ticket-ring.ts';
+import { compareWorkers, formatWorkerComparison } from '../../bench/compare-workers.ts';
+import { Crew } from '../../bench/ours/crew.ts';
+import { Meeting } from '../../bench/ours/meeting.ts';
+import { createRing, RING_CAPACITY, RingReader, RingWriter } from '../../bench/ours/pipeline.ts';
+import type { WorkersLine } from '../../bench/ours/workers.ts';
+import { runJsonLines, settingArguments } from '../../bench/processes.ts';
+import { blocksOf, KERNEL_GEOMETRIES, type Sample } from '../../src/cli/speed.ts';
 
 const TINY = { rounds: 2, warmup: 1, repetitions: 2 };
+const PROGRAM = fileURLToPath(new URL('../../bench/ours/workers.js', import.meta.url));
+
+function assertTimes({ nsPerPairBest, nsPerPairMedian }: Sample): void {
+  assert.ok(nsPerPairBest > 0 && nsPerPairBest <= nsPerPairMedian);
+}
 
 for (const workers of [1, 2, 3]) {
-  test(`the JSON document with ${String(workers)} of the crew has just what it should`, async () => {
-    const report = await runWorkersBench({ ...TINY, workers });
-    const json = toWorkersJson(report) as { results: object[]; pipeline: object[] };
-    assert.deepEqual(Object.keys(json), ['node', 'workers', 'results', 'pipeline']);
-    assert.equal(report.node, process.version);
-    assert.equal(report.workers, workers);
+  test(`the line of ${String(workers)} of the crew has just what it should`, () => {
+    const command = [process.execPath, PROGRAM, ...settingArguments({ ...TINY, workers })];
+    const [line] = runJsonLines([], command) as [WorkersLine];
+    assert.deepEqual(Object.keys(line), ['runtime', 'undisturbed', 'results', 'pipeline']);
+    assert.equal(line.runtime, `Node ${process.version}`);
+    assert.ok(line.undisturbed >= 0 && line.undisturbed <= 1);
     assert.deepEqual(
-      report.results.map(({ size, align, boundary }) => ({ size, align, boundary })),
+      line.results.map(({ size, align, boundary }) => ({ size, align, boundary })),
       KERNEL_GEOMETRIES,
     );
-    for (const [i, result] of report.results.entries()) {
-      assert.deepEqual(Object.keys(json.results[i]!), [
+    for (const result of line.results) {
+      assert.deepEqual(Object.keys(result), [
         'size',
         'align',
         'boundary',
         'blocks',
-        'nsPerPairMedian',
-        'nsPerPairBest',
+        'shared',
+        'unshared',
+        'apart',
         'nsPerPairPerWorker',
-        'nsPerPairUnshared',
+        'garbageBytesPerPair',
       ]);
-      assert.equal(result.blocks, Math.floor(benchBlocks(result.size) / workers) * workers);
-      assert.ok(result.nsPerPairBest > 0 && result.nsPerPairBest <= result.nsPerPairMedian);
-      assert.ok(result.nsPerPairUnsharedBest > 0 && result.nsPerPairUnsharedBest <= result.nsPerPairUnshared);
+      assert.equal(result.blocks, Math.floor(blocksOf(result.size) / workers) * workers);
+      for (const times of [result.shared, result.unshared, result.apart]) assertTimes(times);
       assert.ok(result.nsPerPairPerWorker > 0);
     }
     assert.deepEqual(
-      report.pipeline.map(({ batch }) => batch),
+      line.pipeline.map(({ batch }) => batch),
       [1, 32],
     );
-    assert.deepEqual(Object.keys(json.pipeline[0]!), ['batch', 'nsPerBlock']);
-    for (const { nsPerBlock, nsPerBlockBest } of report.pipeline)
-      assert.ok(nsPerBlockBest > 0 && nsPerBlockBest <= nsPerBlock);
-    const text = formatWorkersBench(report);
-    for (const geometry of ['16/16/0', '4096/4096/0', '68/32/4096'])
-      assert.match(text, new RegExp(`^${geometry} +\\d`, 'm'));
-    assert.match(text, /^32 at a time +\d/m);
+    assert.deepEqual(Object.keys(line.pipeline[0]!), ['batch', 'block', 'garbageBytesPerBlock']);
+    for (const { block } of line.pipeline) assertTimes(block);
   });
 }
 
@@ -107,7 +107,7 @@ test('tickets come out of the ring as they went in, round and round', () => {
 
 test('nobody leaves a meeting before all are there', async () => {
   const buffer = Meeting.createBuffer();
-  const url = new URL('../../src/bench/meeting.js', import.meta.url).href;
+  const url = new URL('../../bench/ours/meeting.js', import.meta.url).href;
   const code = `
     const { workerData, parentPort } = require('node:worker_threads');
     import(workerData.url).then(({ Meeting }) => {

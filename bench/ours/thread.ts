@@ -1,17 +1,32 @@
-/** One thread of the crew of `dmapool bench --workers`: does its jobs as they come, and answers each one. */
+/** One thread of the crew of `npm run bench -- --workers N`: does its jobs as they come, and answers each one. */
+import { readFileSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
 
-import { Device, DmaPool, HeapMemory } from '../index.ts';
-import { now } from './clock.ts';
-import { CollectionWatch, seesAllocations, usedHeapBytes } from './garbage.ts';
-import { COMPANION_GEOMETRIES, KERNEL_GEOMETRIES } from './geometries.ts';
-import { delayNs } from './interruptions.ts';
-import type { CrewData, Garbage, Job, Reply, Span } from './jobs.ts';
-import { garbagePerPair, type Reading, readRounds } from './measure.ts';
+import { createHeldBlocks, createWorkloads, now, ROUNDS, warmUp } from '../../src/cli/speed.ts';
+import { Device, DmaPool, HeapMemory } from '../../src/index.ts';
+import type { CrewData, Garbage, Job, Reply, Span } from './crew.ts';
+import {
+  CollectionWatch,
+  garbagePerPair,
+  type Reading,
+  readRounds,
+  seesAllocations,
+  usedHeapBytes,
+} from './garbage.ts';
 import { Meeting } from './meeting.ts';
 import { type Batch, createSide, HALVES, type Half, PIPELINE_CALL, type PipelineSide } from './pipeline.ts';
-import { createHeldBlocks, indexRound } from './rounds.ts';
-import { warmUp } from './warm-up.ts';
+
+/**
+ * Nanoseconds that this thread was ready to run but the system let others run instead; null where it does not say (not
+ * Linux).
+ */
+function delayNs(): number | null {
+  try {
+    return Number(readFileSync('/proc/thread-self/schedstat', 'utf8').split(' ')[1] ?? NaN);
+  } catch {
+    return null;
+  }
+}
 
 interface Book {
   readonly readings: Reading[];
@@ -36,9 +51,7 @@ const clockOffset = performance.timeOrigin;
 
 function ownPools(): DmaPool[] {
   const device = new Device({ name: 'bench', memory: new HeapMemory() });
-  return [...KERNEL_GEOMETRIES, ...COMPANION_GEOMETRIES].map((geometry) =>
-    DmaPool.create<string>(String(geometry.size), device, geometry),
-  );
+  return createWorkloads(device).map(({ pool }) => pool);
 }
 
 /** As {@link readRounds}, of half a pipeline. */
@@ -74,7 +87,7 @@ function timeTogether(job: { complete: number; counts: boolean }, book: Book, re
 
 async function garbage(): Promise<Garbage> {
   await watch.settle();
-  const visible = seesAllocations() || seesAllocations() || seesAllocations();
+  const visible = seesAllocations();
   const of = ({ readings, empty }: Book): number | null => (visible ? garbagePerPair(readings, empty, watch) : null);
   return { pools: subjects.map(of), pipeline: { 1: of(pipeline[1]), 32: of(pipeline[32]) } };
 }
@@ -82,14 +95,14 @@ async function garbage(): Promise<Garbage> {
 async function perform(job: Job): Promise<Reply> {
   switch (job.kind) {
     case 'warm-up': {
-      warmUp([indexRound], subjects, held);
+      warmUp([ROUNDS.index], subjects, held);
       return null;
     }
     case 'rounds': {
       const subject = subjects[job.pool]!;
       const { pool } = subject;
       return timeTogether(job, subject, (empty) =>
-        readRounds(indexRound, pool, held, job.blocks, empty ? 0 : job.rounds),
+        readRounds(ROUNDS.index, pool, held, job.blocks, empty ? 0 : job.rounds),
       );
     }
     case 'pipeline': {

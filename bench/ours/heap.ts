@@ -1,8 +1,9 @@
 import { setImmediate } from 'node:timers/promises';
 
-import { type DmaBlock, type DmaPool, Device, DmaPool as Pool, HeapMemory } from '../index.ts';
-import { type Collect, findCollector } from './collector.ts';
-import type { BenchGeometry } from './geometries.ts';
+import { findCollector, type Geometry } from '../../src/cli/speed.ts';
+import { type DmaBlock, Device, DmaPool, HeapMemory } from '../../src/index.ts';
+
+type Collect = NonNullable<ReturnType<typeof findCollector>>;
 
 /**
  * Heap and what hangs on it outside (the memory of array buffers), after everything dead was collected.
@@ -51,14 +52,14 @@ const BLOCKS_MEASURED = 65_536;
  * Several are made and the sum is divided, because the engine's own doings (compiled code that comes and goes) move
  * the heap by tens of kilobytes meanwhile, which is much for one pool and little for eight or more.
  */
-async function measureOnce(geometry: BenchGeometry, blocks: number, collect: Collect): Promise<number> {
+async function measureOnce(geometry: Geometry, blocks: number, collect: Collect): Promise<number> {
   const count = Math.ceil(BLOCKS_MEASURED / blocks);
   // The driver's own lists are not the pools', so they exist before.
   const pools = new Array<DmaPool | null>(count).fill(null);
   const objects = Array.from(pools, () => new Array<DmaBlock | null>(blocks).fill(null));
   const before = await liveBytes(collect);
   for (let i = 0; i < count; i++) {
-    const pool = Pool.create<string>('heap', new Device({ name: 'bench', memory: new HeapMemory() }), geometry);
+    const pool = DmaPool.create<string>('heap', new Device({ name: 'bench', memory: new HeapMemory() }), geometry);
     pools[i] = pool;
     for (let k = 0; k < blocks; k++) objects[i]![k] = pool.alloc();
   }
@@ -76,7 +77,7 @@ async function measureOnce(geometry: BenchGeometry, blocks: number, collect: Col
  * Bytes of heap that each block of a pool costs beside its DMA memory: the pool, its pages, the block objects and
  * the source's books, divided by the blocks. Null where the runtime offers no way to collect garbage on demand.
  */
-export async function heapBytesPerBlock(geometry: BenchGeometry, blocks: number): Promise<number | null> {
+export async function heapBytesPerBlock(geometry: Geometry, blocks: number): Promise<number | null> {
   const collect = findCollector();
   if (collect === null) return null;
   // The first time includes what the engine makes once, such as code and shapes.

@@ -1,0 +1,26 @@
+/** What the programs in JavaScript that are measured have in common. */
+import { parseArgs } from 'node:util';
+
+/** Numbers from the command line, `--name N`, with their defaults. */
+export function numbersFromArguments<N extends string>(defaults: Readonly<Record<N, number>>): Record<N, number> {
+  const numbers: Record<N, number> = { ...defaults };
+  const names = Object.keys(defaults) as N[];
+  const { values } = parseArgs({
+    options: Object.fromEntries(names.map((name) => [name, { type: 'string' as const }])),
+  });
+  for (const name of names) if (values[name] !== undefined) numbers[name] = Number(values[name]);
+  return numbers;
+}
+
+/** Prints a value as a line of JSON, which the comparison reads. */
+export function printLine(value: object): void {
+  process.stdout.write(`${JSON.stringify(value)}\n`);
+}
+
+/** The runtime that runs this, for headings: `Node v20.20.2`, `Bun 1.3.0`. */
+export function runtimeName(): string {
+  const { bun, deno } = process.versions as Readonly<Record<string, string | undefined>>;
+  if (bun !== undefined) return `Bun ${bun}`;
+  if (deno !== undefined) return `Deno ${deno}`;
+  return `Node ${process.version}`;
+}
