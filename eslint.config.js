@@ -30,41 +30,6 @@ export default tseslint.config(
     },
   },
   {
-    // The allocator runs on every runtime: nothing of Node's own in it.
-    files: [
-      'src/pool/**',
-      'src/device/**',
-      'src/memory/**',
-      'src/pci/**',
-      'src/kernel/**',
-      'src/conformance/**',
-      'src/*.ts',
-    ],
-    rules: {
-      'no-restricted-imports': [
-        'error',
-        { patterns: [{ regex: '^(?!\\.)', message: 'The allocator has no dependencies and no Node modules.' }] },
-      ],
-    },
-  },
-  {
-    // A driver knows functions and pools, not where they come from: it runs unchanged in every home.
-    files: ['drivers/**'],
-    rules: {
-      'no-restricted-imports': [
-        'error',
-        {
-          patterns: [
-            {
-              regex: '^(?!\\./|\\.\\./common/|dmapool$|dmapool/pci$|dmapool/arguments$)',
-              message: 'A driver knows dmapool, dmapool/pci and dmapool/arguments only.',
-            },
-          ],
-        },
-      ],
-    },
-  },
-  {
     files: ['test/**'],
     rules: {
       // node:test's promises are the runner's business.

@@ -81,6 +81,7 @@ function indent(text: string): string {
 
 await stage('format (prettier)', () => tool('prettier', '--check', '--log-level', 'warn', '.'));
 await stage('lint (eslint)', () => tool('eslint', '.'));
+await stage('imports (dependency-cruiser)', () => tool('depcruise', '--output-type', 'err-long', '.'));
 await stage('unused code and dependencies (knip)', () => tool('knip'));
 await stage('tests (node:test)', runTests);
 
