@@ -1,12 +1,12 @@
 /** Workers of one shared pool, on the real code: hot path, core, depot, lock, tickets. */
 import assert from 'node:assert/strict';
-import { EMPTY } from '../../src/pool/free-list.ts';
-import { HotPath, openList, setObjectMaker, setSlowPath } from '../../src/pool/hot-path.ts';
-import type { PoolCounts, SlowPath } from '../../src/pool/slow-path.ts';
-import { type Control, createControl, H_CARVED, H_DEPOT, H_DEPOT_COUNT, holderOf } from '../../src/shared/layout.ts';
-import { SharedCore } from '../../src/shared/shared-core.ts';
-import { Workers } from '../../src/shared/workers.ts';
-import type { Operation, Scenario } from './scenario.ts';
+import { EMPTY } from '../../../src/pool/free-list.ts';
+import { HotPath, openList, setObjectMaker, setSlowPath } from '../../../src/pool/hot-path.ts';
+import type { PoolCounts, SlowPath } from '../../../src/pool/slow-path.ts';
+import { type Control, createControl, H_CARVED, H_DEPOT, H_DEPOT_COUNT, holderOf } from '../../../src/shared/layout.ts';
+import { SharedCore } from '../../../src/shared/shared-core.ts';
+import { Workers } from '../../../src/shared/workers.ts';
+import type { Operation, Scenario } from '../../explore/scenario.ts';
 
 const PER_PAGE = 2;
 const PAGES = 2;

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { formatSchedule, KILL, parseSchedule, TIME_OUT } from './schedule.ts';
+import { formatSchedule, KILL, parseSchedule, TIME_OUT } from '../schedule.ts';
 
 test('a schedule is text and back', () => {
   const actions = [0, 0, 0, 1, KILL, 2, 2, TIME_OUT + 1, 1];

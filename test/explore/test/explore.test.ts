@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { describe, explore, type ExploreOptions, replay } from './explore.ts';
-import { load, type LoadOptions } from './load.ts';
-import { deleteLine, moveBefore, type Mutation, replaceText, swapWithNext } from './mutate.ts';
+import { describe, explore, type ExploreOptions, replay } from '../explore.ts';
+import { load, type LoadOptions } from '../load.ts';
+import { deleteLine, moveBefore, type Mutation, replaceText, swapWithNext } from '../mutate.ts';
 
 const DEPOT: LoadOptions = {
   scenario: 'test/explore/examples/tiny-depot-scenario.ts',

@@ -1,16 +1,16 @@
 /** Every interleaving of three workers on one shared pool, within bounds, on the real code; and mutants, each caught. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { describe, explore, type ExploreOptions, replay } from './explore.ts';
-import { load, type LoadedModule } from './load.ts';
-import { allOf, type Mutation, replaceText } from './mutate.ts';
+import { describe, explore, type ExploreOptions, replay } from '../../explore/explore.ts';
+import { load, type LoadedModule } from '../../explore/load.ts';
+import { allOf, type Mutation, replaceText } from '../../explore/mutate.ts';
 
 // One try is as good as many: each further one is the same step again.
 const oneSpin = replaceText('lock.ts', 'const SPINS = 200;', 'const SPINS = 1;');
 
 function loadPool(...mutations: readonly Mutation[]): LoadedModule {
   return load({
-    scenario: 'test/explore/shared-pool-scenario.ts',
+    scenario: 'test/shared/interleavings/scenarios.ts',
     instrument: ['src/shared/', 'src/pool/hot-path.ts', 'src/pool/free-list.ts'],
     // What the slow path's promises would run is not reached by these scenarios.
     uninterruptible: 'throw when reached',

@@ -1,9 +1,9 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { shapes } from './examples/shapes.ts';
-import { explore } from './explore.ts';
-import { load, type LoadOptions } from './load.ts';
-import { allOf, deleteLine, replaceText } from './mutate.ts';
+import { shapes } from '../examples/shapes.ts';
+import { explore } from '../explore.ts';
+import { load, type LoadOptions } from '../load.ts';
+import { allOf, deleteLine, replaceText } from '../mutate.ts';
 
 const SHAPES: LoadOptions = {
   scenario: 'test/explore/examples/shapes-scenario.ts',
