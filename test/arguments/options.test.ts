@@ -10,7 +10,7 @@ import { bindToVfio, HugetlbMemory, listPciDevices, VfioDevice } from 'dmapool/l
 import { PciFunction } from 'dmapool/pci';
 import { QemuMachine } from 'dmapool/qemu';
 import { decodeTrace, readPools, replayTrace } from 'dmapool/trace';
-import { end, start } from '../drivers/nvme-fake-fixture.ts';
+import { end, start } from '../drivers/nvme/fake-fixture.ts';
 import { FakeBackend } from '../pci/fake-backend.ts';
 import { throwsCode } from '../support/errors.ts';
 import { revoked, throwing } from './wild.ts';

@@ -3,8 +3,8 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { NvmeError, type NvmeResetError, NvmeTimeoutError } from 'dmapool/drivers/nvme';
 import type { QemuMachine } from 'dmapool/qemu';
-import { withoutQemu } from '../qemu/qemu.ts';
-import { assertIdle, closeNvme, MIB, Random, startNvme } from './nvme-fixture.ts';
+import { withoutQemu } from '../../qemu/qemu.ts';
+import { assertIdle, closeNvme, MIB, Random, startNvme } from './fixture.ts';
 
 /** Lets the disk do so many requests a second; 0: as many as it can. */
 async function throttle(machine: QemuMachine, iops: number): Promise<void> {

@@ -7,11 +7,11 @@ import type { TestContext } from 'node:test';
 import { EhciController, type EhciOptions, UsbError, type UsbErrorCode } from 'dmapool/drivers/ehci';
 import type { PciFunction } from 'dmapool/pci';
 import type { QemuMachine, QemuOption, QemuOptionObject } from 'dmapool/qemu';
-import { startMachine } from '../qemu/qemu.ts';
-import { FaultySource } from '../support/faulty-memory.ts';
-import { RecordingLog } from '../support/log.ts';
+import { startMachine } from '../../qemu/qemu.ts';
+import { FaultySource } from '../../support/faulty-memory.ts';
+import { RecordingLog } from '../../support/log.ts';
 
-export { Random } from '../support/random.ts';
+export { Random } from '../../support/random.ts';
 
 export const MIB: number = 1024 * 1024;
 

@@ -3,9 +3,9 @@ import assert from 'node:assert/strict';
 import type { CoherentAllocator } from 'dmapool';
 import { NvmeController, type NvmeNamespace, type NvmeOptions } from 'dmapool/drivers/nvme';
 import { PciFunction } from 'dmapool/pci';
-import { RecordingLog } from '../support/log.ts';
+import { RecordingLog } from '../../support/log.ts';
 import { FakeNvme } from './fake-nvme.ts';
-import { assertIdle } from './nvme-fixture.ts';
+import { assertIdle } from './fixture.ts';
 
 export interface Bench {
   readonly fake: FakeNvme;

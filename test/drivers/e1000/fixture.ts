@@ -5,8 +5,8 @@ import type { CoherentAllocator } from 'dmapool';
 import { E1000, type E1000Options, type Packet } from 'dmapool/drivers/e1000';
 import type { PciFunction, PciOpenOptions } from 'dmapool/pci';
 import type { QemuMachine, QemuMachineOptions } from 'dmapool/qemu';
-import { RecordingLog } from '../support/log.ts';
-import { startMachine } from '../qemu/qemu.ts';
+import { RecordingLog } from '../../support/log.ts';
+import { startMachine } from '../../qemu/qemu.ts';
 
 /** The address that QEMU gives card `i`. */
 export function macOf(i: number): string {

@@ -14,8 +14,8 @@ import {
 } from 'dmapool/drivers/e1000';
 import { PciError, PciGoneError } from 'dmapool/pci';
 import { QemuError } from 'dmapool/qemu';
-import { rejectsCode, throwsCode } from '../support/errors.ts';
-import { startMachine, withoutQemu } from '../qemu/qemu.ts';
+import { rejectsCode, throwsCode } from '../../support/errors.ts';
+import { startMachine, withoutQemu } from '../../qemu/qemu.ts';
 import {
   closeAll,
   frame,
@@ -26,7 +26,7 @@ import {
   packetOf,
   receiveCopies,
   warmUp,
-} from './e1000-fixture.ts';
+} from './fixture.ts';
 
 const RCTL = 0x100;
 const TCTL = 0x400;

@@ -1,7 +1,7 @@
 /** Random operations on a disk, against a model. */
 import assert from 'node:assert/strict';
 import type { NvmeNamespace } from 'dmapool/drivers/nvme';
-import { MIB, type Random } from './nvme-fixture.ts';
+import { MIB, type Random } from './fixture.ts';
 
 const BLOCK = 512;
 

@@ -4,10 +4,10 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { DmaPool } from 'dmapool';
 import { NvmeController, NvmeError, type NvmeResetError, NvmeTimeoutError } from 'dmapool/drivers/nvme';
-import { rejectsCode } from '../support/errors.ts';
+import { rejectsCode } from '../../support/errors.ts';
 import { BLOCK, FakeNvme } from './fake-nvme.ts';
-import { end, open, sleep, start, until } from './nvme-fake-fixture.ts';
-import { assertIdle, Random, rejectsNvme } from './nvme-fixture.ts';
+import { end, open, sleep, start, until } from './fake-fixture.ts';
+import { assertIdle, Random, rejectsNvme } from './fixture.ts';
 
 void describe('the NVMe driver', () => {
   void it('describes data so that a controller finds it, whatever its size and place', async () => {

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { type EhciController, MassStorage, type UsbDevice, UsbError, type UsbErrorCode } from 'dmapool/drivers/ehci';
 import type { QemuMachine } from 'dmapool/qemu';
-import { startMachine, until, withoutQemu } from '../qemu/qemu.ts';
+import { startMachine, until, withoutQemu } from '../../qemu/qemu.ts';
 import {
   activeBlocks,
   type Bench,
@@ -13,7 +13,7 @@ import {
   Random,
   startWithDisk,
   withController,
-} from './ehci-fixture.ts';
+} from './fixture.ts';
 
 const skip = withoutQemu;
 

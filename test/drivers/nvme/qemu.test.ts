@@ -4,10 +4,10 @@ import { readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import { type Device, DmaPool } from 'dmapool';
 import { NvmeController, type NvmeStatusError, nvmeStatusName } from 'dmapool/drivers/nvme';
-import { diskImage } from '../support/disk-image.ts';
-import { rejectsCode, throwsCode } from '../support/errors.ts';
-import { startMachine, withoutQemu } from '../qemu/qemu.ts';
-import { assertIdle, closeNvme, MIB, Random, rejectsNvme, startBench, startNvme } from './nvme-fixture.ts';
+import { diskImage } from '../../support/disk-image.ts';
+import { rejectsCode, throwsCode } from '../../support/errors.ts';
+import { startMachine, withoutQemu } from '../../qemu/qemu.ts';
+import { assertIdle, closeNvme, MIB, Random, rejectsNvme, startBench, startNvme } from './fixture.ts';
 
 function counts(device: Device): Record<string, number> {
   const lines = (device.readAttribute('pools') ?? '').split('\n').slice(1);

@@ -3,10 +3,10 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { DmaError } from 'dmapool';
 import { NvmeController } from 'dmapool/drivers/nvme';
-import { withoutQemu } from '../qemu/qemu.ts';
-import { FaultySource } from '../support/faulty-memory.ts';
-import { RecordingLog } from '../support/log.ts';
-import { assertIdle, MIB, Random, startBench } from './nvme-fixture.ts';
+import { withoutQemu } from '../../qemu/qemu.ts';
+import { FaultySource } from '../../support/faulty-memory.ts';
+import { RecordingLog } from '../../support/log.ts';
+import { assertIdle, MIB, Random, startBench } from './fixture.ts';
 
 void describe('memory that runs out', { skip: withoutQemu }, () => {
   for (const how of ['none', 'throw'] as const) {

@@ -3,8 +3,8 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import type { NvmeError } from 'dmapool/drivers/nvme';
 import { BLOCK, FakeNvme } from './fake-nvme.ts';
-import { end, sleep, start, until } from './nvme-fake-fixture.ts';
-import { rejectsNvme } from './nvme-fixture.ts';
+import { end, sleep, start, until } from './fake-fixture.ts';
+import { rejectsNvme } from './fixture.ts';
 
 void describe('a reset of the NVMe controller', () => {
   for (const why of ['a late command', 'a fatal status']) {

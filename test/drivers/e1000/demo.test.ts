@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { runCli } from '../cli/run-cli.ts';
-import { withoutQemu } from '../qemu/qemu.ts';
+import { runCli } from '../../cli/run-cli.ts';
+import { withoutQemu } from '../../qemu/qemu.ts';
 
 test(
   'dmapool demo e1000 sends both ways, loses what is not paced, forwards, and shows the pools',
@@ -47,7 +47,7 @@ test('dmapool demo e1000 without QEMU says in one line how to get it', async () 
 });
 
 test("the documentation has each of the driver's error codes", () => {
-  const read = (path: string): string => readFileSync(new URL(`../../../${path}`, import.meta.url), 'utf8');
+  const read = (path: string): string => readFileSync(new URL(`../../../../${path}`, import.meta.url), 'utf8');
   const declared = [...read('drivers/e1000/errors.ts').matchAll(/^ {2}\| '(ERR_E1000_\w+)'/gm)].map(([, code]) => code);
   const documented = [...read('docs/drivers-e1000.md').matchAll(/^\| `(ERR_E1000_\w+)`/gm)].map(([, code]) => code);
   assert.ok(declared.length > 0);

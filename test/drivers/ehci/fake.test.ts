@@ -3,10 +3,10 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { EhciController } from 'dmapool/drivers/ehci';
 import { PciFunction } from 'dmapool/pci';
-import { FakeBackend } from '../pci/fake-backend.ts';
-import { until } from '../qemu/qemu.ts';
-import { RecordingLog } from '../support/log.ts';
-import { failsWith } from './ehci-fixture.ts';
+import { FakeBackend } from '../../pci/fake-backend.ts';
+import { until } from '../../qemu/qemu.ts';
+import { RecordingLog } from '../../support/log.ts';
+import { failsWith } from './fixture.ts';
 
 /** Where the operational registers are, and those that the tests look at (EHCI 1.0, 2.3). */
 const OPERATIONAL = 0x20;

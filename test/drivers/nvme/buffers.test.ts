@@ -2,9 +2,9 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import type { NvmeNamespace } from 'dmapool/drivers/nvme';
-import { rejectsCode } from '../support/errors.ts';
+import { rejectsCode } from '../../support/errors.ts';
 import { BLOCK } from './fake-nvme.ts';
-import { type Bench, end, start, until } from './nvme-fake-fixture.ts';
+import { type Bench, end, start, until } from './fake-fixture.ts';
 
 /** A buffer of `blocks` blocks, and what spoils it: by name of what is done to it. */
 const ways: Readonly<Record<string, (blocks: number) => [buffer: Uint8Array, spoil: () => void]>> = {

@@ -3,8 +3,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Device, DmaPool } from 'dmapool';
 import { UsbError } from 'dmapool/drivers/ehci';
-import { type DataPool, UsbBuffer } from '../../drivers/ehci/buffer.ts';
-import { EndpointQueue } from '../../drivers/ehci/queue.ts';
+import { type DataPool, UsbBuffer } from '../../../drivers/ehci/buffer.ts';
+import { EndpointQueue } from '../../../drivers/ehci/queue.ts';
 import {
   DESCRIPTOR_POOL,
   PAGE,
@@ -14,8 +14,8 @@ import {
   QTD,
   type QtdBlock,
   TOKEN,
-} from '../../drivers/ehci/structures.ts';
-import { failsWith } from './ehci-fixture.ts';
+} from '../../../drivers/ehci/structures.ts';
+import { failsWith } from './fixture.ts';
 
 class FakeController {
   readonly qhs: DmaPool<'ehci_qh'>;

@@ -3,8 +3,8 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { DmaOutOfMemoryError } from 'dmapool';
 import { MassStorage } from 'dmapool/drivers/ehci';
-import { withoutQemu } from '../qemu/qemu.ts';
-import { activeBlocks, type Bench, MIB, Random, startWithDisk, withController } from './ehci-fixture.ts';
+import { withoutQemu } from '../../qemu/qemu.ts';
+import { activeBlocks, type Bench, MIB, Random, startWithDisk, withController } from './fixture.ts';
 
 const SOURCE_BROKE = 'the source broke';
 

@@ -4,9 +4,9 @@ import { test } from 'node:test';
 import { DmaOutOfMemoryError, DmaReleaseError } from 'dmapool';
 import { E1000, type Packet } from 'dmapool/drivers/e1000';
 import type { QemuMachine } from 'dmapool/qemu';
-import { withoutQemu } from '../qemu/qemu.ts';
-import { FaultySource } from '../support/faulty-memory.ts';
-import { closeAll, frame, machineWithCards, openCard, packetOf, receiveCopies } from './e1000-fixture.ts';
+import { withoutQemu } from '../../qemu/qemu.ts';
+import { FaultySource } from '../../support/faulty-memory.ts';
+import { closeAll, frame, machineWithCards, openCard, packetOf, receiveCopies } from './fixture.ts';
 
 /** Cards under test, each with a peer; QEMU's second of silence after an open passes for all of them at once. */
 const PAIRS = 8;

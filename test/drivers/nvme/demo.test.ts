@@ -1,8 +1,8 @@
 /** `dmapool demo nvme`. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { runCli } from '../cli/run-cli.ts';
-import { withoutQemu } from '../qemu/qemu.ts';
+import { runCli } from '../../cli/run-cli.ts';
+import { withoutQemu } from '../../qemu/qemu.ts';
 
 void test(
   'dmapool demo nvme runs the driver, compares with the image, and shows the pools',

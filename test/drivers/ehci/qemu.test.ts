@@ -4,9 +4,9 @@ import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { DmaArgumentError } from 'dmapool';
 import { EhciController, MassStorage, ScsiError, type UsbBuffer } from 'dmapool/drivers/ehci';
-import { startMachine, withoutQemu } from '../qemu/qemu.ts';
-import { rejectsCode } from '../support/errors.ts';
-import { activeBlocks, failsWith, MIB, Random, startWithDisk, withController } from './ehci-fixture.ts';
+import { startMachine, withoutQemu } from '../../qemu/qemu.ts';
+import { rejectsCode } from '../../support/errors.ts';
+import { activeBlocks, failsWith, MIB, Random, startWithDisk, withController } from './fixture.ts';
 
 const skip = withoutQemu;
 

@@ -4,9 +4,9 @@ import { describe, it } from 'node:test';
 import { DmaError } from 'dmapool';
 import { NvmeError } from 'dmapool/drivers/nvme';
 import { PciGoneError } from 'dmapool/pci';
-import { withoutQemu } from '../qemu/qemu.ts';
-import { rejectsCode } from '../support/errors.ts';
-import { assertIdle, MIB, type NvmeBench, rejectsNvme, startNvme } from './nvme-fixture.ts';
+import { withoutQemu } from '../../qemu/qemu.ts';
+import { rejectsCode } from '../../support/errors.ts';
+import { assertIdle, MIB, type NvmeBench, rejectsNvme, startNvme } from './fixture.ts';
 
 /** Keeps the disk busy until it fails; says how much was done, and with what each of the workers failed. */
 function keepBusy(

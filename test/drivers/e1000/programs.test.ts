@@ -3,9 +3,9 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { DmaArgumentError } from 'dmapool';
 import { type E1000, E1000Error, forward, generate, type Packet, TrafficMeter } from 'dmapool/drivers/e1000';
-import { rejectsCode } from '../support/errors.ts';
-import { withoutQemu } from '../qemu/qemu.ts';
-import { closeAll, machineWithCards, openCard, openPair, warmUp } from './e1000-fixture.ts';
+import { rejectsCode } from '../../support/errors.ts';
+import { withoutQemu } from '../../qemu/qemu.ts';
+import { closeAll, machineWithCards, openCard, openPair, warmUp } from './fixture.ts';
 
 const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 

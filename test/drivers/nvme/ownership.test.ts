@@ -3,11 +3,11 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { DmaReleaseError } from 'dmapool';
 import { NvmeController } from 'dmapool/drivers/nvme';
-import { FaultyMemory, FaultySource } from '../support/faulty-memory.ts';
-import { rejectsCode } from '../support/errors.ts';
+import { FaultyMemory, FaultySource } from '../../support/faulty-memory.ts';
+import { rejectsCode } from '../../support/errors.ts';
 import { BLOCK, FakeNvme } from './fake-nvme.ts';
-import { end, open, start } from './nvme-fake-fixture.ts';
-import { rejectsNvme } from './nvme-fixture.ts';
+import { end, open, start } from './fake-fixture.ts';
+import { rejectsNvme } from './fixture.ts';
 
 void describe('an NVMe function', () => {
   void it('is not started twice, and the driver that has it goes on', async () => {

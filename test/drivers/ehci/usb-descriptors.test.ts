@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { UsbError } from 'dmapool/drivers/ehci';
 import fc from 'fast-check';
-import { parseConfiguration, parseDevice, parseString } from '../../drivers/ehci/descriptors.ts';
+import { parseConfiguration, parseDevice, parseString } from '../../../drivers/ehci/descriptors.ts';
 
 interface Endpoint {
   readonly number: number;

@@ -2,9 +2,9 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import { withoutQemu } from '../qemu/qemu.ts';
-import { assertIdle, closeNvme, MIB, Random, startNvme } from './nvme-fixture.ts';
-import { Traffic } from './nvme-traffic.ts';
+import { withoutQemu } from '../../qemu/qemu.ts';
+import { assertIdle, closeNvme, MIB, Random, startNvme } from './fixture.ts';
+import { Traffic } from './traffic.ts';
 
 void test(
   '5,000 random reads and writes on two queue pairs leave the disk as the model says',

@@ -2,8 +2,8 @@
 import assert from 'node:assert/strict';
 import { test, type TestContext } from 'node:test';
 import type { E1000, Packet } from 'dmapool/drivers/e1000';
-import { withoutQemu } from '../qemu/qemu.ts';
-import { closeAll, openPair, warmUp } from './e1000-fixture.ts';
+import { withoutQemu } from '../../qemu/qemu.ts';
+import { closeAll, openPair, warmUp } from './fixture.ts';
 
 const HEADER = 20;
 const LEAST = 60;

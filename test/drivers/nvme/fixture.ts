@@ -11,11 +11,11 @@ import {
 } from 'dmapool/drivers/nvme';
 import type { PciFunction } from 'dmapool/pci';
 import type { QemuMachine, QemuOption, QemuOptionObject } from 'dmapool/qemu';
-import { startMachine } from '../qemu/qemu.ts';
-import { diskImage } from '../support/disk-image.ts';
-import { RecordingLog } from '../support/log.ts';
+import { startMachine } from '../../qemu/qemu.ts';
+import { diskImage } from '../../support/disk-image.ts';
+import { RecordingLog } from '../../support/log.ts';
 
-export { Random } from '../support/random.ts';
+export { Random } from '../../support/random.ts';
 
 export const MIB = 1024 * 1024;
 

@@ -7,14 +7,14 @@ import { test } from 'node:test';
 import { Device, DmaPool } from 'dmapool';
 import { UsbError } from 'dmapool/drivers/ehci';
 import fc from 'fast-check';
-import { UsbBuffer } from '../../drivers/ehci/buffer.ts';
+import { UsbBuffer } from '../../../drivers/ehci/buffer.ts';
 import {
   type BulkOnlyLink,
   BulkOnlyTransport,
   type ScsiCommand,
   type ScsiResult,
-} from '../../drivers/ehci/bulk-only.ts';
-import { failsWith } from './ehci-fixture.ts';
+} from '../../../drivers/ehci/bulk-only.ts';
+import { failsWith } from './fixture.ts';
 
 type Phase = 'command' | 'data' | 'status' | 'status again' | 'reset' | 'clear in' | 'clear out';
 
