@@ -6,7 +6,19 @@
  * its buffer and offset. Buffers are numbered as they are met: those of `setup` for all, any other for each worker by
  * itself, so that the numbers never depend on the schedule.
  */
-import type { AnyArray } from './machine.ts';
+/** What workers can share. */
+export type AnyArray =
+  | Int8Array
+  | Uint8Array
+  | Uint8ClampedArray
+  | Int16Array
+  | Uint16Array
+  | Int32Array
+  | Uint32Array
+  | Float32Array
+  | Float64Array
+  | BigInt64Array
+  | BigUint64Array;
 
 const SEED = { a: 0x9e37_79b9 | 0, b: 0x85eb_ca77 | 0 };
 const FACTOR = { a: 0x85eb_ca6b | 0, b: 0xc2b2_ae35 | 0 };

@@ -3,21 +3,9 @@
  * memory is sequentially consistent. Each operation's last argument is the `yield` before it, and ignored.
  */
 import { SimulationError } from './errors.ts';
-import type { Fingerprint } from './fingerprint.ts';
+import type { AnyArray, Fingerprint } from './fingerprint.ts';
 import type { Site } from './sites.ts';
 
-export type AnyArray =
-  | Int8Array
-  | Uint8Array
-  | Uint8ClampedArray
-  | Int16Array
-  | Uint16Array
-  | Int32Array
-  | Uint32Array
-  | Float32Array
-  | Float64Array
-  | BigInt64Array
-  | BigUint64Array;
 /** What is the same for numbers and bigints is written once, for numbers. */
 type Cells = Int32Array;
 
