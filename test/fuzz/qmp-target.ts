@@ -13,7 +13,8 @@ import { MachineBus } from '../../src/qemu/bus.ts';
 import { QmpClient } from '../../src/qemu/qmp.ts';
 import { QtestClient } from '../../src/qemu/qtest.ts';
 import { PEER_DEVICE, type PeerFault, peerMemory } from '../qemu/peer.ts';
-import { isAlive, peerInFolder, until } from '../qemu/qemu.ts';
+import { isAlive, peerInFolder } from '../qemu/qemu.ts';
+import { until } from '../support/until.ts';
 import { Random } from '../support/random.ts';
 import type { FuzzTarget } from './target.ts';
 

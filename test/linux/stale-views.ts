@@ -4,7 +4,7 @@
  */
 import assert from 'node:assert/strict';
 import type { CoherentAllocator, CoherentMemory } from 'dmapool';
-import { Random } from '../drivers/nvme/fixture.ts';
+import { Random } from '../support/random.ts';
 
 /** A source that can be closed while its blocks are out. */
 export interface ClosableSource extends CoherentAllocator {

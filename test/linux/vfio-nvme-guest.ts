@@ -8,9 +8,10 @@ import { setTimeout } from 'node:timers/promises';
 import { DmaPool } from 'dmapool';
 import { NvmeController, NvmeError, type NvmeNamespace, type NvmeOptions } from 'dmapool/drivers/nvme';
 import { bindToVfio, unbindFromVfio, VfioDevice, type VfioMemoryOptions } from 'dmapool/linux';
-import { assertIdle, MIB, Random } from '../drivers/nvme/fixture.ts';
+import { assertIdle, MIB } from '../drivers/nvme/fixture.ts';
 import { Traffic } from '../drivers/nvme/traffic.ts';
 import { diskAppears, FIRST as NVME, iommuFaults, within10s } from './vfio-guest-support.ts';
+import { Random } from '../support/random.ts';
 
 const DISK = '/dev/nvme0n1';
 

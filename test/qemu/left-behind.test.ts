@@ -8,7 +8,8 @@ import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
-import { isAlive, parentOf, processesWith, until, withoutQemu } from './qemu.ts';
+import { isAlive, parentOf, processesWith, withoutQemu } from './qemu.ts';
+import { until } from '../support/until.ts';
 
 const program = fileURLToPath(new URL('./machine-holder.js', import.meta.url));
 

@@ -65,15 +65,6 @@ export function processesWith(text: string): number[] {
     });
 }
 
-/** Resolves when the condition holds; rejects after `patience` milliseconds. */
-export async function until(what: string, condition: () => boolean, patience = 5000): Promise<void> {
-  const deadline = performance.now() + patience;
-  while (!condition()) {
-    if (performance.now() > deadline) throw new Error(`still not after ${String(patience)} ms: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 5));
-  }
-}
-
 /** Registers of QEMU's educational device (docs/specs/edu in QEMU's documentation). */
 export const EDU: {
   readonly id: 0x00;

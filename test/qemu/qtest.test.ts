@@ -5,6 +5,7 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { QtestClient } from '../../src/qemu/qtest.ts';
 import { rejectsCode } from '../support/errors.ts';
+import { setImmediate as turn } from 'node:timers/promises';
 
 class Wire extends Duplex {
   readonly commands: string[] = [];
@@ -44,8 +45,6 @@ function client(timeout = 10_000): Client {
   });
   return { wire, client: made, irqs, hangs, broken };
 }
-
-const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 void describe('the qtest client', () => {
   void it('gives each call its answer, however the stream is cut and whatever comes between', async () => {

@@ -4,6 +4,8 @@ import { Device, DmaPool, type DmaPoolOptions, HeapMemory, type SharedPoolHandle
 import { RecordingLog } from '../support/log.ts';
 import { RemoteWorker } from './remote.ts';
 
+export { until } from '../support/until.ts';
+
 export interface Fixture {
   readonly memory: HeapMemory;
   readonly log: RecordingLog;
@@ -41,15 +43,6 @@ export async function attachedWorker(handle: SharedPoolHandle): Promise<RemoteWo
   const remote = await RemoteWorker.start();
   await remote.call('attach', handle);
   return remote;
-}
-
-/** Resolves when `condition` holds; rejects after `patience` milliseconds. */
-export async function until(what: string, condition: () => boolean, patience = 5000): Promise<void> {
-  const deadline = performance.now() + patience;
-  while (!condition()) {
-    if (performance.now() > deadline) throw new Error(`still not after ${String(patience)} ms: ${what}`);
-    await new Promise((resolve) => setTimeout(resolve, 2));
-  }
 }
 
 export function range(begin: number, end: number): number[] {

@@ -1,9 +1,9 @@
 /** A worker that runs worker.ts, as the one who made it sees it. */
-import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 import type { DmaErrorCode } from 'dmapool';
 import type { Operations, Request, Response } from './worker.ts';
+import { rejectsAs } from '../support/errors.ts';
 
 type Answer<K extends keyof Operations> = Awaited<ReturnType<Operations[K]>>;
 
@@ -81,12 +81,5 @@ export class RemoteWorker {
 
 /** Awaits the answer, which must be an error of this code; returns its message. */
 export async function refusedWith(code: DmaErrorCode, answer: Promise<unknown>): Promise<string> {
-  try {
-    await answer;
-  } catch (error) {
-    assert.ok(error instanceof RemoteError, String(error));
-    assert.equal(error.code, code, error.message);
-    return error.message;
-  }
-  return assert.fail(`expected ${code}, but it was answered`);
+  return (await rejectsAs(RemoteError, code, answer)).message;
 }

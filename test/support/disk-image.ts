@@ -1,17 +1,16 @@
-import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync } from 'node:fs';
+import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 
-/** Path of a disk image of zeros that is deleted after the test. */
-export function diskImage(t: TestContext, size: number): string {
+/** Path of a disk image that is deleted after the test: of this content, or of zeros and this size in bytes. */
+export function diskImage(t: TestContext, content: Uint8Array | number): string {
   const folder = mkdtempSync(join(tmpdir(), 'dmapool-test,'));
   t.after(() => {
     rmSync(folder, { recursive: true });
   });
   const file = join(folder, 'disk.img');
-  const fd = openSync(file, 'w');
-  ftruncateSync(fd, size);
-  closeSync(fd);
+  writeFileSync(file, typeof content === 'number' ? '' : content);
+  if (typeof content === 'number') truncateSync(file, content);
   return file;
 }

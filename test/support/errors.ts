@@ -15,12 +15,22 @@ export function throwsCode(code: DmaErrorCode, action: () => unknown): DmaError 
 }
 
 /** Awaits `promise`, which must be rejected with a DmaError of this code. */
-export async function rejectsCode(code: DmaErrorCode, promise: Promise<unknown>): Promise<DmaError> {
+export function rejectsCode(code: DmaErrorCode, promise: Promise<unknown>): Promise<DmaError> {
+  return rejectsAs(DmaError, code, promise);
+}
+
+/** Awaits `promise`, which must be rejected with an error of this class and code. */
+export async function rejectsAs<E extends Error & { readonly code: string }>(
+  type: new (...args: never[]) => E,
+  code: E['code'],
+  promise: Promise<unknown>,
+): Promise<E> {
   try {
     await promise;
   } catch (error) {
-    assert.ok(error instanceof DmaError, `expected a DmaError, got ${String(error)}`);
+    assert.ok(error instanceof type, `expected ${type.name} ${code}, got ${String(error)}`);
     assert.equal(error.code, code, error.message);
+    assert.equal(error.name, error.constructor.name);
     return error;
   }
   return assert.fail(`expected ${code}, but it was fulfilled`);

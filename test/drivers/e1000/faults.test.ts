@@ -7,6 +7,7 @@ import type { QemuMachine } from 'dmapool/qemu';
 import { withoutQemu } from '../../qemu/qemu.ts';
 import { FaultySource } from '../../support/faulty-memory.ts';
 import { closeAll, frame, machineWithCards, openCard, packetOf, receiveCopies } from './fixture.ts';
+import { setImmediate as turn } from 'node:timers/promises';
 
 /** Cards under test, each with a peer; QEMU's second of silence after an open passes for all of them at once. */
 const PAIRS = 8;
@@ -27,8 +28,6 @@ interface Outcome {
   /** What closing failed with, if it did. */
   readonly closing: unknown;
 }
-
-const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 /** Everything a user does with a card. Packets are held back, so that the pool grows on the way. */
 async function scenario(machine: QemuMachine, which: number, peer: E1000, source: FaultySource): Promise<Outcome> {

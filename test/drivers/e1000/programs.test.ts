@@ -6,8 +6,7 @@ import { type E1000, E1000Error, forward, generate, type Packet, TrafficMeter } 
 import { rejectsCode } from '../../support/errors.ts';
 import { withoutQemu } from '../../qemu/qemu.ts';
 import { closeAll, machineWithCards, openCard, openPair, warmUp } from './fixture.ts';
-
-const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
+import { setImmediate as turn } from 'node:timers/promises';
 
 /** Measures what comes to a card until the meter has `count` packets, or the signal. */
 async function measure(nic: E1000, meter: TrafficMeter, count: number, signal?: AbortSignal): Promise<void> {

@@ -27,6 +27,7 @@ import {
   receiveCopies,
   warmUp,
 } from './fixture.ts';
+import { setImmediate as turn } from 'node:timers/promises';
 
 const RCTL = 0x100;
 const TCTL = 0x400;
@@ -37,8 +38,6 @@ function isOurs(code: E1000ErrorCode): (error: unknown) => boolean {
 
 /** Rings of the least size, and a few buffers more. */
 const SMALL: E1000Options = { receiveDescriptors: 8, transmitDescriptors: 8, buffers: 20 };
-
-const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 void describe('e1000', { skip: withoutQemu, timeout: 60_000 }, () => {
   void it('reads its address and its link, and closes without a trace', async (t) => {

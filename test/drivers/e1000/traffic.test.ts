@@ -4,6 +4,7 @@ import { test, type TestContext } from 'node:test';
 import type { E1000, Packet } from 'dmapool/drivers/e1000';
 import { withoutQemu } from '../../qemu/qemu.ts';
 import { closeAll, openPair, warmUp } from './fixture.ts';
+import { setImmediate as turn } from 'node:timers/promises';
 
 const HEADER = 20;
 const LEAST = 60;
@@ -44,8 +45,6 @@ function isWhole(packet: Packet, direction: number, n: number): boolean {
   for (let i = HEADER; i < length; i++) if (bytes[i] !== NOISE[from + i - HEADER]) return false;
   return true;
 }
-
-const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 /** One direction of traffic. */
 class Direction {

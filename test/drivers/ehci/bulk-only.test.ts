@@ -14,7 +14,7 @@ import {
   type ScsiCommand,
   type ScsiResult,
 } from '../../../drivers/ehci/bulk-only.ts';
-import { failsWith } from './fixture.ts';
+import { rejectsAs } from '../../support/errors.ts';
 
 type Phase = 'command' | 'data' | 'status' | 'status again' | 'reset' | 'clear in' | 'clear out';
 
@@ -137,7 +137,7 @@ test('a status that is halted is asked for once more, and twice means reset', as
     assert.deepEqual(fake.log, ['command', 'status', 'clear in', 'status']);
     fake.log.length = 0;
     fake.stalls.add('status again');
-    await failsWith('ERR_USB_STALL', run('out', 0));
+    await rejectsAs(UsbError, 'ERR_USB_STALL', run('out', 0));
     assert.deepEqual(fake.log, ['command', 'status', 'clear in', 'status', ...RECOVERY]);
     fake.stalls.clear();
     assert.deepEqual(await run(), { length: 4096, passed: true });
@@ -160,14 +160,14 @@ test('a command that is refused, and a status that is none, lead to a reset', as
     for (const distort of distortions) {
       fake.log.length = 0;
       fake.distort = distort;
-      await failsWith('ERR_USB_PROTOCOL', run());
+      await rejectsAs(UsbError, 'ERR_USB_PROTOCOL', run());
       assert.deepEqual(fake.log, ['command', 'data', 'status', ...RECOVERY]);
       fake.distort = () => 13;
       assert.deepEqual(await run(), { length: 4096, passed: true });
     }
     fake.log.length = 0;
     fake.stalls.add('command');
-    await failsWith('ERR_USB_STALL', run());
+    await rejectsAs(UsbError, 'ERR_USB_STALL', run());
     assert.deepEqual(fake.log, ['command', ...RECOVERY]);
   });
 });
@@ -176,9 +176,9 @@ test('a reset that fails is tried again before the next command', async () => {
   for (const failing of ['reset', 'clear in', 'clear out'] as const) {
     await withFake(async ({ fake, run }) => {
       fake.stalls.add('command').add(failing);
-      await failsWith('ERR_USB_STALL', run());
+      await rejectsAs(UsbError, 'ERR_USB_STALL', run());
       fake.log.length = 0;
-      await failsWith('ERR_USB_STALL', run());
+      await rejectsAs(UsbError, 'ERR_USB_STALL', run());
       assert.ok(!fake.log.includes('command'), 'no command before the reset');
       fake.stalls.clear();
       fake.log.length = 0;

@@ -4,7 +4,8 @@ import { test } from 'node:test';
 import { DmaOutOfMemoryError } from 'dmapool';
 import { MassStorage } from 'dmapool/drivers/ehci';
 import { withoutQemu } from '../../qemu/qemu.ts';
-import { activeBlocks, type Bench, MIB, Random, startWithDisk, withController } from './fixture.ts';
+import { activeBlocks, type Bench, MIB, startWithDisk, withController } from './fixture.ts';
+import { Random } from '../../support/random.ts';
 
 const SOURCE_BROKE = 'the source broke';
 

@@ -1,30 +1,15 @@
 /** What the tests of the EHCI driver have in common. */
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
 import type { TestContext } from 'node:test';
-import { EhciController, type EhciOptions, UsbError, type UsbErrorCode } from 'dmapool/drivers/ehci';
+import { EhciController, type EhciOptions } from 'dmapool/drivers/ehci';
 import type { PciFunction } from 'dmapool/pci';
 import type { QemuMachine, QemuOption, QemuOptionObject } from 'dmapool/qemu';
 import { startMachine } from '../../qemu/qemu.ts';
+import { diskImage } from '../../support/disk-image.ts';
 import { FaultySource } from '../../support/faulty-memory.ts';
 import { RecordingLog } from '../../support/log.ts';
 
-export { Random } from '../../support/random.ts';
-
 export const MIB: number = 1024 * 1024;
-
-/** Path of a disk image that is deleted after the test. */
-export function diskImage(t: TestContext, content: Uint8Array): string {
-  const folder = mkdtempSync(join(tmpdir(), 'dmapool-test-'));
-  t.after(() => {
-    rmSync(folder, { recursive: true });
-  });
-  const file = join(folder, 'disk.img');
-  writeFileSync(file, content);
-  return file;
-}
 
 /** A machine with an EHCI controller `ehci` and a USB disk `stick` on it. */
 export async function startWithDisk(
@@ -88,15 +73,4 @@ export async function withController(
     await pci.close();
   }
   return memory;
-}
-
-/** Awaits `promise`, which must be rejected with a UsbError of this code. */
-export async function failsWith(code: UsbErrorCode, promise: Promise<unknown>): Promise<UsbError> {
-  const error: unknown = await promise.then(
-    () => assert.fail(`expected ${code}, but it was fulfilled`),
-    (reason: unknown) => reason,
-  );
-  assert.ok(error instanceof UsbError, `expected ${code}, got ${String(error)}`);
-  assert.equal(error.code, code, error.message);
-  return error;
 }

@@ -15,7 +15,8 @@ import {
   type QtdBlock,
   TOKEN,
 } from '../../../drivers/ehci/structures.ts';
-import { failsWith } from './fixture.ts';
+import { setImmediate as turn } from 'node:timers/promises';
+import { rejectsAs } from '../../support/errors.ts';
 
 class FakeController {
   readonly qhs: DmaPool<'ehci_qh'>;
@@ -95,8 +96,6 @@ class FakeController {
   }
 }
 
-const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
-
 test('a transfer that is done while it is taken back is done, and the next one goes on with its toggle', async () => {
   const fake = new FakeController();
   await fake.queue.link();
@@ -131,7 +130,7 @@ test('the toggle of a packet that came while its transfer was taken back is kept
   fake.inWindow = () => {
     fake.execute(0);
   };
-  await failsWith('ERR_USB_TIMEOUT', reading);
+  await rejectsAs(UsbError, 'ERR_USB_TIMEOUT', reading);
   await turn();
   assert.notEqual(fake.toggle, 0);
   buffer.free();

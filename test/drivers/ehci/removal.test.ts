@@ -3,17 +3,12 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { type EhciController, MassStorage, type UsbDevice, UsbError, type UsbErrorCode } from 'dmapool/drivers/ehci';
 import type { QemuMachine } from 'dmapool/qemu';
-import { startMachine, until, withoutQemu } from '../../qemu/qemu.ts';
-import {
-  activeBlocks,
-  type Bench,
-  diskImage,
-  failsWith,
-  MIB,
-  Random,
-  startWithDisk,
-  withController,
-} from './fixture.ts';
+import { startMachine, withoutQemu } from '../../qemu/qemu.ts';
+import { activeBlocks, type Bench, MIB, startWithDisk, withController } from './fixture.ts';
+import { until } from '../../support/until.ts';
+import { diskImage } from '../../support/disk-image.ts';
+import { Random } from '../../support/random.ts';
+import { rejectsAs } from '../../support/errors.ts';
 
 const skip = withoutQemu;
 
@@ -47,10 +42,10 @@ test(
       const { controller, pci } = bench;
       const { device, reading } = await startSlowRead(bench);
       await machine.qmp('device_del', { id: 'stick' });
-      const error = await failsWith('ERR_USB_GONE', reading);
+      const error = await rejectsAs(UsbError, 'ERR_USB_GONE', reading);
       assert.match(error.message, /0000:00:\w\w\.\d port 1: the device is gone/);
       assert.equal(device.removed.reason, error);
-      await failsWith('ERR_USB_GONE', device.string(1));
+      await rejectsAs(UsbError, 'ERR_USB_GONE', device.string(1));
       await until('every block is back', () => activeBlocks(pci)['ehci_qh'] === 1);
       assert.deepEqual(activeBlocks(pci), idleWith(0));
       assert.deepEqual(controller.devices, []);
@@ -119,9 +114,9 @@ for (const [name, code, end] of ends) {
     await withController(machine, async (bench) => {
       const { reading, device } = await startSlowRead(bench);
       await end(bench, machine);
-      await failsWith(code, reading);
-      await failsWith(code, device.string(1));
-      await failsWith(code, bench.controller.connect());
+      await rejectsAs(UsbError, code, reading);
+      await rejectsAs(UsbError, code, device.string(1));
+      await rejectsAs(UsbError, code, bench.controller.connect());
       assert.throws(() => bench.controller.buffer(1), { name: 'UsbError', code });
       await bench.controller.close();
       await bench.controller.close();
@@ -156,7 +151,10 @@ test('a halt is cleared after the transfers that were asked for before, and canc
     }
     const closing = inPipe.receive(13, patient);
     const clearing = inPipe.clearHalt();
-    const both = Promise.all([failsWith('ERR_USB_CLOSED', closing), failsWith('ERR_USB_CLOSED', clearing)]);
+    const both = Promise.all([
+      rejectsAs(UsbError, 'ERR_USB_CLOSED', closing),
+      rejectsAs(UsbError, 'ERR_USB_CLOSED', clearing),
+    ]);
     await inPipe.close();
     await both;
   });
@@ -172,7 +170,7 @@ test('a transfer that takes too long is taken back, and the disk works again', {
     // The first one may pass: what the disk saved up while it was idle.
     await disk.read(0, bytes, { timeout: 30_000 });
     for (let round = 0; round < 3; round++) {
-      const error = await failsWith('ERR_USB_TIMEOUT', disk.read(0, bytes, { timeout: 50 }));
+      const error = await rejectsAs(UsbError, 'ERR_USB_TIMEOUT', disk.read(0, bytes, { timeout: 50 }));
       assert.match(error.message, /endpoint 1 in: not done within 50 ms/);
       assert.deepEqual(activeBlocks(bench.pci), idle);
     }
@@ -191,10 +189,10 @@ test('a controller that stops by itself is noticed, stopped for good, and keeps 
       const { pci } = bench;
       const operational = await pci.bar(0).read8(0);
       pci.bar(0).write32(operational, (await pci.bar(0).read32(operational)) & ~1);
-      await failsWith('ERR_USB_CONTROLLER', reading);
+      await rejectsAs(UsbError, 'ERR_USB_CONTROLLER', reading);
       assert.deepEqual(activeBlocks(pci), { usb_data: 0, ehci_qh: 0, ehci_qtd: 0 });
       assert.equal(await pci.isBusMaster(), false);
-      await failsWith('ERR_USB_CONTROLLER', device.string(1));
+      await rejectsAs(UsbError, 'ERR_USB_CONTROLLER', device.string(1));
     },
     { timeout: 200 },
   );

@@ -4,7 +4,8 @@ import { describe, it } from 'node:test';
 import type { NvmeNamespace } from 'dmapool/drivers/nvme';
 import { rejectsCode } from '../../support/errors.ts';
 import { BLOCK } from './fake-nvme.ts';
-import { type Bench, end, start, until } from './fake-fixture.ts';
+import { type Bench, end, start } from './fake-fixture.ts';
+import { until } from '../../support/until.ts';
 
 /** A buffer of `blocks` blocks, and what spoils it: by name of what is done to it. */
 const ways: Readonly<Record<string, (blocks: number) => [buffer: Uint8Array, spoil: () => void]>> = {
@@ -63,7 +64,7 @@ void describe("a user's buffer", () => {
         fake.fate = () => 'hang';
         const [buffer, spoil] = make(blocks);
         const read = disk.read(0, buffer);
-        await until(() => fake.hung.length > 0);
+        await until('the fake holds the commands', () => fake.hung.length > 0);
         spoil();
         for (const command of fake.hung.splice(0)) fake.complete(command, 0);
         await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', read);
@@ -76,7 +77,7 @@ void describe("a user's buffer", () => {
         fake.fate = () => 'hang';
         const [buffer, spoil] = make(blocks);
         const write = disk.write(0, buffer);
-        await until(() => fake.hung.length > 0);
+        await until('the fake holds the commands', () => fake.hung.length > 0);
         spoil();
         for (const command of fake.hung.splice(0)) fake.complete(command, 0);
         await write;

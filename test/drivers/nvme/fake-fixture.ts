@@ -41,15 +41,3 @@ export async function end({ fake, pci, nvme, log }: Bench): Promise<void> {
   await pci.close();
   assert.doesNotMatch(log.text, /busy/);
 }
-
-export const sleep = (milliseconds: number): Promise<void> =>
-  new Promise((resolve) => setTimeout(resolve, milliseconds));
-
-/** Waits until it is so. */
-export async function until(condition: () => boolean): Promise<void> {
-  const last = performance.now() + 5000;
-  while (!condition()) {
-    assert.ok(performance.now() < last, 'it does not happen');
-    await sleep(1);
-  }
-}

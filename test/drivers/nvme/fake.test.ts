@@ -4,10 +4,13 @@ import { describe, it } from 'node:test';
 import fc from 'fast-check';
 import { DmaPool } from 'dmapool';
 import { NvmeController, NvmeError, type NvmeResetError, NvmeTimeoutError } from 'dmapool/drivers/nvme';
-import { rejectsCode } from '../../support/errors.ts';
+import { rejectsAs, rejectsCode } from '../../support/errors.ts';
 import { BLOCK, FakeNvme } from './fake-nvme.ts';
-import { end, open, sleep, start, until } from './fake-fixture.ts';
-import { assertIdle, Random, rejectsNvme } from './fixture.ts';
+import { end, open, start } from './fake-fixture.ts';
+import { assertIdle } from './fixture.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { until } from '../../support/until.ts';
+import { Random } from '../../support/random.ts';
 
 void describe('the NVMe driver', () => {
   void it('describes data so that a controller finds it, whatever its size and place', async () => {
@@ -69,7 +72,7 @@ void describe('the NVMe driver', () => {
     const late = Array.from({ length: 6 }, () => disk.read(7, new Uint8Array(BLOCK)));
     const others = Array.from({ length: 6 }, (_, i) => disk.read(i, new Uint8Array(BLOCK)));
     for (const promise of late) {
-      const error = await rejectsNvme('ERR_NVME_TIMEOUT', promise);
+      const error = await rejectsAs(NvmeError, 'ERR_NVME_TIMEOUT', promise);
       assert.match(error.message, /read of namespace 1 took longer than 250 ms and was aborted/);
     }
     await Promise.all(others);
@@ -112,7 +115,7 @@ void describe('the NVMe driver', () => {
     fake.fate = () => 'hang';
     const read = disk.read(0, new Uint8Array(BLOCK));
     fake.fail();
-    const error = await rejectsNvme('ERR_NVME_RESET', read);
+    const error = await rejectsAs(NvmeError, 'ERR_NVME_RESET', read);
     assert.match(error.message, /CSTS\.CFS/);
     fake.fate = () => null;
     await disk.read(0, new Uint8Array(BLOCK));
@@ -128,10 +131,10 @@ void describe('the NVMe driver', () => {
     fake.stops = false;
     let wasMaster = true;
     const read = disk.read(0, new Uint8Array(BLOCK)).finally(() => (wasMaster = fake.isBusMaster));
-    const error = await rejectsNvme('ERR_NVME_TIMEOUT', read);
+    const error = await rejectsAs(NvmeError, 'ERR_NVME_TIMEOUT', read);
     assert.match(error.message, /did not stop within 500 ms/);
     assert.equal(wasMaster, false);
-    await rejectsNvme('ERR_NVME_TIMEOUT', disk.flush());
+    await rejectsAs(NvmeError, 'ERR_NVME_TIMEOUT', disk.flush());
     const { pools } = nvme;
     await nvme.close();
     for (const pool of pools) assert.equal(pool.counts().pages, 0);
@@ -168,7 +171,7 @@ void describe('the NVMe driver', () => {
       const fake = new FakeNvme();
       prepare(fake);
       const { pci, log } = await open(fake);
-      await rejectsNvme(code, NvmeController.start(pci));
+      await rejectsAs(NvmeError, code, NvmeController.start(pci));
       assert.equal(pci.device.readAttribute('pools'), undefined);
       assert.equal(fake.isBusMaster, false);
       assert.deepEqual(fake.faults, []);
@@ -193,7 +196,7 @@ void describe('the NVMe driver', () => {
     const { fake, nvme, disk } = bench;
     fake.fate = () => 'hang';
     const read = disk.read(0, new Uint8Array(BLOCK));
-    await until(() => fake.hung.length > 0);
+    await until('the fake holds the commands', () => fake.hung.length > 0);
     fake.silent = true;
     await rejectsCode('ERR_DMAPOOL_PCI_GONE', read);
     await rejectsCode('ERR_DMAPOOL_PCI_GONE', disk.flush());
@@ -238,13 +241,13 @@ void describe('the NVMe driver', () => {
     await disk.read(3, first);
     fake.fate = () => 'hang';
     const second = disk.read(4, new Uint8Array(BLOCK));
-    await until(() => fake.hung.length === 1);
+    await until('the fake holds the commands', () => fake.hung.length === 1);
     const [hung] = fake.hung;
     fake.complete({ queue: 1, cid: (hung!.cid - 1024) & 0xffff }, 0);
     await sleep(5);
     assert.equal(nvme.pools[0]!.counts().active, 1, 'its memory is not given back for it');
     fake.complete(hung!, 0x0280);
-    const error = await rejectsNvme('ERR_NVME_STATUS', second);
+    const error = await rejectsAs(NvmeError, 'ERR_NVME_STATUS', second);
     assert.match(error.message, /Write Fault/);
     assert.match(log.text, /error .*queue 1: completion of command 0xffff, which is not in flight/);
     await end(bench);
@@ -255,7 +258,7 @@ void describe('the NVMe driver', () => {
     const { fake, nvme, disk, pci } = bench;
     fake.fate = () => 'hang';
     const reads = Promise.allSettled(Array.from({ length: 9 }, () => disk.read(0, new Uint8Array(BLOCK))));
-    await until(() => fake.hung.length === 4);
+    await until('the fake holds the commands', () => fake.hung.length === 4);
     await nvme.close();
     for (const outcome of await reads) {
       assert.equal(outcome.status, 'rejected');
@@ -274,7 +277,7 @@ void describe('the NVMe driver', () => {
     const read = disk.read(0, new Uint8Array(BLOCK));
     const waits = disk.read(1, new Uint8Array(BLOCK));
     const settled = Promise.allSettled([read, waits]);
-    await until(() => nvme.statistics().resets === 1);
+    await until('the controller was reset', () => nvme.statistics().resets === 1);
     await nvme.close();
     for (const outcome of await settled) {
       assert.equal(outcome.status, 'rejected');
@@ -323,9 +326,9 @@ void describe('the NVMe driver', () => {
       fake.onIdentify = (_cns, view) => {
         view.setUint32(128, format, true);
       };
-      await rejectsNvme(code, nvme.namespace(1));
+      await rejectsAs(NvmeError, code, nvme.namespace(1));
     }
-    await rejectsNvme('ERR_NVME_NO_NAMESPACE', nvme.namespace(2));
+    await rejectsAs(NvmeError, 'ERR_NVME_NO_NAMESPACE', nvme.namespace(2));
     await end(bench);
   });
 });

@@ -2,20 +2,12 @@
 import assert from 'node:assert/strict';
 import type { TestContext } from 'node:test';
 import type { CoherentAllocator } from 'dmapool';
-import {
-  NvmeController,
-  NvmeError,
-  type NvmeErrorCode,
-  type NvmeNamespace,
-  type NvmeOptions,
-} from 'dmapool/drivers/nvme';
+import { NvmeController, type NvmeNamespace, type NvmeOptions } from 'dmapool/drivers/nvme';
 import type { PciFunction } from 'dmapool/pci';
 import type { QemuMachine, QemuOption, QemuOptionObject } from 'dmapool/qemu';
 import { startMachine } from '../../qemu/qemu.ts';
 import { diskImage } from '../../support/disk-image.ts';
 import { RecordingLog } from '../../support/log.ts';
-
-export { Random } from '../../support/random.ts';
 
 export const MIB = 1024 * 1024;
 
@@ -81,17 +73,4 @@ export async function closeNvme({ nvme, pci, log }: NvmeBench): Promise<void> {
 export function assertIdle(nvme: NvmeController): void {
   for (const pool of nvme.pools) assert.equal(pool.counts().active, 0, pool.name);
   assert.equal(nvme.statistics().load, 0);
-}
-
-/** Awaits `promise`, which must be rejected with an NvmeError of this code. */
-export async function rejectsNvme(code: NvmeErrorCode, promise: Promise<unknown>): Promise<NvmeError> {
-  try {
-    await promise;
-  } catch (error) {
-    assert.ok(error instanceof NvmeError, `expected an NvmeError, got ${String(error)}`);
-    assert.equal(error.code, code, error.message);
-    assert.equal(error.name, error.constructor.name);
-    return error;
-  }
-  return assert.fail(`expected ${code}, but it was fulfilled`);
 }

@@ -2,12 +2,11 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { DmaReleaseError } from 'dmapool';
-import { NvmeController } from 'dmapool/drivers/nvme';
+import { NvmeController, NvmeError } from 'dmapool/drivers/nvme';
 import { FaultyMemory, FaultySource } from '../../support/faulty-memory.ts';
-import { rejectsCode } from '../../support/errors.ts';
+import { rejectsAs, rejectsCode } from '../../support/errors.ts';
 import { BLOCK, FakeNvme } from './fake-nvme.ts';
 import { end, open, start } from './fake-fixture.ts';
-import { rejectsNvme } from './fixture.ts';
 
 void describe('an NVMe function', () => {
   void it('is not started twice, and the driver that has it goes on', async () => {
@@ -42,7 +41,7 @@ void describe('an NVMe function', () => {
     const { pci } = await open(fake, new FaultySource(fake.memory, (call) => (call === 0 ? 'none' : 'ok')));
     await rejectsCode('ERR_DMAPOOL_NO_MEMORY', NvmeController.start(pci));
     fake.setCapabilities({ css: 0 });
-    await rejectsNvme('ERR_NVME_UNSUPPORTED', NvmeController.start(pci));
+    await rejectsAs(NvmeError, 'ERR_NVME_UNSUPPORTED', NvmeController.start(pci));
     fake.setCapabilities({});
     for (let i = 0; i < 2; i++) await (await NvmeController.start(pci)).close();
     assert.deepEqual(fake.faults, []);

@@ -3,8 +3,9 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { withoutQemu } from '../../qemu/qemu.ts';
-import { assertIdle, closeNvme, MIB, Random, startNvme } from './fixture.ts';
+import { assertIdle, closeNvme, MIB, startNvme } from './fixture.ts';
 import { Traffic } from './traffic.ts';
+import { Random } from '../../support/random.ts';
 
 void test(
   '5,000 random reads and writes on two queue pairs leave the disk as the model says',

@@ -1,10 +1,12 @@
 /** A reset of the controller that takes its time: nothing that happens meanwhile makes more of it than a reset. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import type { NvmeError } from 'dmapool/drivers/nvme';
+import { NvmeError } from 'dmapool/drivers/nvme';
 import { BLOCK, FakeNvme } from './fake-nvme.ts';
-import { end, sleep, start, until } from './fake-fixture.ts';
-import { rejectsNvme } from './fixture.ts';
+import { end, start } from './fake-fixture.ts';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { until } from '../../support/until.ts';
+import { rejectsAs } from '../../support/errors.ts';
 
 void describe('a reset of the NVMe controller', () => {
   for (const why of ['a late command', 'a fatal status']) {
@@ -20,9 +22,9 @@ void describe('a reset of the NVMe controller', () => {
         stopping = true;
         fake.fate = () => null;
       };
-      const late = rejectsNvme('ERR_NVME_RESET', disk.read(0, new Uint8Array(BLOCK)));
+      const late = rejectsAs(NvmeError, 'ERR_NVME_RESET', disk.read(0, new Uint8Array(BLOCK)));
       if (why === 'a fatal status') fake.fail();
-      await until(() => stopping);
+      await until('the driver stops the controller', () => stopping);
       // More than once: each wakes the watchdog.
       const more: Promise<void>[] = [];
       for (let i = 0; i < 20; i++) {
@@ -74,7 +76,7 @@ void describe('a reset of the NVMe controller', () => {
     fake.fate = () => 'hang';
     const read = disk.read(1, new Uint8Array(BLOCK));
     const lost = disk.read(2, new Uint8Array(BLOCK));
-    await until(() => fake.hung.length === 2);
+    await until('the fake holds the commands', () => fake.hung.length === 2);
     fake.interruptsWork = false;
     fake.complete(fake.hung[0]!, 0);
     const broken = new Error('the bus broke');

@@ -5,8 +5,9 @@ import { DmaError } from 'dmapool';
 import { NvmeError } from 'dmapool/drivers/nvme';
 import { PciGoneError } from 'dmapool/pci';
 import { withoutQemu } from '../../qemu/qemu.ts';
-import { rejectsCode } from '../../support/errors.ts';
-import { assertIdle, MIB, type NvmeBench, rejectsNvme, startNvme } from './fixture.ts';
+import { rejectsAs, rejectsCode } from '../../support/errors.ts';
+import { assertIdle, MIB, type NvmeBench, startNvme } from './fixture.ts';
+import { until } from '../../support/until.ts';
 
 /** Keeps the disk busy until it fails; says how much was done, and with what each of the workers failed. */
 function keepBusy(
@@ -30,7 +31,7 @@ function keepBusy(
 }
 
 async function untilBusy(done: () => number): Promise<void> {
-  while (done() < 100) await new Promise((resolve) => setTimeout(resolve, 1));
+  await until('100 commands are done', () => done() >= 100, 20_000);
 }
 
 const OPTIONS = { queues: 2, queueDepth: 16, bench: { size: 4 * MIB, drive: { cache: 'unsafe' } } };
@@ -101,7 +102,7 @@ void describe('in the middle of I/O', { skip: withoutQemu }, () => {
       assert.equal(error.code, 'ERR_NVME_CLOSED', error.message);
     }
     for (const pool of pools) assert.deepEqual(pool.counts(), { active: 0, blocks: 0, pages: 0 }, pool.name);
-    await rejectsNvme('ERR_NVME_CLOSED', disk.flush());
+    await rejectsAs(NvmeError, 'ERR_NVME_CLOSED', disk.flush());
     assert.equal(await pci.isBusMaster(), false);
     await pci.close();
     assert.doesNotMatch(log.text, /busy/);

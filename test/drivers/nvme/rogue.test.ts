@@ -4,7 +4,8 @@ import { describe, it } from 'node:test';
 import { type CoherentMemory, DMA_BIT_MASK, type DmaPool, lower32Bits, upper32Bits } from 'dmapool';
 import type { PciFunction } from 'dmapool/pci';
 import { EDU, startMachine, withoutQemu } from '../../qemu/qemu.ts';
-import { assertIdle, closeNvme, MIB, Random, startNvme } from './fixture.ts';
+import { assertIdle, closeNvme, MIB, startNvme } from './fixture.ts';
+import { Random } from '../../support/random.ts';
 
 /** Most bytes that edu moves at a time without killing QEMU. */
 const MOST = 4095;

@@ -4,7 +4,9 @@ import { describe, it } from 'node:test';
 import { NvmeError, type NvmeResetError, NvmeTimeoutError } from 'dmapool/drivers/nvme';
 import type { QemuMachine } from 'dmapool/qemu';
 import { withoutQemu } from '../../qemu/qemu.ts';
-import { assertIdle, closeNvme, MIB, Random, startNvme } from './fixture.ts';
+import { assertIdle, closeNvme, MIB, startNvme } from './fixture.ts';
+import { Random } from '../../support/random.ts';
+import { until } from '../../support/until.ts';
 
 /** Lets the disk do so many requests a second; 0: as many as it can. */
 async function throttle(machine: QemuMachine, iops: number): Promise<void> {
@@ -32,7 +34,7 @@ void describe('commands that take too long', { skip: withoutQemu }, () => {
       assert.deepEqual(buffer, data.subarray(i * 512, (i + 1) * 512));
     });
     const outcomes = Promise.allSettled(reads);
-    while (nvme.statistics().resets === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+    await until('the controller was reset', () => nvme.statistics().resets > 0, 20_000);
     await throttle(machine, 0);
     let lost = 0;
     for (const outcome of await outcomes) {
@@ -82,7 +84,7 @@ void describe('commands that take too long', { skip: withoutQemu }, () => {
     const { machine, nvme, disk, pci } = bench;
     await throttle(machine, 1);
     const outcomes = Promise.allSettled(Array.from({ length: 20 }, (_, i) => disk.read(i, new Uint8Array(512))));
-    while (nvme.statistics().resets === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+    await until('the controller was reset', () => nvme.statistics().resets > 0, 20_000);
     process.kill(machine.pid, 'SIGKILL');
     for (const outcome of await outcomes) {
       if (outcome.status === 'fulfilled') continue;
