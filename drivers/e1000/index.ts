@@ -1,6 +1,7 @@
 /**
  * dmapool/drivers/e1000: a driver for Intel's 82540EM network card.
  *
+ * @module dmapool/drivers/e1000
  * @packageDocumentation
  */
 export { E1000, type E1000Link } from './e1000.ts';

@@ -9,6 +9,7 @@
  * Read it in this order: structures.ts, queue.ts, schedule.ts, engine.ts, controller.ts, device.ts, bulk-only.ts,
  * storage.ts. It stands on `dmapool`, `dmapool/pci` and `dmapool/arguments` alone.
  *
+ * @module dmapool/drivers/ehci
  * @packageDocumentation
  */
 export type { UsbBuffer } from './buffer.ts';

@@ -1,6 +1,7 @@
 /**
  * dmapool/drivers/nvme: a driver for NVM Express controllers, on pools. NVM Express Base Specification 1.4.
  *
+ * @module dmapool/drivers/nvme
  * @packageDocumentation
  */
 export { NvmeController, type NvmeDirection, type NvmeStatistics } from './controller.ts';

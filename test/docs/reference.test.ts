@@ -1,35 +1,24 @@
-/** The pages in docs/reference are what the doc comments give now: `npm run docs` makes them. */
+/** `npm run docs` makes pages of every entry point from the doc comments, without a warning. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
-import { readdirSync, readFileSync, rmSync } from 'node:fs';
-import { join, relative } from 'node:path';
+import { existsSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { test } from 'node:test';
-import { root } from './entry-points.ts';
+import { entryPoints, root } from './entry-points.ts';
 
-const committed = join(root, 'docs', 'reference');
-const fresh = join(root, 'dist', 'reference');
+const pages = join(root, 'dist', 'reference');
 
-function pages(folder: string): Map<string, string> {
-  const files = readdirSync(folder, { withFileTypes: true, recursive: true }).filter((entry) => entry.isFile());
-  return new Map(
-    files
-      .map((entry) => join(entry.parentPath, entry.name))
-      .sort()
-      .map((file) => [relative(folder, file), readFileSync(file, 'utf8')]),
-  );
-}
-
-test('docs/reference is current', () => {
+test('the reference has every entry point, and its links lead somewhere', () => {
   try {
     // Its warnings are errors: a link that leads nowhere ends it.
-    execFileSync(process.execPath, [join(root, 'node_modules', 'typedoc', 'bin', 'typedoc'), '--out', fresh], {
+    execFileSync(process.execPath, [join(root, 'node_modules', 'typedoc', 'bin', 'typedoc'), '--out', pages], {
       cwd: root,
       stdio: ['ignore', 'ignore', 'inherit'],
     });
-    const [are, should] = [pages(committed), pages(fresh)];
-    const stale = [...new Set([...are.keys(), ...should.keys()])].filter((page) => are.get(page) !== should.get(page));
-    assert.deepEqual(stale, [], 'run npm run docs, and commit what it changes');
+    for (const { specifier } of entryPoints()) {
+      assert.ok(existsSync(join(pages, specifier, 'README.md')), `${specifier} has a page`);
+    }
   } finally {
-    rmSync(fresh, { recursive: true, force: true });
+    rmSync(pages, { recursive: true, force: true });
   }
 });
