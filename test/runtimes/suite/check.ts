@@ -1,5 +1,5 @@
 /** Checks that any JavaScript runtime can run: no test runner, nothing of Node's. */
-import { DmaError, type DmaErrorCode } from '../../../src/errors.ts';
+import { DmaError, type DmaErrorCode } from '../../../src/index.ts';
 
 /** One thing that must hold; `run` throws if it does not. */
 export interface Check {
