@@ -49,7 +49,7 @@ const { results } = await measureSpeed(numbersFromArguments({ rounds: 100, repet
 const garbage = await garbagePerPair();
 const complete: OneThreadResult[] = [];
 for (const [i, result] of results.entries()) {
-  const heap = await heapBytesPerBlock(result, result.blocks);
+  const heap = await heapBytesPerBlock(KERNEL_GEOMETRIES[i]!, result.blocks);
   complete.push({
     ...result,
     garbageBytesPerPair: garbage[i]!,
