@@ -54,9 +54,9 @@ export function registerLayout(program: Command, io: CliIo): void {
     });
 }
 
-function createGeometry(flags: LayoutFlags): PoolGeometry {
+function createGeometry({ size, align = 0, boundary = 0 }: LayoutFlags): PoolGeometry {
   try {
-    return new PoolGeometry(flags);
+    return new PoolGeometry({ size, align, boundary });
   } catch (error) {
     if (error instanceof DmaArgumentError) throw new CliExit(EXIT.misused, `layout: --${error.message}`);
     throw error;

@@ -52,11 +52,11 @@ export function activeBlocks(pci: PciFunction): Record<string, number> {
 export async function withController(
   machine: QemuMachine,
   action: (bench: Bench) => Promise<void>,
-  options: EhciOptions & { readonly fate?: FaultySource['onAlloc'] } = {},
+  { fate, ...options }: EhciOptions & { readonly fate?: FaultySource['onAlloc'] } = {},
 ): Promise<FaultySource> {
   const log = new RecordingLog();
   const memory = new FaultySource(machine.memory);
-  if (options.fate !== undefined) memory.onAlloc = options.fate;
+  if (fate !== undefined) memory.onAlloc = fate;
   const pci = await machine.open('ehci', { log, memory });
   try {
     const controller = await EhciController.start(pci, options);
