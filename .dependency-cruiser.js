@@ -50,17 +50,19 @@ const TABLE = {
   // Tests import the inside of the part that they test too: those in test/pool src/pool, those in test/drivers/nvme
   // drivers/nvme: `tested`. The command has no entry point to import, and is tested beside what it does.
   test: {
-    files: 'test/(?!shared/)((?:drivers/)?[^/]+)/',
+    files: 'test/(?!(?:shared|fuzz)/)((?:drivers/)?[^/]+)/',
     own: 'test/',
     also: ['public', 'tested', 'cli', 'scripts'],
     outside: ['*'],
   },
+  // Hostile answers and traces are fed to their readers.
+  'test/fuzz': { files: 'test/fuzz/', own: 'test/', also: ['public', 'qemu', 'trace'], outside: ['*'] },
   // The interleavings of a shared pool are those of the hot path with the shared backend.
   'test/shared': { files: 'test/shared/', own: 'test/', also: ['public', 'shared', 'pool'], outside: ['*'] },
 };
 
 /** Entry points, by path or, as package.json's `exports` gives them, as compiled. */
-const PUBLIC = '(dist/)?(src|src/[^/]+|drivers/[^/]+)/index[.][jt]s$';
+const PUBLIC = '(dist/)?((src|src/[^/]+|drivers/[^/]+)/index|src/arguments)[.][jt]s$';
 const OWN_NAME = 'dmapool($|/)';
 
 /** A part and everything below it. */
@@ -82,7 +84,7 @@ const outsideOf = (name) => {
   if (name === '*') return ['(?!(src|drivers|dist|bench|scripts|examples|bin)/|dmapool($|/))'];
   if (name === 'node:') return [];
   // The package's own name before it is built, and what it leads to after.
-  if (name.startsWith('dmapool')) return [`${name}$`, `dist/src${name.slice('dmapool'.length)}/index[.]js$`];
+  if (name.startsWith('dmapool')) return [`${name}$`, `dist/src${name.slice('dmapool'.length)}(/index)?[.]js$`];
   return [`(?:|.*/)node_modules/${name}/`];
 };
 

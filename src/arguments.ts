@@ -1,6 +1,13 @@
+/**
+ * dmapool/arguments: the checks of arguments that this package makes, for drivers, memory sources and PCI backends of your
+ * own, so that theirs are refused in the same words. Not needed to use pools.
+ *
+ * @module dmapool/arguments
+ * @packageDocumentation
+ */
 import { DmaArgumentError, DmaError } from './errors.ts';
 
-/** The largest size of a block or allocation: INT_MAX, as in Linux's `dma_pool_create`. */
+/** The largest size of a block or allocation: INT_MAX, as in Linux's `dma_pool_create`. @internal */
 export const INT_MAX = 0x7fff_ffff;
 
 /**
@@ -271,19 +278,19 @@ function distance(from: string, to: string): number {
   return row[to.length]!;
 }
 
-/** True for 1, 2, 4, ... up to 2^53. Free of 32-bit operators, so that large boundaries are judged right. */
+/** True for 1, 2, 4, ... up to 2^53. Free of 32-bit operators, so that large boundaries are judged right. @internal */
 export function isPowerOfTwo(value: number): boolean {
   return Number.isInteger(value) && value >= 1 && Number.isInteger(Math.log2(value)) && 2 ** Math.log2(value) === value;
 }
 
-/** The smallest power of two that is not below `value`; `value` from 1 to 2^53. */
+/** The smallest power of two that is not below `value`; `value` from 1 to 2^53. @internal */
 export function ceilPowerOfTwo(value: number): number {
   const power = 2 ** Math.ceil(Math.log2(value));
   // log2 of a number just above a power of two may round down to it.
   return power < value ? power * 2 : power;
 }
 
-/** `value` raised to the next multiple of `multiple`. */
+/** `value` raised to the next multiple of `multiple`. @internal */
 export function roundUp(value: number, multiple: number): number {
   return Math.ceil(value / multiple) * multiple;
 }
@@ -303,6 +310,7 @@ function getter(key: 'length' | typeof Symbol.toStringTag): (array: unknown) => 
  * The length of a true typed array of this kind, 0 if its buffer is detached; -1 for anything else: a proxy, an object
  * with a borrowed prototype, an array of another kind. Runs no code of the array: reads and writes of its elements below
  * this length run none either, whatever a subclass overrides.
+ * @internal
  */
 export function typedArrayLength(kind: 'Int32Array' | 'Float64Array', value: unknown): number {
   return kindOf(value) === kind ? (lengthOf(value) as number) : -1;

@@ -1,6 +1,6 @@
 /** `dmapool demo e1000`: two network cards on one hub. */
 import { E1000, forward, generate, type Packet, TrafficMeter } from '../../drivers/e1000/index.ts';
-import { QemuMachine } from '../qemu/machine.ts';
+import { QemuMachine } from '../qemu/index.ts';
 import { CliExit, type CliIo, EXIT } from './io.ts';
 import { ProgressBar } from './progress.ts';
 

@@ -1,8 +1,14 @@
 import type { Command } from 'commander';
 
 import { DmaArgumentError } from '../index.ts';
-import { bindToVfio, type Rebinding, unbindFromVfio } from '../linux/bind.ts';
-import { listPciDevices, type PciDevice, usesOf } from '../linux/pci-devices.ts';
+import {
+  bindToVfio,
+  listPciDevices,
+  type PciDevice,
+  type Rebinding,
+  unbindFromVfio,
+  usesOf,
+} from '../linux/index.ts';
 import { CliExit, type CliIo, EXIT } from './io.ts';
 import { pciClassName } from './pci-classes.ts';
 import { styleFor } from './style.ts';

@@ -16,6 +16,6 @@ export {
 } from './error.ts';
 export { HugetlbMemory, type HugetlbOptions, type PhysicalRun } from './hugetlb.ts';
 export { openSharedRegion } from './mapped-memory.ts';
-export { listPciDevices, type PciDevice, type SystemFolders } from './pci-devices.ts';
+export { listPciDevices, type PciDevice, type SystemFolders, usesOf } from './pci-devices.ts';
 export { VfioDevice, type VfioOpenOptions } from './vfio.ts';
 export { VfioMemory, type VfioMemoryOptions } from './vfio-memory.ts';

@@ -149,7 +149,17 @@ export function groupBlockers(
     .filter(({ driver }) => driver !== null && !HARMLESS_DRIVERS.includes(driver) && !driver.includes('vfio'));
 }
 
-/** What the system does with a function, in words: `eth0 is up`, `nvme0n1p1 is mounted at /`. Empty if nothing. */
+/**
+ * What the system does with a function, in words: `eth0 is up`, `nvme0n1p1 is mounted at /`. Empty if nothing.
+ *
+ * @param address Its PCI address, such as `0000:3b:00.0`.
+ * @param folders Where to look; for tests.
+ *
+ * @example
+ * ```ts
+ * for (const { address } of listPciDevices()) console.log(address, usesOf(address).join('; '));
+ * ```
+ */
 export function usesOf(address: string, folders: SystemFolders = SYSTEM): string[] {
   return [...networkUses(address, folders), ...diskUses(address, folders), ...vfioUsers(address, folders)];
 }

@@ -55,21 +55,26 @@ export interface Export {
   readonly typeOnly: boolean;
 }
 
-/** What an entry point exports, by the name it exports it under. */
+/** What an entry point exports, by the name it exports it under; not what is for the package alone. */
 export function exportsOf(program: ts.Program, { source }: EntryPoint): Map<string, Export> {
   const checker = program.getTypeChecker();
   const file = program.getSourceFile(join(root, source));
   const module = file === undefined ? undefined : checker.getSymbolAtLocation(file);
   if (module === undefined) throw new Error(`${source} is no module`);
   return new Map(
-    checker.getExportsOfModule(module).map((exported) => {
+    checker.getExportsOfModule(module).flatMap((exported) => {
       const isAlias = (exported.flags & ts.SymbolFlags.Alias) !== 0;
       const symbol = isAlias ? checker.getAliasedSymbol(exported) : exported;
+      if (isInternal(checker, symbol)) return [];
       const [declaration] = exported.declarations ?? [];
       const asType = declaration !== undefined && ts.isTypeOnlyExportDeclaration(declaration);
-      return [exported.name, { symbol, typeOnly: asType || (symbol.flags & ts.SymbolFlags.Value) === 0 }];
+      return [[exported.name, { symbol, typeOnly: asType || (symbol.flags & ts.SymbolFlags.Value) === 0 }] as const];
     }),
   );
+}
+
+function isInternal(checker: ts.TypeChecker, symbol: ts.Symbol): boolean {
+  return symbol.getJsDocTags(checker).some(({ name }) => name === 'internal');
 }
 
 /** Members that a user can reach: of a class also the static and the inherited ones. Not the language's own. */
@@ -86,7 +91,7 @@ export function membersOf(program: ts.Program, symbol: ts.Symbol): ts.Symbol[] {
     if (program.isSourceFileDefaultLibrary(file) || file.fileName.includes('node_modules')) return false;
     const hidden = ts.ModifierFlags.Private | ts.ModifierFlags.Protected;
     if ((ts.getCombinedModifierFlags(own) & hidden) !== 0) return false;
-    if (member.getJsDocTags(checker).some(({ name }) => name === 'internal')) return false;
+    if (isInternal(checker, member)) return false;
     return (own as ts.NamedDeclaration).name?.kind !== ts.SyntaxKind.PrivateIdentifier;
   });
 }

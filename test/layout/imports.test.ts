@@ -61,6 +61,7 @@ const CASES: readonly Case[] = [
   ['drivers/nvme/backend.ts', type('dmapool/linux'), 'drivers'],
   ['drivers/nvme/other.ts', type('../ehci/index.ts'), 'drivers'],
   ['drivers/nvme/node.ts', value('node:fs'), 'drivers'],
+  ['drivers/nvme/arguments.ts', value('dmapool/arguments'), null],
   ['drivers/nvme/names.ts', `${value('dmapool')}\n${type('dmapool/pci')}`, null],
   ['drivers/nvme/common.ts', value('../common/error.ts'), null],
   ['drivers/common/up.ts', type('../nvme/index.ts'), 'drivers/common'],
@@ -76,6 +77,8 @@ const CASES: readonly Case[] = [
   ['test/pool/support.test.ts', value('../support/thing.ts'), null],
   ['test/drivers/nvme/own.test.ts', value('../../../drivers/nvme/queue.ts'), null],
   ['test/drivers/nvme/other.test.ts', type('../../../drivers/ehci/queue.ts'), 'test'],
+  ['test/fuzz/inside.ts', value('../../src/qemu/ram.ts'), null],
+  ['test/fuzz/other.ts', type('../../src/memory/heap.ts'), 'test/fuzz'],
   ['test/shared/own.test.ts', `${value('../../src/shared/lock.ts')}\n${value('../../src/pool/block.ts')}`, null],
   ['test/shared/other.test.ts', type('../../src/memory/heap.ts'), 'test/shared'],
   ['src/pool/test.ts', type('../../test/support/thing.ts'), 'pool'],
@@ -93,7 +96,7 @@ const IMPORTED = [
   ...['src/observe/snapshot.ts', 'src/pci/function.ts', 'src/linux/index.ts', 'src/linux/libc.ts', 'src/qemu/ram.ts'],
   ...['src/kernel/report.ts', 'drivers/common/error.ts', 'drivers/nvme/index.ts', 'drivers/nvme/queue.ts'],
   ...['drivers/ehci/index.ts', 'drivers/ehci/queue.ts', 'test/support/thing.ts'],
-  ...['dist/src/index.js', 'dist/src/pci/index.js', 'dist/src/linux/index.js', 'dist/drivers/nvme/index.js'],
+  ...['dist/src/index.js', 'dist/src/arguments.js', 'dist/src/pci/index.js', 'dist/src/linux/index.js', 'dist/drivers/nvme/index.js'],
   ...['node_modules/koffi/index.js', 'node_modules/commander/index.js'],
 ];
 

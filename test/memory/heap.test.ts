@@ -3,7 +3,7 @@ import { describe, it } from 'node:test';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import fc from 'fast-check';
-import { DmaArgumentError, DmaMappingError, DmaOutOfMemoryError, IommuFaultError } from '../../src/errors.ts';
+import { DmaArgumentError, DmaMappingError, DmaOutOfMemoryError, IommuFaultError } from 'dmapool';
 import type { CoherentMemory, DmaTarget } from '../../src/memory/coherent.ts';
 import { defaultMemory, HeapMemory, type HeapOptions } from '../../src/memory/heap.ts';
 import { registerConformance } from './conformance-node.ts';

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { DmaArgumentError, DmaMappingError, IommuFaultError } from '../../src/errors.ts';
+import { DmaArgumentError, DmaMappingError, IommuFaultError } from 'dmapool';
 import { SoftwareIommu } from '../../src/memory/iommu.ts';
 
 const PAGE = 4096;

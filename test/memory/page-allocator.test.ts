@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
-import { DmaArgumentError, DmaMappingError } from '../../src/errors.ts';
+import { DmaArgumentError, DmaMappingError } from 'dmapool';
 import { MAX_REGION_PAGES, PageAllocator } from '../../src/memory/page-allocator.ts';
 
 const PAGE = 4096;

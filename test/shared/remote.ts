@@ -1,81 +1,18 @@
-/** A worker that runs worker.ts, as the one who made it sees it. */
-import { once } from 'node:events';
-import { Worker } from 'node:worker_threads';
+/** A worker that runs worker.ts, as the thread that made it sees it. */
 import type { DmaErrorCode } from 'dmapool';
-import type { Operations, Request, Response } from './worker.ts';
 import { rejectsAs } from '../support/errors.ts';
+import { RemoteError, RemoteThread } from './remote-thread.ts';
+import type { Operations } from './worker.ts';
 
 type Answer<K extends keyof Operations> = Awaited<ReturnType<Operations[K]>>;
 
-/** What went wrong in the worker. */
-export class RemoteError extends Error {
-  readonly code: string;
-
-  constructor(code: string, message: string) {
-    super(message);
-    this.code = code;
-  }
-}
-
-/** Milliseconds after which an answer is missed: a hang must fail, with a name. */
-const PATIENCE = 20_000;
-
-export class RemoteWorker {
-  readonly worker: Worker;
-  readonly #asked = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();
-  #next = 0;
-
-  private constructor() {
-    this.worker = new Worker(new URL('./worker.js', import.meta.url));
-    this.worker.on('message', ({ id, value, error }: Response) => {
-      const asked = this.#asked.get(id);
-      this.#asked.delete(id);
-      if (error === undefined) asked?.resolve(value);
-      else asked?.reject(new RemoteError(error.code, error.message));
-    });
-    this.worker.on('exit', () => {
-      for (const asked of this.#asked.values()) asked.reject(new RemoteError('ended', 'the worker ended'));
-      this.#asked.clear();
-    });
-  }
-
-  static async start(): Promise<RemoteWorker> {
-    const remote = new RemoteWorker();
-    await once(remote.worker, 'online');
-    return remote;
+export class RemoteWorker extends RemoteThread {
+  static override async start(): Promise<RemoteWorker> {
+    return (await super.start()) as RemoteWorker;
   }
 
   call<K extends keyof Operations>(name: K, ...args: Parameters<Operations[K]>): Promise<Answer<K>> {
     return this.request(name, args) as Promise<Answer<K>>;
-  }
-
-  request(name: string, args: readonly unknown[]): Promise<unknown> {
-    const id = this.#next++;
-    return new Promise((resolve, reject) => {
-      const timer = setTimeout(() => {
-        reject(new RemoteError('hang', `${name} was not answered in ${String(PATIENCE)} ms`));
-      }, PATIENCE);
-      const settled = (): void => {
-        clearTimeout(timer);
-      };
-      this.#asked.set(id, {
-        resolve: (value) => {
-          settled();
-          resolve(value);
-        },
-        reject: (error) => {
-          settled();
-          reject(error);
-        },
-      });
-      this.worker.postMessage({ id, name, args } satisfies Request);
-    });
-  }
-
-  /** Ends the worker, and waits until that was heard of. */
-  async kill(): Promise<void> {
-    await this.worker.terminate();
-    await new Promise((resolve) => setImmediate(resolve));
   }
 }
 

@@ -1,29 +1,15 @@
-/** Worker program of the tests of shared pools: does to its pool what it is asked to; see remote.ts for the other end. */
+/** Worker program of the tests of shared pools: does to its pool what it is asked to; see remote-thread.ts for the other end. */
 import { parentPort, threadId } from 'node:worker_threads';
 import { Device, DmaError, DmaPool, type PoolStatistics, type SharedPoolHandle } from 'dmapool';
 import { H_LOCK } from '../../src/shared/layout.ts';
 import { RecordingLog } from '../support/log.ts';
-import { RemoteWorker } from './remote.ts';
-
-/** What is asked: a name of {@link operations}, and its arguments. */
-export interface Request {
-  readonly id: number;
-  readonly name: string;
-  readonly args: readonly unknown[];
-}
-
-/** What is answered. */
-export interface Response {
-  readonly id: number;
-  readonly value?: unknown;
-  readonly error?: { readonly code: string; readonly message: string };
-}
+import { RemoteThread, type Request, type Response } from './remote-thread.ts';
 
 const log = new RecordingLog();
 let device = new Device({ name: 'none' });
 let pool: DmaPool;
 let handle: SharedPoolHandle;
-let inner: RemoteWorker | null = null;
+let inner: RemoteThread | null = null;
 
 export const operations = {
   attach(given: SharedPoolHandle): { worker: number; thread: number } {
@@ -122,8 +108,8 @@ export const operations = {
   },
   /** Makes a worker of this one, which attaches through it. */
   async makeInner(): Promise<{ worker: number; thread: number }> {
-    inner = await RemoteWorker.start();
-    return inner.call('attach', pool.share());
+    inner = await RemoteThread.start();
+    return inner.request('attach', [pool.share()]) as Promise<{ worker: number; thread: number }>;
   },
   async killInner(): Promise<void> {
     await inner?.kill();
