@@ -1,14 +1,7 @@
 import type { Command } from 'commander';
 
 import { DmaArgumentError } from '../index.ts';
-import {
-  bindToVfio,
-  listPciDevices,
-  type PciDevice,
-  type Rebinding,
-  unbindFromVfio,
-  usesOf,
-} from '../linux/index.ts';
+import { bindToVfio, listPciDevices, type PciDevice, type Rebinding, unbindFromVfio, usesOf } from '../linux/index.ts';
 import { CliExit, type CliIo, EXIT } from './io.ts';
 import { pciClassName } from './pci-classes.ts';
 import { styleFor } from './style.ts';

@@ -96,7 +96,13 @@ const IMPORTED = [
   ...['src/observe/snapshot.ts', 'src/pci/function.ts', 'src/linux/index.ts', 'src/linux/libc.ts', 'src/qemu/ram.ts'],
   ...['src/kernel/report.ts', 'drivers/common/error.ts', 'drivers/nvme/index.ts', 'drivers/nvme/queue.ts'],
   ...['drivers/ehci/index.ts', 'drivers/ehci/queue.ts', 'test/support/thing.ts'],
-  ...['dist/src/index.js', 'dist/src/arguments.js', 'dist/src/pci/index.js', 'dist/src/linux/index.js', 'dist/drivers/nvme/index.js'],
+  ...[
+    'dist/src/index.js',
+    'dist/src/arguments.js',
+    'dist/src/pci/index.js',
+    'dist/src/linux/index.js',
+    'dist/drivers/nvme/index.js',
+  ],
   ...['node_modules/koffi/index.js', 'node_modules/commander/index.js'],
 ];
 

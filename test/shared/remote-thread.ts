@@ -18,6 +18,7 @@ export interface Response {
 
 /** What went wrong in the worker. */
 export class RemoteError extends Error {
+  override readonly name = 'RemoteError';
   readonly code: string;
 
   constructor(code: string, message: string) {
