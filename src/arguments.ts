@@ -110,7 +110,12 @@ export function checkSignal(argument: string, value: unknown): asserts value is 
  * checkBytes('mac', new Uint8Array(6), 6, 6);
  * ```
  */
-export function checkBytes(argument: string, value: unknown, least = 0, most = Infinity): asserts value is Uint8Array {
+export function checkBytes(
+  argument: string,
+  value: unknown,
+  least = 0,
+  most: number = Number.POSITIVE_INFINITY,
+): asserts value is Uint8Array {
   if (ArrayBuffer.isView(value) && value instanceof Uint8Array && value.length >= least && value.length <= most) return;
   const count =
     least === most

@@ -6,7 +6,7 @@
  * is in `docs/errors.md`; a test keeps the two equal.
  */
 
-/** The stable codes. A code is never renamed or given another meaning. */
+/** The stable codes, those of the drivers apart. A code is never renamed or given another meaning. */
 export type DmaErrorCode =
   | 'ERR_DMAPOOL_INVALID_ARGUMENT'
   | 'ERR_DMAPOOL_NO_MEMORY'
@@ -80,10 +80,10 @@ export type DmaErrorCode =
  * ```
  */
 export class DmaError extends Error {
-  /** Which mistake this is; never changes between versions. */
-  readonly code: DmaErrorCode;
+  /** Which mistake this is; never changes between versions. A {@link DmaErrorCode}, or one of a driver. */
+  readonly code: `ERR_DMAPOOL_${string}`;
 
-  constructor(code: DmaErrorCode, message: string, options?: ErrorOptions) {
+  constructor(code: `ERR_DMAPOOL_${string}`, message: string, options?: ErrorOptions) {
     super(message, options);
     this.code = code;
     this.name = new.target.name;

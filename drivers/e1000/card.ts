@@ -18,7 +18,7 @@ export async function resetCard(pci: PciFunction): Promise<void> {
   const end = performance.now() + RESET_TIMEOUT;
   do {
     if (performance.now() > end) {
-      throw new E1000Error('ERR_E1000_TIMEOUT', pci.address, 'the reset did not end within a second');
+      throw new E1000Error('ERR_DMAPOOL_E1000_TIMEOUT', pci.address, 'the reset did not end within a second');
     }
     // Nothing may touch the card for a microsecond (13.4.1).
     await delay(1);

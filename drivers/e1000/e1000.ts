@@ -98,7 +98,7 @@ export class E1000 {
    *
    * @param pci The card's function. It stays yours to close, after the driver.
    * @throws `DmaArgumentError` for wrong options.
-   * @throws {@link E1000Error} `ERR_E1000_UNSUPPORTED` for another device, `ERR_E1000_TIMEOUT`, `ERR_E1000_EEPROM`.
+   * @throws {@link E1000Error} `ERR_DMAPOOL_E1000_UNSUPPORTED` for another device, `ERR_DMAPOOL_E1000_TIMEOUT`, `ERR_DMAPOOL_E1000_EEPROM`.
    * @throws `PciError` `ERR_DMAPOOL_PCI_BUSY` when a driver has it already; `PciGoneError`;
    *   `DmaOutOfMemoryError`. All memory was given back then, and the card is silent.
    */
@@ -107,7 +107,11 @@ export class E1000 {
     checkFunctionOf(pci);
     if (pci.vendorId !== VENDOR_INTEL || !DEVICE_IDS.includes(pci.deviceId)) {
       const id = [pci.vendorId, pci.deviceId].map((part) => part.toString(16).padStart(4, '0')).join(':');
-      throw new E1000Error('ERR_E1000_UNSUPPORTED', pci.address, `this is no 82540EM, but a device of ID ${id}`);
+      throw new E1000Error(
+        'ERR_DMAPOOL_E1000_UNSUPPORTED',
+        pci.address,
+        `this is no 82540EM, but a device of ID ${id}`,
+      );
     }
     if (taken.has(pci)) {
       throw new PciError(
@@ -154,7 +158,7 @@ export class E1000 {
    *
    * @returns How many. Fewer than `max`: there are no more, or no fresh buffers to put in their place; those wait. Buffers
    *   of packets that are out count as fresh ones: it looks for them when there are no others.
-   * @throws `DmaArgumentError`; {@link E1000Error} `ERR_E1000_CLOSED`; `PciGoneError`.
+   * @throws `DmaArgumentError`; {@link E1000Error} `ERR_DMAPOOL_E1000_CLOSED`; `PciGoneError`.
    */
   receive(into: Packet[], max: number): number {
     if (this.#dead !== null) throw this.#dead;
@@ -172,7 +176,7 @@ export class E1000 {
    * @param to Behind the last of them, all by default.
    * @returns How many were taken, from `from` on. The rest is still the caller's: try again later.
    * @throws `DmaArgumentError` for a length out of range, `DmaBlockError` for a packet that is not the
-   *   caller's to give: none is taken then. @throws {@link E1000Error} `ERR_E1000_CLOSED`; `PciGoneError`.
+   *   caller's to give: none is taken then. @throws {@link E1000Error} `ERR_DMAPOOL_E1000_CLOSED`; `PciGoneError`.
    */
   transmit(packets: readonly Packet[], from = 0, to: number = countOf(packets)): number {
     if (this.#dead !== null) throw this.#dead;
@@ -200,7 +204,7 @@ export class E1000 {
    *
    * @param options The time-out, by default 1000 ms, and a signal.
    * @returns Whether there is.
-   * @throws the signal's reason; {@link E1000Error} `ERR_E1000_CLOSED`; `PciGoneError`.
+   * @throws the signal's reason; {@link E1000Error} `ERR_DMAPOOL_E1000_CLOSED`; `PciGoneError`.
    */
   async waitForPackets(options: E1000WaitOptions = {}): Promise<boolean> {
     const { timeout, signal } = checkWait(options, WAIT_TIMEOUT);
@@ -227,7 +231,7 @@ export class E1000 {
    * Waits until all packets are out.
    *
    * @param options The time-out, by default 5000 ms, and a signal.
-   * @throws {@link E1000Error} `ERR_E1000_TIMEOUT`: the card hangs, or has no link; `ERR_E1000_CLOSED`. `PciGoneError`
+   * @throws {@link E1000Error} `ERR_DMAPOOL_E1000_TIMEOUT`: the card hangs, or has no link; `ERR_DMAPOOL_E1000_CLOSED`. `PciGoneError`
    */
   async drain(options: E1000WaitOptions = {}): Promise<void> {
     const out = await this.#look(options, DRAIN_TIMEOUT, () => this.transmitting === 0);
@@ -235,7 +239,7 @@ export class E1000 {
     const [head, tail] = await Promise.all([this.#bar.read32(REG.tdh), this.#bar.read32(REG.tdt)]);
     const where = `its head is at ${String(head)}, its tail at ${String(tail)}`;
     const message = `${String(this.transmitting)} packets are not out after the time for it; ${where}`;
-    throw new E1000Error('ERR_E1000_TIMEOUT', this.#pci.address, message);
+    throw new E1000Error('ERR_DMAPOOL_E1000_TIMEOUT', this.#pci.address, message);
   }
 
   /** State of the link (13.4.2). */
@@ -396,7 +400,7 @@ export class E1000 {
   };
 
   #closedError(): E1000Error {
-    return new E1000Error('ERR_E1000_CLOSED', this.#pci.address, 'the driver was closed');
+    return new E1000Error('ERR_DMAPOOL_E1000_CLOSED', this.#pci.address, 'the driver was closed');
   }
 
   /** Looks now and then until `done`, or the time is over; returns which. */

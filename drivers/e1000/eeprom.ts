@@ -13,12 +13,12 @@ async function readWord(pci: PciFunction, address: number): Promise<number> {
     const value = await bar.read32(REG.eerd);
     if ((value & EERD.done) !== 0) return value >>> EERD.dataShift;
   }
-  throw new E1000Error('ERR_E1000_TIMEOUT', pci.address, `the EEPROM did not give word ${String(address)}`);
+  throw new E1000Error('ERR_DMAPOOL_E1000_TIMEOUT', pci.address, `the EEPROM did not give word ${String(address)}`);
 }
 
 /**
  * Reads the card's Ethernet address, after a check of the EEPROM's sum.
- * @throws {@link E1000Error} `ERR_E1000_EEPROM` or `ERR_E1000_TIMEOUT`.
+ * @throws {@link E1000Error} `ERR_DMAPOOL_E1000_EEPROM` or `ERR_DMAPOOL_E1000_TIMEOUT`.
  */
 export async function readMac(pci: PciFunction): Promise<Uint8Array> {
   const words: number[] = [];
@@ -26,12 +26,16 @@ export async function readMac(pci: PciFunction): Promise<Uint8Array> {
   const sum = words.reduce((total, word) => (total + word) & 0xffff, 0);
   if (sum !== EEPROM.sum) {
     const message = `the EEPROM's words add up to 0x${sum.toString(16)} instead of 0x${EEPROM.sum.toString(16)}`;
-    throw new E1000Error('ERR_E1000_EEPROM', pci.address, message);
+    throw new E1000Error('ERR_DMAPOOL_E1000_EEPROM', pci.address, message);
   }
   // Two bytes a word, the first one low (5.6.1).
   const mac = Uint8Array.from({ length: 6 }, (_, i) => words[EEPROM.address + (i >> 1)]! >> (8 * (i & 1)));
   if ((mac[0]! & 1) !== 0 || mac.every((byte) => byte === 0)) {
-    throw new E1000Error('ERR_E1000_EEPROM', pci.address, `the EEPROM holds no address of a card: ${formatMac(mac)}`);
+    throw new E1000Error(
+      'ERR_DMAPOOL_E1000_EEPROM',
+      pci.address,
+      `the EEPROM holds no address of a card: ${formatMac(mac)}`,
+    );
   }
   return mac;
 }

@@ -1,30 +1,19 @@
 /** What goes wrong with a network card. All else has classes of its own in `dmapool` and `dmapool/pci`. */
+import { DriverError } from '../common/error.ts';
 
 /** The stable codes of {@link E1000Error}. */
 export type E1000ErrorCode =
   /** The function is not an 82540EM. */
-  | 'ERR_E1000_UNSUPPORTED'
+  | 'ERR_DMAPOOL_E1000_UNSUPPORTED'
   /** The card did not do something in time. */
-  | 'ERR_E1000_TIMEOUT'
+  | 'ERR_DMAPOOL_E1000_TIMEOUT'
   /** The EEPROM's checksum is wrong, or it has no address. */
-  | 'ERR_E1000_EEPROM'
+  | 'ERR_DMAPOOL_E1000_EEPROM'
   /** The driver was closed. */
-  | 'ERR_E1000_CLOSED';
+  | 'ERR_DMAPOOL_E1000_CLOSED';
 
 /**
  * An error of this driver. From the layers below come `DmaOutOfMemoryError` (no buffers), `DmaBlockError` (a packet that
  * is not the caller's), `DmaArgumentError`, and `PciGoneError` (the card was pulled out), each as it is.
  */
-export class E1000Error extends Error {
-  /** Which mistake this is; never changes between versions. */
-  readonly code: E1000ErrorCode;
-  /** Address of the function, such as `0000:00:04.0`. */
-  readonly address: string;
-
-  constructor(code: E1000ErrorCode, address: string, message: string) {
-    super(`${address}: ${message}`);
-    this.code = code;
-    this.address = address;
-    this.name = 'E1000Error';
-  }
-}
+export class E1000Error extends DriverError<E1000ErrorCode> {}

@@ -41,7 +41,7 @@ const PATIENCE = 64;
  * @param from Where packets come in.
  * @param to Where they go out.
  * @param options How many, until when, and to whom.
- * @throws `DmaArgumentError`; {@link E1000Error} `ERR_E1000_TIMEOUT` when nothing can be sent, or received for want of a
+ * @throws `DmaArgumentError`; {@link E1000Error} `ERR_DMAPOOL_E1000_TIMEOUT` when nothing can be sent, or received for want of a
  *   buffer, for 5 seconds; what `receive` and `transmit` throw. Packets under way are free then.
  *
  * @example

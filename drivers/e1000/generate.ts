@@ -62,7 +62,7 @@ const MAX_BATCH = 1024;
  *
  * @param nic Where to send.
  * @param options What, how much and to whom.
- * @throws `DmaArgumentError`; {@link E1000Error} `ERR_E1000_TIMEOUT` when nothing moves for 5 seconds; what `transmit`
+ * @throws `DmaArgumentError`; {@link E1000Error} `ERR_DMAPOOL_E1000_TIMEOUT` when nothing moves for 5 seconds; what `transmit`
  *   and `drain` throw. Its packets are free then, or the card's.
  *
  * @example

@@ -4,6 +4,7 @@
  * @module dmapool/drivers/e1000
  * @packageDocumentation
  */
+export { DriverError } from '../common/error.ts';
 export { E1000, type E1000Link } from './e1000.ts';
 export { E1000Error, type E1000ErrorCode } from './errors.ts';
 export { forward, type ForwardOptions, type ForwardReport } from './forward.ts';

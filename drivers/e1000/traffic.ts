@@ -217,10 +217,10 @@ export class Watchdog {
     this.#since = performance.now();
   }
 
-  /** Lets the event loop turn. @throws {@link E1000Error} `ERR_E1000_TIMEOUT` after 5 seconds without progress. */
+  /** Lets the event loop turn. @throws {@link E1000Error} `ERR_DMAPOOL_E1000_TIMEOUT` after 5 seconds without progress. */
   async turn(what: string): Promise<void> {
     if (performance.now() - this.#since > PROGRESS_TIMEOUT) {
-      throw new E1000Error('ERR_E1000_TIMEOUT', this.#address, `${what} for ${String(PROGRESS_TIMEOUT)} ms`);
+      throw new E1000Error('ERR_DMAPOOL_E1000_TIMEOUT', this.#address, `${what} for ${String(PROGRESS_TIMEOUT)} ms`);
     }
     await turn();
   }

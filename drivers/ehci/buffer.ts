@@ -78,12 +78,12 @@ export class UsbBuffer implements Disposable {
 
   /**
    * Gives its pages back. A second call does nothing.
-   * @throws {@link UsbError} `ERR_USB_BUSY` while a transfer uses it.
+   * @throws {@link UsbError} `ERR_DMAPOOL_USB_BUSY` while a transfer uses it.
    */
   free(): void {
     if (this.#freed) return;
     if (this.#transfers > 0) {
-      throw new UsbError('ERR_USB_BUSY', `${this.#pool.device.name}: the buffer is in use by a transfer`);
+      throw new UsbError('ERR_DMAPOOL_USB_BUSY', this.#pool.device.name, 'the buffer is in use by a transfer');
     }
     this.#freed = true;
     try {
@@ -111,6 +111,6 @@ export class UsbBuffer implements Disposable {
   }
 
   #check(): void {
-    if (this.#freed) throw new UsbError('ERR_USB_CLOSED', `${this.#pool.device.name}: the buffer was freed`);
+    if (this.#freed) throw new UsbError('ERR_DMAPOOL_USB_CLOSED', this.#pool.device.name, 'the buffer was freed');
   }
 }

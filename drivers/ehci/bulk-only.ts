@@ -65,7 +65,7 @@ export class BulkOnlyTransport {
    * Runs one command; the caller sees to it that there is one at a time. Halts are cleared on the way. After any error
    * the device is reset, before the error is passed on or else before the next command.
    *
-   * @throws {@link UsbError} `ERR_USB_STALL` when the device does not take the command, `ERR_USB_PROTOCOL` when its answer
+   * @throws {@link UsbError} `ERR_DMAPOOL_USB_STALL` when the device does not take the command, `ERR_DMAPOOL_USB_PROTOCOL` when its answer
    *   is none, and what goes wrong in transfers. @throws `DmaOutOfMemoryError`
    */
   async run(command: ScsiCommand): Promise<ScsiResult> {
@@ -119,7 +119,7 @@ export class BulkOnlyTransport {
       const what = valid
         ? `status ${String(status)}, residue ${String(residue)}`
         : `${String(size)} bytes that are no status`;
-      throw new UsbError('ERR_USB_PROTOCOL', `${this.#link.name}: a command was answered with ${what}`);
+      throw new UsbError('ERR_DMAPOOL_USB_PROTOCOL', this.#link.name, `a command was answered with ${what}`);
     }
     return { length: Math.min(moved, command.length - residue), passed: status === STATUS.passed };
   }
@@ -154,5 +154,5 @@ function writeCommandBlock(view: DataView, tag: number, command: ScsiCommand): v
 }
 
 function isStall(error: unknown): boolean {
-  return error instanceof UsbError && error.code === 'ERR_USB_STALL';
+  return error instanceof UsbError && error.code === 'ERR_DMAPOOL_USB_STALL';
 }

@@ -106,7 +106,7 @@ export class EhciController {
    * @param pci The controller, open. It stays the caller's to close, after the controller.
    * @param options Time-out, interrupts.
    * @throws `DmaArgumentError` for a function of another kind, or wrong options.
-   * @throws {@link UsbError} `ERR_USB_CONTROLLER` when it does not do what it is told.
+   * @throws {@link UsbError} `ERR_DMAPOOL_USB_CONTROLLER` when it does not do what it is told.
    * @throws `PciError` `ERR_DMAPOOL_PCI_BUSY` when a driver has it already, which goes on; and others.
    * @throws `DmaOutOfMemoryError` Nothing is kept then.
    */
@@ -135,7 +135,7 @@ export class EhciController {
     const ports = structural & STRUCTURAL.ports;
     if (length % 4 !== 0 || length + REGISTER.firstPort + 4 * ports > bar.size || ports === 0) {
       const what = `${String(ports)} ports, and registers at ${String(length)}`;
-      throw new UsbError('ERR_USB_CONTROLLER', `${pci.address}: its capability registers make no sense: ${what}`);
+      throw new UsbError('ERR_DMAPOOL_USB_CONTROLLER', pci.address, `its capability registers make no sense: ${what}`);
     }
     const controller = new EhciController(MAKING, pci, version, ports, length, timeout);
     await controller.#takeOver((parameters >> PARAMETERS.extendedShift) & PARAMETERS.extendedMask);
@@ -166,8 +166,8 @@ export class EhciController {
    * Resets a port and enumerates the device on it.
    *
    * @param options Which port, and how long to wait for a device.
-   * @throws {@link UsbError} `ERR_USB_NO_DEVICE` when none is plugged in in time, `ERR_USB_SPEED` when it is no
-   *   high-speed one, `ERR_USB_BUSY` when the port's device is in use already, and what goes wrong in transfers.
+   * @throws {@link UsbError} `ERR_DMAPOOL_USB_NO_DEVICE` when none is plugged in in time, `ERR_DMAPOOL_USB_SPEED` when it is no
+   *   high-speed one, `ERR_DMAPOOL_USB_BUSY` when the port's device is in use already, and what goes wrong in transfers.
    * @throws `DmaOutOfMemoryError`
    */
   connect(options: ConnectOptions = {}): Promise<UsbDevice> {
@@ -177,7 +177,7 @@ export class EhciController {
   }
 
   /**
-   * Stops the controller and gives its memory back; transfers under way fail with `ERR_USB_CLOSED`. Closing twice is
+   * Stops the controller and gives its memory back; transfers under way fail with `ERR_DMAPOOL_USB_CLOSED`. Closing twice is
    * fine. Buffers of the caller's are to be freed first.
    */
   close(): Promise<void> {
@@ -258,8 +258,9 @@ export class EhciController {
       if (performance.now() >= deadline) {
         const where = port === undefined ? 'any port' : `port ${String(port)}`;
         throw new UsbError(
-          'ERR_USB_NO_DEVICE',
-          `${this.#pci.address}: no device on ${where} within ${String(wait)} ms`,
+          'ERR_DMAPOOL_USB_NO_DEVICE',
+          this.#pci.address,
+          `no device on ${where} within ${String(wait)} ms`,
         );
       }
       await sleep(CONNECT_INTERVAL);
@@ -274,7 +275,7 @@ export class EhciController {
       if (attached?.removed.aborted === true) await attached.close();
       else if (attached !== undefined) {
         if (wanted === undefined) continue;
-        throw new UsbError('ERR_USB_BUSY', `${attached.name}: it is connected already; close it first`);
+        throw new UsbError('ERR_DMAPOOL_USB_BUSY', attached.name, 'it is connected already; close it first');
       }
       const state = await this.#readPort(port);
       if ((state & PORT.connected) !== 0 && (state & PORT.owner) === 0) return port;
@@ -290,15 +291,16 @@ export class EhciController {
     if (!lowSpeed) await this.#resetPort(port);
     const after = await this.#readPort(port);
     if ((after & PORT.connected) === 0) {
-      throw new UsbError('ERR_USB_NO_DEVICE', `${this.#portName(port)}: the device was pulled out`);
+      throw new UsbError('ERR_DMAPOOL_USB_NO_DEVICE', this.#portName(port), 'the device was pulled out');
     }
     // The reset enables the ports of high-speed devices only (2.3.9); others go to the companion controller.
     if ((after & PORT.enabled) === 0) {
       await this.#updatePort(port, PORT.owner, 0);
       const speed = lowSpeed ? 'low-speed' : 'full-speed';
       throw new UsbError(
-        'ERR_USB_SPEED',
-        `${this.#portName(port)}: a ${speed} device; its port was given to the companion`,
+        'ERR_DMAPOOL_USB_SPEED',
+        this.#portName(port),
+        `a ${speed} device; its port was given to the companion`,
       );
     }
     const device = new UsbDevice(this.#homeOf(port), this.#freeAddress());
@@ -379,7 +381,7 @@ export class EhciController {
   }
 
   #goneError(port: number, cause?: unknown): UsbError {
-    return new UsbError('ERR_USB_GONE', `${this.#portName(port)}: the device is gone`, { cause });
+    return new UsbError('ERR_DMAPOOL_USB_GONE', this.#portName(port), 'the device is gone', { cause });
   }
 
   #portName(port: number): string {

@@ -87,9 +87,9 @@ export interface ConfigurationDescriptor {
 
 const TYPES = ['control', 'isochronous', 'bulk', 'interrupt'] as const;
 
-/** @throws {@link UsbError} `ERR_USB_PROTOCOL` for anything else than a device descriptor. */
-export function parseDevice(bytes: Uint8Array): DeviceDescriptor {
-  check(bytes, 0, DESCRIPTOR.device, DEVICE_LENGTH, 'device');
+/** @throws {@link UsbError} `ERR_DMAPOOL_USB_PROTOCOL` for anything else than a device descriptor. */
+export function parseDevice(bytes: Uint8Array, device: string): DeviceDescriptor {
+  check(device, bytes, 0, DESCRIPTOR.device, DEVICE_LENGTH, 'device');
   return {
     usbVersion: word(bytes, 2),
     deviceClass: bytes[4]!,
@@ -107,26 +107,27 @@ export function parseDevice(bytes: Uint8Array): DeviceDescriptor {
 }
 
 /** Bytes of a configuration descriptor with all that belongs to it, as its first nine say. @throws as {@link parseDevice} */
-export function totalLength(bytes: Uint8Array): number {
-  check(bytes, 0, DESCRIPTOR.configuration, CONFIGURATION_LENGTH, 'configuration');
+export function totalLength(bytes: Uint8Array, device: string): number {
+  check(device, bytes, 0, DESCRIPTOR.configuration, CONFIGURATION_LENGTH, 'configuration');
   const total = word(bytes, 2);
-  if (total < CONFIGURATION_LENGTH) throw wrong(`a configuration descriptor of ${String(total)} bytes in all`);
+  if (total < CONFIGURATION_LENGTH) throw wrong(device, `a configuration descriptor of ${String(total)} bytes in all`);
   return total;
 }
 
 /** Parses a configuration descriptor and all that follows it. Descriptors of unknown types are skipped. @throws as {@link parseDevice} */
-export function parseConfiguration(bytes: Uint8Array): ConfigurationDescriptor {
-  const total = totalLength(bytes);
+export function parseConfiguration(bytes: Uint8Array, device: string): ConfigurationDescriptor {
+  const total = totalLength(bytes, device);
   if (bytes.length < total) {
-    throw wrong(`${String(bytes.length)} bytes of a configuration descriptor of ${String(total)} bytes`);
+    throw wrong(device, `${String(bytes.length)} bytes of a configuration descriptor of ${String(total)} bytes`);
   }
   const interfaces: InterfaceDescriptor[] = [];
   let endpoints: EndpointDescriptor[] | null = null;
   for (let at = bytes[0]!; at < total; at += bytes[at]!) {
     const length = bytes[at]!;
-    if (length < 2 || at + length > total) throw wrong(`a descriptor of ${String(length)} bytes at byte ${String(at)}`);
+    if (length < 2 || at + length > total)
+      throw wrong(device, `a descriptor of ${String(length)} bytes at byte ${String(at)}`);
     if (bytes[at + 1] === DESCRIPTOR.interface) {
-      check(bytes, at, DESCRIPTOR.interface, INTERFACE_LENGTH, 'interface');
+      check(device, bytes, at, DESCRIPTOR.interface, INTERFACE_LENGTH, 'interface');
       endpoints = [];
       interfaces.push({
         number: bytes[at + 2]!,
@@ -138,8 +139,8 @@ export function parseConfiguration(bytes: Uint8Array): ConfigurationDescriptor {
         endpoints,
       });
     } else if (bytes[at + 1] === DESCRIPTOR.endpoint) {
-      check(bytes, at, DESCRIPTOR.endpoint, ENDPOINT_LENGTH, 'endpoint');
-      if (endpoints === null) throw wrong('an endpoint descriptor before the first interface');
+      check(device, bytes, at, DESCRIPTOR.endpoint, ENDPOINT_LENGTH, 'endpoint');
+      if (endpoints === null) throw wrong(device, 'an endpoint descriptor before the first interface');
       endpoints.push(parseEndpoint(bytes, at));
     }
   }
@@ -165,16 +166,16 @@ function parseEndpoint(bytes: Uint8Array, at: number): EndpointDescriptor {
 }
 
 /** The text of a string descriptor: UTF-16 (9.6.7). @throws as {@link parseDevice} */
-export function parseString(bytes: Uint8Array): string {
-  check(bytes, 0, DESCRIPTOR.string, 2, 'string');
+export function parseString(bytes: Uint8Array, device: string): string {
+  check(device, bytes, 0, DESCRIPTOR.string, 2, 'string');
   let text = '';
   for (let at = 2; at + 1 < bytes[0]!; at += 2) text += String.fromCharCode(word(bytes, at));
   return text;
 }
 
 /** The languages that a device has strings in: string descriptor 0 (table 9-15). @throws as {@link parseDevice} */
-export function parseLanguages(bytes: Uint8Array): number[] {
-  return parseString(bytes)
+export function parseLanguages(bytes: Uint8Array, device: string): number[] {
+  return parseString(bytes, device)
     .split('')
     .map((character) => character.charCodeAt(0));
 }
@@ -184,10 +185,11 @@ function word(bytes: Uint8Array, at: number): number {
 }
 
 /** Throws unless a whole descriptor of the type lies there. */
-function check(bytes: Uint8Array, at: number, type: number, least: number, name: string): void {
+function check(device: string, bytes: Uint8Array, at: number, type: number, least: number, name: string): void {
   const length = bytes[at];
   if (length === undefined || length < least || at + length > bytes.length || bytes[at + 1] !== type) {
     throw wrong(
+      device,
       `in place of its ${name} descriptor: ${[...bytes.subarray(at, at + 4)].map(hex).join(' ') || 'nothing'}`,
     );
   }
@@ -197,6 +199,6 @@ function hex(byte: number): string {
   return byte.toString(16).padStart(2, '0');
 }
 
-function wrong(what: string): UsbError {
-  return new UsbError('ERR_USB_PROTOCOL', `the device gave ${what}`);
+function wrong(device: string, what: string): UsbError {
+  return new UsbError('ERR_DMAPOOL_USB_PROTOCOL', device, `the device gave ${what}`);
 }

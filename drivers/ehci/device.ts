@@ -131,10 +131,10 @@ export class UsbDevice {
     this.#queues.delete(addressed);
     await sleep(ADDRESS_RECOVERY);
     this.#control = await this.#openQueue(this.address, 0, true);
-    this.#descriptor = parseDevice(await this.#getDescriptor(DESCRIPTOR.device, 0, 0, 18));
+    this.#descriptor = parseDevice(await this.#getDescriptor(DESCRIPTOR.device, 0, 0, 18), this.name);
     const head = await this.#getDescriptor(DESCRIPTOR.configuration, 0, 0, CONFIGURATION_LENGTH);
-    const whole = await this.#getDescriptor(DESCRIPTOR.configuration, 0, 0, totalLength(head));
-    this.#configuration = parseConfiguration(whole);
+    const whole = await this.#getDescriptor(DESCRIPTOR.configuration, 0, 0, totalLength(head, this.name));
+    this.#configuration = parseConfiguration(whole, this.name);
     await this.#standardOut(REQUEST.setConfiguration, this.#configuration.value, 0);
   }
 
@@ -167,13 +167,16 @@ export class UsbDevice {
   /**
    * A string descriptor's text, in the device's first language; empty for index 0, which stands for none.
    * @param index Of the string, 0 to 255: descriptors have it.
-   * @throws {@link UsbError} `ERR_USB_STALL` when the device has no such string.
+   * @throws {@link UsbError} `ERR_DMAPOOL_USB_STALL` when the device has no such string.
    */
   async string(index: number): Promise<string> {
     checkInteger('index', index, 0, 255);
     if (index === 0) return '';
-    const languages = parseLanguages(await this.#getDescriptor(DESCRIPTOR.string, 0, 0, STRING_LENGTH));
-    return parseString(await this.#getDescriptor(DESCRIPTOR.string, index, languages[0] ?? 0, STRING_LENGTH));
+    const languages = parseLanguages(await this.#getDescriptor(DESCRIPTOR.string, 0, 0, STRING_LENGTH), this.name);
+    return parseString(
+      await this.#getDescriptor(DESCRIPTOR.string, index, languages[0] ?? 0, STRING_LENGTH),
+      this.name,
+    );
   }
 
   /**
@@ -182,7 +185,7 @@ export class UsbDevice {
    * @param length Most bytes to receive, 0 to 65535.
    * @param options Time-out.
    * @returns What the device sent, perhaps fewer bytes.
-   * @throws {@link UsbError} `ERR_USB_STALL` when the device does not know the request. The next one starts afresh (8.5.3.4).
+   * @throws {@link UsbError} `ERR_DMAPOOL_USB_STALL` when the device does not know the request. The next one starts afresh (8.5.3.4).
    */
   async controlIn(setup: ControlSetup, length: number, options: TransferOptions = {}): Promise<Uint8Array> {
     checkInteger('length', length, 0, MAX_CONTROL_LENGTH);
@@ -215,7 +218,7 @@ export class UsbDevice {
   /**
    * Opens a bulk endpoint.
    * @param endpoint One of those in {@link UsbDevice.configuration}.
-   * @throws {@link UsbError} `ERR_USB_UNSUPPORTED` when it is none, `ERR_USB_BUSY` when it is open.
+   * @throws {@link UsbError} `ERR_DMAPOOL_USB_UNSUPPORTED` when it is none, `ERR_DMAPOOL_USB_BUSY` when it is open.
    * @throws `DmaOutOfMemoryError`
    */
   async openBulk(endpoint: EndpointDescriptor): Promise<BulkPipe> {
@@ -231,16 +234,17 @@ export class UsbDevice {
     const name = `${this.name} endpoint ${String(number)} ${direction}`;
     if (type !== 'bulk' || packetSize !== BULK_PACKET || number === 0) {
       throw new UsbError(
-        'ERR_USB_UNSUPPORTED',
-        `${name}: ${type}, packets of ${String(packetSize)}: not high-speed bulk`,
+        'ERR_DMAPOOL_USB_UNSUPPORTED',
+        name,
+        `${type}, packets of ${String(packetSize)}: not high-speed bulk`,
       );
     }
-    if (this.#open.has(address)) throw new UsbError('ERR_USB_BUSY', `${name} is open`);
+    if (this.#open.has(address)) throw new UsbError('ERR_DMAPOOL_USB_BUSY', name, 'it is open');
     this.#open.add(address);
     try {
       const queue = await this.#openQueue(this.address, number, false, name);
       return new BulkPipe(this, checked, queue, async () => {
-        await queue.close(new UsbError('ERR_USB_CLOSED', `${name}: the pipe was closed`));
+        await queue.close(new UsbError('ERR_DMAPOOL_USB_CLOSED', name, 'the pipe was closed'));
         this.#queues.delete(queue);
         this.#open.delete(address);
       });
@@ -319,7 +323,7 @@ export class UsbDevice {
   }
 
   #closedError(): UsbError {
-    return new UsbError('ERR_USB_CLOSED', `${this.name}: it was closed`);
+    return new UsbError('ERR_DMAPOOL_USB_CLOSED', this.name, 'it was closed');
   }
 }
 
@@ -368,7 +372,7 @@ export class BulkPipe {
    * @param options Time-out.
    * @returns Bytes moved. A device may send fewer than asked for; no empty packet is sent after a full last one.
    * @throws `DmaArgumentError` for a buffer of another controller, too.
-   * @throws {@link UsbError} `ERR_USB_STALL`: the endpoint is halted until {@link BulkPipe.clearHalt}; and others.
+   * @throws {@link UsbError} `ERR_DMAPOOL_USB_STALL`: the endpoint is halted until {@link BulkPipe.clearHalt}; and others.
    * @throws `DmaOutOfMemoryError`
    */
   async transfer(buffer: UsbBuffer, length: number, options: TransferOptions = {}): Promise<number> {
@@ -413,7 +417,11 @@ export class BulkPipe {
   #check(direction: 'in' | 'out'): void {
     if (this.endpoint.direction === direction) return;
     const what = `${this.#device.name} endpoint ${String(this.endpoint.number)}`;
-    throw new UsbError('ERR_USB_UNSUPPORTED', `${what}: it moves data ${this.endpoint.direction}, not ${direction}`);
+    throw new UsbError(
+      'ERR_DMAPOOL_USB_UNSUPPORTED',
+      what,
+      `it moves data ${this.endpoint.direction}, not ${direction}`,
+    );
   }
 }
 

@@ -62,7 +62,7 @@ export class TransferEngine {
     }
     // Registered last, so done first should somebody close the function under us: bus mastering is off by then.
     this.#forgetRelease = device.addAction(() => {
-      this.#release(new UsbError('ERR_USB_CLOSED', `${pci.address}: the PCI function was closed`));
+      this.#release(new UsbError('ERR_DMAPOOL_USB_CLOSED', pci.address, 'the PCI function was closed'));
     });
   }
 
@@ -127,7 +127,7 @@ export class TransferEngine {
 
   /** {@link TransferEngine.end}, and takes down all the rest. */
   async close(): Promise<void> {
-    await this.end(new UsbError('ERR_USB_CLOSED', `${this.#pci.address}: the controller was closed`));
+    await this.end(new UsbError('ERR_DMAPOOL_USB_CLOSED', this.#pci.address, 'the controller was closed'));
     await this.#interrupts.close();
     await this.#serving;
     // Those whose transfers failed just now give their buffers back first.
@@ -148,7 +148,7 @@ export class TransferEngine {
         // After a host system error it halts; else it halts only when told to (2.3.2).
         if ((status & (STATUS.hostSystemError | STATUS.halted)) !== 0) {
           const what = (status & STATUS.hostSystemError) === 0 ? 'halted by itself' : 'reports a host system error';
-          throw new UsbError('ERR_USB_CONTROLLER', `${this.#pci.address}: the controller ${what}`);
+          throw new UsbError('ERR_DMAPOOL_USB_CONTROLLER', this.#pci.address, `the controller ${what}`);
         }
         if ((status & STATUS.portChange) !== 0) await this.#onPortChange();
         const now = performance.now();
@@ -186,11 +186,11 @@ export class TransferEngine {
     if (cause instanceof UsbError) return cause;
     const { address } = this.#pci;
     if (cause instanceof PciGoneError || this.#pci.removed.aborted) {
-      return new UsbError('ERR_USB_GONE', `${address}: the controller is gone`, { cause });
+      return new UsbError('ERR_DMAPOOL_USB_GONE', address, 'the controller is gone', { cause });
     }
     return this.#pci.closed
-      ? new UsbError('ERR_USB_CLOSED', `${address}: the PCI function was closed`, { cause })
-      : new UsbError('ERR_USB_CONTROLLER', `${address}: ${cause instanceof Error ? cause.message : String(cause)}`, {
+      ? new UsbError('ERR_DMAPOOL_USB_CLOSED', address, 'the PCI function was closed', { cause })
+      : new UsbError('ERR_DMAPOOL_USB_CONTROLLER', address, cause instanceof Error ? cause.message : String(cause), {
           cause,
         });
   }

@@ -1,52 +1,44 @@
 /** Errors of this driver. Argument mistakes are `DmaArgumentError`s, exhausted memory is a `DmaOutOfMemoryError`, as in `dmapool`. */
+import { DriverError } from '../common/error.ts';
 
 /**
  * The stable codes:
  *
  * | code                  | when                                                                                       |
  * | --------------------- | ------------------------------------------------------------------------------------------ |
- * | `ERR_USB_NO_DEVICE`   | nothing is connected                                                                       |
- * | `ERR_USB_SPEED`       | the device is no high-speed one; its port was given to the companion controller            |
- * | `ERR_USB_STALL`       | the device refused the request, or halted the endpoint                                     |
- * | `ERR_USB_TRANSACTION` | three attempts failed: no answer, a wrong CRC, a wrong PID                                 |
- * | `ERR_USB_BABBLE`      | the device sent more than it was asked for                                                 |
- * | `ERR_USB_DATA_BUFFER` | the controller could not keep up with the bus                                              |
- * | `ERR_USB_TIMEOUT`     | the transfer was not done in time; it was taken back                                       |
- * | `ERR_USB_GONE`        | the device, or its controller, was pulled out                                              |
- * | `ERR_USB_CLOSED`      | the controller or pipe was closed                                                          |
- * | `ERR_USB_BUSY`        | a buffer, port or endpoint is in use                                                       |
- * | `ERR_USB_UNSUPPORTED` | the device has not what was asked for                                                      |
- * | `ERR_USB_PROTOCOL`    | the device broke its protocol: descriptors, bulk-only status                               |
- * | `ERR_USB_SCSI`        | a SCSI command failed; see {@link ScsiError}                                               |
- * | `ERR_USB_CONTROLLER`  | the controller does not do what it is told, or reports an error of its own; it was stopped |
+ * | `ERR_DMAPOOL_USB_NO_DEVICE`   | nothing is connected                                                                       |
+ * | `ERR_DMAPOOL_USB_SPEED`       | the device is no high-speed one; its port was given to the companion controller            |
+ * | `ERR_DMAPOOL_USB_STALL`       | the device refused the request, or halted the endpoint                                     |
+ * | `ERR_DMAPOOL_USB_TRANSACTION` | three attempts failed: no answer, a wrong CRC, a wrong PID                                 |
+ * | `ERR_DMAPOOL_USB_BABBLE`      | the device sent more than it was asked for                                                 |
+ * | `ERR_DMAPOOL_USB_DATA_BUFFER` | the controller could not keep up with the bus                                              |
+ * | `ERR_DMAPOOL_USB_TIMEOUT`     | the transfer was not done in time; it was taken back                                       |
+ * | `ERR_DMAPOOL_USB_GONE`        | the device, or its controller, was pulled out                                              |
+ * | `ERR_DMAPOOL_USB_CLOSED`      | the controller or pipe was closed                                                          |
+ * | `ERR_DMAPOOL_USB_BUSY`        | a buffer, port or endpoint is in use                                                       |
+ * | `ERR_DMAPOOL_USB_UNSUPPORTED` | the device has not what was asked for                                                      |
+ * | `ERR_DMAPOOL_USB_PROTOCOL`    | the device broke its protocol: descriptors, bulk-only status                               |
+ * | `ERR_DMAPOOL_USB_SCSI`        | a SCSI command failed; see {@link ScsiError}                                               |
+ * | `ERR_DMAPOOL_USB_CONTROLLER`  | the controller does not do what it is told, or reports an error of its own; it was stopped |
  */
 export type UsbErrorCode =
-  | 'ERR_USB_NO_DEVICE'
-  | 'ERR_USB_SPEED'
-  | 'ERR_USB_STALL'
-  | 'ERR_USB_TRANSACTION'
-  | 'ERR_USB_BABBLE'
-  | 'ERR_USB_DATA_BUFFER'
-  | 'ERR_USB_TIMEOUT'
-  | 'ERR_USB_GONE'
-  | 'ERR_USB_CLOSED'
-  | 'ERR_USB_BUSY'
-  | 'ERR_USB_UNSUPPORTED'
-  | 'ERR_USB_PROTOCOL'
-  | 'ERR_USB_SCSI'
-  | 'ERR_USB_CONTROLLER';
+  | 'ERR_DMAPOOL_USB_NO_DEVICE'
+  | 'ERR_DMAPOOL_USB_SPEED'
+  | 'ERR_DMAPOOL_USB_STALL'
+  | 'ERR_DMAPOOL_USB_TRANSACTION'
+  | 'ERR_DMAPOOL_USB_BABBLE'
+  | 'ERR_DMAPOOL_USB_DATA_BUFFER'
+  | 'ERR_DMAPOOL_USB_TIMEOUT'
+  | 'ERR_DMAPOOL_USB_GONE'
+  | 'ERR_DMAPOOL_USB_CLOSED'
+  | 'ERR_DMAPOOL_USB_BUSY'
+  | 'ERR_DMAPOOL_USB_UNSUPPORTED'
+  | 'ERR_DMAPOOL_USB_PROTOCOL'
+  | 'ERR_DMAPOOL_USB_SCSI'
+  | 'ERR_DMAPOOL_USB_CONTROLLER';
 
 /** Something went wrong on the bus; `code` says what. */
-export class UsbError extends Error {
-  /** Which mistake this is; never changes between versions. */
-  readonly code: UsbErrorCode;
-
-  constructor(code: UsbErrorCode, message: string, options?: ErrorOptions) {
-    super(message, options);
-    this.code = code;
-    this.name = new.target.name;
-  }
-}
+export class UsbError extends DriverError<UsbErrorCode> {}
 
 /** Names of sense keys (SPC-4, 4.5.6). */
 const SENSE_KEYS: readonly string[] = [
@@ -79,11 +71,12 @@ export class ScsiError extends UsbError {
   /** Additional sense code qualifier. */
   readonly ascq: number;
 
-  constructor(who: string, operation: number, key: number, asc: number, ascq: number) {
+  constructor(device: string, operation: number, key: number, asc: number, ascq: number) {
     const code = (value: number): string => `${value.toString(16).padStart(2, '0')}h`;
     super(
-      'ERR_USB_SCSI',
-      `${who}: SCSI command ${code(operation)} failed: ${SENSE_KEYS[key]!}, sense code ${code(asc)}/${code(ascq)}`,
+      'ERR_DMAPOOL_USB_SCSI',
+      device,
+      `SCSI command ${code(operation)} failed: ${SENSE_KEYS[key]!}, sense code ${code(asc)}/${code(ascq)}`,
     );
     this.operation = operation;
     this.key = key;

@@ -12,6 +12,7 @@
  * @module dmapool/drivers/ehci
  * @packageDocumentation
  */
+export { DriverError } from '../common/error.ts';
 export type { UsbBuffer } from './buffer.ts';
 export { type ConnectOptions, EhciController, type EhciOptions } from './controller.ts';
 export type {

@@ -41,12 +41,12 @@ export class OperationalRegisters {
     this.write(REGISTER.command, this.#command | bit);
   }
 
-  /** Waits until the bits of `mask` read as `value`. @throws {@link UsbError} `ERR_USB_CONTROLLER` after `timeout` milliseconds. */
+  /** Waits until the bits of `mask` read as `value`. @throws {@link UsbError} `ERR_DMAPOOL_USB_CONTROLLER` after `timeout` milliseconds. */
   async until(offset: number, mask: number, value: number, timeout: number, what: string): Promise<void> {
     const deadline = performance.now() + timeout;
     while (((await this.read(offset)) & mask) !== value) {
       if (performance.now() > deadline) {
-        throw new UsbError('ERR_USB_CONTROLLER', `${this.#name}: no ${what} within ${String(timeout)} ms`);
+        throw new UsbError('ERR_DMAPOOL_USB_CONTROLLER', this.#name, `no ${what} within ${String(timeout)} ms`);
       }
       await sleep(1);
     }

@@ -159,7 +159,7 @@ export class EndpointQueue {
       void this.#fail(transfer, outcome);
     } else if (now >= transfer.deadline) {
       const what = `not done within ${String(transfer.request.timeout)} ms`;
-      void this.#fail(transfer, this.#error('ERR_USB_TIMEOUT', what));
+      void this.#fail(transfer, this.#error('ERR_DMAPOOL_USB_TIMEOUT', what));
     }
   }
 
@@ -278,7 +278,7 @@ export class EndpointQueue {
   /** Takes the transfer back from the controller, makes the queue ready for the next one, and tells who waits. */
   async #fail(transfer: Transfer, error: UsbError): Promise<void> {
     transfer.failing = true;
-    const reason = error.code === 'ERR_USB_TRANSACTION' ? await this.#options.explain(error) : error;
+    const reason = error.code === 'ERR_DMAPOOL_USB_TRANSACTION' ? await this.#options.explain(error) : error;
     await this.#relink((qh) => {
       // It went on until just now: it may have come to its end after all, and the toggle is the last packet's.
       const outcome = this.#outcomeOf(transfer);
@@ -311,18 +311,23 @@ export class EndpointQueue {
   /** Why a qTD was halted (3.5.3): a STALL leaves attempts over, all else used them up. */
   #explainHalt(token: number): UsbError {
     if ((token & TOKEN.babble) !== 0)
-      return this.#error('ERR_USB_BABBLE', 'the device sent more than it was asked for');
-    if ((token & TOKEN.errorCount3) !== 0) return this.#error('ERR_USB_STALL', 'the device answered STALL');
+      return this.#error('ERR_DMAPOOL_USB_BABBLE', 'the device sent more than it was asked for');
+    if ((token & TOKEN.errorCount3) !== 0) return this.#error('ERR_DMAPOOL_USB_STALL', 'the device answered STALL');
     return (token & TOKEN.dataBufferError) !== 0
-      ? this.#error('ERR_USB_DATA_BUFFER', 'the controller could not keep up with the bus')
-      : this.#error('ERR_USB_TRANSACTION', 'three transactions failed');
+      ? this.#error('ERR_DMAPOOL_USB_DATA_BUFFER', 'the controller could not keep up with the bus')
+      : this.#error('ERR_DMAPOOL_USB_TRANSACTION', 'three transactions failed');
   }
 
   #error(
-    code: 'ERR_USB_BABBLE' | 'ERR_USB_STALL' | 'ERR_USB_DATA_BUFFER' | 'ERR_USB_TRANSACTION' | 'ERR_USB_TIMEOUT',
+    code:
+      | 'ERR_DMAPOOL_USB_BABBLE'
+      | 'ERR_DMAPOOL_USB_STALL'
+      | 'ERR_DMAPOOL_USB_DATA_BUFFER'
+      | 'ERR_DMAPOOL_USB_TRANSACTION'
+      | 'ERR_DMAPOOL_USB_TIMEOUT',
     what: string,
   ): UsbError {
-    return new UsbError(code, `${this.#options.name}: ${what}`);
+    return new UsbError(code, this.#options.name, what);
   }
 }
 

@@ -64,7 +64,7 @@ export class AsyncSchedule {
    * no end just when it is needed. Until the controller has let go (its answer to the doorbell, or the end of the
    * schedule) it may go on with the transfer; so nothing is read, changed or freed before.
    *
-   * @throws {@link UsbError} `ERR_USB_CONTROLLER` when the controller does not say so in time.
+   * @throws {@link UsbError} `ERR_DMAPOOL_USB_CONTROLLER` when the controller does not say so in time.
    */
   unlink(qh: QhBlock): Promise<void> {
     return this.#change(async () => {

@@ -95,7 +95,7 @@ export class MassStorage {
    * Opens the disk on a device.
    *
    * @param device A device with a mass-storage interface, in use by nobody.
-   * @throws {@link UsbError} `ERR_USB_UNSUPPORTED` when the device is no such disk, `ERR_USB_BUSY` when it is open;
+   * @throws {@link UsbError} `ERR_DMAPOOL_USB_UNSUPPORTED` when the device is no such disk, `ERR_DMAPOOL_USB_BUSY` when it is open;
    *   {@link ScsiError} when it does not become ready, and what goes wrong in transfers. @throws `DmaOutOfMemoryError`
    */
   static async open(device: UsbDevice): Promise<MassStorage> {
@@ -107,7 +107,7 @@ export class MassStorage {
       await unit.untilReady();
       const [count, size] = await unit.capacity();
       if (!BLOCK_SIZES.includes(size)) {
-        throw new UsbError('ERR_USB_UNSUPPORTED', `${device.name}: blocks of ${String(size)} bytes`);
+        throw new UsbError('ERR_DMAPOOL_USB_UNSUPPORTED', device.name, `blocks of ${String(size)} bytes`);
       }
       return new MassStorage(MAKING, unit, maxLun, inquiry, count, size);
     } catch (error) {
@@ -168,7 +168,7 @@ export class MassStorage {
    * @param cdb Its command descriptor block, 1 to 16 bytes.
    * @param length Most bytes to read, up to 128 KiB.
    * @param lun Logical unit, 0 to 15.
-   * @throws {@link ScsiError} when the disk does not like it; {@link UsbError} `ERR_USB_STALL` when it does not take it at all.
+   * @throws {@link ScsiError} when the disk does not like it; {@link UsbError} `ERR_DMAPOOL_USB_STALL` when it does not take it at all.
    */
   async command(cdb: Uint8Array, length = 0, lun = 0): Promise<Uint8Array> {
     checkBytes('cdb', cdb, 1, MAX_CDB);
@@ -210,7 +210,7 @@ export class MassStorage {
     if (moved < length) {
       const { name } = this.#unit.device;
       const counts = `${String(moved)} of ${String(length)} bytes at block ${String(lba)}`;
-      throw new UsbError('ERR_USB_PROTOCOL', `${name}: a ${what} moved ${counts}, and the disk calls it done`);
+      throw new UsbError('ERR_DMAPOOL_USB_PROTOCOL', name, `a ${what} moved ${counts}, and the disk calls it done`);
     }
   }
 
@@ -261,7 +261,7 @@ class LogicalUnit {
       found?.endpoints.find((endpoint) => endpoint.type === 'bulk' && endpoint.direction === direction);
     const [input, output] = [bulk('in'), bulk('out')];
     if (found === undefined || input === undefined || output === undefined) {
-      throw new UsbError('ERR_USB_UNSUPPORTED', `${device.name}: no interface for bulk-only SCSI mass storage`);
+      throw new UsbError('ERR_DMAPOOL_USB_UNSUPPORTED', device.name, 'no interface for bulk-only SCSI mass storage');
     }
     const inPipe = await device.openBulk(input);
     try {
@@ -278,7 +278,7 @@ class LogicalUnit {
     try {
       return (await this.device.controlIn({ ...setup, value: 0, index: this.#interface }, 1))[0] ?? 0;
     } catch (error) {
-      if (error instanceof UsbError && error.code === 'ERR_USB_STALL') return 0;
+      if (error instanceof UsbError && error.code === 'ERR_DMAPOOL_USB_STALL') return 0;
       throw error;
     }
   }
@@ -342,7 +342,7 @@ class LogicalUnit {
     const bytes = await this.read(cdb, length);
     if (bytes.length === length) return new DataView(bytes.buffer);
     const what = `${String(bytes.length)} bytes of capacity instead of ${String(length)}`;
-    throw new UsbError('ERR_USB_PROTOCOL', `${this.device.name}: the disk gave ${what}`);
+    throw new UsbError('ERR_DMAPOOL_USB_PROTOCOL', this.device.name, `the disk gave ${what}`);
   }
 
   /** REQUEST SENSE (SPC-4, 6.39), in fixed format (4.5.3). */

@@ -27,14 +27,14 @@ export class ControllerRegisters {
     this.capabilities = capabilities;
   }
 
-  /** Looks at what the controller can do. @throws {@link NvmeError} `ERR_NVME_UNSUPPORTED` */
+  /** Looks at what the controller can do. @throws {@link NvmeError} `ERR_DMAPOOL_NVME_UNSUPPORTED` */
   static async read(pci: PciFunction): Promise<ControllerRegisters> {
     const capabilities = parseCapabilities(await pci.bar(0).read64(REGISTER.cap));
     const { nvmCommandSet, minPageSize, maxEntries } = capabilities;
     if (!nvmCommandSet || minPageSize > PAGE_SIZE || maxEntries < 2) {
       const why = `NVM command set ${nvmCommandSet ? 'yes' : 'no'}, memory pages from ${String(minPageSize)} bytes on`;
       const message = `this driver needs the NVM command set and memory pages of ${String(PAGE_SIZE)} bytes; it has: ${why}`;
-      throw new NvmeError('ERR_NVME_UNSUPPORTED', pci.address, message);
+      throw new NvmeError('ERR_DMAPOOL_NVME_UNSUPPORTED', pci.address, message);
     }
     return new ControllerRegisters(pci, capabilities);
   }
@@ -99,7 +99,7 @@ export class ControllerRegisters {
 
   /**
    * Starts the controller with its admin queue (7.6.1, steps 1 to 5). It must be disabled, and may do DMA from now on.
-   * @throws {@link NvmeTimeoutError}, {@link NvmeError} `ERR_NVME_PROTOCOL` when it reports a fatal error.
+   * @throws {@link NvmeTimeoutError}, {@link NvmeError} `ERR_DMAPOOL_NVME_PROTOCOL` when it reports a fatal error.
    */
   async enable(admin: AdminQueueLocation): Promise<void> {
     const bar = this.#pci.bar(0);
@@ -112,7 +112,11 @@ export class ControllerRegisters {
     const settled = (status: number): boolean => (status & (CSTS.ready | CSTS.fatal)) !== 0;
     await this.#wait(settled, this.capabilities.readyTimeout, 'become ready');
     if (await this.isFatal()) {
-      throw new NvmeError('ERR_NVME_PROTOCOL', this.#pci.address, 'fatal controller status (CSTS.CFS) when enabled');
+      throw new NvmeError(
+        'ERR_DMAPOOL_NVME_PROTOCOL',
+        this.#pci.address,
+        'fatal controller status (CSTS.CFS) when enabled',
+      );
     }
   }
 

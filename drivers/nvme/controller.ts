@@ -140,7 +140,7 @@ export class NvmeController {
     checkFunctionOf(pci);
     if (pci.classCode !== CLASS_NVME) {
       const message = `class 0x${pci.classCode.toString(16)} is no NVMe controller`;
-      throw new NvmeError('ERR_NVME_UNSUPPORTED', pci.address, message);
+      throw new NvmeError('ERR_DMAPOOL_NVME_UNSUPPORTED', pci.address, message);
     }
     if (taken.has(pci)) {
       throw new PciError('ERR_DMAPOOL_PCI_BUSY', pci.address, 'an NVMe driver has it already; close that one first');
@@ -212,13 +212,18 @@ export class NvmeController {
    * Opens a namespace.
    *
    * @param nsid Its ID, from 1 up; see {@link NvmeController.namespaceIds}.
-   * @throws {@link NvmeError} `ERR_NVME_NO_NAMESPACE` when there is none of that ID, `ERR_NVME_UNSUPPORTED` when it has
+   * @throws {@link NvmeError} `ERR_DMAPOOL_NVME_NO_NAMESPACE` when there is none of that ID, `ERR_DMAPOOL_NVME_UNSUPPORTED` when it has
    *   metadata, or blocks that are larger than a command may transfer.
    */
   async namespace(nsid: number): Promise<NvmeNamespace> {
     checkInteger('nsid', nsid, 1, 0xffff_fffe);
     const none = (why: string, options?: ErrorOptions): NvmeError =>
-      new NvmeError('ERR_NVME_NO_NAMESPACE', this.address, `there is no namespace ${String(nsid)}: ${why}`, options);
+      new NvmeError(
+        'ERR_DMAPOOL_NVME_NO_NAMESPACE',
+        this.address,
+        `there is no namespace ${String(nsid)}: ${why}`,
+        options,
+      );
     const bytes = await this.#identify(IDENTIFY.namespace, nsid).catch((error: unknown) => {
       const isInvalid = error instanceof NvmeStatusError && error.is(0, STATUS.invalidNamespace);
       throw isInvalid ? none(error.status, { cause: error }) : error;
@@ -424,7 +429,7 @@ export class NvmeController {
         for (const request of this.#late(now)) {
           if (isFatal) {
             const what = 'fatal controller status (CSTS.CFS)';
-            await this.#recover(new NvmeError('ERR_NVME_PROTOCOL', this.#pci.address, what));
+            await this.#recover(new NvmeError('ERR_DMAPOOL_NVME_PROTOCOL', this.#pci.address, what));
             return;
           }
           if (!this.#abort(request)) {
@@ -486,7 +491,7 @@ export class NvmeController {
       const granted = await requestQueues(this.#submitAdmin, this.queues);
       if (granted < this.queues) {
         const message = `has ${String(granted)} I/O queues after a reset, and had ${String(this.queues)}`;
-        throw new NvmeError('ERR_NVME_PROTOCOL', this.#pci.address, message);
+        throw new NvmeError('ERR_DMAPOOL_NVME_PROTOCOL', this.#pci.address, message);
       }
       await createQueues(this.#submitAdmin, this.#queues.slice(1), this.interruptKind !== 'poll');
       if (this.#state === 'resetting') this.#goLive();
@@ -529,7 +534,7 @@ export class NvmeController {
 
   /**
    * Shuts the controller down (7.6.2), gives its memory back and takes its right to do DMA away. Commands that are in
-   * flight or wait fail with `ERR_NVME_CLOSED`. Closing twice is fine, and so is closing one that is gone.
+   * flight or wait fail with `ERR_DMAPOOL_NVME_CLOSED`. Closing twice is fine, and so is closing one that is gone.
    *
    * @throws `DmaReleaseError` when memory failed to go back: all of it was tried.
    */
@@ -543,7 +548,7 @@ export class NvmeController {
   }
 
   async #shutDown(): Promise<void> {
-    const error = new NvmeError('ERR_NVME_CLOSED', this.#pci.address, 'the driver was closed');
+    const error = new NvmeError('ERR_DMAPOOL_NVME_CLOSED', this.#pci.address, 'the driver was closed');
     const wasLive = this.#state === 'live';
     this.#failure ??= error;
     this.#state = 'closing';
@@ -587,7 +592,8 @@ export class NvmeController {
   }
 
   #releaseMemory(): void {
-    const failure = this.#failure ?? new NvmeError('ERR_NVME_CLOSED', this.#pci.address, 'its PCI function was closed');
+    const failure =
+      this.#failure ?? new NvmeError('ERR_DMAPOOL_NVME_CLOSED', this.#pci.address, 'its PCI function was closed');
     this.#die(failure);
     const releases = this.#queues.flatMap((queue) => queue.releases());
     for (const pool of this.pools) {

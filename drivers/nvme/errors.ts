@@ -2,6 +2,7 @@
  * What can go wrong with an NVMe controller. What goes wrong elsewhere keeps its own class: `DmaOutOfMemoryError` when
  * there is no memory, `PciGoneError` when the device was pulled out, `DmaArgumentError` for wrong arguments.
  */
+import { DriverError } from '../common/error.ts';
 import { nvmeStatusName } from './status.ts';
 
 /**
@@ -9,37 +10,25 @@ import { nvmeStatusName } from './status.ts';
  *
  * | code | class | when |
  * | --- | --- | --- |
- * | `ERR_NVME_STATUS` | `NvmeStatusError` | the controller completed a command with an error |
- * | `ERR_NVME_TIMEOUT` | `NvmeTimeoutError` | a command, or the controller itself, took too long |
- * | `ERR_NVME_RESET` | `NvmeResetError` | the controller was reset while it had the command |
- * | `ERR_NVME_CLOSED` | `NvmeError` | the driver was closed |
- * | `ERR_NVME_NO_NAMESPACE` | `NvmeError` | there is no namespace of that ID |
- * | `ERR_NVME_UNSUPPORTED` | `NvmeError` | the controller or namespace needs what this driver has not |
- * | `ERR_NVME_PROTOCOL` | `NvmeError` | what the controller says makes no sense |
+ * | `ERR_DMAPOOL_NVME_STATUS` | `NvmeStatusError` | the controller completed a command with an error |
+ * | `ERR_DMAPOOL_NVME_TIMEOUT` | `NvmeTimeoutError` | a command, or the controller itself, took too long |
+ * | `ERR_DMAPOOL_NVME_RESET` | `NvmeResetError` | the controller was reset while it had the command |
+ * | `ERR_DMAPOOL_NVME_CLOSED` | `NvmeError` | the driver was closed |
+ * | `ERR_DMAPOOL_NVME_NO_NAMESPACE` | `NvmeError` | there is no namespace of that ID |
+ * | `ERR_DMAPOOL_NVME_UNSUPPORTED` | `NvmeError` | the controller or namespace needs what this driver has not |
+ * | `ERR_DMAPOOL_NVME_PROTOCOL` | `NvmeError` | what the controller says makes no sense |
  */
 export type NvmeErrorCode =
-  | 'ERR_NVME_STATUS'
-  | 'ERR_NVME_TIMEOUT'
-  | 'ERR_NVME_RESET'
-  | 'ERR_NVME_CLOSED'
-  | 'ERR_NVME_NO_NAMESPACE'
-  | 'ERR_NVME_UNSUPPORTED'
-  | 'ERR_NVME_PROTOCOL';
+  | 'ERR_DMAPOOL_NVME_STATUS'
+  | 'ERR_DMAPOOL_NVME_TIMEOUT'
+  | 'ERR_DMAPOOL_NVME_RESET'
+  | 'ERR_DMAPOOL_NVME_CLOSED'
+  | 'ERR_DMAPOOL_NVME_NO_NAMESPACE'
+  | 'ERR_DMAPOOL_NVME_UNSUPPORTED'
+  | 'ERR_DMAPOOL_NVME_PROTOCOL';
 
 /** The base of this driver's errors. When a command fails with one, the controller is done with its memory. */
-export class NvmeError extends Error {
-  /** Which mistake this is; never changes between versions. */
-  readonly code: NvmeErrorCode;
-  /** Address of the controller, such as `0000:00:04.0`. */
-  readonly device: string;
-
-  constructor(code: NvmeErrorCode, device: string, message: string, options?: ErrorOptions) {
-    super(`${device}: ${message}`, options);
-    this.code = code;
-    this.device = device;
-    this.name = new.target.name;
-  }
-}
+export class NvmeError extends DriverError<NvmeErrorCode> {}
 
 /** What a completion says of its command (NVMe 1.4, 4.6.1). */
 export interface NvmeStatus {
@@ -53,7 +42,7 @@ export interface NvmeStatus {
 
 /** The controller completed a command with an error. */
 export class NvmeStatusError extends NvmeError implements NvmeStatus {
-  declare readonly code: 'ERR_NVME_STATUS';
+  declare readonly code: 'ERR_DMAPOOL_NVME_STATUS';
   readonly statusCodeType: number;
   readonly statusCode: number;
   readonly doNotRetry: boolean;
@@ -65,7 +54,7 @@ export class NvmeStatusError extends NvmeError implements NvmeStatus {
     const name = nvmeStatusName(statusCodeType, statusCode);
     const retry = doNotRetry ? '; a retry would fail too' : '';
     const numbers = `${String(statusCodeType)}/0x${statusCode.toString(16).padStart(2, '0')}`;
-    super('ERR_NVME_STATUS', device, `${what}: ${name} (status ${numbers}${retry})`);
+    super('ERR_DMAPOOL_NVME_STATUS', device, `${what}: ${name} (status ${numbers}${retry})`);
     this.statusCodeType = statusCodeType;
     this.statusCode = statusCode;
     this.doNotRetry = doNotRetry;
@@ -83,10 +72,10 @@ export class NvmeStatusError extends NvmeError implements NvmeStatus {
 
 /** A command took too long and was aborted, or the controller did not become ready, or not stop, in time. */
 export class NvmeTimeoutError extends NvmeError {
-  declare readonly code: 'ERR_NVME_TIMEOUT';
+  declare readonly code: 'ERR_DMAPOOL_NVME_TIMEOUT';
 
   constructor(device: string, message: string, options?: ErrorOptions) {
-    super('ERR_NVME_TIMEOUT', device, message, options);
+    super('ERR_DMAPOOL_NVME_TIMEOUT', device, message, options);
   }
 }
 
@@ -94,9 +83,11 @@ export class NvmeTimeoutError extends NvmeError {
  * The controller was reset while it had the command: whether a write was done is not known. `cause` is why it was reset.
  */
 export class NvmeResetError extends NvmeError {
-  declare readonly code: 'ERR_NVME_RESET';
+  declare readonly code: 'ERR_DMAPOOL_NVME_RESET';
 
   constructor(device: string, what: string, cause: Error) {
-    super('ERR_NVME_RESET', device, `${what} was lost in a reset of the controller (${cause.message})`, { cause });
+    super('ERR_DMAPOOL_NVME_RESET', device, `${what} was lost in a reset of the controller (${cause.message})`, {
+      cause,
+    });
   }
 }

@@ -82,7 +82,7 @@ export function parseNamespace(bytes: Uint8Array, device: string, nsid: number):
   // An LBA format of less than 512 bytes is not in use.
   if (blocks > 0 && (shift < 9 || shift > 30 || !Number.isSafeInteger(blocks * 2 ** shift))) {
     const what = `namespace ${String(nsid)} has ${String(blocks)} blocks of 2^${String(shift)} bytes`;
-    throw new NvmeError('ERR_NVME_PROTOCOL', device, what);
+    throw new NvmeError('ERR_DMAPOOL_NVME_PROTOCOL', device, what);
   }
   const deallocated = bytes[33]! & 0x7;
   return {

@@ -5,6 +5,7 @@
  * @packageDocumentation
  */
 export { NvmeController, type NvmeDirection, type NvmeStatistics } from './controller.ts';
+export { DriverError } from '../common/error.ts';
 export type { DmaMemory } from './data.ts';
 export {
   NvmeError,

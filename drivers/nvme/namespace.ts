@@ -121,11 +121,11 @@ export class NvmeNamespace {
     if (blocks === 0 || identity.blockSize > MAX_TRANSFER / 2) {
       const most = String(Math.min(controller.maxTransfer, MAX_TRANSFER / 2));
       const message = `namespace ${String(nsid)} has blocks of ${String(identity.blockSize)} bytes; at most ${most} can be`;
-      throw new NvmeError('ERR_NVME_UNSUPPORTED', controller.address, message);
+      throw new NvmeError('ERR_DMAPOOL_NVME_UNSUPPORTED', controller.address, message);
     }
     if (identity.metadataSize !== 0) {
       const message = `namespace ${String(nsid)} has metadata, which this driver does not know`;
-      throw new NvmeError('ERR_NVME_UNSUPPORTED', controller.address, message);
+      throw new NvmeError('ERR_DMAPOOL_NVME_UNSUPPORTED', controller.address, message);
     }
     this.#maxBytes = blocks * identity.blockSize;
   }
@@ -290,7 +290,7 @@ export class NvmeNamespace {
 
   #checkSupport(supported: boolean, command: string): void {
     if (!supported)
-      throw new NvmeError('ERR_NVME_UNSUPPORTED', this.#controller.address, `it has no ${command} command`);
+      throw new NvmeError('ERR_DMAPOOL_NVME_UNSUPPORTED', this.#controller.address, `it has no ${command} command`);
   }
 }
 

@@ -1,5 +1,5 @@
 /** A worker that runs worker.ts, as the thread that made it sees it. */
-import type { DmaErrorCode } from 'dmapool';
+import type { DmaError } from 'dmapool';
 import { rejectsAs } from '../support/errors.ts';
 import { RemoteError, RemoteThread } from './remote-thread.ts';
 import type { Operations } from './worker.ts';
@@ -17,6 +17,6 @@ export class RemoteWorker extends RemoteThread {
 }
 
 /** Awaits the answer, which must be an error of this code; returns its message. */
-export async function refusedWith(code: DmaErrorCode, answer: Promise<unknown>): Promise<string> {
+export async function refusedWith(code: DmaError['code'], answer: Promise<unknown>): Promise<string> {
   return (await rejectsAs(RemoteError, code, answer)).message;
 }

@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict';
-import { DmaError, type DmaErrorCode } from 'dmapool';
+import { DmaError } from 'dmapool';
 
 /** Runs `action` and returns its DmaError, which must have this code. */
-export function throwsCode(code: DmaErrorCode, action: () => unknown): DmaError {
+export function throwsCode(code: DmaError['code'], action: () => unknown): DmaError {
   try {
     action();
   } catch (error) {
@@ -15,7 +15,7 @@ export function throwsCode(code: DmaErrorCode, action: () => unknown): DmaError 
 }
 
 /** Awaits `promise`, which must be rejected with a DmaError of this code. */
-export function rejectsCode(code: DmaErrorCode, promise: Promise<unknown>): Promise<DmaError> {
+export function rejectsCode(code: DmaError['code'], promise: Promise<unknown>): Promise<DmaError> {
   return rejectsAs(DmaError, code, promise);
 }
 

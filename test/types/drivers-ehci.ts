@@ -39,7 +39,7 @@ export async function misuse(
   // @ts-expect-error TS2554: The length is said.
   await pipe.transfer(buffer);
   // @ts-expect-error TS2367: There is no such code.
-  if (error.code === 'ERR_USB_NOTHING') return;
+  if (error.code === 'ERR_DMAPOOL_USB_NOTHING') return;
   // @ts-expect-error TS2540: A descriptor does not change.
   device.descriptor.vendorId = 0;
 }

@@ -1,5 +1,5 @@
 /** What the compiler infers, where users rely on it. Not run: the compiler is the test. */
-import { type Device, type DmaBlock, DmaError, type DmaErrorCode, DmaPool, type SharedPoolHandle } from 'dmapool';
+import { type Device, type DmaBlock, DmaError, DmaPool, type SharedPoolHandle } from 'dmapool';
 import { readTrace, type TraceAlloc } from 'dmapool/trace';
 
 /** True if the two types are the very same, which the compiler tells only of types that depend on another one. */
@@ -45,7 +45,7 @@ export async function inference(device: Device, handle: SharedPoolHandle): Promi
   const error: unknown = null;
   if (error instanceof DmaError) {
     const { code } = error;
-    is<DmaErrorCode>()(code);
+    is<`ERR_DMAPOOL_${string}`>()(code);
   }
   for await (const event of readTrace('x')) {
     if (event.type !== 'alloc') continue;

@@ -121,8 +121,8 @@ export function constants(pool: DmaPool<'p'>, block: DmaBlock<'p'>, device: Devi
 
 export function errors(error: unknown, statistics: PoolStatistics): void {
   if (error instanceof DmaError) {
-    // @ts-expect-error TS2367: codes are known
-    if (error.code === 'ERR_DMAPOOL_TYPO') return;
+    // @ts-expect-error TS2367: codes of the package begin so; which there are is known of each layer's own class
+    if (error.code === 'ERR_DMAPOL_TIMEOUT') return;
   }
   // @ts-expect-error TS2345: each class has codes of its own
   new DmaBlockError('ERR_DMAPOOL_TIMEOUT', 'late');

@@ -48,8 +48,12 @@ test('dmapool demo e1000 without QEMU says in one line how to get it', async () 
 
 test("the documentation has each of the driver's error codes", () => {
   const read = (path: string): string => readFileSync(new URL(`../../../../${path}`, import.meta.url), 'utf8');
-  const declared = [...read('drivers/e1000/errors.ts').matchAll(/^ {2}\| '(ERR_E1000_\w+)'/gm)].map(([, code]) => code);
-  const documented = [...read('docs/drivers-e1000.md').matchAll(/^\| `(ERR_E1000_\w+)`/gm)].map(([, code]) => code);
+  const declared = [...read('drivers/e1000/errors.ts').matchAll(/^ {2}\| '(ERR_DMAPOOL_E1000_\w+)'/gm)].map(
+    ([, code]) => code,
+  );
+  const documented = [...read('docs/drivers-e1000.md').matchAll(/^\| `(ERR_DMAPOOL_E1000_\w+)`/gm)].map(
+    ([, code]) => code,
+  );
   assert.ok(declared.length > 0);
   assert.deepEqual(documented.sort(), declared.sort());
 });

@@ -39,7 +39,7 @@ void describe('e1000: hangs, closing, removal', { skip: withoutQemu, timeout: 60
     a.nic.packets.freeBatch(packets, 7);
     await assert.rejects(
       a.nic.drain({ timeout: 30 }),
-      (error) => isOurs('ERR_E1000_TIMEOUT')(error) && String(error).includes('head is at 1, its tail at 0'),
+      (error) => isOurs('ERR_DMAPOOL_E1000_TIMEOUT')(error) && String(error).includes('head is at 1, its tail at 0'),
     );
     assert.equal(a.nic.transmitting, 7);
     await closeAll(machine, a, b);
@@ -52,14 +52,14 @@ void describe('e1000: hangs, closing, removal', { skip: withoutQemu, timeout: 60
     a.nic.transmit([packetOf(a.nic, frame(60, 1))]);
     const mine = a.nic.packets.alloc();
     const waits = [a.nic.waitForPackets({ timeout: 10_000 }), a.nic.drain({ timeout: 10_000 }), a.nic.waitForPackets()];
-    const rejected = Promise.all(waits.map((wait) => assert.rejects(wait, isOurs('ERR_E1000_CLOSED'))));
+    const rejected = Promise.all(waits.map((wait) => assert.rejects(wait, isOurs('ERR_DMAPOOL_E1000_CLOSED'))));
     await a.nic.close();
     await rejected;
     for (const action of [() => a.nic.receive([], 1), () => a.nic.transmit([mine]), () => a.nic.transmitting]) {
-      assert.throws(action, isOurs('ERR_E1000_CLOSED'));
+      assert.throws(action, isOurs('ERR_DMAPOOL_E1000_CLOSED'));
     }
-    await assert.rejects(a.nic.statistics(), isOurs('ERR_E1000_CLOSED'));
-    await assert.rejects(a.nic.link(), isOurs('ERR_E1000_CLOSED'));
+    await assert.rejects(a.nic.statistics(), isOurs('ERR_DMAPOOL_E1000_CLOSED'));
+    await assert.rejects(a.nic.link(), isOurs('ERR_DMAPOOL_E1000_CLOSED'));
     assert.throws(() => a.nic.packets.alloc(), /destroyed/);
     assert.equal(a.nic.packets.active, 1);
     a.nic.packets.free(mine);
@@ -95,7 +95,7 @@ void describe('e1000: hangs, closing, removal', { skip: withoutQemu, timeout: 60
     await warmUp(a.nic, b.nic);
     await a.pci.close();
     assert.equal(a.nic.packets.active, 0);
-    assert.throws(() => a.nic.receive([], 1), isOurs('ERR_E1000_CLOSED'));
+    assert.throws(() => a.nic.receive([], 1), isOurs('ERR_DMAPOOL_E1000_CLOSED'));
     await a.nic.close();
     await closeAll(machine, a, b);
   });

@@ -67,7 +67,7 @@ void describe('e1000: opening and arguments', { skip: withoutQemu, timeout: 60_0
     const machine = await startMachine(t, { devices: ['edu,id=edu0', 'e1000,id=nic0', 'e1000-82545em,id=other'] });
     for (const id of ['edu0', 'other']) {
       const pci = await machine.open(id);
-      await assert.rejects(E1000.open(pci), isOurs('ERR_E1000_UNSUPPORTED'));
+      await assert.rejects(E1000.open(pci), isOurs('ERR_DMAPOOL_E1000_UNSUPPORTED'));
       await pci.close();
     }
     const { nic, pci } = await openCard(machine, 0);
@@ -87,7 +87,7 @@ void describe('e1000: opening and arguments', { skip: withoutQemu, timeout: 60_0
     const first = await openCard(machine, 0, SMALL);
     await closeAll(machine, first);
     const pci = await machine.open('nic1');
-    await assert.rejects(E1000.open(pci), isOurs('ERR_E1000_EEPROM'));
+    await assert.rejects(E1000.open(pci), isOurs('ERR_DMAPOOL_E1000_EEPROM'));
     await pci.close();
     await closeAll(machine);
   });

@@ -19,7 +19,7 @@ async function measure(nic: E1000, meter: TrafficMeter, count: number, signal?: 
   }
 }
 
-const timedOut = (error: unknown): boolean => error instanceof E1000Error && error.code === 'ERR_E1000_TIMEOUT';
+const timedOut = (error: unknown): boolean => error instanceof E1000Error && error.code === 'ERR_DMAPOOL_E1000_TIMEOUT';
 
 test(
   'what one card sends another one sends back, without a copy',

@@ -89,7 +89,7 @@ class FakeDevice implements BulkOnlyLink {
   #stall(where: 'in' | 'out' | 'control', state = this.#state): Promise<never> {
     if (where !== 'control') this.#halted.add(where);
     this.#state = state;
-    return Promise.reject(new UsbError('ERR_USB_STALL', `stalled ${where}`));
+    return Promise.reject(new UsbError('ERR_DMAPOOL_USB_STALL', 'fake', `stalled ${where}`));
   }
 }
 
@@ -137,7 +137,7 @@ test('a status that is halted is asked for once more, and twice means reset', as
     assert.deepEqual(fake.log, ['command', 'status', 'clear in', 'status']);
     fake.log.length = 0;
     fake.stalls.add('status again');
-    await rejectsAs(UsbError, 'ERR_USB_STALL', run('out', 0));
+    await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_STALL', run('out', 0));
     assert.deepEqual(fake.log, ['command', 'status', 'clear in', 'status', ...RECOVERY]);
     fake.stalls.clear();
     assert.deepEqual(await run(), { length: 4096, passed: true });
@@ -160,14 +160,14 @@ test('a command that is refused, and a status that is none, lead to a reset', as
     for (const distort of distortions) {
       fake.log.length = 0;
       fake.distort = distort;
-      await rejectsAs(UsbError, 'ERR_USB_PROTOCOL', run());
+      await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_PROTOCOL', run());
       assert.deepEqual(fake.log, ['command', 'data', 'status', ...RECOVERY]);
       fake.distort = () => 13;
       assert.deepEqual(await run(), { length: 4096, passed: true });
     }
     fake.log.length = 0;
     fake.stalls.add('command');
-    await rejectsAs(UsbError, 'ERR_USB_STALL', run());
+    await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_STALL', run());
     assert.deepEqual(fake.log, ['command', ...RECOVERY]);
   });
 });
@@ -176,9 +176,9 @@ test('a reset that fails is tried again before the next command', async () => {
   for (const failing of ['reset', 'clear in', 'clear out'] as const) {
     await withFake(async ({ fake, run }) => {
       fake.stalls.add('command').add(failing);
-      await rejectsAs(UsbError, 'ERR_USB_STALL', run());
+      await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_STALL', run());
       fake.log.length = 0;
-      await rejectsAs(UsbError, 'ERR_USB_STALL', run());
+      await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_STALL', run());
       assert.ok(!fake.log.includes('command'), 'no command before the reset');
       fake.stalls.clear();
       fake.log.length = 0;

@@ -106,7 +106,7 @@ test('a controller that makes no sense, or does not reset, is not started', asyn
     const fake = new FakeEhci();
     spoil(fake);
     const { pci, log } = await open(fake);
-    await rejectsAs(UsbError, 'ERR_USB_CONTROLLER', EhciController.start(pci));
+    await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_CONTROLLER', EhciController.start(pci));
     assert.deepEqual([pci.device.attributeNames(), log.text], [[], '']);
     assert.equal(await pci.isBusMaster(), false);
     await pci.close();
@@ -119,7 +119,7 @@ test('a low-speed device goes to the companion without a reset', async () => {
   const controller = await EhciController.start(pci);
   // Connected, with power, not enabled, K state on the lines.
   fake.registers.setUint32(PORT_1, 0x1401, true);
-  const error = await rejectsAs(UsbError, 'ERR_USB_SPEED', controller.connect());
+  const error = await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_SPEED', controller.connect());
   assert.match(error.message, /port 1: a low-speed device/);
   assert.equal(fake.registers.getUint32(PORT_1, true), 0x3401, 'the companion owns it');
   await controller.close();
@@ -133,7 +133,7 @@ test('a host system error stops the controller', async () => {
   fake.registers.setUint32(STATUS, 0x10, true);
   await until('the error is noticed', () => controller.ended.aborted);
   assert.match(String(controller.ended.reason), /host system error/);
-  await rejectsAs(UsbError, 'ERR_USB_CONTROLLER', controller.connect());
+  await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_CONTROLLER', controller.connect());
   assert.equal(await pci.isBusMaster(), false);
   await controller.close();
   assert.equal(log.text, '');

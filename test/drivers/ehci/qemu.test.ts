@@ -73,7 +73,7 @@ test(
       const image = readFileSync(file);
       assert.ok(image.subarray(512_000, 512_000 + 31 * 4096).equals(image.subarray(0, 31 * 4096)));
       assert.ok(image.subarray(512_000 + 31 * 4096, 512_000 + 32 * 4096).every((byte) => byte === 0xee));
-      await rejectsAs(UsbError, 'ERR_USB_CLOSED', disk.readInto(0, buffer, 512));
+      await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_CLOSED', disk.readInto(0, buffer, 512));
     });
   },
 );
@@ -83,7 +83,7 @@ function throwsBusy(buffer: { free(): void }): void {
     () => {
       buffer.free();
     },
-    { name: 'UsbError', code: 'ERR_USB_BUSY' },
+    { name: 'UsbError', code: 'ERR_DMAPOOL_USB_BUSY' },
   );
 }
 
@@ -109,28 +109,28 @@ test('enumeration: descriptors, strings, ports in use and empty, other devices',
     assert.equal(pointer.configuration.interfaces[0]!.interfaceClass, 3);
     assert.equal(pointer.configuration.interfaces[0]!.endpoints[0]!.type, 'interrupt');
 
-    await rejectsAs(UsbError, 'ERR_USB_BUSY', controller.connect({ port: 1 }));
-    await rejectsAs(UsbError, 'ERR_USB_NO_DEVICE', controller.connect({ port: 3, wait: 0 }));
-    await rejectsAs(UsbError, 'ERR_USB_NO_DEVICE', controller.connect({ wait: 20 }));
-    await rejectsAs(UsbError, 'ERR_USB_UNSUPPORTED', MassStorage.open(pointer));
+    await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_BUSY', controller.connect({ port: 1 }));
+    await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_NO_DEVICE', controller.connect({ port: 3, wait: 0 }));
+    await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_NO_DEVICE', controller.connect({ wait: 20 }));
+    await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_UNSUPPORTED', MassStorage.open(pointer));
     await rejectsAs(
       UsbError,
-      'ERR_USB_UNSUPPORTED',
+      'ERR_DMAPOOL_USB_UNSUPPORTED',
       pointer.openBulk(pointer.configuration.interfaces[0]!.endpoints[0]!),
     );
     const disk = await MassStorage.open(stick);
-    await rejectsAs(UsbError, 'ERR_USB_BUSY', MassStorage.open(stick));
+    await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_BUSY', MassStorage.open(stick));
     await disk.close();
-    await rejectsAs(UsbError, 'ERR_USB_CLOSED', disk.read(0, new Uint8Array(512)));
+    await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_CLOSED', disk.read(0, new Uint8Array(512)));
     // Closing it once more does nothing to the one that came after it.
     const next = await MassStorage.open(stick);
     await disk.close();
-    await rejectsAs(UsbError, 'ERR_USB_BUSY', MassStorage.open(stick));
+    await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_BUSY', MassStorage.open(stick));
     await next.close();
 
     // A device that was let go of can be enumerated again, and gets the address that is free.
     await stick.close();
-    await rejectsAs(UsbError, 'ERR_USB_CLOSED', stick.string(1));
+    await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_CLOSED', stick.string(1));
     assert.equal(stick.removed.aborted, true);
     const again = await controller.connect();
     assert.deepEqual([again.port, again.address], [1, 1]);
@@ -155,11 +155,11 @@ test('what a device does not know is a stall, or sense data, and all goes on', {
     for (let round = 0; round < 3; round++) {
       // Endpoint 0: a descriptor that does not exist (USB 2.0, 8.5.3.4), with data and without.
       const unknown = { requestType: 'standard', recipient: 'device', request: 6, value: 0x7700, index: 0 } as const;
-      await rejectsAs(UsbError, 'ERR_USB_STALL', device.controlIn(unknown, 64));
-      await rejectsAs(UsbError, 'ERR_USB_STALL', device.controlOut({ ...unknown, requestType: 'vendor' }));
+      await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_STALL', device.controlIn(unknown, 64));
+      await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_STALL', device.controlOut({ ...unknown, requestType: 'vendor' }));
       await rejectsAs(
         UsbError,
-        'ERR_USB_STALL',
+        'ERR_DMAPOOL_USB_STALL',
         device.controlOut({ ...unknown, requestType: 'vendor' }, new Uint8Array(100)),
       );
       assert.equal((await device.string(1)).length > 0, true);
@@ -167,7 +167,7 @@ test('what a device does not know is a stall, or sense data, and all goes on', {
       for (const length of [0, 36, 65536]) {
         const error = await rejectsAs(
           UsbError,
-          'ERR_USB_SCSI',
+          'ERR_DMAPOOL_USB_SCSI',
           disk.command(Uint8Array.of(0xc1, 0, 0, 0, 0, 0), length),
         );
         assert.ok(error instanceof ScsiError);
@@ -196,7 +196,7 @@ test('a disk that was left in the middle of a command is reset, and works', { sk
       const pipe = await device.openBulk(output);
       await pipe.send(Uint8Array.of(0x55, 0x53, 0x42, 0x43, ...new Uint8Array(10), 6, ...new Uint8Array(16)));
       await pipe.close();
-      const stall = await rejectsAs(UsbError, 'ERR_USB_STALL', MassStorage.open(device));
+      const stall = await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_STALL', MassStorage.open(device));
       assert.match(stall.message, /endpoint 2 out: the device answered STALL/);
       assert.deepEqual(activeBlocks(pci), { usb_data: 0, ehci_qh: 2, ehci_qtd: 1 });
       const disk = await MassStorage.open(device);
@@ -214,10 +214,10 @@ test('a halted endpoint stays halted until its halt is cleared', { skip }, async
     const device = await controller.connect();
     const [input, output] = device.configuration.interfaces[0]!.endpoints;
     const [inPipe, outPipe] = [await device.openBulk(input!), await device.openBulk(output!)];
-    await rejectsAs(UsbError, 'ERR_USB_STALL', outPipe.send(new Uint8Array(31)));
-    await rejectsAs(UsbError, 'ERR_USB_STALL', inPipe.receive(13));
-    await rejectsAs(UsbError, 'ERR_USB_UNSUPPORTED', inPipe.send(new Uint8Array(31)));
-    await rejectsAs(UsbError, 'ERR_USB_UNSUPPORTED', outPipe.receive(31));
+    await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_STALL', outPipe.send(new Uint8Array(31)));
+    await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_STALL', inPipe.receive(13));
+    await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_UNSUPPORTED', inPipe.send(new Uint8Array(31)));
+    await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_UNSUPPORTED', outPipe.receive(31));
     await inPipe.clearHalt();
     await outPipe.clearHalt();
     // TEST UNIT READY by hand. Its short answer ends the transfer whatever room there was: the queue goes on at the
@@ -234,7 +234,7 @@ test('a halted endpoint stays halted until its halt is cleared', { skip }, async
     }
     await inPipe.close();
     await inPipe.close();
-    await rejectsAs(UsbError, 'ERR_USB_CLOSED', inPipe.receive(13));
+    await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_CLOSED', inPipe.receive(13));
   });
 });
 
@@ -247,9 +247,9 @@ test('slower devices go to the companion controller', { skip }, async (t) => {
     ],
   });
   await withController(machine, async ({ controller }) => {
-    await rejectsAs(UsbError, 'ERR_USB_SPEED', controller.connect());
+    await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_SPEED', controller.connect());
     // It is gone from our side.
-    await rejectsAs(UsbError, 'ERR_USB_NO_DEVICE', controller.connect({ wait: 50 }));
+    await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_NO_DEVICE', controller.connect({ wait: 50 }));
   });
 });
 

@@ -87,7 +87,7 @@ class FakeController {
   }
 
   async close(): Promise<void> {
-    await this.queue.close(new UsbError('ERR_USB_CLOSED', 'the test is over'));
+    await this.queue.close(new UsbError('ERR_DMAPOOL_USB_CLOSED', 'test', 'the test is over'));
     assert.deepEqual(this.failures, []);
     for (const pool of [this.qhs, this.qtds, this.data]) {
       assert.equal(pool.counts().active, 0, 'every block is back');
@@ -130,7 +130,7 @@ test('the toggle of a packet that came while its transfer was taken back is kept
   fake.inWindow = () => {
     fake.execute(0);
   };
-  await rejectsAs(UsbError, 'ERR_USB_TIMEOUT', reading);
+  await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_TIMEOUT', reading);
   await turn();
   assert.notEqual(fake.toggle, 0);
   buffer.free();

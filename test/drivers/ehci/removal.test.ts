@@ -42,10 +42,10 @@ test(
       const { controller, pci } = bench;
       const { device, reading } = await startSlowRead(bench);
       await machine.qmp('device_del', { id: 'stick' });
-      const error = await rejectsAs(UsbError, 'ERR_USB_GONE', reading);
+      const error = await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_GONE', reading);
       assert.match(error.message, /0000:00:\w\w\.\d port 1: the device is gone/);
       assert.equal(device.removed.reason, error);
-      await rejectsAs(UsbError, 'ERR_USB_GONE', device.string(1));
+      await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_GONE', device.string(1));
       await until('every block is back', () => activeBlocks(pci)['ehci_qh'] === 1);
       assert.deepEqual(activeBlocks(pci), idleWith(0));
       assert.deepEqual(controller.devices, []);
@@ -79,7 +79,10 @@ test('a disk that is pulled out at any moment, again and again', { skip }, async
       await machine.qmp('device_del', { id });
       const error = await working;
       assert.ok(error instanceof UsbError, String(error));
-      assert.ok(['ERR_USB_GONE', 'ERR_USB_NO_DEVICE', 'ERR_USB_SPEED'].includes(error.code), error.message);
+      assert.ok(
+        ['ERR_DMAPOOL_USB_GONE', 'ERR_DMAPOOL_USB_NO_DEVICE', 'ERR_DMAPOOL_USB_SPEED'].includes(error.code),
+        error.message,
+      );
       await until('every block is back', () => activeBlocks(pci)['ehci_qh'] === 1);
       assert.deepEqual(activeBlocks(pci), idleWith(0));
     }
@@ -102,11 +105,11 @@ const ends: readonly (readonly [
   code: UsbErrorCode,
   end: (bench: Bench, machine: QemuMachine) => unknown,
 ])[] = [
-  ['the controller is unplugged', 'ERR_USB_GONE', (_, machine) => machine.unplug('ehci')],
-  ['QEMU is killed', 'ERR_USB_GONE', (_, machine) => process.kill(machine.pid, 'SIGKILL')],
-  ['the machine is closed', 'ERR_USB_GONE', (_, machine) => machine.close()],
-  ['the controller is closed', 'ERR_USB_CLOSED', ({ controller }) => controller.close()],
-  ['the PCI function is closed under the driver', 'ERR_USB_CLOSED', ({ pci }) => pci.close()],
+  ['the controller is unplugged', 'ERR_DMAPOOL_USB_GONE', (_, machine) => machine.unplug('ehci')],
+  ['QEMU is killed', 'ERR_DMAPOOL_USB_GONE', (_, machine) => process.kill(machine.pid, 'SIGKILL')],
+  ['the machine is closed', 'ERR_DMAPOOL_USB_GONE', (_, machine) => machine.close()],
+  ['the controller is closed', 'ERR_DMAPOOL_USB_CLOSED', ({ controller }) => controller.close()],
+  ['the PCI function is closed under the driver', 'ERR_DMAPOOL_USB_CLOSED', ({ pci }) => pci.close()],
 ];
 for (const [name, code, end] of ends) {
   test(`${name} in mid-transfer: a typed error, and every block back`, { skip }, async (t) => {
@@ -152,8 +155,8 @@ test('a halt is cleared after the transfers that were asked for before, and canc
     const closing = inPipe.receive(13, patient);
     const clearing = inPipe.clearHalt();
     const both = Promise.all([
-      rejectsAs(UsbError, 'ERR_USB_CLOSED', closing),
-      rejectsAs(UsbError, 'ERR_USB_CLOSED', clearing),
+      rejectsAs(UsbError, 'ERR_DMAPOOL_USB_CLOSED', closing),
+      rejectsAs(UsbError, 'ERR_DMAPOOL_USB_CLOSED', clearing),
     ]);
     await inPipe.close();
     await both;
@@ -170,7 +173,7 @@ test('a transfer that takes too long is taken back, and the disk works again', {
     // The first one may pass: what the disk saved up while it was idle.
     await disk.read(0, bytes, { timeout: 30_000 });
     for (let round = 0; round < 3; round++) {
-      const error = await rejectsAs(UsbError, 'ERR_USB_TIMEOUT', disk.read(0, bytes, { timeout: 50 }));
+      const error = await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_TIMEOUT', disk.read(0, bytes, { timeout: 50 }));
       assert.match(error.message, /endpoint 1 in: not done within 50 ms/);
       assert.deepEqual(activeBlocks(bench.pci), idle);
     }
@@ -189,10 +192,10 @@ test('a controller that stops by itself is noticed, stopped for good, and keeps 
       const { pci } = bench;
       const operational = await pci.bar(0).read8(0);
       pci.bar(0).write32(operational, (await pci.bar(0).read32(operational)) & ~1);
-      await rejectsAs(UsbError, 'ERR_USB_CONTROLLER', reading);
+      await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_CONTROLLER', reading);
       assert.deepEqual(activeBlocks(pci), { usb_data: 0, ehci_qh: 0, ehci_qtd: 0 });
       assert.equal(await pci.isBusMaster(), false);
-      await rejectsAs(UsbError, 'ERR_USB_CONTROLLER', device.string(1));
+      await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_CONTROLLER', device.string(1));
     },
     { timeout: 200 },
   );

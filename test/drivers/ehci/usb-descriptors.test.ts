@@ -5,6 +5,9 @@ import { UsbError } from 'dmapool/drivers/ehci';
 import fc from 'fast-check';
 import { parseConfiguration, parseDevice, parseString } from '../../../drivers/ehci/descriptors.ts';
 
+/** What messages call the device. */
+const DEVICE = 'device';
+
 interface Endpoint {
   readonly number: number;
   readonly toHost: boolean;
@@ -63,7 +66,7 @@ function encode({ value, interfaces }: Model): Uint8Array {
 test('configurations are parsed as they were made', () => {
   fc.assert(
     fc.property(model, (made) => {
-      const parsed = parseConfiguration(encode(made));
+      const parsed = parseConfiguration(encode(made), DEVICE);
       assert.deepEqual([parsed.value, parsed.maxPower, parsed.selfPowered], [made.value, 100, true]);
       assert.deepEqual(
         parsed.interfaces.map((each) => [
@@ -87,13 +90,13 @@ test('configurations are parsed as they were made', () => {
 });
 
 test('anything else is a typed error, never a crash nor an endless loop', () => {
-  const check = (parse: (bytes: Uint8Array) => unknown, bytes: Uint8Array): void => {
+  const check = (parse: (bytes: Uint8Array, device: string) => unknown, bytes: Uint8Array): void => {
     try {
-      parse(bytes);
+      parse(bytes, DEVICE);
     } catch (error) {
       assert.ok(error instanceof UsbError, String(error));
-      assert.equal(error.code, 'ERR_USB_PROTOCOL');
-      assert.match(error.message, /^the device gave /);
+      assert.equal(error.code, 'ERR_DMAPOOL_USB_PROTOCOL');
+      assert.match(error.message, /^device: the device gave /);
     }
   };
   fc.assert(
@@ -117,7 +120,7 @@ test('strings are UTF-16', () => {
     fc.property(fc.string({ unit: 'grapheme', maxLength: 60 }), (text) => {
       const units = Buffer.from(text, 'utf16le');
       fc.pre(units.length <= 253);
-      assert.equal(parseString(Uint8Array.from([units.length + 2, 3, ...units, 0xee, 0xee])), text);
+      assert.equal(parseString(Uint8Array.from([units.length + 2, 3, ...units, 0xee, 0xee]), DEVICE), text);
     }),
   );
 });

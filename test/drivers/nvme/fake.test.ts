@@ -72,7 +72,7 @@ void describe('the NVMe driver', () => {
     const late = Array.from({ length: 6 }, () => disk.read(7, new Uint8Array(BLOCK)));
     const others = Array.from({ length: 6 }, (_, i) => disk.read(i, new Uint8Array(BLOCK)));
     for (const promise of late) {
-      const error = await rejectsAs(NvmeError, 'ERR_NVME_TIMEOUT', promise);
+      const error = await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_TIMEOUT', promise);
       assert.match(error.message, /read of namespace 1 took longer than 250 ms and was aborted/);
     }
     await Promise.all(others);
@@ -97,7 +97,7 @@ void describe('the NVMe driver', () => {
     for (const outcome of outcomes) {
       assert.equal(outcome.status, 'rejected');
       const error = outcome.reason as NvmeResetError;
-      assert.equal(error.code, 'ERR_NVME_RESET', error.message);
+      assert.equal(error.code, 'ERR_DMAPOOL_NVME_RESET', error.message);
       assert.ok(error.cause instanceof NvmeTimeoutError);
     }
     assert.equal(activeAtStop, 8);
@@ -115,7 +115,7 @@ void describe('the NVMe driver', () => {
     fake.fate = () => 'hang';
     const read = disk.read(0, new Uint8Array(BLOCK));
     fake.fail();
-    const error = await rejectsAs(NvmeError, 'ERR_NVME_RESET', read);
+    const error = await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_RESET', read);
     assert.match(error.message, /CSTS\.CFS/);
     fake.fate = () => null;
     await disk.read(0, new Uint8Array(BLOCK));
@@ -131,10 +131,10 @@ void describe('the NVMe driver', () => {
     fake.stops = false;
     let wasMaster = true;
     const read = disk.read(0, new Uint8Array(BLOCK)).finally(() => (wasMaster = fake.isBusMaster));
-    const error = await rejectsAs(NvmeError, 'ERR_NVME_TIMEOUT', read);
+    const error = await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_TIMEOUT', read);
     assert.match(error.message, /did not stop within 500 ms/);
     assert.equal(wasMaster, false);
-    await rejectsAs(NvmeError, 'ERR_NVME_TIMEOUT', disk.flush());
+    await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_TIMEOUT', disk.flush());
     const { pools } = nvme;
     await nvme.close();
     for (const pool of pools) assert.equal(pool.counts().pages, 0);
@@ -147,25 +147,25 @@ void describe('the NVMe driver', () => {
         (fake: FakeNvme): void => {
           fake.becomesReady = false;
         },
-        'ERR_NVME_TIMEOUT',
+        'ERR_DMAPOOL_NVME_TIMEOUT',
       ],
       [
         (fake: FakeNvme): void => {
           fake.setCapabilities({ css: 0 });
         },
-        'ERR_NVME_UNSUPPORTED',
+        'ERR_DMAPOOL_NVME_UNSUPPORTED',
       ],
       [
         (fake: FakeNvme): void => {
           fake.setCapabilities({ mpsMin: 1 });
         },
-        'ERR_NVME_UNSUPPORTED',
+        'ERR_DMAPOOL_NVME_UNSUPPORTED',
       ],
       [
         (fake: FakeNvme): void => {
           fake.config.setUint32(8, 0x0106_0100, true);
         },
-        'ERR_NVME_UNSUPPORTED',
+        'ERR_DMAPOOL_NVME_UNSUPPORTED',
       ],
     ] as const) {
       const fake = new FakeNvme();
@@ -247,7 +247,7 @@ void describe('the NVMe driver', () => {
     await sleep(5);
     assert.equal(nvme.pools[0]!.counts().active, 1, 'its memory is not given back for it');
     fake.complete(hung!, 0x0280);
-    const error = await rejectsAs(NvmeError, 'ERR_NVME_STATUS', second);
+    const error = await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_STATUS', second);
     assert.match(error.message, /Write Fault/);
     assert.match(log.text, /error .*queue 1: completion of command 0xffff, which is not in flight/);
     await end(bench);
@@ -263,7 +263,7 @@ void describe('the NVMe driver', () => {
     for (const outcome of await reads) {
       assert.equal(outcome.status, 'rejected');
       assert.ok(outcome.reason instanceof NvmeError);
-      assert.equal(outcome.reason.code, 'ERR_NVME_CLOSED', outcome.reason.message);
+      assert.equal(outcome.reason.code, 'ERR_DMAPOOL_NVME_CLOSED', outcome.reason.message);
     }
     assert.deepEqual(fake.faults, []);
     await pci.close();
@@ -281,7 +281,7 @@ void describe('the NVMe driver', () => {
     await nvme.close();
     for (const outcome of await settled) {
       assert.equal(outcome.status, 'rejected');
-      assert.match((outcome.reason as NvmeError).code, /^ERR_NVME_(CLOSED|RESET)$/);
+      assert.match((outcome.reason as NvmeError).code, /^ERR_DMAPOOL_NVME_(CLOSED|RESET)$/);
     }
     assert.deepEqual(fake.faults, []);
     await pci.close();
@@ -318,17 +318,17 @@ void describe('the NVMe driver', () => {
     const bench = await start(fake);
     const { nvme } = bench;
     for (const [format, code] of [
-      [(9 << 16) | 8, 'ERR_NVME_UNSUPPORTED'],
-      [22 << 16, 'ERR_NVME_UNSUPPORTED'],
-      [8 << 16, 'ERR_NVME_PROTOCOL'],
-      [0xff << 16, 'ERR_NVME_PROTOCOL'],
+      [(9 << 16) | 8, 'ERR_DMAPOOL_NVME_UNSUPPORTED'],
+      [22 << 16, 'ERR_DMAPOOL_NVME_UNSUPPORTED'],
+      [8 << 16, 'ERR_DMAPOOL_NVME_PROTOCOL'],
+      [0xff << 16, 'ERR_DMAPOOL_NVME_PROTOCOL'],
     ] as const) {
       fake.onIdentify = (_cns, view) => {
         view.setUint32(128, format, true);
       };
       await rejectsAs(NvmeError, code, nvme.namespace(1));
     }
-    await rejectsAs(NvmeError, 'ERR_NVME_NO_NAMESPACE', nvme.namespace(2));
+    await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_NO_NAMESPACE', nvme.namespace(2));
     await end(bench);
   });
 });

@@ -41,7 +41,7 @@ void describe('an NVMe function', () => {
     const { pci } = await open(fake, new FaultySource(fake.memory, (call) => (call === 0 ? 'none' : 'ok')));
     await rejectsCode('ERR_DMAPOOL_NO_MEMORY', NvmeController.start(pci));
     fake.setCapabilities({ css: 0 });
-    await rejectsAs(NvmeError, 'ERR_NVME_UNSUPPORTED', NvmeController.start(pci));
+    await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_UNSUPPORTED', NvmeController.start(pci));
     fake.setCapabilities({});
     for (let i = 0; i < 2; i++) await (await NvmeController.start(pci)).close();
     assert.deepEqual(fake.faults, []);
@@ -94,7 +94,7 @@ void describe('an NVMe function', () => {
     const { pci } = await open(fake, memory);
     fake.becomesReady = false;
     memory.onFree = () => 'throw';
-    await assert.rejects(NvmeController.start(pci), { code: 'ERR_NVME_TIMEOUT' });
+    await assert.rejects(NvmeController.start(pci), { code: 'ERR_DMAPOOL_NVME_TIMEOUT' });
     assert.equal(memory.live.size, 0);
     await pci.close();
   });

@@ -218,7 +218,7 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
     const compare = { opcode: 0x05, nsid: 1, cdw10: 9 };
     await nvme.io(compare, data, 'toDevice');
     data[17]! ^= 1;
-    const error = await rejectsAs(NvmeError, 'ERR_NVME_STATUS', nvme.io(compare, data, 'toDevice'));
+    const error = await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_STATUS', nvme.io(compare, data, 'toDevice'));
     assert.equal((error as NvmeStatusError).status, 'Compare Failure');
     await closeNvme(bench);
   });
@@ -228,7 +228,7 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
     const { nvme, disk, pci } = bench;
     const buffer = new Uint8Array(64 * 512);
     const expectStatus = async (status: string, promise: Promise<unknown>): Promise<void> => {
-      const error = (await rejectsAs(NvmeError, 'ERR_NVME_STATUS', promise)) as NvmeStatusError;
+      const error = (await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_STATUS', promise)) as NvmeStatusError;
       assert.equal(error.status, status);
       assert.equal(error.status, nvmeStatusName(error.statusCodeType, error.statusCode));
       assert.equal(error.device, pci.address);
@@ -242,8 +242,8 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
     await expectStatus('Invalid Namespace or Format', nvme.io({ opcode: 0x02, nsid: 4711 }, buffer));
     await expectStatus('Invalid Command Opcode', nvme.admin({ opcode: 0xff }));
     await expectStatus('Invalid Field in Command', nvme.admin({ opcode: 0x06, cdw10: 0x77 }, buffer));
-    await rejectsAs(NvmeError, 'ERR_NVME_NO_NAMESPACE', nvme.namespace(2));
-    await rejectsAs(NvmeError, 'ERR_NVME_NO_NAMESPACE', nvme.namespace(4711));
+    await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_NO_NAMESPACE', nvme.namespace(2));
+    await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_NO_NAMESPACE', nvme.namespace(4711));
     // One part of many fails: all others are awaited first.
     await expectStatus('LBA Out of Range', disk.read(disk.blocks - 8192, new Uint8Array(6 * MIB)));
     await disk.read(disk.blocks - 64, buffer);
@@ -305,7 +305,7 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
   void it('is no driver for other functions', async (t) => {
     const { machine } = await startBench(t, { devices: ['edu,id=edu0'] });
     const edu = await machine.open('edu0');
-    await rejectsAs(NvmeError, 'ERR_NVME_UNSUPPORTED', NvmeController.start(edu));
+    await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_UNSUPPORTED', NvmeController.start(edu));
     await edu.close();
   });
 
@@ -368,8 +368,8 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
       await disk.write(round, new Uint8Array(512).fill(round + 1));
       await nvme.close();
       assert.equal(await pci.isBusMaster(), false);
-      await rejectsAs(NvmeError, 'ERR_NVME_CLOSED', disk.read(0, new Uint8Array(512)));
-      await rejectsAs(NvmeError, 'ERR_NVME_CLOSED', nvme.namespaceIds());
+      await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_CLOSED', disk.read(0, new Uint8Array(512)));
+      await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_CLOSED', nvme.namespaceIds());
     }
     // Somebody left it running.
     await NvmeController.start(pci);

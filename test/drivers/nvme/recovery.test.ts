@@ -22,7 +22,7 @@ void describe('a reset of the NVMe controller', () => {
         stopping = true;
         fake.fate = () => null;
       };
-      const late = rejectsAs(NvmeError, 'ERR_NVME_RESET', disk.read(0, new Uint8Array(BLOCK)));
+      const late = rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_RESET', disk.read(0, new Uint8Array(BLOCK)));
       if (why === 'a fatal status') fake.fail();
       await until('the driver stops the controller', () => stopping);
       // More than once: each wakes the watchdog.
@@ -60,7 +60,7 @@ void describe('a reset of the NVMe controller', () => {
       const codes = (await Promise.allSettled(reads)).map((outcome) =>
         outcome.status === 'fulfilled' ? 'done' : (outcome.reason as NvmeError).code,
       );
-      assert.deepEqual(codes, ['ERR_NVME_RESET', 'done', 'done', 'done']);
+      assert.deepEqual(codes, ['ERR_DMAPOOL_NVME_RESET', 'done', 'done', 'done']);
       await Promise.all(reads.slice(1));
       await disk.read(5, new Uint8Array(BLOCK));
       assert.equal(nvme.statistics().resets, 1);

@@ -82,7 +82,7 @@ void describe('in the middle of I/O', { skip: withoutQemu }, () => {
     await pci.close();
     for (const error of await errors) {
       assert.ok(error instanceof DmaError || error instanceof NvmeError, String(error));
-      assert.match(error.code, /^ERR_DMAPOOL_PCI_CLOSED$|^ERR_NVME_CLOSED$/);
+      assert.match(error.code, /^ERR_DMAPOOL_PCI_CLOSED$|^ERR_DMAPOOL_NVME_CLOSED$/);
     }
     for (const pool of pools) assert.deepEqual(pool.counts(), { active: 0, blocks: 0, pages: 0 }, pool.name);
     await assert.rejects(disk.read(0, new Uint8Array(512)));
@@ -99,10 +99,10 @@ void describe('in the middle of I/O', { skip: withoutQemu }, () => {
     await Promise.all([nvme.close(), nvme.close()]);
     for (const error of await errors) {
       assert.ok(error instanceof NvmeError, String(error));
-      assert.equal(error.code, 'ERR_NVME_CLOSED', error.message);
+      assert.equal(error.code, 'ERR_DMAPOOL_NVME_CLOSED', error.message);
     }
     for (const pool of pools) assert.deepEqual(pool.counts(), { active: 0, blocks: 0, pages: 0 }, pool.name);
-    await rejectsAs(NvmeError, 'ERR_NVME_CLOSED', disk.flush());
+    await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_CLOSED', disk.flush());
     assert.equal(await pci.isBusMaster(), false);
     await pci.close();
     assert.doesNotMatch(log.text, /busy/);

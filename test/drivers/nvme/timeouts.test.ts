@@ -41,7 +41,7 @@ void describe('commands that take too long', { skip: withoutQemu }, () => {
       if (outcome.status === 'fulfilled') continue;
       lost++;
       const error = outcome.reason as NvmeResetError;
-      assert.equal(error.code, 'ERR_NVME_RESET', String(error));
+      assert.equal(error.code, 'ERR_DMAPOOL_NVME_RESET', String(error));
       assert.ok(error.cause instanceof NvmeTimeoutError, 'it says why');
       assert.match(error.message, /read of namespace 1 was lost in a reset .*took longer than 500 ms/);
     }
@@ -71,7 +71,7 @@ void describe('commands that take too long', { skip: withoutQemu }, () => {
     for (const outcome of await outcomes) {
       if (outcome.status === 'fulfilled') continue;
       assert.ok(outcome.reason instanceof NvmeError, String(outcome.reason));
-      assert.equal(outcome.reason.code, 'ERR_NVME_CLOSED', outcome.reason.message);
+      assert.equal(outcome.reason.code, 'ERR_DMAPOOL_NVME_CLOSED', outcome.reason.message);
     }
     assert.ok((await outcomes).filter(({ status }) => status === 'rejected').length >= 15);
     for (const pool of pools) assert.equal(pool.counts().active, 0);
@@ -89,7 +89,7 @@ void describe('commands that take too long', { skip: withoutQemu }, () => {
     for (const outcome of await outcomes) {
       if (outcome.status === 'fulfilled') continue;
       const { code } = outcome.reason as { code: string };
-      assert.match(code, /^ERR_NVME_RESET$|^ERR_DMAPOOL_QEMU_DIED$/);
+      assert.match(code, /^ERR_DMAPOOL_NVME_RESET$|^ERR_DMAPOOL_QEMU_DIED$/);
     }
     assertIdle(nvme);
     await nvme.close();

@@ -1,5 +1,5 @@
 /** Checks that any JavaScript runtime can run: no test runner, nothing of Node's. */
-import { DmaError, type DmaErrorCode } from '../../../src/index.ts';
+import { DmaError } from '../../../src/index.ts';
 
 /** One thing that must hold; `run` throws if it does not. */
 export interface Check {
@@ -40,7 +40,7 @@ export function same(actual: unknown, expected: unknown, what = 'value'): void {
 }
 
 /** The error that `action` throws or rejects with must be ours, with this code. */
-export async function refused(code: DmaErrorCode, action: () => unknown): Promise<DmaError> {
+export async function refused(code: DmaError['code'], action: () => unknown): Promise<DmaError> {
   try {
     await action();
   } catch (error) {

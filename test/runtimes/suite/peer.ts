@@ -2,7 +2,7 @@
  * The other thread of the sharing checks, in two halves: what runs there, and how it is asked from here. How a thread
  * is made and messages travel is left to the adapters: node-threads.ts, web-workers.ts.
  */
-import { Device, DmaError, type DmaErrorCode, DmaPool, type SharedPoolHandle } from '../../../src/index.ts';
+import { Device, DmaError, DmaPool, type SharedPoolHandle } from '../../../src/index.ts';
 
 /** A message to the other thread: a name of the operations below, and its arguments. */
 export interface Request {
@@ -15,7 +15,7 @@ export interface Request {
 export interface Response {
   readonly id: number;
   readonly value?: unknown;
-  readonly error?: { readonly code: DmaErrorCode | null; readonly message: string };
+  readonly error?: { readonly code: DmaError['code'] | null; readonly message: string };
 }
 
 type Operations = ReturnType<typeof operations>;
