@@ -89,7 +89,7 @@ async function runOurs(disk: NvmeNamespace, depth: number, seconds: number): Pro
 async function withOurs(mode: Mode, use: (disk: NvmeNamespace) => Promise<void>): Promise<void> {
   const vfio = await VfioDevice.open(ADDRESS, { memory: { size: 16 * MIB } });
   try {
-    const nvme = await NvmeController.start(vfio.pci, { interrupts: INTERRUPTS[mode] });
+    const nvme = await NvmeController.open(vfio.pci, { interrupts: INTERRUPTS[mode] });
     try {
       await use(await nvme.namespace(1));
     } finally {

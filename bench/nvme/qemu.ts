@@ -198,7 +198,7 @@ async function main(): Promise<void> {
   }
   try {
     const pci = await machine.open('nvme0');
-    const nvme = await NvmeController.start(pci, { queues: 1, queueDepth: 64 });
+    const nvme = await NvmeController.open(pci, { queues: 1, queueDepth: 64 });
     const results = await measure(nvme, await nvme.namespace(1), seconds);
     if (values.json) console.log(JSON.stringify(results));
     else print(results);

@@ -20,7 +20,7 @@ export type DataPool = DmaPool<'usb_data'>;
  *   devices: ['usb-ehci,id=ehci', 'usb-storage,bus=ehci.0,drive=disk0'],
  * });
  * const pci = await machine.open('ehci');
- * const controller = await EhciController.start(pci);
+ * const controller = await EhciController.open(pci);
  * const disk = await MassStorage.open(await controller.connect());
  *
  * const buffer = controller.buffer(64 * 1024);

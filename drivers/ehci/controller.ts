@@ -21,7 +21,7 @@ import {
   STRUCTURAL,
 } from './registers.ts';
 
-/** How to start a controller. */
+/** How to open a controller. */
 export interface EhciOptions {
   /** Milliseconds that a transfer may take unless it says otherwise, 1 to 10 minutes. Default 5000. */
   readonly timeout?: number;
@@ -69,7 +69,7 @@ const MAX_ADDRESS = 127;
  *   devices: ['usb-ehci,id=ehci', 'usb-storage,bus=ehci.0,drive=disk0'],
  * });
  * const pci = await machine.open('ehci');
- * const controller = await EhciController.start(pci);
+ * const controller = await EhciController.open(pci);
  * const device = await controller.connect();
  * console.log(device.port, controller.ports); // 1 6
  * await controller.close();
@@ -92,7 +92,7 @@ export class EhciController {
   #closing: Promise<void> | null = null;
 
   private constructor(key: symbol, pci: PciFunction, version: number, ports: number, length: number, timeout: number) {
-    checkMaking(key, 'EhciController', 'EhciController.start()');
+    checkMaking(key, 'EhciController', 'EhciController.open()');
     this.#pci = pci;
     this.version = version;
     this.ports = ports;
@@ -110,7 +110,7 @@ export class EhciController {
    * @throws `PciError` `ERR_DMAPOOL_PCI_BUSY` when a driver has it already, which goes on; and others.
    * @throws `DmaOutOfMemoryError` Nothing is kept then.
    */
-  static async start(pci: PciFunction, options: EhciOptions = {}): Promise<EhciController> {
+  static async open(pci: PciFunction, options: EhciOptions = {}): Promise<EhciController> {
     if (!isInstance(pci, PciFunction) || pci.classCode !== EHCI_CLASS) {
       throw new DmaArgumentError('pci', pci, 'a PCI function of class 0c0320, an EHCI host controller');
     }
@@ -119,14 +119,14 @@ export class EhciController {
     // There is one owner of the interrupts: nothing is touched before they are ours.
     const opened = await pci.interrupts(interrupts);
     try {
-      return await EhciController.#startWith(pci, timeout, opened);
+      return await EhciController.#openWith(pci, timeout, opened);
     } catch (error) {
       await opened.close();
       throw error;
     }
   }
 
-  static async #startWith(pci: PciFunction, timeout: number, interrupts: Interrupts): Promise<EhciController> {
+  static async #openWith(pci: PciFunction, timeout: number, interrupts: Interrupts): Promise<EhciController> {
     const bar = pci.bar(0);
     const length = await bar.read8(CAPABILITY.length);
     const version = await bar.read16(CAPABILITY.version);

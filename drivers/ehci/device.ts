@@ -94,7 +94,7 @@ export const MAX_TIMEOUT = 600_000;
  *   devices: ['usb-ehci,id=ehci', 'usb-storage,bus=ehci.0,drive=disk0'],
  * });
  * const pci = await machine.open('ehci');
- * const controller = await EhciController.start(pci);
+ * const controller = await EhciController.open(pci);
  * const device = await controller.connect();
  * console.log(await device.string(device.descriptor.productIndex)); // QEMU USB HARDDRIVE
  * await controller.close();
@@ -337,7 +337,7 @@ export class UsbDevice {
  *   devices: ['usb-ehci,id=ehci', 'usb-storage,bus=ehci.0,drive=disk0'],
  * });
  * const pci = await machine.open('ehci');
- * const controller = await EhciController.start(pci);
+ * const controller = await EhciController.open(pci);
  * const device = await controller.connect();
  * for (const endpoint of device.configuration.interfaces[0]?.endpoints ?? []) {
  *   const pipe = await device.openBulk(endpoint);

@@ -48,7 +48,7 @@ const MAX_CDB = 16;
  *   devices: ['usb-ehci,id=ehci', 'usb-storage,bus=ehci.0,drive=disk0'],
  * });
  * const pci = await machine.open('ehci');
- * const controller = await EhciController.start(pci);
+ * const controller = await EhciController.open(pci);
  * const disk = await MassStorage.open(await controller.connect());
  * const sector = new Uint8Array(disk.blockSize);
  * await disk.read(0, sector);

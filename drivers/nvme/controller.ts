@@ -1,7 +1,7 @@
 /**
  * An NVM Express controller and its queues: NVM Express Base Specification 1.4, 7.
  *
- *     start --> live --close--> closing         commands are taken while live, and wait while it is reset
+ *     open ---> live --close--> closing         commands are taken while live, and wait while it is reset
  *                |  ^
  *       late     v  |  all is as it was, but what was in flight failed
  *             resetting
@@ -72,7 +72,7 @@ export interface NvmeStatistics {
  * });
  * try {
  *   const pci = await machine.open('nvme0');
- *   const nvme = await NvmeController.start(pci, { queues: 2, queueDepth: 64 });
+ *   const nvme = await NvmeController.open(pci, { queues: 2, queueDepth: 64 });
  *   const disk = await nvme.namespace(1);
  *   const sector = new Uint8Array(disk.blockSize);
  *   await disk.read(0, sector);
@@ -114,7 +114,7 @@ export class NvmeController {
   #resets = 0;
 
   private constructor(key: symbol, pci: PciFunction, options: CheckedNvmeOptions, registers: ControllerRegisters) {
-    checkMaking(key, 'NvmeController', 'NvmeController.start()');
+    checkMaking(key, 'NvmeController', 'NvmeController.open()');
     this.#pci = pci;
     this.#options = options;
     this.#registers = registers;
@@ -135,7 +135,7 @@ export class NvmeController {
    *   then stopped, and all memory is given back.
    * @throws `PciError` `ERR_DMAPOOL_PCI_BUSY` when a driver has the function already. That one goes on.
    */
-  static async start(pci: PciFunction, options: NvmeOptions = {}): Promise<NvmeController> {
+  static async open(pci: PciFunction, options: NvmeOptions = {}): Promise<NvmeController> {
     const checked = checkNvmeOptions(options);
     checkFunctionOf(pci);
     if (pci.classCode !== CLASS_NVME) {

@@ -71,7 +71,7 @@ const RANGE: OptionNames<NvmeRange> = { lba: true, blocks: true };
  * });
  * try {
  *   const pci = await machine.open('nvme0');
- *   const nvme = await NvmeController.start(pci, { queues: 2, queueDepth: 64 });
+ *   const nvme = await NvmeController.open(pci, { queues: 2, queueDepth: 64 });
  *   const disk = await nvme.namespace(1);
  *   // Without a copy: memory that the device reaches.
  *   const pool = DmaPool.createManaged('buffers', pci.device, { size: 65536, align: 4096 });

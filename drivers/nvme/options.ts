@@ -4,7 +4,7 @@ import { checkInteger, type OptionNames, readOptions } from 'dmapool/arguments';
 import { MAX_DEPTH } from './queue-pair.ts';
 import { PAGE_SIZE } from './registers.ts';
 
-/** How to start an `NvmeController`. */
+/** How to open an `NvmeController`. */
 export interface NvmeOptions {
   /** I/O queue pairs, 1 to 64; the controller may have fewer. Default 1. */
   readonly queues?: number;

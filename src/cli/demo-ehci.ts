@@ -24,7 +24,7 @@ export async function demoEhci(io: CliIo): Promise<void> {
   };
   await withDisk(DISK_SIZE, DEVICES, async (machine, image) => {
     const pci = await machine.open('ehci');
-    const controller = await EhciController.start(pci);
+    const controller = await EhciController.open(pci);
     const version = `${String(controller.version >> 8)}.${String((controller.version >> 4) & 0xf)}`;
     print(pci.address, `EHCI ${version}, ${String(controller.ports)} root ports, on QEMU`);
     const device = await controller.connect();

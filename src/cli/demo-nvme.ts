@@ -26,7 +26,7 @@ export async function demoNvme(io: CliIo): Promise<void> {
   };
   await withDisk(DISK_SIZE, DEVICES, async (machine, image) => {
     const pci = await machine.open('nvme0');
-    const nvme = await NvmeController.start(pci, { queues: 2, queueDepth: 64 });
+    const nvme = await NvmeController.open(pci, { queues: 2, queueDepth: 64 });
     const { modelNumber, version } = nvme.identity;
     const queues = `${String(nvme.queues)} queue pairs of ${String(nvme.queueDepth)} commands`;
     print(pci.address, `${modelNumber}, NVMe ${version}, ${queues}, on QEMU`);

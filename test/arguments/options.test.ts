@@ -118,13 +118,13 @@ test('options of functions, interrupts and machines', async () => {
 test('options of drivers', async () => {
   const pci = await PciFunction.open(new FakeBackend());
   await refuses(() => E1000.open(pci, misspelt({})), /accepted: receiveDescriptors/);
-  await refuses(() => NvmeController.start(pci, misspelt({})), /accepted: queues, queueDepth/);
-  await refuses(() => NvmeController.start(pci, { interrupts: misspelt({}) }), /of interrupts; accepted: kinds/);
+  await refuses(() => NvmeController.open(pci, misspelt({})), /accepted: queues, queueDepth/);
+  await refuses(() => NvmeController.open(pci, { interrupts: misspelt({}) }), /of interrupts; accepted: kinds/);
   await pci.close();
   const other = new FakeBackend();
   other.config.setUint32(8, 0x0c03_2010, true);
   const usb = await PciFunction.open(other);
-  await refuses(() => EhciController.start(usb, misspelt({})), /accepted: timeout, interrupts$/);
+  await refuses(() => EhciController.open(usb, misspelt({})), /accepted: timeout, interrupts$/);
   await usb.close();
   const bench = await start();
   const { nvme, disk } = bench;

@@ -198,7 +198,7 @@ test('an NVMe controller and a namespace', { timeout: 60_000 }, async () => {
   const fake = new FakeNvme();
   const pci = await PciFunction.open(fake, { log });
   fake.target = pci.device;
-  const nvme = await NvmeController.start(pci);
+  const nvme = await NvmeController.open(pci);
   const disk = await nvme.namespace(1);
   const plausible = [...PLAUSIBLE, () => new Uint8Array(512), () => ({ opcode: 2 })];
   const ends = (name: string): boolean => /close|Symbol|transfer$/.test(name);

@@ -14,7 +14,7 @@ process.stdin.destroy();
 const vfio = await VfioDevice.open(address!, { memory: { size: 8 * MIB, hugepages: true } });
 // Taken over as the kernel left it.
 if (((await vfio.pci.config.read16(PCI_CONFIG.command)) & PCI_COMMAND.busMaster) !== 0) throw new Error('not quiet');
-const nvme = await NvmeController.start(vfio.pci, { bounceMemory: 4 * MIB, timeout: 20_000 });
+const nvme = await NvmeController.open(vfio.pci, { bounceMemory: 4 * MIB, timeout: 20_000 });
 const disk = await nvme.namespace(1);
 const buffer = Buffer.alloc(65_536, 0x42);
 if (mode === 'once') {

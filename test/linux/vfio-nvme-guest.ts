@@ -27,7 +27,7 @@ async function withNvme(
 ): Promise<void> {
   const vfio = await VfioDevice.open(NVME, { memory: { size: 16 * MIB, ...memory } });
   try {
-    const nvme = await NvmeController.start(vfio.pci, { bounceMemory: 4 * MIB, ...options });
+    const nvme = await NvmeController.open(vfio.pci, { bounceMemory: 4 * MIB, ...options });
     try {
       await use({ vfio, nvme, disk: await nvme.namespace(1) });
     } finally {
@@ -144,7 +144,7 @@ void describe('NVMe through VFIO', () => {
 
   void it('tells the driver when its memory is closed under it', async () => {
     const vfio = await VfioDevice.open(NVME, { memory: { size: 16 * MIB } });
-    const nvme = await NvmeController.start(vfio.pci, { timeout: 500, bounceMemory: 4 * MIB });
+    const nvme = await NvmeController.open(vfio.pci, { timeout: 500, bounceMemory: 4 * MIB });
     const disk = await nvme.namespace(1);
     const buffer = Buffer.alloc(4096);
     await disk.read(0, buffer);
@@ -162,7 +162,7 @@ void describe('NVMe through VFIO', () => {
 
   void it('is told when the system wants the device back', async () => {
     const vfio = await VfioDevice.open(NVME, { memory: { size: 16 * MIB } });
-    const nvme = await NvmeController.start(vfio.pci, { bounceMemory: 4 * MIB });
+    const nvme = await NvmeController.open(vfio.pci, { bounceMemory: 4 * MIB });
     const disk = await nvme.namespace(1);
     // By hand, since unbindFromVfio would refuse; the write returns when we have let go.
     const child = execInBackground(`echo ${NVME} > /sys/bus/pci/drivers/vfio-pci/unbind`);

@@ -269,7 +269,7 @@ void describe('closing', { skip: withoutQemu }, () => {
       devices: ['nvme,id=nvme0,drive=disk0,serial=1', 'edu,id=edu0'],
     });
     const pci = await machine.open('nvme0');
-    const nvme = await NvmeController.start(pci);
+    const nvme = await NvmeController.open(pci);
     const disk = await nvme.namespace(1);
     const reads = Array.from({ length: 8 }, (_, i) =>
       disk.read(i * 256, new Uint8Array(128 * 1024)).catch((error: unknown) => error),
@@ -361,7 +361,7 @@ void describe('unplugging', { skip: withoutQemu }, () => {
       devices: ['nvme,id=nvme0,drive=slow,serial=1', 'edu,id=edu0'],
     });
     const pci = await machine.open('nvme0');
-    const nvme = await NvmeController.start(pci);
+    const nvme = await NvmeController.open(pci);
     const disk = await nvme.namespace(1);
     const read = rejectsCode('ERR_DMAPOOL_PCI_GONE', disk.read(0, new Uint8Array(512)));
     await new Promise((resolve) => setTimeout(resolve, 50));

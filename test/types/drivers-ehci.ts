@@ -23,9 +23,9 @@ export async function misuse(
   await device.controlIn(standard, 18);
 
   // @ts-expect-error TS2345: A controller is started on a PCI function.
-  await EhciController.start(memory);
+  await EhciController.open(memory);
   // @ts-expect-error TS2345: A disk is on a device, not on a controller.
-  await MassStorage.open(await EhciController.start(pci));
+  await MassStorage.open(await EhciController.open(pci));
   // @ts-expect-error TS2673: Disks are opened, not made.
   new MassStorage();
   // @ts-expect-error TS2322: Requests are of three types.

@@ -71,7 +71,7 @@ async function open(fake: FakeEhci): Promise<{ pci: PciFunction; log: RecordingL
 test('a controller is taken over from the BIOS, which keeps it only if it does not let go', async () => {
   const kind = new FakeEhci();
   const { pci, log } = await open(kind);
-  const controller = await EhciController.start(pci);
+  const controller = await EhciController.open(pci);
   assert.deepEqual(kind.legacy, [0x0100_0001, 0], 'ours, and no more system management interrupts');
   assert.equal(log.text, '');
   // Memory below 4 GiB, and a register that says so; ports with power.
@@ -85,7 +85,7 @@ test('a controller is taken over from the BIOS, which keeps it only if it does n
   const stubborn = new FakeEhci();
   stubborn.biosLetsGo = false;
   const second = await open(stubborn);
-  await (await EhciController.start(second.pci)).close();
+  await (await EhciController.open(second.pci)).close();
   assert.match(second.log.text, /warn 0000:00:05\.0: the BIOS does not let go/);
   assert.deepEqual(stubborn.legacy, [0x0100_0000, 0]);
   await second.pci.close();
@@ -106,7 +106,7 @@ test('a controller that makes no sense, or does not reset, is not started', asyn
     const fake = new FakeEhci();
     spoil(fake);
     const { pci, log } = await open(fake);
-    await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_CONTROLLER', EhciController.start(pci));
+    await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_CONTROLLER', EhciController.open(pci));
     assert.deepEqual([pci.device.attributeNames(), log.text], [[], '']);
     assert.equal(await pci.isBusMaster(), false);
     await pci.close();
@@ -116,7 +116,7 @@ test('a controller that makes no sense, or does not reset, is not started', asyn
 test('a low-speed device goes to the companion without a reset', async () => {
   const fake = new FakeEhci();
   const { pci } = await open(fake);
-  const controller = await EhciController.start(pci);
+  const controller = await EhciController.open(pci);
   // Connected, with power, not enabled, K state on the lines.
   fake.registers.setUint32(PORT_1, 0x1401, true);
   const error = await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_SPEED', controller.connect());
@@ -129,7 +129,7 @@ test('a low-speed device goes to the companion without a reset', async () => {
 test('a host system error stops the controller', async () => {
   const fake = new FakeEhci();
   const { pci, log } = await open(fake);
-  const controller = await EhciController.start(pci);
+  const controller = await EhciController.open(pci);
   fake.registers.setUint32(STATUS, 0x10, true);
   await until('the error is noticed', () => controller.ended.aborted);
   assert.match(String(controller.ended.reason), /host system error/);

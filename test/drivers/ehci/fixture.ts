@@ -59,7 +59,7 @@ export async function withController(
   if (fate !== undefined) memory.onAlloc = fate;
   const pci = await machine.open('ehci', { log, memory });
   try {
-    const controller = await EhciController.start(pci, options);
+    const controller = await EhciController.open(pci, options);
     try {
       await action({ pci, controller, memory, log });
     } finally {

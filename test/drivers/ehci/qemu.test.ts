@@ -261,7 +261,7 @@ test('a buffer of one controller is refused by the devices of another one', { sk
     const disk = await MassStorage.open(device);
     const idle = activeBlocks(pci);
     const otherPci = await machine.open('other');
-    const stranger = await EhciController.start(otherPci);
+    const stranger = await EhciController.open(otherPci);
     const foreign = stranger.buffer(4096);
     const invalid = 'ERR_DMAPOOL_INVALID_ARGUMENT';
     await rejectsCode(invalid, disk.readInto(0, foreign, 4096));
@@ -286,13 +286,13 @@ test('a controller that has a driver is left alone by a second one', { skip }, a
     const disk = await MassStorage.open(await controller.connect());
     const bytes = new Uint8Array(content.length);
     const reading = disk.read(0, bytes);
-    await rejectsCode('ERR_DMAPOOL_PCI_BUSY', EhciController.start(pci));
+    await rejectsCode('ERR_DMAPOOL_PCI_BUSY', EhciController.open(pci));
     await reading;
     assert.ok(Buffer.from(bytes.buffer).equals(content));
     assert.equal(await pci.isBusMaster(), true);
     await controller.close();
     // Once it is free, another one may have it.
-    await (await EhciController.start(pci)).close();
+    await (await EhciController.open(pci)).close();
   });
 });
 
@@ -314,10 +314,10 @@ test('polling does as well as interrupts', { skip }, async (t) => {
 test('wrong arguments are refused before anything happens', { skip }, async (t) => {
   const { machine } = await startWithDisk(t, new Uint8Array(MIB), {}, [{ driver: 'e1000', id: 'nic' }]);
   const nic = await machine.open('nic');
-  await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', EhciController.start(nic));
+  await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', EhciController.open(nic));
   await nic.close();
   await withController(machine, async ({ controller, pci }) => {
-    await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', EhciController.start(pci, { timeout: 0 }));
+    await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', EhciController.open(pci, { timeout: 0 }));
     const device = await controller.connect();
     const disk = await MassStorage.open(device);
     const setup = { requestType: 'standard', recipient: 'device', request: 0, value: 0, index: 0 } as const;
@@ -352,7 +352,7 @@ test('wrong arguments are refused before anything happens', { skip }, async (t) 
       () => disk.read(0, new Uint8Array(512), never),
       () => disk.flush(never),
       () => controller.connect(never),
-      () => EhciController.start(pci, never),
+      () => EhciController.open(pci, never),
       () => MassStorage.open(never),
       () => device.openBulk(never),
       () => device.string(1.5),

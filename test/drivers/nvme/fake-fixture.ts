@@ -27,7 +27,7 @@ export async function open(
 
 export async function start(fake: FakeNvme = new FakeNvme(), options: NvmeOptions = {}): Promise<Bench> {
   const { pci, log } = await open(fake);
-  const nvme = await NvmeController.start(pci, options);
+  const nvme = await NvmeController.open(pci, options);
   return { fake, pci, nvme, disk: await nvme.namespace(1), log };
 }
 

@@ -171,7 +171,7 @@ void describe('the NVMe driver', () => {
       const fake = new FakeNvme();
       prepare(fake);
       const { pci, log } = await open(fake);
-      await rejectsAs(NvmeError, code, NvmeController.start(pci));
+      await rejectsAs(NvmeError, code, NvmeController.open(pci));
       assert.equal(pci.device.readAttribute('pools'), undefined);
       assert.equal(fake.isBusMaster, false);
       assert.deepEqual(fake.faults, []);
@@ -187,7 +187,7 @@ void describe('the NVMe driver', () => {
       fake.silent = true;
     };
     const { pci } = await open(fake);
-    await rejectsCode('ERR_DMAPOOL_PCI_GONE', NvmeController.start(pci, { timeout: 250 }));
+    await rejectsCode('ERR_DMAPOOL_PCI_GONE', NvmeController.open(pci, { timeout: 250 }));
     assert.equal(pci.device.readAttribute('pools'), undefined);
   });
 

@@ -25,7 +25,7 @@ void describe('memory that runs out', { skip: withoutQemu }, () => {
         const pci = await machine.open('nvme0', { memory, log });
         let nvme: NvmeController | null = null;
         try {
-          nvme = await NvmeController.start(pci, { queues: 2, queueDepth: 4 });
+          nvme = await NvmeController.open(pci, { queues: 2, queueDepth: 4 });
         } catch (error) {
           assert.ok(isTheFault(error), `call ${String(failing)}: ${String(error)}`);
           assert.equal(memory.live.size, 0, 'all is back, also without a close');
@@ -83,7 +83,7 @@ void describe('memory that runs out', { skip: withoutQemu }, () => {
     const random = new Random(99);
     const memory = new FaultySource(machine.memory, (call) => (call > 10 && random.below(50) === 0 ? 'none' : 'ok'));
     const pci = await machine.open('nvme0', { memory });
-    const nvme = await NvmeController.start(pci, { queues: 2, queueDepth: 32 });
+    const nvme = await NvmeController.open(pci, { queues: 2, queueDepth: 32 });
     const disk = await nvme.namespace(1);
     const outcomes = { right: 0, failed: 0 };
     const worker = async (_: unknown, i: number): Promise<void> => {

@@ -53,7 +53,7 @@ export async function startNvme(
   const { machine, file } = await startBench(t, bench);
   const log = new RecordingLog();
   const pci = await machine.open('nvme0', { log, ...(memory === undefined ? {} : { memory }) });
-  const nvme = await NvmeController.start(pci, options);
+  const nvme = await NvmeController.open(pci, options);
   const disk = await nvme.namespace(1);
   return { machine, file, pci, nvme, disk, log };
 }

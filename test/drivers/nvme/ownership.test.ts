@@ -14,7 +14,7 @@ void describe('an NVMe function', () => {
     const { fake, pci, nvme, disk } = bench;
     let disabled = 0;
     fake.onDisable = () => disabled++;
-    const error = await rejectsCode('ERR_DMAPOOL_PCI_BUSY', NvmeController.start(pci));
+    const error = await rejectsCode('ERR_DMAPOOL_PCI_BUSY', NvmeController.open(pci));
     assert.match(error.message, /0000:01:00\.0.*close/);
     await disk.write(1, new Uint8Array(BLOCK).fill(7));
     assert.equal(fake.disk[BLOCK], 7);
@@ -26,7 +26,7 @@ void describe('an NVMe function', () => {
   void it('is not started twice at the same time', async () => {
     const fake = new FakeNvme();
     const { pci } = await open(fake);
-    const outcomes = await Promise.allSettled([NvmeController.start(pci), NvmeController.start(pci)]);
+    const outcomes = await Promise.allSettled([NvmeController.open(pci), NvmeController.open(pci)]);
     assert.deepEqual(
       outcomes.map(({ status }) => status),
       ['fulfilled', 'rejected'],
@@ -39,11 +39,11 @@ void describe('an NVMe function', () => {
   void it('can be started again after a close, and after a start that failed', async () => {
     const fake = new FakeNvme();
     const { pci } = await open(fake, new FaultySource(fake.memory, (call) => (call === 0 ? 'none' : 'ok')));
-    await rejectsCode('ERR_DMAPOOL_NO_MEMORY', NvmeController.start(pci));
+    await rejectsCode('ERR_DMAPOOL_NO_MEMORY', NvmeController.open(pci));
     fake.setCapabilities({ css: 0 });
-    await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_UNSUPPORTED', NvmeController.start(pci));
+    await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_UNSUPPORTED', NvmeController.open(pci));
     fake.setCapabilities({});
-    for (let i = 0; i < 2; i++) await (await NvmeController.start(pci)).close();
+    for (let i = 0; i < 2; i++) await (await NvmeController.open(pci)).close();
     assert.deepEqual(fake.faults, []);
     await pci.close();
   });
@@ -69,7 +69,7 @@ void describe('an NVMe function', () => {
       const fake = new FakeNvme();
       const memory = new FaultySource(fake.memory);
       const { pci } = await open(fake, memory);
-      const nvme = await NvmeController.start(pci, { queues: 2 });
+      const nvme = await NvmeController.open(pci, { queues: 2 });
       const disk = await nvme.namespace(1);
       await disk.write(0, new Uint8Array(64 * BLOCK));
       const { frees } = memory;
@@ -82,7 +82,7 @@ void describe('an NVMe function', () => {
       assert.equal(pci.device.readAttribute('pools'), undefined);
       await assert.rejects(nvme.close(), error, 'a second close says the same');
       memory.onFree = () => 'ok';
-      await (await NvmeController.start(pci)).close();
+      await (await NvmeController.open(pci)).close();
       assert.equal(memory.live.size, 0);
       await pci.close();
     }
@@ -94,7 +94,7 @@ void describe('an NVMe function', () => {
     const { pci } = await open(fake, memory);
     fake.becomesReady = false;
     memory.onFree = () => 'throw';
-    await assert.rejects(NvmeController.start(pci), { code: 'ERR_DMAPOOL_NVME_TIMEOUT' });
+    await assert.rejects(NvmeController.open(pci), { code: 'ERR_DMAPOOL_NVME_TIMEOUT' });
     assert.equal(memory.live.size, 0);
     await pci.close();
   });

@@ -46,7 +46,7 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
       ],
     });
     const pci = await machine.open('nvme0');
-    const nvme = await NvmeController.start(pci);
+    const nvme = await NvmeController.open(pci);
     assert.deepEqual(await nvme.namespaceIds(), [1, 3]);
     const disks = [await nvme.namespace(1), await nvme.namespace(3)] as const;
     assert.deepEqual(
@@ -291,11 +291,11 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
       () => disk.deallocate([{ lba: 0, blocks: 1 }, 7 as never]),
       () => disk.deallocate(Array.from({ length: 257 }, () => ({ lba: 0, blocks: 1 }))),
       () => disk.deallocate([{ lba: 0, blocks: 0 }]),
-      () => NvmeController.start(pci, null as never),
-      () => NvmeController.start(pci, { queues: 0 }),
-      () => NvmeController.start(pci, { queueDepth: 1025 }),
-      () => NvmeController.start(pci, { timeout: 0 }),
-      () => NvmeController.start(pci, { bounceMemory: 4096 }),
+      () => NvmeController.open(pci, null as never),
+      () => NvmeController.open(pci, { queues: 0 }),
+      () => NvmeController.open(pci, { queueDepth: 1025 }),
+      () => NvmeController.open(pci, { timeout: 0 }),
+      () => NvmeController.open(pci, { bounceMemory: 4096 }),
     ];
     for (const call of rejected) await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', call());
     assert.deepEqual(nvme.statistics().submitted, submitted);
@@ -305,7 +305,7 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
   void it('is no driver for other functions', async (t) => {
     const { machine } = await startBench(t, { devices: ['edu,id=edu0'] });
     const edu = await machine.open('edu0');
-    await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_UNSUPPORTED', NvmeController.start(edu));
+    await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_UNSUPPORTED', NvmeController.open(edu));
     await edu.close();
   });
 
@@ -333,7 +333,7 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
   void it('takes fewer commands at a time where the controller does', async (t) => {
     const { machine } = await startBench(t, { device: { max_ioqpairs: 1 } });
     const pci = await machine.open('nvme0');
-    const nvme = await NvmeController.start(pci, { queues: 8, queueDepth: 1 });
+    const nvme = await NvmeController.open(pci, { queues: 8, queueDepth: 1 });
     assert.equal(nvme.queues, 1);
     const disk = await nvme.namespace(1);
     await Promise.all(Array.from({ length: 20 }, (_, i) => disk.read(i, new Uint8Array(512))));
@@ -363,7 +363,7 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
     const { machine } = await startBench(t, {});
     const pci = await machine.open('nvme0');
     for (let round = 0; round < 3; round++) {
-      const nvme = await NvmeController.start(pci, { queues: 1 + round });
+      const nvme = await NvmeController.open(pci, { queues: 1 + round });
       const disk = await nvme.namespace(1);
       await disk.write(round, new Uint8Array(512).fill(round + 1));
       await nvme.close();
@@ -372,10 +372,10 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
       await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_CLOSED', nvme.namespaceIds());
     }
     // Somebody left it running.
-    await NvmeController.start(pci);
+    await NvmeController.open(pci);
     await pci.close();
     const again = await machine.open('nvme0');
-    const nvme = await NvmeController.start(again);
+    const nvme = await NvmeController.open(again);
     const back = new Uint8Array(3 * 512);
     await (await nvme.namespace(1)).read(0, back);
     assert.deepEqual([back[0], back[512], back[1024]], [1, 2, 3]);
