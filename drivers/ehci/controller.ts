@@ -3,11 +3,12 @@ import { DMA_BIT_MASK, DmaArgumentError } from 'dmapool';
 import { checkInteger, isInstance, type OptionNames, readOptions } from 'dmapool/arguments';
 import { type InterruptOptions, type Interrupts, PciFunction } from 'dmapool/pci';
 import { checkMaking, MAKING } from '../common/arguments.ts';
+import { delay, waitUntil } from '../common/time.ts';
 import type { UsbBuffer } from './buffer.ts';
 import { type DeviceHome, MAX_TIMEOUT, UsbDevice } from './device.ts';
 import { TransferEngine } from './engine.ts';
 import { UsbError } from './errors.ts';
-import { OperationalRegisters, sleep } from './operational.ts';
+import { OperationalRegisters } from './operational.ts';
 import {
   CAPABILITY,
   COMMAND,
@@ -90,6 +91,7 @@ export class EhciController {
   /** One port at a time is reset, for there is one default address (USB 2.0, 9.1.1.3). */
   #connecting: Promise<unknown> = Promise.resolve();
   #closing: Promise<void> | null = null;
+  #endClaim: () => void = () => undefined;
 
   private constructor(key: symbol, pci: PciFunction, version: number, ports: number, length: number, timeout: number) {
     checkMaking(key, 'EhciController', 'EhciController.open()');
@@ -116,12 +118,16 @@ export class EhciController {
     }
     const { timeout = 5000, interrupts = {} } = readOptions('options', options, OPTIONS);
     checkInteger('timeout', timeout, 1, MAX_TIMEOUT);
-    // There is one owner of the interrupts: nothing is touched before they are ours.
-    const opened = await pci.interrupts(interrupts);
+    const endClaim = pci.claim('EHCI');
+    let opened: Interrupts | null = null;
     try {
-      return await EhciController.#openWith(pci, timeout, opened);
+      opened = await pci.interrupts(interrupts);
+      const controller = await EhciController.#openWith(pci, timeout, opened);
+      controller.#endClaim = endClaim;
+      return controller;
     } catch (error) {
-      await opened.close();
+      await opened?.close();
+      endClaim();
       throw error;
     }
   }
@@ -190,7 +196,11 @@ export class EhciController {
   }
 
   async #close(): Promise<void> {
-    await this.#engine.close();
+    try {
+      await this.#engine.close();
+    } finally {
+      this.#endClaim();
+    }
   }
 
   /** USBLEGSUP: the system asks for the controller, and waits until the BIOS lets go (2.1.7, 5.1). */
@@ -202,14 +212,9 @@ export class EhciController {
       const capability = await config.read32(at);
       if ((capability & 0xff) === id) {
         await config.write32(at, capability | systemOwned);
-        const deadline = performance.now() + HANDOVER_TIMEOUT;
-        while (((await config.read32(at)) & biosOwned) !== 0) {
-          if (performance.now() > deadline) {
-            this.#pci.device.report('warn', 'EHCI hand-over', 'the BIOS does not let go of the controller; taking it');
-            await config.write32(at, systemOwned);
-            break;
-          }
-          await sleep(1);
+        if (!(await waitUntil(async () => ((await config.read32(at)) & biosOwned) === 0, HANDOVER_TIMEOUT))) {
+          this.#pci.device.report('warn', 'EHCI hand-over', 'the BIOS does not let go of the controller; taking it');
+          await config.write32(at, systemOwned);
         }
         // No more system management interrupts.
         await config.write32(at + control, 0);
@@ -237,7 +242,7 @@ export class EhciController {
       registers.write(REGISTER.configured, 1);
       if (portPower) {
         for (let port = 1; port <= this.ports; port++) await this.#updatePort(port, PORT.power, 0);
-        await sleep(POWER_TIME);
+        await delay(POWER_TIME);
       }
       await this.#pci.bar(0).flush();
     } catch (error) {
@@ -250,21 +255,15 @@ export class EhciController {
     const { port, wait = 1000 } = readOptions('options', options, CONNECT_OPTIONS);
     if (port !== undefined) checkInteger('port', port, 1, this.ports);
     checkInteger('wait', wait, 0, MAX_TIMEOUT);
-    const deadline = performance.now() + wait;
-    for (;;) {
-      this.ended.throwIfAborted();
-      const found = await this.#findDevice(port);
-      if (found !== 0) return this.#enumerate(found);
-      if (performance.now() >= deadline) {
-        const where = port === undefined ? 'any port' : `port ${String(port)}`;
-        throw new UsbError(
-          'ERR_DMAPOOL_USB_NO_DEVICE',
-          this.#pci.address,
-          `no device on ${where} within ${String(wait)} ms`,
-        );
-      }
-      await sleep(CONNECT_INTERVAL);
-    }
+    let found = 0;
+    const find = async (): Promise<boolean> => (found = await this.#findDevice(port)) !== 0;
+    if (await waitUntil(find, wait, CONNECT_INTERVAL, this.ended)) return this.#enumerate(found);
+    const where = port === undefined ? 'any port' : `port ${String(port)}`;
+    throw new UsbError(
+      'ERR_DMAPOOL_USB_NO_DEVICE',
+      this.#pci.address,
+      `no device on ${where} within ${String(wait)} ms`,
+    );
   }
 
   /** The port on which there is a device to connect to; 0 for none. */
@@ -285,7 +284,7 @@ export class EhciController {
 
   /** Resets the port, sees what speed the device has, and gives it an address (4.2.2). */
   async #enumerate(port: number): Promise<UsbDevice> {
-    await sleep(DEBOUNCE_TIME);
+    await delay(DEBOUNCE_TIME);
     const before = await this.#readPort(port);
     const lowSpeed = (before & PORT.enabled) === 0 && (before & PORT.lineStatus) === PORT.lineStatusK;
     if (!lowSpeed) await this.#resetPort(port);
@@ -316,11 +315,11 @@ export class EhciController {
 
   async #resetPort(port: number): Promise<void> {
     await this.#updatePort(port, PORT.reset, PORT.enabled);
-    await sleep(RESET_TIME);
+    await delay(RESET_TIME);
     await this.#updatePort(port, 0, PORT.reset);
     const offset = REGISTER.firstPort + 4 * (port - 1);
     await this.#registers.until(offset, PORT.reset, 0, REGISTER_TIMEOUT, 'end of the port reset');
-    await sleep(RESET_RECOVERY);
+    await delay(RESET_RECOVERY);
     // What changed until now is known.
     await this.#updatePort(port, PORT_CHANGES, 0);
   }

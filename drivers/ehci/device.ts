@@ -1,6 +1,7 @@
 /** A USB device: its address, descriptors, and transfers. USB 2.0, chapters 8 and 9. */
 import { DmaArgumentError } from 'dmapool';
 import { checkBytes, checkInteger, type OptionNames, readOptions } from 'dmapool/arguments';
+import { delay } from '../common/time.ts';
 import { MAX_BUFFER, type UsbBuffer } from './buffer.ts';
 import {
   CONFIGURATION_LENGTH,
@@ -16,7 +17,6 @@ import {
 } from './descriptors.ts';
 import type { TransferEngine } from './engine.ts';
 import { UsbError } from './errors.ts';
-import { sleep } from './operational.ts';
 import type { EndpointQueue } from './queue.ts';
 import { PID } from './structures.ts';
 
@@ -129,7 +129,7 @@ export class UsbDevice {
     const addressed = this.#control;
     await addressed.close(this.#closedError());
     this.#queues.delete(addressed);
-    await sleep(ADDRESS_RECOVERY);
+    await delay(ADDRESS_RECOVERY);
     this.#control = await this.#openQueue(this.address, 0, true);
     this.#descriptor = parseDevice(await this.#getDescriptor(DESCRIPTOR.device, 0, 0, 18), this.name);
     const head = await this.#getDescriptor(DESCRIPTOR.configuration, 0, 0, CONFIGURATION_LENGTH);

@@ -1,6 +1,7 @@
 /** What runs transfers: the schedule, the endpoints' queues, their pools, and the loop that hears what the controller says. */
 import { DmaPool } from 'dmapool';
 import { type Interrupts, type PciFunction, PciGoneError } from 'dmapool/pci';
+import { releaseAll } from '../common/release.ts';
 import { type DataPool, UsbBuffer } from './buffer.ts';
 import { UsbError } from './errors.ts';
 import type { OperationalRegisters } from './operational.ts';
@@ -133,7 +134,11 @@ export class TransferEngine {
     // Those whose transfers failed just now give their buffers back first.
     await new Promise((resolve) => setTimeout(resolve));
     this.#forgetRelease();
-    for (const pool of [this.#data, this.#host.qhs, this.#host.qtds]) pool.destroy();
+    const pools = [this.#data, this.#host.qhs, this.#host.qtds];
+    const releases = pools.map((pool) => () => {
+      pool.destroy();
+    });
+    releaseAll(`${this.#pci.address}: memory of the EHCI driver failed to go back`, releases);
   }
 
   async #serve(): Promise<void> {

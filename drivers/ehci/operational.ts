@@ -1,11 +1,7 @@
 import type { Bar } from 'dmapool/pci';
+import { waitUntil } from '../common/time.ts';
 import { UsbError } from './errors.ts';
 import { REGISTER } from './registers.ts';
-
-/** Resolves after some milliseconds. */
-export function sleep(milliseconds: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, milliseconds));
-}
 
 /** The operational registers (EHCI 1.0, 2.3): writes are posted, reads awaited. */
 export class OperationalRegisters {
@@ -43,12 +39,7 @@ export class OperationalRegisters {
 
   /** Waits until the bits of `mask` read as `value`. @throws {@link UsbError} `ERR_DMAPOOL_USB_CONTROLLER` after `timeout` milliseconds. */
   async until(offset: number, mask: number, value: number, timeout: number, what: string): Promise<void> {
-    const deadline = performance.now() + timeout;
-    while (((await this.read(offset)) & mask) !== value) {
-      if (performance.now() > deadline) {
-        throw new UsbError('ERR_DMAPOOL_USB_CONTROLLER', this.#name, `no ${what} within ${String(timeout)} ms`);
-      }
-      await sleep(1);
-    }
+    if (await waitUntil(async () => ((await this.read(offset)) & mask) === value, timeout)) return;
+    throw new UsbError('ERR_DMAPOOL_USB_CONTROLLER', this.#name, `no ${what} within ${String(timeout)} ms`);
   }
 }

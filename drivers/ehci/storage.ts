@@ -2,12 +2,12 @@
 import { DmaArgumentError } from 'dmapool';
 import { checkBytes, checkInteger, isInstance } from 'dmapool/arguments';
 import { checkMaking, MAKING } from '../common/arguments.ts';
+import { delay } from '../common/time.ts';
 import type { UsbBuffer } from './buffer.ts';
 import { type BulkOnlyLink, BulkOnlyTransport } from './bulk-only.ts';
 import type { EndpointDescriptor } from './descriptors.ts';
 import { type BulkPipe, type TransferOptions, UsbDevice } from './device.ts';
 import { ScsiError, UsbError } from './errors.ts';
-import { sleep } from './operational.ts';
 import {
   blocks,
   CAPACITY10_LENGTH,
@@ -293,7 +293,7 @@ class LogicalUnit {
         const passing =
           error instanceof ScsiError && (error.key === SENSE.unitAttention || error.key === SENSE.notReady);
         if (!passing || attempt === READY_ATTEMPTS) throw error;
-        if (error.key === SENSE.notReady) await sleep(READY_INTERVAL);
+        if (error.key === SENSE.notReady) await delay(READY_INTERVAL);
       }
     }
   }

@@ -1,21 +1,15 @@
 /** Stopping, starting and shutting down a controller by its registers: NVM Express Base Specification 1.4, 3.1, 7.3, 7.6. */
 import type { PciFunction } from 'dmapool/pci';
 import { PciGoneError } from 'dmapool/pci';
+import { waitUntil } from '../common/time.ts';
 import { NvmeError, NvmeTimeoutError } from './errors.ts';
 import { CC, type ControllerCapabilities, CSTS, PAGE_SIZE, parseCapabilities, REGISTER } from './registers.ts';
-
-/** Milliseconds from one look at CSTS to the next. */
-const LOOK_INTERVAL = 1;
 
 /** What the admin queue is, for the controller. */
 export interface AdminQueueLocation {
   readonly entries: number;
   readonly submissionAddress: number;
   readonly completionAddress: number;
-}
-
-function delay(milliseconds: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
 
 export class ControllerRegisters {
@@ -51,19 +45,12 @@ export class ControllerRegisters {
     return ((await this.#status()) & CSTS.fatal) !== 0;
   }
 
-  /** Waits until `done` likes CSTS. @throws {@link NvmeTimeoutError} */
+  /** Waits until CSTS satisfies `done`. @throws {@link NvmeTimeoutError} */
   async #wait(done: (status: number) => boolean, timeout: number, what: string): Promise<void> {
-    const end = performance.now() + timeout;
-    for (;;) {
-      const late = performance.now() > end;
-      const status = await this.#status();
-      if (done(status)) return;
-      if (late) {
-        const message = `did not ${what} within ${String(timeout)} ms (CSTS is 0x${status.toString(16)})`;
-        throw new NvmeTimeoutError(this.#pci.address, message);
-      }
-      await delay(LOOK_INTERVAL);
-    }
+    let status = 0;
+    if (await waitUntil(async () => done((status = await this.#status())), timeout)) return;
+    const message = `did not ${what} within ${String(timeout)} ms (CSTS is 0x${status.toString(16)})`;
+    throw new NvmeTimeoutError(this.#pci.address, message);
   }
 
   /**

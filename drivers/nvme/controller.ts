@@ -14,8 +14,9 @@
 import type { DmaPool } from 'dmapool';
 import { DMA_BIT_MASK, DmaArgumentError } from 'dmapool';
 import { checkBytes, checkInteger } from 'dmapool/arguments';
-import { type Interrupts, PciError, type PciFunction } from 'dmapool/pci';
+import type { Interrupts, PciFunction } from 'dmapool/pci';
 import { checkFunctionOf, checkMaking, MAKING } from '../common/arguments.ts';
+import { releaseAll, runAll } from '../common/release.ts';
 import { ControllerRegisters } from './controller-registers.ts';
 import { BouncedData, BouncePages, type CommandData } from './data.ts';
 import { NvmeError, NvmeResetError, NvmeStatusError, NvmeTimeoutError } from './errors.ts';
@@ -26,7 +27,6 @@ import { PrpLists } from './prp.ts';
 import { checkCommand, type NvmeCommand, QueuePair, Request } from './queue-pair.ts';
 import { createQueues, deleteQueues, requestQueues, type SubmitAdmin } from './queue-setup.ts';
 import { ADMIN, CLASS_NVME, IDENTIFY, IDENTIFY_SIZE, PAGE_SIZE } from './registers.ts';
-import { releaseAll } from './release.ts';
 import { STATUS } from './status.ts';
 
 /** Commands in flight on the admin queue. */
@@ -37,9 +37,6 @@ const LEAST_LOOK = 5;
 /** Milliseconds that a shutdown is waited for at least (7.6.2), and at most, whatever the controller asks for. */
 const SHUTDOWN_LEAST = 1000;
 const SHUTDOWN_MOST = 60_000;
-
-/** Functions that have a driver. */
-const taken = new WeakSet<PciFunction>();
 
 type State = 'starting' | 'live' | 'resetting' | 'closing';
 
@@ -91,6 +88,7 @@ export class NvmeController {
   readonly #registers: ControllerRegisters;
   readonly #lists: PrpLists;
   readonly #bounce: BouncePages;
+  readonly #endClaim: () => void;
   /** Takes back what is to be done should the function be closed under us. */
   readonly #forget: () => boolean;
   readonly #submitAdmin: SubmitAdmin = (command, data) => this.#submit(0, command, data);
@@ -113,11 +111,18 @@ export class NvmeController {
   #aborts = 0;
   #resets = 0;
 
-  private constructor(key: symbol, pci: PciFunction, options: CheckedNvmeOptions, registers: ControllerRegisters) {
+  private constructor(
+    key: symbol,
+    pci: PciFunction,
+    options: CheckedNvmeOptions,
+    registers: ControllerRegisters,
+    endClaim: () => void,
+  ) {
     checkMaking(key, 'NvmeController', 'NvmeController.open()');
     this.#pci = pci;
     this.#options = options;
     this.#registers = registers;
+    this.#endClaim = endClaim;
     this.#lists = new PrpLists(pci.device, MAX_TRANSFER / PAGE_SIZE);
     this.#bounce = new BouncePages(pci.device, this.#lists, options.bounceMemory / PAGE_SIZE);
     // After the pools, so that it comes before them.
@@ -142,21 +147,18 @@ export class NvmeController {
       const message = `class 0x${pci.classCode.toString(16)} is no NVMe controller`;
       throw new NvmeError('ERR_DMAPOOL_NVME_UNSUPPORTED', pci.address, message);
     }
-    if (taken.has(pci)) {
-      throw new PciError('ERR_DMAPOOL_PCI_BUSY', pci.address, 'an NVMe driver has it already; close that one first');
-    }
-    taken.add(pci);
+    const endClaim = pci.claim('NVMe');
     let controller: NvmeController | null = null;
     try {
       // PRP entries have 64 bits.
       pci.device.setDmaMask(DMA_BIT_MASK(64));
-      controller = new NvmeController(MAKING, pci, checked, await ControllerRegisters.read(pci));
+      controller = new NvmeController(MAKING, pci, checked, await ControllerRegisters.read(pci), endClaim);
       await controller.#begin();
       return controller;
     } catch (error) {
-      // What happened first is the news.
+      // Report the original error.
       if (controller !== null) await controller.#abandon(error as Error).catch(() => undefined);
-      taken.delete(pci);
+      endClaim();
       throw error;
     }
   }
@@ -231,7 +233,18 @@ export class NvmeController {
     const identity = parseNamespace(bytes, this.address, nsid);
     // Of those that it might have, but has not, it tells zeros (5.15.2.1).
     if (identity.blocks === 0) throw none('it is not active');
-    return new NvmeNamespace(this, nsid, identity, this.#lists, this.#bounce);
+    return new NvmeNamespace(
+      {
+        address: this.address,
+        identity: this.#identity,
+        maxTransfer: this.maxTransfer,
+        lists: this.#lists,
+        bounce: this.#bounce,
+        transfer: (command, data) => this.#transfer(command, data),
+      },
+      nsid,
+      identity,
+    );
   }
 
   /**
@@ -249,7 +262,7 @@ export class NvmeController {
    * {@link NvmeNamespace} does not have.
    */
   io(command: NvmeCommand, buffer?: Uint8Array, direction: NvmeDirection = 'fromDevice'): Promise<number> {
-    return this.transfer(checkCommand(command), this.#dataOf(buffer, direction));
+    return this.#transfer(checkCommand(command), this.#dataOf(buffer, direction));
   }
 
   #dataOf(buffer: Uint8Array | undefined, direction: NvmeDirection): CommandData | null {
@@ -262,8 +275,8 @@ export class NvmeController {
     return new BouncedData(this.#bounce, buffer, direction === 'toDevice');
   }
 
-  /** An I/O command, for the namespace. @internal */
-  transfer(command: NvmeCommand, data: CommandData | null): Promise<number> {
+  /** Submits an I/O command. */
+  #transfer(command: NvmeCommand, data: CommandData | null): Promise<number> {
     let least = 1;
     for (let id = 2; id < this.#queues.length; id++) {
       if (this.#queues[id]!.load < this.#queues[least]!.load) least = id;
@@ -565,7 +578,7 @@ export class NvmeController {
     try {
       await this.#abandon(error);
     } finally {
-      taken.delete(this.#pci);
+      this.#endClaim();
     }
   }
 
@@ -580,13 +593,8 @@ export class NvmeController {
   async #abandon(error: Error): Promise<void> {
     await this.#stopFor(error);
     clearTimeout(this.#watchdog);
-    for (const end of [() => this.#pci.disableBusMaster(), () => this.#interrupts?.close()]) {
-      try {
-        await end();
-      } catch {
-        // The function is gone or closed, and so is what there was to switch off.
-      }
-    }
+    // What fails is gone or closed already.
+    await runAll([() => this.#pci.disableBusMaster(), () => this.#interrupts?.close()]);
     this.#forget();
     this.#releaseMemory();
   }

@@ -9,10 +9,9 @@ import {
   reading,
   readOptions,
 } from 'dmapool/arguments';
-import type { NvmeController } from './controller.ts';
 import { BouncedData, type BouncePages, type CommandData, DirectData, type DmaMemory } from './data.ts';
 import { NvmeError } from './errors.ts';
-import type { NvmeNamespaceIdentity } from './identify.ts';
+import type { NvmeIdentity, NvmeNamespaceIdentity } from './identify.ts';
 import { isArray } from '../common/arguments.ts';
 import { MAX_TRANSFER } from './options.ts';
 import type { PrpLists } from './prp.ts';
@@ -48,6 +47,18 @@ export interface NvmeRange {
   readonly lba: number;
   /** How many, 1 to 2^32-1. */
   readonly blocks: number;
+}
+
+/** What a namespace needs of its controller. @internal */
+export interface NamespaceOwner {
+  readonly address: string;
+  readonly identity: NvmeIdentity;
+  /** Most bytes of one command. */
+  readonly maxTransfer: number;
+  readonly lists: PrpLists;
+  readonly bounce: BouncePages;
+  /** Submits an I/O command. */
+  transfer(command: NvmeCommand, data: CommandData | null): Promise<number>;
 }
 
 const WRITE_OPTIONS: OptionNames<NvmeWriteOptions> = { fua: true };
@@ -95,37 +106,27 @@ export class NvmeNamespace {
   readonly blocks: number;
   /** What deallocated blocks read as. */
   readonly deallocatedReads: 'zeros' | 'ones' | 'unknown';
-  readonly #controller: NvmeController;
-  readonly #lists: PrpLists;
-  readonly #bounce: BouncePages;
+  readonly #owner: NamespaceOwner;
   /** Bytes of one command: whole blocks. */
   readonly #maxBytes: number;
 
   /** @internal */
-  constructor(
-    controller: NvmeController,
-    nsid: number,
-    identity: NvmeNamespaceIdentity,
-    lists: PrpLists,
-    bounce: BouncePages,
-  ) {
-    this.#controller = controller;
-    this.#lists = lists;
-    this.#bounce = bounce;
+  constructor(owner: NamespaceOwner, nsid: number, identity: NvmeNamespaceIdentity) {
+    this.#owner = owner;
     this.nsid = nsid;
     this.blockSize = identity.blockSize;
     this.blocks = identity.blocks;
     this.deallocatedReads = identity.deallocatedReads;
-    const blocks = Math.min(MAX_BLOCKS, Math.floor(controller.maxTransfer / identity.blockSize));
+    const blocks = Math.min(MAX_BLOCKS, Math.floor(owner.maxTransfer / identity.blockSize));
     // Of what begins inside a page less than MAX_TRANSFER is moved at once, and it must be a block at least.
     if (blocks === 0 || identity.blockSize > MAX_TRANSFER / 2) {
-      const most = String(Math.min(controller.maxTransfer, MAX_TRANSFER / 2));
+      const most = String(Math.min(owner.maxTransfer, MAX_TRANSFER / 2));
       const message = `namespace ${String(nsid)} has blocks of ${String(identity.blockSize)} bytes; at most ${most} can be`;
-      throw new NvmeError('ERR_DMAPOOL_NVME_UNSUPPORTED', controller.address, message);
+      throw new NvmeError('ERR_DMAPOOL_NVME_UNSUPPORTED', owner.address, message);
     }
     if (identity.metadataSize !== 0) {
       const message = `namespace ${String(nsid)} has metadata, which this driver does not know`;
-      throw new NvmeError('ERR_DMAPOOL_NVME_UNSUPPORTED', controller.address, message);
+      throw new NvmeError('ERR_DMAPOOL_NVME_UNSUPPORTED', owner.address, message);
     }
     this.#maxBytes = blocks * identity.blockSize;
   }
@@ -171,7 +172,7 @@ export class NvmeNamespace {
 
   /** What was written lasts from now on, also without power (6.8). */
   async flush(): Promise<void> {
-    await this.#controller.io({ opcode: NVM.flush, nsid: this.nsid });
+    await this.#owner.transfer({ opcode: NVM.flush, nsid: this.nsid }, null);
   }
 
   /**
@@ -184,7 +185,7 @@ export class NvmeNamespace {
     checkBoolean('deallocate', deallocate);
     checkInteger('lba', lba, 0, Number.MAX_SAFE_INTEGER);
     checkInteger('blocks', blocks, 1, Number.MAX_SAFE_INTEGER - lba);
-    this.#checkSupport(this.#controller.identity.writeZeroes, 'Write Zeroes');
+    this.#checkSupport(this.#owner.identity.writeZeroes, 'Write Zeroes');
     // One after the other: there may be very many.
     for (let done = 0; done < blocks; done += MAX_BLOCKS) {
       const count = Math.min(MAX_BLOCKS, blocks - done);
@@ -201,7 +202,7 @@ export class NvmeNamespace {
   async deallocate(ranges: readonly NvmeRange[]): Promise<void> {
     if (!isArray(ranges)) throw new DmaArgumentError('ranges', ranges, 'an array');
     checkInteger('ranges.length', ranges.length, 1, DSM_MAX_RANGES);
-    this.#checkSupport(this.#controller.identity.datasetManagement, 'Dataset Management');
+    this.#checkSupport(this.#owner.identity.datasetManagement, 'Dataset Management');
     const list = new Uint8Array(ranges.length * DSM_RANGE_SIZE);
     const view = new DataView(list.buffer);
     for (const [i, range] of (ranges as readonly NvmeRange[]).entries()) {
@@ -213,14 +214,14 @@ export class NvmeNamespace {
     }
     const { nsid } = this;
     const command = { opcode: NVM.datasetManagement, nsid, cdw10: ranges.length - 1, cdw11: DSM_DEALLOCATE };
-    await this.#controller.transfer(command, new BouncedData(this.#bounce, list, true));
+    await this.#owner.transfer(command, new BouncedData(this.#owner.bounce, list, true));
   }
 
   #transferBuffer(opcode: number, lba: number, buffer: Uint8Array, flags: number): Promise<void> {
     checkBytes('buffer', buffer);
     return this.#cut(opcode, lba, buffer.length, this.#maxBytes, flags, (offset, length) => {
       const part = length === buffer.length ? buffer : buffer.subarray(offset, offset + length);
-      return new BouncedData(this.#bounce, part, opcode === NVM.write);
+      return new BouncedData(this.#owner.bounce, part, opcode === NVM.write);
     });
   }
 
@@ -242,7 +243,7 @@ export class NvmeNamespace {
     // What begins inside a page lies in one page more.
     const most = first % PAGE_SIZE === 0 ? MAX_TRANSFER : MAX_TRANSFER - Math.max(PAGE_SIZE, this.blockSize);
     return this.#cut(opcode, lba, length, Math.min(most, this.#maxBytes), flagsOf(given.fua), (from, part) => {
-      return new DirectData(this.#lists, first + from, part);
+      return new DirectData(this.#owner.lists, first + from, part);
     });
   }
 
@@ -285,12 +286,12 @@ export class NvmeNamespace {
       cdw11: lba / 2 ** 32,
       cdw12: flags + count - 1,
     };
-    await this.#controller.transfer(command, data);
+    await this.#owner.transfer(command, data);
   }
 
   #checkSupport(supported: boolean, command: string): void {
     if (!supported)
-      throw new NvmeError('ERR_DMAPOOL_NVME_UNSUPPORTED', this.#controller.address, `it has no ${command} command`);
+      throw new NvmeError('ERR_DMAPOOL_NVME_UNSUPPORTED', this.#owner.address, `it has no ${command} command`);
   }
 }
 

@@ -10,6 +10,7 @@
 import { type CoherentMemory, consume32, type Device, DmaOutOfMemoryError, publish32 } from 'dmapool';
 import { checkInteger, type OptionNames, readOptions } from 'dmapool/arguments';
 import type { Bar } from 'dmapool/pci';
+import { releaseAll } from '../common/release.ts';
 import type { CommandData } from './data.ts';
 import { NvmeStatusError } from './errors.ts';
 import { COMPLETION_ENTRY, opcodeName, REGISTER, SUBMISSION_ENTRY } from './registers.ts';
@@ -169,9 +170,9 @@ export class QueuePair {
       this.#completions = this.#takeMemory(this.entries * COMPLETION_ENTRY);
     } catch (error) {
       try {
-        for (const release of this.releases()) release();
+        releaseAll('', this.releases());
       } catch {
-        // What happened first is the news.
+        // Report the original error.
       }
       throw error;
     }

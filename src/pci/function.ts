@@ -120,6 +120,8 @@ export class PciFunction implements PciIdentity {
   readonly device: Device;
   readonly #backend: PciBackend;
   #interrupts: Interrupts | 'opening' | null = null;
+  /** The claim of the driver that has the function. */
+  #claim: { readonly driver: string } | null = null;
   #closing: Promise<void> | null = null;
   #resetting: Promise<boolean> | null = null;
 
@@ -189,6 +191,29 @@ export class PciFunction implements PciIdentity {
   /** True once {@link PciFunction.close} was called. */
   get closed(): boolean {
     return this.#closing !== null;
+  }
+
+  /**
+   * Claims the function for one driver. A driver does so before it touches a register: two on one function would undo each
+   * other's work.
+   *
+   * @param driver Its name, for the message that the next one gets.
+   * @returns Ends the claim; called again it does nothing.
+   * @throws {@link PciError} `ERR_DMAPOOL_PCI_BUSY` while a driver has the function, `ERR_DMAPOOL_PCI_CLOSED` after the function
+   *   was closed.
+   */
+  claim(driver: string): () => void {
+    if (typeof driver !== 'string') throw new DmaArgumentError('driver', driver, "the driver's name");
+    this.#guard();
+    if (this.#claim !== null) {
+      const message = `the driver ${this.#claim.driver} has it; close that one first`;
+      throw this.#error('ERR_DMAPOOL_PCI_BUSY', message);
+    }
+    const claim = { driver };
+    this.#claim = claim;
+    return () => {
+      if (this.#claim === claim) this.#claim = null;
+    };
   }
 
   /**

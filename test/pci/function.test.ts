@@ -14,6 +14,21 @@ async function opened(backend = new FakeBackend()): Promise<{ backend: FakeBacke
 }
 
 void describe('a PCI function', () => {
+  void it('has one driver at a time', async () => {
+    const { fn } = await opened();
+    const end = fn.claim('nvme');
+    const error = throwsCode('ERR_DMAPOOL_PCI_BUSY', () => fn.claim('e1000'));
+    assert.match(error.message, /0000:00:05\.0.*nvme/);
+    end();
+    const endOther = fn.claim('e1000');
+    end();
+    throwsCode('ERR_DMAPOOL_PCI_BUSY', () => fn.claim('nvme'));
+    endOther();
+    throwsCode(ARGUMENT, () => fn.claim(1 as unknown as string));
+    await fn.close();
+    throwsCode('ERR_DMAPOOL_PCI_CLOSED', () => fn.claim('nvme'));
+  });
+
   void it('says what it is, decodes its registers and may not do DMA yet', async () => {
     const backend = new FakeBackend();
     backend.config.setUint16(4, 0x404, true);
