@@ -42,7 +42,8 @@ const TABLE = {
     also: ['drivers/common'],
     outside: ['dmapool', 'dmapool/pci', 'dmapool/arguments'],
   },
-  cli: { files: 'src/cli/', also: ['public'], outside: ['node:', 'commander'] },
+  // `dmapool demo` runs the examples.
+  cli: { files: 'src/cli/', also: ['public', 'examples'], outside: ['node:', 'commander'] },
   bin: { files: 'bin/', outside: ['node:'] },
   examples: { files: 'examples/', also: ['public'], outside: ['node:'] },
   scripts: { files: 'scripts/', outside: ['node:', 'commander', 'typescript'] },
@@ -52,7 +53,7 @@ const TABLE = {
   test: {
     files: 'test/(?!(?:shared|fuzz)/)((?:drivers/)?[^/]+)/',
     own: 'test/',
-    also: ['public', 'tested', 'cli', 'scripts'],
+    also: ['public', 'tested', 'cli', 'scripts', 'examples'],
     outside: ['*'],
   },
   // Hostile answers and traces are fed to their readers.

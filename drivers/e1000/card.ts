@@ -1,5 +1,6 @@
 /** What is done to the card as a whole: reset, general configuration, switching its two halves on. */
 import type { Bar, PciFunction } from 'dmapool/pci';
+import { delay, waitUntil } from '../common/time.ts';
 import { E1000Error } from './errors.ts';
 import { CTRL, INTERRUPT, MTA_WORDS, RAH_VALID, RCTL, REG, TCTL, TIPG_COPPER } from './registers.ts';
 
@@ -15,14 +16,11 @@ export async function resetCard(pci: PciFunction): Promise<void> {
   // What the card was writing to memory must be there before the reset: this read comes back behind it.
   const ctrl = await bar.read32(REG.ctrl);
   bar.write32(REG.ctrl, ctrl | CTRL.rst);
-  const end = performance.now() + RESET_TIMEOUT;
-  do {
-    if (performance.now() > end) {
-      throw new E1000Error('ERR_DMAPOOL_E1000_TIMEOUT', pci.address, 'the reset did not end within a second');
-    }
-    // Nothing may touch the card for a microsecond (13.4.1).
-    await delay(1);
-  } while (((await bar.read32(REG.ctrl)) & CTRL.rst) !== 0);
+  // Nothing may touch the card for a microsecond (13.4.1).
+  await delay(1);
+  if (!(await waitUntil(async () => ((await bar.read32(REG.ctrl)) & CTRL.rst) === 0, RESET_TIMEOUT))) {
+    throw new E1000Error('ERR_DMAPOOL_E1000_TIMEOUT', pci.address, 'the reset did not end within a second');
+  }
   await silence(bar);
 }
 
@@ -54,9 +52,4 @@ export function enableReceiver(bar: Bar, promiscuous: boolean): void {
 export function enableTransmitter(bar: Bar): void {
   bar.write32(REG.tipg, TIPG_COPPER);
   bar.write32(REG.tctl, TCTL.enable | TCTL.pad | TCTL.collisionThreshold | TCTL.collisionDistance);
-}
-
-/** Resolves after a time. */
-export function delay(milliseconds: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }

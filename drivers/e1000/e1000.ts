@@ -9,10 +9,11 @@
  * control, no wake-up, and of the multicast filter only all or nothing.
  */
 import { type Device, DmaArgumentError, DmaReleaseError } from 'dmapool';
-import { isInstance } from 'dmapool/arguments';
 import { type Bar, type Interrupts, type PciFunction, PciError } from 'dmapool/pci';
 import { checkFunctionOf, checkMaking, isArray, MAKING } from '../common/arguments.ts';
-import { configure, delay, enableReceiver, enableTransmitter, resetCard, silence } from './card.ts';
+import { releaseAll, runAll } from '../common/release.ts';
+import { turn, waitUntil } from '../common/time.ts';
+import { configure, enableReceiver, enableTransmitter, resetCard, silence } from './card.ts';
 import { formatMac, readMac } from './eeprom.ts';
 import { E1000Error } from './errors.ts';
 import { checkOptions, checkWait, type E1000Options, type E1000WaitOptions } from './options.ts';
@@ -20,7 +21,6 @@ import { checkRange, countOf, type Packet, PacketPool } from './packets.ts';
 import { ReceiveQueue } from './receive.ts';
 import { DEVICE_IDS, INTERRUPT, REG, STATUS, VENDOR_INTEL } from './registers.ts';
 import { Counters, type E1000Statistics } from './statistics.ts';
-import { turn } from './traffic.ts';
 import { TransmitQueue } from './transmit.ts';
 
 /** State of the link. */
@@ -39,8 +39,6 @@ const LINK_TIMEOUT = 5000;
 const DRAIN_TIMEOUT = 5000;
 /** Milliseconds between looks at what raises no interrupt. */
 const LOOK_INTERVAL = 5;
-/** Functions that a driver has. */
-const taken = new WeakSet<PciFunction>();
 const SPEEDS: readonly number[] = [10, 100, 1000, 1000];
 
 /**
@@ -81,6 +79,7 @@ export class E1000 {
   #dead: Error | null = null;
   #closing: Promise<void> | null = null;
   #forgetManaged: () => boolean = () => false;
+  #endClaim: () => void = () => undefined;
 
   private constructor(key: symbol, pci: PciFunction, options: Required<E1000Options>) {
     checkMaking(key, 'E1000', 'E1000.open()');
@@ -113,19 +112,12 @@ export class E1000 {
         `this is no 82540EM, but a device of ID ${id}`,
       );
     }
-    if (taken.has(pci)) {
-      throw new PciError(
-        'ERR_DMAPOOL_PCI_BUSY',
-        pci.address,
-        'a driver of network cards has it already; close that one first',
-      );
-    }
     const nic = new E1000(MAKING, pci, checked);
-    taken.add(pci);
+    nic.#endClaim = pci.claim('e1000');
     try {
       await nic.#start();
     } catch (error) {
-      // What happened first is the news.
+      // Report the original error.
       await nic.close().catch(() => undefined);
       throw error;
     }
@@ -193,7 +185,7 @@ export class E1000 {
     return this.#transmit.reap();
   }
 
-  /** True if the last `receive` left packets in the ring for want of a fresh buffer. @internal */
+  /** True if the last `receive` left packets in the ring for want of a fresh buffer: free some. */
   get starving(): boolean {
     return this.#receive.starving;
   }
@@ -342,24 +334,16 @@ export class E1000 {
   async #close(): Promise<void> {
     this.#dead ??= this.#closedError();
     this.#pci.removed.removeEventListener('abort', this.#onRemoved);
-    const errors: unknown[] = [];
-    // The card first: no memory goes back before. Each is done whatever happens to the others.
-    const steps: readonly (() => Promise<void> | void)[] = [
+    // The card first: no memory goes back before.
+    const errors = await runAll([
       () => this.#stop(),
       () => this.#interrupts?.close(),
       () => {
         this.#forgetManaged();
         this.#release();
       },
-    ];
-    for (const step of steps) {
-      try {
-        await step();
-      } catch (error) {
-        errors.push(error);
-      }
-    }
-    taken.delete(this.#pci);
+    ]);
+    this.#endClaim();
     if (errors.length === 1) throw errors[0];
     if (errors.length > 1) throw new DmaReleaseError(`${this.#pci.address}: failed to close all of it`, errors);
   }
@@ -382,17 +366,8 @@ export class E1000 {
 
   /** Gives the memory back. */
   #release(): void {
-    const errors: unknown[] = [];
-    for (let release = this.#held.pop(); release !== undefined; release = this.#held.pop()) {
-      try {
-        release();
-      } catch (error) {
-        errors.push(error);
-      }
-    }
-    if (errors.length > 0) {
-      throw new DmaReleaseError(`${this.#pci.address}: memory of the network card failed to go back`, errors);
-    }
+    const message = `${this.#pci.address}: memory of the network card failed to go back`;
+    releaseAll(message, this.#held.splice(0).reverse());
   }
 
   readonly #onRemoved = (): void => {
@@ -406,18 +381,6 @@ export class E1000 {
   /** Looks now and then until `done`, or the time is over; returns which. */
   async #look(options: E1000WaitOptions, usual: number, done: () => boolean | Promise<boolean>): Promise<boolean> {
     const { timeout, signal } = checkWait(options, usual);
-    const end = performance.now() + timeout;
-    for (;;) {
-      signal?.throwIfAborted();
-      if (await done()) return true;
-      const left = end - performance.now();
-      if (left <= 0) return false;
-      await delay(Math.min(LOOK_INTERVAL, left));
-    }
+    return waitUntil(done, timeout, LOOK_INTERVAL, signal);
   }
-}
-
-/** Throws `DmaArgumentError` unless `value` is a card. @internal */
-export function checkCard(argument: string, value: unknown): asserts value is E1000 {
-  if (!isInstance(value, E1000)) throw new DmaArgumentError(argument, value, 'an E1000');
 }

@@ -7,9 +7,6 @@
 export { DriverError } from '../common/error.ts';
 export { E1000, type E1000Link } from './e1000.ts';
 export { E1000Error, type E1000ErrorCode } from './errors.ts';
-export { forward, type ForwardOptions, type ForwardReport } from './forward.ts';
-export { generate, type GenerateOptions, type GenerateReport } from './generate.ts';
 export type { E1000Options, E1000WaitOptions } from './options.ts';
 export type { Packet, PacketPool } from './packets.ts';
 export type { E1000Counters, E1000Statistics } from './statistics.ts';
-export { TrafficMeter, type TrafficReport } from './traffic.ts';

@@ -1,5 +1,8 @@
 /** `dmapool demo e1000`: two network cards on one hub. */
-import { E1000, forward, generate, type Packet, TrafficMeter } from '../../drivers/e1000/index.ts';
+import { E1000, type Packet } from '../../drivers/e1000/index.ts';
+import { forward } from '../../examples/e1000/forward.ts';
+import { generate } from '../../examples/e1000/generate.ts';
+import { TrafficMeter } from '../../examples/e1000/traffic.ts';
 import { QemuMachine } from '../qemu/index.ts';
 import { CliExit, type CliIo, EXIT } from './io.ts';
 import { ProgressBar } from './progress.ts';

@@ -65,6 +65,7 @@ const CASES: readonly Case[] = [
   ['drivers/nvme/names.ts', `${value('dmapool')}\n${type('dmapool/pci')}`, null],
   ['drivers/nvme/common.ts', value('../common/error.ts'), null],
   ['drivers/common/up.ts', type('../nvme/index.ts'), 'drivers/common'],
+  ['src/cli/example.ts', value('../../examples/public.ts'), null],
   ['examples/inside.ts', type('../src/pool/block.ts'), 'examples'],
   ['examples/public.ts', `${value('dmapool')}\n${value('node:fs')}`, null],
   ['bench/inside.ts', type('../src/pool/block.ts'), 'bench'],

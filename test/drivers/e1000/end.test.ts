@@ -1,14 +1,8 @@
 /** The driver of the 82540EM on QEMU: hangs, closing, removal. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import {
-  E1000,
-  E1000Error,
-  type E1000ErrorCode,
-  type E1000Options,
-  generate,
-  type Packet,
-} from 'dmapool/drivers/e1000';
+import { E1000, E1000Error, type E1000ErrorCode, type E1000Options, type Packet } from 'dmapool/drivers/e1000';
+import { generate } from '../../../examples/e1000/generate.ts';
 import { PciGoneError } from 'dmapool/pci';
 import { QemuError } from 'dmapool/qemu';
 import { rejectsCode } from '../../support/errors.ts';

@@ -9,9 +9,9 @@
  *     24  bytes that look random, made from stream and sequence
  */
 import { DmaArgumentError } from 'dmapool';
-import { checkInteger } from 'dmapool/arguments';
-import { E1000Error } from './errors.ts';
-import { Packet } from './packets.ts';
+import { checkInteger, isInstance } from 'dmapool/arguments';
+import { E1000, E1000Error, type Packet } from 'dmapool/drivers/e1000';
+import { setImmediate as turn } from 'node:timers/promises';
 
 /** Bytes of the smallest packet with all of this, and of the largest: Ethernet's own limits without its checksum. */
 export const LEAST_BYTES = 60;
@@ -139,7 +139,6 @@ export class TrafficMeter {
 
   /** Looks at `packet`. Returns whether it is whole and of this stream. */
   count(packet: Packet): boolean {
-    if (!Packet.is(packet)) throw new DmaArgumentError('packet', packet, 'a Packet');
     const { words, length } = packet;
     const ours = length >= LEAST_BYTES && words[3] === (TYPE_WORD | (this.#stream << 16)) >>> 0;
     if (!ours || words[5] !== checkOf(packet) >>> 0) {
@@ -226,9 +225,7 @@ export class Watchdog {
   }
 }
 
-/** Lets the event loop turn once: what was posted goes out, and answers and timers come in. */
-export function turn(): Promise<void> {
-  return new Promise((resolve) => {
-    setImmediate(resolve);
-  });
+/** Throws `DmaArgumentError` unless `value` is a card. */
+export function checkCard(argument: string, value: unknown): asserts value is E1000 {
+  if (!isInstance(value, E1000)) throw new DmaArgumentError(argument, value, 'an E1000');
 }

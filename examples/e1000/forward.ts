@@ -6,9 +6,9 @@
  */
 import { DmaArgumentError } from 'dmapool';
 import { checkBytes, checkInteger, checkSignal, type OptionNames, readOptions } from 'dmapool/arguments';
-import { checkCard, type E1000 } from './e1000.ts';
-import type { Packet } from './packets.ts';
-import { turn, Watchdog } from './traffic.ts';
+import type { E1000, Packet } from 'dmapool/drivers/e1000';
+import { setImmediate as turn } from 'node:timers/promises';
+import { checkCard, Watchdog } from './traffic.ts';
 
 /** How to forward. */
 export interface ForwardOptions {

@@ -1,9 +1,9 @@
 /** A packet generator, like ixy-pktgen: sends numbered packets of random sizes as fast as it may. */
 import { DmaArgumentError } from 'dmapool';
 import { checkBytes, checkFunction, checkSignal, type OptionNames, readOptions } from 'dmapool/arguments';
-import { checkCard, type E1000 } from './e1000.ts';
-import type { Packet } from './packets.ts';
-import { fillPacket, LEAST_BYTES, MOST_BYTES, sizeOf, turn, Watchdog } from './traffic.ts';
+import type { E1000, Packet } from 'dmapool/drivers/e1000';
+import { setImmediate as turn } from 'node:timers/promises';
+import { checkCard, fillPacket, LEAST_BYTES, MOST_BYTES, sizeOf, Watchdog } from './traffic.ts';
 
 /** What to send. */
 export interface GenerateOptions {

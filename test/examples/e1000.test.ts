@@ -2,10 +2,13 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { DmaArgumentError } from 'dmapool';
-import { type E1000, E1000Error, forward, generate, type Packet, TrafficMeter } from 'dmapool/drivers/e1000';
-import { rejectsCode } from '../../support/errors.ts';
-import { withoutQemu } from '../../qemu/qemu.ts';
-import { closeAll, machineWithCards, openCard, openPair, warmUp } from './fixture.ts';
+import { type E1000, E1000Error, type Packet } from 'dmapool/drivers/e1000';
+import { forward } from '../../examples/e1000/forward.ts';
+import { generate } from '../../examples/e1000/generate.ts';
+import { TrafficMeter } from '../../examples/e1000/traffic.ts';
+import { rejectsCode } from '../support/errors.ts';
+import { withoutQemu } from '../qemu/qemu.ts';
+import { closeAll, machineWithCards, openCard, openPair, warmUp } from '../drivers/e1000/fixture.ts';
 import { setImmediate as turn } from 'node:timers/promises';
 
 /** Measures what comes to a card until the meter has `count` packets, or the signal. */
