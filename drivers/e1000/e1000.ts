@@ -13,8 +13,7 @@ import { type Bar, type Interrupts, type PciFunction, PciError } from 'dmapool/p
 import { checkFunctionOf, checkMaking, isArray, MAKING } from '../common/arguments.ts';
 import { releaseAll, runAll } from '../common/release.ts';
 import { turn, waitUntil } from '../common/time.ts';
-import { configure, enableReceiver, enableTransmitter, resetCard, silence } from './card.ts';
-import { formatMac, readMac } from './eeprom.ts';
+import { configure, enableReceiver, enableTransmitter, formatMac, readMac, resetCard, silence } from './card.ts';
 import { E1000Error } from './errors.ts';
 import { checkOptions, checkWait, type E1000Options, type E1000WaitOptions } from './options.ts';
 import { checkRange, countOf, type Packet, PacketPool } from './packets.ts';

@@ -8,12 +8,12 @@ import type { UsbBuffer } from './buffer.ts';
 import { type DeviceHome, MAX_TIMEOUT, UsbDevice } from './device.ts';
 import { TransferEngine } from './engine.ts';
 import { UsbError } from './errors.ts';
-import { OperationalRegisters } from './operational.ts';
 import {
   CAPABILITY,
   COMMAND,
   EHCI_CLASS,
   LEGACY,
+  OperationalRegisters,
   PARAMETERS,
   PORT,
   PORT_CHANGES,

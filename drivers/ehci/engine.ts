@@ -4,9 +4,8 @@ import { type Interrupts, type PciFunction, PciGoneError } from 'dmapool/pci';
 import { releaseAll } from '../common/release.ts';
 import { type DataPool, UsbBuffer } from './buffer.ts';
 import { UsbError } from './errors.ts';
-import type { OperationalRegisters } from './operational.ts';
 import { EndpointQueue, type QueueHost, type QueueOptions } from './queue.ts';
-import { COMMAND, INTERRUPTS, REGISTER, STATUS } from './registers.ts';
+import { COMMAND, INTERRUPTS, type OperationalRegisters, REGISTER, STATUS } from './registers.ts';
 import { AsyncSchedule } from './schedule.ts';
 import { DESCRIPTOR_POOL, PAGE } from './structures.ts';
 

@@ -1,7 +1,6 @@
 /** The asynchronous schedule: the ring of queue heads that the controller walks whenever it has time. EHCI 1.0, 4.8. */
 import { type DmaPool, publish32 } from 'dmapool';
-import type { OperationalRegisters } from './operational.ts';
-import { COMMAND, REGISTER, STATUS } from './registers.ts';
+import { COMMAND, type OperationalRegisters, REGISTER, STATUS } from './registers.ts';
 import {
   CAPABILITIES_MULT_1,
   CHARACTERISTICS,

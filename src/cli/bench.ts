@@ -2,9 +2,8 @@ import type { Command } from 'commander';
 
 import type { CliIo } from './io.ts';
 import { parseCount } from './numbers.ts';
-import { ProgressBar } from './progress.ts';
 import { formatGeometry, measureSpeed, type SpeedReport } from './speed.ts';
-import { table } from './style.ts';
+import { ProgressBar, table } from './style.ts';
 
 interface BenchFlags {
   readonly rounds: number;

@@ -5,7 +5,7 @@ import { generate } from '../../examples/e1000/generate.ts';
 import { TrafficMeter } from '../../examples/e1000/traffic.ts';
 import { QemuMachine } from '../qemu/index.ts';
 import { CliExit, type CliIo, EXIT } from './io.ts';
-import { ProgressBar } from './progress.ts';
+import { ProgressBar } from './style.ts';
 
 const PACED_PACKETS = 200_000;
 const UNPACED_PACKETS = 50_000;

@@ -4,8 +4,7 @@ import { EhciController, MassStorage } from '../../drivers/ehci/index.ts';
 import type { QemuOption } from '../qemu/index.ts';
 import { withDisk } from './demo-disk.ts';
 import type { CliIo } from './io.ts';
-import { ProgressBar } from './progress.ts';
-import { count, styleFor } from './style.ts';
+import { count, ProgressBar, styleFor } from './style.ts';
 
 const MIB = 1024 * 1024;
 const DISK_SIZE = 16 * MIB;

@@ -4,8 +4,7 @@ import { NvmeController, type NvmeNamespace } from '../../drivers/nvme/index.ts'
 import type { QemuOption } from '../qemu/index.ts';
 import { withDisk } from './demo-disk.ts';
 import { CliExit, type CliIo, EXIT } from './io.ts';
-import { ProgressBar } from './progress.ts';
-import { count, styleFor } from './style.ts';
+import { count, ProgressBar, styleFor } from './style.ts';
 
 const MIB = 1024 * 1024;
 const DISK_SIZE = 128 * MIB;

@@ -2,10 +2,8 @@ import type { Command } from 'commander';
 
 import { DmaArgumentError, PoolGeometry } from '../index.ts';
 import { CliExit, type CliIo, EXIT } from './io.ts';
-import { drawLayout } from './layout-drawing.ts';
-import { layoutFigures } from './layout-figures.ts';
 import { parseBytes } from './numbers.ts';
-import { styleFor } from './style.ts';
+import { count, plural, type Style, styleFor, table } from './style.ts';
 
 interface LayoutFlags {
   readonly size: number;
@@ -43,9 +41,9 @@ export function registerLayout(program: Command, io: CliIo): void {
       'after',
       '\nBytes may be hexadecimal (0x1000) or have a suffix (4K, 2M).\n\nExample:\n  $ dmapool layout --size 68 --align 32 --boundary 4K',
     )
-    .action((flags: LayoutFlags) => {
+    .action(({ json, ...flags }: LayoutFlags) => {
       const geometry = createGeometry(flags);
-      if (flags.json === true) {
+      if (json === true) {
         io.stdout.write(`${JSON.stringify(layoutJson(geometry))}\n`);
         return;
       }
@@ -67,4 +65,147 @@ function layoutJson(geometry: PoolGeometry): LayoutDocument {
   const { size, align, boundary, blockSize, allocation, effectiveBoundary, blocksPerPage, wastedBytes } = geometry;
   const offsets = Array.from({ length: blocksPerPage }, (_, i) => geometry.offsetOf(i));
   return { size, align, boundary, blockSize, allocation, effectiveBoundary, blocksPerPage, wastedBytes, offsets };
+}
+
+// ---- the drawing
+
+/** Columns of a row. A power of two, so that boundaries fall between columns and at the same places in all rows. */
+const COLUMNS = 64;
+/** Rows of a page at most. */
+const ROWS = 16;
+
+/**
+ * The page as rows of characters:
+ *
+ *     0x0000 |[0=====================][1=====================][2=============
+ *     0x0100  =======]...
+ */
+function drawLayout(geometry: PoolGeometry): string[] {
+  const { allocation, effectiveBoundary, wastedBytes } = geometry;
+  // A column is a power of two of bytes; of a page of 4096 it is 4.
+  const unit = 2 ** Math.max(0, Math.ceil(Math.log2(allocation / (COLUMNS * ROWS))));
+  const cells = paintCells(geometry, unit);
+  const rowBytes = unit * COLUMNS;
+  const digits = Math.max(4, (allocation - 1).toString(16).length);
+
+  const lines = Array.from({ length: Math.ceil(allocation / rowBytes) }, (_, row) => {
+    const start = row * rowBytes;
+    let text = start % effectiveBoundary === 0 ? '|' : ' ';
+    for (let column = 0; column < COLUMNS && start + column * unit < allocation; column++) {
+      if (column > 0 && (start + column * unit) % effectiveBoundary === 0) text += '|';
+      text += cells[row * COLUMNS + column] ?? '';
+    }
+    const isEnd = (start + rowBytes) % effectiveBoundary === 0 || start + rowBytes >= allocation;
+    return `0x${start.toString(16).padStart(digits, '0')} ${text}${isEnd ? '|' : ''}`;
+  });
+  const legend = `a column is ${plural(unit, 'byte')}; [==] a block${wastedBytes > 0 ? ', . unused' : ''}, | a boundary`;
+  return [`A page of ${count(allocation)} bytes: ${legend}`, '', ...lines];
+}
+
+/** One character for each column of the page. */
+function paintCells(geometry: PoolGeometry, unit: number): string[] {
+  const { allocation, blockSize, blocksPerPage } = geometry;
+  const cells = new Array<string>(Math.ceil(allocation / unit)).fill('.');
+  for (let block = 0; block < blocksPerPage; block++) {
+    const offset = geometry.offsetOf(block);
+    const first = Math.floor(offset / unit);
+    const last = Math.floor((offset + blockSize - 1) / unit);
+    cells.fill('=', first, last);
+    cells[last] = ']';
+    cells[first] = '[';
+    // Its number, where there is room for it between the brackets and in the row.
+    const label = String(block);
+    if (last - first > label.length && (first % COLUMNS) + label.length < COLUMNS) {
+      Array.from(label).forEach((digit, i) => (cells[first + 1 + i] = digit));
+    }
+  }
+  return cells;
+}
+
+// ---- the figures
+
+/** The page size that the command speaks of: that of every memory source by default. */
+const PAGE_SIZE = 4096;
+/** From this part of a page unused, it is worth saying how to use it. */
+const NOTABLE_WASTE = 1 / 8;
+
+/** The figures of a layout as text, and what to think of them. */
+function layoutFigures(geometry: PoolGeometry, style: Style): string[] {
+  const { size, align, blockSize, allocation, effectiveBoundary, blocksPerPage, wastedBytes } = geometry;
+  const rounded: string[] = [];
+  if (blockSize > size) {
+    const why = align > 1 && blockSize > 16 ? `a multiple of ${count(align)}` : 'the least there is';
+    rounded.push(`${count(size)} raised to ${why}; ${plural(blockSize - size, 'byte')} of each unused`);
+  }
+  const figures = table([
+    ['block', `${count(blockSize)} bytes`],
+    ['page', `${count(allocation)} bytes`],
+    ['boundary', `${count(effectiveBoundary)} bytes`],
+    ['blocks of a page', count(blocksPerPage)],
+    ['in no block', plural(wastedBytes, 'byte')],
+  ]);
+  const remarks = [rounded.join(''), pageRemark(geometry), boundaryRemark(geometry), '', wasteRemark(geometry)];
+  return [
+    ...figures.map((line, i) => `  ${line}${remarks[i] === '' ? '' : `   (${remarks[i] ?? ''})`}`),
+    '',
+    ...advice(geometry).map((line, i) => (i === 0 ? style.bold(line) : line)),
+  ];
+}
+
+function pageRemark({ allocation }: PoolGeometry): string {
+  const pages = Math.ceil(allocation / PAGE_SIZE);
+  if (pages === 1) return '';
+  const rest = pages * PAGE_SIZE - allocation;
+  return `${plural(pages, 'memory page')}${rest > 0 ? `, of which ${plural(rest, 'byte')} are unused` : ''}`;
+}
+
+function boundaryRemark({ boundary, effectiveBoundary }: PoolGeometry): string {
+  if (boundary === 0) return 'none asked for: the page';
+  return boundary > effectiveBoundary ? `${count(boundary)} asked for: no page reaches that far` : '';
+}
+
+function wasteRemark({ allocation, wastedBytes }: PoolGeometry): string {
+  return wastedBytes === 0 ? '' : `${((wastedBytes / allocation) * 100).toFixed(1)} % of the page`;
+}
+
+/** Whether a pool is the right tool, and what else is. */
+function advice(geometry: PoolGeometry): string[] {
+  const { allocation, blockSize, blocksPerPage, wastedBytes } = geometry;
+  const direct = `device.allocCoherent(${String(geometry.size)})`;
+  if (blocksPerPage === 1) {
+    const smaller = smallerSize(geometry);
+    return [
+      blockSize > PAGE_SIZE
+        ? 'A pool is the wrong tool: a block is larger than a page.'
+        : 'A pool is the wrong tool: a page holds one block.',
+      `Each block is a coherent allocation of its own, of ${plural(Math.ceil(allocation / PAGE_SIZE), 'memory page')}` +
+        `${wastedBytes > 0 ? `, with ${plural(wastedBytes, 'byte')} of it unused` : ''}; the pool only keeps it for reuse.`,
+      `Use ${direct} for blocks that live as long as the driver` +
+        (smaller === null
+          ? '.'
+          : `, or blocks of at most ${count(smaller.size)} bytes, of which a page holds ${count(smaller.blocks)}.`),
+    ];
+  }
+  if (wastedBytes / allocation >= NOTABLE_WASTE) {
+    const smaller = smallerSize(geometry);
+    return [
+      'A pool fits, but a good part of each page is unused.',
+      ...(smaller === null
+        ? []
+        : [`With blocks of at most ${count(smaller.size)} bytes a page holds ${count(smaller.blocks)} of them.`]),
+    ];
+  }
+  return ['A pool is the right tool.'];
+}
+
+/** The largest block size of which a page of 4096 bytes holds more, or null if none does. */
+function smallerSize({ align, boundary, blocksPerPage }: PoolGeometry): { size: number; blocks: number } | null {
+  const step = Math.max(align, 1);
+  for (let blocks = blocksPerPage + 1; blocks <= PAGE_SIZE / 16; blocks++) {
+    const size = Math.floor(PAGE_SIZE / blocks / step) * step;
+    if (size < 16) return null;
+    const candidate = new PoolGeometry({ size, align, boundary });
+    if (candidate.blocksPerPage >= blocks) return { size, blocks: candidate.blocksPerPage };
+  }
+  return null;
 }

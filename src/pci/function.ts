@@ -200,10 +200,11 @@ export class PciFunction implements PciIdentity {
    * @param driver Its name, for the message that the next one gets.
    * @returns Ends the claim; called again it does nothing.
    * @throws {@link PciError} `ERR_DMAPOOL_PCI_BUSY` while a driver has the function, `ERR_DMAPOOL_PCI_CLOSED` after the function
-   *   was closed.
+   *   was closed. @throws {@link PciGoneError} after it was pulled out.
    */
   claim(driver: string): () => void {
     if (typeof driver !== 'string') throw new DmaArgumentError('driver', driver, "the driver's name");
+    this.removed.throwIfAborted();
     this.#guard();
     if (this.#claim !== null) {
       const message = `the driver ${this.#claim.driver} has it; close that one first`;
