@@ -154,6 +154,7 @@ export function groupBlockers(
  *
  * @param address Its PCI address, such as `0000:3b:00.0`.
  * @param folders Where to look; for tests.
+ * @throws `DmaArgumentError`
  *
  * @example
  * ```ts
@@ -161,7 +162,9 @@ export function groupBlockers(
  * ```
  */
 export function usesOf(address: string, folders: SystemFolders = SYSTEM): string[] {
-  return [...networkUses(address, folders), ...diskUses(address, folders), ...vfioUsers(address, folders)];
+  if (typeof address !== 'string') throw new DmaArgumentError('address', address, 'a PCI address');
+  const where = checkFolders(folders);
+  return [...networkUses(address, where), ...diskUses(address, where), ...vfioUsers(address, where)];
 }
 
 function networkUses(address: string, folders: SystemFolders): string[] {
