@@ -184,7 +184,7 @@ export class DmaPool<N extends string = string>
     }
     if (!isDevice(device)) throw new DmaArgumentError('device', device, 'a Device');
     const pool = DmaPool.#make(name, device, readOptions('options', options, POOL_OPTIONS));
-    listPool(device, pool);
+    listPool(device, pool, (most) => pool.#idlePages(most));
     if (pool.#book !== null) reportAtExit(pool);
     return pool;
   }
@@ -468,7 +468,7 @@ export class DmaPool<N extends string = string>
     pool.#book = store.book;
     setSlowPath(pool, store);
     try {
-      listPool(attached.device, pool);
+      listPool(attached.device, pool, () => 0);
     } catch (error) {
       store.destroy();
       throw error;
@@ -636,8 +636,8 @@ export class DmaPool<N extends string = string>
     this.#store.destroy();
   }
 
-  /** Pages that {@link trim} would give back, of the first `most` pages. @internal */
-  idlePages(most: number): number {
+  /** Pages that {@link trim} would give back, of the first `most` pages. */
+  #idlePages(most: number): number {
     const store = this.#store;
     return store instanceof UnsharedStore ? store.idlePages(most) : 0;
   }

@@ -19,7 +19,15 @@ test('pool.attach(handle), for DmaPool.attach(handle), is no method', () => {
 
 test('every method of a pool is documented, or harmless', () => {
   const names = instanceCalls('pool', pool()).map(({ name }) => name.replace(/^pool\./, ''));
-  for (const hidden of ['attach', 'makeObject', 'objectOf', 'putObject', 'borrowScratch', 'returnScratch']) {
+  for (const hidden of [
+    'attach',
+    'makeObject',
+    'objectOf',
+    'putObject',
+    'borrowScratch',
+    'returnScratch',
+    'idlePages',
+  ]) {
     assert.ok(!names.includes(hidden), `${hidden} can be called`);
   }
 });

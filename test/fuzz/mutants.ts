@@ -107,8 +107,8 @@ export const mutants: readonly Mutant[] = [
   allocator(
     'src/pool/pools-attribute.ts',
     'pools are listed oldest first',
-    'poolsText([...pools].reverse())',
-    'poolsText([...pools])',
+    'poolsText([...pools.keys()].reverse())',
+    'poolsText([...pools.keys()])',
   ),
   shared(
     DEPOT,
