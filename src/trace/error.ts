@@ -25,7 +25,9 @@ const QUOTE_LIMIT = 60;
 
 /** A piece of a file as it should stand in a message: quoted, control characters visible, not too long. */
 export function quote(text: string): string {
-  return JSON.stringify(text.length > QUOTE_LIMIT ? `${text.slice(0, QUOTE_LIMIT)}...` : text);
+  const quoted = JSON.stringify(text.length > QUOTE_LIMIT ? `${text.slice(0, QUOTE_LIMIT)}...` : text);
+  // JSON leaves these control characters as they are.
+  return quoted.replace(/[\x7f-\x9f]/g, (character) => `\\u00${character.charCodeAt(0).toString(16)}`);
 }
 
 /** The lines of a trace are well formed and contradict each other. The replay counts it as a failure and goes on. */

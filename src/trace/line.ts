@@ -78,7 +78,7 @@ class LineParser {
           type: 'create',
           ...base,
           pool: this.#decimal(3),
-          device: this.#text(4),
+          device: this.#device(4),
           name: this.#text(5),
           size: this.#decimal(6),
           align: this.#decimal(7),
@@ -142,6 +142,13 @@ class LineParser {
     if (text.length > TRACE_LIMIT.name) {
       throw this.#wrong(index, `text of at most ${String(TRACE_LIMIT.name)} characters`);
     }
+    return text;
+  }
+
+  /** Linux itself has no slash in the name of a device. */
+  #device(index: number): string {
+    const text = this.#text(index);
+    if (text.includes('/')) throw this.#wrong(index, 'text without a slash');
     return text;
   }
 

@@ -40,6 +40,10 @@ export async function* readLines(source: TraceSource, file: string): AsyncGenera
   }
 }
 
+/** Control characters but the tab. What a file says is printed to terminals, which would act on them. */
+// eslint-disable-next-line no-control-regex -- they are what is looked for
+const CONTROL = /[\0-\x08\x0a-\x1f\x7f-\x9f]/;
+
 /** @throws `DmaTraceError` for a line that can't be of a text file. */
 export function checkLine(line: Line, file: string): void {
   if (line.text.length > TRACE_LIMIT.line) {
@@ -48,4 +52,7 @@ export function checkLine(line: Line, file: string): void {
   }
   // The decoder puts U+FFFD where bytes are not UTF-8. A name that really has that character is not to be expected.
   if (line.text.includes('\uFFFD')) throw new DmaTraceError(file, line.number, 'UTF-8 text', quote(line.text));
+  if (CONTROL.test(line.text)) {
+    throw new DmaTraceError(file, line.number, 'text without control characters but tabs', quote(line.text));
+  }
 }

@@ -97,7 +97,7 @@ const malformed: readonly (readonly [what: string, lines: readonly string[], at:
   ['another version', ['#dma_pool-trace v2'], 1, /version v1/],
   ['a field too few', replaced(SMALL, ALLOC, '\t6', ''), 6, /13 fields of alloc/],
   ['a field too many', replaced(SMALL, ALLOC, '\t6', '\t6\t7'), 6, /13 fields of alloc/],
-  ['a carriage return', replaced(SMALL, ALLOC, '\t6', '\t6\r'), 6, /dt_out of alloc/],
+  ['a carriage return', replaced(SMALL, ALLOC, '\t6', '\t6\r'), 6, /control characters/],
   ['a wrong time', replaced(SMALL, ALLOC, '20\t', 'x\t'), 6, /decimal number below 2\^53 for t_ns/],
   ['a time that is too large', replaced(SMALL, ALLOC, '20\t', '9007199254740992\t'), 6, /for t_ns/],
   ['a negative CPU', replaced(SMALL, ALLOC, '\t0\t', '\t-1\t'), 6, /for cpu/],
@@ -159,6 +159,32 @@ test('bytes that are not UTF-8 are named with their line', async () => {
   const bytes = Buffer.from(bytesOf(SMALL));
   bytes[bytes.indexOf('prp list')] = 0xff;
   assert.equal((await failure(eventsOf(bytes))).line, 5);
+});
+
+test('control characters are refused, and printed as escapes', async () => {
+  for (const [character, escape] of [
+    ['\u001b', '\\u001b'],
+    ['\u0000', '\\u0000'],
+    ['\r', '\\r'],
+    ['\u007f', '\\u007f'],
+    ['\u009b', '\\u009b'],
+  ] as const) {
+    for (const at of [2, 4, 6]) {
+      const { message, line } = await failure(eventsOf(bytesOf(SMALL.with(at, `${SMALL[at]!}${character}`))));
+      assert.equal(line, at + 1);
+      assert.match(message, /expected text without control characters/);
+      assert.ok(!message.includes(character) && (message.includes(escape) || message.includes('...')), message);
+    }
+    const named = replaced(SMALL, 4, 'prp list', `prp${character}list`);
+    assert.ok((await failure(eventsOf(bytesOf(named)))).message.includes(escape));
+  }
+});
+
+test('a device is not named with a slash, as in Linux', async () => {
+  const device = SMALL[4]!.split('\t')[4]!;
+  const { message, line } = await failure(eventsOf(bytesOf(replaced(SMALL, 4, device, `a/b`))));
+  assert.equal(line, 5);
+  assert.match(message, /text without a slash for dev of create/);
 });
 
 test('a line without end is refused before it fills the memory', async () => {
