@@ -403,7 +403,7 @@ export class UnsharedStore implements PoolStore {
       this.#checkOpen();
       this.#waits++;
       this.#list.hold();
-      const waiting = this.#waiters.join(give, checked, () => {
+      const waiting = this.#waiters.join({}, give, checked, () => {
         this.#settleWaiters();
       });
       this.#wishForMemory();

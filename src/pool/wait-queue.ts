@@ -51,13 +51,15 @@ export function checkWaitOptions(options: WaitOptions): CheckedWaitOptions {
  * A signal's methods are the user's code: they may throw, and may call the pool, which may serve or end this very wait.
  * So a waiter is in the queue before its signal is touched, and what it has is looked at afresh afterwards.
  *
+ * Each waiter has a key of the owner's, by which it is found later, whoever left the queue meanwhile.
+ *
  * Invariant: the process is kept alive (by a timer) while, and only while, the queue is not empty. Memory or a block may
  * come by an event that does not keep it alive: a message of a worker, a timer with `unref`.
  */
-export class WaitQueue {
+export class WaitQueue<K extends object = object> {
   readonly #label: string;
-  // A Set keeps the order of arrival, and those who give up leave it in O(1).
-  readonly #waiters = new Set<Waiter>();
+  // A Map keeps the order of arrival, and those who give up leave it in O(1).
+  readonly #waiters = new Map<K, Waiter>();
   readonly #groups = new Map<AbortSignal, SignalGroup>();
   #keepAlive: ReturnType<typeof setInterval> | undefined;
 
@@ -73,21 +75,21 @@ export class WaitQueue {
   /**
    * Joins the queue.
    *
+   * @param key Of this waiter alone.
    * @param give Turns the index into what the caller gets, at the moment of delivery.
-   * @param left Called when this one gave up, with the place in the queue that it had.
+   * @param left Called when this one gave up.
    */
-  join<T>(give: (index: number) => T, options: CheckedWaitOptions, left: (position: number) => void): Promise<T> {
+  join<T>(key: K, give: (index: number) => T, options: CheckedWaitOptions, left: () => void): Promise<T> {
     const { signal, timeout } = options;
     return new Promise<T>((resolve, reject) => {
       let timer: ReturnType<typeof setTimeout> | undefined;
       const giveUp = (error: unknown): void => {
-        const position = [...this.#waiters].indexOf(waiter);
-        if (position < 0) return;
+        if (!this.#waiters.has(key)) return;
         waiter.fail(error);
-        left(position);
+        left();
       };
       const leave = (): void => {
-        this.#waiters.delete(waiter);
+        this.#waiters.delete(key);
         if (this.#waiters.size === 0) {
           clearInterval(this.#keepAlive);
           this.#keepAlive = undefined;
@@ -112,7 +114,7 @@ export class WaitQueue {
           reject(error);
         },
       };
-      this.#waiters.add(waiter);
+      this.#waiters.set(key, waiter);
       this.#keepAlive ??= setInterval(() => undefined, MAX_TIMEOUT);
       if (timeout !== undefined) {
         timer = setTimeout(() => {
@@ -155,21 +157,33 @@ export class WaitQueue {
 
   /** Gives a block to the one who waits longest; false if nobody took it. */
   deliver(index: number): boolean {
-    for (const waiter of this.#waiters) if (waiter.deliver(index)) return true;
+    for (const waiter of this.#waiters.values()) if (waiter.deliver(index)) return true;
     return false;
   }
 
-  /** Ends the wait of the one who waits longest. */
-  failFirst(error: unknown): void {
-    for (const waiter of this.#waiters) {
-      waiter.fail(error);
-      return;
-    }
+  /** Keys of those who wait, who waits longest first. */
+  keys(): IterableIterator<K> {
+    return this.#waiters.keys();
+  }
+
+  /** True while this one waits. */
+  has(key: K): boolean {
+    return this.#waiters.has(key);
+  }
+
+  /** Gives a block to this one; false if it did not take it, or waits no more. */
+  deliverTo(key: K, index: number): boolean {
+    return this.#waiters.get(key)?.deliver(index) === true;
+  }
+
+  /** Ends the wait of this one, if it waits. */
+  fail(key: K, error: unknown): void {
+    this.#waiters.get(key)?.fail(error);
   }
 
   /** Ends every wait. */
   failAll(error: unknown): void {
-    for (const waiter of [...this.#waiters]) if (this.#waiters.has(waiter)) waiter.fail(error);
+    for (const key of [...this.#waiters.keys()]) this.fail(key, error);
   }
 }
 

@@ -29,7 +29,7 @@ import { type Control, H_EVENTS, H_PAGES, holderOf, isFlight, MAX_KIN } from './
 import { SharedFigures } from './shared-figures.ts';
 import { type DeathReport, POOL_DESTROYED, SharedCore } from './shared-core.ts';
 import { LOOK_AGAIN, SharedWaits, tryLocked } from './shared-waits.ts';
-import { currentThread, onceChanged, onWorkerMade, watchWorker, type WatchableWorker } from './threads.ts';
+import { currentThread, lookForEnds, onceChanged, onWorkerMade, watchWorker, type WatchableWorker } from './threads.ts';
 
 /** What one worker's side of a shared pool is made of. */
 export interface SharedStoreOptions {
@@ -255,6 +255,7 @@ export class SharedStore implements PoolStore, Sharing {
     );
   }
 
+  /** Never for want of memory: `share()` took all pages, so the idle pages of other pools are not named here. */
   refused(refusal: number, count = 1): DmaOutOfMemoryError {
     const { device, geometry, maxBlocks } = this.#options;
     const error = refusalError(refusal, count, {
@@ -289,6 +290,7 @@ export class SharedStore implements PoolStore, Sharing {
   }
 
   #look(): void {
+    lookForEnds();
     if (this.#leaving) this.#detach();
     if (this.#isOut()) return;
     if (this.#deadToRecover || this.#core.hasOrphans()) this.#recoverDead(EVENT_PATIENCE);
@@ -458,14 +460,15 @@ export class SharedStore implements PoolStore, Sharing {
       return;
     }
     if (!this.#core.destroy()) return;
-    this.#reportBusy(this.#core.indicesOut());
-    // If the lock can't be had now, the event loop does it.
+    // The list and the waits first: the log is the user's code, and what it calls must find a pool that was destroyed. If
+    // the lock can't be had now, the event loop does the rest.
     tryLocked(() => {
       this.#stop();
     });
     tryLocked(() => {
       this.#waits.pump();
     });
+    this.#reportBusy(this.#core.indicesOut());
     this.#releaseIfUnused();
   }
 
@@ -500,12 +503,13 @@ export class SharedStore implements PoolStore, Sharing {
   /** A worker that attached leaves; what it has out is kept as if it had died. */
   #leave(): void {
     if (this.#left) return;
-    this.#waits.failAll();
     this.#left = true;
     this.#forgetWorkers();
     this.#forgetReclaim();
     this.#options.list.hold();
     this.#leaving = true;
+    // Only now: signals are the user's code, and what it calls must find a worker that left.
+    this.#waits.failAll();
     // If the lock can't be had now, the event loop does it.
     tryLocked(() => {
       this.#detach();
@@ -598,12 +602,12 @@ export class SharedStore implements PoolStore, Sharing {
   }
 
   account(): PoolCounts {
-    const pages = this.#released ? 0 : this.#header[H_PAGES]!;
-    return {
-      active: this.#core.indicesOut().length,
-      blocks: pages * this.#options.geometry.blocksPerPage,
-      pages,
-    };
+    const perPage = this.#options.geometry.blocksPerPage;
+    const out = this.#core.indicesOut();
+    // After the blocks, and not less than they take: others go on meanwhile. So active <= blocks = pages * perPage.
+    const opened = this.#released ? 0 : Atomics.load(this.#header, H_PAGES);
+    const pages = Math.max(opened, Math.floor((out.at(-1) ?? -1) / perPage) + 1);
+    return { active: out.length, blocks: pages * perPage, pages };
   }
 
   statistics(): PoolStatistics {

@@ -35,15 +35,22 @@ export function tryLocked(action: () => void): boolean {
   }
 }
 
+/** One who waits here. */
+interface Waiting {
+  /** Its place in the queue of all workers; SPENT while a block taken with it is made ready, and after the end of the wait. */
+  ticket: number;
+}
+
+/** In place of a ticket: it is out of the queue already. */
+const SPENT = -1;
+
 export class SharedWaits {
   readonly #header: Int32Array<SharedArrayBuffer>;
   readonly #label: string;
   readonly #core: SharedCore;
   readonly #queue: Tickets;
   readonly #host: WaitHost;
-  readonly #waiters: WaitQueue;
-  /** Tickets of those who wait here, in the order of `#waiters`. */
-  readonly #tickets: number[] = [];
+  readonly #waiters: WaitQueue<Waiting>;
   /** Tickets of those who gave up, still in the queue. */
   readonly #dropped: number[] = [];
   #listening = false;
@@ -75,12 +82,10 @@ export class SharedWaits {
         const index = this.#host.take();
         if (index >= 0) return Promise.resolve(this.#giveNow(index, give));
       }
-      this.#tickets.push(this.#draw());
-      const waiting = this.#waiters.join(give, checked, (position) => {
-        this.#dropped.push(this.#tickets.splice(position, 1)[0]!);
-        this.dropTickets();
+      const waiter: Waiting = { ticket: this.#draw() };
+      const waiting = this.#waiters.join(waiter, give, checked, () => {
+        this.#giveUp(waiter);
       });
-      this.#dropUnused();
       this.#listen();
       return waiting;
     } catch (error) {
@@ -98,13 +103,14 @@ export class SharedWaits {
     }
   }
 
-  /**
-   * tickets = waiters, always. A waiter who could not join (a method of the signal threw) leaves a ticket too many, which
-   * would keep all others from their turn.
-   */
-  #dropUnused(): void {
-    while (this.#tickets.length > this.#waiters.length) this.#dropped.push(this.#tickets.pop()!);
-    this.dropTickets();
+  /** A waiter left. Called by timers and signals: the runtime would end the process for what is thrown. */
+  #giveUp(waiter: Waiting): void {
+    if (waiter.ticket === SPENT) return;
+    this.#dropped.push(waiter.ticket);
+    waiter.ticket = SPENT;
+    this.#host.guarded(() => {
+      this.dropTickets();
+    });
   }
 
   #draw(): number {
@@ -129,32 +135,59 @@ export class SharedWaits {
 
   /** Serves those who wait here as long as it is their turn and there are blocks. */
   pump(): void {
-    while (this.any) {
-      const index = this.#core.serve(this.#tickets[0]!);
+    for (let waiter = this.#next(); waiter !== undefined; waiter = this.#next()) {
+      const index = this.#core.serve(waiter.ticket);
       if (index === POOL_DESTROYED) this.failAll();
       if (index < 0) return;
-      if (this.#host.dress(index)) {
-        this.#tickets.shift();
-        this.#waiters.deliver(index);
-      } else {
-        this.#queueAgain();
-      }
+      waiter.ticket = SPENT;
+      this.#serve(waiter, index);
     }
   }
 
-  /** The turn of the first one was spent on a block that went into quarantine. */
-  #queueAgain(): void {
-    this.#tickets.shift();
+  /** Who has waited longest, of those for whom no call takes a block already: making it ready may call `pump` again. */
+  #next(): Waiting | undefined {
+    for (const waiter of this.#waiters.keys()) if (waiter.ticket !== SPENT) return waiter;
+    return undefined;
+  }
+
+  /** Gives a block that was just taken to the waiter whose ticket it cost. */
+  #serve(waiter: Waiting, index: number): void {
+    let ready = false;
     try {
-      this.#tickets.unshift(this.#draw());
-    } catch (error) {
-      this.#waiters.failFirst(error);
+      ready = this.#host.dress(index);
+    } finally {
+      if (!ready) this.#queueAgain(waiter);
     }
+    // The log or a signal may have ended this wait meanwhile: the block goes to whoever is next, in any worker.
+    if (ready && !this.#waiters.deliverTo(waiter, index)) this.#host.free(index);
   }
 
-  /** Nobody will get a block any more. */
+  /**
+   * The turn of this one was spent on a block that went into quarantine. Each one here moves up by a ticket, and the last
+   * gets the new one: tickets ascend in the order of the waiters, or the one that {@link #next} finds would never have its turn.
+   */
+  #queueAgain(waiter: Waiting): void {
+    if (!this.#waiters.has(waiter)) return;
+    let ticket: number;
+    try {
+      ticket = this.#draw();
+    } catch (error) {
+      this.#waiters.fail(waiter, error);
+      return;
+    }
+    let last = waiter;
+    for (const other of this.#waiters.keys()) {
+      if (other.ticket === SPENT) continue;
+      last.ticket = other.ticket;
+      last = other;
+    }
+    last.ticket = ticket;
+  }
+
+  /** Nobody will get a block any more. The tickets go with the pool, or with this worker's part in it. */
   failAll(): void {
-    this.#tickets.length = 0;
+    for (const waiter of this.#waiters.keys()) waiter.ticket = SPENT;
+    this.#dropped.length = 0;
     this.#waiters.failAll(this.#host.destroyedError());
   }
 

@@ -8,6 +8,7 @@ interface WorkerThreads {
 }
 
 interface ProcessLike {
+  readonly versions?: Readonly<Record<string, string | undefined>>;
   getBuiltinModule?(name: string): unknown;
   on?(event: 'worker', listener: (worker: unknown) => void): unknown;
   off?(event: 'worker', listener: (worker: unknown) => void): unknown;
@@ -79,25 +80,53 @@ export function watchWorker(worker: WatchableWorker, ended: (thread: number) => 
     return worker.threadId;
   });
   checkInteger('worker.threadId', thread, 1, MOST_THREAD);
-  const endings = new Set([ended]);
+  const watching: WatchedWorker = { worker, thread, endings: new Set([ended]) };
   worker.once('exit', () => {
-    watchedWorkers.delete(worker);
-    for (const each of [...endings]) each(thread);
+    end(watching);
   });
-  watchedWorkers.set(worker, { thread, endings });
+  watchedWorkers.set(worker, watching);
+  living.add(watching);
   return thread;
+}
+
+function end(watching: WatchedWorker): void {
+  if (!living.delete(watching)) return;
+  watchedWorkers.delete(watching.worker);
+  for (const each of [...watching.endings]) each(watching.thread);
+}
+
+/**
+ * Settles the ends of watched workers whose `exit` event did not get here: a listener before ours threw, and the runtime
+ * skips the rest. In Node alone, where the number is -1 from the turn of that event on and not earlier.
+ */
+export function lookForEnds(): void {
+  const { node, bun, deno } = processLike()?.versions ?? {};
+  if (node === undefined || bun !== undefined || deno !== undefined) return;
+  for (const watching of [...living]) if (hasEnded(watching.worker)) end(watching);
+}
+
+function hasEnded(worker: WatchableWorker): boolean {
+  try {
+    return worker.threadId === -1;
+  } catch {
+    // It may be anybody's object.
+    return false;
+  }
 }
 
 /** Highest number of a thread: a worker slot holds it, and a little more, in 32 bits. */
 const MOST_THREAD: number = 2 ** 31 - 64;
 
 interface WatchedWorker {
+  readonly worker: WatchableWorker;
   readonly thread: number;
   readonly endings: Set<(thread: number) => void>;
 }
 
 // One listener for each worker, and one for new workers, however many pools there are: platforms warn of many.
 const watchedWorkers = new WeakMap<WatchableWorker, WatchedWorker>();
+/** Those of them whose end was not seen. It keeps them from the collector no longer than the runtime does. */
+const living = new Set<WatchedWorker>();
 const makings = new Set<{ readonly made: (worker: WatchableWorker) => void }>();
 
 function tellOfWorker(worker: unknown): void {

@@ -6,7 +6,7 @@ import { attachControl } from '../../src/shared/layout.ts';
 import { EMPTY } from '../../src/pool/free-list.ts';
 import { throwsCode } from '../support/errors.ts';
 import { RecordingLog } from '../support/log.ts';
-import { attachedWorker } from './fixture.ts';
+import { attachedWorker, until } from './fixture.ts';
 
 /** Two sides of one debug pool, in one thread: what they share is the same as between threads. */
 function twoSides(): { here: DmaPool; there: DmaPool; log: RecordingLog; other: RecordingLog } {
@@ -165,4 +165,95 @@ test('a write to a block after reclaim is found all the same', () => {
   bytes[3] = 0;
   assert.equal(takeAll(here).length, 127);
   assert.match(log.text, /was written to while it was free.*freed at takeBack/s);
+});
+
+// ---- waits that end while a block is looked at
+
+/** All blocks are out here; what `there` waits for comes back written to, so that its log is called with the block in hand. */
+function spoiling(quarantine: boolean): {
+  here: DmaPool;
+  there: DmaPool;
+  spoilOne: () => void;
+  onSpoiled: (call: () => void) => void;
+} {
+  let call = (): void => undefined;
+  const log = {
+    error: () => {
+      call();
+    },
+    warn: () => undefined,
+    info: () => undefined,
+  };
+  const here: DmaPool = DmaPool.create('rx', new Device({ name: 'nic', memory: new HeapMemory(), log }), {
+    size: 64,
+    maxBlocks: 4,
+    debug: { quarantine },
+  });
+  const there: DmaPool = DmaPool.attach(here.share({ magazine: 2 }), { device: new Device({ name: 'nic', log }) });
+  const held = [here.alloc(), here.alloc(), here.alloc(), here.alloc()];
+  const spoilOne = (): void => {
+    const block = held.pop()!;
+    const bytes = here.bytesOf(block.index);
+    here.free(block);
+    bytes[5] = 0;
+  };
+  return {
+    here,
+    there,
+    spoilOne,
+    onSpoiled: (next) => {
+      call = next;
+    },
+  };
+}
+
+test('a block is not lost when the log ends the wait that it was for', async () => {
+  const { here, there, spoilOne, onSpoiled } = spoiling(false);
+  const controller = new AbortController();
+  const waiting = there.allocWait({ signal: controller.signal });
+  onSpoiled(() => {
+    controller.abort(new Error('enough'));
+  });
+  spoilOne();
+  await assert.rejects(waiting, /enough/);
+  const got = await here.allocWait({ timeout: 2000 });
+  assert.equal(here.statistics().active, 4);
+  here.free(got);
+});
+
+test('when the log ends a wait, the next one is served, and so are those after it', async () => {
+  const { there, spoilOne, onSpoiled } = spoiling(false);
+  const controller = new AbortController();
+  const first = there.allocWait({ signal: controller.signal });
+  const second = there.allocWait({ timeout: 2000 });
+  onSpoiled(() => {
+    controller.abort(new Error('enough'));
+  });
+  spoilOne();
+  await assert.rejects(first, /enough/);
+  await second;
+  assert.equal(there.statistics().waiting, 0);
+  const third = there.allocWait({ timeout: 2000 });
+  spoilOne();
+  await third;
+});
+
+test('a wait whose block went into quarantine does not keep those behind it from theirs', async () => {
+  const { there, spoilOne, here, onSpoiled } = spoiling(true);
+  const waits = [there.allocWait({ timeout: 2000 }), there.allocWait({ timeout: 2000 })];
+  const order: number[] = [];
+  for (const [at, wait] of waits.entries())
+    void wait.then(
+      () => order.push(at),
+      () => undefined,
+    );
+  let spoiled = 0;
+  onSpoiled(() => {
+    spoiled++;
+  });
+  spoilOne();
+  await until('the block is in quarantine', () => spoiled === 1);
+  for (const block of [...here]) here.free(block);
+  await Promise.all(waits);
+  assert.deepEqual(order, [0, 1]);
 });

@@ -4,8 +4,8 @@ import { EventEmitter } from 'node:events';
 import { test, type TestContext } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type DeathReport, Device, DmaPool, HeapMemory } from 'dmapool';
-import { H_LOCK } from '../../src/shared/layout.ts';
-import { throwsCode } from '../support/errors.ts';
+import { H_LOCK, NO_WORKER, slotAt, W_STATE } from '../../src/shared/layout.ts';
+import { rejectsCode, throwsCode } from '../support/errors.ts';
 import { RecordingLog } from '../support/log.ts';
 import { attachedWorker, range, sharedPool, until } from './fixture.ts';
 import { refusedWith, RemoteWorker } from './remote.ts';
@@ -253,3 +253,93 @@ async function startWorker(t: TestContext): Promise<RemoteWorker> {
   t.after(() => worker.kill());
   return worker;
 }
+
+// ---- the user's code in the middle of an end
+
+test('an end is settled also when the exit event is kept from the pool by a listener that throws', async (t) => {
+  const { pool } = await sharedPool(t, { workers: 0 });
+  const worker = new FakeWorker(FAKE_THREADS);
+  worker.once('exit', () => {
+    throw new Error('of the user');
+  });
+  pool.watch(worker);
+  throwsCode('ERR_DMAPOOL_THREAD_ALIVE', () => pool.workerEnded(FAKE_THREADS));
+  assert.throws(() => {
+    worker.exit();
+  }, /of the user/);
+  await until('the end is settled', () => {
+    try {
+      return pool.workerEnded(FAKE_THREADS).length === 0;
+    } catch {
+      return false;
+    }
+  });
+});
+
+test('a log that is told of blocks that are out gets no more of them', () => {
+  const memory = new HeapMemory();
+  const codes: string[] = [];
+  const log = {
+    error: () => {
+      codes.push(throwsCode('ERR_DMAPOOL_DESTROYED', () => pool.allocIndex()).code);
+    },
+    warn: () => undefined,
+    info: () => undefined,
+  };
+  const pool: DmaPool = DmaPool.create('rx', new Device({ name: 'nic', memory, log }), { size: 64, maxBlocks: 8 });
+  pool.share();
+  const held = pool.allocIndex();
+  pool.freeIndex(pool.allocIndex());
+  pool.destroy();
+  assert.deepEqual(codes, ['ERR_DMAPOOL_DESTROYED']);
+  pool.freeIndex(held);
+  assert.equal(memory.bytesInUse, 0);
+});
+
+test('a signal that calls a worker that leaves finds it gone, and no wait stays', async () => {
+  const device = new Device({ name: 'nic', memory: new HeapMemory(), log: new RecordingLog() });
+  const pool = DmaPool.create('rx', device, { size: 64, maxBlocks: 2 });
+  const there = DmaPool.attach(pool.share());
+  const held = [pool.alloc(), pool.alloc()];
+  const { signal } = new AbortController();
+  const other = new AbortController();
+  let late: Promise<unknown> | undefined;
+  signal.removeEventListener = () => {
+    other.abort(new Error('the other one'));
+    late = there.allocWait({ timeout: 5000 });
+  };
+  const waits = [there.allocWait({ signal }), there.allocWait({ signal: other.signal })];
+  const ends = Promise.all([
+    rejectsCode('ERR_DMAPOOL_DESTROYED', waits[0]!),
+    assert.rejects(waits[1]!, /the other one/),
+  ]);
+  there.destroy();
+  await ends;
+  await rejectsCode('ERR_DMAPOOL_DESTROYED', late!);
+  assert.equal(pool.statistics().waiting, 0);
+  const next = pool.allocWait({ timeout: 1000 });
+  pool.free(held[0]!);
+  assert.equal(await next, held[0]);
+});
+
+test('a wait that times out in a worker that was declared ended harms nobody', async (t) => {
+  const log = new RecordingLog();
+  const pool = DmaPool.create('rx', new Device({ name: 'nic', memory: new HeapMemory() }), { size: 64, maxBlocks: 1 });
+  const handle = pool.share();
+  const there = DmaPool.attach(handle, { device: new Device({ name: 'nic', log }) });
+  const uncaught: unknown[] = [];
+  const onUncaught = (error: unknown): void => {
+    uncaught.push(error);
+  };
+  process.on('uncaughtException', onUncaught);
+  t.after(() => process.off('uncaughtException', onUncaught));
+  pool.alloc();
+  const waiting = there.allocWait({ timeout: 40 });
+  // Its look at the events that the wait itself announced is over then.
+  await sleep(10);
+  // As workerEnded() in another thread does it.
+  Atomics.store(new Int32Array(handle.control), slotAt(there.worker) + W_STATE, NO_WORKER);
+  await rejectsCode('ERR_DMAPOOL_TIMEOUT', waiting);
+  await until('it sees that it is out', () => log.text.includes('was declared ended by workerEnded()'));
+  assert.deepEqual(uncaught, []);
+});

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Device, DmaPool, HeapMemory, type SharedPoolHandle } from 'dmapool';
+import { H_PAGES } from '../../src/shared/layout.ts';
 import { rejectsCode, throwsCode } from '../support/errors.ts';
 import { FaultyMemory } from '../support/faulty-memory.ts';
 import { RecordingLog } from '../support/log.ts';
@@ -412,6 +413,21 @@ test('a shared pool counts waits and failures as one of a single thread does', a
 });
 
 // ---- figures
+
+test('a page that another worker opens while the blocks are counted is counted too', () => {
+  const { pool } = makePool(64);
+  const handle = pool.share();
+  const there = DmaPool.attach(handle);
+  const held = range(0, 20).map(() => there.allocIndex());
+  const control = new Int32Array(handle.control);
+  // What this thread reads may be as old as this.
+  const pages = control[H_PAGES]!;
+  control[H_PAGES] = 0;
+  const { active, blocks, pages: counted } = pool.counts();
+  control[H_PAGES] = pages;
+  assert.deepEqual([active, blocks, counted], [20, 32, 2]);
+  assert.ok(held.every((index) => there.isAllocated(index)));
+});
 
 test('what a pool counted before it was shared stays counted', () => {
   const { pool } = makePool(16);
