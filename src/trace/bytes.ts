@@ -21,6 +21,8 @@ export function checkSource(source: unknown): asserts source is TraceSource {
     if (typeof source === 'string') return source !== '' && !source.includes('\0');
     if (typeof source !== 'object' || source === null) return false;
     if (source instanceof URL) return source.protocol === 'file:';
+    // Another typed array has an iterator too, of numbers, which throws when its buffer is detached.
+    if (ArrayBuffer.isView(source)) return isInstance(source, Uint8Array);
     const { [Symbol.asyncIterator]: slow, [Symbol.iterator]: fast } = source as Partial<
       AsyncIterable<unknown> & Iterable<unknown>
     >;

@@ -161,6 +161,17 @@ test('bytes that are not UTF-8 are named with their line', async () => {
   assert.equal((await failure(eventsOf(bytes))).line, 5);
 });
 
+test('typed arrays of other elements are no sources, detached or not', async () => {
+  const detached = new Int32Array(4);
+  structuredClone(detached, { transfer: [detached.buffer] });
+  for (const source of [detached, new Int32Array(4), new DataView(new ArrayBuffer(8))]) {
+    await assert.rejects(eventsOf(source as unknown as Uint8Array), {
+      code: 'ERR_DMAPOOL_INVALID_ARGUMENT',
+      argument: 'source',
+    });
+  }
+});
+
 test('control characters are refused, and printed as escapes', async () => {
   for (const [character, escape] of [
     ['\u001b', '\\u001b'],
