@@ -538,7 +538,9 @@ export class History {
 
   #trim(subject: Subject): void {
     this.#note(`${subject.name}: trim`);
-    const expected = subject.state === 'open' ? subject.model?.trim() : 0;
+    // A pool that a detach has not come to yet may have idle pages.
+    const ended = this.#isEnding(subject) ? undefined : 0;
+    const expected = subject.state === 'open' ? subject.model?.trim() : ended;
     let trimmed: number;
     try {
       trimmed = subject.pool.trim();
