@@ -64,11 +64,29 @@ async function* rawBytes(source: TraceSource): AsyncGenerator<Uint8Array> {
   } else if (isInstance(source, Uint8Array)) {
     yield source;
   } else {
-    for await (const chunk of source) {
+    for await (const chunk of opened(source)) {
       checkBytes('a chunk of source', chunk);
       yield chunk;
     }
   }
+}
+
+/**
+ * A stream whose iterator was got. That throws where the method is a borrowed one, as of an object with the prototype of
+ * a typed array; what the iterator itself throws later is the stream's own error.
+ *
+ * @throws `DmaArgumentError`
+ */
+function opened(source: ByteStream): AsyncIterable<unknown> | Iterable<unknown> {
+  return reading('source', source, ACCEPTED, () => {
+    const given = source as Partial<AsyncIterable<unknown> & Iterable<unknown>>;
+    if (typeof given[Symbol.asyncIterator] === 'function') {
+      const iterator = given[Symbol.asyncIterator]!();
+      return { [Symbol.asyncIterator]: () => iterator };
+    }
+    const iterator = given[Symbol.iterator]!();
+    return { [Symbol.iterator]: () => iterator };
+  });
 }
 
 async function* gunzip(packed: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array> {

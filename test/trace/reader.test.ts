@@ -164,7 +164,8 @@ test('bytes that are not UTF-8 are named with their line', async () => {
 test('typed arrays of other elements are no sources, detached or not', async () => {
   const detached = new Int32Array(4);
   structuredClone(detached, { transfer: [detached.buffer] });
-  for (const source of [detached, new Int32Array(4), new DataView(new ArrayBuffer(8))]) {
+  const borrowed = Object.create(Int32Array.prototype) as Int32Array;
+  for (const source of [detached, new Int32Array(4), new DataView(new ArrayBuffer(8)), borrowed]) {
     await assert.rejects(eventsOf(source as unknown as Uint8Array), {
       code: 'ERR_DMAPOOL_INVALID_ARGUMENT',
       argument: 'source',
