@@ -1,5 +1,6 @@
 /** What runs transfers: the schedule, the endpoints' queues, their pools, and the loop that hears what the controller says. */
 import { DmaPool } from 'dmapool';
+import { describeThrown } from 'dmapool/arguments';
 import { type Interrupts, type PciFunction, PciGoneError } from 'dmapool/pci';
 import { releaseAll } from '../common/release.ts';
 import { type DataPool, UsbBuffer } from './buffer.ts';
@@ -192,10 +193,10 @@ export class TransferEngine {
     if (cause instanceof PciGoneError || this.#pci.removed.aborted) {
       return new UsbError('ERR_DMAPOOL_USB_GONE', address, 'the controller is gone', { cause });
     }
-    return this.#pci.closed
-      ? new UsbError('ERR_DMAPOOL_USB_CLOSED', address, 'the PCI function was closed', { cause })
-      : new UsbError('ERR_DMAPOOL_USB_CONTROLLER', address, cause instanceof Error ? cause.message : String(cause), {
-          cause,
-        });
+    if (this.#pci.closed) {
+      return new UsbError('ERR_DMAPOOL_USB_CLOSED', address, 'the PCI function was closed', { cause });
+    }
+    const what = cause instanceof Error ? cause.message : describeThrown(cause);
+    return new UsbError('ERR_DMAPOOL_USB_CONTROLLER', address, what, { cause });
   }
 }

@@ -8,7 +8,7 @@
  * A command's memory is given back when its completion is here, or when the controller was stopped: never before.
  */
 import { type CoherentMemory, consume32, type Device, DmaOutOfMemoryError, publish32 } from 'dmapool';
-import { checkInteger, type OptionNames, readOptions } from 'dmapool/arguments';
+import { checkInteger, describeThrown, type OptionNames, readOptions } from 'dmapool/arguments';
 import type { Bar } from 'dmapool/pci';
 import { releaseAll } from '../common/release.ts';
 import type { CommandData } from './data.ts';
@@ -355,7 +355,7 @@ export class QueuePair {
       return request.data?.unmap(transferred) ?? null;
     } catch (error) {
       // A pool that refuses its own block: somebody else freed it. The command itself is over.
-      this.#owner.device.report('error', 'nvme memory', `queue ${String(this.id)}: ${String(error)}`);
+      this.#owner.device.report('error', 'nvme memory', `queue ${String(this.id)}: ${describeThrown(error)}`);
       return null;
     }
   }

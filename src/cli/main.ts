@@ -2,6 +2,7 @@ import { existsSync, readFileSync } from 'node:fs';
 
 import { Command, CommanderError } from 'commander';
 
+import { describeThrown } from '../errors.ts';
 import { DmaError } from '../index.ts';
 import { registerBench } from './bench.ts';
 import { registerDemo } from './demo.ts';
@@ -55,7 +56,7 @@ export async function run(argv: readonly string[], io: CliIo): Promise<number> {
     }
     // A mistake of ours, not the user's: here the stack is what helps.
     io.stderr.write(
-      `dmapool: internal error: ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`,
+      `dmapool: internal error: ${error instanceof Error ? (error.stack ?? error.message) : describeThrown(error)}\n`,
     );
     return EXIT.failed;
   }

@@ -6,7 +6,7 @@ import { execFileSync } from 'node:child_process';
 import { accessSync, constants, existsSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { reading } from '../arguments.ts';
-import { DmaArgumentError, isArray } from '../errors.ts';
+import { describeThrown, DmaArgumentError, isArray } from '../errors.ts';
 import { BindError } from './error.ts';
 import {
   checkFolders,
@@ -202,7 +202,7 @@ function rebind({ address, driver }: PciDevice, to: string, steps: string[], fol
     try {
       writeFileSync(path, `${text}\n`);
     } catch (error) {
-      const code = (error as NodeJS.ErrnoException).code ?? String(error);
+      const code = (error as NodeJS.ErrnoException).code ?? describeThrown(error);
       throw failed(address, `writing '${text}' to ${path}: ${code}`, error);
     }
     steps.push(`echo ${text === '' ? '' : `${text} `}> ${path}`);

@@ -6,6 +6,7 @@
 import { createRequire } from 'node:module';
 import { endianness } from 'node:os';
 import type { LibraryHandle } from 'koffi';
+import { describeThrown } from '../errors.ts';
 import { DmaDependencyError, SystemCallError } from './error.ts';
 
 /** What we need of koffi. */
@@ -212,7 +213,7 @@ function loadKoffi(load: () => unknown): Koffi {
     return load() as Koffi;
   } catch (error) {
     const missing = (error as { code?: unknown } | null)?.code === 'MODULE_NOT_FOUND';
-    const words = error instanceof Error ? error.message.split('\n')[0]! : String(error);
+    const words = error instanceof Error ? error.message.split('\n')[0]! : describeThrown(error);
     const message = missing
       ? 'mapped memory needs the package koffi, which is not installed: npm install koffi'
       : `mapped memory needs the package koffi, which can't be loaded (${words}); try: npm install koffi@3`;

@@ -31,6 +31,11 @@ void describe('libc through koffi', () => {
       throw new Error('wrong ELF class\nmore');
     };
     assert.throws(() => libc(load), { code: 'ERR_DMAPOOL_DEPENDENCY', message: /\(wrong ELF class\)/ });
+    // What can't be made a text.
+    const odd = (): never => {
+      throw Object.create(null) as Error;
+    };
+    assert.throws(() => libc(odd), { code: 'ERR_DMAPOOL_DEPENDENCY', message: /\(an object\)/ });
   });
 
   void it('refuses other systems, by name', () => {
