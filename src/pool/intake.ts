@@ -13,7 +13,7 @@
  *   idle pages of the process once, this call's included, and then has enough.
  */
 export class Intake {
-  readonly slots = new Set<number>();
+  readonly slots: Set<number> = new Set<number>();
   #most: number;
   #spare: number;
 
