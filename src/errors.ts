@@ -280,7 +280,17 @@ export function isArray(value: unknown): value is unknown[] {
   }
 }
 
-/** What somebody's code threw, as it stands in a message. Never throws, whatever it was. */
+/**
+ * What other code threw, as it stands in a message. Never throws, whatever it was.
+ *
+ * @param thrown What was caught.
+ *
+ * @example
+ * ```ts
+ * console.log(describeThrown(new RangeError('too far'))); // RangeError: too far
+ * console.log(describeThrown(Object.create(null))); // an object
+ * ```
+ */
 export function describeThrown(thrown: unknown): string {
   try {
     return String(thrown);
