@@ -76,8 +76,8 @@ export const mutants: readonly Mutant[] = [
   allocator(
     'src/pool/wait-queue.ts',
     'a wait that was given up stays in the queue',
-    'this.#waiters.delete(waiter);',
-    'void waiter;',
+    'this.#waiters.delete(key);',
+    'void key;',
   ),
   allocator(
     GEOMETRY,
