@@ -28,7 +28,7 @@ export {
 export type { CoherentAllocator, CoherentMemory, CoherentRequest, DmaTarget, SharedRegion } from './memory/coherent.ts';
 export { defaultMemory, HeapMemory, type HeapOptions } from './memory/heap.ts';
 export type { DmaBlock } from './pool/block.ts';
-export type { DebugOptions } from './pool/debug-hooks.ts';
+export type { DebugOptions } from './pool/debug.ts';
 export { type GeometryOptions, PoolGeometry } from './pool/geometry.ts';
 export {
   consume32,
@@ -38,12 +38,12 @@ export {
   upper32Bits,
   type Words,
   writeAddress64,
-} from './pool/ordering.ts';
-export { DmaPool, type DmaPoolOptions } from './pool/pool.ts';
-export type { Gfp, PoolCounts } from './pool/slow-path.ts';
+} from './memory/ordering.ts';
+export { DmaPool, type DmaPoolOptions } from './dma-pool.ts';
+export type { Gfp, PoolCounts } from './pool/backend.ts';
 export type { PoolStatistics } from './pool/statistics.ts';
 export type { SharedPoolHandle } from './shared/handle.ts';
-export type { AttachOptions, ShareOptions } from './shared/share.ts';
-export type { DeathReport } from './shared/shared-core.ts';
+export type { AttachOptions, ShareOptions } from './shared/shared-pool.ts';
+export type { DeathReport } from './shared/core.ts';
 export type { WatchableWorker } from './shared/threads.ts';
-export type { WaitOptions } from './pool/wait-queue.ts';
+export type { WaitOptions } from './pool/waiting.ts';

@@ -14,7 +14,7 @@
  * @packageDocumentation
  */
 export { DMA_BIT_MASK, NUMA_NO_NODE } from '../device/mask.ts';
-export { lower32Bits as lower_32_bits, upper32Bits as upper_32_bits } from '../pool/ordering.ts';
+export { lower32Bits as lower_32_bits, upper32Bits as upper_32_bits } from '../memory/ordering.ts';
 export { dma_alloc_coherent, dma_free_coherent, dma_set_mask_and_coherent } from './coherent.ts';
 export { EEXIST, EINVAL, EIO, ENOMEM } from './errno.ts';
 export {

@@ -2,7 +2,7 @@
 import { type Device, isDevice } from '../device/device.ts';
 import { DmaArgumentError, DmaBlockError, DmaDestroyedError, DmaError } from '../errors.ts';
 import { type DmaBlock, isBlock } from '../pool/block.ts';
-import { DmaPool, isPool } from '../pool/pool.ts';
+import { DmaPool, isPool } from '../dma-pool.ts';
 import { pad, pointer } from '../pool/wording.ts';
 import { __GFP_ZERO, checkFlags, type gfp_t } from './gfp.ts';
 import { checkDmaHandle, type dma_addr_t, type DmaHandle, writeDma } from './handle.ts';

@@ -1,5 +1,5 @@
 import { DmaBlockError, hex } from '../errors.ts';
-import type { DmaPool } from './pool.ts';
+import type { DmaPool } from '../dma-pool.ts';
 
 /** A block's views, made when first used: most blocks need one of them, many none. */
 class BlockViews {

@@ -22,7 +22,7 @@
 import { DmaArgumentError } from '../errors.ts';
 import { checkInteger, typedArrayLength } from '../arguments.ts';
 import { ALLOCATED, ALWAYS, EMPTY, type ListControl, RESERVED } from './free-list.ts';
-import { type Gfp, NO_MEMORY, type SlowPath } from './slow-path.ts';
+import { type Gfp, NO_MEMORY, type SlowPath } from './backend.ts';
 
 /** In place of the mark while the list is held: no word ever has this value. */
 const NEVER = -5;

@@ -1,7 +1,7 @@
 import type { DebugBook } from './debug-book.ts';
-import { DebugHooks, type DebugOptions } from './debug-hooks.ts';
+import { DebugHooks, type DebugOptions } from './debug.ts';
 import { type BlockHooks, InitHooks } from './hooks.ts';
-import type { PoolPages } from './pool-pages.ts';
+import type { PoolPages } from './pages.ts';
 import type { Wording } from './wording.ts';
 
 /** What a pool does to blocks that change hands. */

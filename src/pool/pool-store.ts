@@ -1,11 +1,11 @@
 import type { DmaError } from '../errors.ts';
 import type { SharedPoolHandle } from '../shared/handle.ts';
-import type { DeathReport } from '../shared/shared-core.ts';
+import type { DeathReport } from '../shared/core.ts';
 import type { WatchableWorker } from '../shared/threads.ts';
-import type { PoolPages } from './pool-pages.ts';
-import type { SlowPath } from './slow-path.ts';
+import type { PoolPages } from './pages.ts';
+import type { SlowPath } from './backend.ts';
 import type { PoolStatistics } from './statistics.ts';
-import type { WaitOptions } from './wait-queue.ts';
+import type { WaitOptions } from './waiting.ts';
 
 /** All that a pool does off its hot path. One thread's pool and a shared pool each implement it. */
 export interface PoolStore extends SlowPath {

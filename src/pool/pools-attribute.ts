@@ -4,7 +4,7 @@
  */
 import type { Device } from '../device/device.ts';
 import type { CoherentAllocator } from '../memory/coherent.ts';
-import type { PoolCounts } from './slow-path.ts';
+import type { PoolCounts } from './backend.ts';
 
 /** What a pool shows of itself. */
 export interface ListedPool {

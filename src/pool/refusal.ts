@@ -1,5 +1,5 @@
 import { DmaOutOfMemoryError, hex } from '../errors.ts';
-import { AT_LIMIT, NO_PAGE_ALLOWED, type PoolCounts } from './slow-path.ts';
+import { AT_LIMIT, NO_PAGE_ALLOWED, type PoolCounts } from './backend.ts';
 
 /** What there is to say about a pool that has no block. */
 export interface RefusalContext {

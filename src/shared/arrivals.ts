@@ -3,8 +3,8 @@ import { checkInteger } from '../arguments.ts';
 import { DmaBlockError } from '../errors.ts';
 import type { ListControl } from '../pool/free-list.ts';
 import type { BlockHooks } from '../pool/hooks.ts';
-import type { PoolPages } from '../pool/pool-pages.ts';
-import type { SharedCore } from './shared-core.ts';
+import type { PoolPages } from '../pool/pages.ts';
+import type { SharedCore } from './core.ts';
 import { encodeTicket, giverOf, indexOfTicket, wayOfTicket } from './transfer-ticket.ts';
 
 export class Arrivals {

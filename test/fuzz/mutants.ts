@@ -2,13 +2,13 @@
 import type { Mutant } from './mutant.ts';
 
 const HOT = 'src/pool/hot-path.ts';
-const STORE = 'src/pool/unshared-store.ts';
+const STORE = 'src/pool/local-backend.ts';
 const PAGES = 'src/memory/page-allocator.ts';
 const GEOMETRY = 'src/pool/geometry.ts';
 const DEPOT = 'src/shared/depot.ts';
-const CORE = 'src/shared/shared-core.ts';
+const CORE = 'src/shared/core.ts';
 const TRANSFERS = 'src/shared/transfers.ts';
-const TICKETS = 'src/shared/tickets.ts';
+const TICKETS = 'src/shared/wait-tickets.ts';
 
 function allocator(file: string, name: string, from: string, to: string): Mutant {
   return { target: 'allocator', file, name, from, to };
@@ -74,7 +74,7 @@ export const mutants: readonly Mutant[] = [
     'this.#list.setOwned(this.#list.owned);',
   ),
   allocator(
-    'src/pool/wait-queue.ts',
+    'src/pool/waiting.ts',
     'a wait that was given up stays in the queue',
     'this.#waiters.delete(key);',
     'void key;',
@@ -86,7 +86,7 @@ export const mutants: readonly Mutant[] = [
     'return segment * this.#perSegment * this.blockSize +',
   ),
   allocator(
-    'src/pool/debug-hooks.ts',
+    'src/pool/debug.ts',
     'the last byte of a block is not checked for poison',
     'while (first < end && page',
     'while (first < end - 1 && page',

@@ -6,7 +6,7 @@ import { type EntryPoint, root } from './packed.ts';
 /** A bundle, minified, for browsers. */
 export interface Bundle {
   readonly code: string;
-  /** Modules of which something is left in it, from the root of the project: `dist/src/pool/pool.js`. */
+  /** Modules of which something is left in it, from the root of the project: `dist/src/dma-pool.js`. */
   readonly modules: readonly string[];
   /** Modules of Node's that it imports. */
   readonly builtins: readonly string[];

@@ -84,7 +84,7 @@ for (const entry of entryPoints) {
 }
 
 test('what is not declared cannot be imported', () => {
-  const { stderr } = spawnSync(process.execPath, ['-e', `import('${manifest.name}/dist/src/pool/pool.js')`], {
+  const { stderr } = spawnSync(process.execPath, ['-e', `import('${manifest.name}/dist/src/dma-pool.js')`], {
     cwd: project,
     encoding: 'utf8',
   });

@@ -42,7 +42,7 @@ test('what is not imported is not in the bundle', async () => {
   const geometry = await bundle(`export { PoolGeometry } from 'dmapool';`);
   assert.deepEqual(geometry.modules, ['dist/src/arguments.js', 'dist/src/errors.js', 'dist/src/pool/geometry.js']);
   const words = await bundle(`export { lower32Bits, publish32, writeAddress64 } from 'dmapool';`);
-  assert.deepEqual(words.modules, ['dist/src/arguments.js', 'dist/src/errors.js', 'dist/src/pool/ordering.js']);
+  assert.deepEqual(words.modules, ['dist/src/arguments.js', 'dist/src/errors.js', 'dist/src/memory/ordering.js']);
   assert.deepEqual(await of('DmaError'), ['errors.js']);
   assert.deepEqual(await of('HeapMemory'), ['arguments.js', 'errors.js', 'memory']);
   // A device has the default memory, but no pool.

@@ -31,7 +31,7 @@ for (const name of ['threeWorkers', 'fresh', 'transfers', 'rivals', 'waiters']) 
   }
 }
 
-const core = 'shared-core.ts';
+const core = 'core.ts';
 const depot = 'depot.ts';
 const transfers = 'transfers.ts';
 const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] = [

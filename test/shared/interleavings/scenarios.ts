@@ -2,9 +2,9 @@
 import assert from 'node:assert/strict';
 import { EMPTY } from '../../../src/pool/free-list.ts';
 import { HotPath, openList, setObjectMaker, setSlowPath } from '../../../src/pool/hot-path.ts';
-import type { PoolCounts, SlowPath } from '../../../src/pool/slow-path.ts';
+import type { PoolCounts, SlowPath } from '../../../src/pool/backend.ts';
 import { type Control, createControl, H_CARVED, H_DEPOT, H_DEPOT_COUNT, holderOf } from '../../../src/shared/layout.ts';
-import { SharedCore } from '../../../src/shared/shared-core.ts';
+import { SharedCore } from '../../../src/shared/core.ts';
 import { Workers } from '../../../src/shared/workers.ts';
 import type { Operation, Scenario } from '../../explore/scenario.ts';
 

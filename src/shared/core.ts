@@ -13,7 +13,7 @@
 import { DmaSharingError } from '../errors.ts';
 import { ALWAYS, EMPTY, type ListControl } from '../pool/free-list.ts';
 import type { BlockHooks } from '../pool/hooks.ts';
-import { AT_LIMIT, type Gfp, NO_PAGE_ALLOWED, type Refusal } from '../pool/slow-path.ts';
+import { AT_LIMIT, type Gfp, NO_PAGE_ALLOWED, type Refusal } from '../pool/backend.ts';
 import { Depot } from './depot.ts';
 import {
   ATTACHED,
@@ -37,7 +37,7 @@ import {
   markOf,
 } from './layout.ts';
 import { PoolLock } from './lock.ts';
-import { Tickets } from './tickets.ts';
+import { Tickets } from './wait-tickets.ts';
 import { Transfers } from './transfers.ts';
 import { Workers } from './workers.ts';
 

@@ -5,12 +5,12 @@ import {
   type OptionNames,
   readOptions,
   typedArrayLength,
-} from '../arguments.ts';
-import { type Device, isDevice } from '../device/device.ts';
-import { NUMA_NO_NODE } from '../device/mask.ts';
-import type { DmaError } from '../errors.ts';
-import { DmaArgumentError, DmaBlockError, DmaSharingError, hex, isArray } from '../errors.ts';
-import { QUARANTINED } from './free-list.ts';
+} from './arguments.ts';
+import { type Device, isDevice } from './device/device.ts';
+import { NUMA_NO_NODE } from './device/mask.ts';
+import type { DmaError } from './errors.ts';
+import { DmaArgumentError, DmaBlockError, DmaSharingError, hex, isArray } from './errors.ts';
+import { QUARANTINED } from './pool/free-list.ts';
 import {
   borrowScratch,
   hasObject,
@@ -23,16 +23,16 @@ import {
   returnScratch,
   setObjectMaker,
   setSlowPath,
-} from './hot-path.ts';
-import { type DmaBlock, isBlock, makeBlock } from './block.ts';
-import { type DebugBook, LocalBook } from './debug-book.ts';
-import type { DebugOptions } from './debug-hooks.ts';
-import { debugByEnvironment, forgetAtExit, reportAtExit } from './exit-report.ts';
-import { type GeometryOptions, PoolGeometry } from './geometry.ts';
-import { makeHooks, type PoolModes } from './modes.ts';
-import { listPool, unlistPool } from './pools-attribute.ts';
-import type { Gfp, PoolCounts } from './slow-path.ts';
-import type { PoolStatistics } from './statistics.ts';
+} from './pool/hot-path.ts';
+import { type DmaBlock, isBlock, makeBlock } from './pool/block.ts';
+import { type DebugBook, LocalBook } from './pool/debug-book.ts';
+import type { DebugOptions } from './pool/debug.ts';
+import { debugByEnvironment, forgetAtExit, reportAtExit } from './pool/exit-report.ts';
+import { type GeometryOptions, PoolGeometry } from './pool/geometry.ts';
+import { makeHooks, type PoolModes } from './pool/modes.ts';
+import { listPool, unlistPool } from './pool/pools-attribute.ts';
+import type { Gfp, PoolCounts } from './pool/backend.ts';
+import type { PoolStatistics } from './pool/statistics.ts';
 import {
   type AttachOptions,
   attachStore,
@@ -40,14 +40,14 @@ import {
   SHARE_OPTIONS,
   type ShareOptions,
   shareStore,
-} from '../shared/share.ts';
-import type { SharedPoolHandle } from '../shared/handle.ts';
-import type { DeathReport } from '../shared/shared-core.ts';
-import type { WatchableWorker } from '../shared/threads.ts';
-import type { PoolStore, Sharing } from './pool-store.ts';
-import { UnsharedStore } from './unshared-store.ts';
-import type { WaitOptions } from './wait-queue.ts';
-import type { Wording } from './wording.ts';
+} from './shared/shared-pool.ts';
+import type { SharedPoolHandle } from './shared/handle.ts';
+import type { DeathReport } from './shared/core.ts';
+import type { WatchableWorker } from './shared/threads.ts';
+import type { PoolStore, Sharing } from './pool/pool-store.ts';
+import { UnsharedStore } from './pool/local-backend.ts';
+import type { WaitOptions } from './pool/waiting.ts';
+import type { Wording } from './pool/wording.ts';
 
 /** Block objects made in one go. */
 const MADE_AT_ONCE = 64;

@@ -34,7 +34,7 @@ import { ABSENT, ALLOCATED, EMPTY, type ListControl, QUARANTINED, RESERVED } fro
 import { MAX_BLOCKS } from './hot-path.ts';
 import { Intake } from './intake.ts';
 import { MemoryWish } from './memory-wish.ts';
-import { PoolPages } from './pool-pages.ts';
+import { PoolPages } from './pages.ts';
 import { idlePagesElsewhere } from './pools-attribute.ts';
 import type { PoolStore } from './pool-store.ts';
 import { refusalError } from './refusal.ts';
@@ -46,9 +46,9 @@ import {
   NO_PAGE_ALLOWED,
   type PoolCounts,
   type Refusal,
-} from './slow-path.ts';
+} from './backend.ts';
 import type { PoolStatistics } from './statistics.ts';
-import { checkWaitOptions, type WaitOptions, WaitQueue } from './wait-queue.ts';
+import { checkWaitOptions, type WaitOptions, WaitQueue } from './waiting.ts';
 import { busyMessage, type Wording } from './wording.ts';
 
 /** What a store is made of. */

@@ -12,23 +12,23 @@ import {
   hex,
 } from '../errors.ts';
 import type { DebugBook } from '../pool/debug-book.ts';
-import { DebugHooks } from '../pool/debug-hooks.ts';
+import { DebugHooks } from '../pool/debug.ts';
 import { type ListControl, QUARANTINED } from '../pool/free-list.ts';
 import type { PoolGeometry } from '../pool/geometry.ts';
 import type { BlockHooks } from '../pool/hooks.ts';
 import { MAX_BLOCKS } from '../pool/hot-path.ts';
-import type { PoolPages } from '../pool/pool-pages.ts';
+import type { PoolPages } from '../pool/pages.ts';
 import type { PoolStore, Sharing } from '../pool/pool-store.ts';
 import { refusalError } from '../pool/refusal.ts';
-import { AT_LIMIT, checkGfp, type Gfp, type PoolCounts } from '../pool/slow-path.ts';
+import { AT_LIMIT, checkGfp, type Gfp, type PoolCounts } from '../pool/backend.ts';
 import type { PoolStatistics } from '../pool/statistics.ts';
-import type { WaitOptions } from '../pool/wait-queue.ts';
+import type { WaitOptions } from '../pool/waiting.ts';
 import { Arrivals } from './arrivals.ts';
 import { PER_PAGE_ENTRY, type SharedPoolHandle } from './handle.ts';
 import { type Control, H_EVENTS, H_PAGES, holderOf, isFlight, MAX_KIN } from './layout.ts';
-import { SharedFigures } from './shared-figures.ts';
-import { type DeathReport, POOL_DESTROYED, SharedCore } from './shared-core.ts';
-import { LOOK_AGAIN, SharedWaits, tryLocked } from './shared-waits.ts';
+import { SharedFigures } from './figures.ts';
+import { type DeathReport, POOL_DESTROYED, SharedCore } from './core.ts';
+import { LOOK_AGAIN, SharedWaits, tryLocked } from './waits.ts';
 import { currentThread, lookForEnds, onceChanged, onWorkerMade, watchWorker, type WatchableWorker } from './threads.ts';
 
 /** What one worker's side of a shared pool is made of. */

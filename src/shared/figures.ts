@@ -1,8 +1,8 @@
 /** What a shared pool says of itself: who holds what, and the figures of all workers together. */
 import { hex } from '../errors.ts';
 import { type BlockHooks, listBlocks } from '../pool/hooks.ts';
-import type { PoolPages } from '../pool/pool-pages.ts';
-import type { PoolCounts } from '../pool/slow-path.ts';
+import type { PoolPages } from '../pool/pages.ts';
+import type { PoolCounts } from '../pool/backend.ts';
 import type { PoolStatistics } from '../pool/statistics.ts';
 import { Depot } from './depot.ts';
 import {
@@ -17,7 +17,7 @@ import {
   MAX_WORKERS,
   NO_WORKER,
 } from './layout.ts';
-import { Tickets } from './tickets.ts';
+import { Tickets } from './wait-tickets.ts';
 import { Workers } from './workers.ts';
 
 export class SharedFigures {

@@ -1,10 +1,10 @@
-/** Those who wait in one worker for blocks of a shared pool; whose turn it is among all workers, tickets.ts says. */
+/** Those who wait in one worker for blocks of a shared pool; whose turn it is among all workers, wait-tickets.ts says. */
 import { type DmaError, DmaOutOfMemoryError, DmaTimeoutError } from '../errors.ts';
-import { checkWaitOptions, type WaitOptions, WaitQueue } from '../pool/wait-queue.ts';
+import { checkWaitOptions, type WaitOptions, WaitQueue } from '../pool/waiting.ts';
 import { H_SUPPLY } from './layout.ts';
-import { POOL_DESTROYED, type SharedCore } from './shared-core.ts';
+import { POOL_DESTROYED, type SharedCore } from './core.ts';
 import { onceChanged } from './threads.ts';
-import { QUEUE_FULL, Tickets } from './tickets.ts';
+import { QUEUE_FULL, Tickets } from './wait-tickets.ts';
 
 /** Milliseconds after which those who wait, and those who may be asked to share, look again without being told. */
 export const LOOK_AGAIN = 100;

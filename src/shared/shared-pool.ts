@@ -8,8 +8,8 @@ import type { DebugBook } from '../pool/debug-book.ts';
 import { ABSENT, ALLOCATED, EMPTY, type ListControl, QUARANTINED } from '../pool/free-list.ts';
 import { PoolGeometry } from '../pool/geometry.ts';
 import { makeHooks, type PoolModes } from '../pool/modes.ts';
-import { PoolPages } from '../pool/pool-pages.ts';
-import type { UnsharedStore } from '../pool/unshared-store.ts';
+import { PoolPages } from '../pool/pages.ts';
+import type { UnsharedStore } from '../pool/local-backend.ts';
 import { checkHandle, isShared, PER_PAGE_ENTRY, type SharedPoolHandle } from './handle.ts';
 import {
   attachControl,
@@ -36,8 +36,8 @@ import {
 } from './layout.ts';
 import { Depot } from './depot.ts';
 import { PoolLock } from './lock.ts';
-import { SharedBook } from './shared-book.ts';
-import { SharedStore } from './shared-store.ts';
+import { SharedBook } from './book.ts';
+import { SharedStore } from './backend.ts';
 import { currentThread, mayPark } from './threads.ts';
 import { Workers } from './workers.ts';
 
