@@ -25,7 +25,7 @@ import {
   setSlowPath,
 } from './pool/hot-path.ts';
 import { type DmaBlock, isBlock, makeBlock } from './pool/block.ts';
-import { type DebugBook, LocalBook } from './pool/debug-book.ts';
+import { type DebugBook, LocalBook } from './pool/debug.ts';
 import type { DebugOptions } from './pool/debug.ts';
 import { debugByEnvironment, forgetAtExit, reportAtExit } from './pool/exit-report.ts';
 import { type GeometryOptions, PoolGeometry } from './pool/geometry.ts';
@@ -44,7 +44,7 @@ import {
 import type { SharedPoolHandle } from './shared/handle.ts';
 import type { DeathReport } from './shared/core.ts';
 import type { WatchableWorker } from './shared/threads.ts';
-import type { PoolStore, Sharing } from './pool/pool-store.ts';
+import type { PoolStore, Sharing } from './pool/backend.ts';
 import { UnsharedStore } from './pool/local-backend.ts';
 import type { WaitOptions } from './pool/waiting.ts';
 import type { Wording } from './pool/wording.ts';

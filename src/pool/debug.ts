@@ -7,10 +7,8 @@
  * On each allocation every byte must still be 0xa7; Linux can't check the first sixteen, because its links are there.
  */
 import { hex } from '../errors.ts';
-import { hexDump } from './hex-dump.ts';
 import { type BlockHooks, listBlocks } from './hooks.ts';
-import type { DebugBook } from './debug-book.ts';
-import { captureSite } from './site.ts';
+import { captureSite, type Site } from './site.ts';
 import { corruptedMessage, type Wording } from './wording.ts';
 
 /** Byte of a free block (Linux: POOL_POISON_FREED). */
@@ -138,4 +136,69 @@ export class DebugHooks implements BlockHooks {
     if (sites.length > NAMED) lines.push(`\n  and from ${String(sites.length - NAMED)} more places`);
     return lines.join('');
   }
+}
+
+/** What debug mode remembers of each block. */
+export interface DebugBook {
+  /** It was handed out once more, by this place in the program if that is recorded. */
+  allocated(index: number, site: Site | undefined): void;
+  freed(index: number, site: Site | undefined): void;
+  /** How often it was handed out: what tells one holder's handle from the next one's. */
+  generationOf(index: number): number;
+  /** Where it was handed out last, and where it was freed last, if that is known. */
+  allocatedAt(index: number): string | undefined;
+  freedAt(index: number): string | undefined;
+}
+
+/** The book of one thread. */
+export class LocalBook implements DebugBook {
+  readonly #allocatedAt: (Site | undefined)[] = [];
+  readonly #freedAt: (Site | undefined)[] = [];
+  readonly #generations: number[] = [];
+
+  allocated(index: number, site: Site | undefined): void {
+    this.#generations[index] = this.generationOf(index) + 1;
+    if (site !== undefined) this.#allocatedAt[index] = site;
+  }
+
+  freed(index: number, site: Site | undefined): void {
+    if (site !== undefined) this.#freedAt[index] = site;
+  }
+
+  generationOf(index: number): number {
+    return this.#generations[index] ?? 0;
+  }
+
+  allocatedAt(index: number): string | undefined {
+    return this.#allocatedAt[index]?.describe();
+  }
+
+  freedAt(index: number): string | undefined {
+    return this.#freedAt[index]?.describe();
+  }
+}
+
+const PER_ROW = 16;
+/** Rows shown, so that a report of a large block stays readable. */
+const MAX_ROWS = 16;
+
+/**
+ * Rows of 16 bytes in hex and ASCII, as the kernel's `print_hex_dump` has them. Of a long block only the rows from
+ * the one with byte `from` on, and how many were left out.
+ */
+export function hexDump(bytes: Uint8Array, from = 0): string {
+  const rows: string[] = [];
+  const all = Math.ceil(bytes.length / PER_ROW);
+  const first = all <= MAX_ROWS ? 0 : Math.min(Math.floor(from / PER_ROW), all - MAX_ROWS);
+  const last = Math.min(all, first + MAX_ROWS);
+  if (first > 0) rows.push(`  ... ${String(first * PER_ROW)} bytes before`);
+  for (let row = first; row < last; row++) {
+    const part = bytes.subarray(row * PER_ROW, (row + 1) * PER_ROW);
+    const numbers = Array.from(part, (byte) => byte.toString(16).padStart(2, '0')).join(' ');
+    const text = Array.from(part, (byte) => (byte >= 0x20 && byte < 0x7f ? String.fromCharCode(byte) : '.')).join('');
+    const offset = (row * PER_ROW).toString(16).padStart(8, '0');
+    rows.push(`  ${offset}: ${numbers.padEnd(PER_ROW * 3 - 1)}  ${text}`);
+  }
+  if (last < all) rows.push(`  ... ${String(bytes.length - last * PER_ROW)} bytes after`);
+  return rows.join('\n');
 }

@@ -15,8 +15,7 @@
  * - A block that a call has taken and nobody has yet is QUARANTINED or RESERVED, so nobody else can free it.
  */
 import { checkInteger } from '../arguments.ts';
-import type { Device } from '../device/device.ts';
-import { allocPage, freePage, naturalAlignment } from '../device/device.ts';
+import { allocPage, type Device, freePage, naturalAlignment } from '../device/device.ts';
 import {
   DmaBlockError,
   DmaDestroyedError,
@@ -27,17 +26,6 @@ import {
   hex,
 } from '../errors.ts';
 import type { CoherentMemory } from '../memory/coherent.ts';
-import { FreshBlocks } from './fresh-blocks.ts';
-import type { PoolGeometry } from './geometry.ts';
-import { type BlockHooks, listBlocks } from './hooks.ts';
-import { ABSENT, ALLOCATED, EMPTY, type ListControl, QUARANTINED, RESERVED } from './free-list.ts';
-import { MAX_BLOCKS } from './hot-path.ts';
-import { Intake } from './intake.ts';
-import { MemoryWish } from './memory-wish.ts';
-import { PoolPages } from './pages.ts';
-import { idlePagesElsewhere } from './pools-attribute.ts';
-import type { PoolStore } from './pool-store.ts';
-import { refusalError } from './refusal.ts';
 import {
   AT_LIMIT,
   checkGfp,
@@ -45,10 +33,18 @@ import {
   NO_MEMORY,
   NO_PAGE_ALLOWED,
   type PoolCounts,
+  type PoolStore,
   type Refusal,
 } from './backend.ts';
+import { ABSENT, ALLOCATED, EMPTY, type ListControl, QUARANTINED, RESERVED } from './free-list.ts';
+import type { PoolGeometry } from './geometry.ts';
+import { type BlockHooks, listBlocks } from './hooks.ts';
+import { MAX_BLOCKS } from './hot-path.ts';
+import { PoolPages } from './pages.ts';
+import { idlePagesElsewhere } from './pools-attribute.ts';
+import { refusalError } from './refusal.ts';
 import type { PoolStatistics } from './statistics.ts';
-import { checkWaitOptions, type WaitOptions, WaitQueue } from './waiting.ts';
+import { checkWaitOptions, MemoryWish, type WaitOptions, WaitQueue } from './waiting.ts';
 import { busyMessage, type Wording } from './wording.ts';
 
 /** What a store is made of. */
@@ -707,4 +703,89 @@ export class UnsharedStore implements PoolStore {
 
 function rethrow(error: unknown): never {
   throw error;
+}
+
+/** Pages with blocks that were never on the list, in the order in which they will be. */
+export class FreshBlocks {
+  #slots: number[] = [];
+  /** First of `#slots` that still counts: taking from the front of an array one by one would cost its length each time. */
+  #first = 0;
+  #count = 0;
+
+  /** Blocks in all. */
+  get count(): number {
+    return this.#count;
+  }
+
+  /** The page to carve from, -1 if there is none. */
+  get slot(): number {
+    return this.#slots[this.#first] ?? -1;
+  }
+
+  /** A page came, with so many blocks. */
+  add(slot: number, blocks: number): void {
+    this.#slots.push(slot);
+    this.#count += blocks;
+  }
+
+  /** So many of the first page's blocks are fresh no more, and whether it has no others. */
+  carved(blocks: number, exhausted: boolean): void {
+    this.#count -= blocks;
+    if (exhausted && ++this.#first === this.#slots.length) {
+      this.#slots = [];
+      this.#first = 0;
+    }
+  }
+
+  /** Pages go; `freshIn` tells how many fresh blocks each has. */
+  remove(going: ReadonlySet<number>, freshIn: (slot: number) => number): void {
+    const slots = this.#slots.slice(this.#first);
+    for (const slot of slots) if (going.has(slot)) this.#count -= freshIn(slot);
+    this.#slots = slots.filter((slot) => !going.has(slot));
+    this.#first = 0;
+  }
+}
+
+/** The pages that one call takes from the memory source while it is in progress. */
+
+/**
+ * The source is the user's code and may call the pool: trim it, allocate from it, reserve more. Two invariants hold all
+ * the same.
+ *
+ * - `slots` are exactly those of the pages that this call opened and that the pool still has. A page that leaves the pool
+ *   leaves every intake ({@link Intake.left}), so a slot that was given back, and opened anew by another call, is not
+ *   taken for one of this call's.
+ * - The call ends. Each page that it opens either raises the number of the pool's pages above `most`, the highest number
+ *   during the call, or uses up one of `spare`. The first is bounded by the number of indices, the second by its start
+ *   value. `spare` starts with as many pages as the call can need at all, which allows for a source that gives back all
+ *   idle pages of the process once, this call's included, and then has enough.
+ */
+export class Intake {
+  readonly slots: Set<number> = new Set<number>();
+  #most: number;
+  #spare: number;
+
+  /**
+   * @param pages Pages that the pool has now.
+   * @param needed Pages that the call would need if the pool had none.
+   */
+  constructor(pages: number, needed: number) {
+    this.#most = pages;
+    this.#spare = needed;
+  }
+
+  /** The call opened the page in `slot`, and the pool has `pages` now. False if the call must end. */
+  opened(slot: number, pages: number): boolean {
+    this.slots.add(slot);
+    if (pages > this.#most) {
+      this.#most = pages;
+      return true;
+    }
+    return this.#spare-- > 0;
+  }
+
+  /** Pages left the pool. */
+  left(slots: readonly number[]): void {
+    for (const slot of slots) this.slots.delete(slot);
+  }
 }

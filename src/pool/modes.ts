@@ -1,4 +1,4 @@
-import type { DebugBook } from './debug-book.ts';
+import type { DebugBook } from './debug.ts';
 import { DebugHooks, type DebugOptions } from './debug.ts';
 import { type BlockHooks, InitHooks } from './hooks.ts';
 import type { PoolPages } from './pages.ts';

@@ -5,7 +5,7 @@ import type { ListControl } from '../pool/free-list.ts';
 import type { BlockHooks } from '../pool/hooks.ts';
 import type { PoolPages } from '../pool/pages.ts';
 import type { SharedCore } from './core.ts';
-import { encodeTicket, giverOf, indexOfTicket, wayOfTicket } from './transfer-ticket.ts';
+import { encodeTicket, giverOf, indexOfTicket, wayOfTicket } from './transfers.ts';
 
 export class Arrivals {
   readonly #label: string;

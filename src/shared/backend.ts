@@ -11,14 +11,14 @@ import {
   DmaTimeoutError,
   hex,
 } from '../errors.ts';
-import type { DebugBook } from '../pool/debug-book.ts';
+import type { DebugBook } from '../pool/debug.ts';
 import { DebugHooks } from '../pool/debug.ts';
 import { type ListControl, QUARANTINED } from '../pool/free-list.ts';
 import type { PoolGeometry } from '../pool/geometry.ts';
 import type { BlockHooks } from '../pool/hooks.ts';
 import { MAX_BLOCKS } from '../pool/hot-path.ts';
 import type { PoolPages } from '../pool/pages.ts';
-import type { PoolStore, Sharing } from '../pool/pool-store.ts';
+import type { PoolStore, Sharing } from '../pool/backend.ts';
 import { refusalError } from '../pool/refusal.ts';
 import { AT_LIMIT, checkGfp, type Gfp, type PoolCounts } from '../pool/backend.ts';
 import type { PoolStatistics } from '../pool/statistics.ts';

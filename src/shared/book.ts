@@ -4,7 +4,7 @@
  *     int32   cursor | generations | allocated at | freed at          one of each a block; a place is where its text begins
  *     bytes   length, text | length, text | ...                       appended, never changed
  */
-import type { DebugBook } from '../pool/debug-book.ts';
+import type { DebugBook } from '../pool/debug.ts';
 import type { Site } from '../pool/site.ts';
 
 /** Bytes for texts; each worker writes each place once, so they last for thousands. */

@@ -18,7 +18,7 @@
  */
 import { DmaArgumentError } from '../errors.ts';
 import { isShared } from './handle.ts';
-import { giverOf } from './transfer-ticket.ts';
+import { giverOf } from './transfers.ts';
 
 /** Worker slots: numbers 1 to this. */
 export const MAX_WORKERS = 62;

@@ -4,7 +4,7 @@ import { Device, isDevice } from '../device/device.ts';
 import { DmaArgumentError, DmaDestroyedError, DmaOutOfMemoryError, DmaSharingError } from '../errors.ts';
 import type { CoherentAllocator, CoherentMemory, SharedRegion } from '../memory/coherent.ts';
 import { naturalAlignment } from '../device/device.ts';
-import type { DebugBook } from '../pool/debug-book.ts';
+import type { DebugBook } from '../pool/debug.ts';
 import { ABSENT, ALLOCATED, EMPTY, type ListControl, QUARANTINED } from '../pool/free-list.ts';
 import { PoolGeometry } from '../pool/geometry.ts';
 import { makeHooks, type PoolModes } from '../pool/modes.ts';
