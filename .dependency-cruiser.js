@@ -16,7 +16,7 @@
 /** @type {Record<string, Part>} */
 const TABLE = {
   errors: { files: 'src/errors.ts' },
-  arguments: { files: 'src/arguments.ts', below: ['errors'] },
+  arguments: { files: 'src/arguments(?:[.]ts$|/)', below: ['errors'] },
   memory: { files: 'src/memory/', below: ['arguments'] },
   device: { files: 'src/device/', below: ['memory'] },
   pool: { files: 'src/pool/', below: ['device'] },

@@ -19,7 +19,7 @@ export const INT_MAX = 0x7fff_ffff;
  * @param value What was given.
  * @param low The least that is accepted.
  * @param high The most that is accepted.
- * @throws {@link DmaArgumentError}
+ * @throws `DmaArgumentError`
  *
  * @example
  * ```ts
@@ -38,7 +38,7 @@ export function checkInteger(argument: string, value: unknown, low: number, high
  * @param argument Its name, for the message.
  * @param value What was given.
  * @param accepted What would be accepted, for the message.
- * @throws {@link DmaArgumentError}
+ * @throws `DmaArgumentError`
  *
  * @example
  * ```ts
@@ -54,7 +54,7 @@ export function checkObject(argument: string, value: unknown, accepted = 'an obj
  *
  * @param argument Its name, for the message.
  * @param value What was given.
- * @throws {@link DmaArgumentError}
+ * @throws `DmaArgumentError`
  *
  * @example
  * ```ts
@@ -70,7 +70,7 @@ export function checkBoolean(argument: string, value: unknown): asserts value is
  *
  * @param argument Its name, for the message.
  * @param value What was given.
- * @throws {@link DmaArgumentError}
+ * @throws `DmaArgumentError`
  *
  * @example
  * ```ts
@@ -86,7 +86,7 @@ export function checkFunction(argument: string, value: unknown): void {
  *
  * @param argument Its name, for the message.
  * @param value What was given.
- * @throws {@link DmaArgumentError}
+ * @throws `DmaArgumentError`
  *
  * @example
  * ```ts
@@ -105,7 +105,7 @@ export function checkSignal(argument: string, value: unknown): asserts value is 
  * @param value What was given.
  * @param least The fewest bytes that are accepted.
  * @param most The most bytes that are accepted.
- * @throws {@link DmaArgumentError}
+ * @throws `DmaArgumentError`
  *
  * @example
  * ```ts
@@ -159,7 +159,7 @@ export function isInstance<T>(
  * @param accepted What would be accepted, for the message.
  * @param read Reads what is wanted of it.
  * @returns What `read` returns.
- * @throws {@link DmaArgumentError}
+ * @throws `DmaArgumentError`
  *
  * @example
  * ```ts
@@ -196,7 +196,7 @@ export type OptionNames<T> = { readonly [K in keyof T]-?: boolean };
  * @param argument Name of the object, for messages.
  * @param given What the caller gave.
  * @param names Every name that is accepted.
- * @throws {@link DmaArgumentError} for what is no object, for an unknown name (with the nearest one), and for an object that
+ * @throws `DmaArgumentError` for what is no object, for an unknown name (with the nearest one), and for an object that
  *   throws when it is read, with what it threw as the cause.
  *
  * @example

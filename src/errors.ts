@@ -1,67 +1,15 @@
 /**
- * Every error this package throws on purpose.
+ * The base class of every error that this package throws on purpose, and the errors of pool, device and memory. Other
+ * parts have theirs beside what throws them: `shared/errors.ts`, `pci/error.ts`, `linux/error.ts`, `qemu/error.ts`,
+ * `trace/error.ts`.
  *
- * One class for each kind of mistake, so that `instanceof` narrows, and one stable `code` for each
- * reason, so that programs and logs can tell them apart without reading messages. The table of codes
- * is in `docs/errors.md`; a test keeps the two equal.
+ * One class for each kind of mistake, so that `instanceof` narrows, and one stable `code` for each reason, so that
+ * programs and logs can tell them apart without reading messages. The table of codes is in `docs/errors.md`; a test keeps
+ * the two equal.
  */
 
-/** The stable codes, those of the drivers apart. A code is never renamed or given another meaning. */
-export type DmaErrorCode =
-  | 'ERR_DMAPOOL_INVALID_ARGUMENT'
-  | 'ERR_DMAPOOL_NO_MEMORY'
-  | 'ERR_DMAPOOL_LIMIT'
-  | 'ERR_DMAPOOL_NO_FREE_BLOCK'
-  | 'ERR_DMAPOOL_MASK'
-  | 'ERR_DMAPOOL_NOT_ALLOCATED'
-  | 'ERR_DMAPOOL_WRONG_POOL'
-  | 'ERR_DMAPOOL_BAD_ADDRESS'
-  | 'ERR_DMAPOOL_STALE_BLOCK'
-  | 'ERR_DMAPOOL_DESTROYED'
-  | 'ERR_DMAPOOL_UNALIGNED'
-  | 'ERR_DMAPOOL_NOT_OWNER'
-  | 'ERR_DMAPOOL_BAD_TICKET'
-  | 'ERR_DMAPOOL_NOT_SHARED'
-  | 'ERR_DMAPOOL_NOT_SHAREABLE'
-  | 'ERR_DMAPOOL_THREAD_ALIVE'
-  | 'ERR_DMAPOOL_DECLARED_ENDED'
-  | 'ERR_DMAPOOL_TIMEOUT'
-  | 'ERR_DMAPOOL_EXISTS'
-  | 'ERR_DMAPOOL_NOT_MAPPED'
-  | 'ERR_DMAPOOL_ALREADY_MAPPED'
-  | 'ERR_DMAPOOL_IOMMU_FAULT'
-  | 'ERR_DMAPOOL_RELEASE'
-  | 'ERR_DMAPOOL_SOURCE'
-  | 'ERR_DMAPOOL_TRACE'
-  | 'ERR_DMAPOOL_DEPENDENCY'
-  | 'ERR_DMAPOOL_SYSTEM_CALL'
-  | 'ERR_DMAPOOL_NO_HUGEPAGES'
-  | 'ERR_DMAPOOL_FRAMES_HIDDEN'
-  | 'ERR_DMAPOOL_BIND_IN_USE'
-  | 'ERR_DMAPOOL_BIND_GROUP'
-  | 'ERR_DMAPOOL_BIND_NO_IOMMU'
-  | 'ERR_DMAPOOL_BIND_PERMISSION'
-  | 'ERR_DMAPOOL_BIND_FAILED'
-  | 'ERR_DMAPOOL_VFIO_NO_IOMMU'
-  | 'ERR_DMAPOOL_VFIO_NOT_BOUND'
-  | 'ERR_DMAPOOL_VFIO_PERMISSION'
-  | 'ERR_DMAPOOL_VFIO_GROUP'
-  | 'ERR_DMAPOOL_VFIO_MEMLOCK'
-  | 'ERR_DMAPOOL_VFIO_UNSUPPORTED'
-  | 'ERR_DMAPOOL_PCI_GONE'
-  | 'ERR_DMAPOOL_PCI_CLOSED'
-  | 'ERR_DMAPOOL_PCI_BUSY'
-  | 'ERR_DMAPOOL_PCI_NOT_FOUND'
-  | 'ERR_DMAPOOL_PCI_UNSUPPORTED'
-  | 'ERR_DMAPOOL_PCI_PROTOCOL'
-  | 'ERR_DMAPOOL_QEMU_MISSING'
-  | 'ERR_DMAPOOL_QEMU_VERSION'
-  | 'ERR_DMAPOOL_QEMU_REFUSED'
-  | 'ERR_DMAPOOL_QEMU_DIED'
-  | 'ERR_DMAPOOL_QEMU_TIMEOUT'
-  | 'ERR_DMAPOOL_QEMU_COMMAND'
-  | 'ERR_DMAPOOL_QEMU_PROTOCOL'
-  | 'ERR_DMAPOOL_QEMU_CLOSED';
+/** A stable code: never renamed or given another meaning. Each class of errors says which ones it has. */
+export type DmaErrorCode = `ERR_DMAPOOL_${string}`;
 
 /**
  * The base of every error of this package.
@@ -92,6 +40,7 @@ export class DmaError extends Error {
 
 /** An argument is of the wrong type or out of its range; the message says which and what would be accepted. */
 export class DmaArgumentError extends DmaError {
+  declare readonly code: 'ERR_DMAPOOL_INVALID_ARGUMENT';
   /** The argument's name, as in the documentation. */
   readonly argument: string;
 
@@ -114,18 +63,23 @@ export class DmaArgumentError extends DmaError {
   }
 }
 
+/** Why there is no block. */
+export type OutOfMemoryCode = 'ERR_DMAPOOL_NO_MEMORY' | 'ERR_DMAPOOL_LIMIT' | 'ERR_DMAPOOL_NO_FREE_BLOCK';
+
 /**
  * No block can be had: the memory source is exhausted (`ERR_DMAPOOL_NO_MEMORY`), the pool's own limit is reached
  * (`ERR_DMAPOOL_LIMIT`), or none is free and the caller allowed no new page (`ERR_DMAPOOL_NO_FREE_BLOCK`).
  */
 export class DmaOutOfMemoryError extends DmaError {
-  constructor(code: 'ERR_DMAPOOL_NO_MEMORY' | 'ERR_DMAPOOL_LIMIT' | 'ERR_DMAPOOL_NO_FREE_BLOCK', message: string) {
+  declare readonly code: OutOfMemoryCode;
+  constructor(code: OutOfMemoryCode, message: string) {
     super(code, message);
   }
 }
 
 /** Memory was to be had, but only where the device can't reach it. Nothing was handed out. */
 export class DmaMaskError extends DmaError {
+  declare readonly code: 'ERR_DMAPOOL_MASK';
   /** The address that can't be reached, in bytes. */
   readonly dma: number;
   /** The device's mask: the highest address it reaches. */
@@ -142,25 +96,27 @@ export class DmaMaskError extends DmaError {
   }
 }
 
+/** What is wrong with a block. The last two come from shared pools. */
+export type BlockErrorCode =
+  | 'ERR_DMAPOOL_NOT_ALLOCATED'
+  | 'ERR_DMAPOOL_WRONG_POOL'
+  | 'ERR_DMAPOOL_BAD_ADDRESS'
+  | 'ERR_DMAPOOL_STALE_BLOCK'
+  | 'ERR_DMAPOOL_UNALIGNED'
+  | 'ERR_DMAPOOL_NOT_OWNER'
+  | 'ERR_DMAPOOL_BAD_TICKET';
+
 /** A block was given that can't be used or freed this way; the call changed nothing. */
 export class DmaBlockError extends DmaError {
-  constructor(
-    code:
-      | 'ERR_DMAPOOL_NOT_ALLOCATED'
-      | 'ERR_DMAPOOL_WRONG_POOL'
-      | 'ERR_DMAPOOL_BAD_ADDRESS'
-      | 'ERR_DMAPOOL_STALE_BLOCK'
-      | 'ERR_DMAPOOL_UNALIGNED'
-      | 'ERR_DMAPOOL_NOT_OWNER'
-      | 'ERR_DMAPOOL_BAD_TICKET',
-    message: string,
-  ) {
+  declare readonly code: BlockErrorCode;
+  constructor(code: BlockErrorCode, message: string) {
     super(code, message);
   }
 }
 
 /** The pool was destroyed; it hands out nothing any more. */
 export class DmaDestroyedError extends DmaError {
+  declare readonly code: 'ERR_DMAPOOL_DESTROYED';
   constructor(message: string) {
     super('ERR_DMAPOOL_DESTROYED', message);
   }
@@ -168,38 +124,23 @@ export class DmaDestroyedError extends DmaError {
 
 /** A wait for a free block took longer than its `timeout`. */
 export class DmaTimeoutError extends DmaError {
+  declare readonly code: 'ERR_DMAPOOL_TIMEOUT';
   constructor(message: string) {
     super('ERR_DMAPOOL_TIMEOUT', message);
   }
 }
 
-/**
- * The pool is not shared between workers (`ERR_DMAPOOL_NOT_SHARED`), or can't be (`ERR_DMAPOOL_NOT_SHAREABLE`);
- * `workerEnded()` was called for a thread that lives (`ERR_DMAPOOL_THREAD_ALIVE`), or for the caller's own thread, before
- * this call and by another worker (`ERR_DMAPOOL_DECLARED_ENDED`).
- */
-export class DmaSharingError extends DmaError {
-  constructor(
-    code:
-      | 'ERR_DMAPOOL_NOT_SHARED'
-      | 'ERR_DMAPOOL_NOT_SHAREABLE'
-      | 'ERR_DMAPOOL_THREAD_ALIVE'
-      | 'ERR_DMAPOOL_DECLARED_ENDED',
-    message: string,
-  ) {
-    super(code, message);
-  }
-}
-
 /** A device attribute of that name exists already. */
 export class DmaExistsError extends DmaError {
+  declare readonly code: 'ERR_DMAPOOL_EXISTS';
   constructor(message: string) {
     super('ERR_DMAPOOL_EXISTS', message);
   }
 }
 
-/** Memory was mapped twice, or given back or unmapped though it is not mapped; the call changed nothing. */
+/** Memory was mapped twice, or given back, unmapped or shared though it is not mapped; the call changed nothing. */
 export class DmaMappingError extends DmaError {
+  declare readonly code: 'ERR_DMAPOOL_NOT_MAPPED' | 'ERR_DMAPOOL_ALREADY_MAPPED';
   constructor(code: 'ERR_DMAPOOL_NOT_MAPPED' | 'ERR_DMAPOOL_ALREADY_MAPPED', message: string) {
     super(code, message);
   }
@@ -207,6 +148,7 @@ export class DmaMappingError extends DmaError {
 
 /** A device touched an address that is not mapped for it: what a real IOMMU would stop and report. */
 export class IommuFaultError extends DmaError {
+  declare readonly code: 'ERR_DMAPOOL_IOMMU_FAULT';
   /** The first faulting address, in bytes. */
   readonly dma: number;
   /** Name of the device that made the access. */
@@ -221,6 +163,7 @@ export class IommuFaultError extends DmaError {
 
 /** One or more managed resources failed to release; all were tried, `errors` has each failure in order. */
 export class DmaReleaseError extends DmaError {
+  declare readonly code: 'ERR_DMAPOOL_RELEASE';
   /** What each failing release threw, in the order of the releases. */
   readonly errors: readonly unknown[];
 
@@ -232,6 +175,7 @@ export class DmaReleaseError extends DmaError {
 
 /** A memory source broke its promises (alignment, exact addresses); what it gave was given back unused. */
 export class DmaSourceError extends DmaError {
+  declare readonly code: 'ERR_DMAPOOL_SOURCE';
   constructor(message: string, options?: ErrorOptions) {
     super('ERR_DMAPOOL_SOURCE', message, options);
   }

@@ -98,7 +98,7 @@ async function runRound(
 
 /** Seconds for a block to be taken and given back, when as many are out at a time as a command of the driver has. */
 function priceOf(pool: DmaPool, width: number): number {
-  if (pool.counts().blocks < width) pool.reserve(width);
+  if (pool.statistics().blocks < width) pool.reserve(width);
   const blocks: DmaBlock[] = [];
   const prices: number[] = [];
   for (let repetition = 0; repetition < 7; repetition++) {

@@ -1,6 +1,6 @@
 import { Worker } from 'node:worker_threads';
 
-import type { SharedPoolHandle } from '../../src/index.ts';
+import type { SharedPoolHandle } from '../../src/shared/index.ts';
 import type { Batch } from './pipeline.ts';
 
 export interface SharedPools {

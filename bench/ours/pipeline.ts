@@ -1,6 +1,7 @@
 /** Blocks that go from worker to worker, their tickets through a ring. */
 import { BULK, type Geometry } from '../../src/cli/speed.ts';
 import type { DmaPool } from '../../src/index.ts';
+import { type SharedPool, sharePool } from '../../src/shared/index.ts';
 import { waitUntil } from './meeting.ts';
 
 /** Tickets that fit: a quarter of the pipeline's blocks. A power of two. */
@@ -72,6 +73,7 @@ export const PIPELINE_CALL: number = BULK;
 /** One worker's side of the pipeline; what it needs is made before the clock starts. */
 export interface PipelineSide {
   readonly pool: DmaPool;
+  readonly shared: SharedPool;
   readonly writer: RingWriter;
   readonly reader: RingReader;
   readonly indices: Int32Array;
@@ -81,6 +83,7 @@ export interface PipelineSide {
 export function createSide(pool: DmaPool, ring: SharedArrayBuffer): PipelineSide {
   return {
     pool,
+    shared: sharePool(pool),
     writer: new RingWriter(ring),
     reader: new RingReader(ring),
     indices: new Int32Array(BULK),
@@ -91,29 +94,29 @@ export function createSide(pool: DmaPool, ring: SharedArrayBuffer): PipelineSide
 /** Both halves handle {@link PIPELINE_CALL} blocks. */
 export type Half = (side: PipelineSide) => void;
 
-function giveSingly({ pool, writer, tickets }: PipelineSide): void {
+function giveSingly({ pool, shared, writer, tickets }: PipelineSide): void {
   for (let i = 0; i < PIPELINE_CALL; i++) {
-    tickets[0] = pool.transferIndex(pool.allocIndex());
+    tickets[0] = shared.transferIndex(pool.allocIndex());
     writer.write(tickets, 1);
   }
 }
 
-function takeSingly({ pool, reader, tickets }: PipelineSide): void {
+function takeSingly({ pool, shared, reader, tickets }: PipelineSide): void {
   for (let i = 0; i < PIPELINE_CALL; i++) {
     reader.read(tickets, 1);
-    pool.freeIndex(pool.acceptIndex(tickets[0]!));
+    pool.freeIndex(shared.acceptIndex(tickets[0]!));
   }
 }
 
-function giveBulk({ pool, writer, indices, tickets }: PipelineSide): void {
+function giveBulk({ pool, shared, writer, indices, tickets }: PipelineSide): void {
   pool.allocIndexBulk(indices, BULK);
-  pool.transferIndexBulk(indices, tickets, BULK);
+  shared.transferIndexBulk(indices, tickets, BULK);
   writer.write(tickets, BULK);
 }
 
-function takeBulk({ pool, reader, indices, tickets }: PipelineSide): void {
+function takeBulk({ pool, shared, reader, indices, tickets }: PipelineSide): void {
   reader.read(tickets, BULK);
-  pool.acceptIndexBulk(tickets, indices, BULK);
+  shared.acceptIndexBulk(tickets, indices, BULK);
   pool.freeIndexBulk(indices, BULK);
 }
 

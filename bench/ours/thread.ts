@@ -3,7 +3,9 @@ import { readFileSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
 
 import { createHeldBlocks, createWorkloads, now, ROUNDS, warmUp } from '../../src/cli/speed.ts';
-import { Device, DmaPool, HeapMemory } from '../../src/index.ts';
+import type { DmaPool } from '../../src/index.ts';
+import { Device, HeapMemory } from '../../src/index.ts';
+import { attachPool } from '../../src/shared/index.ts';
 import type { CrewData, Garbage, Job, Reply, Span } from './crew.ts';
 import {
   CollectionWatch,
@@ -41,8 +43,8 @@ const data = workerData as CrewData;
 const meeting = new Meeting(data.meeting);
 const watch = new CollectionWatch();
 const { shared } = data;
-const pools = shared === null ? ownPools() : shared.handles.map((handle): DmaPool => DmaPool.attach(handle));
-const side = shared === null ? null : createSide(DmaPool.attach(shared.pipeline), shared.ring);
+const pools = shared === null ? ownPools() : shared.handles.map((handle): DmaPool => attachPool(handle).pool);
+const side = shared === null ? null : createSide(attachPool(shared.pipeline).pool, shared.ring);
 const subjects = pools.map((pool, i) => ({ pool, blocks: data.shares[i]!, ...newBook() }));
 const pipeline: Readonly<Record<Batch, Book>> = { 1: newBook(), 32: newBook() };
 const held = createHeldBlocks();

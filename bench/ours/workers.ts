@@ -14,7 +14,8 @@ import {
   sampleOf,
   USED_GEOMETRIES,
 } from '../../src/cli/speed.ts';
-import { Device, DmaPool, HeapMemory, type SharedPoolHandle } from '../../src/index.ts';
+import { Device, DmaPool, HeapMemory } from '../../src/index.ts';
+import { type SharedPoolHandle, sharePool } from '../../src/shared/index.ts';
 import { Crew, type Garbage, type Job, type Span } from './crew.ts';
 import { most } from './garbage.ts';
 import { Meeting } from './meeting.ts';
@@ -73,7 +74,7 @@ const USUAL_MAGAZINE = 256;
 
 function share(device: Device, geometry: Geometry, maxBlocks: number, magazine?: number): SharedPoolHandle {
   const pool = DmaPool.create<string>(String(geometry.size), device, { ...geometry, maxBlocks });
-  return pool.share(magazine === undefined ? {} : { magazine });
+  return sharePool(pool, magazine === undefined ? {} : { magazine }).handle;
 }
 
 /** Has threads do timed jobs together. */

@@ -104,7 +104,7 @@ export class PacketPool {
 
   /** Buffers that are not free: the user's and the card's. */
   get active(): number {
-    return this.#pool.counts().active;
+    return this.#pool.statistics().active;
   }
 
   /**

@@ -2,7 +2,7 @@
  * Receiving (manual, 3.2). Every descriptor always holds a buffer. A filled one is handed to the user as it is, and a
  * fresh one takes its place; one descriptor is kept back, since a full ring and an empty one would look alike.
  */
-import { consume32, type Device, publish32 } from 'dmapool';
+import { loadAcquire32, type Device, storeRelease32 } from 'dmapool';
 import type { Bar } from 'dmapool/pci';
 import type { Packet, PacketPool } from './packets.ts';
 import { DESCRIPTOR_WORDS, HEADER_BYTES, MAX_PACKET_BYTES, REG, RX } from './registers.ts';
@@ -62,13 +62,13 @@ export class ReceiveQueue {
   install(): void {
     const { size, words } = this.#ring;
     this.#ring.install(this.#bar);
-    publish32(words, size * DESCRIPTOR_WORDS - 1, 0);
+    storeRelease32(words, size * DESCRIPTOR_WORDS - 1, 0);
     this.#bar.write32(REG.rdt, size - 1);
   }
 
   /** True if there is something to receive. */
   get ready(): boolean {
-    return (consume32(this.#ring.words, this.#next * DESCRIPTOR_WORDS + 3) & RX.done) !== 0;
+    return (loadAcquire32(this.#ring.words, this.#next * DESCRIPTOR_WORDS + 3) & RX.done) !== 0;
   }
 
   /** Puts at most `max` packets into `into`, from 0 on; returns how many. */
@@ -80,7 +80,7 @@ export class ReceiveQueue {
     // Not more than once around: a card gone mad could mark descriptors faster than they are looked at.
     for (let looked = 0; got < max && looked < size; looked++) {
       // The status last written by the card is the first word read here; all others come after it.
-      const status = consume32(words, i * DESCRIPTOR_WORDS + 3);
+      const status = loadAcquire32(words, i * DESCRIPTOR_WORDS + 3);
       if ((status & RX.done) === 0) break;
       const length = words[i * DESCRIPTOR_WORDS + 2]! & 0xffff;
       let index = slots[i]!;
@@ -138,7 +138,7 @@ export class ReceiveQueue {
     const { words, size } = this.#ring;
     const last = this.#next === 0 ? size - 1 : this.#next - 1;
     // One ordered write behind all the plain ones.
-    publish32(words, last * DESCRIPTOR_WORDS + 3, 0);
+    storeRelease32(words, last * DESCRIPTOR_WORDS + 3, 0);
     this.#bar.write32(REG.rdt, last);
     this.#untold = 0;
   }

@@ -1,5 +1,5 @@
 /** Transmitting (manual, 3.3 and 3.4): one legacy descriptor a packet; the card says of each when it is out. */
-import { consume32, type Device, DmaArgumentError, publish32 } from 'dmapool';
+import { loadAcquire32, type Device, DmaArgumentError, storeRelease32 } from 'dmapool';
 import type { Bar } from 'dmapool/pci';
 import type { Packet, PacketPool } from './packets.ts';
 import { DESCRIPTOR_WORDS, HEADER_BYTES, MAX_PACKET_BYTES, MIN_WIRE_BYTES, REG, TX } from './registers.ts';
@@ -64,7 +64,7 @@ export class TransmitQueue {
     }
     this.#inFlight += count;
     // One ordered write behind all the plain ones; then the tail, behind which the card does not go (13.4.40).
-    publish32(words, last * DESCRIPTOR_WORDS + 3, 0);
+    storeRelease32(words, last * DESCRIPTOR_WORDS + 3, 0);
     this.#bar.write32(REG.tdt, i);
     return count;
   }
@@ -74,7 +74,7 @@ export class TransmitQueue {
     const { words, slots, size } = this.#ring;
     while (this.#inFlight > 0) {
       const i = this.#oldest;
-      const status = consume32(words, i * DESCRIPTOR_WORDS + 3);
+      const status = loadAcquire32(words, i * DESCRIPTOR_WORDS + 3);
       if ((status & TX.done) === 0) break;
       if ((status & (TX.excessCollisions | TX.lateCollision)) === 0) {
         this.sent++;

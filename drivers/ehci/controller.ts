@@ -1,5 +1,5 @@
 /** An EHCI host controller: start-up, root ports, devices. EHCI 1.0, chapter 4. */
-import { DMA_BIT_MASK, DmaArgumentError } from 'dmapool';
+import { dmaBitMask, DmaArgumentError } from 'dmapool';
 import { checkInteger, isInstance, type OptionNames, readOptions } from 'dmapool/arguments';
 import { type InterruptOptions, type Interrupts, PciFunction } from 'dmapool/pci';
 import { checkMaking, MAKING } from '../common/arguments.ts';
@@ -230,7 +230,7 @@ export class EhciController {
     await registers.until(REGISTER.status, STATUS.halted, STATUS.halted, REGISTER_TIMEOUT, 'halt');
     registers.ring(COMMAND.reset);
     await registers.until(REGISTER.command, COMMAND.reset, 0, REGISTER_TIMEOUT, 'end of the reset');
-    this.#pci.device.setDmaMask(DMA_BIT_MASK(32));
+    this.#pci.device.setDmaMask(dmaBitMask(32));
     // The upper halves of all addresses.
     if (address64) registers.write(REGISTER.segment, 0);
     this.#engine = await TransferEngine.start(this.#pci, registers, interrupts, () => this.#onPortChange());

@@ -1,5 +1,5 @@
 /** One endpoint's transfers: a queue head and its chain of qTDs. EHCI 1.0, 4.10. */
-import { consume32, type DmaPool, publish32 } from 'dmapool';
+import { loadAcquire32, type DmaPool, storeRelease32 } from 'dmapool';
 import type { UsbBuffer } from './buffer.ts';
 import { UsbError } from './errors.ts';
 import type { AsyncSchedule } from './schedule.ts';
@@ -167,7 +167,7 @@ export class EndpointQueue {
   #outcomeOf({ chain, first, end, request }: Transfer): number | UsbError | null {
     let moved = 0;
     for (let i = 0; i < chain.length; i++) {
-      const token = consume32(chain[i]!.u32, QTD.token);
+      const token = loadAcquire32(chain[i]!.u32, QTD.token);
       if ((token & TOKEN.halted) !== 0) return this.#explainHalt(token);
       if ((token & TOKEN.active) !== 0) return null;
       if (i < first || i >= end) continue;
@@ -259,7 +259,7 @@ export class EndpointQueue {
         token |= statusPid(pid, length) | toggle;
       }
       // The first one is published last: the controller waits before it.
-      publish32(words, QTD.token, token);
+      storeRelease32(words, QTD.token, token);
     }
     this.#dummy = dummy;
     chain.pop();

@@ -1,5 +1,5 @@
 /** The asynchronous schedule: the ring of queue heads that the controller walks whenever it has time. EHCI 1.0, 4.8. */
-import { type DmaPool, publish32 } from 'dmapool';
+import { type DmaPool, storeRelease32 } from 'dmapool';
 import { COMMAND, type OperationalRegisters, REGISTER, STATUS } from './registers.ts';
 import {
   CAPABILITIES_MULT_1,
@@ -43,7 +43,7 @@ export class AsyncSchedule {
       if (this.#freed) return Promise.resolve();
       const { u32 } = this.#head;
       qh.u32[QH.link] = u32[QH.link]!;
-      publish32(u32, QH.link, linkTo(qh, LINK.queueHead));
+      storeRelease32(u32, QH.link, linkTo(qh, LINK.queueHead));
       if (this.#ring.unshift(qh) === 1) {
         // The register has moved on to wherever the controller stopped (2.3.7).
         this.#registers.write(REGISTER.asyncList, this.#head.dma);
@@ -70,7 +70,7 @@ export class AsyncSchedule {
       const at = this.#ring.indexOf(qh);
       if (at === -1 || this.#freed) return;
       const before = at === 0 ? this.#head : this.#ring[at - 1]!;
-      publish32(before.u32, QH.link, qh.u32[QH.link]!);
+      storeRelease32(before.u32, QH.link, qh.u32[QH.link]!);
       this.#ring.splice(at, 1);
       if (this.#ring.length === 0) await this.#stop();
       else await this.#ringDoorbell();

@@ -10,7 +10,7 @@
  *
  * All words are little-endian; indices below count words of 32 bits.
  */
-import { type DmaBlock, publish32 } from 'dmapool';
+import { type DmaBlock, storeRelease32 } from 'dmapool';
 
 /** Both from pools of this geometry, as in Linux: the hardware's 17 or 13 words, and room for what is ours. */
 export const DESCRIPTOR_POOL = { size: 96, align: 32, boundary: 4096 } as const;
@@ -102,7 +102,7 @@ export function writeOverlay(qh: QhBlock, next: number, toggle: number): void {
   words.fill(0, QH.current, QH.words);
   words[QH.next] = next;
   words[QH.alternate] = LINK.terminate;
-  publish32(words, QH.token, toggle);
+  storeRelease32(words, QH.token, toggle);
 }
 
 /** Makes a block the qTD at the end of a queue: not active, so the controller stays before it. */

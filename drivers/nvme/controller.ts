@@ -12,7 +12,7 @@
  * buffers, namespace management, asynchronous events, power management, and memory pages of other sizes than 4096 bytes.
  */
 import type { DmaPool } from 'dmapool';
-import { DMA_BIT_MASK, DmaArgumentError } from 'dmapool';
+import { dmaBitMask, DmaArgumentError } from 'dmapool';
 import { checkBytes, checkInteger } from 'dmapool/arguments';
 import type { Interrupts, PciFunction } from 'dmapool/pci';
 import { checkFunctionOf, checkMaking, MAKING } from '../common/arguments.ts';
@@ -151,7 +151,7 @@ export class NvmeController {
     let controller: NvmeController | null = null;
     try {
       // PRP entries have 64 bits.
-      pci.device.setDmaMask(DMA_BIT_MASK(64));
+      pci.device.setDmaMask(dmaBitMask(64));
       controller = new NvmeController(MAKING, pci, checked, await ControllerRegisters.read(pci), endClaim);
       await controller.#begin();
       return controller;

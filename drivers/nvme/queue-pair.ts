@@ -7,7 +7,7 @@
  *
  * A command's memory is given back when its completion is here, or when the controller was stopped: never before.
  */
-import { type CoherentMemory, consume32, type Device, DmaOutOfMemoryError, publish32 } from 'dmapool';
+import { type CoherentMemory, type Device, DmaOutOfMemoryError, loadAcquire32, storeRelease32 } from 'dmapool';
 import { checkInteger, describeThrown, type OptionNames, readOptions } from 'dmapool/arguments';
 import type { Bar } from 'dmapool/pci';
 import { releaseAll } from '../common/release.ts';
@@ -284,14 +284,14 @@ export class QueuePair {
     words[at + 14] = command.cdw14 ?? 0;
     words[at + 15] = command.cdw15 ?? 0;
     // Last, and after the data and its lists: the doorbell must find the whole of it in memory.
-    publish32(words, at, command.opcode | (request.cid << 16));
+    storeRelease32(words, at, command.opcode | (request.cid << 16));
     this.#tail = this.#tail + 1 === this.entries ? 0 : this.#tail + 1;
     this.#submitted++;
   }
 
   /** True if the controller completed something that was not taken yet: a look at memory. */
   get hasCompletion(): boolean {
-    const last = consume32(this.#completions, (this.#head * COMPLETION_ENTRY) / 4 + 3);
+    const last = loadAcquire32(this.#completions, (this.#head * COMPLETION_ENTRY) / 4 + 3);
     return ((last >>> 16) & 1) === this.#phase;
   }
 
@@ -307,7 +307,7 @@ export class QueuePair {
     let reaped = 0;
     while (reaped < this.entries) {
       const at = (this.#head * COMPLETION_ENTRY) / 4;
-      const last = consume32(words, at + 3);
+      const last = loadAcquire32(words, at + 3);
       if (((last >>> 16) & 1) !== this.#phase) break;
       reaped++;
       if (++this.#head === this.entries) {

@@ -2,7 +2,7 @@ import { existsSync, readFileSync } from 'node:fs';
 
 import { Command, CommanderError } from 'commander';
 
-import { describeThrown } from '../errors.ts';
+import { describeThrown } from '../arguments.ts';
 import { DmaError } from '../index.ts';
 import { registerBench } from './bench.ts';
 import { registerDemo } from './demo.ts';

@@ -24,7 +24,7 @@ import { defaultMemory } from '../memory/heap.ts';
 import { Attributes, type AttributeShow } from './attributes.ts';
 import { consoleLog, type DeviceLog, RateLimiter } from './log.ts';
 import { ManagedResources, type ReleaseAction } from './managed.ts';
-import { DMA_BIT_MASK, NUMA_NO_NODE } from './mask.ts';
+import { dmaBitMask, NUMA_NO_NODE } from './mask.ts';
 
 /** What a {@link Device} is made of. */
 export interface DeviceOptions {
@@ -36,7 +36,7 @@ export interface DeviceOptions {
   readonly parent?: Device;
   /** Where its coherent memory comes from. Default: one heap source for the whole process, behind a software IOMMU. */
   readonly memory?: CoherentAllocator;
-  /** Highest address the device reaches. Default: `DMA_BIT_MASK(32)`, as for a fresh device in Linux. */
+  /** Highest address the device reaches. Default: `dmaBitMask(32)`, as for a fresh device in Linux. */
   readonly dmaMask?: number;
   /** NUMA node the device is attached to, or -1 for none in particular (the default). */
   readonly numaNode?: number;
@@ -73,7 +73,7 @@ export let freePage: (device: Device, page: CoherentMemory) => void;
  *
  * @example
  * ```ts
- * using device = new Device({ name: '0000:00:02.0', dmaMask: DMA_BIT_MASK(64) });
+ * using device = new Device({ name: '0000:00:02.0', dmaMask: dmaBitMask(64) });
  * const pool = DmaPool.createManaged('ehci_qtd', device, { size: 96, align: 32, boundary: 4096 });
  * console.log(device.readAttribute('pools'));
  * ```
@@ -111,7 +111,7 @@ export class Device implements DmaTarget, Disposable {
       parent,
       path,
       memory,
-      dmaMask = DMA_BIT_MASK(32),
+      dmaMask = dmaBitMask(32),
       numaNode = NUMA_NO_NODE,
       log = consoleLog,
     } = readOptions('options', options, DEVICE_OPTIONS);
@@ -151,7 +151,7 @@ export class Device implements DmaTarget, Disposable {
   /**
    * Says anew what the device reaches (Linux: `dma_set_mask_and_coherent`).
    *
-   * @param mask Highest address, 1 to `Number.MAX_SAFE_INTEGER`; see {@link DMA_BIT_MASK}.
+   * @param mask Highest address, 1 to `Number.MAX_SAFE_INTEGER`; see {@link dmaBitMask}.
    * @throws {@link DmaArgumentError}
    * @throws {@link DmaMaskError} when memory the device has may lie above the new mask: pools would go on handing out
    *   addresses it can't reach. Set the mask first, or after all memory was given back.

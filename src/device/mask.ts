@@ -14,10 +14,10 @@ export const NUMA_NO_NODE = -1;
  *
  * @example
  * ```ts
- * const device = new Device({ name: '0000:00:02.0', dmaMask: DMA_BIT_MASK(32) });
+ * const device = new Device({ name: '0000:00:02.0', dmaMask: dmaBitMask(32) });
  * ```
  */
-export function DMA_BIT_MASK(bits: number): number {
+export function dmaBitMask(bits: number): number {
   checkInteger('bits', bits, 1, 64);
   return bits >= 53 ? Number.MAX_SAFE_INTEGER : 2 ** bits - 1;
 }

@@ -3,7 +3,7 @@ import { checkObject, reading } from '../arguments.ts';
 import { type Device, isDevice } from '../device/device.ts';
 import { describe, DmaArgumentError, DmaError, DmaMappingError } from '../errors.ts';
 import type { CoherentMemory } from '../memory/coherent.ts';
-import { pad } from '../pool/wording.ts';
+import { pad } from './wording.ts';
 import { EIO } from './errno.ts';
 import { checkFlags, type gfp_t } from './gfp.ts';
 import { checkDmaHandle, type dma_addr_t, type DmaHandle, writeDma } from './handle.ts';

@@ -13,7 +13,7 @@
  * @module dmapool/kernel
  * @packageDocumentation
  */
-export { DMA_BIT_MASK, NUMA_NO_NODE } from '../device/mask.ts';
+export { dmaBitMask as DMA_BIT_MASK, NUMA_NO_NODE } from '../device/mask.ts';
 export { lower32Bits as lower_32_bits, upper32Bits as upper_32_bits } from '../memory/ordering.ts';
 export { dma_alloc_coherent, dma_free_coherent, dma_set_mask_and_coherent } from './coherent.ts';
 export { EEXIST, EINVAL, EIO, ENOMEM } from './errno.ts';

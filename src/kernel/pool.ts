@@ -1,12 +1,13 @@
 /** `dma_pool_create` and its family (Linux: `include/linux/dmapool.h`). */
 import { type Device, isDevice } from '../device/device.ts';
 import { DmaArgumentError, DmaBlockError, DmaDestroyedError, DmaError } from '../errors.ts';
-import { type DmaBlock, isBlock } from '../pool/block.ts';
-import { DmaPool, isPool } from '../dma-pool.ts';
-import { pad, pointer } from '../pool/wording.ts';
+import { isBlock } from '../pool/block.ts';
+import type { DmaBlock, DmaPool } from '../pool/contract.ts';
+import { createPool, isPool } from '../dma-pool.ts';
 import { __GFP_ZERO, checkFlags, type gfp_t } from './gfp.ts';
 import { checkDmaHandle, type dma_addr_t, type DmaHandle, writeDma } from './handle.ts';
 import { reportBadMemory, reportNoPages, reportRefused } from './report.ts';
+import { LINUX_TEXTS, pad, pointer } from './wording.ts';
 
 /** Pools made by {@link dmam_pool_create}, for {@link dmam_pool_destroy}. */
 const managed = new WeakSet<DmaPool>();
@@ -55,7 +56,7 @@ export function dma_pool_create<const N extends string>(
  * @example
  * ```ts
  * const pool = dma_pool_create_node('prp list 256', new Device({ name: 'nvme0' }), 256, 256, 0, 1);
- * console.log(pool?.node); // 1
+ * console.log(pool?.geometry.blocksPerPage); // 16; its pages come from node 1 where the memory source has nodes
  * ```
  */
 export function dma_pool_create_node<const N extends string>(
@@ -109,9 +110,9 @@ function create<const N extends string>(
   byDetach = false,
 ): DmaPool<N> | null {
   if (!isDevice(dev)) return null;
-  const options = { size, align, boundary, node: node ?? dev.numaNode, wording: 'linux' } as const;
+  const options = { size, align, boundary, node: node ?? dev.numaNode };
   try {
-    return byDetach ? DmaPool.createManaged(name, dev, options) : DmaPool.create(name, dev, options);
+    return createPool(name, dev, options, LINUX_TEXTS, byDetach);
   } catch (error) {
     if (error instanceof DmaError) return null;
     throw error;
@@ -123,8 +124,8 @@ function create<const N extends string>(
  *
  * @param pool From {@link dma_pool_create}.
  * @param mem_flags `GFP_KERNEL`, `GFP_ATOMIC`, ...; only `__GFP_ZERO` and `__GFP_NOWARN` change something. All of them may
- *   open a page, as in Linux (in the recorded NVMe traffic `GFP_ATOMIC` calls opened every page). `pool.tryAlloc('atomic')`,
- *   which opens none, is stricter than Linux.
+ *   open a page, as in Linux (in the recorded NVMe traffic `GFP_ATOMIC` calls opened every page). `pool.tryAlloc({ grow: false
+ *   })`, which opens none, is stricter than Linux.
  * @param handle Where to write the block's DMA address. Optional, for the block says it too: `block.dma`.
  * @returns The block, in place of C's pointer: `block.u32`, `block.view` and so on are its memory. Null when no memory
  *   is to be had: logged in Linux's words, unless `__GFP_NOWARN`.
@@ -151,13 +152,13 @@ export function dma_pool_alloc<N extends string>(
   checkDmaHandle('handle', handle);
   let block: DmaBlock<N> | null;
   try {
-    block = (mem_flags & __GFP_ZERO) === 0 ? pool.tryAlloc() : pool.tryZalloc();
+    block = (mem_flags & __GFP_ZERO) === 0 ? pool.tryAlloc() : pool.tryAlloc({ zero: true });
   } catch (error) {
     return reportBadMemory(pool.device, `dma_pool_alloc ${pool.name}`, error);
   }
   if (block === null) {
     // At a limit of the pool's own there are pages, and Linux has no such limit to have words for.
-    if (pool.counts().active < pool.maxBlocks) reportNoPages(pool.device, pool.geometry.allocation, mem_flags);
+    if (pool.statistics().active < pool.maxBlocks) reportNoPages(pool.device, pool.geometry.allocation, mem_flags);
     return null;
   }
   const taken = block;

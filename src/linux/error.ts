@@ -1,8 +1,9 @@
 import { getSystemErrorMap } from 'node:util';
-import { DmaError, type DmaErrorCode } from '../errors.ts';
+import { DmaError } from '../errors.ts';
 
 /** An optional package that this part needs is not installed, or does not run here. The message says what to do. */
 export class DmaDependencyError extends DmaError {
+  declare readonly code: 'ERR_DMAPOOL_DEPENDENCY';
   /** The package's name on npm. */
   readonly dependency: string;
 
@@ -14,6 +15,7 @@ export class DmaDependencyError extends DmaError {
 
 /** A system call failed. */
 export class SystemCallError extends DmaError {
+  declare readonly code: 'ERR_DMAPOOL_SYSTEM_CALL';
   /** The call, such as `mmap`. */
   readonly syscall: string;
   /** Number of the error, positive, as in errno(3). */
@@ -36,6 +38,8 @@ export class SystemCallError extends DmaError {
  * reserves more), or their physical addresses are not shown (`ERR_DMAPOOL_FRAMES_HIDDEN`).
  */
 export class HugepageError extends DmaError {
+  declare readonly code: 'ERR_DMAPOOL_NO_HUGEPAGES' | 'ERR_DMAPOOL_FRAMES_HIDDEN';
+
   /**
    * @param code Which of the two.
    * @param message What is wrong and what to do.
@@ -47,7 +51,12 @@ export class HugepageError extends DmaError {
 }
 
 /** Why a PCI function was not handed over between drivers. */
-export type BindErrorCode = Extract<DmaErrorCode, `ERR_DMAPOOL_BIND_${string}`>;
+export type BindErrorCode =
+  | 'ERR_DMAPOOL_BIND_IN_USE'
+  | 'ERR_DMAPOOL_BIND_GROUP'
+  | 'ERR_DMAPOOL_BIND_NO_IOMMU'
+  | 'ERR_DMAPOOL_BIND_PERMISSION'
+  | 'ERR_DMAPOOL_BIND_FAILED';
 
 /**
  * A PCI function was not handed to or taken from vfio-pci: the system or a process uses it (`ERR_DMAPOOL_BIND_IN_USE`),
@@ -72,7 +81,13 @@ export class BindError extends DmaError {
 }
 
 /** Why a PCI function can't be had through VFIO. */
-export type VfioErrorCode = Extract<DmaErrorCode, `ERR_DMAPOOL_VFIO_${string}`>;
+export type VfioErrorCode =
+  | 'ERR_DMAPOOL_VFIO_NO_IOMMU'
+  | 'ERR_DMAPOOL_VFIO_NOT_BOUND'
+  | 'ERR_DMAPOOL_VFIO_PERMISSION'
+  | 'ERR_DMAPOOL_VFIO_GROUP'
+  | 'ERR_DMAPOOL_VFIO_MEMLOCK'
+  | 'ERR_DMAPOOL_VFIO_UNSUPPORTED';
 
 /**
  * A PCI function can't be had through VFIO: no IOMMU is in use (`ERR_DMAPOOL_VFIO_NO_IOMMU`), another driver has it

@@ -12,7 +12,7 @@
  */
 import { readFileSync } from 'node:fs';
 import { checkInteger, reading } from '../arguments.ts';
-import { describe, DmaSharingError, hex } from '../errors.ts';
+import { describe, DmaMappingError, hex } from '../errors.ts';
 import type { SharedRegion } from '../memory/coherent.ts';
 import {
   type Libc,
@@ -191,7 +191,7 @@ export class MappedMemory {
     const part = this.#opened.find((candidate) => candidate.buffer === buffer);
     if (part === undefined || this.closed) {
       const message = `this buffer is no part of the memory ${name}, or the memory was closed`;
-      throw new DmaSharingError('ERR_DMAPOOL_NOT_SHAREABLE', message);
+      throw new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', message);
     }
     return { kind: 'mapped', name, address: this.#address + part.offset, size: part.buffer.byteLength };
   }
@@ -201,13 +201,13 @@ export class MappedMemory {
 const buffers = new Map<string, ArrayBuffer>();
 
 /**
- * Sees memory that another thread of this process mapped: for the `openRegion` option of `DmaPool.attach`.
+ * Sees memory that another thread of this process mapped: for the `openRegion` option of `attachPool`.
  *
  * Mapped memory does not travel by `postMessage`: posting its buffer would copy it. What travels is where it is; this
  * makes a buffer of the same memory. When the memory is closed, the buffer reads zeros, as in the thread that made it.
  *
  * @param region From a pool's handle.
- * @throws `DmaSharingError` `ERR_DMAPOOL_NOT_SHAREABLE` when this process has no such memory (any more): the
+ * @throws `DmaMappingError` `ERR_DMAPOOL_NOT_MAPPED` when this process has no such memory (any more): the
  *   handle came from another process, or the memory was closed.
  * @throws {@link DmaDependencyError} without koffi.
  *
@@ -220,16 +220,17 @@ const buffers = new Map<string, ArrayBuffer>();
  *   await using machine = await QemuMachine.start(); // its RAM is mapped memory
  *   using device = new Device({ name: 'shared', memory: machine.memory });
  *   using pool = DmaPool.create('packets', device, { size: 64, maxBlocks: 64 });
- *   const worker = new Worker(new URL(import.meta.url), { workerData: pool.share() });
+ *   const shared = sharePool(pool);
+ *   const worker = new Worker(new URL(import.meta.url), { workerData: shared.handle });
  *   const [ticket] = (await once(worker, 'message')) as [number];
- *   const block = pool.accept(ticket); // what the worker wrote, without a copy
+ *   const block = shared.accept(ticket); // what the worker wrote, without a copy
  *   console.log(block.u32[0]); // 42
  *   pool.free(block);
  * } else {
- *   const pool = DmaPool.attach(workerData as SharedPoolHandle, { openRegion: openSharedRegion });
- *   const block = pool.alloc();
+ *   const shared = attachPool(workerData as SharedPoolHandle, { openRegion: openSharedRegion });
+ *   const block = shared.pool.alloc();
  *   block.u32[0] = 42;
- *   parentPort!.postMessage(pool.transfer(block));
+ *   parentPort!.postMessage(shared.transfer(block));
  * }
  * ```
  */
@@ -254,7 +255,7 @@ export function openSharedRegion(region: SharedRegion): ArrayBuffer {
     const message =
       `this process has no memory ${describe(name)} at that address: it was closed, or the handle is from another ` +
       'process (mapped memory is shared between threads only)';
-    throw new DmaSharingError('ERR_DMAPOOL_NOT_SHAREABLE', message);
+    throw new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', message);
   }
   const key = `${name} ${String(address)} ${String(size)}`;
   let buffer = buffers.get(key);

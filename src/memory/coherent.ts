@@ -89,7 +89,7 @@ export interface CoherentAllocator {
    *
    * @param buffer One that this source gave as the `buffer` of a {@link CoherentMemory}.
    * @returns What to post to the worker. It holds as long as the source's memory does.
-   * @throws `DmaSharingError` `ERR_DMAPOOL_NOT_SHAREABLE` for another buffer, or when the memory was closed.
+   * @throws `DmaMappingError` `ERR_DMAPOOL_NOT_MAPPED` for another buffer, or when the memory was closed.
    */
   shareBuffer?(buffer: ArrayBuffer | SharedArrayBuffer): SharedRegion;
 }

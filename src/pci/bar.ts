@@ -28,7 +28,7 @@ export interface BarOwner {
  * - A region of ports has no accesses of 64 bits (`PciError`, `ERR_DMAPOOL_PCI_UNSUPPORTED`).
  *
  * After memory was written for the device (descriptors), plain writes before a posted one are seen by the device when the
- * posted write arrives; between threads use `publish32`.
+ * posted write arrives; between threads use `storeRelease32`.
  *
  * @example
  * ```ts

@@ -1,7 +1,13 @@
-import { DmaError, type DmaErrorCode } from '../errors.ts';
+import { DmaError } from '../errors.ts';
 
 /** Why a PCI function could not do what was asked. */
-export type PciErrorCode = Extract<DmaErrorCode, `ERR_DMAPOOL_PCI_${string}`>;
+export type PciErrorCode =
+  | 'ERR_DMAPOOL_PCI_GONE'
+  | 'ERR_DMAPOOL_PCI_CLOSED'
+  | 'ERR_DMAPOOL_PCI_BUSY'
+  | 'ERR_DMAPOOL_PCI_NOT_FOUND'
+  | 'ERR_DMAPOOL_PCI_UNSUPPORTED'
+  | 'ERR_DMAPOOL_PCI_PROTOCOL';
 
 /**
  * A PCI function could not do what was asked: it has no such BAR or capability (`ERR_DMAPOOL_PCI_UNSUPPORTED`), somebody

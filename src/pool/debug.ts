@@ -7,22 +7,20 @@
  * On each allocation every byte must still be 0xa7; Linux can't check the first sixteen, because its links are there.
  */
 import { hex } from '../errors.ts';
-import { type BlockHooks, listBlocks } from './hooks.ts';
+import {
+  type BlockHooks,
+  type DebugOptions,
+  InitHooks,
+  listBlocks,
+  type PoolModes,
+  type ReportTexts,
+} from './hooks.ts';
 import { captureSite, type Site } from './site.ts';
-import { corruptedMessage, type Wording } from './wording.ts';
 
 /** Byte of a free block (Linux: POOL_POISON_FREED). */
 const POISON_FREED = 0xa7;
 /** Byte of a block that was handed out and not zeroed (Linux: POOL_POISON_ALLOCATED). */
 const POISON_ALLOCATED = 0xa9;
-
-/** What a debug pool does. */
-export interface DebugOptions {
-  /** Never hand out again a block that was written to while free. Default true. */
-  readonly quarantine?: boolean;
-  /** Remember where each block was allocated and freed. Default true; costs a few microseconds a call. */
-  readonly sites?: boolean;
-}
 
 /** What the hooks need of the pages of the pool they belong to. */
 export interface DebugPages {
@@ -44,7 +42,7 @@ export class DebugHooks implements BlockHooks {
   readonly #pages: DebugPages;
   readonly #sites: boolean;
   readonly #zeroOnAlloc: boolean;
-  readonly #wording: Wording;
+  readonly #texts: ReportTexts;
   /** What is known of each block's past. */
   readonly book: DebugBook;
 
@@ -55,7 +53,7 @@ export class DebugHooks implements BlockHooks {
     options: DebugOptions,
     zeroOnAlloc: boolean,
     book: DebugBook,
-    wording: Wording,
+    texts: ReportTexts,
   ) {
     this.book = book;
     this.#name = name;
@@ -64,7 +62,7 @@ export class DebugHooks implements BlockHooks {
     this.quarantines = options.quarantine ?? true;
     this.#sites = options.sites ?? true;
     this.#zeroOnAlloc = zeroOnAlloc;
-    this.#wording = wording;
+    this.#texts = texts;
   }
 
   pageOpened(slot: number): void {
@@ -107,7 +105,7 @@ export class DebugHooks implements BlockHooks {
       (freedAt === undefined ? '' : `; freed at ${freedAt}`) +
       (this.quarantines ? '; it is now in quarantine' : '') +
       `\n${hexDump(page.subarray(offset, end), first - offset)}`;
-    return corruptedMessage(this.#wording, this.#name, page.byteOffset + offset, details);
+    return this.#texts.corrupted(this.#name, page.byteOffset + offset, details);
   }
 
   history(index: number): string {
@@ -201,4 +199,21 @@ export function hexDump(bytes: Uint8Array, from = 0): string {
   }
   if (last < all) rows.push(`  ... ${String(bytes.length - last * PER_ROW)} bytes after`);
   return rows.join('\n');
+}
+
+/** The hooks for these modes, null if none is needed. */
+export function makeHooks(
+  name: string,
+  blockSize: number,
+  pages: DebugPages,
+  { debug, initOnAlloc, initOnFree, texts }: PoolModes,
+  book: DebugBook | null,
+): BlockHooks | null {
+  if (debug !== null && book !== null) {
+    return new DebugHooks(name, blockSize, pages, debug, initOnAlloc, book, texts);
+  }
+  if (!initOnAlloc && !initOnFree) return null;
+  return new InitHooks(initOnAlloc, initOnFree, (index) => {
+    pages.fill(index, 0);
+  });
 }

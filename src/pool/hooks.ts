@@ -1,4 +1,41 @@
-/** What some pools do to a block when it changes hands. A pool with hooks keeps its list held: every call is slow. */
+/** What some pools do to a block when it changes hands, how such a pool is set, and the texts of its reports. */
+
+/** What a debug pool does. */
+export interface DebugOptions {
+  /** Never allocate again a block that was written to while it was free. Default true. */
+  readonly quarantine?: boolean;
+  /** Record where each block was allocated and freed. Default true; costs a few microseconds a call. */
+  readonly sites?: boolean;
+}
+
+/** The texts of two reports on the device's log, for a part of the package that words them differently. */
+export interface ReportTexts {
+  /** Blocks are allocated at destroy; `holders` says who has them. */
+  busy(name: string, holders: string): string;
+  /**
+   * A block was written to while it was free.
+   *
+   * @param byteOffset Where the block lies in its buffer.
+   * @param details What was found.
+   */
+  corrupted(name: string, byteOffset: number, details: string): string;
+}
+
+export const OWN_TEXTS: ReportTexts = {
+  busy: (name, holders) => `${name} busy: ${holders}`,
+  corrupted: (name, _byteOffset, details) => `${name}: ${details}`,
+};
+
+/** What a pool does to blocks that change hands. */
+export interface PoolModes {
+  /** Debug mode, null for off. */
+  readonly debug: DebugOptions | null;
+  readonly initOnAlloc: boolean;
+  readonly initOnFree: boolean;
+  readonly texts: ReportTexts;
+}
+
+/** Called when a block changes hands. A pool with hooks keeps its list held: every call is slow. */
 export interface BlockHooks {
   /** Each allocation makes a new handle, instead of the block's one. */
   readonly renewsHandles: boolean;

@@ -20,9 +20,10 @@
  * is inlined depends on how the caller looks when it is compiled, and half of all processes were unlucky.
  */
 import { DmaArgumentError } from '../errors.ts';
-import { checkInteger, typedArrayLength } from '../arguments.ts';
+import { checkBoolean, checkInteger, type OptionNames, readOptions, typedArrayLength } from '../arguments.ts';
+import type { AllocOptions } from './contract.ts';
 import { ALLOCATED, ALWAYS, EMPTY, type ListControl, RESERVED } from './free-list.ts';
-import { type Gfp, NO_MEMORY, type SlowPath } from './backend.ts';
+import { NO_MEMORY, type SlowPath } from './backend.ts';
 
 /** In place of the mark while the list is held: no word ever has this value. */
 const NEVER = -5;
@@ -45,10 +46,35 @@ function bulkCount(argument: string, array: Int32Array, count: number | undefine
   return count;
 }
 
+const ALLOC_OPTIONS: OptionNames<AllocOptions> = { zero: true, grow: true };
+const NO_OPTIONS: AllocOptions = {};
+
+/** True for values of `zero` and `grow` that need no further look: one of them is there, and neither is anything else. */
+function isUsual(zero: unknown, grow: unknown): boolean {
+  if (typeof zero === 'boolean') return grow === undefined || typeof grow === 'boolean';
+  return zero === undefined && typeof grow === 'boolean';
+}
+
+/**
+ * Reads options and checks names and values. The hot calls come here for an object with neither name, and for one that
+ * throws when it is read.
+ */
+function checkAllocOptions(options: AllocOptions): AllocOptions {
+  const read = readOptions('options', options, ALLOC_OPTIONS);
+  if (read.zero !== undefined) checkBoolean('zero', read.zero);
+  if (read.grow !== undefined) checkBoolean('grow', read.grow);
+  return read;
+}
+
+/** Whether a slow call may take a page; there is time here to look for names that are unknown. */
+function checkedGrow(options: AllocOptions, grow: boolean | undefined): boolean {
+  checkAllocOptions(options);
+  return grow !== false;
+}
+
 /*
  * The inside of a pool, for the rest of the pool. Functions of the module that the package does not export, and not
- * protected methods: those could be called from JavaScript, and a slip such as `pool.attach(handle)` for
- * `DmaPool.attach(handle)` would replace the slow path.
+ * protected methods, which could be called from JavaScript.
  */
 
 /** Gives the slow path access to the pool's private fields. */
@@ -63,6 +89,12 @@ export let hasObject: (pool: HotPath, index: number) => boolean;
 export let putObject: <B extends Indexed>(pool: HotPath<B>, index: number, block: B) => B;
 /** True if `block` is the current object of a block of this pool; false for anything else, whatever it is. */
 export let isCurrent: <B extends Indexed>(pool: HotPath<B>, block: unknown) => block is B;
+/** True while block `index` is allocated; false for any other value. */
+export let isAllocated: (pool: HotPath, index: number) => boolean;
+/** Throws the pool's error for anything that is not the current object of a block of this pool. */
+export let checkCurrent: (pool: HotPath, block: unknown) => void;
+/** The worker that owns an allocated block, for messages; empty where there is only one. */
+export let ownerOf: (pool: HotPath, index: number) => string;
 /** Space for indices, kept: the steady state makes no garbage. Out of reach while in use, for calls may nest. */
 export let borrowScratch: (pool: HotPath, count: number) => Int32Array;
 export let returnScratch: (pool: HotPath, scratch: Int32Array) => void;
@@ -123,24 +155,33 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     if (scratch.length > this.#scratch.length) this.#scratch = scratch;
   }
 
-  /**
-   * Takes a free block (Linux: `dma_pool_alloc`). Its bytes are whatever the last holder and the device left there.
-   *
-   * @param gfp `atomic`: do not take a new page from the memory source. Looked at only when one would be needed.
-   * @throws {@link DmaOutOfMemoryError} when there is no block to be had; its code says whether the memory ran out
-   *   (`ERR_DMAPOOL_NO_MEMORY`), the pool's own limit is reached (`ERR_DMAPOOL_LIMIT`), or none is free and no new page
-   *   was allowed (`ERR_DMAPOOL_NO_FREE_BLOCK`).
-   * @throws {@link DmaDestroyedError} after the pool's destroy; what the memory source throws. Nothing is lost.
-   *
-   * @example
-   * ```ts
-   * const pool = DmaPool.create('ehci_qtd', new Device({ name: '0000:00:1d.7' }), { size: 96, align: 32 });
-   * const qtd = pool.alloc();
-   * qtd.bytes.fill(0);
-   * pool.free(qtd);
-   * ```
-   */
-  alloc(gfp: Gfp = 'kernel'): B {
+  alloc(options?: AllocOptions): B {
+    if (options === undefined) {
+      const index = this.#head;
+      if (index >= 0) {
+        const block = this.#objects[index];
+        if (block !== undefined) {
+          const words = this.#words;
+          this.#head = words[index]!;
+          words[index] = this.#mark;
+          if ((this.#allocations = (this.#allocations + 1) & COUNT_MASK) === 0) this.#wraps++;
+          return block;
+        }
+      }
+      return this.#allocObjectSlowly(true);
+    }
+    return this.#allocWith(options);
+  }
+
+  #allocWith(options: AllocOptions): B {
+    let zero: boolean | undefined;
+    let grow: boolean | undefined;
+    try {
+      ({ zero, grow } = options);
+    } catch {
+      ({ zero, grow } = checkAllocOptions(options));
+    }
+    if (!isUsual(zero, grow)) ({ zero, grow } = checkAllocOptions(options));
     const index = this.#head;
     if (index >= 0) {
       const block = this.#objects[index];
@@ -149,14 +190,40 @@ export abstract class HotPath<B extends Indexed = Indexed> {
         this.#head = words[index]!;
         words[index] = this.#mark;
         if ((this.#allocations = (this.#allocations + 1) & COUNT_MASK) === 0) this.#wraps++;
+        if (zero === true) this.#slow.fill(index, 0);
         return block;
       }
     }
-    return this.#allocObjectSlowly(gfp);
+    return this.#zeroed(this.#allocObjectSlowly(checkedGrow(options, grow)), zero);
   }
 
-  /** {@link alloc}, but null when there is no block to be had. */
-  tryAlloc(gfp: Gfp = 'kernel'): B | null {
+  tryAlloc(options?: AllocOptions): B | null {
+    if (options === undefined) {
+      const index = this.#head;
+      if (index >= 0) {
+        const block = this.#objects[index];
+        if (block !== undefined) {
+          const words = this.#words;
+          this.#head = words[index]!;
+          words[index] = this.#mark;
+          if ((this.#allocations = (this.#allocations + 1) & COUNT_MASK) === 0) this.#wraps++;
+          return block;
+        }
+      }
+      return this.#tryAllocObjectSlowly(true);
+    }
+    return this.#tryAllocWith(options);
+  }
+
+  #tryAllocWith(options: AllocOptions): B | null {
+    let zero: boolean | undefined;
+    let grow: boolean | undefined;
+    try {
+      ({ zero, grow } = options);
+    } catch {
+      ({ zero, grow } = checkAllocOptions(options));
+    }
+    if (!isUsual(zero, grow)) ({ zero, grow } = checkAllocOptions(options));
     const index = this.#head;
     if (index >= 0) {
       const block = this.#objects[index];
@@ -165,35 +232,14 @@ export abstract class HotPath<B extends Indexed = Indexed> {
         this.#head = words[index]!;
         words[index] = this.#mark;
         if ((this.#allocations = (this.#allocations + 1) & COUNT_MASK) === 0) this.#wraps++;
+        if (zero === true) this.#slow.fill(index, 0);
         return block;
       }
     }
-    const taken = this.#takeSlowly(gfp);
-    return taken < 0 ? null : this.#objectOrNothing(taken);
+    const block = this.#tryAllocObjectSlowly(checkedGrow(options, grow));
+    return block === null ? null : this.#zeroed(block, zero);
   }
 
-  /** {@link alloc}, with every byte of the block zero (Linux: `dma_pool_zalloc`). */
-  zalloc(gfp: Gfp = 'kernel'): B {
-    const block = this.alloc(gfp);
-    this.#slow.fill(block.index, 0);
-    return block;
-  }
-
-  /** {@link tryAlloc}, with every byte of the block zero. */
-  tryZalloc(gfp: Gfp = 'kernel'): B | null {
-    const block = this.tryAlloc(gfp);
-    if (block !== null) this.#slow.fill(block.index, 0);
-    return block;
-  }
-
-  /**
-   * Gives a block back (Linux: `dma_pool_free`). It is the next one to be handed out.
-   *
-   * @param block What {@link alloc} gave.
-   * @throws {@link DmaBlockError} when it is not handed out (`ERR_DMAPOOL_NOT_ALLOCATED`), is another pool's
-   *   (`ERR_DMAPOOL_WRONG_POOL`), or is the handle of an earlier holder (`ERR_DMAPOOL_STALE_BLOCK`; found where the
-   *   page was given back in between, and always in debug mode). Nothing is changed then.
-   */
   free(block: B): void {
     let index: number;
     try {
@@ -216,61 +262,97 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     this.#frees = (this.#frees + 1) & COUNT_MASK;
   }
 
-  /**
-   * Takes a free block and returns its index, or -1 when there is none to be had.
-   *
-   * @param gfp `atomic`: do not take a new page from the memory source.
-   * @throws {@link DmaDestroyedError} after the pool's destroy; what the memory source throws. Nothing is lost.
-   */
-  tryAllocIndex(gfp: Gfp = 'kernel'): number {
+  tryAllocIndex(options?: AllocOptions): number {
+    if (options === undefined) {
+      const index = this.#head;
+      if (index < 0) return Math.max(this.#slow.refill(true), -1);
+      const words = this.#words;
+      this.#head = words[index]!;
+      words[index] = this.#mark;
+      if ((this.#allocations = (this.#allocations + 1) & COUNT_MASK) === 0) this.#wraps++;
+      return index;
+    }
+    return this.#tryAllocIndexWith(options);
+  }
+
+  #tryAllocIndexWith(options: AllocOptions): number {
+    let zero: boolean | undefined;
+    let grow: boolean | undefined;
+    try {
+      ({ zero, grow } = options);
+    } catch {
+      ({ zero, grow } = checkAllocOptions(options));
+    }
+    if (!isUsual(zero, grow)) ({ zero, grow } = checkAllocOptions(options));
     const index = this.#head;
-    if (index < 0) return Math.max(this.#slow.refill(gfp), -1);
+    if (index < 0) return this.#zeroedIndex(Math.max(this.#takeSlowly(checkedGrow(options, grow)), -1), zero);
     const words = this.#words;
     this.#head = words[index]!;
     words[index] = this.#mark;
     if ((this.#allocations = (this.#allocations + 1) & COUNT_MASK) === 0) this.#wraps++;
+    if (zero === true) this.#slow.fill(index, 0);
     return index;
   }
 
-  /**
-   * Takes a free block and returns its index, from 0 up. Indices of one pool are dense.
-   *
-   * @param gfp `atomic`: do not take a new page from the memory source.
-   * @throws {@link DmaOutOfMemoryError} when there is no block to be had; its code says whether the memory ran out
-   *   (`ERR_DMAPOOL_NO_MEMORY`), the pool's own limit is reached (`ERR_DMAPOOL_LIMIT`), or none is free and no new page
-   *   was allowed (`ERR_DMAPOOL_NO_FREE_BLOCK`).
-   * @throws {@link DmaDestroyedError} after the pool's destroy; what the memory source throws. Nothing is lost.
-   *
-   * @example
-   * ```ts
-   * const pool = DmaPool.create('rx', new Device({ name: 'eth0' }), { size: 2048 });
-   * const ring = new DataView(new ArrayBuffer(16));
-   * const index = pool.allocIndex();
-   * ring.setUint32(8, lower32Bits(pool.dmaOf(index)), true);
-   * pool.freeIndex(index);
-   * ```
-   */
-  allocIndex(gfp: Gfp = 'kernel'): number {
+  allocIndex(options?: AllocOptions): number {
+    if (options === undefined) {
+      const index = this.#head;
+      if (index < 0) return this.#allocSlowly(true);
+      const words = this.#words;
+      this.#head = words[index]!;
+      words[index] = this.#mark;
+      if ((this.#allocations = (this.#allocations + 1) & COUNT_MASK) === 0) this.#wraps++;
+      return index;
+    }
+    return this.#allocIndexWith(options);
+  }
+
+  #allocIndexWith(options: AllocOptions): number {
+    let zero: boolean | undefined;
+    let grow: boolean | undefined;
+    try {
+      ({ zero, grow } = options);
+    } catch {
+      ({ zero, grow } = checkAllocOptions(options));
+    }
+    if (!isUsual(zero, grow)) ({ zero, grow } = checkAllocOptions(options));
     const index = this.#head;
-    if (index < 0) return this.#allocSlowly(gfp);
+    if (index < 0) return this.#zeroedIndex(this.#allocSlowly(checkedGrow(options, grow)), zero);
     const words = this.#words;
     this.#head = words[index]!;
     words[index] = this.#mark;
     if ((this.#allocations = (this.#allocations + 1) & COUNT_MASK) === 0) this.#wraps++;
+    if (zero === true) this.#slow.fill(index, 0);
     return index;
   }
 
   // The cold half of the calls above. None of it goes through a hot call: what the engine learns of those, it shall
   // learn from hot callers only.
 
-  #allocSlowly(gfp: Gfp): number {
-    const index = this.#takeSlowly(gfp);
+  #allocSlowly(grow: boolean): number {
+    const index = this.#takeSlowly(grow);
     if (index < 0) throw this.#slow.refused(index);
     return index;
   }
 
-  #allocObjectSlowly(gfp: Gfp): B {
-    return this.#objectOrNothing(this.#allocSlowly(gfp));
+  #allocObjectSlowly(grow: boolean): B {
+    return this.#objectOrNothing(this.#allocSlowly(grow));
+  }
+
+  #tryAllocObjectSlowly(grow: boolean): B | null {
+    const index = this.#takeSlowly(grow);
+    return index < 0 ? null : this.#objectOrNothing(index);
+  }
+
+  #zeroed(block: B, zero: boolean | undefined): B {
+    if (zero === true) this.#slow.fill(block.index, 0);
+    return block;
+  }
+
+  /** @param index An index, or a negative number for none. */
+  #zeroedIndex(index: number, zero: boolean | undefined): number {
+    if (zero === true && index >= 0) this.#slow.fill(index, 0);
+    return index;
   }
 
   /** The object of a block that was just taken; if the engine has no room for it, the block goes back. */
@@ -287,37 +369,15 @@ export abstract class HotPath<B extends Indexed = Indexed> {
   }
 
   /** Takes a block from the list, or else from the slow path; a negative refusal if there is none. */
-  #takeSlowly(gfp: Gfp): number {
+  #takeSlowly(grow: boolean): number {
     const index = this.#head;
-    if (index < 0) return this.#slow.refill(gfp);
+    if (index < 0) return this.#slow.refill(grow);
     this.#head = this.#words[index]!;
     this.#words[index] = this.#mark;
     this.#uncount(-1);
     return index;
   }
 
-  /** {@link allocIndex}, with every byte of the block zero. */
-  zallocIndex(gfp: Gfp = 'kernel'): number {
-    const index = this.allocIndex(gfp);
-    this.#slow.fill(index, 0);
-    return index;
-  }
-
-  /** {@link tryAllocIndex}, with every byte of the block zero. */
-  tryZallocIndex(gfp: Gfp = 'kernel'): number {
-    const index = this.tryAllocIndex(gfp);
-    if (index >= 0) this.#slow.fill(index, 0);
-    return index;
-  }
-
-  /**
-   * Gives a block back. It is the next one to be handed out.
-   *
-   * @param index What {@link allocIndex} gave.
-   * @throws {@link DmaBlockError} `ERR_DMAPOOL_NOT_ALLOCATED` when the block is not handed out (freed twice, or never
-   *   allocated). Nothing is changed then.
-   * @throws {@link DmaArgumentError} for what can't be an index.
-   */
   freeIndex(index: number): void {
     if (typeof index !== 'number') throw new DmaArgumentError('index', index, 'an index from allocIndex()');
     // Also makes -0 a 0, which V8 would keep as a boxed double for ever after.
@@ -334,29 +394,40 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     this.#frees = (this.#frees + 1) & COUNT_MASK;
   }
 
-  /**
-   * Takes `count` blocks and writes their indices to `into[0..count)`: all of them, or none and an error.
-   * They are the same blocks, in the same order, as `count` single calls would give.
-   *
-   * @param into Where their indices go.
-   * @param count How many, 0 to `into.length`. Default: as many as `into` holds.
-   * @param gfp `atomic`: do not take a new page from the memory source.
-   * @throws as {@link allocIndex}; {@link DmaArgumentError} when `into` can't hold `count`.
-   */
-  allocIndexBulk(into: Int32Array, count?: number, gfp: Gfp = 'kernel'): void {
+  allocIndexBulk(into: Int32Array, count?: number, options?: AllocOptions): void {
     const wanted = bulkCount('into', into, count);
-    const refusal = this.#takeBulk(into, wanted, gfp);
+    const { zero = false, grow = true } = options === undefined ? NO_OPTIONS : checkAllocOptions(options);
+    const refusal = zero ? this.#takeBulkZeroed(into, wanted, grow) : this.#takeBulk(into, wanted, grow);
     if (refusal < 0) throw this.#slow.refused(refusal, wanted);
   }
 
-  /** {@link allocIndexBulk}, but false instead of an error when there are not enough blocks to be had. */
-  tryAllocIndexBulk(into: Int32Array, count?: number, gfp: Gfp = 'kernel'): boolean {
-    return this.#takeBulk(into, bulkCount('into', into, count), gfp) === 0;
+  #takeBulkZeroed(into: Int32Array, count: number, grow: boolean): number {
+    // Not straight into `into`: another thread may write to it, and only blocks of this call may be zeroed.
+    const taken = this.#borrowScratch(count);
+    try {
+      const refusal = this.#takeBulk(taken, count, grow);
+      if (refusal < 0) return refusal;
+      if (typedArrayLength('Int32Array', into) < count) {
+        this.#giveBulk(taken, count);
+        throw new DmaArgumentError(
+          'into',
+          into,
+          `an Int32Array that keeps its ${String(count)} elements during the call`,
+        );
+      }
+      for (let i = 0; i < count; i++) {
+        this.#slow.fill(taken[i]!, 0);
+        into[i] = taken[i]!;
+      }
+      return 0;
+    } finally {
+      this.#returnScratch(taken);
+    }
   }
 
-  #takeBulk(into: Int32Array, count: number, gfp: Gfp): number {
+  #takeBulk(into: Int32Array, count: number, grow: boolean): number {
     const out = (this.#allocations - this.#frees) & COUNT_MASK;
-    if (count > this.#owned - out || this.#held) return this.#takeBulkSlowly(into, count, gfp);
+    if (count > this.#owned - out || this.#held) return this.#takeBulkSlowly(into, count, grow);
     const words = this.#words;
     const mark = this.#mark;
     let head = this.#head;
@@ -373,8 +444,8 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     return 0;
   }
 
-  #takeBulkSlowly(into: Int32Array, count: number, gfp: Gfp): number {
-    const refusal = this.#slow.prepare(count, gfp);
+  #takeBulkSlowly(into: Int32Array, count: number, grow: boolean): number {
+    const refusal = this.#slow.prepare(count, grow);
     if (refusal < 0) return refusal;
     const mostOut = this.#mostOut;
     // Not straight into `into`: the user's code may run in between, and undoing relies on what was taken.
@@ -383,7 +454,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     let last = 0;
     let done = false;
     try {
-      while (got < count && (last = this.#takeSlowly(gfp)) >= 0) {
+      while (got < count && (last = this.#takeSlowly(grow)) >= 0) {
         this.#reserveWord(last);
         taken[got++] = last;
       }
@@ -445,14 +516,6 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     }
   }
 
-  /**
-   * Gives `from[0..count)` back, as `count` single calls would: all of them, or none and an error that says which one
-   * could not be freed.
-   *
-   * @param from What to give back.
-   * @param count How many, 0 to `from.length`. Default: all of `from`.
-   * @throws as {@link freeIndex}; a block that stands in `from` twice is not allocated the second time.
-   */
   freeIndexBulk(from: Int32Array, count?: number): void {
     this.#giveBulk(from, bulkCount('from', from, count));
   }
@@ -519,31 +582,12 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     }
   }
 
-  /**
-   * The DMA address of a block, in bytes, for the device. A number, exact.
-   *
-   * @param index A block's index, from 0.
-   * @throws {@link DmaArgumentError} for an index that is in none of the pool's pages.
-   */
   dmaOf(index: number): number {
     return this.#slow.dmaOf(index);
   }
 
-  /**
-   * A new view of a block's bytes. Keep it as long as the block; the memory of a page that was given back may serve
-   * something else.
-   *
-   * @param index A block's index, from 0.
-   * @throws {@link DmaArgumentError} for an index that is in none of the pool's pages.
-   */
   bytesOf(index: number): Uint8Array<ArrayBuffer | SharedArrayBuffer> {
     return this.#slow.bytesOf(index);
-  }
-
-  /** True while block `index` is handed out; false for any other value. */
-  isAllocated(index: number): boolean {
-    // Only of a number: any other value would be made a property name, by code of its own.
-    return typeof index === 'number' && this.#words[index] === this.#ownMark;
   }
 
   #out(): number {
@@ -750,6 +794,12 @@ export abstract class HotPath<B extends Indexed = Indexed> {
         return false;
       }
     };
+    // Only of a number: any other value would be made a property name, by code of its own.
+    isAllocated = (pool, index) => typeof index === 'number' && pool.#words[index] === pool.#ownMark;
+    checkCurrent = (pool, block) => {
+      if (!isCurrent(pool, block)) throw pool.notOurs(block);
+    };
+    ownerOf = (pool, index) => pool.#slow.ownerOf(index);
     borrowScratch = (pool, count) => pool.#borrowScratch(count);
     returnScratch = (pool, scratch) => {
       pool.#returnScratch(scratch);

@@ -21,34 +21,23 @@ import {
   DmaDestroyedError,
   type DmaError,
   type DmaOutOfMemoryError,
-  DmaSharingError,
   DmaSourceError,
   hex,
 } from '../errors.ts';
 import type { CoherentMemory } from '../memory/coherent.ts';
-import {
-  AT_LIMIT,
-  checkGfp,
-  type Gfp,
-  NO_MEMORY,
-  NO_PAGE_ALLOWED,
-  type PoolCounts,
-  type PoolStore,
-  type Refusal,
-} from './backend.ts';
+import { AT_LIMIT, NO_MEMORY, NO_PAGE_ALLOWED, type PoolBackend, type PoolCounts, type Refusal } from './backend.ts';
 import { ABSENT, ALLOCATED, EMPTY, type ListControl, QUARANTINED, RESERVED } from './free-list.ts';
 import type { PoolGeometry } from './geometry.ts';
-import { type BlockHooks, listBlocks } from './hooks.ts';
+import { type BlockHooks, listBlocks, type ReportTexts } from './hooks.ts';
 import { MAX_BLOCKS } from './hot-path.ts';
 import { PoolPages } from './pages.ts';
 import { idlePagesElsewhere } from './pools-attribute.ts';
 import { refusalError } from './refusal.ts';
 import type { PoolStatistics } from './statistics.ts';
 import { checkWaitOptions, MemoryWish, type WaitOptions, WaitQueue } from './waiting.ts';
-import { busyMessage, type Wording } from './wording.ts';
 
-/** What a store is made of. */
-export interface StoreOptions {
+/** What the backend of one thread's pool is made of. */
+export interface LocalBackendOptions {
   readonly name: string;
   readonly device: Device;
   readonly geometry: PoolGeometry;
@@ -57,7 +46,7 @@ export interface StoreOptions {
   readonly list: ListControl;
   /** Called once, when the pool is destroyed and the last of its memory given back. */
   readonly onGone: () => void;
-  readonly wording: Wording;
+  readonly texts: ReportTexts;
 }
 
 /** In place of an index: the engine has no larger table. */
@@ -68,8 +57,8 @@ const CARVED_AT_ONCE = 256;
 
 type State = 'open' | 'destroyed' | 'gone';
 
-export class UnsharedStore implements PoolStore {
-  readonly #options: StoreOptions;
+export class LocalBackend implements PoolBackend {
+  readonly #options: LocalBackendOptions;
   readonly #device: Device;
   readonly #list: ListControl;
   readonly #maxBlocks: number;
@@ -79,7 +68,6 @@ export class UnsharedStore implements PoolStore {
   readonly #fresh = new FreshBlocks();
   readonly #waiters: WaitQueue;
   readonly pages: PoolPages;
-  readonly sharing: null = null;
   #hooks: BlockHooks | null = null;
   #state: State = 'open';
   readonly #wish: MemoryWish;
@@ -94,7 +82,7 @@ export class UnsharedStore implements PoolStore {
   #failures = 0;
   #waits = 0;
 
-  constructor(options: StoreOptions) {
+  constructor(options: LocalBackendOptions) {
     const { device, geometry, list, maxBlocks, name } = options;
     this.#options = options;
     this.#device = device;
@@ -132,14 +120,13 @@ export class UnsharedStore implements PoolStore {
 
   // ---- allocating
 
-  refill(gfp: Gfp): number {
-    const index = this.#take(gfp);
+  refill(grow: boolean): number {
+    const index = this.#take(grow);
     if (index < 0) this.#failures++;
     return index;
   }
 
-  #take(gfp: Gfp): number {
-    checkGfp(gfp);
+  #take(grow: boolean): number {
     for (;;) {
       this.#checkOpen();
       const index = this.#next();
@@ -149,7 +136,7 @@ export class UnsharedStore implements PoolStore {
         return NO_MEMORY;
       } else {
         if (!this.#roomForMore()) return AT_LIMIT;
-        if (gfp === 'atomic') return NO_PAGE_ALLOWED;
+        if (!grow) return NO_PAGE_ALLOWED;
         const opened = this.#openPage();
         // Serve queued waiters first.
         if (opened >= 0) this.#serveWaiters();
@@ -233,15 +220,14 @@ export class UnsharedStore implements PoolStore {
     this.#quarantined += change;
   }
 
-  prepare(count: number, gfp: Gfp): Refusal | 0 {
-    const refusal = this.#provide(count, gfp);
+  prepare(count: number, grow: boolean): Refusal | 0 {
+    const refusal = this.#provide(count, grow);
     if (refusal < 0) this.#failures++;
     return refusal;
   }
 
   /** Opens pages until `count` blocks can be had; if that fails, those it opened go back. */
-  #provide(count: number, gfp: Gfp): Refusal | 0 {
-    checkGfp(gfp);
+  #provide(count: number, grow: boolean): Refusal | 0 {
     this.#checkOpen();
     const intake = this.#beginIntake(Math.ceil(count / this.#perPage));
     let goesOn = true;
@@ -254,7 +240,7 @@ export class UnsharedStore implements PoolStore {
           return 0;
         }
         if (missing > this.#maxBlocks - owned) return AT_LIMIT;
-        if (gfp === 'atomic') return NO_PAGE_ALLOWED;
+        if (!grow) return NO_PAGE_ALLOWED;
         if (!goesOn) return NO_MEMORY;
         const slot = this.#openPage();
         if (slot >= 0) {
@@ -291,7 +277,7 @@ export class UnsharedStore implements PoolStore {
       allocation: this.#options.geometry.allocation,
       mask: this.#device.dmaMask,
       maxBlocks: this.#maxBlocks,
-      counts: this.account(),
+      counts: this.counts(),
       idle: refusal === NO_MEMORY ? idlePagesElsewhere(this.#device.memory, this.#options.name, this.#device) : '',
     });
   }
@@ -393,7 +379,7 @@ export class UnsharedStore implements PoolStore {
         return wrap(index);
       };
       if (this.#waiters.length === 0) {
-        const index = this.#take('kernel');
+        const index = this.#take(true);
         if (index >= 0) return Promise.resolve(give(index));
       }
       this.#checkOpen();
@@ -468,7 +454,7 @@ export class UnsharedStore implements PoolStore {
   /** Opens pages until `count` blocks can be had without one. */
   reserve(count: number): void {
     checkInteger('count', count, 0, MAX_BLOCKS);
-    const refusal = this.#provide(count, 'kernel');
+    const refusal = this.#provide(count, true);
     if (refusal < 0) throw this.refused(refusal, count);
   }
 
@@ -557,8 +543,8 @@ export class UnsharedStore implements PoolStore {
       failed = true;
       failure = error;
     });
-    const { name, wording } = this.#options;
-    if (!this.gone) this.#device.report('error', `${name} busy`, busyMessage(wording, name, this.holders()));
+    const { name, texts } = this.#options;
+    if (!this.gone) this.#device.report('error', `${name} busy`, texts.busy(name, this.holders()));
     if (failed) throw failure;
   }
 
@@ -568,19 +554,21 @@ export class UnsharedStore implements PoolStore {
    * Takes pages until there are `count`, in slots without a gap, and gives up its memory to the shared pool. Changes
    * nothing when it throws.
    *
+   * @param refuse Makes the error for a pool that can't be shared as things are now.
    * @param prepare Does, while the pool is still its own, all that may fail or that calls the memory source.
    * @returns The memory; how many of the pages, the first ones, may have blocks in use; what `prepare` returned.
    */
   surrender<T>(
     count: number,
+    refuse: (why: string) => DmaError,
     prepare: (memories: readonly CoherentMemory[]) => T,
   ): { memories: readonly CoherentMemory[]; opened: number; prepared: T } {
     this.#checkOpen();
     // A call in the middle of its work would go on with pages that are no longer this store's.
     if (this.#callsOut > 0) {
-      throw this.#notShareable('share() was called by its memory source or log in the middle of another call');
+      throw refuse('its memory source or log called sharePool() in the middle of another call');
     }
-    this.#checkNobodyWaits();
+    this.#checkNobodyWaits(refuse);
     const intake = this.#beginIntake(count);
     let goesOn = true;
     try {
@@ -593,9 +581,9 @@ export class UnsharedStore implements PoolStore {
       const memories = this.pages.memories();
       const prepared = this.#callOut(() => prepare(memories));
       this.#checkOpen();
-      this.#checkNobodyWaits();
+      this.#checkNobodyWaits(refuse);
       if (memories.length !== this.pages.count || !memories.every((memory, slot) => this.pages.holds(slot, memory))) {
-        throw this.#notShareable('its pages changed while it was shared');
+        throw refuse('its pages changed while it was shared');
       }
       // From here on no code of the user's runs.
       let opened = memories.length;
@@ -608,12 +596,8 @@ export class UnsharedStore implements PoolStore {
     }
   }
 
-  #checkNobodyWaits(): void {
-    if (this.#waiters.length > 0) throw this.#notShareable('somebody waits for a block; share it before');
-  }
-
-  #notShareable(why: string): DmaSharingError {
-    return new DmaSharingError('ERR_DMAPOOL_NOT_SHAREABLE', `${this.#label}: ${why}`);
+  #checkNobodyWaits(refuse: (why: string) => DmaError): void {
+    if (this.#waiters.length > 0) throw refuse('a caller waits for a block; share it before');
   }
 
   /** Gives surrendered memory back to the source. */
@@ -625,6 +609,10 @@ export class UnsharedStore implements PoolStore {
 
   history(index: number): string {
     return this.#hooks?.history(index) ?? '';
+  }
+
+  ownerOf(): string {
+    return '';
   }
 
   /** Who holds blocks, for messages. */
@@ -677,13 +665,13 @@ export class UnsharedStore implements PoolStore {
     return out;
   }
 
-  account(): PoolCounts {
+  counts(): PoolCounts {
     const { count } = this.pages;
     return { active: this.#list.out, blocks: count * this.#perPage, pages: count };
   }
 
   statistics(): PoolStatistics {
-    const { active, blocks, pages } = this.account();
+    const { active, blocks, pages } = this.counts();
     const { allocations, mostOut } = this.#list;
     return {
       active,
@@ -697,6 +685,7 @@ export class UnsharedStore implements PoolStore {
       quarantined: this.#quarantined,
       waits: this.#waits,
       waiting: this.#waiters.length,
+      inTransit: 0,
     };
   }
 }

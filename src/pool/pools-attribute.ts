@@ -11,10 +11,9 @@ export interface ListedPool {
   readonly name: string;
   readonly geometry: { readonly blockSize: number; readonly allocation: number };
   counts(): PoolCounts;
+  /** Pages that `trim()` would give back, of the first `most` pages. */
+  idlePages(most: number): number;
 }
-
-/** Pages that a pool's `trim()` would give back, of its first `most` pages. */
-type IdlePages = (most: number) => number;
 
 const ATTRIBUTE = 'pools';
 /** Linux keeps a pool's name in 32 bytes, the last one zero. */
@@ -28,7 +27,7 @@ const decoder = new TextDecoder();
 
 interface PoolList {
   /** Oldest first. */
-  readonly pools: Map<ListedPool, IdlePages>;
+  readonly pools: Set<ListedPool>;
   removeAttribute: () => boolean;
 }
 
@@ -36,14 +35,14 @@ interface PoolList {
 const lists = new WeakMap<Device, PoolList>();
 
 /** Adds a pool to its device, and the attribute with the first one. If that throws, nothing is left behind. */
-export function listPool(device: Device, pool: ListedPool, idlePages: IdlePages): void {
+export function listPool(device: Device, pool: ListedPool): void {
   const list = lists.get(device);
   if (list !== undefined) {
-    list.pools.set(pool, idlePages);
+    list.pools.add(pool);
     return;
   }
-  const pools = new Map([[pool, idlePages]]);
-  const removeAttribute = device.addAttribute(ATTRIBUTE, () => poolsText([...pools.keys()].reverse()));
+  const pools = new Set([pool]);
+  const removeAttribute = device.addAttribute(ATTRIBUTE, () => poolsText([...pools].reverse()));
   lists.set(device, { pools, removeAttribute });
   const known = devices.get(device.memory);
   if (known === undefined) devices.set(device.memory, new SourceDevices(device));
@@ -106,9 +105,9 @@ export function idlePagesElsewhere(memory: CoherentAllocator, name: string, devi
   const found: { text: string; bytes: number }[] = [];
   let looks = POOLS_LOOKED_AT;
   for (const each of devices.get(memory) ?? []) {
-    for (const [pool, idlePages] of lists.get(each)?.pools ?? []) {
+    for (const pool of lists.get(each)?.pools ?? []) {
       if (looks-- === 0) break;
-      const pages = each === device && pool.name === name ? 0 : idlePages(LOOKED_AT);
+      const pages = each === device && pool.name === name ? 0 : pool.idlePages(LOOKED_AT);
       if (pages === 0) continue;
       const bytes = pages * pool.geometry.allocation;
       const count = `${pages === LOOKED_AT ? 'at least ' : ''}${String(pages)} idle ${pages === 1 ? 'page' : 'pages'}`;

@@ -30,7 +30,7 @@ export function refusalError(refusal: number, count: number, context: RefusalCon
     case NO_PAGE_ALLOWED:
       return new DmaOutOfMemoryError(
         'ERR_DMAPOOL_NO_FREE_BLOCK',
-        `${label}: ${wanted} would need a new page, and 'atomic' allows none (${state}); reserve() enough beforehand`,
+        `${label}: ${wanted} would need a new page, and grow is false (${state}); reserve() enough beforehand`,
       );
     default:
       return new DmaOutOfMemoryError(

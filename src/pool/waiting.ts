@@ -8,7 +8,7 @@ export interface WaitOptions {
   readonly signal?: AbortSignal;
   /** Milliseconds after which the wait fails with `ERR_DMAPOOL_TIMEOUT`; default: never. */
   readonly timeout?: number;
-  /** Every byte of the block is zero, as from `zalloc`. Default false. */
+  /** Zero every byte of the block. Default false. */
   readonly zero?: boolean;
 }
 

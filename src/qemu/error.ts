@@ -1,7 +1,15 @@
-import { DmaError, type DmaErrorCode } from '../errors.ts';
+import { DmaError } from '../errors.ts';
 
 /** What can go wrong with a QEMU machine. */
-export type QemuErrorCode = Extract<DmaErrorCode, `ERR_DMAPOOL_QEMU_${string}`>;
+export type QemuErrorCode =
+  | 'ERR_DMAPOOL_QEMU_MISSING'
+  | 'ERR_DMAPOOL_QEMU_VERSION'
+  | 'ERR_DMAPOOL_QEMU_REFUSED'
+  | 'ERR_DMAPOOL_QEMU_DIED'
+  | 'ERR_DMAPOOL_QEMU_TIMEOUT'
+  | 'ERR_DMAPOOL_QEMU_COMMAND'
+  | 'ERR_DMAPOOL_QEMU_PROTOCOL'
+  | 'ERR_DMAPOOL_QEMU_CLOSED';
 
 /**
  * Something is wrong with QEMU: it is missing (`ERR_DMAPOOL_QEMU_MISSING`) or too old (`_VERSION`), refused what it was

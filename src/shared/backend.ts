@@ -1,4 +1,4 @@
-/** What a shared pool is to one worker: the shared core with promises, messages and errors around it. */
+/** The backend of one worker's side of a shared pool: the shared core with promises, messages and errors around it. */
 import { checkFunction, checkInteger } from '../arguments.ts';
 import type { Device } from '../device/device.ts';
 import {
@@ -7,7 +7,6 @@ import {
   DmaDestroyedError,
   type DmaError,
   DmaOutOfMemoryError,
-  DmaSharingError,
   DmaTimeoutError,
   hex,
 } from '../errors.ts';
@@ -18,21 +17,29 @@ import type { PoolGeometry } from '../pool/geometry.ts';
 import type { BlockHooks } from '../pool/hooks.ts';
 import { MAX_BLOCKS } from '../pool/hot-path.ts';
 import type { PoolPages } from '../pool/pages.ts';
-import type { PoolStore, Sharing } from '../pool/backend.ts';
 import { refusalError } from '../pool/refusal.ts';
-import { AT_LIMIT, checkGfp, type Gfp, type PoolCounts } from '../pool/backend.ts';
+import { AT_LIMIT, type PoolBackend, type PoolCounts } from '../pool/backend.ts';
 import type { PoolStatistics } from '../pool/statistics.ts';
 import type { WaitOptions } from '../pool/waiting.ts';
-import { Arrivals } from './arrivals.ts';
 import { PER_PAGE_ENTRY, type SharedPoolHandle } from './handle.ts';
+import { DmaSharingError } from './errors.ts';
 import { type Control, H_EVENTS, H_PAGES, holderOf, isFlight, MAX_KIN } from './layout.ts';
 import { SharedFigures } from './figures.ts';
-import { type DeathReport, POOL_DESTROYED, SharedCore } from './core.ts';
+import { POOL_DESTROYED, SharedCore } from './core.ts';
+import type { WorkerExit } from './recovery.ts';
+import { giverOfTicket, indexOfTicket, type TransitEntry } from './transfers.ts';
 import { LOOK_AGAIN, SharedWaits, tryLocked } from './waits.ts';
-import { currentThread, lookForEnds, onceChanged, onWorkerMade, watchWorker, type WatchableWorker } from './threads.ts';
+import {
+  currentThread,
+  lookForEnds,
+  monitorWorker,
+  onceChanged,
+  onWorkerMade,
+  type WatchableWorker,
+} from './threads.ts';
 
 /** What one worker's side of a shared pool is made of. */
-export interface SharedStoreOptions {
+export interface SharedBackendOptions {
   readonly name: string;
   readonly device: Device;
   readonly geometry: PoolGeometry;
@@ -52,28 +59,27 @@ export interface SharedStoreOptions {
   readonly release: (() => void) | null;
 }
 
-/** How often a call at the limit asks the others, a moment each time, before it is refused. */
-const ASKS = 2;
+/** How often a call at the limit requests idle blocks of the other workers before it is refused. */
+const REQUESTS = 2;
 /**
  * Milliseconds for which an event tries to get the lock in order to recover the dead. Its holder may have died too, with
  * its exit event next in the queue, so waiting for long is of no use.
  */
 const EVENT_PATIENCE = 20;
 
-export class SharedStore implements PoolStore, Sharing {
-  readonly #options: SharedStoreOptions;
+export class SharedBackend implements PoolBackend {
+  readonly #options: SharedBackendOptions;
   readonly #header: Int32Array<SharedArrayBuffer>;
   readonly #label: string;
   readonly #core: SharedCore;
   readonly #figures: SharedFigures;
   readonly #waits: SharedWaits;
-  readonly #arrivals: Arrivals;
   readonly pages: PoolPages;
-  readonly #deathListeners = new Set<{ readonly listener: (report: DeathReport) => void }>();
+  readonly #exitListeners = new Set<{ readonly listener: (exit: WorkerExit) => void }>();
   #left = false;
   #released = false;
   /** Another worker declared this one ended, though it lives. */
-  #forsaken = false;
+  #declaredEnded = false;
   /** It left, but the lock could not be had yet to give back what it had. */
   #leaving = false;
   /** Workers were marked dead here, but the lock could not be had yet to recover what they had. */
@@ -81,7 +87,7 @@ export class SharedStore implements PoolStore, Sharing {
   readonly #forgetWorkers: () => void;
   #forgetReclaim: () => void;
 
-  constructor(options: SharedStoreOptions) {
+  constructor(options: SharedBackendOptions) {
     const { control, device, list, magazine, mayPark, mostMagazine, name, pages, worker } = options;
     this.#options = options;
     this.#header = control.header;
@@ -90,7 +96,7 @@ export class SharedStore implements PoolStore, Sharing {
     this.#core = new SharedCore({ control, hooks: options.hooks, list, worker, magazine, mostMagazine, mayPark });
     this.#figures = new SharedFigures(control, worker, pages, options.hooks);
     this.#waits = new SharedWaits(control.header, this.#core, this.#label, {
-      take: () => this.#take('kernel', false),
+      take: () => this.#take(true, false),
       dress: (index) => this.#dress(index),
       zero: (index) => {
         pages.fill(index, 0);
@@ -106,10 +112,9 @@ export class SharedStore implements PoolStore, Sharing {
       },
       destroyedError: () => this.#goneError(),
     });
-    this.#arrivals = new Arrivals(this.#label, this.#core, pages, list, options.hooks);
     this.#forgetWorkers = onWorkerMade((made) => {
       this.#guarded(() => {
-        this.watch(made);
+        this.watchWorker(made);
       });
     });
     this.#forgetReclaim = device.onReclaim(() => this.#reclaimPages());
@@ -119,12 +124,8 @@ export class SharedStore implements PoolStore, Sharing {
     this.#onEvents();
   }
 
-  get sharing(): Sharing {
-    return this;
-  }
-
-  handle(): SharedPoolHandle {
-    this.checkNotGone();
+  /** All that another worker needs to attach. */
+  get handle(): SharedPoolHandle {
     return this.#options.handle;
   }
 
@@ -142,31 +143,30 @@ export class SharedStore implements PoolStore, Sharing {
 
   // ---- allocating and freeing
 
-  refill(gfp: Gfp): number {
-    return this.#take(gfp, true);
+  refill(grow: boolean): number {
+    return this.#take(grow, true);
   }
 
-  #take(gfp: Gfp, counts: boolean): number {
-    checkGfp(gfp);
+  #take(grow: boolean, counts: boolean): number {
     if (this.#deadToRecover) this.#recoverDead(0);
-    for (let asked = 0; ;) {
+    for (let requests = 0; ;) {
       this.checkNotGone();
-      const index = this.#takeOne(gfp, counts);
-      if (index === AT_LIMIT && asked < ASKS && !this.#figures.someWait && this.#figures.mayIdleElsewhere()) {
-        asked++;
-        this.#core.ask();
+      const index = this.#takeOne(grow, counts);
+      if (index === AT_LIMIT && requests < REQUESTS && !this.#figures.someWait && this.#figures.mayIdleElsewhere()) {
+        requests++;
+        this.#core.requestIdleBlocks();
       } else if (index < 0 || this.#dress(index)) {
         return index;
       }
     }
   }
 
-  #takeOne(gfp: Gfp, counts: boolean): number {
+  #takeOne(grow: boolean, counts: boolean): number {
     const { list } = this.#options;
     // First, for the rest needs the lock.
     if (this.#core.isDestroyed()) throw this.#ended();
     // With hooks the magazine is held: each call comes here, also when there are blocks in it.
-    const index = list.top >= 0 ? list.pop() : this.#core.refill(gfp, counts);
+    const index = list.top >= 0 ? list.pop() : this.#core.refill(grow, counts);
     if (index === POOL_DESTROYED) throw this.#ended();
     return index;
   }
@@ -202,11 +202,10 @@ export class SharedStore implements PoolStore, Sharing {
     return true;
   }
 
-  prepare(count: number, gfp: Gfp): number {
-    checkGfp(gfp);
+  prepare(count: number, grow: boolean): number {
     this.checkNotGone();
     if (this.#core.isDestroyed()) throw this.#ended();
-    const refusal = this.#core.prepare(count, gfp);
+    const refusal = this.#core.prepare(count, grow);
     if (refusal === POOL_DESTROYED) throw this.#ended();
     return refusal;
   }
@@ -217,7 +216,7 @@ export class SharedStore implements PoolStore, Sharing {
     this.#options.hooks?.freed(index);
     // It is free from here on; that the rest of the magazine could not be moved just now is no failure of this free.
     try {
-      this.#core.spill(index);
+      this.#core.freeSlow(index);
       if (this.#waits.any) this.#waits.pump();
     } catch (error) {
       if (!(error instanceof DmaTimeoutError)) throw error;
@@ -235,7 +234,7 @@ export class SharedStore implements PoolStore, Sharing {
   }
 
   badFree(index: number): DmaError {
-    if (this.#forsaken) return this.#goneError();
+    if (this.#declaredEnded) return this.#goneError();
     if (!this.pages.has(index)) return this.pages.noSuchBlock(index);
     const word = Atomics.load(this.#options.control.words, index);
     const holder = holderOf(word);
@@ -250,8 +249,8 @@ export class SharedStore implements PoolStore, Sharing {
     return new DmaBlockError(
       'ERR_DMAPOOL_NOT_OWNER',
       isFlight(word)
-        ? `${block} is on its way from worker ${String(holder)} (thread ${thread}); who accepts it may free it`
-        : `${block} belongs to worker ${String(holder)} (thread ${thread}); only that one may free it`,
+        ? `${block} is in transit from worker ${String(holder)} (thread ${thread}); the worker that accepts or recalls it may free it`
+        : `${block} belongs to worker ${String(holder)} (thread ${thread}); only that worker may free it`,
     );
   }
 
@@ -264,7 +263,7 @@ export class SharedStore implements PoolStore, Sharing {
       allocation: geometry.allocation,
       mask: device.dmaMask,
       maxBlocks,
-      counts: this.account(),
+      counts: this.counts(),
     });
     const idle = this.#figures.idleElsewhere();
     if (refusal !== AT_LIMIT || idle.length === 0) return error;
@@ -296,7 +295,7 @@ export class SharedStore implements PoolStore, Sharing {
     if (this.#deadToRecover || this.#core.hasOrphans()) this.#recoverDead(EVENT_PATIENCE);
     this.#core.publish();
     // Others wait and want what idles here.
-    this.#core.heed();
+    this.#core.returnIdleBlocks();
     this.#waits.dropTickets();
     if (this.#core.isDestroyed()) {
       this.#stop();
@@ -328,30 +327,56 @@ export class SharedStore implements PoolStore, Sharing {
 
   // ---- from worker to worker
 
+  /** Puts a block in transit, and returns its ticket. */
   transfer(index: number): number {
-    const ticket = this.#isOut() ? -1 : this.#arrivals.send(index);
+    const ticket = this.#isOut() ? -1 : this.#core.transfers.transferOut(index);
     if (ticket < 0) throw this.badFree(index);
     return ticket;
   }
 
+  /** Accepts a block, and returns its index. */
   accept(ticket: number): number {
+    checkInteger('ticket', ticket, 0, Number.MAX_SAFE_INTEGER);
     this.checkNotGone();
-    return this.#arrivals.accept(ticket);
+    const index = this.#core.transfers.transferIn(ticket);
+    if (index < 0) throw this.#notInTransit(ticket);
+    return index;
   }
 
+  /** Accepts all of `tickets[0..count)` and puts their indices into `into`, or none. */
   acceptAll(tickets: Float64Array, into: Int32Array, count: number): void {
     this.checkNotGone();
-    this.#arrivals.acceptAll(tickets, into, count);
+    const missing = this.#core.acceptAll(tickets, into, count);
+    if (missing >= 0) throw this.#notInTransit(missing);
+  }
+
+  #notInTransit(ticket: number): DmaBlockError {
+    return new DmaBlockError(
+      'ERR_DMAPOOL_BAD_TICKET',
+      `${this.#label}: block ${String(indexOfTicket(ticket))} is not in transit from worker ` +
+        `${String(giverOfTicket(ticket))} by this ticket: it was accepted or recalled, or its giver died`,
+    );
+  }
+
+  /** Blocks that this worker gave and none has accepted. */
+  inTransit(): readonly TransitEntry[] {
+    return this.#isOut() ? this.#nothing([]) : this.#core.transfers.inTransit();
+  }
+
+  /** Takes blocks in transit back; returns their indices. */
+  recall(tickets?: readonly number[]): number[] {
+    for (const ticket of tickets ?? []) checkInteger('ticket', ticket, 0, Number.MAX_SAFE_INTEGER);
+    return this.#isOut() ? this.#nothing([]) : this.#core.recall(tickets);
   }
 
   // ---- deaths
 
-  watch(worker: WatchableWorker): void {
+  watchWorker(worker: WatchableWorker): void {
     let recorded = true;
-    const thread = watchWorker(worker, (ended) => {
+    const thread = monitorWorker(worker, (ended) => {
       this.#guarded(() => {
         if (!recorded) this.#core.disown();
-        this.#onEnd(ended, EVENT_PATIENCE);
+        this.#onThreadEnd(ended, EVENT_PATIENCE);
       });
     });
     recorded = this.#core.adopt(thread);
@@ -362,16 +387,16 @@ export class SharedStore implements PoolStore, Sharing {
     );
   }
 
-  onDeath(listener: (report: DeathReport) => void): () => void {
+  onWorkerExit(listener: (exit: WorkerExit) => void): () => void {
     checkFunction('listener', listener);
     const entry = { listener };
-    this.#deathListeners.add(entry);
+    this.#exitListeners.add(entry);
     return () => {
-      this.#deathListeners.delete(entry);
+      this.#exitListeners.delete(entry);
     };
   }
 
-  workerEnded(thread: number): readonly DeathReport[] {
+  reportWorkerExit(thread: number): readonly WorkerExit[] {
     if (this.#isOut()) return this.#nothing([]);
     const why = this.#core.whyAlive(thread);
     if (why !== null) {
@@ -380,37 +405,37 @@ export class SharedStore implements PoolStore, Sharing {
         `${this.#label}: thread ${String(thread)} has not ended: ${why}`,
       );
     }
-    return this.#onEnd(thread);
+    return this.#onThreadEnd(thread);
   }
 
   /** A thread ended. If the lock can't be had now, its workers are recovered at a later event or call. */
-  #onEnd(thread: number, patience?: number): readonly DeathReport[] {
+  #onThreadEnd(thread: number, patience?: number): readonly WorkerExit[] {
     this.#core.markDead(thread);
     // Those who are still attached do the rest.
     return this.gone ? [] : this.#recoverDead(patience);
   }
 
-  #recoverDead(patience?: number): readonly DeathReport[] {
+  #recoverDead(patience?: number): readonly WorkerExit[] {
     this.#deadToRecover = true;
-    let reports: readonly DeathReport[] = [];
+    let exits: readonly WorkerExit[] = [];
     tryLocked(() => {
-      reports = this.#core.recoverDead(patience);
+      exits = this.#core.recoverDead(patience);
       this.#deadToRecover = false;
     });
-    this.#tellOf(reports);
-    return reports;
+    this.#reportExits(exits);
+    return exits;
   }
 
   /** Reports deaths, and gives the memory of a destroyed pool back if they were what it waited for. */
-  #tellOf(reports: readonly DeathReport[]): void {
+  #reportExits(exits: readonly WorkerExit[]): void {
     const { hooks, name } = this.#options;
-    for (const report of reports) {
-      if (report.out.length > 0) {
-        const blocks = this.#figures.list(report.out);
+    for (const exit of exits) {
+      if (exit.out.length > 0) {
+        const blocks = this.#figures.list(exit.out);
         this.#report(
           `${name} worker died`,
-          `${name}: worker ${String(report.worker)} (thread ${String(report.thread)}) died with ` +
-            `${String(report.out.length)} blocks out: ${blocks}${hooks?.holders(report.out) ?? ''}; reclaim() takes them back once the device is quiet`,
+          `${name}: worker ${String(exit.worker)} (thread ${String(exit.thread)}) died with ` +
+            `${String(exit.out.length)} blocks out: ${blocks}${hooks?.holders(exit.out) ?? ''}; reclaim() takes them back once the device is quiet`,
         );
       }
     }
@@ -418,12 +443,12 @@ export class SharedStore implements PoolStore, Sharing {
       if (this.#core.isDestroyed()) this.#releaseIfUnused();
     } finally {
       // Last, and each, whatever it throws: it is the user's code.
-      for (const report of reports) {
-        for (const { listener } of [...this.#deathListeners]) {
+      for (const exit of exits) {
+        for (const { listener } of [...this.#exitListeners]) {
           try {
-            listener(report);
+            listener(exit);
           } catch (error) {
-            this.#report(`${name} listener`, `${name}: a listener of onDeath threw ${describeThrown(error)}`);
+            this.#report(`${name} listener`, `${name}: a listener of onWorkerExit threw ${describeThrown(error)}`);
           }
         }
       }
@@ -432,9 +457,9 @@ export class SharedStore implements PoolStore, Sharing {
 
   reclaim(): number {
     if (this.#isOut()) return this.#nothing(0);
-    const { count, reports } = this.#core.reclaim();
+    const { count, exits } = this.#core.reclaim();
     this.#deadToRecover = false;
-    this.#tellOf(reports);
+    this.#reportExits(exits);
     return count;
   }
 
@@ -480,7 +505,7 @@ export class SharedStore implements PoolStore, Sharing {
   /** Every call takes the slow path from now on, which knows that the pool was destroyed. */
   #stop(): void {
     this.#options.list.hold();
-    this.#core.giveBack(MAX_BLOCKS);
+    this.#core.flush(MAX_BLOCKS);
   }
 
   /** The last block of this worker came back to a pool that was destroyed. */
@@ -522,10 +547,10 @@ export class SharedStore implements PoolStore, Sharing {
   }
 
   /** Another worker declared this one ended: nothing in the pool is its own any more. */
-  #forsake(): void {
-    this.#forsaken = true;
+  #abandon(): void {
+    this.#declaredEnded = true;
     this.#left = true;
-    this.#core.forsake();
+    this.#core.abandon();
     this.#forgetWorkers();
     this.#forgetReclaim();
     this.#waits.failAll();
@@ -534,21 +559,21 @@ export class SharedStore implements PoolStore, Sharing {
 
   /** True if this worker has no part in the pool any more. Sees here that it was declared ended. */
   #isOut(): boolean {
-    if (!this.gone && !this.#core.isMember()) this.#forsake();
+    if (!this.gone && !this.#core.isMember()) this.#abandon();
     return this.gone;
   }
 
   /** For calls that do nothing after the end of the pool. */
   #nothing<T>(value: T): T {
-    if (this.#forsaken) throw this.#goneError();
+    if (this.#declaredEnded) throw this.#goneError();
     return value;
   }
 
   #goneError(): DmaDestroyedError | DmaSharingError {
-    if (!this.#forsaken) return this.#destroyedError();
+    if (!this.#declaredEnded) return this.#destroyedError();
     return new DmaSharingError(
       'ERR_DMAPOOL_DECLARED_ENDED',
-      `${this.#label}: worker ${String(this.worker)} was declared ended by workerEnded(), but lives; it is out of the pool`,
+      `${this.#label}: worker ${String(this.worker)} was declared ended by reportWorkerExit(), but lives; it is out of the pool`,
     );
   }
 
@@ -578,13 +603,26 @@ export class SharedStore implements PoolStore, Sharing {
 
   reserve(count: number): void {
     checkInteger('count', count, 0, MAX_BLOCKS);
-    const refusal = this.prepare(count, 'kernel');
+    const refusal = this.prepare(count, true);
     if (refusal < 0) throw this.refused(refusal, count);
   }
 
-  /** A shared pool keeps its pages: any worker may be about to use one. */
   trim(): number {
+    throw new DmaSharingError(
+      'ERR_DMAPOOL_NOT_TRIMMABLE',
+      `${this.#label}: a shared pool keeps its pages, because another worker may be about to use one`,
+    );
+  }
+
+  idlePages(): number {
     return 0;
+  }
+
+  ownerOf(index: number): string {
+    const word = Atomics.load(this.#options.control.words, index);
+    const holder = holderOf(word);
+    if (holder === 0) return 'not allocated';
+    return `${isFlight(word) ? 'in transit from' : 'owned by'} worker ${String(holder)}`;
   }
 
   dmaOf(index: number): number {
@@ -601,7 +639,7 @@ export class SharedStore implements PoolStore, Sharing {
     this.pages.fill(index, value);
   }
 
-  account(): PoolCounts {
+  counts(): PoolCounts {
     const perPage = this.#options.geometry.blocksPerPage;
     const out = this.#core.indicesOut();
     // After the blocks, and not less than they take: others go on meanwhile. So active <= blocks = pages * perPage.
@@ -611,6 +649,6 @@ export class SharedStore implements PoolStore, Sharing {
   }
 
   statistics(): PoolStatistics {
-    return this.#figures.statistics(this.account(), this.#core.allocations);
+    return this.#figures.statistics(this.counts(), this.#core.allocations);
   }
 }

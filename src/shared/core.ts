@@ -10,15 +10,14 @@
  * Each worker's magazine is the very list of an unshared pool, in words that only this worker writes; half of one goes
  * to or from the depot at a time, so the lock is paid for once in many calls.
  */
-import { DmaSharingError } from '../errors.ts';
 import { ALWAYS, EMPTY, type ListControl } from '../pool/free-list.ts';
 import type { BlockHooks } from '../pool/hooks.ts';
-import { AT_LIMIT, type Gfp, NO_PAGE_ALLOWED, type Refusal } from '../pool/backend.ts';
+import { AT_LIMIT, NO_PAGE_ALLOWED, type Refusal } from '../pool/backend.ts';
 import { Depot } from './depot.ts';
+import { DmaSharingError } from './errors.ts';
 import {
   ATTACHED,
   type Control,
-  DEAD,
   DESTROYED,
   H_CORRUPTED,
   H_EVENTS,
@@ -32,27 +31,17 @@ import {
   H_SUPPLY,
   H_WAITS,
   H_WANTED,
-  LOST,
   holderOf,
   markOf,
 } from './layout.ts';
 import { PoolLock } from './lock.ts';
-import { Tickets } from './wait-tickets.ts';
+import { Recovery, type WorkerExit } from './recovery.ts';
+import { WaitTickets } from './wait-tickets.ts';
 import { Transfers } from './transfers.ts';
 import { Workers } from './workers.ts';
 
 /** The pool was destroyed: in place of an index or a refusal. */
 export const POOL_DESTROYED = -10;
-
-/** What became of a worker that died. */
-export interface DeathReport {
-  /** Its number in the pool. */
-  readonly worker: number;
-  /** The thread's number, as the platform gave it. */
-  readonly thread: number;
-  /** Indices of the blocks it had handed out. They stay so until `reclaim`, since a device may still write there. */
-  readonly out: readonly number[];
-}
 
 /** What one worker's side of a pool is made of. */
 export interface SharedCoreOptions {
@@ -86,10 +75,11 @@ export class SharedCore {
   readonly #lock: PoolLock;
   readonly #depot: Depot;
   readonly #workers: Workers;
-  readonly #tickets: Tickets;
+  readonly #tickets: WaitTickets;
   #wantedSeen = 0;
   #mayPark: boolean;
-  readonly #transfers: Transfers;
+  readonly #recovery: Recovery;
+  readonly transfers: Transfers;
 
   constructor(options: SharedCoreOptions) {
     const { control, hooks, list, worker, magazine, mostMagazine, mayPark } = options;
@@ -104,24 +94,25 @@ export class SharedCore {
     this.#mayPark = mayPark;
     this.#wantedSeen = control.header[H_WANTED]!;
     this.#lock = new PoolLock(control.header, worker, mayPark);
-    this.#depot = new Depot(control, hooks);
+    this.#depot = new Depot(control);
     this.#workers = new Workers(control.header);
     this.#thread = this.#workers.threadOf(worker);
     this.#term = this.#workers.termOf(worker);
-    this.#tickets = new Tickets(control.header);
-    this.#transfers = new Transfers(control, list, worker);
+    this.#tickets = new WaitTickets(control.header);
+    this.#recovery = new Recovery(control, this.#workers, this.#depot, this.#tickets, hooks);
+    this.transfers = new Transfers(control, list, worker, hooks?.renewsHandles === true);
     list.setMark(this.#mark);
     this.#setLimit();
   }
 
   /** @param patience Milliseconds; default: the lock's own. @throws {@link DmaTimeoutError}, {@link DmaSharingError} */
   #enter(patience?: number): void {
-    if (this.#lock.acquire(patience)) this.#depot.mend();
+    if (this.#lock.acquire(patience)) this.#recovery.rebuildFreeList();
     if (this.isMember()) return;
     this.#lock.release();
     throw new DmaSharingError(
       'ERR_DMAPOOL_DECLARED_ENDED',
-      `worker ${String(this.#me)} was declared ended by workerEnded(), but lives; attach again`,
+      `worker ${String(this.#me)} was declared ended by reportWorkerExit(), but lives; attach again`,
     );
   }
 
@@ -131,7 +122,7 @@ export class SharedCore {
   }
 
   /** This worker was declared ended: what it thought to have in its magazine is not its own. */
-  forsake(): void {
+  abandon(): void {
     this.#list.hold();
     this.#list.setTop(EMPTY);
     this.#list.setOwned(this.#list.out);
@@ -157,20 +148,20 @@ export class SharedCore {
    *
    * @param counts Whether it counts as a failure if there is none.
    */
-  refill(gfp: Gfp, counts = true): number {
+  refill(grow: boolean, counts = true): number {
     this.#enter();
-    const refusal = this.#fetch(Math.min(this.#magazine >> 1, MOST_MOVED), gfp);
+    const refusal = this.#fetch(Math.min(this.#magazine >> 1, MOST_MOVED), grow);
     if (refusal < 0 && counts) this.#header[H_FAILURES] = this.#header[H_FAILURES]! + 1;
     this.#leave();
     return refusal < 0 ? refusal : this.#list.pop();
   }
 
   /** Makes sure that `count` blocks are in the magazine, or says why not; then it has what it had. */
-  prepare(count: number, gfp: Gfp): number {
+  prepare(count: number, grow: boolean): number {
     this.#enter();
     let refusal = 0;
     while (refusal === 0 && this.#list.owned - this.#list.out < count) {
-      refusal = this.#fetch(count - (this.#list.owned - this.#list.out), gfp);
+      refusal = this.#fetch(count - (this.#list.owned - this.#list.out), grow);
     }
     if (refusal < 0) this.#header[H_FAILURES] = this.#header[H_FAILURES]! + 1;
     this.#leave();
@@ -178,21 +169,21 @@ export class SharedCore {
   }
 
   /** Up to `wanted` blocks from the depot, or fresh ones, or a new page's, onto the magazine. Under the lock. */
-  #fetch(wanted: number, gfp: Gfp): number {
+  #fetch(wanted: number, grow: boolean): number {
     if (this.#header[H_STATE] === DESTROYED) return POOL_DESTROYED;
-    // Who waits comes before who asks now.
+    // Serve queued waiters first.
     if (this.#tickets.first() >= 0) return AT_LIMIT;
-    return this.#fetchInTurn(wanted, gfp);
+    return this.#fetchInTurn(wanted, grow);
   }
 
-  #fetchInTurn(wanted: number, gfp: Gfp): number {
+  #fetchInTurn(wanted: number, grow: boolean): number {
     let count = Math.min(wanted, this.#depot.count);
     if (count > 0) {
       this.#own(this.#depot.take(this.#me, count, this.#list.top), count);
       return 0;
     }
     if (this.#depot.fresh === 0) {
-      const refusal = this.#openPage(gfp);
+      const refusal = this.#openPage(grow);
       if (refusal < 0) return refusal;
     }
     count = Math.min(wanted, this.#depot.fresh);
@@ -213,10 +204,10 @@ export class SharedCore {
   }
 
   /** Looks whether somebody waits or asked; what idles here is for them. Called now and then on the event loop. */
-  heed(): void {
+  returnIdleBlocks(): void {
     if (this.#isWanted()) {
       this.#magazine = this.#leastMagazine;
-      this.giveBack(this.#list.owned - this.#list.out);
+      this.flush(this.#list.owned - this.#list.out);
     }
     this.#setLimit();
   }
@@ -229,18 +220,18 @@ export class SharedCore {
   }
 
   /** Asks the others for what idles in their magazines, and gives them a moment. */
-  ask(): void {
+  requestIdleBlocks(): void {
     const supply = Atomics.load(this.#header, H_SUPPLY);
     this.#wantedSeen = Atomics.add(this.#header, H_WANTED, 1) + 1;
     this.#announce(H_EVENTS);
     if (this.#mayPark) Atomics.wait(this.#header, H_SUPPLY, supply, A_MOMENT);
   }
 
-  #openPage(gfp: Gfp): Refusal | 0 {
+  #openPage(grow: boolean): Refusal | 0 {
     const pages = this.#header[H_PAGES]!;
     if (pages >= this.#header[H_MAX_PAGES]!) return AT_LIMIT;
     if (pages * this.#header[H_PER_PAGE]! >= this.#header[H_MAX_BLOCKS]!) return AT_LIMIT;
-    if (gfp === 'atomic') return NO_PAGE_ALLOWED;
+    if (!grow) return NO_PAGE_ALLOWED;
     this.#header[H_PAGES] = pages + 1;
     return 0;
   }
@@ -248,16 +239,16 @@ export class SharedCore {
   // ---- giving
 
   /** The magazine is full, or somebody waits: takes a block back, and gives half a magazine or all of it away. */
-  spill(index: number): void {
+  freeSlow(index: number): void {
     this.#list.push(index);
     const idle = this.#list.owned - this.#list.out;
     if (this.#isWanted()) {
       this.#magazine = this.#leastMagazine;
-      this.giveBack(idle);
+      this.flush(idle);
     } else if (this.#grow()) {
       this.#setLimit();
     } else {
-      this.giveBack(idle > this.#magazine ? Math.min(this.#magazine >> 1, MOST_MOVED) : 0);
+      this.flush(idle > this.#magazine ? Math.min(this.#magazine >> 1, MOST_MOVED) : 0);
     }
   }
 
@@ -274,7 +265,7 @@ export class SharedCore {
   }
 
   /** Gives the first `count` blocks of the magazine, or as many as it has, to the depot. */
-  giveBack(count: number): void {
+  flush(count: number): void {
     const first = this.#list.top;
     if (count > 0 && first >= 0) {
       let last = first;
@@ -320,7 +311,7 @@ export class SharedCore {
   // ---- waiting
 
   /** Joins the queue; QUEUE_FULL or POOL_DESTROYED if that can't be. */
-  draw(): number {
+  joinQueue(): number {
     this.#enter();
     const ticket = this.#header[H_STATE] === DESTROYED ? POOL_DESTROYED : this.#tickets.draw(this.#me);
     if (ticket >= 0) this.#header[H_WAITS] = this.#header[H_WAITS]! + 1;
@@ -337,7 +328,7 @@ export class SharedCore {
     let result: number = AT_LIMIT;
     if (this.#header[H_STATE] === DESTROYED) result = POOL_DESTROYED;
     else if (this.#tickets.first() === ticket) {
-      result = this.#list.top >= 0 ? 0 : this.#fetchInTurn(1, 'kernel');
+      result = this.#list.top >= 0 ? 0 : this.#fetchInTurn(1, true);
       if (result === 0) {
         result = this.#list.pop();
         this.#tickets.drop(ticket);
@@ -351,7 +342,7 @@ export class SharedCore {
   }
 
   /** Leaves the queue. */
-  giveUp(ticket: number): void {
+  leaveQueue(ticket: number): void {
     this.#enter();
     this.#tickets.drop(ticket);
     this.#leave();
@@ -361,22 +352,21 @@ export class SharedCore {
 
   // ---- from worker to worker
 
-  /** Puts a block that this worker handed out on its way, and returns the way; -1: not ours. */
-  transfer(index: number): number {
-    return this.#transfers.send(index);
-  }
-
-  /** Takes a block on its way; false if it is on its way no more. */
-  accept(index: number, way: number): boolean {
-    return this.#transfers.receive(index, way);
-  }
-
-  /** {@link accept} for many: all of them, and -1; or none, and the place of the first that can't be had. */
-  acceptAll(indices: Int32Array, ways: Int32Array, count: number): number {
+  /** Accepts all of `tickets[0..count)` and returns -1, or none and the first ticket that is not in transit. */
+  acceptAll(tickets: Float64Array, into: Int32Array, count: number): number {
+    this.transfers.readTickets(tickets, count);
     this.#enter();
-    const missing = this.#transfers.receiveAll(indices, ways, count);
+    const missing = this.transfers.transferInAll(into, count);
     this.#leave();
     return missing;
+  }
+
+  /** Takes back blocks in transit that this worker gave: those of `tickets`, by default all. Returns their indices. */
+  recall(tickets?: readonly number[]): number[] {
+    this.#enter();
+    const recalled = this.transfers.recall(tickets ?? this.transfers.inTransit().map(({ ticket }) => ticket));
+    this.#leave();
+    return recalled;
   }
 
   // ---- the end of workers and of the pool
@@ -393,71 +383,57 @@ export class SharedCore {
 
   /** Marks dead the workers of a thread that ended, and those below it. Needs no lock, and throws nothing. */
   markDead(thread: number): void {
-    this.#workers.markDead(thread, this.isMember() ? this.#me : 0);
+    this.#recovery.markDead(thread, this.isMember() ? this.#me : 0);
     this.#announce(H_EVENTS);
   }
 
   /** True if a worker died whose witness is gone too, so that another one has to recover it. */
   hasOrphans(): boolean {
-    return this.#workers.hasOrphans();
+    return this.#recovery.hasOrphans();
   }
 
   /** True if this worker is to recover a dead one: what it marked, or its predecessor in the slot. */
   hasWitnessed(): boolean {
-    return this.#workers.hasWitnessed(this.#me);
+    return this.#recovery.hasWitnessed(this.#me);
   }
 
   /** What lay in the magazines of workers that are marked dead returns to the depot. @throws {@link DmaTimeoutError} */
-  recoverDead(patience?: number): DeathReport[] {
+  recoverDead(patience?: number): WorkerExit[] {
     this.#enter(patience);
-    const reports: DeathReport[] = [];
+    const exits: WorkerExit[] = [];
     try {
-      this.#recoverInto(reports);
+      this.#recovery.recoverDead(exits);
     } finally {
       this.#leave();
     }
     this.#announce(H_SUPPLY);
-    return reports;
-  }
-
-  #recoverInto(reports: DeathReport[]): void {
-    for (const worker of this.#workers.in(DEAD)) {
-      this.#tickets.dropAllOf(worker);
-      const out = this.#depot.recover(worker, true);
-      reports.push({ worker, thread: this.#workers.threadOf(worker), out });
-      this.#workers.settle(worker, out.length);
-      if (out.length === 0) this.#workers.release(worker);
-      else this.#workers.lose(worker);
-    }
+    return exits;
   }
 
   /**
-   * After a reset of the device: what dead workers had handed out comes back.
+   * After a reset of the device: what dead workers had allocated comes back.
    *
-   * @returns How many blocks, and the deaths that were not recovered before.
+   * @returns How many blocks, and the exits that were not recovered before.
    */
-  reclaim(): { readonly count: number; readonly reports: readonly DeathReport[] } {
+  reclaim(): { readonly count: number; readonly exits: readonly WorkerExit[] } {
     this.#enter();
-    const reports: DeathReport[] = [];
-    let count = 0;
+    const exits: WorkerExit[] = [];
+    let count: number;
     try {
-      this.#recoverInto(reports);
-      for (const worker of this.#workers.in(LOST)) {
-        count += this.#depot.reclaim(worker);
-        this.#workers.release(worker);
-      }
+      this.#recovery.recoverDead(exits);
+      count = this.#recovery.reclaimLost();
     } finally {
       this.#leave();
     }
     this.#announce(H_SUPPLY);
-    return { count, reports };
+    return { count, exits };
   }
 
   /** What this worker has out is lost, and the pool at its end: nothing writes there any more. */
   reclaimOwn(): void {
     this.#enter();
     try {
-      this.#depot.reclaim(this.#me);
+      this.#recovery.reclaim(this.#me);
       this.#list.writeOff();
       this.#list.setTop(EMPTY);
       this.#list.setOwned(0);
@@ -486,7 +462,7 @@ export class SharedCore {
   /** This worker leaves in good order; its blocks that are out are as those of a dead one. Returns their indices. */
   detach(): number[] {
     this.#enter();
-    const out = this.#depot.recover(this.#me, false);
+    const out = this.#recovery.recover(this.#me, false);
     this.#tickets.dropAllOf(this.#me);
     this.publish();
     this.#workers.settle(this.#me, 0);

@@ -1,12 +1,10 @@
 /**
  * The depot: the common stock of free blocks, and how blocks move between it and the magazines. Everything here runs
- * under the lock, and every order of stores is chosen so that a kill between any two of them can be mended: owners
- * tell where each block belongs, and the list is only a way to find the depot's blocks quickly.
+ * under the lock, and every order of stores is chosen so that the state can be rebuilt after a kill between any two of
+ * them: owners tell where each block belongs, and the list is only a way to find the depot's blocks quickly.
  */
 import { EMPTY, QUARANTINED } from '../pool/free-list.ts';
-import type { BlockHooks } from '../pool/hooks.ts';
 import {
-  ATTACHED,
   type Control,
   H_CARVED,
   H_DEPOT,
@@ -15,27 +13,17 @@ import {
   H_PAGES,
   H_PER_PAGE,
   H_QUARANTINED,
-  holderOf,
-  isFlight,
-  markOf,
-  NO_OWNER,
-  slotAt,
-  W_STATE,
 } from './layout.ts';
 
 /** Owner of the depot's blocks. */
-const DEPOT = 0;
+export const DEPOT = 0;
 
 export class Depot {
   readonly #header: Int32Array<SharedArrayBuffer>;
   readonly #words: Int32Array<SharedArrayBuffer>;
   readonly #owners: Uint8Array<SharedArrayBuffer>;
 
-  /** What is done to blocks that become free without a call of their holder; null: nothing. */
-  readonly #hooks: BlockHooks | null;
-
-  constructor(control: Control, hooks: BlockHooks | null) {
-    this.#hooks = hooks;
+  constructor(control: Control) {
     this.#header = control.header;
     this.#words = control.words;
     this.#owners = control.owners;
@@ -97,7 +85,7 @@ export class Depot {
   }
 
   /** Takes one free or lost block of worker `w` back. */
-  #giveOne(index: number): void {
+  giveOne(index: number): void {
     this.#words[index] = this.#header[H_DEPOT]!;
     this.#owners[index] = DEPOT;
     this.#header[H_DEPOT] = index;
@@ -118,36 +106,6 @@ export class Depot {
     this.#words[index] = mark;
   }
 
-  /**
-   * What lies in the magazine of worker `w` comes back. Returns the blocks that it had handed out.
-   *
-   * @param died It may have been killed in the middle of a free, with a word that says free and the bytes of a block in
-   *   use. So the bytes of its magazine are made those of free blocks, before the owner says that they are the depot's.
-   */
-  recover(w: number, died: boolean): number[] {
-    const out: number[] = [];
-    const carved = this.#header[H_CARVED]!;
-    for (let index = 0; index < carved; index++) {
-      const word = this.#words[index]!;
-      if (word >= EMPTY) {
-        if (this.#owners[index] === w) this.#giveFree(index, died);
-      } else if (holderOf(word) === w && this.#stop(index, word, w)) {
-        out.push(index);
-      }
-    }
-    return out;
-  }
-
-  #giveFree(index: number, scrub: boolean): void {
-    if (scrub) this.#hooks?.scrub(index);
-    this.#giveOne(index);
-  }
-
-  /** Nobody shall accept a block any more that worker `w` had handed out; false if somebody just did. */
-  #stop(index: number, word: number, w: number): boolean {
-    return !isFlight(word) || Atomics.compareExchange(this.#words, index, word, markOf(w)) === word;
-  }
-
   /** How many free blocks a worker has at hand. */
   idleOf(w: number): number {
     let count = 0;
@@ -155,56 +113,5 @@ export class Depot {
       if (this.#owners[index] === w && this.#words[index]! >= EMPTY) count++;
     }
     return count;
-  }
-
-  /** What a worker that is gone had handed out comes back too: nobody, no device either, writes there any more. */
-  reclaim(w: number): number {
-    let count = 0;
-    const carved = this.#header[H_CARVED]!;
-    for (let index = 0; index < carved; index++) {
-      const word = this.#words[index]!;
-      if (word >= EMPTY) {
-        if (this.#owners[index] !== w) continue;
-        this.#hooks?.scrub(index);
-      } else {
-        if (holderOf(word) !== w || !this.#stop(index, word, w)) continue;
-        // Before the word says free: killed in the middle, the block stays out, and the next reclaim does it again.
-        this.#hooks?.freed(index);
-      }
-      this.#giveOne(index);
-      count++;
-    }
-    return count;
-  }
-
-  #isDead(owner: number): boolean {
-    return owner !== DEPOT && owner !== NO_OWNER && this.#header[slotAt(owner) + W_STATE] !== ATTACHED;
-  }
-
-  /** Mends everything after a worker died with the lock: the list is made anew from what the owners say. */
-  mend(): void {
-    const carved = this.#header[H_CARVED]!;
-    // Died in carve(): not carved, so nobody's.
-    for (let index = carved; index < this.#owners.length; index++) {
-      if (this.#owners[index] !== DEPOT) this.#owners[index] = DEPOT;
-    }
-    let head = EMPTY;
-    let count = 0;
-    for (let index = carved - 1; index >= 0; index--) {
-      const word = this.#words[index]!;
-      if (word < EMPTY) continue;
-      // Died in recover() or reclaim(), or with a half-filled magazine.
-      if (this.#isDead(this.#owners[index]!)) {
-        this.#hooks?.scrub(index);
-        this.#owners[index] = DEPOT;
-      }
-      if (this.#owners[index] === DEPOT) {
-        this.#words[index] = head;
-        head = index;
-        count++;
-      }
-    }
-    this.#header[H_DEPOT] = head;
-    this.#header[H_DEPOT_COUNT] = count;
   }
 }

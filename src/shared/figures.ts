@@ -14,10 +14,11 @@ import {
   H_QUARANTINED,
   H_WAITS,
   holderOf,
+  isFlight,
   MAX_WORKERS,
   NO_WORKER,
 } from './layout.ts';
-import { Tickets } from './wait-tickets.ts';
+import { WaitTickets } from './wait-tickets.ts';
 import { Workers } from './workers.ts';
 
 export class SharedFigures {
@@ -27,7 +28,7 @@ export class SharedFigures {
   readonly #hooks: BlockHooks | null;
   readonly #workers: Workers;
   readonly #depot: Depot;
-  readonly #queue: Tickets;
+  readonly #queue: WaitTickets;
 
   constructor(control: Control, worker: number, pages: PoolPages, hooks: BlockHooks | null) {
     this.#control = control;
@@ -35,8 +36,8 @@ export class SharedFigures {
     this.#pages = pages;
     this.#hooks = hooks;
     this.#workers = new Workers(control.header);
-    this.#depot = new Depot(control, null);
-    this.#queue = new Tickets(control.header);
+    this.#depot = new Depot(control);
+    this.#queue = new WaitTickets(control.header);
   }
 
   get someWait(): boolean {
@@ -112,6 +113,7 @@ export class SharedFigures {
       quarantined: header[H_QUARANTINED]!,
       waits: header[H_WAITS]!,
       waiting: this.#queue.waiting,
+      inTransit: this.#control.words.reduce((count, word) => count + (isFlight(word) ? 1 : 0), 0),
     };
   }
 }

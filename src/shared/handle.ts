@@ -2,10 +2,10 @@ import { checkBoolean, checkInteger, checkObject, INT_MAX, isInstance, reading }
 import { NUMA_NO_NODE } from '../device/mask.ts';
 import { DmaArgumentError, isArray } from '../errors.ts';
 import type { SharedRegion } from '../memory/coherent.ts';
-import { MAX_SHARED_BLOCKS } from './layout.ts';
+import { isShared, MAX_SHARED_BLOCKS } from './layout.ts';
 
 /**
- * What `pool.share()` gives: all that another worker needs to attach to the pool. It goes through `postMessage` (its
+ * All that another worker needs to attach to a shared pool. It goes through `postMessage` (its
  * buffers are shared, not copied) and is good as long as the pool lives. Treat it as opaque.
  */
 export interface SharedPoolHandle {
@@ -53,13 +53,7 @@ export interface SharedPoolHandle {
 /** Numbers a page takes in {@link SharedPoolHandle.pages}. */
 export const PER_PAGE_ENTRY = 3;
 
-const ACCEPTED = 'a handle from pool.share(), as it came through postMessage';
-
-/** True for shared memory; false where the runtime has none. */
-export function isShared(buffer: unknown): buffer is SharedArrayBuffer {
-  // The name itself is missing in a web page without cross-origin isolation.
-  return typeof SharedArrayBuffer === 'function' && isInstance(buffer, SharedArrayBuffer);
-}
+const ACCEPTED = 'SharedPool.handle, as it came through postMessage';
 
 /**
  * Reads a handle, each field once: what is checked is what is used. What the control block says is checked against it later.

@@ -13,12 +13,11 @@
  *     next or EMPTY        0       in the depot
  *     next or EMPTY        w       in the magazine of worker w
  *     markOf(w)            any     handed out by worker w; the owner is w again before the block can be freed
- *     flightOf(way)        any     on its way from the worker that the way names; the owner is NO_OWNER by then
+ *     flightOf(way)        any     in transit from the worker that the way names; the owner is NO_OWNER by then
  *     QUARANTINED, ABSENT  any     never handed out again, or beyond the pool's limit
  */
 import { DmaArgumentError } from '../errors.ts';
-import { isShared } from './handle.ts';
-import { giverOf } from './transfers.ts';
+import { isInstance } from '../arguments.ts';
 
 /** Worker slots: numbers 1 to this. */
 export const MAX_WORKERS = 62;
@@ -109,23 +108,39 @@ export function markOf(w: number): number {
 
 const FLIGHT_BASE = 128;
 
-/** Word of a block on its way: see transfer-ticket.ts for what a way is. */
+/** Giver and nonce of a transfer, as one small integer: 24 bits of nonce, 6 of the giver. */
+export function wayOf(giver: number, nonce: number): number {
+  return nonce * WORKER_RANGE + giver;
+}
+
+export function giverOf(way: number): number {
+  return way & (WORKER_RANGE - 1);
+}
+
+const WORKER_RANGE = 64;
+
+/** Word of a block in transit. */
 export function flightOf(way: number): number {
   return -FLIGHT_BASE - way;
+}
+
+/** The way that the word of a block in transit names. */
+export function wayOfFlight(word: number): number {
+  return -FLIGHT_BASE - word;
 }
 
 /** The worker that a word names, 0 for the word of a free block. */
 export function holderOf(word: number): number {
   if (word > -16) return 0;
-  return word > -FLIGHT_BASE ? -16 - word : giverOf(-FLIGHT_BASE - word);
+  return word > -FLIGHT_BASE ? -16 - word : giverOf(wayOfFlight(word));
 }
 
-/** True for the word of a block on its way. */
+/** True for the word of a block in transit. */
 export function isFlight(word: number): boolean {
   return word <= -FLIGHT_BASE;
 }
 
-/** Owner of a block on its way, and no worker's number: the word alone says whose it is. */
+/** Owner of a block in transit, and no worker's number: the word alone says whose it is. */
 export const NO_OWNER = 255;
 
 /** Int32 index of a worker's slot. */
@@ -175,7 +190,7 @@ export function createControl(maxBlocks: number, perPage: number, maxPages: numb
 /** The views of a control block that came from another worker. @throws {@link DmaArgumentError} if it is none of ours. */
 export function attachControl(buffer: unknown): Control {
   if (!isShared(buffer) || buffer.byteLength < WORDS_AT * 4) {
-    throw new DmaArgumentError('handle', buffer, 'a handle from pool.share(), as it came through postMessage');
+    throw new DmaArgumentError('handle', buffer, 'SharedPool.handle, as it came through postMessage');
   }
   const header = new Int32Array(buffer, 0, WORDS_AT);
   if (header[H_VERSION] !== VERSION) {
@@ -183,7 +198,7 @@ export function attachControl(buffer: unknown): Control {
   }
   const blocks = header[H_MAX_PAGES]! * header[H_PER_PAGE]!;
   if (blocks < 0 || buffer.byteLength < bytesFor(blocks)) {
-    throw new DmaArgumentError('handle: control', buffer, 'a handle as pool.share() gave it');
+    throw new DmaArgumentError('handle: control', buffer, 'SharedPool.handle, as it came through postMessage');
   }
   return viewsOf(buffer, blocks);
 }
@@ -200,4 +215,10 @@ function viewsOf(buffer: SharedArrayBuffer, blocks: number): Control {
     words: new Int32Array(buffer, WORDS_AT * 4, blocks),
     owners: new Uint8Array(buffer, (WORDS_AT + blocks) * 4, blocks),
   };
+}
+
+/** True for shared memory; false where the runtime has none. */
+export function isShared(buffer: unknown): buffer is SharedArrayBuffer {
+  // The name itself is missing in a web page without cross-origin isolation.
+  return typeof SharedArrayBuffer === 'function' && isInstance(buffer, SharedArrayBuffer);
 }

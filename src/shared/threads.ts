@@ -66,8 +66,8 @@ export interface WatchableWorker {
  *
  * @returns The thread's number.
  */
-export function watchWorker(worker: WatchableWorker, ended: (thread: number) => void): number {
-  const accepted = 'a Worker of node:worker_threads; for others call workerEnded()';
+export function monitorWorker(worker: WatchableWorker, ended: (thread: number) => void): number {
+  const accepted = 'a Worker of node:worker_threads; for others call reportWorkerExit()';
   checkObject('worker', worker, accepted);
   const watched = watchedWorkers.get(worker);
   if (watched !== undefined) {

@@ -1,4 +1,4 @@
-/** The queue of those who wait, across workers: first come, first served. Everything here runs under the lock. */
+/** The queue of waiters across workers: first come, first served. Everything here runs under the lock. */
 import { H_TICKET_HEAD, H_TICKET_NEXT, MAX_TICKETS, ticketAt } from './layout.ts';
 
 /** Tickets are counted modulo this, so that they stay small integers. */
@@ -6,7 +6,7 @@ const RANGE = 2 ** 30;
 /** Too many wait: in place of a ticket. */
 export const QUEUE_FULL = -1;
 
-export class Tickets {
+export class WaitTickets {
   readonly #header: Int32Array<SharedArrayBuffer>;
 
   constructor(header: Int32Array<SharedArrayBuffer>) {

@@ -4,7 +4,7 @@ import { checkWaitOptions, type WaitOptions, WaitQueue } from '../pool/waiting.t
 import { H_SUPPLY } from './layout.ts';
 import { POOL_DESTROYED, type SharedCore } from './core.ts';
 import { onceChanged } from './threads.ts';
-import { QUEUE_FULL, Tickets } from './wait-tickets.ts';
+import { QUEUE_FULL, WaitTickets } from './wait-tickets.ts';
 
 /** Milliseconds after which those who wait, and those who may be asked to share, look again without being told. */
 export const LOOK_AGAIN = 100;
@@ -48,7 +48,7 @@ export class SharedWaits {
   readonly #header: Int32Array<SharedArrayBuffer>;
   readonly #label: string;
   readonly #core: SharedCore;
-  readonly #queue: Tickets;
+  readonly #queue: WaitTickets;
   readonly #host: WaitHost;
   readonly #waiters: WaitQueue<Waiting>;
   /** Tickets of those who gave up, still in the queue. */
@@ -59,7 +59,7 @@ export class SharedWaits {
     this.#header = header;
     this.#label = label;
     this.#core = core;
-    this.#queue = new Tickets(header);
+    this.#queue = new WaitTickets(header);
     this.#host = host;
     this.#waiters = new WaitQueue(label);
   }
@@ -114,7 +114,7 @@ export class SharedWaits {
   }
 
   #draw(): number {
-    const ticket = this.#core.draw();
+    const ticket = this.#core.joinQueue();
     if (ticket === POOL_DESTROYED) throw this.#host.destroyedError();
     if (ticket === QUEUE_FULL)
       throw new DmaOutOfMemoryError('ERR_DMAPOOL_LIMIT', `${this.#label}: too many wait already`);
@@ -126,7 +126,7 @@ export class SharedWaits {
     for (let ticket = this.#dropped.at(-1); ticket !== undefined; ticket = this.#dropped.at(-1)) {
       const given = ticket;
       const left = tryLocked(() => {
-        this.#core.giveUp(given);
+        this.#core.leaveQueue(given);
       });
       if (!left) return;
       this.#dropped.pop();

@@ -2,7 +2,6 @@
 import {
   ATTACHED,
   CLAIMED,
-  DEAD,
   H_KIN,
   H_KIN_MISSED,
   H_PAST,
@@ -19,7 +18,6 @@ import {
   W_STATE,
   W_TERM,
   W_THREAD,
-  W_WITNESS,
 } from './layout.ts';
 
 export class Workers {
@@ -62,43 +60,6 @@ export class Workers {
     return this.#header[slotAt(w) + W_TERM]!;
   }
 
-  /**
-   * Marks dead every worker of a thread that ended and of the threads below it, since a thread takes along those it
-   * made. Without the lock, which one of them may hold. Idempotent, so a caller killed half-way does no harm.
-   *
-   * @param witness The worker that is going to recover them; 0: any.
-   */
-  markDead(thread: number, witness: number): void {
-    for (let w = 1; w <= MAX_WORKERS; w++) {
-      const slot = slotAt(w);
-      const state = this.stateOf(w);
-      if (state >= CLAIMED) {
-        if (this.#depthBelow(state - CLAIMED, thread) >= 0) {
-          Atomics.compareExchange(this.#header, slot + W_STATE, state, NO_WORKER);
-        }
-      } else if (state === ATTACHED && this.#depthBelow(this.threadOf(w), thread) >= 0) {
-        this.#header[slot + W_WITNESS] = witness;
-        Atomics.compareExchange(this.#header, slot + W_STATE, ATTACHED, DEAD);
-      }
-    }
-    this.#forgetBelow(thread);
-  }
-
-  /** True if a worker is marked dead, and the worker that marked it is gone too. */
-  hasOrphans(): boolean {
-    for (let w = 1; w <= MAX_WORKERS; w++) {
-      if (this.stateOf(w) !== DEAD) continue;
-      const witness = this.#header[slotAt(w) + W_WITNESS]!;
-      if (witness < 1 || witness > MAX_WORKERS || this.stateOf(witness) !== ATTACHED) return true;
-    }
-    return false;
-  }
-
-  /** True if a worker is marked dead that worker `w` is to recover. */
-  hasWitnessed(w: number): boolean {
-    return this.in(DEAD).some((dead) => this.#header[slotAt(dead) + W_WITNESS] === w);
-  }
-
   /** True if a worker of this thread is attached. */
   hasThread(thread: number): boolean {
     return this.in(ATTACHED).some((w) => this.threadOf(w) === thread);
@@ -107,7 +68,7 @@ export class Workers {
   // ---- which thread made which
 
   /**
-   * Records that thread `parent` made thread `child`, until {@link markDead} of either. False if the table is full.
+   * Records that thread `parent` made thread `child`, until {@link forgetBelow} of either. False if the table is full.
    * The claim of an entry says whose it is, so that a death in the middle can be undone.
    */
   remember(child: number, parent: number): boolean {
@@ -134,7 +95,7 @@ export class Workers {
 
   /** True if `thread` is `ancestor`, or below it as far as is recorded. */
   isBelow(thread: number, ancestor: number): boolean {
-    return this.#depthBelow(thread, ancestor) >= 0;
+    return this.depthBelow(thread, ancestor) >= 0;
   }
 
   /** Counts living threads for which {@link remember} had no room. */
@@ -152,7 +113,7 @@ export class Workers {
   }
 
   /** Generations from `ancestor` down to `thread`, 0 for itself; -1 if it is not below it. */
-  #depthBelow(thread: number, ancestor: number): number {
+  depthBelow(thread: number, ancestor: number): number {
     let above = thread;
     for (let depth = 0; depth <= MAX_KIN && above !== NO_THREAD; depth++) {
       if (above === ancestor) return depth;
@@ -173,14 +134,14 @@ export class Workers {
    * Frees the entries of a thread that ended and of those below it. The lowest first: if this is interrupted, what is
    * left still hangs together, and the end of the thread above frees it.
    */
-  #forgetBelow(ancestor: number): void {
+  forgetBelow(ancestor: number): void {
     const entries: { pair: number; child: number; depth: number }[] = [];
     const used = Math.min(this.#usedEntries() + 1, MAX_KIN);
     for (let n = 0; n < used; n++) {
       const pair = kinAt(n);
       const child = this.#header[pair]!;
       if (child === FREE) continue;
-      const depth = this.#depthBelow(child < 0 ? claimantOf(child) : child, ancestor);
+      const depth = this.depthBelow(child < 0 ? claimantOf(child) : child, ancestor);
       if (depth >= 0) entries.push({ pair, child, depth });
     }
     entries.sort((a, b) => b.depth - a.depth);

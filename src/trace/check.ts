@@ -137,7 +137,7 @@ export class CheckingPass implements PoolsNow {
   #alloc(index: number, slot: number, ledger: Ledger, zero: boolean): void {
     ledger.kernelAlloc(this.#trace.pageOf[this.#at]!);
     const pool = this.#pool(index);
-    const block = zero ? pool.zalloc() : pool.alloc();
+    const block = zero ? pool.alloc({ zero: true }) : pool.alloc();
     // From here on the block is out, whatever is wrong with it or with the trace.
     ledger.alloc();
     if (this.#held[slot] !== undefined) this.#trouble('alloc', 'the trace hands out a block that is out already');

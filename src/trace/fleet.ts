@@ -3,7 +3,7 @@ import {
   type CoherentAllocator,
   Device,
   type DeviceLog,
-  DMA_BIT_MASK,
+  dmaBitMask,
   DmaError,
   DmaPool,
   HeapMemory,
@@ -48,7 +48,7 @@ export class Fleet {
       const heap = new HeapMemory({ limit });
       const memory = options.wrap?.(heap, name) ?? heap;
       const log = options.log ?? silent;
-      this.#devices.set(name, new Device({ name, memory, dmaMask: DMA_BIT_MASK(64), log }));
+      this.#devices.set(name, new Device({ name, memory, dmaMask: dmaBitMask(64), log }));
     }
   }
 

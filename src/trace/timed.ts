@@ -47,7 +47,7 @@ function replayOperations(
         held[slotOf[i]!] = pools[index]!.alloc();
         break;
       case OPERATION.zalloc:
-        held[slotOf[i]!] = pools[index]!.zalloc();
+        held[slotOf[i]!] = pools[index]!.alloc({ zero: true });
         break;
       case OPERATION.free:
         pools[index]!.free(held[slotOf[i]!]!);

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Device, DmaArgumentError, DmaPool, HeapMemory, PoolGeometry } from 'dmapool';
+import { attachPool, sharePool } from 'dmapool/shared';
 import { readOptions } from 'dmapool/arguments';
 import { E1000 } from 'dmapool/drivers/e1000';
 import { EhciController } from 'dmapool/drivers/ehci';
@@ -76,13 +77,13 @@ test('options of pools, devices and memory', async () => {
   await refuses(() => new Device(misspelt({ name: 'eth0' })), /accepted: name, path, parent, memory, dmaMask/);
   await refuses(() => new HeapMemory(misspelt({})), /accepted: limit, step, pageSize$/);
   await refuses(() => new PoolGeometry(misspelt({ size: 64 })), /accepted: size, align, boundary, pageSize$/);
-  await refuses(() => pool().share(misspelt({})), /accepted: magazine$/);
-  await refuses(() => DmaPool.attach(pool().share(), misspelt({})), /accepted: device, openRegion$/);
+  await refuses(() => sharePool(pool(), misspelt({})).handle, /accepted: magazine$/);
+  await refuses(() => attachPool(sharePool(pool()).handle, misspelt({})).pool, /accepted: device, openRegion$/);
   await refuses(() => pool().allocWait(misspelt({})), /accepted: signal, timeout, zero$/);
   const shared = pool();
-  shared.share();
+  sharePool(shared);
   await refuses(() => shared.allocWait(misspelt({})), /accepted: signal, timeout, zero$/);
-  await refuses(() => shared.share(misspelt({})), /accepted: magazine$/);
+  await refuses(() => sharePool(shared, misspelt({})).handle, /accepted: magazine$/);
 });
 
 test('options of traces and of the system', async () => {

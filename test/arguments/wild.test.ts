@@ -8,6 +8,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Device, DmaPool, HeapMemory, PoolGeometry } from 'dmapool';
+import { sharePool } from 'dmapool/shared';
 import { NvmeController } from 'dmapool/drivers/nvme';
 import { PciFunction } from 'dmapool/pci';
 import { decodeTrace } from 'dmapool/trace';
@@ -114,7 +115,7 @@ const PLAUSIBLE: readonly Maker[] = [
   () => pool(),
   () => pool().alloc(),
   () => device().allocCoherent(64),
-  () => pool().share(),
+  () => sharePool(pool()).handle,
 ];
 
 const asyncTrace = await decodeTrace([new TextEncoder().encode('#dma_pool-trace v1\n')], { name: 'empty' });
@@ -148,7 +149,7 @@ test('devices, pools, blocks and memory', { timeout: 60_000 }, async (t) => {
     'debug pool': () => pool(true),
     'shared pool': () => {
       const made = pool();
-      made.share();
+      sharePool(made);
       return made;
     },
     block: () => pool().alloc(),

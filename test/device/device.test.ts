@@ -2,21 +2,22 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
-import { Device, DMA_BIT_MASK, DmaReleaseError, DmaPool, HeapMemory, type CoherentMemory } from 'dmapool';
+import { Device, dmaBitMask, DmaReleaseError, DmaPool, HeapMemory, type CoherentMemory } from 'dmapool';
+import { countsOf } from '../support/pools.ts';
 import { RateLimiter } from '../../src/device/log.ts';
 import { throwsCode } from '../support/errors.ts';
 import { FaultyMemory } from '../support/faulty-memory.ts';
 import { RecordingLog } from '../support/log.ts';
 
 test('masks are the highest address, exact to 53 bits', () => {
-  assert.equal(DMA_BIT_MASK(1), 1);
-  assert.equal(DMA_BIT_MASK(24), 0xff_ffff);
-  assert.equal(DMA_BIT_MASK(32), 0xffff_ffff);
-  assert.equal(DMA_BIT_MASK(52), 2 ** 52 - 1);
-  assert.equal(DMA_BIT_MASK(53), Number.MAX_SAFE_INTEGER);
-  assert.equal(DMA_BIT_MASK(64), Number.MAX_SAFE_INTEGER);
+  assert.equal(dmaBitMask(1), 1);
+  assert.equal(dmaBitMask(24), 0xff_ffff);
+  assert.equal(dmaBitMask(32), 0xffff_ffff);
+  assert.equal(dmaBitMask(52), 2 ** 52 - 1);
+  assert.equal(dmaBitMask(53), Number.MAX_SAFE_INTEGER);
+  assert.equal(dmaBitMask(64), Number.MAX_SAFE_INTEGER);
   for (const bits of [0, 65, 1.5, NaN, '32', 32n]) {
-    throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => DMA_BIT_MASK(bits as number));
+    throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => dmaBitMask(bits as number));
   }
 });
 
@@ -154,7 +155,7 @@ test('messages go to the device’s log, and a log that throws does no harm', (t
 });
 
 test('coherent memory: zeroed, aligned, within the mask', () => {
-  const device = new Device({ name: 'x', memory: new HeapMemory({ limit: 2 ** 20 }), dmaMask: DMA_BIT_MASK(32) });
+  const device = new Device({ name: 'x', memory: new HeapMemory({ limit: 2 ** 20 }), dmaMask: dmaBitMask(32) });
   const memory = device.allocCoherent(147456)!;
   assert.equal(memory.dma % 262144, 0);
   assert.ok(memory.dma + 147456 - 1 <= 0xffff_ffff);
@@ -195,14 +196,14 @@ test('memory above the mask is an error that names both, and goes back', () => {
       this.freed++;
     },
   };
-  const device = new Device({ name: 'nic', memory: lying, dmaMask: DMA_BIT_MASK(32) });
+  const device = new Device({ name: 'nic', memory: lying, dmaMask: dmaBitMask(32) });
   const error = throwsCode('ERR_DMAPOOL_MASK', () => device.allocCoherent(4096));
   assert.match(error.message, /nic: memory at 0x100000000-0x100000fff is above the DMA mask 0xffffffff/);
   assert.equal(lying.freed, 1);
   const pool = DmaPool.create('p', device, { size: 64 });
   throwsCode('ERR_DMAPOOL_MASK', () => pool.tryAlloc());
-  assert.deepEqual(pool.counts(), { active: 0, blocks: 0, pages: 0 });
-  device.setDmaMask(DMA_BIT_MASK(33));
+  assert.deepEqual(countsOf(pool), { active: 0, blocks: 0, pages: 0 });
+  device.setDmaMask(dmaBitMask(33));
   assert.equal(pool.alloc().dma, 2 ** 32);
 });
 
@@ -284,7 +285,7 @@ test('a release action that takes others back, older and newer', () => {
 
 test('memory taken from the source directly does not lower the mark of live memory', () => {
   const memory = new HeapMemory();
-  const device = new Device({ name: 'x', memory, dmaMask: DMA_BIT_MASK(40) });
+  const device = new Device({ name: 'x', memory, dmaMask: dmaBitMask(40) });
   const live = device.allocCoherent(4096)!;
   device.freeCoherent(memory.allocCoherent({ device, size: 4096, node: -1 })!);
   throwsCode('ERR_DMAPOOL_MASK', () => {

@@ -1,5 +1,7 @@
 /** The calls that the allocator's target makes, by kind: the one place that knows how they are written. */
 import { type Device, type DmaBlock, DmaPool, type DmaPoolOptions } from 'dmapool';
+import { sharePool as share } from 'dmapool/shared';
+import { tryAllocBulk, tryAllocIndexBulk } from '../support/pools.ts';
 import type { Random } from '../support/random.ts';
 
 export interface AllocWish {
@@ -14,36 +16,36 @@ export function createPool(name: string, device: Device, options: DmaPoolOptions
 
 /** One block in one of the forms that there are: its index, or -1 where the form returns that there is none. */
 export function allocOne(pool: DmaPool, random: Random, { zero, grow }: AllocWish): number {
-  const gfp = grow ? 'kernel' : 'atomic';
+  const options = grow && !zero && random.chance(0.5) ? undefined : { zero, grow };
   switch (random.below(4)) {
     case 0:
-      return (zero ? pool.zalloc(gfp) : pool.alloc(gfp)).index;
+      return pool.alloc(options).index;
     case 1:
-      return (zero ? pool.tryZalloc(gfp) : pool.tryAlloc(gfp))?.index ?? -1;
+      return pool.tryAlloc(options)?.index ?? -1;
     case 2:
-      return zero ? pool.zallocIndex(gfp) : pool.allocIndex(gfp);
+      return pool.allocIndex(options);
     default:
-      return zero ? pool.tryZallocIndex(gfp) : pool.tryAllocIndex(gfp);
+      return pool.tryAllocIndex(options);
   }
 }
 
 /** `count` blocks in one of the forms that there are: their indices, or null where the form returns that there are none. */
 export function allocMany(pool: DmaPool, random: Random, count: number, grow: boolean): number[] | null {
-  const gfp = grow ? 'kernel' : 'atomic';
+  const options = grow ? undefined : { grow };
   const into: DmaBlock[] = [];
   // Longer than needed now and then: what is past `count` is not touched.
   const indices = new Int32Array(count + random.below(2));
   switch (random.below(4)) {
     case 0:
-      pool.allocBulk(into, count, gfp);
+      pool.allocBulk(into, count, options);
       return into.map(({ index }) => index);
     case 1:
-      return pool.tryAllocBulk(into, count, gfp) ? into.map(({ index }) => index) : null;
+      return tryAllocBulk(pool, into, count, options) ? into.map(({ index }) => index) : null;
     case 2:
-      pool.allocIndexBulk(indices, count, gfp);
+      pool.allocIndexBulk(indices, count, options);
       return [...indices.subarray(0, count)];
     default:
-      return pool.tryAllocIndexBulk(indices, count, gfp) ? [...indices.subarray(0, count)] : null;
+      return tryAllocIndexBulk(pool, indices, count, options) ? [...indices.subarray(0, count)] : null;
   }
 }
 
@@ -81,5 +83,5 @@ export function blockOf(pool: DmaPool, index: number): DmaBlock {
 }
 
 export function sharePool(pool: DmaPool): void {
-  pool.share();
+  share(pool);
 }

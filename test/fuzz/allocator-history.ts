@@ -9,12 +9,13 @@ import assert from 'node:assert/strict';
 import {
   type CoherentMemory,
   Device,
-  DMA_BIT_MASK,
+  dmaBitMask,
   type DmaBlock,
   DmaError,
   type DmaPool,
   type DmaPoolOptions,
 } from 'dmapool';
+import { indicesOf, isAllocated } from '../support/pools.ts';
 import { PoolModel } from '../pool/pool-model.ts';
 import { Random } from '../support/random.ts';
 import { allocMany, allocOne, createPool, freeMany, freeOne, sharePool } from './allocator-api.ts';
@@ -131,7 +132,7 @@ export class History {
         new Device({
           name: `dev${String(n)}`,
           memory: this.#source,
-          dmaMask: DMA_BIT_MASK(random.pick(MASKS)),
+          dmaMask: dmaBitMask(random.pick(MASKS)),
           log: { error: say, warn: say, info: say },
         }),
       );
@@ -286,7 +287,7 @@ export class History {
   #alloc(subject: Subject): void {
     const { pool, model } = subject;
     const wish = { zero: this.#random.chance(0.3), grow: !this.#random.chance(0.2) };
-    const plan = model?.planTake(1, wish.grow ? 'kernel' : 'atomic');
+    const plan = model?.planTake(1, wish.grow);
     const failedBefore = this.#source.failed;
     const wasGone = subject.state !== 'open';
     const nestedBefore = this.#nested;
@@ -323,7 +324,7 @@ export class History {
         this.#violated(`address ${dma.toString(16)} is in the hands of two pools`);
       }
     }
-    if (!pool.isAllocated(index) && subject.state === 'open')
+    if (!isAllocated(pool, index) && subject.state === 'open')
       this.#violated(`block ${String(index)} was allocated, but isAllocated() says no`);
     const { size, align = 1, boundary = 0 } = options;
     const last = dma + Math.max(size, 16) - 1;
@@ -401,7 +402,7 @@ export class History {
     if (expected >= 0 && bytes.some((byte) => byte !== expected)) {
       this.#violated(`block ${String(index)} was freed, and its bytes are not ${String(expected)}`);
     }
-    if (pool.isAllocated(index)) this.#violated(`block ${String(index)} was freed, but isAllocated() says yes`);
+    if (isAllocated(pool, index)) this.#violated(`block ${String(index)} was freed, but isAllocated() says yes`);
   }
 
   #freeThenAlloc(subject: Subject): void {
@@ -426,10 +427,10 @@ export class History {
     const { pool, model } = subject;
     const count = this.#random.below(this.#random.pick([4, 20, 60]));
     const grow = !this.#random.chance(0.2);
-    const plan = model?.planTake(count, grow ? 'kernel' : 'atomic');
+    const plan = model?.planTake(count, grow);
     const failedBefore = this.#source.failed;
     const wasGone = subject.state !== 'open';
-    const pagesBefore = pool.counts().pages;
+    const pagesBefore = pool.statistics().pages;
     const nestedBefore = this.#nested;
     let indices: number[] | null = null;
     try {
@@ -444,14 +445,14 @@ export class History {
         !plan.ok || this.#source.failed > failedBefore,
         'bulk alloc was refused, but the blocks were to be had',
       );
-      assert.equal(pool.counts().pages, pagesBefore, 'a bulk alloc that failed kept pages');
+      assert.equal(pool.statistics().pages, pagesBefore, 'a bulk alloc that failed kept pages');
       return;
     }
     this.#note(`${subject.name}: alloc ${indices.join(' ')}`);
     if (wasGone && count > 0 && !this.#isEnding(subject)) this.#violated('a destroyed pool handed out blocks');
     if (model !== null && !wasGone) {
       assert.ok(plan!.ok || count === 0, 'bulk alloc gave blocks past the limit');
-      model.opened(pool.counts().pages - pagesBefore);
+      model.opened(pool.statistics().pages - pagesBefore);
       assert.deepEqual(
         indices,
         indices.map(() => model.take()),
@@ -468,11 +469,11 @@ export class History {
       // All or nothing: one of them stands there twice, or is none.
       const bad = [...indices, this.#random.chance(0.5) ? indices[0]! : 2 ** 29];
       this.#note(`${subject.name}: free ${bad.join(' ')}, which must be refused`);
-      const before = JSON.stringify(subject.pool.counts());
+      const before = JSON.stringify(subject.pool.statistics());
       this.#refuses('a bulk free with a bad block', () => {
         subject.pool.freeIndexBulk(Int32Array.from(bad));
       });
-      if (JSON.stringify(subject.pool.counts()) !== before) this.#violated('a refused bulk free changed the pool');
+      if (JSON.stringify(subject.pool.statistics()) !== before) this.#violated('a refused bulk free changed the pool');
       return;
     }
     for (const held of chosen) this.#letGo(subject, held);
@@ -531,7 +532,7 @@ export class History {
       this.#violated(`address ${inside.toString(16)} is in block ${String(held.index)}, but the pool says otherwise`);
     }
     if (pool.dmaOf(held.index) !== held.dma) this.#violated('the address of a block that is held changed');
-    const listed = [...pool].map(({ index }) => index);
+    const listed = [...pool.allocated()].map(({ index }) => index);
     const out = [...subject.held.values()].map(({ index }) => index).sort((a, b) => a - b);
     if (this.#nested === 0 && subject.waiting.size === 0) assert.deepEqual(listed, out, 'the blocks that are out');
   }
@@ -556,22 +557,22 @@ export class History {
   #reserve(subject: Subject): void {
     const { pool, model } = subject;
     const count = this.#random.below(30);
-    const plan = model?.planTake(count, 'kernel');
+    const plan = model?.planTake(count, true);
     const failedBefore = this.#source.failed;
     const wasGone = subject.state !== 'open';
-    const pagesBefore = pool.counts().pages;
+    const pagesBefore = pool.statistics().pages;
     this.#note(`${subject.name}: reserve ${String(count)}`);
     try {
       pool.reserve(count);
       if (plan === undefined || wasGone) return;
       assert.ok(plan.ok, 'reserve went past the limit');
-      assert.equal(pool.counts().pages - pagesBefore, plan.pages, 'pages opened by reserve');
+      assert.equal(pool.statistics().pages - pagesBefore, plan.pages, 'pages opened by reserve');
       model!.opened(plan.pages);
     } catch (error) {
       this.#refused('reserve', subject, error, failedBefore);
       if (plan !== undefined && !wasGone) {
         assert.ok(!plan.ok || this.#source.failed > failedBefore, 'reserve was refused, but there was room');
-        assert.equal(pool.counts().pages, pagesBefore, 'a reserve that failed kept pages');
+        assert.equal(pool.statistics().pages, pagesBefore, 'a reserve that failed kept pages');
       }
     }
   }
@@ -624,7 +625,7 @@ export class History {
   }
 
   #mask(device: Device): void {
-    const mask = DMA_BIT_MASK(this.#random.pick(MASKS));
+    const mask = dmaBitMask(this.#random.pick(MASKS));
     const before = device.dmaMask;
     this.#note(`${device.name}: mask ${mask.toString(16)}`);
     try {
@@ -779,7 +780,7 @@ export class History {
     const { pool, held, model, options, state } = subject;
     if (state !== 'open' && held.size === 0) {
       subject.state = 'gone';
-      if (!subject.shared) assert.equal(JSON.stringify(pool.counts()), GONE, 'the counts of a pool that is gone');
+      if (!subject.shared) assert.equal(JSON.stringify(pool.statistics()), GONE, 'the counts of a pool that is gone');
       return;
     }
     const { active, blocks, pages, highWater, allocations, frees, corrupted, quarantined, waiting } = pool.statistics();
@@ -794,7 +795,7 @@ export class History {
       assert.equal(waiting, subject.waiting.size, 'how many wait');
       assert.ok(quarantined <= corrupted, 'more blocks in quarantine than were found corrupted');
       if (disturbed || corrupted > 0)
-        assert.deepEqual([...pool.indices()].length, held.size, 'indices() of what is out');
+        assert.deepEqual([...indicesOf(pool)].length, held.size, 'indices() of what is out');
     }
     if (model === null || state !== 'open') return;
     assert.equal(pages, model.pages, 'pages');
@@ -811,7 +812,7 @@ export class History {
       return;
     }
     const lines = listed.map(({ name, pool }) => {
-      const { active, blocks, pages } = pool.counts();
+      const { active, blocks, pages } = pool.statistics();
       const cut = utf8Prefix(name, 31);
       const padded = cut + ' '.repeat(Math.max(0, 16 - Buffer.byteLength(cut)));
       const figures = [

@@ -5,7 +5,7 @@ import {
   type CoherentRequest,
   type DmaTarget,
   HeapMemory,
-  DMA_BIT_MASK,
+  dmaBitMask,
 } from 'dmapool';
 import type { Random } from '../support/random.ts';
 
@@ -92,7 +92,7 @@ export class FuzzSource implements CoherentAllocator {
   #aboveMask(request: CoherentRequest): CoherentMemory | null {
     const { dmaMask, name } = request.device;
     if (!this.#random.chance(this.#failing / 4)) return null;
-    const memory = this.#heap.allocCoherent({ ...request, device: { name, dmaMask: DMA_BIT_MASK(64) } });
+    const memory = this.#heap.allocCoherent({ ...request, device: { name, dmaMask: dmaBitMask(64) } });
     if (memory === null) return null;
     if (memory.dma > dmaMask) {
       this.failed++;

@@ -6,6 +6,7 @@ const STORE = 'src/pool/local-backend.ts';
 const PAGES = 'src/memory/page-allocator.ts';
 const GEOMETRY = 'src/pool/geometry.ts';
 const DEPOT = 'src/shared/depot.ts';
+const RECOVERY = 'src/shared/recovery.ts';
 const CORE = 'src/shared/core.ts';
 const TRANSFERS = 'src/shared/transfers.ts';
 const TICKETS = 'src/shared/wait-tickets.ts';
@@ -123,7 +124,7 @@ export const mutants: readonly Mutant[] = [
     'for (let i = 1; i < count - 1; i++) {',
   ),
   shared(
-    DEPOT,
+    RECOVERY,
     'a block that was given away counts as lost with its giver',
     'if (this.#owners[index] === w) this.#giveFree(index, died);',
     'if (this.#owners[index] !== DEPOT) this.#giveFree(index, died);',

@@ -5,6 +5,8 @@
  *     claims[index] = 0 nobody | life: held by that one | -life: on its way, given by that one
  */
 import { DmaError } from 'dmapool';
+import { sharePool } from 'dmapool/shared';
+import { isAllocated } from '../support/pools.ts';
 import type { Random } from '../support/random.ts';
 import { allocIndex, allocIndices, type Shared, waitForIndex } from './shared-api.ts';
 
@@ -163,7 +165,7 @@ export class Actor {
     const count = Math.min(this.held.length, 1 + this.#random.below(4));
     for (let i = 0; i < count; i++) this.#scratch[i] = this.#put(-this.life);
     this.#giving('a transfer by the holder', () => {
-      this.pool.transferIndexBulk(this.#scratch, this.#tickets, count);
+      sharePool(this.pool).transferIndexBulk(this.#scratch, this.#tickets, count);
     });
     for (let i = 0; i < count; i++) this.#post(this.#tickets[i]!);
   }
@@ -188,10 +190,10 @@ export class Actor {
     try {
       if (this.#random.chance(0.3)) {
         this.#tickets[0] = ticket;
-        this.pool.acceptIndexBulk(this.#tickets, this.#scratch, 1);
+        sharePool(this.pool).acceptIndexBulk(this.#tickets, this.#scratch, 1);
         index = this.#scratch[0]!;
       } else {
-        index = this.pool.acceptIndex(ticket);
+        index = sharePool(this.pool).acceptIndex(ticket);
       }
     } catch (error) {
       // The giver may have died or left.
@@ -204,7 +206,7 @@ export class Actor {
 
   #refusesTicket(ticket: number, what: string): void {
     try {
-      this.pool.acceptIndex(ticket);
+      sharePool(this.pool).acceptIndex(ticket);
     } catch (error) {
       if (error instanceof DmaError) return;
       throw error;
@@ -237,7 +239,7 @@ export class Actor {
       throw new Violation(`${String(active)} active of ${String(blocks)} blocks`);
     if (corrupted > 0 || quarantined > 0) throw new Violation('a block is reported as written to while it was free');
     for (const index of this.held)
-      if (!this.pool.isAllocated(index))
+      if (!isAllocated(this.pool, index))
         throw new Violation(`block ${String(index)} is held, and isAllocated() says no`);
   }
 

@@ -1,5 +1,7 @@
 /** The calls that the target of shared pools makes: the one place that knows how they are written. */
-import { type Device, DmaPool, type DmaPoolOptions, type SharedPoolHandle } from 'dmapool';
+import { type Device, DmaPool, type DmaPoolOptions } from 'dmapool';
+import { attachPool, type SharedPoolHandle, sharePool } from 'dmapool/shared';
+import { tryAllocIndexBulk } from '../support/pools.ts';
 
 /** What travels to a worker. */
 export type Handle = SharedPoolHandle;
@@ -14,29 +16,29 @@ export function createShared(
   magazine: number | undefined,
 ): { pool: Shared; handle: Handle } {
   const pool = DmaPool.create(name, device, options);
-  return { pool, handle: pool.share(magazine === undefined ? {} : { magazine }) };
+  return { pool, handle: sharePool(pool, magazine === undefined ? {} : { magazine }).handle };
 }
 
 export function attach(handle: Handle, device: Device): Shared {
-  return DmaPool.attach(handle, { device });
+  return attachPool(handle, { device }).pool;
 }
 
 /** An attach that must be refused. */
 export function attachBadly(handle: Handle, how: number): void {
   const bad: (() => unknown)[] = [
-    () => DmaPool.attach(handle, { device: { name: 'no device' } as unknown as Device }),
-    () => DmaPool.attach({ ...handle, debug: undefined } as unknown as Handle),
-    () => DmaPool.attach({ ...handle, name: Symbol('name') } as unknown as Handle),
-    () => DmaPool.attach({ ...handle, maxBlocks: handle.maxBlocks + 1 }),
-    () => DmaPool.attach({ ...handle, pages: handle.pages.subarray(1) }),
-    () => DmaPool.attach(handle, null as unknown as object),
+    () => attachPool(handle, { device: { name: 'no device' } as unknown as Device }).pool,
+    () => attachPool({ ...handle, debug: undefined } as unknown as Handle).pool,
+    () => attachPool({ ...handle, name: Symbol('name') } as unknown as Handle).pool,
+    () => attachPool({ ...handle, maxBlocks: handle.maxBlocks + 1 }).pool,
+    () => attachPool({ ...handle, pages: handle.pages.subarray(1) }).pool,
+    () => attachPool(handle, null as unknown as object).pool,
   ];
   bad[how % bad.length]!();
 }
 
 /** A handle for workers of the worker that has `pool`. */
 export function shareOn(pool: Shared): Handle {
-  return pool.share();
+  return sharePool(pool).handle;
 }
 
 export function allocIndex(pool: Shared): number {
@@ -44,7 +46,7 @@ export function allocIndex(pool: Shared): number {
 }
 
 export function allocIndices(pool: Shared, into: Int32Array, count: number): boolean {
-  return pool.tryAllocIndexBulk(into, count);
+  return tryAllocIndexBulk(pool, into, count);
 }
 
 export async function waitForIndex(pool: Shared, timeout: number): Promise<number> {
@@ -53,10 +55,10 @@ export async function waitForIndex(pool: Shared, timeout: number): Promise<numbe
 
 /** Says that a thread ended; for one that lives this is wrong, and must harm nobody. */
 export function sayEnded(pool: Shared, thread: number): void {
-  pool.workerEnded(thread);
+  sharePool(pool).reportWorkerExit(thread);
 }
 
 /** Fills the table of threads that are watched. */
 export function watchMany(pool: Shared, count: number): void {
-  for (let n = 0; n < count; n++) pool.watch({ threadId: 1_000_000 + n, once: () => undefined });
+  for (let n = 0; n < count; n++) sharePool(pool).watchWorker({ threadId: 1_000_000 + n, once: () => undefined });
 }

@@ -1,6 +1,7 @@
 /** Shared pools: several attachments in one thread, deterministic and fast; and real workers that are killed. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type DmaPoolOptions, Device, DmaError, HeapMemory } from 'dmapool';
+import { sharePool } from 'dmapool/shared';
 import { Random } from '../support/random.ts';
 import { countOperations } from './operations.ts';
 import { Actor, type Ground, isRefusal, Violation } from './shared-actor.ts';
@@ -63,7 +64,7 @@ function makeHome(random: Random, deadly: boolean): Home {
 /** Nobody else is there any more: every block can be had once, and all memory goes back. */
 async function checkEnd({ pool, memory, ground }: Home, after = ''): Promise<void> {
   await patiently(() => {
-    pool.reclaim();
+    sharePool(pool).reclaim();
   });
   const all: number[] = [];
   for (let index = pool.tryAllocIndex(); index >= 0; index = pool.tryAllocIndex()) {
@@ -124,8 +125,8 @@ async function runOneThread(random: Random): Promise<void> {
         attachBadly(handle, random.below(6));
       });
     } else if (dice === 6 && random.chance(0.1)) {
-      const thread = random.chance(0.5) ? pool.thread : 1 + random.below(100_000);
-      wrong += `, after workerEnded(${String(thread)})`;
+      const thread = random.chance(0.5) ? sharePool(pool).thread : 1 + random.below(100_000);
+      wrong += `, after reportWorkerExit(${String(thread)})`;
       wrongly(() => {
         sayEnded(pool, thread);
       });
@@ -163,7 +164,7 @@ function reclaim(pool: Shared, gone: Actor[], { claims }: Ground): void {
   const lost = new Set(gone.map(({ life }) => life));
   let expected = 0;
   for (const claim of claims) if (lost.has(Math.abs(claim))) expected++;
-  const count = pool.reclaim();
+  const count = sharePool(pool).reclaim();
   if (count !== expected) throw new Violation(`reclaim took ${String(count)} blocks back, not ${String(expected)}`);
   for (const [index, claim] of claims.entries()) if (lost.has(Math.abs(claim))) claims[index] = 0;
   gone.length = 0;
@@ -179,7 +180,7 @@ function checkActive(
 ): void {
   let out = 0;
   for (const claim of claims) if (claim !== 0) out++;
-  const { active } = pool.counts();
+  const { active } = pool.statistics();
   if (active !== out) {
     throw new Violation(
       `${String(active)} active, but ${String(out)} are out, with ${String(actors.length)} holders and ${String(gone.length)} that left${wrong}`,
@@ -244,7 +245,7 @@ async function runWorkers(random: Random): Promise<void> {
     if (random.chance(0.1)) void random.pick(running).worker.terminate();
     if (random.chance(0.05) && running.length < 8) running.push(start());
     if (random.chance(0.01)) {
-      wrong.push('workerEnded() of a thread that may live');
+      wrong.push('reportWorkerExit() of a thread that may live');
       wrongly(() => {
         sayEnded(random.pick(homes).pool, random.pick(running).worker.threadId);
       });

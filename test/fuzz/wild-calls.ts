@@ -5,6 +5,8 @@
 import { setImmediate } from 'node:timers/promises';
 import { inspect } from 'node:util';
 import * as main from 'dmapool';
+import { sharePool } from 'dmapool/shared';
+import { indicesOf, isAllocated } from '../support/pools.ts';
 import * as conformance from 'dmapool/conformance';
 import * as e1000 from 'dmapool/drivers/e1000';
 import * as ehci from 'dmapool/drivers/ehci';
@@ -149,7 +151,7 @@ class WildCase {
     const plain = make('plain', { size: 64, maxBlocks: 40 });
     const debug = make('debug', { size: 100, debug: true, maxBlocks: 20 });
     const shared = make('shared', { size: 64, maxBlocks: 100 });
-    const handle = shared.share();
+    const handle = sharePool(shared).handle;
     plain.freeIndex(plain.allocIndex());
     const block = plain.alloc();
     this.#values = [
@@ -352,7 +354,7 @@ class WildCase {
 
   /** All blocks that are not out can be had, and none of them twice. */
   #checkPool(pool: main.DmaPool): void {
-    const out = [...pool.indices()];
+    const out = [...indicesOf(pool)];
     const { active, blocks } = pool.statistics();
     const fail = (message: string): void => {
       this.#violations.push(`after wild calls: pool ${pool.name}: ${message}`);
@@ -371,7 +373,7 @@ class WildCase {
         }
         seen.add(index);
       }
-      for (const index of seen) if (pool.isAllocated(index)) pool.freeIndex(index);
+      for (const index of seen) if (isAllocated(pool, index)) pool.freeIndex(index);
     } catch (error) {
       if (!(error instanceof main.DmaError)) throw error;
     }
@@ -400,12 +402,13 @@ function own(): never {
   throw new OwnError('a function');
 }
 
-/** Only a shared pool has numbers of workers; a wild call may have shared any. */
+/** Only a shared pool refuses to be trimmed; a wild call may have shared any. */
 function isShared(pool: main.DmaPool): boolean {
   try {
-    return pool.worker > 0;
-  } catch {
+    pool.trim();
     return false;
+  } catch (error) {
+    return error instanceof main.DmaError && error.code === 'ERR_DMAPOOL_NOT_TRIMMABLE';
   }
 }
 

@@ -1,7 +1,7 @@
 /** What the kernel-named calls return, besides what the classes do; and that what Linux leaves undefined is an error. */
 import assert from 'node:assert/strict';
 import { it } from 'node:test';
-import { Device, DMA_BIT_MASK, DmaPool, HeapMemory, lower32Bits, upper32Bits } from 'dmapool';
+import { Device, dmaBitMask, DmaPool, HeapMemory, lower32Bits, upper32Bits } from 'dmapool';
 import * as kernel from 'dmapool/kernel';
 import { FaultyMemory } from '../support/faulty-memory.ts';
 import { RecordingLog } from '../support/log.ts';
@@ -16,7 +16,7 @@ it('a pool is the class, so both ways of calling mix', () => {
   assert.ok(pool instanceof DmaPool);
   const index = pool.allocIndex();
   kernel.dma_pool_free(pool, pool.blockAt(pool.dmaOf(index)), pool.dmaOf(index));
-  assert.equal(pool.counts().active, 0);
+  assert.equal(pool.statistics().active, 0);
 });
 
 it('the handle gets the address, and keeps what it had when there is none', () => {
@@ -39,7 +39,7 @@ it('GFP_ATOMIC opens pages, as in Linux', () => {
   for (const flags of [kernel.GFP_ATOMIC, kernel.GFP_NOWAIT, kernel.GFP_NOIO, kernel.GFP_NOFS, kernel.GFP_DMA]) {
     assert.notEqual(kernel.dma_pool_alloc(pool, flags), null);
   }
-  assert.equal(pool.counts().pages, 5);
+  assert.equal(pool.statistics().pages, 5);
 });
 
 it('zeroes where the flags or the call say so, and not otherwise', () => {
@@ -85,13 +85,13 @@ it('masks: 0 or -EIO, and C’s constant for 64 bits is taken', () => {
   const dev = device();
   assert.equal(kernel.dma_set_mask_and_coherent(dev, kernel.DMA_BIT_MASK(64)), 0);
   assert.equal(kernel.dma_set_mask_and_coherent(dev, 0xffff_ffff_ffff_f000), 0);
-  assert.equal(dev.dmaMask, DMA_BIT_MASK(64));
+  assert.equal(dev.dmaMask, dmaBitMask(64));
   kernel.dma_alloc_coherent(dev, 4096, null, kernel.GFP_KERNEL);
-  assert.equal(kernel.dma_set_mask_and_coherent(dev, DMA_BIT_MASK(32)), -kernel.EIO);
+  assert.equal(kernel.dma_set_mask_and_coherent(dev, dmaBitMask(32)), -kernel.EIO);
   for (const mask of [0, -1, NaN, 1.5, '1' as unknown as number]) {
     assert.equal(kernel.dma_set_mask_and_coherent(dev, mask), -kernel.EIO, String(mask));
   }
-  assert.equal(dev.dmaMask, DMA_BIT_MASK(64));
+  assert.equal(dev.dmaMask, dmaBitMask(64));
 });
 
 it('attributes: files that can be read, added and taken away', () => {

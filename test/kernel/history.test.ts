@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { Device, DMA_BIT_MASK, type DmaBlock, DmaError, DmaMaskError, DmaPool, DmaSourceError } from 'dmapool';
+import { Device, dmaBitMask, type DmaBlock, DmaError, DmaMaskError, DmaPool, DmaSourceError } from 'dmapool';
 import {
   __GFP_ZERO,
   dma_alloc_coherent,
@@ -20,6 +20,7 @@ import {
   GFP_KERNEL,
 } from 'dmapool/kernel';
 import type { CoherentMemory } from 'dmapool';
+import { indicesOf } from '../support/pools.ts';
 import { FaultyMemory } from '../support/faulty-memory.ts';
 import { RecordingLog } from '../support/log.ts';
 
@@ -72,7 +73,7 @@ abstract class World {
       this.held.push([]);
       if (pool === null) return null;
       const { blockSize, blocksPerPage, effectiveBoundary } = pool.geometry;
-      return { blockSize, blocksPerPage, effectiveBoundary, node: pool.node };
+      return { blockSize, blocksPerPage, effectiveBoundary };
     }
     if (step.call === 'coherent') {
       const ring = this.coherent(step.size);
@@ -84,7 +85,7 @@ abstract class World {
       if (ring !== undefined) this.freeCoherent(ring);
       return ring?.dma;
     }
-    if (step.call === 'mask') return this.mask(step.bits === 64 ? 2 ** 64 : DMA_BIT_MASK(step.bits));
+    if (step.call === 'mask') return this.mask(step.bits === 64 ? 2 ** 64 : dmaBitMask(step.bits));
     if (this.pools.length === 0) return 'no pool';
     const at = step.pool % this.pools.length;
     const pool = this.pools[at]!;
@@ -115,7 +116,7 @@ abstract class World {
         return pool.trim();
       case 'destroy':
         this.destroy(pool);
-        return pool.counts();
+        return pool.statistics();
     }
   }
 
@@ -144,7 +145,7 @@ abstract class World {
     return {
       text: this.device.readAttribute('pools'),
       pools: this.pools.map((pool) => pool?.statistics()),
-      out: this.pools.map((pool) => (pool === null ? [] : [...pool.indices()])),
+      out: this.pools.map((pool) => (pool === null ? [] : [...indicesOf(pool)])),
       requests: this.memory.requests.map(({ size, node }) => ({ size, node })),
       live: this.memory.live.size,
       mask: this.device.dmaMask,
@@ -231,7 +232,7 @@ class ClassWorld extends World {
   }
 
   alloc(pool: DmaPool, form: string): DmaBlock | string | null {
-    return codeOf(() => (form === 'zalloc' || form === 'zero' ? pool.tryZalloc() : pool.tryAlloc()));
+    return codeOf(() => (form === 'zalloc' || form === 'zero' ? pool.tryAlloc({ zero: true }) : pool.tryAlloc()));
   }
 
   free(pool: DmaPool, block: DmaBlock | null, dma?: number): string {

@@ -74,7 +74,7 @@ describe('lines on the log', () => {
     assert.equal(lines()[0], `error 0000:00:1d.7: dma_pool_free ehci_qtd, dma ${pad(dma)} already free`);
     assert.match(lines()[1]!, /^ {2}0000:00:1d.7: pool ehci_qtd: block 0 .*not allocated|free/);
     assert.equal(lines()[2], lines()[0]);
-    assert.equal(qtds.counts().active, 0);
+    assert.equal(qtds.statistics().active, 0);
   });
 
   it('bad dma and bad vaddr', () => {
@@ -85,8 +85,8 @@ describe('lines on the log', () => {
     const any: DmaPool = qtds;
     const expect = (line: string): void => {
       assert.equal(log.lines.at(-1)!.split('\n')[0], `error 0000:00:1d.7: dma_pool_free ehci_qtd, ${line}`);
-      assert.equal(qtds.counts().active, 2, 'nothing changed');
-      assert.equal(qhs.counts().active, 1, 'nothing changed');
+      assert.equal(qtds.statistics().active, 2, 'nothing changed');
+      assert.equal(qhs.statistics().active, 1, 'nothing changed');
     };
     dma_pool_free(qtds, qtd, 0xdead_0000);
     expect(`${pointer(qtd)}/0x00000000dead0000 (bad dma)`);

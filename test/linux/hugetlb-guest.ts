@@ -9,7 +9,8 @@ import { readFileSync, writeFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
-import { type CoherentMemory, Device, DMA_BIT_MASK, DmaError, DmaPool } from 'dmapool';
+import { type CoherentMemory, Device, dmaBitMask, DmaError, DmaPool } from 'dmapool';
+import { sharePool } from 'dmapool/shared';
 import { HugepageError, HugetlbMemory } from 'dmapool/linux';
 import { registerConformance } from '../memory/conformance-node.ts';
 import { readPhysical } from './kcore.ts';
@@ -220,16 +221,16 @@ void describe('hugetlb memory', () => {
 
   void it('serves one pool in several workers', async () => {
     const memory = new HugetlbMemory({ size: 2 * HUGE });
-    const pool = DmaPool.create('shared', new Device({ name: 'nic', dmaMask: DMA_BIT_MASK(64), memory }), {
+    const pool = DmaPool.create('shared', new Device({ name: 'nic', dmaMask: dmaBitMask(64), memory }), {
       size: 256,
       maxBlocks: 64,
     });
     const worker = new Worker(new URL('./region-worker.js', import.meta.url));
     try {
-      worker.postMessage({ do: 'fill', handle: pool.share(), value: 0x77 });
+      worker.postMessage({ do: 'fill', handle: sharePool(pool).handle, value: 0x77 });
       const [answer] = (await once(worker, 'message')) as [{ ok?: number; code?: string }];
       assert.equal(answer.code, undefined);
-      const block = pool.accept(answer.ok!);
+      const block = sharePool(pool).accept(answer.ok!);
       assert.ok(block.bytes.every((byte) => byte === 0x77));
       assert.deepEqual(readPhysical(block.dma, 256), new Uint8Array(256).fill(0x77));
       pool.free(block);

@@ -1,6 +1,7 @@
 /** Worker program: opens a region it is told, and does what it is asked. */
 import { parentPort } from 'node:worker_threads';
-import { DmaError, DmaPool, type SharedPoolHandle, type SharedRegion } from 'dmapool';
+import { DmaError, type SharedRegion } from 'dmapool';
+import { attachPool, type SharedPoolHandle } from 'dmapool/shared';
 import { openSharedRegion } from 'dmapool/linux';
 
 export type RegionRequest =
@@ -14,10 +15,10 @@ parentPort!.on('message', (request: RegionRequest) => {
       for (let i = 0; i < request.times; i++) Atomics.add(words, request.word, 1);
       parentPort!.postMessage({ ok: words.byteLength });
     } else {
-      const pool = DmaPool.attach(request.handle, { openRegion: openSharedRegion });
-      const block = pool.alloc();
+      const shared = attachPool(request.handle, { openRegion: openSharedRegion });
+      const block = shared.pool.alloc();
       block.bytes.fill(request.value);
-      parentPort!.postMessage({ ok: pool.transfer(block) });
+      parentPort!.postMessage({ ok: shared.transfer(block) });
     }
   } catch (error) {
     parentPort!.postMessage({ code: error instanceof DmaError ? error.code : String(error) });

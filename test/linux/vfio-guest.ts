@@ -5,7 +5,8 @@ import { chmodSync, readFileSync } from 'node:fs';
 import { after, before, describe, it } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
-import { type CoherentAllocator, type CoherentMemory, DMA_BIT_MASK, DmaError, DmaPool } from 'dmapool';
+import { type CoherentAllocator, type CoherentMemory, dmaBitMask, DmaError, DmaPool } from 'dmapool';
+import { sharePool } from 'dmapool/shared';
 import { PCI_COMMAND, PCI_CONFIG } from 'dmapool/pci';
 import { bindToVfio, listPciDevices, unbindFromVfio, VfioDevice, type VfioMemoryOptions } from 'dmapool/linux';
 import { registerConformance } from '../memory/conformance-node.ts';
@@ -73,7 +74,7 @@ async function eduDma(vfio: VfioDevice, dma: number, length: number, direction: 
 }
 
 async function withEdu(memory: VfioMemoryOptions, use: (vfio: VfioDevice) => Promise<void>): Promise<void> {
-  const vfio = await VfioDevice.open(EDU, { memory, dmaMask: DMA_BIT_MASK(28) });
+  const vfio = await VfioDevice.open(EDU, { memory, dmaMask: dmaBitMask(28) });
   try {
     await use(vfio);
   } finally {
@@ -161,10 +162,10 @@ void describe('a device through VFIO', () => {
       const pool = DmaPool.create('shared', vfio.pci.device, { size: 256, maxBlocks: 64 });
       const worker = new Worker(new URL('./region-worker.js', import.meta.url));
       try {
-        worker.postMessage({ do: 'fill', handle: pool.share(), value: 0x77 });
+        worker.postMessage({ do: 'fill', handle: sharePool(pool).handle, value: 0x77 });
         const [answer] = (await once(worker, 'message')) as [{ ok?: number; code?: string }];
         assert.equal(answer.code, undefined);
-        const block = pool.accept(answer.ok!);
+        const block = sharePool(pool).accept(answer.ok!);
         assert.ok(block.bytes.every((byte) => byte === 0x77));
         // The device sees what the worker wrote.
         const copy = pool.alloc();
@@ -189,12 +190,12 @@ void describe('VFIO memory', () => {
       const take = (dmaMask: number): number =>
         memory.allocCoherent({ device: { name: 'd', dmaMask }, size: 4096, node: -1 })!.dma;
       assert.equal(memory.bytesMapped, 0, 'nothing is mapped before it is needed');
-      assert.ok(take(DMA_BIT_MASK(32)) < FOUR_GIB);
-      assert.ok(take(DMA_BIT_MASK(39)) >= FOUR_GIB);
-      assert.ok(take(DMA_BIT_MASK(28)) < 2 ** 28);
+      assert.ok(take(dmaBitMask(32)) < FOUR_GIB);
+      assert.ok(take(dmaBitMask(39)) >= FOUR_GIB);
+      assert.ok(take(dmaBitMask(28)) < 2 ** 28);
       assert.equal(memory.mappings, 2);
       const last = vfio.iovaRanges!.at(-1)!.last;
-      assert.ok(take(DMA_BIT_MASK(64)) <= last);
+      assert.ok(take(dmaBitMask(64)) <= last);
       assert.equal(memory.bytesInUse, 4 * 4096);
       assert.equal(pci.closed, false);
     } finally {
@@ -275,7 +276,7 @@ void describe('the IOMMU', () => {
 void describe('a view of VFIO memory', () => {
   void it('never crashes the process when all of a device is closed', async () => {
     const before = freeHugepages();
-    const device = { name: 'd', dmaMask: DMA_BIT_MASK(39) };
+    const device = { name: 'd', dmaMask: dmaBitMask(39) };
     for (let i = 0; i < 20; i++) {
       const source = await VfioDevice.open(EDU, {
         memory: { size: 4 * MIB, strict: i % 2 === 0, hugepages: i % 3 === 0 },
@@ -302,7 +303,7 @@ void describe('a device through VFIO when the system refuses', () => {
     void it(`the k-th call, for each k: a typed error, and nothing is left open (${errno})`, async (t) => {
       const faults = new SystemFaults();
       const use = async (): Promise<void> => {
-        const vfio = await VfioDevice.open(EDU, { memory: { size: MIB, hugepages: false }, dmaMask: DMA_BIT_MASK(28) });
+        const vfio = await VfioDevice.open(EDU, { memory: { size: MIB, hugepages: false }, dmaMask: dmaBitMask(28) });
         try {
           const pool = DmaPool.createManaged('p', vfio.pci.device, { size: 2048 });
           pool.free(pool.alloc());

@@ -32,7 +32,7 @@ async function withNvme(
       await use({ vfio, nvme, disk: await nvme.namespace(1) });
     } finally {
       await nvme.close();
-      for (const pool of nvme.pools) assert.equal(pool.counts().active, 0, pool.name);
+      for (const pool of nvme.pools) assert.equal(pool.statistics().active, 0, pool.name);
     }
   } finally {
     await vfio.close();

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { DmaPool, Device } from 'dmapool';
+import { sharePool } from 'dmapool/shared';
 import { type MemoryZone, ZonedMemory } from '../../src/memory/zoned-memory.ts';
 import { registerConformance } from './conformance-node.ts';
 
@@ -79,7 +80,7 @@ void describe('ZonedMemory', () => {
   void it('can not be shared where nobody knows how', () => {
     const memory = new ZonedMemory({ name: 'zones', zones: zones() });
     const pool = DmaPool.create('p', new Device({ name: 'dev', memory }), { size: 64, maxBlocks: 8 });
-    assert.throws(() => pool.share(), { code: 'ERR_DMAPOOL_NOT_SHAREABLE', message: /zones/ });
+    assert.throws(() => sharePool(pool).handle, { code: 'ERR_DMAPOOL_NOT_SHAREABLE', message: /zones/ });
     pool.free(pool.alloc());
     pool.destroy();
     assert.equal(memory.bytesInUse, 0);

@@ -41,7 +41,7 @@ test('what is not imported is not in the bundle', async () => {
   // Geometry alone, such as for a calculator on a web page.
   const geometry = await bundle(`export { PoolGeometry } from 'dmapool';`);
   assert.deepEqual(geometry.modules, ['dist/src/arguments.js', 'dist/src/errors.js', 'dist/src/pool/geometry.js']);
-  const words = await bundle(`export { lower32Bits, publish32, writeAddress64 } from 'dmapool';`);
+  const words = await bundle(`export { lower32Bits, storeRelease32, writeAddress64 } from 'dmapool';`);
   assert.deepEqual(words.modules, ['dist/src/arguments.js', 'dist/src/errors.js', 'dist/src/memory/ordering.js']);
   assert.deepEqual(await of('DmaError'), ['errors.js']);
   assert.deepEqual(await of('HeapMemory'), ['arguments.js', 'errors.js', 'memory']);
@@ -49,9 +49,9 @@ test('what is not imported is not in the bundle', async () => {
   assert.deepEqual(await of('Device'), ['arguments.js', 'device', 'errors.js', 'memory']);
 });
 
-test('sharing comes with the pool, for share and attach are its methods; nothing else does', async () => {
+test('a pool brings neither sharing nor anything else along', async () => {
   const { modules, builtins } = await bundle(`export { Device, DmaPool, HeapMemory } from 'dmapool';`);
-  const folders = ['arguments.js', 'device', 'errors.js', 'memory', 'pool', 'shared'];
+  const folders = ['arguments.js', 'device', 'dma-pool.js', 'errors.js', 'memory', 'pool'];
   assert.deepEqual(parts({ modules } as Bundle), folders);
   assert.deepEqual(builtins, []);
 });

@@ -2,6 +2,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { type CoherentAllocator, Device, type DmaBlock, DmaPool, HeapMemory, PoolGeometry } from 'dmapool';
+import { sharePool } from 'dmapool/shared';
+import { countsOf, indicesOf, owns, tryAllocIndexBulk } from '../support/pools.ts';
 import { rejectsCode, throwsCode } from '../support/errors.ts';
 
 const junk: unknown[] = [undefined, null, 5, 'text', true, Symbol('s'), 5n, {}, [], () => undefined];
@@ -21,7 +23,7 @@ test('pools', async () => {
     refuse(() => {
       pool.free(value as DmaBlock);
     });
-    assert.equal(pool.owns(value as DmaBlock), false);
+    assert.equal(owns(pool, value as DmaBlock), false);
     refuse(() => {
       pool.freeBulk(value === undefined ? [undefined as unknown as DmaBlock] : ([value] as DmaBlock[]));
     });
@@ -36,7 +38,7 @@ test('pools', async () => {
     refuse(() => {
       pool.allocIndexBulk(value as Int32Array);
     });
-    refuse(() => pool.tryAllocIndexBulk(value as Int32Array));
+    refuse(() => tryAllocIndexBulk(pool, value as Int32Array));
     refuse(() => {
       pool.freeIndexBulk(value as Int32Array);
     });
@@ -50,7 +52,6 @@ test('pools', async () => {
     });
     refuse(() => pool.dmaOf(value as number));
     refuse(() => pool.bytesOf(value as number));
-    refuse(() => pool.offsetOf(value as number));
     refuse(() => pool.indexAt(value as number));
     refuse(() => {
       pool.freeAt(value as number);
@@ -130,11 +131,11 @@ test('managed actions without end are stopped', () => {
 test('a limit far below a large page costs tables for the limit, not for the page', () => {
   const memory = new HeapMemory({ pageSize: 2 ** 26, limit: 2 ** 27 });
   const pool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 16, maxBlocks: 10 });
-  assert.equal(pool.counts().blocks, 0);
+  assert.equal(pool.statistics().blocks, 0);
   const before = process.memoryUsage();
   for (let i = 0; i < 10; i++) pool.allocIndex();
   const after = process.memoryUsage();
-  assert.equal(pool.counts().blocks, 2 ** 22);
+  assert.equal(pool.statistics().blocks, 2 ** 22);
   assert.ok(after.heapUsed + after.external - before.heapUsed - before.external < 2 ** 21 + 2 ** 26);
 });
 
@@ -145,7 +146,7 @@ test('reserving many pages, then failing, gives them back', () => {
   throwsCode('ERR_DMAPOOL_NO_MEMORY', () => {
     pool.reserve(1000);
   });
-  assert.deepEqual(pool.counts(), { active: 1, blocks: 1, pages: 1 });
+  assert.deepEqual(countsOf(pool), { active: 1, blocks: 1, pages: 1 });
   assert.match(
     throwsCode('ERR_DMAPOOL_LIMIT', () => {
       DmaPool.create('q', new Device({ name: 'x', memory }), { size: 64, maxBlocks: 4 }).reserve(5);
@@ -153,7 +154,7 @@ test('reserving many pages, then failing, gives them back', () => {
     /5 blocks are more than its limit of 4; raise maxBlocks/,
   );
   pool.reserve(200);
-  assert.equal(pool.counts().pages, 201);
+  assert.equal(pool.statistics().pages, 201);
   pool.free(held);
 });
 
@@ -189,20 +190,20 @@ test('index bulk calls take true arrays only, and what a false one throws loses 
     refuse(() => {
       pool.allocIndexBulk(make());
     });
-    refuse(() => pool.tryAllocIndexBulk(make(), 4));
+    refuse(() => tryAllocIndexBulk(pool, make(), 4));
     refuse(() => {
       pool.freeIndexBulk(make());
     });
-    assert.deepEqual([...pool.indices()], [0, 1, 2, 3]);
-    pool.share();
+    assert.deepEqual([...indicesOf(pool)], [0, 1, 2, 3]);
+    sharePool(pool);
     refuse(() => {
-      pool.transferIndexBulk(make(), new Float64Array(4), 4);
+      sharePool(pool).transferIndexBulk(make(), new Float64Array(4), 4);
     });
     refuse(() => {
-      pool.acceptIndexBulk(new Float64Array(4), make(), 4);
+      sharePool(pool).acceptIndexBulk(new Float64Array(4), make(), 4);
     });
     pool.freeIndexBulk(held, 4);
-    assert.equal(pool.counts().active, 0);
+    assert.equal(pool.statistics().active, 0);
   }
 });
 
@@ -225,12 +226,12 @@ test('arrays with their own ideas of their length and methods are taken as they 
     const pool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 64, ...options });
     const odd = new Odd(4);
     pool.allocIndexBulk(odd);
-    assert.equal(pool.counts().active, 4);
+    assert.equal(pool.statistics().active, 4);
     refuse(() => {
       pool.allocIndexBulk(odd, 5);
     });
     pool.freeIndexBulk(odd, 3);
-    assert.deepEqual([...pool.indices()], [3]);
+    assert.deepEqual([...indicesOf(pool)], [3]);
   }
 });
 
@@ -260,10 +261,10 @@ test('an array that shrinks or is detached loses no block', () => {
     refuse(() => {
       pool.allocIndexBulk(into);
     });
-    assert.equal(pool.counts().active, 0);
+    assert.equal(pool.statistics().active, 0);
     // Shorter from the start, it is what it is now.
     pool.allocIndexBulk(into);
-    assert.equal(pool.counts().active, spoil === 'resize' ? 1 : 0);
+    assert.equal(pool.statistics().active, spoil === 'resize' ? 1 : 0);
   }
 });
 

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Device, DmaPool, type DmaReleaseError, HeapMemory } from 'dmapool';
+import { countsOf } from '../support/pools.ts';
 import { throwsCode } from '../support/errors.ts';
 import { FaultyMemory } from '../support/faulty-memory.ts';
 import { RecordingLog } from '../support/log.ts';
@@ -34,7 +35,7 @@ test('a busy destroy says so, keeps the memory of blocks that are out, and takes
   });
   pool.free(blocks[3]!);
   assert.equal(memory.bytesInUse, 0);
-  assert.deepEqual(pool.counts(), { active: 0, blocks: 0, pages: 0 });
+  assert.deepEqual(countsOf(pool), { active: 0, blocks: 0, pages: 0 });
   throwsCode('ERR_DMAPOOL_DESTROYED', () => {
     pool.free(blocks[3]!);
   });
@@ -57,7 +58,7 @@ test('reclaim, after a reset of the device, takes the rest back', () => {
   pool.destroy();
   assert.equal(device.reclaim(), 1);
   assert.equal(memory.bytesInUse, 4096);
-  assert.equal(pool.counts().active, 0);
+  assert.equal(pool.statistics().active, 0);
   throwsCode('ERR_DMAPOOL_DESTROYED', () => {
     pool.free(block);
   });

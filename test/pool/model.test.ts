@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { Device, DMA_BIT_MASK, type DmaBlock, DmaError, DmaPool, type DmaPoolOptions } from 'dmapool';
+import { Device, dmaBitMask, type DmaBlock, DmaError, DmaPool, type DmaPoolOptions } from 'dmapool';
+import { indicesOf } from '../support/pools.ts';
 import { FaultyMemory } from '../support/faulty-memory.ts';
 import { RecordingLog } from '../support/log.ts';
 import { Random } from '../support/random.ts';
@@ -38,7 +39,7 @@ class History {
       this.#failures--;
       return this.#throwing ? 'throw' : 'none';
     };
-    this.#device = new Device({ name: 'model', memory: this.#memory, dmaMask: DMA_BIT_MASK(64), log: this.#log });
+    this.#device = new Device({ name: 'model', memory: this.#memory, dmaMask: dmaBitMask(64), log: this.#log });
     this.#pool = DmaPool.create('model', this.#device, options);
     this.#debug = options.debug === true;
     const { blocksPerPage } = this.#pool.geometry;
@@ -104,21 +105,21 @@ class History {
   }
 
   #alloc(): void {
-    const gfp = this.#random.chance(0.2) ? 'atomic' : 'kernel';
+    const grow = !this.#random.chance(0.2);
     const form = this.#random.below(6);
-    const plan = this.#model.planTake(1, gfp);
+    const plan = this.#model.planTake(1, grow);
     const failing = this.#failures > 0 && plan.pages > 0;
     const succeeds = plan.ok && !failing;
     const throwing = failing && this.#throwing;
     const before = this.#memory.calls;
     let index = -1;
     const attempt = (): void => {
-      if (form === 0) index = this.#pool.alloc(gfp).index;
-      else if (form === 1) index = this.#pool.tryAlloc(gfp)?.index ?? -1;
-      else if (form === 2) index = this.#pool.zalloc(gfp).index;
-      else if (form === 3) index = this.#pool.allocIndex(gfp);
-      else if (form === 4) index = this.#pool.tryAllocIndex(gfp);
-      else index = this.#pool.zallocIndex(gfp);
+      if (form === 0) index = this.#pool.alloc(grow ? undefined : { grow }).index;
+      else if (form === 1) index = this.#pool.tryAlloc({ grow })?.index ?? -1;
+      else if (form === 2) index = this.#pool.alloc({ zero: true, grow }).index;
+      else if (form === 3) index = this.#pool.allocIndex({ grow });
+      else if (form === 4) index = this.#pool.tryAllocIndex({ grow });
+      else index = this.#pool.allocIndex({ zero: true, grow });
     };
     const tries = form === 1 || form === 4;
     if (succeeds) attempt();
@@ -184,14 +185,14 @@ class History {
 
   #allocBulk(): void {
     const count = this.#random.below(20);
-    const gfp = this.#random.chance(0.2) ? 'atomic' : 'kernel';
-    const plan = this.#model.planTake(count, gfp);
+    const grow = !this.#random.chance(0.2);
+    const plan = this.#model.planTake(count, grow);
     const into: DmaBlock[] = [];
     const asObjects = this.#random.chance(0.5);
     const failing = plan.pages > 0 && this.#failures > 0;
     const attempt = (): void => {
-      if (asObjects) this.#pool.allocBulk(into, count, gfp);
-      else this.#pool.allocIndexBulk(this.#indices, count, gfp);
+      if (asObjects) this.#pool.allocBulk(into, count, { grow });
+      else this.#pool.allocIndexBulk(this.#indices, count, { grow });
     };
     const pagesBefore = this.#memory.live.size;
     if (!plan.ok || failing) {
@@ -255,7 +256,7 @@ class History {
     assert.equal(this.#pool.blockAt(inside), block);
     assert.equal(this.#pool.indexAt(inside), index);
     assert.equal(this.#pool.blockAt(2 ** 50), null);
-    assert.equal(block.dma % 4096, this.#pool.offsetOf(index) % 4096);
+    assert.equal(this.#pool.dmaOf(index), block.dma);
   }
 
   #trim(): void {
@@ -264,7 +265,7 @@ class History {
 
   #reserve(): void {
     const count = this.#random.below(30);
-    const plan = this.#model.planTake(count, 'kernel');
+    const plan = this.#model.planTake(count, true);
     const failing = plan.pages > 0 && this.#failures > 0;
     const pagesBefore = this.#memory.live.size;
     this.#mayFail(plan.ok ? 'ok' : 'refused', failing ? plan.pages : 0, () => {
@@ -277,10 +278,10 @@ class History {
   #iterate(): void {
     const expected = [...this.#held.keys()].sort((a, b) => a - b);
     assert.deepEqual(
-      [...this.#pool].map((block) => block.index),
+      [...this.#pool.allocated()].map((block) => block.index),
       expected,
     );
-    assert.deepEqual([...this.#pool.indices()], expected);
+    assert.deepEqual([...indicesOf(this.#pool)], expected);
   }
 
   #compareCounts(): void {
@@ -313,7 +314,7 @@ class History {
       }
     }
     assert.equal(this.#memory.live.size, 0);
-    assert.equal(this.#pool.counts().active, 0);
+    assert.equal(this.#pool.statistics().active, 0);
   }
 }
 

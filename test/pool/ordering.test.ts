@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { consume32, lower32Bits, publish32, readAddress64, upper32Bits, writeAddress64 } from 'dmapool';
+import { loadAcquire32, lower32Bits, storeRelease32, readAddress64, upper32Bits, writeAddress64 } from 'dmapool';
 import { throwsCode } from '../support/errors.ts';
 
 test('addresses survive the way into a descriptor and back, little-endian', () => {
@@ -30,14 +30,14 @@ test('what is no address is refused', () => {
 
 test('published words are little-endian and unsigned when consumed', () => {
   for (const words of [new Int32Array(2), new Uint32Array(2)]) {
-    publish32(words, 1, 0x8000_0001);
+    storeRelease32(words, 1, 0x8000_0001);
     assert.deepEqual([...new Uint8Array(words.buffer)], [0, 0, 0, 0, 1, 0, 0, 0x80]);
-    assert.equal(consume32(words, 1), 0x8000_0001);
+    assert.equal(loadAcquire32(words, 1), 0x8000_0001);
     for (const index of [2, -1, 0.5, NaN]) {
       throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => {
-        publish32(words, index, 0);
+        storeRelease32(words, index, 0);
       });
-      throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => consume32(words, index));
+      throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => loadAcquire32(words, index));
     }
   }
 });

@@ -23,14 +23,14 @@ export class PoolModel {
   }
 
   /** Could `count` blocks be had, and how many pages would have to be opened (or tried) for them? */
-  planTake(count: number, gfp: 'kernel' | 'atomic'): { ok: boolean; pages: number } {
+  planTake(count: number, grow: boolean): { ok: boolean; pages: number } {
     const carved = this.#out.size + this.#free.length;
     const missing = count - this.#free.length;
     if (missing <= 0) return { ok: true, pages: 0 };
     if (carved + missing > this.#maxBlocks) return { ok: false, pages: 0 };
     const pages = Math.ceil((missing - this.#fresh.length) / this.#perPage);
     if (pages <= 0) return { ok: true, pages: 0 };
-    if (gfp === 'atomic') return { ok: false, pages: 0 };
+    if (!grow) return { ok: false, pages: 0 };
     return { ok: this.#slots.size + pages <= this.#maxPages, pages };
   }
 

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Device, DMA_BIT_MASK, type DmaBlock, DmaPool, HeapMemory, PoolGeometry } from 'dmapool';
+import { type AllocOptions, Device, dmaBitMask, type DmaBlock, DmaPool, HeapMemory, PoolGeometry } from 'dmapool';
+import { countsOf, indicesOf, owns, tryAllocBulk } from '../support/pools.ts';
 import { throwsCode } from '../support/errors.ts';
 import { FaultyMemory } from '../support/faulty-memory.ts';
 
@@ -15,7 +16,7 @@ test('a fresh page gives ascending addresses, a freed block is the next one out'
   assert.equal(base % 4096, 0);
   for (let i = 0; i < 42; i++) assert.equal(blocks[i]!.dma, base + i * 96);
   assert.equal(blocks[42]!.dma % 4096, 0);
-  assert.equal(pool.counts().pages, 2);
+  assert.equal(pool.statistics().pages, 2);
   pool.free(blocks[7]!);
   pool.free(blocks[3]!);
   assert.equal(pool.alloc(), blocks[3]);
@@ -35,20 +36,20 @@ test('no page before the first block, and none given back before destroy', () =>
   pool.destroy();
 });
 
-test('zalloc zeroes what a holder left behind, alloc does not', () => {
+test('zero: true zeroes what a holder left behind, alloc without it does not', () => {
   const pool = DmaPool.create('p', makeDevice(), { size: 64 });
   const block = pool.alloc();
   block.bytes.fill(0x55);
   pool.free(block);
   assert.equal(pool.alloc().bytes[63], 0x55);
   pool.free(block);
-  assert.ok(pool.zalloc().bytes.every((byte) => byte === 0));
+  assert.ok(pool.alloc({ zero: true }).bytes.every((byte) => byte === 0));
   block.bytes.fill(0x55);
   pool.free(block);
-  assert.ok(pool.tryZalloc()!.bytes.every((byte) => byte === 0));
+  assert.ok(pool.tryAlloc({ zero: true })!.bytes.every((byte) => byte === 0));
   block.bytes.fill(0x55);
   pool.free(block);
-  const index = pool.tryZallocIndex();
+  const index = pool.tryAllocIndex({ zero: true });
   assert.ok(pool.bytesOf(index).every((byte) => byte === 0));
 });
 
@@ -77,10 +78,10 @@ test('running out: alloc throws and says why, tryAlloc returns null, and the poo
     /pool p: memory source heap has no 4096/,
   );
   assert.equal(pool.tryAlloc(), null);
-  assert.equal(pool.tryZalloc(), null);
+  assert.equal(pool.tryAlloc({ zero: true }), null);
   assert.equal(pool.tryAllocIndex(), -1);
-  assert.equal(pool.tryZallocIndex(), -1);
-  throwsCode('ERR_DMAPOOL_NO_MEMORY', () => pool.zalloc());
+  assert.equal(pool.tryAllocIndex({ zero: true }), -1);
+  throwsCode('ERR_DMAPOOL_NO_MEMORY', () => pool.alloc({ zero: true }));
   assert.equal(pool.statistics().failures, 6);
   pool.free(blocks[0]!);
   assert.equal(pool.alloc(), blocks[0]);
@@ -102,16 +103,16 @@ test('a limit on blocks holds also within a page', () => {
 test('atomic takes no new page; reserve opens them beforehand', () => {
   const memory = new FaultyMemory();
   const pool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 1024 });
-  throwsCode('ERR_DMAPOOL_NO_FREE_BLOCK', () => pool.alloc('atomic'));
-  assert.equal(pool.tryAllocIndex('atomic'), -1);
+  throwsCode('ERR_DMAPOOL_NO_FREE_BLOCK', () => pool.alloc({ grow: false }));
+  assert.equal(pool.tryAllocIndex({ grow: false }), -1);
   assert.equal(memory.calls, 0);
   pool.reserve(5);
   assert.equal(memory.calls, 2);
   pool.reserve(5);
   assert.equal(memory.calls, 2);
-  for (let i = 0; i < 8; i++) pool.alloc('atomic');
-  throwsCode('ERR_DMAPOOL_NO_FREE_BLOCK', () => pool.allocIndex('atomic'));
-  throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => pool.alloc('GFP_ATOMIC' as 'atomic'));
+  for (let i = 0; i < 8; i++) pool.alloc({ grow: false });
+  throwsCode('ERR_DMAPOOL_NO_FREE_BLOCK', () => pool.allocIndex({ grow: false }));
+  throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => pool.alloc('GFP_ATOMIC' as unknown as AllocOptions));
 });
 
 test('every wrong free is a typed error and changes nothing', () => {
@@ -181,8 +182,8 @@ test('a handle whose page was given back is stale, also when the page’s place 
   throwsCode('ERR_DMAPOOL_STALE_BLOCK', () => {
     pool.free(old);
   });
-  assert.equal(pool.owns(old), false);
-  assert.equal(pool.owns(fresh), true);
+  assert.equal(owns(pool, old), false);
+  assert.equal(owns(pool, fresh), true);
 });
 
 test('bulk calls are all or nothing, and the same as single ones', () => {
@@ -203,8 +204,8 @@ test('bulk calls are all or nothing, and the same as single ones', () => {
   throwsCode('ERR_DMAPOOL_NO_MEMORY', () => {
     small.allocIndexBulk(into, 5);
   });
-  assert.equal(small.tryAllocBulk([], 5), false);
-  assert.equal(small.counts().active, 0);
+  assert.equal(tryAllocBulk(small, [], 5), false);
+  assert.equal(small.statistics().active, 0);
   small.allocIndexBulk(into, 4);
   throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => {
     small.freeIndexBulk(into, 9);
@@ -221,7 +222,7 @@ test('bulk calls are all or nothing, and the same as single ones', () => {
   throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => {
     small.freeIndexBulk(into, 4);
   });
-  assert.equal(small.counts().active, 4);
+  assert.equal(small.statistics().active, 4);
   throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => {
     bulk.freeBulk(blocks, 21);
   });
@@ -237,19 +238,19 @@ test('a source that throws loses no block and no page', () => {
   for (const call of [() => pool.alloc(), () => pool.tryAlloc()]) {
     memory.calls = 0;
     assert.throws(call, /the source broke/);
-    assert.deepEqual(pool.counts(), { active: 0, blocks: 0, pages: 0 });
+    assert.deepEqual(countsOf(pool), { active: 0, blocks: 0, pages: 0 });
   }
   // The second page of a bulk fails: the first goes back.
   memory.calls = 1;
   assert.throws(() => {
     pool.allocIndexBulk(new Int32Array(8));
   }, /the source broke/);
-  assert.deepEqual(pool.counts(), { active: 0, blocks: 0, pages: 0 });
+  assert.deepEqual(countsOf(pool), { active: 0, blocks: 0, pages: 0 });
   pool.allocIndexBulk(new Int32Array(4));
-  pool.freeIndexBulk(Int32Array.from(pool.indices()));
+  pool.freeIndexBulk(Int32Array.from(indicesOf(pool)));
   memory.onFree = () => 'throw';
   assert.throws(() => pool.trim(), /the source broke while freeing/);
-  assert.deepEqual(pool.counts(), { active: 0, blocks: 0, pages: 0 });
+  assert.deepEqual(countsOf(pool), { active: 0, blocks: 0, pages: 0 });
   assert.equal(memory.live.size, 0);
 });
 
@@ -262,16 +263,16 @@ test('a source that calls the pool back finds it whole', () => {
     return 'ok';
   };
   pool.alloc();
-  assert.equal(pool.counts().active, 1);
+  assert.equal(pool.statistics().active, 1);
   memory.onAlloc = () => {
     pool.destroy();
     return 'ok';
   };
-  const held = [...pool];
+  const held = [...pool.allocated()];
   pool.alloc();
   throwsCode('ERR_DMAPOOL_DESTROYED', () => pool.alloc());
   for (const block of held) pool.free(block);
-  for (const block of [...pool]) pool.free(block);
+  for (const block of [...pool.allocated()]) pool.free(block);
   assert.equal(memory.live.size, 0);
 });
 
@@ -319,7 +320,7 @@ test('a block shows its memory in any width', () => {
 
 test('what the CPU writes the device sees, and the other way round', () => {
   const memory = new HeapMemory();
-  const device = new Device({ name: 'x', memory, dmaMask: DMA_BIT_MASK(64) });
+  const device = new Device({ name: 'x', memory, dmaMask: dmaBitMask(64) });
   const pool = DmaPool.create('p', device, { size: 64 });
   const block = pool.alloc();
   block.bytes.set([1, 2, 3]);
@@ -339,14 +340,14 @@ test('using frees blocks, pools and devices', () => {
     using pool = DmaPool.createManaged('p', device, { size: 64 });
     {
       using block = pool.alloc();
-      assert.equal(pool.counts().active, 1);
+      assert.equal(pool.statistics().active, 1);
       block.bytes[0] = 1;
     }
     {
       using early = pool.alloc();
       early.free();
     }
-    assert.equal(pool.counts().active, 0);
+    assert.equal(pool.statistics().active, 0);
     assert.equal(memory.bytesInUse, 4096);
   }
   assert.equal(memory.bytesInUse, 0);
@@ -357,11 +358,11 @@ test('iteration shows what is out, and allows to free it', () => {
   const blocks = Array.from({ length: 70 }, () => pool.alloc());
   pool.freeIndex(3);
   assert.deepEqual(
-    [...pool.indices()],
+    [...indicesOf(pool)],
     [...blocks.keys()].filter((index) => index !== 3),
   );
-  for (const block of pool) pool.free(block);
-  assert.equal(pool.counts().active, 0);
+  for (const block of pool.allocated()) pool.free(block);
+  assert.equal(pool.statistics().active, 0);
 });
 
 test('trim gives back idle pages only, and they come again', () => {
@@ -372,11 +373,11 @@ test('trim gives back idle pages only, and they come again', () => {
   pool.free(blocks[2]!);
   pool.free(blocks[3]!);
   assert.equal(pool.trim(), 1);
-  assert.deepEqual(pool.counts(), { active: 3, blocks: 4, pages: 2 });
+  assert.deepEqual(countsOf(pool), { active: 3, blocks: 4, pages: 2 });
   assert.equal(pool.trim(), 0);
   assert.equal(pool.alloc().index, 0);
   assert.equal(pool.alloc().index, 2);
-  assert.equal(pool.counts().pages, 3);
+  assert.equal(pool.statistics().pages, 3);
   assert.equal(pool.statistics().highWater, 6);
 });
 
@@ -424,10 +425,9 @@ test('geometry is that of the source’s pages', () => {
   assert.deepEqual(pool.geometry, alone);
   assert.equal(alone.blocksPerPage, 672);
   const blocks = Array.from({ length: 672 }, () => pool.alloc());
-  assert.equal(pool.counts().pages, 1);
+  assert.equal(pool.statistics().pages, 1);
   assert.equal(blocks[42]!.dma, blocks[0]!.dma + 4096);
-  assert.equal(pool.offsetOf(671), 15 * 4096 + 41 * 96);
-  throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => pool.offsetOf(672));
+  assert.equal(blocks[671]!.dma, blocks[0]!.dma + 15 * 4096 + 41 * 96);
   throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => pool.dmaOf(672));
   throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => pool.bytesOf(-1));
   throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => pool.dmaOf(0.5));
@@ -440,7 +440,7 @@ test('a large pool costs a block no more than a small one needs operations', () 
   for (let i = 0; i < indices.length; i++) indices[i] = pool.allocIndex();
   assert.equal(new Set(indices).size, indices.length);
   for (const index of indices) pool.freeIndex(index);
-  assert.deepEqual(pool.counts(), { active: 0, blocks: 373_984, pages: 11_687 });
+  assert.deepEqual(countsOf(pool), { active: 0, blocks: 373_984, pages: 11_687 });
   assert.equal(pool.trim(), 11_687);
 });
 

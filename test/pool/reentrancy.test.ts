@@ -12,6 +12,8 @@ import {
   HeapMemory,
   type WaitOptions,
 } from 'dmapool';
+import { sharePool } from 'dmapool/shared';
+import { countsOf, indicesOf, owns, tryAllocBulk } from '../support/pools.ts';
 import { rejectsCode, throwsCode } from '../support/errors.ts';
 import { FaultyMemory } from '../support/faulty-memory.ts';
 
@@ -54,12 +56,12 @@ test('a log that allocates in bulk during a bulk allocation gets other blocks', 
   const outer: DmaBlock[] = [];
   pool.allocBulk(outer, 6);
   assert.equal(new Set([...outer, ...inner]).size, 10);
-  assert.equal(pool.counts().active, 10);
+  assert.equal(pool.statistics().active, 10);
 });
 
 test('a log that frees everything it finds frees no block that is being checked', () => {
   const { pool } = corruptedPool([0], (each) => {
-    for (const index of each.indices()) each.freeIndex(index);
+    for (const index of indicesOf(each)) each.freeIndex(index);
   });
   const out = Array.from({ length: 15 }, () => pool.allocIndex());
   assert.equal(new Set(out).size, 15);
@@ -77,7 +79,7 @@ for (const quarantine of [true, false]) {
       { debug: { quarantine } },
     );
     throwsCode('ERR_DMAPOOL_DESTROYED', () => pool.alloc());
-    assert.equal(pool.counts().active, 0);
+    assert.equal(pool.statistics().active, 0);
     assert.equal(memory.bytesInUse, 0);
   });
 
@@ -111,7 +113,7 @@ test('a source that frees blocks under pressure before it gives up', async () =>
   const pool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 4096 });
   let held = pool.alloc();
   memory.onAlloc = () => {
-    if (pool.owns(held)) pool.free(held);
+    if (owns(pool, held)) pool.free(held);
     return 'none';
   };
   held = pool.alloc();
@@ -181,14 +183,14 @@ test('what a source answers is checked', () => {
       size: 64,
     });
     assert.match(throwsCode('ERR_DMAPOOL_SOURCE', () => pool.alloc()).message, /x: memory source odd gave /);
-    assert.deepEqual(pool.counts(), { active: 0, blocks: 0, pages: 0 });
+    assert.deepEqual(countsOf(pool), { active: 0, blocks: 0, pages: 0 });
   }
   const twice = { dma: 4096, size: 4096, buffer, byteOffset: 0 };
   const memory = { name: 'odd', pageSize: 4096, allocCoherent: () => twice, freeCoherent: () => undefined };
   const pool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 4096 });
   pool.alloc();
   throwsCode('ERR_DMAPOOL_SOURCE', () => pool.alloc());
-  assert.deepEqual(pool.counts(), { active: 1, blocks: 1, pages: 1 });
+  assert.deepEqual(countsOf(pool), { active: 1, blocks: 1, pages: 1 });
 });
 
 test('an array that can’t be written to loses no block', () => {
@@ -196,7 +198,7 @@ test('an array that can’t be written to loses no block', () => {
   throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => {
     pool.allocBulk(Object.freeze([]) as unknown as DmaBlock<'p'>[], 3);
   });
-  assert.equal(pool.counts().active, 0);
+  assert.equal(pool.statistics().active, 0);
 });
 
 /** A source of `pages` pages of heap memory that trims the pool when it is full: `times` times. */
@@ -226,16 +228,16 @@ test('a source that trims the pool during a reservation gets each page back once
   throwsCode('ERR_DMAPOOL_NO_MEMORY', () => {
     pool.reserve(4);
   });
-  assert.deepEqual(pool.counts(), { active: 0, blocks: 0, pages: 0 });
+  assert.deepEqual(countsOf(pool), { active: 0, blocks: 0, pages: 0 });
   const blocks = [pool.tryAlloc(), pool.tryAlloc(), pool.tryAlloc()];
   assert.equal(new Set(blocks.map((block) => block?.dma)).size, 3);
-  assert.equal(pool.counts().active, 2);
+  assert.equal(pool.statistics().active, 2);
 });
 
 test('a source that trims the pool while it is shared gets each page back once', () => {
   const pool = trimmingPool(2, 1, { maxBlocks: 4 });
-  throwsCode('ERR_DMAPOOL_NO_MEMORY', () => pool.share());
-  assert.deepEqual(pool.counts(), { active: 0, blocks: 0, pages: 0 });
+  throwsCode('ERR_DMAPOOL_NO_MEMORY', () => sharePool(pool).handle);
+  assert.deepEqual(countsOf(pool), { active: 0, blocks: 0, pages: 0 });
 });
 
 test('a source that trims the pool whenever it is full ends no call in a loop', () => {
@@ -246,13 +248,13 @@ test('a source that trims the pool whenever it is full ends no call in a loop', 
     (pool: DmaPool) => {
       pool.allocIndexBulk(new Int32Array(4));
     },
-    (pool: DmaPool) => pool.share(),
+    (pool: DmaPool) => sharePool(pool).handle,
   ]) {
     const pool = trimmingPool(2, Infinity, { maxBlocks: 4 });
     throwsCode('ERR_DMAPOOL_NO_MEMORY', () => {
       call(pool);
     });
-    assert.deepEqual(pool.counts(), { active: 0, blocks: 0, pages: 0 });
+    assert.deepEqual(countsOf(pool), { active: 0, blocks: 0, pages: 0 });
   }
 });
 
@@ -277,7 +279,7 @@ test('a source that trims every pool when it is full makes room for a reservatio
   pools[0]!.reserve(5);
   pools[1]!.reserve(8);
   assert.deepEqual(
-    pools.map((pool) => pool.counts().pages),
+    pools.map((pool) => pool.statistics().pages),
     [0, 8],
   );
 });
@@ -286,14 +288,14 @@ test('a source that shares the pool in the middle of another call of it is refus
   const memory = new FaultyMemory();
   const pool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 4096, maxBlocks: 4 });
   memory.onAlloc = () => {
-    throwsCode('ERR_DMAPOOL_NOT_SHAREABLE', () => pool.share());
+    throwsCode('ERR_DMAPOOL_NOT_SHAREABLE', () => sharePool(pool).handle);
     return 'ok';
   };
   const block = pool.alloc();
   pool.reserve(2);
   memory.onAlloc = () => 'ok';
-  pool.share();
-  assert.equal(pool.counts().active, 1);
+  sharePool(pool);
+  assert.equal(pool.statistics().active, 1);
   pool.free(block);
   pool.destroy();
   assert.equal(memory.live.size, 0);
@@ -327,7 +329,7 @@ test('a source that destroys the pool while it is shared ends it', () => {
     };
     const device = new Device({ name: 'x', memory });
     const pool = DmaPool.create('p', device, { size: 4096, maxBlocks: 4 });
-    throwsCode('ERR_DMAPOOL_DESTROYED', () => pool.share());
+    throwsCode('ERR_DMAPOOL_DESTROYED', () => sharePool(pool).handle);
     assert.equal(live.size, 0);
     throwsCode('ERR_DMAPOOL_DESTROYED', () => pool.alloc());
     assert.deepEqual(device.attributeNames(), []);
@@ -336,16 +338,16 @@ test('a source that destroys the pool while it is shared ends it', () => {
 
 test('a log that frees everything it finds frees no block that a bulk call has taken so far', () => {
   const { pool } = corruptedPool([3], (each) => {
-    for (const index of each.indices()) each.freeIndex(index);
+    for (const index of indicesOf(each)) each.freeIndex(index);
   });
   const into = new Int32Array(8);
   pool.allocIndexBulk(into);
   assert.equal(new Set(into).size, 8);
   assert.deepEqual(
-    [...pool.indices()],
+    [...indicesOf(pool)],
     [...into].sort((a, b) => a - b),
   );
-  assert.equal(pool.counts().active, 8);
+  assert.equal(pool.statistics().active, 8);
 });
 
 test('a log that destroys the pool and reclaims during a bulk call loses nothing', () => {
@@ -493,11 +495,11 @@ class World {
 
   /** What the pool says is what the model says. */
   check(): void {
-    const { active, pages, blocks } = this.pool.counts();
+    const { active, pages, blocks } = this.pool.statistics();
     const { allocations, frees, highWater, waiting, quarantined } = this.pool.statistics();
     assert.equal(active, this.held.size);
     assert.deepEqual(
-      [...this.pool.indices()],
+      [...indicesOf(this.pool)],
       [...this.held].sort((a, b) => a - b),
     );
     // A shared pool reserves more pages than it has opened.
@@ -515,7 +517,7 @@ const calls: Record<string, (world: World) => void> = {
     world.took(world.pool.alloc().index);
   },
   atomic: (world) => {
-    const index = world.pool.tryZallocIndex('atomic');
+    const index = world.pool.tryAllocIndex({ zero: true, grow: false });
     if (index >= 0) world.took(index);
   },
   bulk: (world) => {
@@ -525,7 +527,7 @@ const calls: Record<string, (world: World) => void> = {
   },
   blocks: (world) => {
     const into: DmaBlock[] = [];
-    if (world.pool.tryAllocBulk(into, 11)) for (const { index } of into) world.took(index);
+    if (tryAllocBulk(world.pool, into, 11)) for (const { index } of into) world.took(index);
   },
   free: (world) => {
     world.free([...world.held].at(-1));
@@ -554,7 +556,7 @@ const calls: Record<string, (world: World) => void> = {
     world.pool.trim();
   },
   share: (world) => {
-    world.pool.share({ magazine: 4 });
+    sharePool(world.pool, { magazine: 4 });
     world.shared = true;
   },
   destroy: (world) => {
@@ -689,5 +691,5 @@ async function runAndEnd(world: World, call: (world: World) => void): Promise<vo
   world.device.reclaim();
   assert.equal(world.live.size, 0);
   assert.equal(world.heap.bytesInUse, 0);
-  assert.equal(world.pool.counts().active, 0);
+  assert.equal(world.pool.statistics().active, 0);
 }

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { test } from 'node:test';
 import { Device, type DmaBlock, DmaPool, HeapMemory } from 'dmapool';
+import { sharePool } from 'dmapool/shared';
 import { rejectsCode, throwsCode } from '../support/errors.ts';
 import { FaultyMemory } from '../support/faulty-memory.ts';
 import { RecordingLog } from '../support/log.ts';
@@ -62,7 +63,7 @@ test('many waiters and few blocks: everybody is served, in order, nothing is los
     }),
   );
   assert.deepEqual(order, [...Array(200).keys()]);
-  assert.equal(pool.counts().active, 0);
+  assert.equal(pool.statistics().active, 0);
 });
 
 test('a wait ends with its signal or its time, and takes no block along', async () => {
@@ -114,7 +115,7 @@ test('memory that another pool gives back serves who waits here', async () => {
   assert.equal(big.trim(), 2);
   const served = await Promise.all(waits);
   assert.equal(new Set(served).size, 5);
-  assert.equal(small.counts().pages, 2);
+  assert.equal(small.statistics().pages, 2);
 });
 
 test('a source that throws while somebody waits tells them', async () => {
@@ -144,7 +145,7 @@ test('a bulk free serves as many as wait', async () => {
   assert.equal(pool.statistics().waiting, 2);
   pool.freeIndexBulk(indices);
   const blocks: DmaBlock<'p'>[] = await Promise.all(waits);
-  assert.equal(pool.counts().active, 2);
+  assert.equal(pool.statistics().active, 2);
   pool.freeBulk(blocks);
 });
 
@@ -160,7 +161,7 @@ for (const shared of [false, true]) {
   for (const method of ['addEventListener', 'removeEventListener'] as const) {
     test(`a signal whose ${method} throws loses no block${shared ? ' of a shared pool' : ''}`, async () => {
       const pool = makePool(1);
-      if (shared) pool.share();
+      if (shared) sharePool(pool);
       const block = pool.alloc();
       const { signal } = new AbortController();
       signal[method] = () => {
@@ -175,14 +176,14 @@ for (const shared of [false, true]) {
         pool.free(block);
         pool.free(await waiting);
       }
-      assert.equal(pool.counts().active, 0);
+      assert.equal(pool.statistics().active, 0);
       assert.equal((await pool.allocWait({ timeout: 1000 })).index, block.index);
     });
   }
 
   test(`a signal that ends the wait while it is listened to${shared ? ', in a shared pool' : ''}`, async () => {
     const pool = makePool(1);
-    if (shared) pool.share();
+    if (shared) sharePool(pool);
     const block = pool.alloc();
     const other = pool.allocWait();
     const { signal } = new AbortController();
@@ -193,7 +194,7 @@ for (const shared of [false, true]) {
     await assert.rejects(pool.allocWait({ signal }), /at once/);
     pool.free(block);
     pool.free(await other);
-    assert.equal(pool.counts().active, 0);
+    assert.equal(pool.statistics().active, 0);
     assert.equal((await pool.allocWait({ timeout: 1000 })).index, block.index);
   });
 }
@@ -224,6 +225,7 @@ test('a signal that the memory source aborts ends the wait', async () => {
 function runProgram(lines: string): { output: string; status: number | null; signal: string | null } {
   const source = `
     import { Device, DmaPool } from ${JSON.stringify(import.meta.resolve('dmapool'))};
+    import { sharePool } from ${JSON.stringify(import.meta.resolve('dmapool/shared'))};
     const pool = DmaPool.create('p', new Device({ name: 'x' }), { size: 64, maxBlocks: 1 });
     const block = pool.alloc();
     ${lines}`;
@@ -237,7 +239,7 @@ function runProgram(lines: string): { output: string; status: number | null; sig
 for (const shared of [false, true]) {
   test(`a wait keeps the process alive, and its end lets it go${shared ? ', in a shared pool' : ''}`, () => {
     const { output, status, signal } = runProgram(`
-      ${shared ? 'pool.share();' : ''}
+      ${shared ? 'sharePool(pool);' : ''}
       setTimeout(() => pool.free(block), 200).unref();
       const again = await pool.allocWait();
       console.log('served', again.index);`);

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
-import { type CoherentMemory, DMA_BIT_MASK, DmaPool } from 'dmapool';
+import { type CoherentMemory, dmaBitMask, DmaPool } from 'dmapool';
 import { NvmeController } from 'dmapool/drivers/nvme';
 import { PCI_CAPABILITY, PCI_CONFIG, type PciFunction } from 'dmapool/pci';
 import { diskImage } from '../support/disk-image.ts';
@@ -129,7 +129,7 @@ void describe('a QEMU machine', { skip: withoutQemu }, () => {
       devices: [{ driver: 'edu', id: 'edu0', dma_mask: 2 ** 53 - 1 }],
     });
     const edu = await machine.open('edu0');
-    edu.device.setDmaMask(DMA_BIT_MASK(64));
+    edu.device.setDmaMask(dmaBitMask(64));
     const pool = DmaPool.create('data', edu.device, { size: 2048, align: 2048 });
     const from = pool.alloc();
     const to = pool.alloc();
@@ -153,7 +153,7 @@ void describe('a QEMU machine', { skip: withoutQemu }, () => {
 
   void it('honours a mask of 28 bits on a machine with 1 GiB', async (t) => {
     const machine = await startMachine(t, { memory: 1024 * MIB, devices: ['edu,id=edu0'] });
-    const edu = await machine.open('edu0', { dmaMask: DMA_BIT_MASK(28) });
+    const edu = await machine.open('edu0', { dmaMask: dmaBitMask(28) });
     await edu.enableBusMaster();
     const all: CoherentMemory[] = [];
     for (;;) {

@@ -4,6 +4,7 @@ import { once } from 'node:events';
 import { describe, it } from 'node:test';
 import { Worker } from 'node:worker_threads';
 import { type CoherentAllocator, Device, DmaPool } from 'dmapool';
+import { attachPool, sharePool } from 'dmapool/shared';
 import { QemuMachine } from 'dmapool/qemu';
 import { conformanceChecks } from 'dmapool/conformance';
 import { startMachine, withoutQemu } from './qemu.ts';
@@ -63,14 +64,14 @@ void describe('RAM of a machine', { skip: withoutQemu }, () => {
       size: 256,
       maxBlocks: 64,
     });
-    const handle = pool.share();
+    const handle = sharePool(pool).handle;
     const worker = new Worker(new URL('../linux/region-worker.js', import.meta.url));
     t.after(() => worker.terminate());
-    assert.throws(() => DmaPool.attach(handle), { code: 'ERR_DMAPOOL_NOT_SHAREABLE', message: /openSharedRegion/ });
+    assert.throws(() => attachPool(handle).pool, { code: 'ERR_DMAPOOL_NOT_SHAREABLE', message: /openSharedRegion/ });
     worker.postMessage({ do: 'fill', handle, value: 0x77 });
     const [answer] = (await once(worker, 'message')) as [{ ok?: number; code?: string }];
     assert.equal(answer.code, undefined);
-    const block = pool.accept(answer.ok!);
+    const block = sharePool(pool).accept(answer.ok!);
     assert.ok(block.bytes.every((byte) => byte === 0x77));
     assert.deepEqual(await machine.readMemory(block.dma, 256), new Uint8Array(256).fill(0x77));
     pool.free(block);

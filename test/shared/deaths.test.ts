@@ -2,6 +2,7 @@ import assert from 'node:assert/strict';
 import { test, type TestContext } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { DmaPool, type DmaPoolOptions } from 'dmapool';
+import { sharePool } from 'dmapool/shared';
 import { H_LOCK } from '../../src/shared/layout.ts';
 import { attachedWorker, range, sharedPool } from './fixture.ts';
 import { type Hammer, Hammers, within } from './hammers.ts';
@@ -51,7 +52,7 @@ async function killAtAnyMoment(
     assert.deepEqual(hammers.violations, []);
     // Of many reports the log lets some through only.
     const reports = reported(log.lines);
-    const reclaimed = pool.reclaim();
+    const reclaimed = sharePool(pool).reclaim();
     assert.ok(reports.length <= 1, log.text);
     for (const { count } of reports) assert.equal(reclaimed, count, log.text);
     seen += reports.length;
@@ -65,7 +66,7 @@ async function killAtAnyMoment(
       await hammers.finish([victim, survivor]);
       await Promise.all([hammers.kill(victim), hammers.kill(survivor)]);
       assert.deepEqual(hammers.violations, []);
-      assert.equal(pool.counts().active, 0);
+      assert.equal(pool.statistics().active, 0);
       // What idles with the one who asks counts, too.
       const all = range(0, BLOCKS).map(() => pool.allocIndex());
       assert.equal(new Set(all).size, BLOCKS);
@@ -96,9 +97,9 @@ test('a worker that dies with the lock: others go on at once', async (t) => {
   assert.equal((await waiting).length, 20);
   assert.ok(performance.now() - begin < 2000);
   assert.equal(new Int32Array(handle.control)[H_LOCK], 0);
-  assert.equal(pool.reclaim(), 3);
+  assert.equal(sharePool(pool).reclaim(), 3);
   await b!.kill();
-  assert.equal(pool.reclaim(), 20);
+  assert.equal(sharePool(pool).reclaim(), 20);
   assert.equal(new Set(range(0, 64).map(() => pool.allocIndex())).size, 64);
 });
 
@@ -106,7 +107,7 @@ test('mending after a death with the lock keeps the limit, though the last page 
   const { device, workers } = await sharedPool(t, { workers: 0 });
   const pool = DmaPool.create('tx', device, { size: 256, maxBlocks: 20 });
   for (const block of range(0, 20).map(() => pool.alloc())) pool.free(block);
-  const worker = await attachedWorker(pool.share({ magazine: 2 }));
+  const worker = await attachedWorker(sharePool(pool, { magazine: 2 }).handle);
   workers.push(worker);
   await worker.call('takeLock');
   await worker.kill();

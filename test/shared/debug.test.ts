@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Device, DmaPool, HeapMemory } from 'dmapool';
+import { attachPool, sharePool } from 'dmapool/shared';
 import { attachControl } from '../../src/shared/layout.ts';
 import { EMPTY } from '../../src/pool/free-list.ts';
 import { throwsCode } from '../support/errors.ts';
@@ -17,8 +18,8 @@ function twoSides(): { here: DmaPool; there: DmaPool; log: RecordingLog; other: 
     maxBlocks: 128,
     debug: true,
   });
-  const handle = here.share();
-  const there: DmaPool = DmaPool.attach(handle, { device: new Device({ name: 'nic', log: other }) });
+  const handle = sharePool(here).handle;
+  const there: DmaPool = attachPool(handle, { device: new Device({ name: 'nic', log: other }) }).pool;
   return { here, there, log, other };
 }
 
@@ -28,7 +29,7 @@ test('blocks are poisoned, and generations go on from worker to worker', () => {
   assert.ok(block.bytes.every((byte) => byte === 0xa9));
   assert.equal(block.generation, 1);
   block.bytes.fill(7);
-  const moved = there.accept(here.transfer(block));
+  const moved = sharePool(there).accept(sharePool(here).transfer(block));
   assert.ok(moved.bytes.every((byte) => byte === 7));
   assert.equal(moved.index, block.index);
   throwsCode('ERR_DMAPOOL_NOT_OWNER', () => {
@@ -85,7 +86,7 @@ test('init-on-alloc and init-on-free hold in every worker', () => {
     maxBlocks: 128,
     initOnAlloc: true,
   });
-  const there: DmaPool = DmaPool.attach(here.share());
+  const there: DmaPool = attachPool(sharePool(here).handle).pool;
   const block = there.alloc();
   block.bytes.fill(1);
   there.free(block);
@@ -102,7 +103,7 @@ test('what is in quarantine when a pool is shared stays there', () => {
   pool.free(pool.alloc());
   // It looks as if nothing had happened, but once is enough.
   bytes[5] = 0xa7;
-  const there: DmaPool = DmaPool.attach(pool.share());
+  const there: DmaPool = attachPool(sharePool(pool).handle).pool;
   const taken = new Set<number>();
   for (let index = there.tryAllocIndex(); index >= 0; index = there.tryAllocIndex()) taken.add(index);
   for (let index = pool.tryAllocIndex(); index >= 0; index = pool.tryAllocIndex()) taken.add(index);
@@ -113,7 +114,7 @@ test('what is in quarantine when a pool is shared stays there', () => {
 
 /** Kills a worker that wrote to three blocks, of which one is on its way and one half-way through a free in bulk. */
 async function killHolder(pool: DmaPool): Promise<void> {
-  const handle = pool.share();
+  const handle = sharePool(pool).handle;
   const worker = await attachedWorker(handle);
   const indices = await worker.call('alloc', 3);
   for (const index of indices) await worker.call('write', index, 0x4242_4242);
@@ -121,7 +122,7 @@ async function killHolder(pool: DmaPool): Promise<void> {
   // As a kill in the middle of freeIndexBulk leaves it: free by its word, and still with the holder's bytes.
   attachControl(handle.control).words[indices[1]!] = EMPTY;
   await worker.kill();
-  assert.equal(pool.reclaim(), 2);
+  assert.equal(sharePool(pool).reclaim(), 2);
 }
 
 function takeAll(pool: DmaPool): number[] {
@@ -143,7 +144,7 @@ test('blocks that a worker had out when it left come back poisoned', () => {
   const { here, there, log, other } = twoSides();
   there.alloc().bytes.fill(1);
   there.destroy();
-  assert.equal(here.reclaim(), 1);
+  assert.equal(sharePool(here).reclaim(), 1);
   assert.equal(takeAll(here).length, 128);
   assert.equal(here.statistics().corrupted, 0, log.text + other.text);
 });
@@ -160,7 +161,7 @@ test('a write to a block after reclaim is found all the same', () => {
   const block = there.alloc();
   const { bytes } = block;
   there.destroy();
-  const takeBack = (): number => here.reclaim();
+  const takeBack = (): number => sharePool(here).reclaim();
   assert.equal(takeBack(), 1);
   bytes[3] = 0;
   assert.equal(takeAll(here).length, 127);
@@ -189,7 +190,8 @@ function spoiling(quarantine: boolean): {
     maxBlocks: 4,
     debug: { quarantine },
   });
-  const there: DmaPool = DmaPool.attach(here.share({ magazine: 2 }), { device: new Device({ name: 'nic', log }) });
+  const { handle } = sharePool(here, { magazine: 2 });
+  const there = attachPool(handle, { device: new Device({ name: 'nic', log }) }).pool;
   const held = [here.alloc(), here.alloc(), here.alloc(), here.alloc()];
   const spoilOne = (): void => {
     const block = held.pop()!;
@@ -253,7 +255,7 @@ test('a wait whose block went into quarantine does not keep those behind it from
   });
   spoilOne();
   await until('the block is in quarantine', () => spoiled === 1);
-  for (const block of [...here]) here.free(block);
+  for (const block of [...here.allocated()]) here.free(block);
   await Promise.all(waits);
   assert.deepEqual(order, [0, 1]);
 });

@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { EventEmitter } from 'node:events';
 import { test, type TestContext } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { type DeathReport, Device, DmaPool, HeapMemory } from 'dmapool';
+import { Device, DmaPool, HeapMemory } from 'dmapool';
+import { attachPool, sharePool, type SharedPoolHandle, type WorkerExit } from 'dmapool/shared';
 import { H_LOCK, NO_WORKER, slotAt, W_STATE } from '../../src/shared/layout.ts';
 import { rejectsCode, throwsCode } from '../support/errors.ts';
 import { RecordingLog } from '../support/log.ts';
@@ -33,7 +34,7 @@ test('an end while a living worker holds the lock is settled later; no listener 
   const [a, b] = workers;
   await a!.call('alloc', 3);
   const lost: number[] = [];
-  pool.onDeath(({ out }) => {
+  sharePool(pool).onWorkerExit(({ out }) => {
     lost.push(out.length);
   });
   const header = new Int32Array(handle.control);
@@ -56,7 +57,7 @@ test('an end while a living worker holds the lock is settled later; no listener 
   Atomics.store(header, H_LOCK, 0);
   await until('the end is settled', () => lost.length > 0);
   assert.deepEqual(lost, [3]);
-  assert.equal(pool.reclaim(), 3);
+  assert.equal(sharePool(pool).reclaim(), 3);
 });
 
 test('reclaim settles an end that was not settled before, and reports it', async (t) => {
@@ -64,15 +65,15 @@ test('reclaim settles an end that was not settled before, and reports it', async
   const [a, b] = workers;
   await a!.call('alloc', 3);
   const waiting = a!.call('wait').catch(() => undefined);
-  const reports: DeathReport[] = [];
-  pool.onDeath((report) => {
+  const reports: WorkerExit[] = [];
+  sharePool(pool).onWorkerExit((report) => {
     reports.push(report);
   });
   await b!.call('takeLock');
   await a!.worker.terminate();
   await waiting;
   Atomics.store(new Int32Array(handle.control), H_LOCK, 0);
-  const reclaimed = pool.reclaim();
+  const reclaimed = sharePool(pool).reclaim();
   assert.ok(reclaimed >= 3, String(reclaimed));
   assert.equal(reports.length, 1);
   assert.equal(pool.statistics().waiting, 0);
@@ -88,20 +89,20 @@ test('every listener of a death is called, whatever another one and the log thro
   };
   const device = new Device({ name: 'nic', memory: new HeapMemory(), log });
   const pool = DmaPool.create('rx', device, { size: 64, maxBlocks: 64 });
-  const worker = await attachedWorker(pool.share());
+  const worker = await attachedWorker(sharePool(pool).handle);
   t.after(() => worker.kill());
   await worker.call('alloc', 1);
   const called: string[] = [];
-  pool.onDeath(() => {
+  sharePool(pool).onWorkerExit(() => {
     called.push('first');
     throw Object.create(null) as Error;
   });
-  pool.onDeath(() => {
+  sharePool(pool).onWorkerExit(() => {
     called.push('second');
   });
   await worker.kill();
   assert.deepEqual(called, ['first', 'second']);
-  assert.equal(pool.reclaim(), 1);
+  assert.equal(sharePool(pool).reclaim(), 1);
   pool.destroy();
 });
 
@@ -112,12 +113,12 @@ test('a death is recovered by others when the worker that was told of it has lef
   await middle!.call('callInner', 'alloc', [2]);
   await middle!.call('destroy');
   await middle!.call('killInner');
-  await until('its blocks are lost', () => pool.reclaim() === 2);
+  await until('its blocks are lost', () => sharePool(pool).reclaim() === 2);
 });
 
 test('a worker that leaves while the lock is held leaves later', async (t) => {
   const { pool, handle, memory, workers } = await sharedPool(t, { workers: 1 });
-  const there = DmaPool.attach(handle);
+  const there = attachPool(handle).pool;
   await workers[0]!.call('takeLock');
   there.destroy();
   throwsCode('ERR_DMAPOOL_DESTROYED', () => there.alloc());
@@ -147,11 +148,11 @@ test('lineage outlives any number of workers that came and went', async (t) => {
   await middle!.call('callInner', 'alloc', [5]);
   for (let n = 0; n < 3000; n++) {
     const worker = new FakeWorker(FAKE_THREADS + n);
-    pool.watch(worker);
+    sharePool(pool).watchWorker(worker);
     worker.exit();
   }
   await middle!.kill();
-  assert.equal(pool.reclaim(), 5);
+  assert.equal(sharePool(pool).reclaim(), 5);
   assert.equal(new Set(range(0, 64).map(() => pool.allocIndex())).size, 64);
 });
 
@@ -162,7 +163,7 @@ test('with too many threads alive a worker can’t attach, and says why; it can 
     for (let n = 0; n < 5000; n++) {
       const worker = new FakeWorker(FAKE_THREADS + n);
       fakes.push(worker);
-      pool.watch(worker);
+      sharePool(pool).watchWorker(worker);
     }
   });
   assert.ok(fakes.length > 1000, String(fakes.length));
@@ -175,7 +176,7 @@ test('with too many threads alive a worker can’t attach, and says why; it can 
   await recorded.call('attach', handle);
   await recorded.call('alloc', 2);
   await recorded.kill();
-  assert.equal(pool.reclaim(), 2);
+  assert.equal(sharePool(pool).reclaim(), 2);
   await unrecorded.kill();
   for (const fake of fakes) fake.exit();
   const again = await startWorker(t);
@@ -186,42 +187,42 @@ test('a worker that has ended, or is none, can’t be watched', async (t) => {
   const { pool } = await sharedPool(t, { workers: 0 });
   for (const threadId of [-1, 0, 0.5, 2 ** 31, 'x']) {
     throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => {
-      pool.watch(new FakeWorker(threadId as number));
+      sharePool(pool).watchWorker(new FakeWorker(threadId as number));
     });
   }
 });
 
 // ---- ends that are none
 
-test('workerEnded refuses threads that are known to live', async (t) => {
+test('reportWorkerExit refuses threads that are known to live', async (t) => {
   const { pool, workers } = await sharedPool(t);
   const [worker] = workers;
   const held = [pool.allocIndex(), pool.allocIndex()];
-  throwsCode('ERR_DMAPOOL_THREAD_ALIVE', () => pool.workerEnded(pool.thread));
-  throwsCode('ERR_DMAPOOL_THREAD_ALIVE', () => pool.workerEnded(worker!.worker.threadId));
+  throwsCode('ERR_DMAPOOL_THREAD_ALIVE', () => sharePool(pool).reportWorkerExit(sharePool(pool).thread));
+  throwsCode('ERR_DMAPOOL_THREAD_ALIVE', () => sharePool(pool).reportWorkerExit(worker!.worker.threadId));
   // Above the caller, and another one's child.
-  await refusedWith('ERR_DMAPOOL_THREAD_ALIVE', worker!.call('workerEnded', pool.thread));
+  await refusedWith('ERR_DMAPOOL_THREAD_ALIVE', worker!.call('workerEnded', sharePool(pool).thread));
   const inner = await worker!.call('makeInner');
-  throwsCode('ERR_DMAPOOL_THREAD_ALIVE', () => pool.workerEnded(inner.thread));
+  throwsCode('ERR_DMAPOOL_THREAD_ALIVE', () => sharePool(pool).reportWorkerExit(inner.thread));
   const there = (await worker!.call('callInner', 'alloc', [64])) as number[];
   const all = [...held, ...there, ...range(0, 64).map(() => pool.tryAllocIndex())].filter((index) => index >= 0);
   assert.equal(new Set(all).size, all.length, 'a block is in two hands');
   const { threadId } = worker!.worker;
   await worker!.kill();
-  assert.deepEqual(pool.workerEnded(threadId), [], 'known already');
+  assert.deepEqual(sharePool(pool).reportWorkerExit(threadId), [], 'known already');
 });
 
 test('a living worker that was declared ended sees it at its next slow call, and may attach again', async (t) => {
   const { pool, handle, worker, thread } = await unwatched(t);
   await worker.call('alloc', 3);
-  assert.equal(pool.workerEnded(thread).length, 1);
+  assert.equal(sharePool(pool).reportWorkerExit(thread).length, 1);
   await refusedWith('ERR_DMAPOOL_DECLARED_ENDED', worker.call('allocBulk', 60));
   await refusedWith('ERR_DMAPOOL_DECLARED_ENDED', worker.call('allocOne'));
   await refusedWith('ERR_DMAPOOL_DECLARED_ENDED', worker.call('wait'));
   await refusedWith('ERR_DMAPOOL_DECLARED_ENDED', worker.call('free', [0]));
   await refusedWith('ERR_DMAPOOL_DECLARED_ENDED', worker.call('transfer', [0]));
-  assert.match(await worker.call('logged'), /was declared ended by workerEnded\(\), but lives/);
-  assert.equal(pool.reclaim(), 3);
+  assert.match(await worker.call('logged'), /was declared ended by reportWorkerExit\(\), but lives/);
+  assert.equal(sharePool(pool).reclaim(), 3);
   await worker.call('attach', handle);
   const taken = [...(await worker.call('alloc', 64)), ...range(0, 64).map(() => pool.tryAllocIndex())];
   assert.equal(new Set(taken.filter((index) => index >= 0)).size, 64);
@@ -230,7 +231,7 @@ test('a living worker that was declared ended sees it at its next slow call, and
 test('a living worker that was declared ended sees it on its event loop', async (t) => {
   const { pool, worker, thread } = await unwatched(t);
   await worker.call('alloc', 1);
-  pool.workerEnded(thread);
+  sharePool(pool).reportWorkerExit(thread);
   await sleep(50);
   // Nothing slow was called: the block at hand in its magazine is not handed out any more all the same.
   await refusedWith('ERR_DMAPOOL_DECLARED_ENDED', worker.call('allocOne'));
@@ -239,11 +240,11 @@ test('a living worker that was declared ended sees it on its event loop', async 
 /** A worker in a pool that does not know its Worker object. */
 async function unwatched(
   t: TestContext,
-): Promise<{ pool: DmaPool; handle: ReturnType<DmaPool['share']>; worker: RemoteWorker; thread: number }> {
+): Promise<{ pool: DmaPool; handle: SharedPoolHandle; worker: RemoteWorker; thread: number }> {
   const worker = await startWorker(t);
   const device = new Device({ name: 'nic', memory: new HeapMemory(), log: new RecordingLog() });
   const pool: DmaPool = DmaPool.create('rx', device, { size: 256, maxBlocks: 64 });
-  const handle = pool.share({ magazine: 8 });
+  const handle = sharePool(pool, { magazine: 8 }).handle;
   const { thread } = await worker.call('attach', handle);
   return { pool, handle, worker, thread };
 }
@@ -258,18 +259,19 @@ async function startWorker(t: TestContext): Promise<RemoteWorker> {
 
 test('an end is settled also when the exit event is kept from the pool by a listener that throws', async (t) => {
   const { pool } = await sharedPool(t, { workers: 0 });
+  const shared = sharePool(pool);
   const worker = new FakeWorker(FAKE_THREADS);
   worker.once('exit', () => {
     throw new Error('of the user');
   });
-  pool.watch(worker);
-  throwsCode('ERR_DMAPOOL_THREAD_ALIVE', () => pool.workerEnded(FAKE_THREADS));
+  shared.watchWorker(worker);
+  throwsCode('ERR_DMAPOOL_THREAD_ALIVE', () => shared.reportWorkerExit(FAKE_THREADS));
   assert.throws(() => {
     worker.exit();
   }, /of the user/);
   await until('the end is settled', () => {
     try {
-      return pool.workerEnded(FAKE_THREADS).length === 0;
+      return shared.reportWorkerExit(FAKE_THREADS).length === 0;
     } catch {
       return false;
     }
@@ -287,7 +289,7 @@ test('a log that is told of blocks that are out gets no more of them', () => {
     info: () => undefined,
   };
   const pool: DmaPool = DmaPool.create('rx', new Device({ name: 'nic', memory, log }), { size: 64, maxBlocks: 8 });
-  pool.share();
+  sharePool(pool);
   const held = pool.allocIndex();
   pool.freeIndex(pool.allocIndex());
   pool.destroy();
@@ -299,7 +301,7 @@ test('a log that is told of blocks that are out gets no more of them', () => {
 test('a signal that calls a worker that leaves finds it gone, and no wait stays', async () => {
   const device = new Device({ name: 'nic', memory: new HeapMemory(), log: new RecordingLog() });
   const pool = DmaPool.create('rx', device, { size: 64, maxBlocks: 2 });
-  const there = DmaPool.attach(pool.share());
+  const there = attachPool(sharePool(pool).handle).pool;
   const held = [pool.alloc(), pool.alloc()];
   const { signal } = new AbortController();
   const other = new AbortController();
@@ -325,8 +327,9 @@ test('a signal that calls a worker that leaves finds it gone, and no wait stays'
 test('a wait that times out in a worker that was declared ended harms nobody', async (t) => {
   const log = new RecordingLog();
   const pool = DmaPool.create('rx', new Device({ name: 'nic', memory: new HeapMemory() }), { size: 64, maxBlocks: 1 });
-  const handle = pool.share();
-  const there = DmaPool.attach(handle, { device: new Device({ name: 'nic', log }) });
+  const { handle } = sharePool(pool);
+  const attached = attachPool(handle, { device: new Device({ name: 'nic', log }) });
+  const there = attached.pool;
   const uncaught: unknown[] = [];
   const onUncaught = (error: unknown): void => {
     uncaught.push(error);
@@ -337,9 +340,9 @@ test('a wait that times out in a worker that was declared ended harms nobody', a
   const waiting = there.allocWait({ timeout: 40 });
   // Its look at the events that the wait itself announced is over then.
   await sleep(10);
-  // As workerEnded() in another thread does it.
-  Atomics.store(new Int32Array(handle.control), slotAt(there.worker) + W_STATE, NO_WORKER);
+  // As reportWorkerExit() in another thread does it.
+  Atomics.store(new Int32Array(handle.control), slotAt(attached.worker) + W_STATE, NO_WORKER);
   await rejectsCode('ERR_DMAPOOL_TIMEOUT', waiting);
-  await until('it sees that it is out', () => log.text.includes('was declared ended by workerEnded()'));
+  await until('it sees that it is out', () => log.text.includes('was declared ended by reportWorkerExit()'));
   assert.deepEqual(uncaught, []);
 });

@@ -1,6 +1,8 @@
 /** A shared pool of the main thread and workers on it. */
 import type { TestContext } from 'node:test';
-import { Device, DmaPool, type DmaPoolOptions, HeapMemory, type SharedPoolHandle, type ShareOptions } from 'dmapool';
+import { Device, DmaPool, type DmaPoolOptions, HeapMemory } from 'dmapool';
+import { type SharedPoolHandle, type ShareOptions, sharePool } from 'dmapool/shared';
+import { indicesOf } from '../support/pools.ts';
 import { RecordingLog } from '../support/log.ts';
 import { RemoteWorker } from './remote.ts';
 
@@ -26,14 +28,14 @@ export async function sharedPool(t: TestContext, options: FixtureOptions = {}): 
   const log = new RecordingLog();
   const device = new Device({ name: 'nic', memory, log });
   const pool = DmaPool.create('rx', device, { size: 256, maxBlocks: 64, ...rest });
-  const handle = pool.share(magazine === undefined ? {} : { magazine });
+  const handle = sharePool(pool, magazine === undefined ? {} : { magazine }).handle;
   const workers: RemoteWorker[] = [];
   t.after(async () => {
     await Promise.all(workers.map((worker) => worker.kill()));
     pool.destroy();
     // Whatever the test left out is nobody's now.
-    for (const index of [...pool.indices()]) pool.freeIndex(index);
-    pool.reclaim();
+    for (const index of [...indicesOf(pool)]) pool.freeIndex(index);
+    sharePool(pool).reclaim();
   });
   for (let i = 0; i < count; i++) workers.push(await attachedWorker(handle));
   return { memory, log, device, pool, handle, workers };

@@ -3,8 +3,10 @@
  * and in bulk, and writes its stamp into every block it holds, which nobody else may change meanwhile.
  */
 import { parentPort, threadId, workerData } from 'node:worker_threads';
-import { Device, DmaError, DmaPool, type SharedPoolHandle } from 'dmapool';
+import { Device, DmaError } from 'dmapool';
+import { attachPool, type SharedPoolHandle } from 'dmapool/shared';
 import { RecordingLog } from '../support/log.ts';
+import { tryAllocIndexBulk } from '../support/pools.ts';
 
 export interface HammerOptions {
   readonly handle: SharedPoolHandle;
@@ -20,7 +22,8 @@ export interface HammerOptions {
 export type HammerMessage = { readonly running: number } | { readonly done: number } | { readonly violation: string };
 
 const { handle, life, mail, lives } = workerData as HammerOptions;
-const pool = DmaPool.attach(handle, { device: new Device({ name: 'nic', log: new RecordingLog() }) });
+const shared = attachPool(handle, { device: new Device({ name: 'nic', log: new RecordingLog() }) });
+const { pool } = shared;
 const bytes = new Map<number, Int32Array>();
 const held: number[] = [];
 /** Tickets that this worker gave, oldest first: who took one may have died before it accepted. */
@@ -84,7 +87,7 @@ function put(stamp: number): number {
 /** False if the ticket is void: accepted already, or its giver is dead. */
 function acceptOne(ticket: number): boolean {
   try {
-    take(pool.acceptIndex(ticket), 'mail');
+    take(shared.acceptIndex(ticket), 'mail');
     return true;
   } catch (error) {
     if (error instanceof DmaError && error.code === 'ERR_DMAPOOL_BAD_TICKET') return false;
@@ -114,7 +117,7 @@ async function act(): Promise<void> {
       if (held.length > 0) pool.freeIndex(put(0));
       break;
     case 5:
-      if (held.length > 0) send(pool.transferIndex(put(-life)));
+      if (held.length > 0) send(shared.transferIndex(put(-life)));
       break;
     case 6: {
       const ticket = Number(Atomics.exchange(mail, below(mail.length), 0n));
@@ -123,7 +126,7 @@ async function act(): Promise<void> {
     }
     case 7: {
       const count = 1 + below(8);
-      if (pool.tryAllocIndexBulk(scratch, count)) for (let i = 0; i < count; i++) take(scratch[i]!, 'pool');
+      if (tryAllocIndexBulk(pool, scratch, count)) for (let i = 0; i < count; i++) take(scratch[i]!, 'pool');
       break;
     }
     case 8: {
@@ -133,7 +136,7 @@ async function act(): Promise<void> {
         pool.freeIndexBulk(scratch, count);
       } else {
         for (let i = 0; i < count; i++) wordsOf(scratch[i]!)[0] = -life;
-        pool.transferIndexBulk(scratch, tickets, count);
+        shared.transferIndexBulk(scratch, tickets, count);
         for (let i = 0; i < count; i++) send(tickets[i]!);
       }
       break;

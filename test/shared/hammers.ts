@@ -1,7 +1,7 @@
 /** Workers that run hammer.ts on one pool, and how to end them. */
 import assert from 'node:assert/strict';
 import { Worker } from 'node:worker_threads';
-import type { SharedPoolHandle } from 'dmapool';
+import type { SharedPoolHandle } from 'dmapool/shared';
 import type { HammerMessage, HammerOptions } from './hammer.ts';
 
 /** Lives there can be in one test. */

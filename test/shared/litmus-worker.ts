@@ -1,6 +1,7 @@
 /** Worker program of the litmus tests. */
 import { isMainThread, parentPort, workerData } from 'node:worker_threads';
-import { consume32, DmaPool, publish32, type SharedPoolHandle } from 'dmapool';
+import { loadAcquire32, storeRelease32 } from 'dmapool';
+import { attachPool, type SharedPoolHandle } from 'dmapool/shared';
 import { PoolLock } from '../../src/shared/lock.ts';
 
 /** Slots of the ring for `consume`, and words of one. */
@@ -34,11 +35,12 @@ export type Litmus =
 
 /** Violations seen. */
 function receive({ handle, ring, cursors, rounds }: Extract<Litmus, { kind: 'receive' }>): number {
-  const pool = DmaPool.attach(handle);
+  const shared = attachPool(handle);
+  const { pool } = shared;
   let violations = 0;
   for (let round = 0; round < rounds; round++) {
     while (Atomics.load(cursors, 0) <= round) continue;
-    const block = pool.accept(ring[round % ring.length]!);
+    const block = shared.accept(ring[round % ring.length]!);
     const { u32 } = block;
     for (let i = 0; i < 8; i++) if (u32[i] !== round + i) violations++;
     pool.free(block);
@@ -68,9 +70,9 @@ function consume({ words, rounds }: Extract<Litmus, { kind: 'consume' }>): numbe
   let violations = 0;
   for (let round = 1; round <= rounds; round++) {
     const slot = (round % SLOTS) * SLOT;
-    while (consume32(words, slot) !== round) continue;
+    while (loadAcquire32(words, slot) !== round) continue;
     for (let i = 1; i <= 8; i++) if (words[slot + i] !== round * 8 + i) violations++;
-    publish32(words, SLOT - 1, round);
+    storeRelease32(words, SLOT - 1, round);
   }
   return violations;
 }

@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { test } from 'node:test';
 import { Worker } from 'node:worker_threads';
-import { consume32, publish32 } from 'dmapool';
+import { loadAcquire32, storeRelease32 } from 'dmapool';
+import { sharePool } from 'dmapool/shared';
 import { createControl } from '../../src/shared/layout.ts';
 import { Workers } from '../../src/shared/workers.ts';
 import { sharedPool } from './fixture.ts';
@@ -33,12 +34,12 @@ test('what was written before a transfer is seen after the accept', { timeout: 6
       const block = pool.alloc();
       const { u32 } = block;
       for (let word = 7; word >= 0; word--) u32[word] = round + word;
-      ring[round % ring.length] = pool.transfer(block);
+      ring[round % ring.length] = sharePool(pool).transfer(block);
       Atomics.store(cursors, 0, round + 1);
     }
   }
   assert.equal(await seen, 0);
-  assert.equal(pool.counts().active, 0);
+  assert.equal(pool.statistics().active, 0);
 });
 
 test('the lock lets one in at a time, and shows it what the last one wrote', { timeout: 60_000 }, async () => {
@@ -52,16 +53,16 @@ test('the lock lets one in at a time, and shows it what the last one wrote', { t
   assert.deepEqual([...counters], [3, 3 * ROUNDS, 3 * ROUNDS]);
 });
 
-test('publish32 and consume32 order what lies around them', { timeout: 60_000 }, async () => {
+test('storeRelease32 and loadAcquire32 order what lies around them', { timeout: 60_000 }, async () => {
   const words = new Uint32Array(new SharedArrayBuffer(SLOTS * SLOT * 4));
   const seen = run({ kind: 'consume', words, rounds: ROUNDS });
   for (let round = 1; round <= ROUNDS;) {
-    const space = consume32(words, SLOT - 1) + SLOTS + 1 - round;
+    const space = loadAcquire32(words, SLOT - 1) + SLOTS + 1 - round;
     if (space === 0) await new Promise((resolve) => setImmediate(resolve));
     for (let i = 0; i < space && round <= ROUNDS; i++, round++) {
       const slot = (round % SLOTS) * SLOT;
       for (let word = 8; word > 0; word--) words[slot + word] = round * 8 + word;
-      publish32(words, slot, round);
+      storeRelease32(words, slot, round);
     }
   }
   assert.equal(await seen, 0);

@@ -1,6 +1,7 @@
 /** A worker that attaches to whatever pool it is told of, uses it for a moment, and leaves. */
 import { parentPort } from 'node:worker_threads';
-import { DmaError, DmaPool, type SharedPoolHandle } from 'dmapool';
+import { DmaError } from 'dmapool';
+import { attachPool, type SharedPoolHandle } from 'dmapool/shared';
 
 export interface Visit {
   readonly handle: SharedPoolHandle;
@@ -13,7 +14,7 @@ export type Outcome = 'left' | DmaError['code'];
 
 function visit({ handle, pairs }: Visit): Outcome {
   try {
-    const pool = DmaPool.attach(handle);
+    const pool = attachPool(handle).pool;
     try {
       for (let i = 0; i < pairs; i++) pool.freeIndex(pool.allocIndex());
     } finally {

@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { test, type TestContext } from 'node:test';
 import { Worker } from 'node:worker_threads';
-import { Device, DmaPool, HeapMemory, type SharedPoolHandle } from 'dmapool';
+import { Device, DmaPool, HeapMemory } from 'dmapool';
+import { type SharedPoolHandle, sharePool } from 'dmapool/shared';
 import { FaultyMemory } from '../support/faulty-memory.ts';
 import { RecordingLog } from '../support/log.ts';
 import { until } from './fixture.ts';
@@ -46,7 +47,7 @@ test('create, share, attach and destroy race: nothing is lost, whoever comes fir
   for (let round = 0; round < 120; round++) {
     const pool = DmaPool.create<string>(`p${String(round)}`, device, { size: 256, maxBlocks: BLOCKS });
     pools.push(pool);
-    const handle = pool.share();
+    const handle = sharePool(pool).handle;
     for (const visitor of visitors) visitor.send(handle, (round * 7) % 300);
     // Destroyed before, while, and after they come.
     if (round % 3 !== 0) await new Promise((resolve) => setTimeout(resolve, round % 3));
@@ -71,12 +72,12 @@ test(
     const memory = new HeapMemory();
     const device = new Device({ name: 'nic', memory, log: new RecordingLog() });
     const lasting = DmaPool.create('lasting', device, { size: 256, maxBlocks: BLOCKS });
-    const handle = lasting.share();
+    const handle = sharePool(lasting).handle;
     for (let round = 0; round < 60; round++) {
       for (const visitor of visitors) visitor.send(handle, 50);
       const passing = DmaPool.create('passing', device, { size: 64, maxBlocks: BLOCKS });
       assert.match(device.readAttribute('pools') ?? '', /^poolinfo - 0\.1\npassing .*\nlasting /);
-      passing.share();
+      sharePool(passing);
       passing.destroy();
       assert.match(device.readAttribute('pools') ?? '', /^poolinfo - 0\.1\nlasting /);
       await new Promise((resolve) => setImmediate(resolve));
@@ -98,7 +99,7 @@ test('a creation or a share that fails half-way is undone, however far it got', 
       let failed = false;
       try {
         pool.reserve(8);
-        pool.share();
+        sharePool(pool);
       } catch {
         failed = true;
         assert.equal(pool.statistics().active, 0);

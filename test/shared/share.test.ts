@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Device, DmaPool, HeapMemory, type SharedPoolHandle } from 'dmapool';
+import { Device, DmaPool, HeapMemory } from 'dmapool';
+import { attachPool, type SharedPoolHandle, sharePool } from 'dmapool/shared';
 import { H_PAGES } from '../../src/shared/layout.ts';
+import { countsOf, indicesOf, owns } from '../support/pools.ts';
 import { rejectsCode, throwsCode } from '../support/errors.ts';
 import { FaultyMemory } from '../support/faulty-memory.ts';
 import { RecordingLog } from '../support/log.ts';
@@ -20,22 +22,22 @@ function makePool(maxBlocks = 64): { memory: HeapMemory; device: Device; pool: D
 test('an attached worker sees the same blocks at the same addresses', async (t) => {
   const { pool, workers } = await sharedPool(t);
   const [a] = workers;
-  const block = pool.zalloc();
+  const block = pool.alloc({ zero: true });
   block.u32[0] = 42;
-  const [index] = await a!.call('accept', [pool.transfer(block)]);
+  const [index] = await a!.call('accept', [sharePool(pool).transfer(block)]);
   assert.equal(index, block.index);
   assert.equal(await a!.call('read', index), 42);
   assert.equal(await a!.call('dmaOf', index), pool.dmaOf(index));
   await a!.call('write', index, 43);
   assert.equal(block.u32[0], 43);
   const [ticket] = await a!.call('transfer', [index]);
-  assert.equal(pool.accept(ticket!), block, 'the object of a block is the same one when it comes back');
+  assert.equal(sharePool(pool).accept(ticket!), block, 'the object of a block is the same one when it comes back');
   pool.free(block);
 });
 
 test('blocks of a fresh page ascend, and the last one freed is the next one out, in each worker', async (t) => {
   const { pool, workers } = await sharedPool(t, { workers: 2, magazine: 8 });
-  assert.equal(pool.worker, 1);
+  assert.equal(sharePool(pool).worker, 1);
   for (const worker of workers) {
     const taken = await worker.call('alloc', 4);
     assert.deepEqual(taken, range(taken[0]!, taken[0]! + 4));
@@ -53,9 +55,9 @@ test('a bulk allocation in a worker gives distinct blocks, larger than a magazin
   const taken = await workers[0]!.call('allocBulk', 60);
   assert.equal(new Set(taken).size, 60);
   await refusedWith('ERR_DMAPOOL_LIMIT', workers[0]!.call('allocBulk', 5));
-  assert.equal(pool.counts().active, 60);
+  assert.equal(pool.statistics().active, 60);
   await workers[0]!.call('free', taken);
-  assert.equal(pool.counts().active, 0);
+  assert.equal(pool.statistics().active, 0);
 });
 
 // ---- transfer and accept
@@ -64,15 +66,15 @@ test('a block on its way or accepted is no longer the giver’s', async (t) => {
   const { pool, workers } = await sharedPool(t, { workers: 2 });
   const [a, b] = workers;
   const block = pool.alloc();
-  const ticket = pool.transfer(block);
+  const ticket = sharePool(pool).transfer(block);
   assert.ok(Number.isSafeInteger(ticket));
   assert.match(
     throwsCode('ERR_DMAPOOL_NOT_OWNER', () => {
       pool.free(block);
     }).message,
-    /on its way from worker 1/,
+    /in transit from worker 1/,
   );
-  throwsCode('ERR_DMAPOOL_NOT_OWNER', () => pool.transfer(block));
+  throwsCode('ERR_DMAPOOL_NOT_OWNER', () => sharePool(pool).transfer(block));
   await a!.call('accept', [ticket]);
   assert.match(
     throwsCode('ERR_DMAPOOL_NOT_OWNER', () => {
@@ -80,7 +82,7 @@ test('a block on its way or accepted is no longer the giver’s', async (t) => {
     }).message,
     /belongs to worker 2 \(thread \d+\)/,
   );
-  assert.equal(pool.owns(block), false);
+  assert.equal(owns(pool, block), false);
   await refusedWith('ERR_DMAPOOL_NOT_OWNER', b!.call('free', [block.index]));
   await refusedWith('ERR_DMAPOOL_NOT_OWNER', b!.call('transfer', [block.index]));
   await a!.call('free', [block.index]);
@@ -93,7 +95,7 @@ test('a block on its way or accepted is no longer the giver’s', async (t) => {
 test('a ticket is good once, and in any worker, the giver too', async (t) => {
   const { pool, workers } = await sharedPool(t, { workers: 2 });
   const [a, b] = workers;
-  const ticket = pool.transfer(pool.alloc());
+  const ticket = sharePool(pool).transfer(pool.alloc());
   const [index] = await b!.call('accept', [ticket]);
   await refusedWith('ERR_DMAPOOL_BAD_TICKET', a!.call('accept', [ticket]));
   await refusedWith('ERR_DMAPOOL_BAD_TICKET', b!.call('accept', [ticket]));
@@ -101,10 +103,10 @@ test('a ticket is good once, and in any worker, the giver too', async (t) => {
   assert.deepEqual(await b!.call('accept', [own!]), [index]);
   await b!.call('free', [index!]);
   for (const ticket of [0, 1, 2 ** 40, Number.MAX_SAFE_INTEGER]) {
-    throwsCode('ERR_DMAPOOL_BAD_TICKET', () => pool.accept(ticket));
+    throwsCode('ERR_DMAPOOL_BAD_TICKET', () => sharePool(pool).accept(ticket));
   }
   for (const ticket of [-1, 0.5, NaN, '1', null]) {
-    throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => pool.accept(ticket as number));
+    throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => sharePool(pool).accept(ticket as number));
   }
 });
 
@@ -125,12 +127,12 @@ test('transfer and accept in bulk: all of them or none', async (t) => {
   await refusedWith('ERR_DMAPOOL_NOT_OWNER', a!.call('transferBulk', [...taken.slice(1), taken[0]!]));
   await a!.call('free', taken.slice(1));
   await b!.call('free', [taken[0]!]);
-  assert.equal(pool.counts().active, 0);
+  assert.equal(pool.statistics().active, 0);
 });
 
 test('the same ticket twice in one bulk: none is accepted', async (t) => {
   const { pool, workers } = await sharedPool(t);
-  const ticket = pool.transfer(pool.alloc());
+  const ticket = sharePool(pool).transfer(pool.alloc());
   await refusedWith('ERR_DMAPOOL_BAD_TICKET', workers[0]!.call('acceptBulk', [ticket, ticket]));
   assert.equal((await workers[0]!.call('acceptBulk', [ticket])).length, 1);
 });
@@ -141,18 +143,18 @@ test('a ticket of a giver that died is void, also when another worker took its p
   const taken = await a!.call('alloc', 1);
   const [ticket] = await a!.call('transfer', taken);
   await a!.kill();
-  throwsCode('ERR_DMAPOOL_BAD_TICKET', () => pool.accept(ticket!));
-  assert.equal(pool.counts().active, 1);
-  assert.equal(pool.reclaim(), 1);
-  throwsCode('ERR_DMAPOOL_BAD_TICKET', () => pool.accept(ticket!));
+  throwsCode('ERR_DMAPOOL_BAD_TICKET', () => sharePool(pool).accept(ticket!));
+  assert.equal(pool.statistics().active, 1);
+  assert.equal(sharePool(pool).reclaim(), 1);
+  throwsCode('ERR_DMAPOOL_BAD_TICKET', () => sharePool(pool).accept(ticket!));
   const next = await attachedWorker(handle);
   workers.push(next);
   const all = await next.call('alloc', 64);
   assert.ok(all.includes(taken[0]!));
   const [fresh] = await next.call('transfer', taken);
   assert.notEqual(fresh, ticket);
-  throwsCode('ERR_DMAPOOL_BAD_TICKET', () => pool.accept(ticket!));
-  assert.equal(pool.accept(fresh!).index, taken[0]);
+  throwsCode('ERR_DMAPOOL_BAD_TICKET', () => sharePool(pool).accept(ticket!));
+  assert.equal(sharePool(pool).accept(fresh!).index, taken[0]);
 });
 
 // ---- sharing what is in use
@@ -162,10 +164,10 @@ test('sharing keeps the blocks that are out and the free list in its order', asy
   const blocks = range(0, 20).map(() => pool.alloc());
   for (const block of blocks) block.u32[0] = block.index + 100;
   for (const i of [3, 9, 4]) pool.free(blocks[i]!);
-  const handle = pool.share();
+  const handle = sharePool(pool).handle;
   const worker = await attachedWorker(handle);
   t.after(() => worker.kill());
-  assert.equal(pool.counts().active, 17);
+  assert.equal(pool.statistics().active, 17);
   for (const i of [0, 1, 2, 5]) assert.equal(blocks[i]!.u32[0], i + 100);
   throwsCode('ERR_DMAPOOL_NOT_ALLOCATED', () => {
     pool.free(blocks[9]!);
@@ -178,7 +180,7 @@ test('sharing keeps the blocks that are out and the free list in its order', asy
   // Half a magazine came here at once; what idles of it is given up when the other one asks.
   assert.equal((await worker.call('alloc', 64)).length, 44);
   for (const block of blocks) pool.free(block);
-  assert.equal(pool.counts().active, 44);
+  assert.equal(pool.statistics().active, 44);
 });
 
 for (const trimmed of [false, true]) {
@@ -189,21 +191,21 @@ for (const trimmed of [false, true]) {
       for (const block of blocks.slice(16, 32)) pool.free(block);
       assert.equal(pool.trim(), 1);
     }
-    const out = pool.counts().active;
-    const worker = await attachedWorker(pool.share());
+    const out = pool.statistics().active;
+    const worker = await attachedWorker(sharePool(pool).handle);
     t.after(() => worker.kill());
     const taken = await worker.call('alloc', 64);
     assert.equal(taken.length, 40 - out);
     assert.equal(pool.tryAlloc(), null);
-    assert.equal(pool.counts().active, 40);
+    assert.equal(pool.statistics().active, 40);
   });
 }
 
 test('share again gives a handle of the same pool', async (t) => {
   const { pool, workers } = await sharedPool(t);
-  const worker = await attachedWorker(pool.share());
+  const worker = await attachedWorker(sharePool(pool).handle);
   workers.push(worker);
-  const [index] = await worker.call('accept', [pool.transfer(pool.alloc())]);
+  const [index] = await worker.call('accept', [sharePool(pool).transfer(pool.alloc())]);
   await refusedWith('ERR_DMAPOOL_NOT_OWNER', workers[0]!.call('free', [index!]));
   await worker.call('free', [index!]);
 });
@@ -231,7 +233,7 @@ test('at the limit the others give up what idles with them', async (t) => {
 test('a refusal at the limit names what idles in whose magazines', async (t) => {
   const { pool, handle } = await sharedPool(t, { workers: 0, maxBlocks: 32, magazine: 16 });
   // In the same thread, so that it can't give anything up while this one asks.
-  const other = DmaPool.attach(handle);
+  const other = attachPool(handle).pool;
   const one = other.allocIndex();
   let taken = 0;
   while (pool.tryAllocIndex() >= 0) taken++;
@@ -387,7 +389,7 @@ test('an idle worker sees that the pool was destroyed', async (t) => {
 
 test('a slow call sees that the pool was destroyed, and no call after it gets a block', async (t) => {
   const { pool, handle } = await sharedPool(t, { workers: 0, magazine: 8 });
-  const there = DmaPool.attach(handle);
+  const there = attachPool(handle).pool;
   const held = there.allocIndex();
   pool.destroy();
   const most = 8;
@@ -416,17 +418,17 @@ test('a shared pool counts waits and failures as one of a single thread does', a
 
 test('a page that another worker opens while the blocks are counted is counted too', () => {
   const { pool } = makePool(64);
-  const handle = pool.share();
-  const there = DmaPool.attach(handle);
+  const { handle } = sharePool(pool);
+  const there = attachPool(handle).pool;
   const held = range(0, 20).map(() => there.allocIndex());
   const control = new Int32Array(handle.control);
   // What this thread reads may be as old as this.
   const pages = control[H_PAGES]!;
   control[H_PAGES] = 0;
-  const { active, blocks, pages: counted } = pool.counts();
+  const { active, blocks, pages: counted } = pool.statistics();
   control[H_PAGES] = pages;
   assert.deepEqual([active, blocks, counted], [20, 32, 2]);
-  assert.ok(held.every((index) => there.isAllocated(index)));
+  assert.deepEqual(indicesOf(there), held);
 });
 
 test('what a pool counted before it was shared stays counted', () => {
@@ -435,7 +437,7 @@ test('what a pool counted before it was shared stays counted', () => {
   assert.equal(pool.tryAllocIndex(), -1);
   for (const index of taken) pool.freeIndex(index);
   const before = pool.statistics();
-  pool.share();
+  sharePool(pool);
   assert.deepEqual(pool.statistics(), before);
   assert.equal(before.failures, 1);
   assert.equal(before.highWater, 16);
@@ -474,7 +476,7 @@ test('figures stay whole when a worker dies', async (t) => {
   assert.equal(before.active, 6);
   assert.equal(before.allocations - before.frees, 6);
   assert.ok(before.frees >= 0, `frees ${String(before.frees)}`);
-  assert.equal(pool.reclaim(), 6);
+  assert.equal(sharePool(pool).reclaim(), 6);
   const after = pool.statistics();
   assert.equal(after.active, 0);
   assert.equal(after.allocations, before.allocations);
@@ -508,9 +510,9 @@ test('destroy, and workers that just end: the memory is back', async (t) => {
   await workers[0]!.call('alloc', 3);
   pool.destroy();
   for (const worker of workers) await worker.kill();
-  assert.equal(pool.counts().active, 3);
+  assert.equal(pool.statistics().active, 3);
   assert.ok(memory.bytesInUse > 0);
-  assert.equal(pool.reclaim(), 3);
+  assert.equal(sharePool(pool).reclaim(), 3);
   assert.equal(memory.bytesInUse, 0);
 });
 
@@ -531,16 +533,16 @@ test('destroy in a worker that attached is leaving', async (t) => {
   await refusedWith('ERR_DMAPOOL_DESTROYED', a!.call('allocOne'));
   await refusedWith('ERR_DMAPOOL_DESTROYED', a!.call('wait'));
   assert.equal(new Set(range(0, 64).map(() => pool.allocIndex())).size, 64, 'nothing idles with one who left');
-  for (const index of [...pool.indices()]) pool.freeIndex(index);
+  for (const index of [...indicesOf(pool)]) pool.freeIndex(index);
   // Again, with a block out: it is kept, and reported there and then.
   assert.equal((await a!.call('attach', handle)).worker, 2, 'the number is free again');
   await a!.call('alloc', 1);
   await a!.call('destroy');
   assert.match(await a!.call('logged'), /rx busy: 1 block is still out/);
-  assert.equal(pool.counts().active, 1);
+  assert.equal(pool.statistics().active, 1);
   await a!.kill();
   assert.doesNotMatch(log.text, /died/, 'it did not die with a block, it left one');
-  assert.equal(pool.reclaim(), 1);
+  assert.equal(sharePool(pool).reclaim(), 1);
   pool.destroy();
   assert.equal(memory.bytesInUse, 0);
 });
@@ -560,7 +562,7 @@ test('leaving with blocks out while others work leaves their lock alone', async 
       for (const index of taken) pool.freeIndex(index);
       await new Promise((resolve) => setImmediate(resolve));
     }
-    assert.equal(pool.reclaim(), 8);
+    assert.equal(sharePool(pool).reclaim(), 8);
     await a!.call('attach', handle);
   }
 });
@@ -590,7 +592,7 @@ test('junk instead of a handle', async (t) => {
   ];
   for (const [i, each] of junk.entries()) {
     await t.test(`number ${String(i)}`, () => {
-      throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => DmaPool.attach(each as SharedPoolHandle));
+      throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => attachPool(each as SharedPoolHandle).pool);
     });
   }
 });
@@ -601,7 +603,7 @@ test('a handle of another version is refused, and says so', async (t) => {
   new Uint8Array(control).set(new Uint8Array(handle.control));
   const header = new Int32Array(control);
   header[0] = header[0]! + 1;
-  const error = throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => DmaPool.attach({ ...handle, control }));
+  const error = throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => attachPool({ ...handle, control }).pool);
   assert.match(error.message, /version/);
 });
 
@@ -609,7 +611,7 @@ test('an attach that fails leaves nobody attached', async (t) => {
   const { pool, memory, handle } = await sharedPool(t, { workers: 0 });
   const device = new Device({ name: 'other' });
   device.addAttribute('pools', () => 'somebody else’s');
-  throwsCode('ERR_DMAPOOL_EXISTS', () => DmaPool.attach(handle, { device }));
+  throwsCode('ERR_DMAPOOL_EXISTS', () => attachPool(handle, { device }).pool);
   pool.destroy();
   assert.equal(memory.bytesInUse, 0);
 });
@@ -630,9 +632,9 @@ test('an attach with wrong arguments takes no worker’s slot', async (t) => {
   ];
   for (let i = 0; i < 70; i++) {
     const [each, options] = wrong[i % wrong.length]!;
-    throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => DmaPool.attach(each as SharedPoolHandle, options as object));
+    throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => attachPool(each as SharedPoolHandle, options as object).pool);
   }
-  DmaPool.attach(handle).destroy();
+  attachPool(handle).pool.destroy();
   pool.destroy();
   assert.equal(memory.bytesInUse, 0);
 });
@@ -640,37 +642,13 @@ test('an attach with wrong arguments takes no worker’s slot', async (t) => {
 test('62 workers and no more', async (t) => {
   const { pool, memory, handle } = await sharedPool(t, { workers: 0 });
   const attached: DmaPool[] = [];
-  for (let i = 0; i < 61; i++) attached.push(DmaPool.attach(handle));
-  throwsCode('ERR_DMAPOOL_LIMIT', () => DmaPool.attach(handle));
+  for (let i = 0; i < 61; i++) attached.push(attachPool(handle).pool);
+  throwsCode('ERR_DMAPOOL_LIMIT', () => attachPool(handle).pool);
   attached.pop()!.destroy();
-  attached.push(DmaPool.attach(handle));
+  attached.push(attachPool(handle).pool);
   for (const each of attached) each.destroy();
   pool.destroy();
   await until('the memory is back', () => memory.bytesInUse === 0);
-});
-
-test('a pool that is not shared has none of it', () => {
-  const { pool } = makePool();
-  const block = pool.alloc();
-  const actions: (() => unknown)[] = [
-    () => pool.transfer(block),
-    () => pool.transferIndex(0),
-    () => pool.accept(1),
-    () => pool.acceptIndex(1),
-    () => {
-      pool.transferIndexBulk(new Int32Array(1), new Float64Array(1));
-    },
-    () => {
-      pool.acceptIndexBulk(new Float64Array(1), new Int32Array(1));
-    },
-    () => pool.worker,
-    () => pool.reclaim(),
-    () => pool.workerEnded(1),
-    () => {
-      pool.watch({ threadId: 1, once: () => undefined });
-    },
-  ];
-  for (const action of actions) throwsCode('ERR_DMAPOOL_NOT_SHARED', action);
 });
 
 test('pools that can’t be shared say why, and go on as before', async () => {
@@ -678,21 +656,21 @@ test('pools that can’t be shared say why, and go on as before', async () => {
   for (const options of [{}, { maxBlocks: 2 ** 24 }]) {
     const pool = DmaPool.create('rx', device, { size: 64, ...options });
     const block = pool.alloc();
-    throwsCode('ERR_DMAPOOL_NOT_SHAREABLE', () => pool.share());
+    throwsCode('ERR_DMAPOOL_NOT_SHAREABLE', () => sharePool(pool).handle);
     pool.free(block);
     assert.equal(pool.alloc().index, block.index);
   }
   const { pool } = makePool(1);
   const block = pool.alloc();
   const waiting = pool.allocWait();
-  throwsCode('ERR_DMAPOOL_NOT_SHAREABLE', () => pool.share());
+  throwsCode('ERR_DMAPOOL_NOT_SHAREABLE', () => sharePool(pool).handle);
   pool.free(block);
   pool.free(await waiting);
   for (const magazine of [1, 0, -1, 0.5, 65_537, 'x']) {
-    throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => pool.share({ magazine: magazine as number }));
+    throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => sharePool(pool, { magazine: magazine as number }).handle);
   }
   pool.destroy();
-  throwsCode('ERR_DMAPOOL_DESTROYED', () => pool.share());
+  throwsCode('ERR_DMAPOOL_DESTROYED', () => sharePool(pool).handle);
 });
 
 test('sharing that finds too little memory, or a source that throws, changes nothing', () => {
@@ -702,11 +680,14 @@ test('sharing that finds too little memory, or a source that throws, changes not
     const pool = DmaPool.create('rx', device, { size: 256, maxBlocks: 64 });
     const block = pool.alloc();
     memory.onAlloc = (call) => (call >= 3 ? fate : 'ok');
-    assert.throws(() => pool.share(), fate === 'none' ? { code: 'ERR_DMAPOOL_NO_MEMORY' } : /the source broke/);
+    assert.throws(
+      () => sharePool(pool).handle,
+      fate === 'none' ? { code: 'ERR_DMAPOOL_NO_MEMORY' } : /the source broke/,
+    );
     assert.equal(memory.live.size, 1);
-    assert.deepEqual(pool.counts(), { active: 1, blocks: 16, pages: 1 });
+    assert.deepEqual(countsOf(pool), { active: 1, blocks: 16, pages: 1 });
     memory.onAlloc = () => 'ok';
-    pool.share();
+    sharePool(pool);
     pool.free(block);
     pool.destroy();
     assert.equal(memory.live.size, 0);
@@ -722,13 +703,13 @@ test('a worker shares on to one of its own, and takes it along when it dies', as
   assert.equal(worker, 3);
   const taken = (await middle!.call('callInner', 'alloc', [5])) as number[];
   const [ticket] = (await middle!.call('callInner', 'transfer', [[taken[0]]])) as number[];
-  pool.free(pool.accept(ticket!));
+  pool.free(sharePool(pool).accept(ticket!));
   await middle!.call('alloc', 2);
-  assert.equal(pool.counts().active, 6);
+  assert.equal(pool.statistics().active, 6);
   await middle!.kill();
   assert.match(log.text, /worker 2 \(thread \d+\) died with 2 blocks out/);
   assert.match(log.text, /worker 3 \(thread \d+\) died with 4 blocks out/);
-  assert.equal(pool.reclaim(), 6);
+  assert.equal(sharePool(pool).reclaim(), 6);
   assert.equal(new Set(range(0, 64).map(() => pool.allocIndex())).size, 64);
 });
 
@@ -765,7 +746,7 @@ test('a worker whose maker left dies with it all the same, also when another cam
   await middle!.call('destroy');
   workers.push(await attachedWorker(handle));
   await middle!.kill();
-  assert.equal(pool.reclaim(), 2);
+  assert.equal(sharePool(pool).reclaim(), 2);
   assertDistinct(
     range(0, 64).map(() => pool.tryAllocIndex()),
     64,

@@ -3,6 +3,7 @@
  * hangs. 5 s; 60 s in CI; DMAPOOL_SOAK_SECONDS says otherwise.
  */
 import assert from 'node:assert/strict';
+import { sharePool } from 'dmapool/shared';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { range, sharedPool } from './fixture.ts';
@@ -25,14 +26,14 @@ test(`soak, ${String(SECONDS)} s`, { timeout: (SECONDS + 60) * 1000 }, async (t)
     await sleep(50);
     const at = kills++ % WORKERS;
     await within(10_000, 'a worker is killed', hammers.kill(team[at]!));
-    reclaimed += pool.reclaim();
+    reclaimed += sharePool(pool).reclaim();
     team[at] = hammers.start();
   }
   await hammers.finish(team);
   await Promise.all(team.map((hammer) => hammers.kill(hammer)));
   assert.deepEqual(hammers.violations, []);
   t.diagnostic(`${String(kills)} kills, ${String(reclaimed)} blocks reclaimed`);
-  assert.equal(pool.counts().active, 0, log.lines.at(-1));
+  assert.equal(pool.statistics().active, 0, log.lines.at(-1));
   const all = range(0, BLOCKS).map(() => pool.allocIndex());
   assert.equal(new Set(all).size, BLOCKS);
   assert.equal(pool.tryAllocIndex(), -1);

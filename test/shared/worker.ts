@@ -1,6 +1,7 @@
 /** Worker program of the tests of shared pools: does to its pool what it is asked to; see remote-thread.ts for the other end. */
 import { parentPort, threadId } from 'node:worker_threads';
-import { Device, DmaError, DmaPool, type PoolStatistics, type SharedPoolHandle } from 'dmapool';
+import { Device, DmaError, type DmaPool, type PoolStatistics } from 'dmapool';
+import { attachPool, type SharedPoolHandle, sharePool } from 'dmapool/shared';
 import { H_LOCK } from '../../src/shared/layout.ts';
 import { RecordingLog } from '../support/log.ts';
 import { RemoteThread, type Request, type Response } from './remote-thread.ts';
@@ -15,8 +16,8 @@ export const operations = {
   attach(given: SharedPoolHandle): { worker: number; thread: number } {
     handle = given;
     device = new Device({ name: given.device.name, log });
-    pool = DmaPool.attach(given, { device });
-    return { worker: pool.worker, thread: threadId };
+    pool = attachPool(given, { device }).pool;
+    return { worker: sharePool(pool).worker, thread: threadId };
   },
   /** As many blocks as can be had, at most `count`. */
   alloc(count: number): number[] {
@@ -57,20 +58,23 @@ export const operations = {
     }
   },
   transfer(indices: number[]): number[] {
-    return indices.map((index) => pool.transferIndex(index));
+    return indices.map((index) => sharePool(pool).transferIndex(index));
   },
   accept(tickets: number[]): number[] {
-    return tickets.map((ticket) => pool.accept(ticket).index);
+    return tickets.map((ticket) => sharePool(pool).accept(ticket).index);
   },
   transferBulk(indices: number[]): number[] {
     const tickets = new Float64Array(indices.length);
-    pool.transferIndexBulk(Int32Array.from(indices), tickets);
+    sharePool(pool).transferIndexBulk(Int32Array.from(indices), tickets);
     return [...tickets];
   },
   acceptBulk(tickets: number[]): number[] {
     const into = new Int32Array(tickets.length);
-    pool.acceptIndexBulk(Float64Array.from(tickets), into);
+    sharePool(pool).acceptIndexBulk(Float64Array.from(tickets), into);
     return [...into];
+  },
+  recall(): number[] {
+    return sharePool(pool).recallIndex();
   },
   write(index: number, value: number): void {
     blockOf(index).u32[0] = value;
@@ -94,22 +98,22 @@ export const operations = {
     pool.destroy();
   },
   share(): SharedPoolHandle {
-    return pool.share();
+    return sharePool(pool).handle;
   },
   /** As a kill in the middle of a slow call would leave it. */
   takeLock(): void {
-    while (Atomics.compareExchange(new Int32Array(handle.control), H_LOCK, 0, pool.worker) !== 0) continue;
+    while (Atomics.compareExchange(new Int32Array(handle.control), H_LOCK, 0, sharePool(pool).worker) !== 0) continue;
   },
   workerEnded(thread: number): number {
-    return pool.workerEnded(thread).length;
+    return sharePool(pool).reportWorkerExit(thread).length;
   },
   reclaim(): number {
-    return pool.reclaim();
+    return sharePool(pool).reclaim();
   },
   /** Makes a worker of this one, which attaches through it. */
   async makeInner(): Promise<{ worker: number; thread: number }> {
     inner = await RemoteThread.start();
-    return inner.request('attach', [pool.share()]) as Promise<{ worker: number; thread: number }>;
+    return inner.request('attach', [sharePool(pool).handle]) as Promise<{ worker: number; thread: number }>;
   },
   async killInner(): Promise<void> {
     await inner?.kill();

@@ -1,13 +1,13 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Device, DMA_BIT_MASK, type DmaBlock, DmaPool, HeapMemory } from 'dmapool';
+import { Device, dmaBitMask, type DmaBlock, DmaPool, HeapMemory } from 'dmapool';
 import { type BlockDemand, BlockOracle, type BlockRule } from '../../src/trace/oracle.ts';
 
 const DEMAND: BlockDemand = { size: 256, align: 64, boundary: 4096 };
 
 function setUp(): { oracle: BlockOracle; device: Device; block: DmaBlock; other: DmaBlock } {
   const oracle = new BlockOracle(new HeapMemory());
-  const device = new Device({ name: '0000:00:02.0', memory: oracle, dmaMask: DMA_BIT_MASK(64) });
+  const device = new Device({ name: '0000:00:02.0', memory: oracle, dmaMask: dmaBitMask(64) });
   const pool = DmaPool.create('test', device, DEMAND);
   return { oracle, device, block: pool.alloc(), other: pool.alloc() };
 }

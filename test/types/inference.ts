@@ -1,5 +1,6 @@
 /** What the compiler infers, where users rely on it. Not run: the compiler is the test. */
-import { type Device, type DmaBlock, DmaError, DmaPool, type SharedPoolHandle } from 'dmapool';
+import { type Device, type DmaBlock, DmaError, DmaOutOfMemoryError, DmaPool, type PoolStatistics } from 'dmapool';
+import { attachPool, type SharedPool, type SharedPoolHandle, sharePool, type WorkerExit } from 'dmapool/shared';
 import { readTrace, type TraceAlloc } from 'dmapool/trace';
 
 /** True if the two types are the very same, which the compiler tells only of types that depend on another one. */
@@ -24,7 +25,7 @@ export async function inference(device: Device, handle: SharedPoolHandle): Promi
   is<DmaBlock<'rx'> | null>()(perhaps);
   const awaited = await pool.allocWait();
   is<DmaBlock<'rx'>>()(awaited);
-  const all = [...pool];
+  const all = [...pool.allocated()];
   is<DmaBlock<'rx'>[]>()(all);
   const index = pool.allocIndex();
   is<number>()(index);
@@ -33,9 +34,19 @@ export async function inference(device: Device, handle: SharedPoolHandle): Promi
   const named = DmaPool.create(device.name, device, { size: 64 });
   is<DmaPool>()(named);
   // The other side of a handle may say which pool it expects.
-  const attached = DmaPool.attach<'rx'>(handle);
-  attached.free(attached.accept(attached.transfer(attached.alloc())));
-  is<DmaBlock<'rx'>>()(attached.alloc());
+  const attached = attachPool<'rx'>(handle);
+  is<SharedPool<'rx'>>()(attached);
+  is<DmaPool<'rx'>>()(attached.pool);
+  const accepted = attached.accept(attached.transfer(attached.pool.alloc({ zero: true, grow: false })));
+  is<DmaBlock<'rx'>>()(accepted);
+  const recalled = attached.recall(attached.inTransit().map(({ ticket }) => ticket));
+  is<DmaBlock<'rx'>[]>()(recalled);
+  const indices = attached.recallIndex();
+  is<number[]>()(indices);
+  is<SharedPool<'rx'>>()(sharePool(pool));
+  attached.onWorkerExit((exit) => {
+    is<WorkerExit>()(exit);
+  });
 
   // Blocks, pools and devices are disposable.
   const disposables: Disposable[] = [block, pool, device];
@@ -47,6 +58,14 @@ export async function inference(device: Device, handle: SharedPoolHandle): Promi
     const { code } = error;
     is<`ERR_DMAPOOL_${string}`>()(code);
   }
+  // A class has the codes of its own.
+  if (error instanceof DmaOutOfMemoryError) {
+    const { code } = error;
+    is<'ERR_DMAPOOL_NO_MEMORY' | 'ERR_DMAPOOL_LIMIT' | 'ERR_DMAPOOL_NO_FREE_BLOCK'>()(code);
+  }
+  const value: unknown = null;
+  if (value instanceof DmaPool) is<DmaPool>()(value);
+  is<PoolStatistics>()(pool.toJSON());
   for await (const event of readTrace('x')) {
     if (event.type !== 'alloc') continue;
     is<TraceAlloc>()(event);

@@ -9,15 +9,16 @@ import {
   DmaBlockError,
   DmaError,
   DmaPool,
-  DMA_BIT_MASK,
+  dmaBitMask,
   type DmaBlock,
   HeapMemory,
   PoolGeometry,
   type PoolStatistics,
-  publish32,
-  type SharedPoolHandle,
+  storeRelease16,
+  storeRelease32,
   writeAddress64,
 } from 'dmapool';
+import { attachPool, type SharedPoolHandle, sharePool } from 'dmapool/shared';
 import { dma_pool_alloc, dma_pool_create, dma_pool_free, GFP_KERNEL } from 'dmapool/kernel';
 
 export function pools(device: Device): void {
@@ -31,10 +32,8 @@ export function pools(device: Device): void {
 
   // @ts-expect-error TS2345: a block of one pool given to another
   qhs.free(qtd);
-  // @ts-expect-error TS2345: or asked for there
-  qhs.owns(qtd);
   // @ts-expect-error TS2345: or sent from there
-  qhs.transfer(qtd);
+  sharePool(qhs).transfer(qtd);
   // @ts-expect-error TS2322: or among others
   qhs.freeBulk([qtd]);
   // @ts-expect-error TS2322: blocks of one pool put with those of another
@@ -55,22 +54,32 @@ export function pools(device: Device): void {
   qtds.free(qtds.allocWait());
   // @ts-expect-error TS2345: addresses are numbers
   qtds.blockAt(4096n);
-  // @ts-expect-error TS2345: there is no such mode
+  // @ts-expect-error TS2559: flags are dmapool/kernel's
   qtds.alloc('GFP_KERNEL');
+  // @ts-expect-error TS2561: options are checked for spelling
+  qtds.alloc({ zeroed: true });
+  // @ts-expect-error TS2551: nor is there a method for each option
+  String(qtds.zalloc);
+  // @ts-expect-error TS2488: a pool is no list: allocated() gives its allocated blocks
+  String([...qtds]);
+  // @ts-expect-error TS2339: a pool that is not shared has nothing to transfer by
+  String(qtds.transfer);
+  // @ts-expect-error TS2322: a ticket may be recalled, not the block
+  sharePool(qtds).recall([qtd]);
   // @ts-expect-error TS2561: a wait takes milliseconds by the name of timeout
   void qtds.allocWait({ timeoutMs: 10 });
   // @ts-expect-error TS2345: indices in bulk travel in an Int32Array
   qtds.allocIndexBulk([1, 2, 3]);
   // @ts-expect-error TS2345: and tickets, which exceed 32 bits, in a Float64Array
-  qtds.acceptIndexBulk(new Int32Array(1), new Int32Array(1));
+  sharePool(qtds).acceptIndexBulk(new Int32Array(1), new Int32Array(1));
   // @ts-expect-error TS2345: a ticket is a number, the block itself does not travel
-  qtds.accept(qtd);
+  sharePool(qtds).accept(qtd);
   // @ts-expect-error TS2345: a pool is attached by its handle, not by its name
-  DmaPool.attach('ehci_qtd');
+  attachPool('ehci_qtd');
   // @ts-expect-error TS2345: nor by itself
-  DmaPool.attach(qtds);
+  attachPool(qtds);
   // @ts-expect-error TS2353: who is watched has an exit and a number
-  qtds.watch({ postMessage: () => undefined });
+  sharePool(qtds).watchWorker({ postMessage: () => undefined });
 }
 
 export function making(device: Device, memory: CoherentAllocator): void {
@@ -84,7 +93,7 @@ export function making(device: Device, memory: CoherentAllocator): void {
   DmaPool.create('p', device, { size: 64, pageSize: 4096 });
   // @ts-expect-error TS2345: a device is needed
   DmaPool.create('p', { name: 'x' }, { size: 64 });
-  // @ts-expect-error TS2673: pools are made by create
+  // @ts-expect-error TS2351: pools are made by create
   new DmaPool('p', device, { size: 64 });
   // @ts-expect-error TS2345: a device needs a name
   new Device({ memory });
@@ -93,7 +102,7 @@ export function making(device: Device, memory: CoherentAllocator): void {
   // @ts-expect-error TS2322: a mask is a number
   new Device({ name: 'x', dmaMask: 0xffff_ffffn });
   // @ts-expect-error TS2345: bits are counted in numbers
-  DMA_BIT_MASK('32');
+  dmaBitMask('32');
   // @ts-expect-error TS2741: a log has all three levels
   new Device({ name: 'x', log: { error: () => undefined, warn: () => undefined } });
   // @ts-expect-error TS2353: the source has a limit, not a size
@@ -121,8 +130,12 @@ export function constants(pool: DmaPool<'p'>, block: DmaBlock<'p'>, device: Devi
 
 export function errors(error: unknown, statistics: PoolStatistics): void {
   if (error instanceof DmaError) {
-    // @ts-expect-error TS2367: codes of the package begin so; which there are is known of each layer's own class
-    if (error.code === 'ERR_DMAPOL_TIMEOUT') return;
+    // @ts-expect-error TS2367: codes begin alike
+    if (error.code === 'ENOMEM') return;
+  }
+  if (error instanceof DmaBlockError) {
+    // @ts-expect-error TS2367: and each class knows its own
+    if (error.code === 'ERR_DMAPOOL_TYPO') return;
   }
   // @ts-expect-error TS2345: each class has codes of its own
   new DmaBlockError('ERR_DMAPOOL_TIMEOUT', 'late');
@@ -131,12 +144,14 @@ export function errors(error: unknown, statistics: PoolStatistics): void {
 }
 
 export function words(block: DmaBlock): void {
-  // @ts-expect-error TS2345: words are published, not bytes
-  publish32(block.bytes, 0, 1);
+  // @ts-expect-error TS2345: words are stored, not bytes
+  storeRelease32(block.bytes, 0, 1);
   // @ts-expect-error TS2345: addresses are numbers
   writeAddress64(block.view, 0, 4096n);
   // @ts-expect-error TS2345: and are written to a view, whose byte order is said
   writeAddress64(block.u32, 0, 4096);
+  // @ts-expect-error TS2345: half-words are words of 16 bits
+  storeRelease16(block.u32, 0, 1);
 }
 
 /** A memory source that gives half of what it should. */

@@ -1,7 +1,7 @@
 /** The driver of the 82540EM on QEMU: packets out and in. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { DMA_BIT_MASK } from 'dmapool';
+import { dmaBitMask } from 'dmapool';
 import type { E1000Options, Packet } from 'dmapool/drivers/e1000';
 import { withoutQemu } from '../../qemu/qemu.ts';
 import { closeAll, frame, machineWithCards, openCard, openPair, packetOf, receiveCopies, warmUp } from './fixture.ts';
@@ -46,7 +46,7 @@ void describe('e1000: packets', { skip: withoutQemu, timeout: 60_000 }, () => {
 
   void it('uses addresses above 4 GiB when it may', async (t) => {
     const machine = await machineWithCards(t, 2, { memory: 64 * 2 ** 20, highMemory: 32 * 2 ** 20 });
-    const [a, b] = await Promise.all([0, 1].map((i) => openCard(machine, i, SMALL, { dmaMask: DMA_BIT_MASK(64) })));
+    const [a, b] = await Promise.all([0, 1].map((i) => openCard(machine, i, SMALL, { dmaMask: dmaBitMask(64) })));
     await Promise.all([warmUp(a!.nic, b!.nic), warmUp(b!.nic, a!.nic)]);
     const packet = packetOf(a!.nic, frame(1514, 7));
     assert.ok(packet.dma >= 2 ** 32);

@@ -109,7 +109,7 @@ async function withFake(action: (bench: Bench) => Promise<void>): Promise<void> 
       return await transport.run(command);
     },
   });
-  assert.equal(fake.pool.counts().active, 0, 'every block is back');
+  assert.equal(fake.pool.statistics().active, 0, 'every block is back');
   fake.pool.destroy();
 }
 

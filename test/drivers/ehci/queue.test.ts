@@ -90,7 +90,7 @@ class FakeController {
     await this.queue.close(new UsbError('ERR_DMAPOOL_USB_CLOSED', 'test', 'the test is over'));
     assert.deepEqual(this.failures, []);
     for (const pool of [this.qhs, this.qtds, this.data]) {
-      assert.equal(pool.counts().active, 0, 'every block is back');
+      assert.equal(pool.statistics().active, 0, 'every block is back');
       pool.destroy();
     }
   }

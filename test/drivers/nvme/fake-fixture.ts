@@ -1,6 +1,7 @@
 /** What the tests of the NVMe driver on a fake controller have in common. */
 import assert from 'node:assert/strict';
 import type { CoherentAllocator } from 'dmapool';
+import { countsOf } from '../../support/pools.ts';
 import { NvmeController, type NvmeNamespace, type NvmeOptions } from 'dmapool/drivers/nvme';
 import { PciFunction } from 'dmapool/pci';
 import { RecordingLog } from '../../support/log.ts';
@@ -37,7 +38,7 @@ export async function end({ fake, pci, nvme, log }: Bench): Promise<void> {
   assertIdle(nvme);
   await nvme.close();
   assert.deepEqual(fake.faults, []);
-  for (const pool of pools) assert.deepEqual(pool.counts(), { active: 0, blocks: 0, pages: 0 });
+  for (const pool of pools) assert.deepEqual(countsOf(pool), { active: 0, blocks: 0, pages: 0 });
   await pci.close();
   assert.doesNotMatch(log.text, /busy/);
 }

@@ -38,7 +38,7 @@ void describe('the NVMe driver', () => {
         const back = new Uint8Array(length);
         const there = fake.disk.subarray(lba * BLOCK, lba * BLOCK + length);
         if (direct) {
-          const memory = buffers.zalloc();
+          const memory = buffers.alloc({ zero: true });
           const offset = 4 * dword;
           memory.bytes.set(data, offset);
           await disk.writeDma(lba, memory, { offset, length });
@@ -88,7 +88,7 @@ void describe('the NVMe driver', () => {
     fake.fate = ({ cdw10 }) => (cdw10 >= 100 ? 'hang' : null);
     let activeAtStop = -1;
     fake.onDisable = () => {
-      activeAtStop = nvme.pools[0]!.counts().active;
+      activeAtStop = nvme.pools[0]!.statistics().active;
       fake.fate = () => null;
     };
     const late = Array.from({ length: 8 }, (_, i) => disk.read(100 + i, new Uint8Array(BLOCK)));
@@ -137,7 +137,7 @@ void describe('the NVMe driver', () => {
     await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_TIMEOUT', disk.flush());
     const { pools } = nvme;
     await nvme.close();
-    for (const pool of pools) assert.equal(pool.counts().pages, 0);
+    for (const pool of pools) assert.equal(pool.statistics().pages, 0);
     await pci.close();
   });
 
@@ -245,7 +245,7 @@ void describe('the NVMe driver', () => {
     const [hung] = fake.hung;
     fake.complete({ queue: 1, cid: (hung!.cid - 1024) & 0xffff }, 0);
     await sleep(5);
-    assert.equal(nvme.pools[0]!.counts().active, 1, 'its memory is not given back for it');
+    assert.equal(nvme.pools[0]!.statistics().active, 1, 'its memory is not given back for it');
     fake.complete(hung!, 0x0280);
     const error = await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_STATUS', second);
     assert.match(error.message, /Write Fault/);

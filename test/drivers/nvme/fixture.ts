@@ -63,7 +63,7 @@ export async function closeNvme({ nvme, pci, log }: NvmeBench): Promise<void> {
   const { pools } = nvme;
   assertIdle(nvme);
   await nvme.close();
-  for (const pool of pools) assert.equal(pool.counts().pages, 0, pool.name);
+  for (const pool of pools) assert.equal(pool.statistics().pages, 0, pool.name);
   assert.equal(pci.device.readAttribute('pools'), undefined);
   await pci.close();
   assert.doesNotMatch(log.text, /busy|leak|spurious/);
@@ -71,6 +71,6 @@ export async function closeNvme({ nvme, pci, log }: NvmeBench): Promise<void> {
 
 /** No block of the driver's pools is out. */
 export function assertIdle(nvme: NvmeController): void {
-  for (const pool of nvme.pools) assert.equal(pool.counts().active, 0, pool.name);
+  for (const pool of nvme.pools) assert.equal(pool.statistics().active, 0, pool.name);
   assert.equal(nvme.statistics().load, 0);
 }

@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { DmaError } from 'dmapool';
+import { countsOf } from '../../support/pools.ts';
 import { NvmeError } from 'dmapool/drivers/nvme';
 import { PciGoneError } from 'dmapool/pci';
 import { withoutQemu } from '../../qemu/qemu.ts';
@@ -52,7 +53,7 @@ void describe('in the middle of I/O', { skip: withoutQemu }, () => {
     await rejectsCode('ERR_DMAPOOL_PCI_GONE', nvme.namespaceIds());
     const { pools } = nvme;
     await nvme.close();
-    for (const pool of pools) assert.equal(pool.counts().pages, 0, pool.name);
+    for (const pool of pools) assert.equal(pool.statistics().pages, 0, pool.name);
     await pci.close();
     assert.doesNotMatch(log.text, /busy/);
   });
@@ -84,7 +85,7 @@ void describe('in the middle of I/O', { skip: withoutQemu }, () => {
       assert.ok(error instanceof DmaError || error instanceof NvmeError, String(error));
       assert.match(error.code, /^ERR_DMAPOOL_PCI_CLOSED$|^ERR_DMAPOOL_NVME_CLOSED$/);
     }
-    for (const pool of pools) assert.deepEqual(pool.counts(), { active: 0, blocks: 0, pages: 0 }, pool.name);
+    for (const pool of pools) assert.deepEqual(countsOf(pool), { active: 0, blocks: 0, pages: 0 }, pool.name);
     await assert.rejects(disk.read(0, new Uint8Array(512)));
     await nvme.close();
     assert.doesNotMatch(log.text, /busy/);
@@ -101,7 +102,7 @@ void describe('in the middle of I/O', { skip: withoutQemu }, () => {
       assert.ok(error instanceof NvmeError, String(error));
       assert.equal(error.code, 'ERR_DMAPOOL_NVME_CLOSED', error.message);
     }
-    for (const pool of pools) assert.deepEqual(pool.counts(), { active: 0, blocks: 0, pages: 0 }, pool.name);
+    for (const pool of pools) assert.deepEqual(countsOf(pool), { active: 0, blocks: 0, pages: 0 }, pool.name);
     await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_CLOSED', disk.flush());
     assert.equal(await pci.isBusMaster(), false);
     await pci.close();

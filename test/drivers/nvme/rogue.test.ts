@@ -1,7 +1,8 @@
 /** Another device goes mad: it writes over every free block of the NVMe driver's pools while that works. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { type CoherentMemory, DMA_BIT_MASK, type DmaPool, lower32Bits, upper32Bits } from 'dmapool';
+import { type CoherentMemory, dmaBitMask, type DmaPool, lower32Bits, upper32Bits } from 'dmapool';
+import { isAllocated } from '../../support/pools.ts';
 import type { PciFunction } from 'dmapool/pci';
 import { EDU, startMachine, withoutQemu } from '../../qemu/qemu.ts';
 import { assertIdle, closeNvme, MIB, startNvme } from './fixture.ts';
@@ -41,7 +42,7 @@ async function load(edu: PciFunction, pattern: number): Promise<void> {
 
 /** Indices of the blocks of a pool that are free. */
 function freeBlocks(pool: DmaPool): number[] {
-  return Array.from({ length: pool.counts().blocks }, (_, i) => i).filter((index) => !pool.isAllocated(index));
+  return Array.from({ length: pool.statistics().blocks }, (_, i) => i).filter((index) => !isAllocated(pool, index));
 }
 
 /** Makes these free blocks the last ones to be handed out. */
@@ -101,7 +102,7 @@ void describe('a rogue device', { skip: withoutQemu }, () => {
     const running = Array.from({ length: workers }, worker);
     const trouble = Promise.all(running);
 
-    const devices = await Promise.all(rogues.map((id) => machine.open(id, { dmaMask: DMA_BIT_MASK(64) })));
+    const devices = await Promise.all(rogues.map((id) => machine.open(id, { dmaMask: dmaBitMask(64) })));
     await Promise.all(devices.map((edu, i) => load(edu, 0xa0 + i)));
     const begin = performance.now();
     const done = operations;
@@ -110,12 +111,12 @@ void describe('a rogue device', { skip: withoutQemu }, () => {
       const { blockSize } = pool.geometry;
       const attacked = new Set<number>();
       // Half of them at a time are put last in the list, and so stay free while they are written to.
-      while (attacked.size < pool.counts().blocks) {
+      while (attacked.size < pool.statistics().blocks) {
         assert.ok(performance.now() - begin < 60_000, `${pool.name}: ${String(attacked.size)} blocks were overwritten`);
         const left = freeBlocks(pool).filter((index) => !attacked.has(index));
         // Those that are left are in use just now.
         if (left.length === 0) await Promise.race([new Promise((resolve) => setTimeout(resolve, 1)), trouble]);
-        const targets = left.slice(0, Math.ceil(pool.counts().blocks / 2));
+        const targets = left.slice(0, Math.ceil(pool.statistics().blocks / 2));
         putLast(pool, new Set(targets));
         const attack = async (edu: PciFunction, first: number): Promise<void> => {
           for (let i = first; i < targets.length; i += devices.length) {
@@ -124,7 +125,7 @@ void describe('a rogue device', { skip: withoutQemu }, () => {
             for (let at = 0; at < blockSize; at += MOST) {
               await transfer(edu, pool.dmaOf(index) + at, Math.min(MOST, blockSize - at), true);
             }
-            assert.ok(!pool.isAllocated(index), 'it was free all the time');
+            assert.ok(!isAllocated(pool, index), 'it was free all the time');
             const [byte] = pool.bytesOf(index);
             assert.ok(pool.bytesOf(index).every((each) => each === byte) && byte! >= 0xa0, 'it was overwritten');
             attacked.add(index);
@@ -146,12 +147,12 @@ void describe('a rogue device', { skip: withoutQemu }, () => {
 
     // The allocator is what it was: every block is handed out once, and taken back.
     for (const pool of nvme.pools) {
-      const { blocks } = pool.counts();
+      const { blocks } = pool.statistics();
       const all = new Int32Array(blocks);
       pool.allocIndexBulk(all);
       assert.equal(new Set(all).size, blocks);
       assert.equal(new Set(Array.from(all, (index) => pool.dmaOf(index))).size, blocks);
-      assert.equal(pool.counts().blocks, blocks, 'without a new page');
+      assert.equal(pool.statistics().blocks, blocks, 'without a new page');
       pool.freeIndexBulk(all);
     }
     const back = Buffer.alloc(disk.size);
@@ -164,7 +165,7 @@ void describe('a rogue device', { skip: withoutQemu }, () => {
   });
 
   void it('of 28 address bits gets no address that it can not reach, on a machine of 1 GiB', async (t) => {
-    const mask = DMA_BIT_MASK(28);
+    const mask = dmaBitMask(28);
     const machine = await startMachine(t, { memory: 1024 * MIB, devices: ['edu,id=edu0'] });
     const edu = await machine.open('edu0', { dmaMask: mask });
     const { device } = edu;
@@ -198,7 +199,7 @@ void describe('a rogue device', { skip: withoutQemu }, () => {
     assert.equal(machine.output, '');
     for (const memory of given) device.freeCoherent(memory);
     // A device that reaches more has the rest of the machine.
-    device.setDmaMask(DMA_BIT_MASK(32));
+    device.setDmaMask(dmaBitMask(32));
     const high = device.allocCoherent(512 * MIB)!;
     assert.ok(high.dma + high.size - 1 > mask);
     device.freeCoherent(high);

@@ -74,7 +74,7 @@ void describe('commands that take too long', { skip: withoutQemu }, () => {
       assert.equal(outcome.reason.code, 'ERR_DMAPOOL_NVME_CLOSED', outcome.reason.message);
     }
     assert.ok((await outcomes).filter(({ status }) => status === 'rejected').length >= 15);
-    for (const pool of pools) assert.equal(pool.counts().active, 0);
+    for (const pool of pools) assert.equal(pool.statistics().active, 0);
     await pci.close();
     assert.doesNotMatch(log.text, /busy/);
   });

@@ -1,12 +1,12 @@
 /** What a stranger's program does with the allocator: compiled and run in an empty project that has only the package. */
 import type { PoolGeometry } from 'dmapool';
-import { Device, DMA_BIT_MASK, type DmaBlock, DmaError, DmaPool, HeapMemory, publish32 } from 'dmapool';
+import { Device, dmaBitMask, type DmaBlock, DmaError, DmaPool, HeapMemory, storeRelease32 } from 'dmapool';
 
 const memory = new HeapMemory({ limit: 1024 * 1024 });
-const device = new Device({ name: '0000:00:02.0', dmaMask: DMA_BIT_MASK(32), memory });
+const device = new Device({ name: '0000:00:02.0', dmaMask: dmaBitMask(32), memory });
 const pool = DmaPool.create('ehci_qtd', device, { size: 96, align: 32, boundary: 4096 });
-const qtd: DmaBlock<'ehci_qtd'> = pool.zalloc();
-publish32(qtd.u32, 2, 0x80);
+const qtd: DmaBlock<'ehci_qtd'> = pool.alloc({ zero: true });
+storeRelease32(qtd.u32, 2, 0x80);
 const geometry: PoolGeometry = pool.geometry;
 if (geometry.blocksPerPage !== 42 || memory.bytesInUse !== 4096) throw new Error('another layout than documented');
 pool.free(qtd);

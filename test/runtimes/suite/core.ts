@@ -1,18 +1,19 @@
 /** What a pool of one thread must do in every runtime. */
 import {
-  consume32,
+  loadAcquire32,
   defaultMemory,
   Device,
-  DMA_BIT_MASK,
+  dmaBitMask,
   type DeviceLog,
   DmaPool,
   HeapMemory,
   lower32Bits,
-  publish32,
+  storeRelease32,
   readAddress64,
   upper32Bits,
   writeAddress64,
 } from '../../../src/index.ts';
+import { countsOf, tryAllocBulk } from '../../support/pools.ts';
 import { type Check, ok, refused, same, sleep } from './check.ts';
 
 interface Bench {
@@ -44,7 +45,7 @@ export const coreChecks: readonly Check[] = [
       const first = blocks[0]!.dma;
       for (let i = 0; i < 42; i++) same(blocks[i]!.dma, first + 96 * i, 'address');
       same(blocks[42]!.dma % 4096, 0, 'offset in the second page');
-      same(pool.counts(), { active: 43, blocks: 84, pages: 2 });
+      same(countsOf(pool), { active: 43, blocks: 84, pages: 2 });
       pool.free(blocks[7]!);
       pool.free(blocks[3]!);
       same(pool.alloc() === blocks[3], true, 'the last one freed comes first');
@@ -68,8 +69,8 @@ export const coreChecks: readonly Check[] = [
       const blocks: ReturnType<typeof one.alloc>[] = [];
       one.allocBulk(blocks, 40);
       for (const { index } of blocks) same(index, many.allocIndex(), 'index after the frees');
-      ok(!one.tryAllocBulk([], 1_000_000), 'more than there is');
-      same(one.counts().active, 40);
+      ok(!tryAllocBulk(one, [], 1_000_000), 'more than there is');
+      same(one.statistics().active, 40);
     },
   },
   {
@@ -81,7 +82,7 @@ export const coreChecks: readonly Check[] = [
       dirty.bytes.fill(0xff);
       pool.free(dirty);
       same(
-        pool.zalloc().bytes.every((byte) => byte === 0),
+        pool.alloc({ zero: true }).bytes.every((byte) => byte === 0),
         true,
       );
       const clean = DmaPool.create('clean', device, { size: 64, initOnFree: true });
@@ -116,7 +117,7 @@ export const coreChecks: readonly Check[] = [
         pool.free(undefined as never);
       });
       await refused('ERR_DMAPOOL_INVALID_ARGUMENT', () => DmaPool.create('c', device, { size: 64, align: 3 }));
-      same(pool.counts(), { active: 0, blocks: 64, pages: 1 });
+      same(countsOf(pool), { active: 0, blocks: 64, pages: 1 });
       pool.destroy();
       await refused('ERR_DMAPOOL_DESTROYED', () => pool.alloc());
     },
@@ -126,7 +127,7 @@ export const coreChecks: readonly Check[] = [
     async run(): Promise<void> {
       const { memory, device } = bench(8192);
       const limited = DmaPool.create('limited', device, { size: 4096, maxBlocks: 1 });
-      await refused('ERR_DMAPOOL_NO_FREE_BLOCK', () => limited.alloc('atomic'));
+      await refused('ERR_DMAPOOL_NO_FREE_BLOCK', () => limited.alloc({ grow: false }));
       const block = limited.alloc();
       await refused('ERR_DMAPOOL_LIMIT', () => limited.alloc());
       const greedy = DmaPool.create('greedy', device, { size: 4096 });
@@ -145,7 +146,7 @@ export const coreChecks: readonly Check[] = [
     name: 'the DMA mask holds',
     async run(): Promise<void> {
       const { memory } = bench();
-      const isa = new Device({ name: 'isa', memory, dmaMask: DMA_BIT_MASK(24) });
+      const isa = new Device({ name: 'isa', memory, dmaMask: dmaBitMask(24) });
       const block = DmaPool.create('floppy', isa, { size: 512 }).alloc();
       ok(block.dma + 511 < 2 ** 24, 'an address of 24 bits');
       const blind = new Device({ name: 'blind', memory, dmaMask: 100 });
@@ -173,9 +174,9 @@ export const coreChecks: readonly Check[] = [
     name: 'words are published, addresses written without a bigint',
     run(): void {
       const { device } = bench();
-      const block = DmaPool.create('words', device, { size: 64, align: 64 }).zalloc();
-      publish32(block.u32, 3, 0x8000_0001);
-      same(consume32(block.u32, 3), 0x8000_0001);
+      const block = DmaPool.create('words', device, { size: 64, align: 64 }).alloc({ zero: true });
+      storeRelease32(block.u32, 3, 0x8000_0001);
+      same(loadAcquire32(block.u32, 3), 0x8000_0001);
       writeAddress64(block.view, 16, 0x12_3456_7890);
       same(readAddress64(block.view, 16), 0x12_3456_7890);
       same([lower32Bits(0x12_3456_7890), upper32Bits(0x12_3456_7890)], [0x3456_7890, 0x12]);
@@ -189,7 +190,7 @@ export const coreChecks: readonly Check[] = [
       const order: string[] = [];
       device.addAction(() => void order.push('first'));
       const pool = DmaPool.createManaged('ehci_qtd', device, { size: 96, align: 32 });
-      device.addAction(() => void order.push(`last, with ${String(pool.counts().pages)} page`));
+      device.addAction(() => void order.push(`last, with ${String(pool.statistics().pages)} page`));
       pool.free(pool.alloc());
       same(device.readAttribute('pools'), 'poolinfo - 0.1\nehci_qtd            0   42   96  1\n');
       device.detach();
@@ -308,7 +309,7 @@ export const coreChecks: readonly Check[] = [
           out.delete(index);
         }
       }
-      same(pool.counts().active, out.size);
+      same(pool.statistics().active, out.size);
       for (const index of out.keys()) pool.freeIndex(index);
       pool.destroy();
       same(memory.bytesInUse, 0);

@@ -2,7 +2,9 @@
  * The other thread of the sharing checks, in two halves: what runs there, and how it is asked from here. How a thread
  * is made and messages travel is left to the adapters: node-threads.ts, web-workers.ts.
  */
-import { Device, DmaError, DmaPool, type SharedPoolHandle } from '../../../src/index.ts';
+import { Device, DmaError, type DmaPool } from '../../../src/index.ts';
+import { attachPool, type SharedPoolHandle, sharePool } from '../../../src/shared/index.ts';
+import { tryAllocIndexBulk } from '../../support/pools.ts';
 
 /** A message to the other thread: a name of the operations below, and its arguments. */
 export interface Request {
@@ -26,8 +28,8 @@ function operations() {
   return {
     attach(handle: SharedPoolHandle): { worker: number; thread: number; name: string } {
       const device = new Device({ ...handle.device, log: { error: ignore, warn: ignore, info: ignore } });
-      pool = DmaPool.attach(handle, { device });
-      return { worker: pool.worker, thread: pool.thread, name: pool.name };
+      pool = attachPool(handle, { device }).pool;
+      return { worker: sharePool(pool).worker, thread: sharePool(pool).thread, name: pool.name };
     },
     /** Takes `count` blocks and writes `word` into each. */
     take(count: number, word: number): number[] {
@@ -56,9 +58,9 @@ function operations() {
     },
     /** Accepts a block, adds one to its first word, and sends it back. */
     increment(ticket: number): number {
-      const block = pool.accept(ticket);
+      const block = sharePool(pool).accept(ticket);
       block.u32[0]!++;
-      return pool.transfer(block);
+      return sharePool(pool).transfer(block);
     },
     async waitForOne(timeout: number): Promise<number> {
       const block = await pool.allocWait({ timeout });
@@ -83,7 +85,7 @@ export function hammer(pool: DmaPool, rounds: number, stamp: number): void {
   const indices = new Int32Array(16);
   for (let round = 0; round < rounds; round++) {
     const count = 1 + (round % indices.length);
-    if (!pool.tryAllocIndexBulk(indices, count)) continue;
+    if (!tryAllocIndexBulk(pool, indices, count)) continue;
     for (let i = 0; i < count; i++) pool.bytesOf(indices[i]!).fill(stamp);
     for (let i = 0; i < count; i++) {
       if (!pool.bytesOf(indices[i]!).every((byte) => byte === stamp)) throw new Error('one block, two owners');

@@ -1,5 +1,6 @@
 /** What a pool of several threads must do wherever memory can be shared. */
 import { Device, DmaPool, HeapMemory } from '../../../src/index.ts';
+import { attachPool, sharePool } from '../../../src/shared/index.ts';
 import { type Check, ok, refused, same, sleep } from './check.ts';
 import { type Connect, hammer, Peer } from './peer.ts';
 
@@ -40,7 +41,7 @@ export function sharingChecks(connect: Connect, tells: boolean): readonly Check[
       lines,
       pool,
       async join() {
-        const handle = pool.share();
+        const handle = sharePool(pool).handle;
         const peer = new Peer(connect);
         peers.push(peer);
         const { worker, thread, name } = await peer.call('attach', handle);
@@ -48,7 +49,7 @@ export function sharingChecks(connect: Connect, tells: boolean): readonly Check[
         return { peer, worker, thread };
       },
       end() {
-        same(pool.counts().active, 0, 'blocks that are out');
+        same(pool.statistics().active, 0, 'blocks that are out');
         pool.destroy();
         same(memory.bytesInUse, 0);
       },
@@ -59,12 +60,12 @@ export function sharingChecks(connect: Connect, tells: boolean): readonly Check[
     check('a worker attaches by the handle and sees the same blocks', async ({ pool, join, end }) => {
       const before = pool.alloc();
       const { peer, worker, thread } = await join();
-      same([pool.worker, worker], [1, 2]);
-      ok(thread !== pool.thread, 'threads have numbers of their own');
+      same([sharePool(pool).worker, worker], [1, 2]);
+      ok(thread !== sharePool(pool).thread, 'threads have numbers of their own');
       const indices = await peer.call('take', 10, 42);
       for (const index of indices) same(new Uint8Array(pool.bytesOf(index))[0], 42);
       ok(!indices.includes(before.index), 'what was out before is not handed out again');
-      same(pool.counts().active, 11);
+      same(pool.statistics().active, 11);
       await peer.call('freeAll');
       pool.free(before);
       await peer.call('leave');
@@ -75,13 +76,13 @@ export function sharingChecks(connect: Connect, tells: boolean): readonly Check[
       const { peer } = await join();
       const block = pool.alloc();
       block.u32[0] = 41;
-      const ticket = pool.transfer(block);
+      const ticket = sharePool(pool).transfer(block);
       await refused('ERR_DMAPOOL_NOT_OWNER', () => {
         pool.free(block);
       });
       const back = await peer.call('increment', ticket);
-      await refused('ERR_DMAPOOL_BAD_TICKET', () => pool.accept(ticket));
-      same(pool.accept(back) === block, true, 'the same object here');
+      await refused('ERR_DMAPOOL_BAD_TICKET', () => sharePool(pool).accept(ticket));
+      same(sharePool(pool).accept(back) === block, true, 'the same object here');
       same(block.u32[0], 42);
       const [theirs] = await peer.call('take', 1, 1);
       await refused('ERR_DMAPOOL_NOT_OWNER', () => {
@@ -136,12 +137,12 @@ export function sharingChecks(connect: Connect, tells: boolean): readonly Check[
       const [index] = await peer.call('take', 3, 9);
       await peer.terminate();
       for (let tries = 0; tries < 40 && tells && lines.length === 0; tries++) await sleep(25);
-      if (!tells) same(pool.workerEnded(thread).length, 1);
+      if (!tells) same(sharePool(pool).reportWorkerExit(thread).length, 1);
       same(lines.length, 1, lines.join('\n'));
       ok(lines[0]!.includes(`worker ${String(worker)}`) && lines[0]!.includes('3 blocks out'), lines[0]!);
-      same(pool.counts().active, 3);
+      same(pool.statistics().active, 3);
       same(pool.bytesOf(index!)[0], 9, 'a device may still write there');
-      same(pool.reclaim(), 3);
+      same(sharePool(pool).reclaim(), 3);
       // All that idled in its magazine is here again.
       const all = new Int32Array(64);
       pool.allocIndexBulk(all);
@@ -153,19 +154,18 @@ export function sharingChecks(connect: Connect, tells: boolean): readonly Check[
       'a pool is shared only as it can be, and attached only by its handle',
       async ({ pool, device, join, end }) => {
         const boundless = DmaPool.create('boundless', device, { size: 64 });
-        await refused('ERR_DMAPOOL_NOT_SHAREABLE', () => boundless.share());
+        await refused('ERR_DMAPOOL_NOT_SHAREABLE', () => sharePool(boundless).handle);
         boundless.free(boundless.alloc());
         boundless.destroy();
-        await refused('ERR_DMAPOOL_NOT_SHARED', () => pool.worker);
-        await refused('ERR_DMAPOOL_INVALID_ARGUMENT', () => DmaPool.attach({} as never));
+        await refused('ERR_DMAPOOL_INVALID_ARGUMENT', () => attachPool({} as never).pool);
         const { peer } = await join();
         // Such as a handle that lost its memory on the way.
-        const handle = { ...pool.share(), control: new ArrayBuffer(64) as never };
-        await refused('ERR_DMAPOOL_INVALID_ARGUMENT', () => DmaPool.attach(handle));
+        const handle = { ...sharePool(pool).handle, control: new ArrayBuffer(64) as never };
+        await refused('ERR_DMAPOOL_INVALID_ARGUMENT', () => attachPool(handle).pool);
         await peer.call('leave');
-        const good = pool.share();
+        const good = sharePool(pool).handle;
         end();
-        await refused('ERR_DMAPOOL_DESTROYED', () => DmaPool.attach(good));
+        await refused('ERR_DMAPOOL_DESTROYED', () => attachPool(good).pool);
       },
     ),
   ];

@@ -20,7 +20,7 @@ function loadPool(...mutations: readonly Mutation[]): LoadedModule {
 
 const BOUNDS: readonly ExploreOptions[] = [{ preemptions: 2 }, { preemptions: 1, kills: 1 }];
 
-for (const name of ['threeWorkers', 'fresh', 'transfers', 'rivals', 'waiters']) {
+for (const name of ['threeWorkers', 'fresh', 'transfers', 'rivals', 'recalls', 'waiters']) {
   for (const options of BOUNDS) {
     const { preemptions, kills = 0 } = options;
     test(`${name}: 3 workers, up to 4 operations each, ${String(preemptions)} preemptions, ${String(kills)} kills`, (t) => {
@@ -33,6 +33,7 @@ for (const name of ['threeWorkers', 'fresh', 'transfers', 'rivals', 'waiters']) 
 
 const core = 'core.ts';
 const depot = 'depot.ts';
+const recovery = 'recovery.ts';
 const transfers = 'transfers.ts';
 const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] = [
   [
@@ -40,13 +41,13 @@ const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] 
     'threeWorkers',
     replaceText(
       core,
-      'const refusal = this.#fetch(Math.min(this.#magazine >> 1, MOST_MOVED), gfp);',
-      'this.#lock.release();\n    const refusal = this.#fetch(Math.min(this.#magazine >> 1, MOST_MOVED), gfp);',
+      'const refusal = this.#fetch(Math.min(this.#magazine >> 1, MOST_MOVED), grow);',
+      'this.#lock.release();\n    const refusal = this.#fetch(Math.min(this.#magazine >> 1, MOST_MOVED), grow);',
     ),
     { preemptions: 2 },
   ],
   [
-    'stores swapped in receive',
+    'stores swapped in an accept',
     'rivals',
     allOf(
       replaceText(transfers, '    this.#owners[index] = this.#me;\n', ''),
@@ -55,15 +56,19 @@ const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] 
     { preemptions: 1 },
   ],
   [
-    'what the dead holder of the lock left is not mended',
+    'the free list is not rebuilt after the holder of the lock died',
     'threeWorkers',
-    replaceText(core, 'if (this.#lock.acquire(patience)) this.#depot.mend();', 'this.#lock.acquire(patience);'),
+    replaceText(
+      core,
+      'if (this.#lock.acquire(patience)) this.#recovery.rebuildFreeList();',
+      'this.#lock.acquire(patience);',
+    ),
     { preemptions: 1, kills: 1 },
   ],
   [
     'the magazine of a dead worker is not recovered',
     'threeWorkers',
-    replaceText(depot, 'if (this.#owners[index] === w) this.#giveFree(index, died);', ''),
+    replaceText(recovery, 'if (this.#owners[index] === w) this.#giveFree(index, died);', ''),
     { preemptions: 0, kills: 1 },
   ],
   [
@@ -79,25 +84,25 @@ const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] 
     { preemptions: 0 },
   ],
   [
-    'who asks now comes before who waits',
+    'a new call is served before waiters',
     'waiters',
     replaceText(core, 'this.#tickets.first() === ticket', 'this.#tickets.first() >= 0'),
     { preemptions: 1 },
   ],
   [
-    'the dead keep their place in the queue',
+    'a dead worker keeps its place in the queue',
     'waiters',
-    replaceText(core, 'this.#tickets.dropAllOf(worker);', ''),
+    replaceText(recovery, 'this.#queue.dropAllOf(worker);', ''),
     { preemptions: 0, kills: 1 },
   ],
   [
-    'a block of a buried giver is accepted',
+    'a block of a recovered giver is accepted',
     'transfers',
-    replaceText(depot, 'return !isFlight(word) ||', 'return true ||'),
+    replaceText(recovery, 'return !isFlight(word) ||', 'return true ||'),
     { preemptions: 1, kills: 1 },
   ],
   [
-    'a block is accepted without looking whether somebody else just did',
+    'a block is accepted without a look whether another worker just did',
     'rivals',
     replaceText(
       transfers,
@@ -110,6 +115,22 @@ const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] 
     'what came before one that did not come is kept',
     'rivals',
     replaceText(transfers, 'for (let k = i - 1; k >= 0; k--)', 'for (let k = i - 1; k > 0; k--)'),
+    { preemptions: 2 },
+  ],
+  [
+    'a block is recalled without a look whether another worker just accepted it',
+    'recalls',
+    replaceText(
+      transfers,
+      'if (Atomics.compareExchange(this.#words, index, word, this.#mark) !== word) return false;',
+      'if (this.#words[index] !== word) return false;\n    Atomics.store(this.#words, index, this.#mark);',
+    ),
+    { preemptions: 1 },
+  ],
+  [
+    'a recall does not wait for a bulk accept',
+    'recalls',
+    replaceText(core, 'this.#enter();\n    const recalled', 'const recalled'),
     { preemptions: 2 },
   ],
 ];

@@ -1,8 +1,9 @@
 /** Workers of one shared pool, on the real code: hot path, core, depot, lock, tickets. */
 import assert from 'node:assert/strict';
+import { DmaBlockError, DmaOutOfMemoryError } from 'dmapool';
 import { EMPTY } from '../../../src/pool/free-list.ts';
 import { HotPath, openList, setObjectMaker, setSlowPath } from '../../../src/pool/hot-path.ts';
-import type { PoolCounts, SlowPath } from '../../../src/pool/backend.ts';
+import type { SlowPath } from '../../../src/pool/backend.ts';
 import { type Control, createControl, H_CARVED, H_DEPOT, H_DEPOT_COUNT, holderOf } from '../../../src/shared/layout.ts';
 import { SharedCore } from '../../../src/shared/core.ts';
 import { Workers } from '../../../src/shared/workers.ts';
@@ -22,23 +23,23 @@ class BareSlowPath implements SlowPath {
   }
 
   refill(): number {
-    return this.#core.refill('kernel');
+    return this.#core.refill(true);
   }
 
   prepare(count: number): number {
-    return this.#core.prepare(count, 'kernel');
+    return this.#core.prepare(count, true);
   }
 
   drain(index: number): void {
-    this.#core.spill(index);
+    this.#core.freeSlow(index);
   }
 
-  badFree(index: number): Error {
-    return new Error(`block ${String(index)} can't be freed`);
+  badFree(index: number): DmaBlockError {
+    return new DmaBlockError('ERR_DMAPOOL_NOT_ALLOCATED', `block ${String(index)} can't be freed`);
   }
 
-  refused(): Error {
-    return new Error('no block');
+  refused(): DmaOutOfMemoryError {
+    return new DmaOutOfMemoryError('ERR_DMAPOOL_LIMIT', 'no block');
   }
 
   dmaOf(index: number): number {
@@ -53,8 +54,8 @@ class BareSlowPath implements SlowPath {
     // No memory behind these blocks.
   }
 
-  account(): PoolCounts {
-    return { active: 0, blocks: 0, pages: 0 };
+  ownerOf(): string {
+    return '';
   }
 }
 
@@ -87,9 +88,9 @@ interface State {
   readonly sides: readonly Side[];
   /** Who holds each block, -1 nobody: the plain truth that the words must agree with. */
   readonly holder: number[];
-  /** Blocks on their way: index and way, by giver. */
-  readonly mail: { index: number; way: number; giver: number }[];
-  /** Ways by which a block was accepted while others tried too. */
+  /** Blocks in transit: index and ticket, by giver. */
+  readonly mail: { index: number; ticket: number; giver: number }[];
+  /** Tickets by which a block was accepted while others tried too. */
   readonly accepted: Set<number>;
   /** Tickets of those who wait, ascending as they were drawn; `busy` while a call about it is under way. */
   readonly waiting: { readonly ticket: number; readonly worker: number; busy: boolean }[];
@@ -122,7 +123,7 @@ function setUp(workers: number, inDepot: boolean): State {
     const { pool, core } = sides[workers]!;
     for (let i = 0; i < BLOCKS; i++) pool.tryAllocIndex();
     for (let index = 0; index < BLOCKS; index++) pool.freeIndex(index);
-    core.giveBack(BLOCKS);
+    core.flush(BLOCKS);
   }
   return {
     control,
@@ -154,17 +155,17 @@ const send: Operation<State> = ({ sides, holder, mail }, worker) => {
   const index = holder.indexOf(worker);
   if (index < 0) return;
   holder[index] = -2 - worker;
-  const way = sides[worker]!.core.transfer(index);
-  assert.ok(way >= 0, 'the owner may transfer');
-  mail.push({ index, way, giver: worker });
+  const ticket = sides[worker]!.core.transfers.transferOut(index);
+  assert.ok(ticket >= 0, 'the owner may transfer');
+  mail.push({ index, ticket, giver: worker });
 };
 
 const receive: Operation<State> = ({ sides, holder, mail, dead }, worker) => {
   const letter = mail.shift();
   if (letter === undefined) return;
-  const { index, way, giver } = letter;
-  const accepted = sides[worker]!.core.accept(index, way);
-  if (accepted) holder[index] = worker;
+  const { index, ticket, giver } = letter;
+  const accepted = sides[worker]!.core.transfers.transferIn(ticket);
+  if (accepted >= 0) holder[index] = worker;
   else assert.ok(dead.has(giver), 'only a dead giver’s block is refused');
 };
 
@@ -173,17 +174,19 @@ function contend(state: State, worker: number, count: number): void {
   const letters = state.mail.slice(-count);
   if (letters.length < count) return;
   const { core } = state.sides[worker]!;
-  const indices = Int32Array.from(letters, ({ index }) => index);
-  const ways = Int32Array.from(letters, ({ way }) => way);
-  const arrived = count === 1 ? core.accept(indices[0]!, ways[0]!) : core.acceptAll(indices, ways, count) < 0;
-  for (const { index, way } of letters) {
+  const tickets = Float64Array.from(letters, ({ ticket }) => ticket);
+  const arrived =
+    count === 1
+      ? core.transfers.transferIn(tickets[0]!) >= 0
+      : core.acceptAll(tickets, new Int32Array(count), count) < 0;
+  for (const { index, ticket } of letters) {
     if (!arrived) {
       const mine = holderOf(state.control.words[index]!) === state.sides[worker]!.number;
       assert.ok(!mine || state.holder[index] === worker, `block ${String(index)} came, though not all did`);
       continue;
     }
-    assert.ok(!state.accepted.has(way), `block ${String(index)} was accepted twice`);
-    state.accepted.add(way);
+    assert.ok(!state.accepted.has(ticket), `block ${String(index)} was accepted twice`);
+    state.accepted.add(ticket);
     state.holder[index] = worker;
   }
 }
@@ -196,9 +199,26 @@ const contendForTwo: Operation<State> = (state, worker) => {
   contend(state, worker, 2);
 };
 
+const recall: Operation<State> = (state, worker) => {
+  const { core } = state.sides[worker]!;
+  for (const index of core.recall()) {
+    const { ticket } = state.mail.findLast((letter) => letter.index === index && letter.giver === worker)!;
+    assert.ok(!state.accepted.has(ticket), `block ${String(index)} was recalled and accepted`);
+    state.accepted.add(ticket);
+    state.holder[index] = worker;
+  }
+  // Not even those that a bulk accept put back in transit.
+  assert.equal(core.transfers.inTransit().length, 0, 'a block is in transit after a recall of all');
+};
+
 const both: Operation<State> = (state, worker) => {
   const indices = new Int32Array(2);
-  if (!state.sides[worker]!.pool.tryAllocIndexBulk(indices)) return;
+  try {
+    state.sides[worker]!.pool.allocIndexBulk(indices);
+  } catch (error) {
+    if (error instanceof DmaOutOfMemoryError) return;
+    throw error;
+  }
   for (let i = 0; i < 2; i++) {
     const index = indices[i]!;
     assert.equal(state.holder[index], -1, `block ${String(index)} is in two hands`);
@@ -214,7 +234,7 @@ const giveAll: Operation<State> = ({ sides, holder }, worker) => {
 };
 
 const draw: Operation<State> = ({ sides, waiting }, worker) => {
-  const ticket = sides[worker]!.core.draw();
+  const ticket = sides[worker]!.core.joinQueue();
   assert.ok(ticket >= 0, 'there is room in the queue');
   waiting.push({ ticket, worker, busy: false });
 };
@@ -241,7 +261,7 @@ const giveUp: Operation<State> = ({ sides, waiting }, worker) => {
   const mine = waiting.find((each) => each.worker === worker);
   if (mine === undefined) return;
   mine.busy = true;
-  sides[worker]!.core.giveUp(mine.ticket);
+  sides[worker]!.core.leaveQueue(mine.ticket);
   waiting.splice(waiting.indexOf(mine), 1);
 };
 
@@ -249,7 +269,7 @@ const giveUp: Operation<State> = ({ sides, waiting }, worker) => {
 function serveTheRest(state: State): void {
   const { control, sides, dead, waiting } = state;
   const living = (worker: number): boolean => !dead.has(worker);
-  for (const [worker, { core }] of sides.entries()) if (living(worker)) core.heed();
+  for (const [worker, { core }] of sides.entries()) if (living(worker)) core.returnIdleBlocks();
   for (const mine of [...waiting].sort((a, b) => a.ticket - b.ticket)) {
     if (!living(mine.worker)) continue;
     const { core } = sides[mine.worker]!;
@@ -257,7 +277,7 @@ function serveTheRest(state: State): void {
     const index = core.serve(mine.ticket);
     assert.equal(index >= 0, inHands < BLOCKS, 'who waits gets what is free');
     if (index >= 0) served(state, mine, index);
-    else core.giveUp(mine.ticket);
+    else core.leaveQueue(mine.ticket);
   }
   waiting.length = 0;
 }
@@ -312,7 +332,7 @@ function check(state: State): void {
   }
   // All that is nobody's can be had again.
   for (const [worker, { core, number }] of sides.entries()) {
-    if (!dead.has(worker) && worker !== living) core.giveBack(BLOCKS);
+    if (!dead.has(worker) && worker !== living) core.flush(BLOCKS);
     assert.ok(number > 0);
   }
   let held = 0;
@@ -340,7 +360,7 @@ function scenario(inDepot: boolean, workers: readonly (readonly Operation<State>
       let hash = 17;
       for (const value of [
         ...holder,
-        ...mail.flatMap(({ index, way, giver }) => [index, way, giver]),
+        ...mail.flatMap(({ index, ticket, giver }) => [index, ticket, giver]),
         -9,
         ...accepted,
         -9,
@@ -377,6 +397,12 @@ export const rivals: Scenario<State> = scenario(false, [
   [take, send, take, send],
   [contendForOne, give, contendForTwo, giveAll],
   [contendForTwo, giveAll, contendForOne, give],
+]);
+
+export const recalls: Scenario<State> = scenario(false, [
+  [both, send, send, recall],
+  [contendForTwo, giveAll],
+  [contendForOne, give],
 ]);
 
 export const waiters: Scenario<State> = scenario(true, [

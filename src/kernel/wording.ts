@@ -1,0 +1,20 @@
+/** Linux's wording of places in memory and of a pool's reports. */
+import type { ReportTexts } from '../pool/hooks.ts';
+
+/**
+ * A place in memory as Linux prints a pointer: 16 hex digits. Linux prints a hash, so that logs do not reveal where the
+ * kernel lies; here it is the offset in the memory source's buffer, which reveals nothing either.
+ */
+export function pointer(byteOffset: number): string {
+  return byteOffset.toString(16).padStart(16, '0');
+}
+
+/** A DMA address as Linux prints it with `%pad`: `0x` and 16 hex digits. */
+export function pad(dma: number): string {
+  return `0x${dma.toString(16).padStart(16, '0')}`;
+}
+
+export const LINUX_TEXTS: ReportTexts = {
+  busy: (name, holders) => `dma_pool_destroy ${name} busy\n  ${holders}`,
+  corrupted: (name, byteOffset, details) => `dma_pool_alloc ${name}, ${pointer(byteOffset)} (corrupted)\n  ${details}`,
+};
