@@ -64,11 +64,19 @@ async function* rawBytes(source: TraceSource): AsyncGenerator<Uint8Array> {
   } else if (isInstance(source, Uint8Array)) {
     yield source;
   } else {
-    for await (const chunk of opened(source)) {
-      checkBytes('a chunk of source', chunk);
-      yield chunk;
+    const chunks = opened(source);
+    if (Symbol.iterator in chunks) {
+      // Not `for await`: it awaits each chunk before it can be checked, and a revoked proxy throws at that.
+      for (const chunk of chunks) yield checked(chunk);
+    } else {
+      for await (const chunk of chunks) yield checked(chunk);
     }
   }
+}
+
+function checked(chunk: unknown): Uint8Array {
+  checkBytes('a chunk of source', chunk);
+  return chunk;
 }
 
 /**

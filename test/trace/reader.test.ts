@@ -173,6 +173,17 @@ test('typed arrays of other elements are no sources, detached or not', async () 
   }
 });
 
+test('a chunk that is none is refused, whatever it is', async () => {
+  const { proxy, revoke } = Proxy.revocable({}, {});
+  revoke();
+  for (const chunk of [proxy, null, 'text', new Int32Array(4), Promise.resolve(new Uint8Array(1))]) {
+    await assert.rejects(eventsOf([chunk] as unknown as Uint8Array[]), {
+      code: 'ERR_DMAPOOL_INVALID_ARGUMENT',
+      argument: 'a chunk of source',
+    });
+  }
+});
+
 test('control characters are refused, and printed as escapes', async () => {
   for (const [character, escape] of [
     ['\u001b', '\\u001b'],
