@@ -107,6 +107,8 @@ export class History {
   #nested = 0;
   /** Devices in the middle of a detach, which ends their pools one by one. */
   readonly #detaching = new Set<Device>();
+  /** Devices in the middle of a reclaim. */
+  readonly #reclaiming = new Set<Device>();
   #stamp = 0;
   #waits = 0;
 
@@ -591,13 +593,18 @@ export class History {
     this.#note(`${device.name}: reclaim`);
     for (const subject of this.#subjects) {
       if (subject.device !== device || subject.state !== 'destroyed') continue;
+      if (this.#isEnding(subject) && !isDestroyed(subject.pool)) continue;
       subject.state = 'gone';
       subject.held.clear();
     }
+    const outermost = !this.#reclaiming.has(device);
+    this.#reclaiming.add(device);
     try {
       device.reclaim();
     } catch (error) {
       if (!(error instanceof DmaError && error.code === 'ERR_DMAPOOL_RELEASE')) throw error;
+    } finally {
+      if (outermost) this.#reclaiming.delete(device);
     }
   }
 
@@ -760,6 +767,11 @@ export class History {
       for (const dma of subject.corrupted) if (dma >= memory.dma && dma < end) subject.corrupted.delete(dma);
       for (const { dma, index } of subject.held.values()) {
         if (dma >= memory.dma && dma < end) {
+          // Destroyed in the middle of a reclaim, before its turn came.
+          if (subject.shared && subject.state !== 'open' && this.#reclaiming.has(subject.device)) {
+            subject.held.delete(dma);
+            continue;
+          }
           return `memory went back to the source while block ${String(index)} of ${subject.name} in it was held`;
         }
       }
@@ -876,6 +888,17 @@ export class History {
     const expected = Math.min(blocks - quarantined, options.maxBlocks ?? Infinity);
     this.#note(`${subject.name}: drained to ${String(subject.held.size)} of ${String(expected)}`);
     assert.equal(subject.held.size, expected, 'blocks that are neither out, nor free, nor in quarantine');
+  }
+}
+
+/** True for a pool that takes no pages any more. */
+function isDestroyed(pool: DmaPool): boolean {
+  try {
+    pool.reserve(0);
+    return false;
+  } catch (error) {
+    if (error instanceof DmaError && error.code === 'ERR_DMAPOOL_DESTROYED') return true;
+    throw error;
   }
 }
 
