@@ -242,14 +242,17 @@ export abstract class HotPath<B extends Indexed = Indexed> {
 
   free(block: B): void {
     let index: number;
+    let current: B | undefined;
     try {
       ({ index } = block);
+      current = this.#objects[index];
     } catch {
-      // For callers from JavaScript: nothing at all is a typed error too. (To catch costs less than to look first.)
+      // For callers from JavaScript: nothing at all is a typed error too, and an index that is no key of any object. (To
+      // catch costs less than to look first.)
       throw this.notOurs(block);
     }
     // That the table has this very object says at once that it is a block, of this pool, and current.
-    if (this.#objects[index] !== block) throw this.notOurs(block);
+    if (current !== block) throw this.notOurs(block);
     const words = this.#words;
     const out = (this.#allocations - this.#frees) & COUNT_MASK;
     if (words[index] !== this.#mark || out <= this.#fewestOut) {

@@ -59,6 +59,7 @@ test('no value makes an error about it fail', () => {
     Object.create(null),
     2n ** 5000n,
     'x'.repeat(1e6),
+    { index: [Symbol('a')] },
   ]) {
     const error = throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => made.dmaOf(value as number));
     assert.ok(error.message.length < 400, 'and the message is short');
