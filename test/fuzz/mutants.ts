@@ -59,8 +59,8 @@ export const mutants: readonly Mutant[] = [
   allocator(
     STORE,
     'the limit is off by one',
-    'return this.#list.owned < this.#maxBlocks;',
-    'return this.#list.owned <= this.#maxBlocks;',
+    'return this.#list.owned < this.#limit;',
+    'return this.#list.owned <= this.#limit;',
   ),
   allocator(
     STORE,
