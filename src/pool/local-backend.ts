@@ -78,6 +78,8 @@ export class LocalBackend implements PoolBackend {
   #callsOut = 0;
 
   #quarantined = 0;
+  /** Blocks in quarantine only while the log is told of them: they count for the limit. */
+  #withheld = 0;
   #corrupted = 0;
   #failures = 0;
   #waits = 0;
@@ -153,14 +155,18 @@ export class LocalBackend implements PoolBackend {
     return this.#carve() ? this.#list.pop() : NO_TABLES;
   }
 
+  get #limit(): number {
+    return this.#maxBlocks - this.#withheld;
+  }
+
   #roomForMore(): boolean {
-    return this.#list.owned < this.#maxBlocks;
+    return this.#list.owned < this.#limit;
   }
 
   /** Puts a run of fresh blocks on the empty list, if there are any and the limit allows. False: no tables for them. */
   #carve(): boolean {
     const { slot } = this.#fresh;
-    const room = this.#maxBlocks - this.#list.owned;
+    const room = this.#limit - this.#list.owned;
     if (slot < 0 || room <= 0) return true;
     const carved = this.pages.carvedOf(slot);
     const count = Math.min(this.#perPage - carved, room, CARVED_AT_ONCE);
@@ -203,9 +209,12 @@ export class LocalBackend implements PoolBackend {
       this.#corrupted++;
       this.#list.uncount(1);
       this.#quarantine(index, 1);
+      const returns = hooks.quarantines ? 0 : 1;
+      this.#withheld += returns;
       this.#callOut(() => {
         this.#device.report('error', `${this.#options.name} corrupted`, trouble);
       });
+      this.#withheld -= returns;
       if (hooks.quarantines || this.#state !== 'open' || this.#list.word(index) !== QUARANTINED) return false;
       this.#quarantine(index, -1);
       this.#list.uncount(-1);
@@ -235,11 +244,11 @@ export class LocalBackend implements PoolBackend {
       for (;;) {
         const { out, owned } = this.#list;
         const missing = count - (owned - out);
-        if (missing <= Math.min(this.#fresh.count, this.#maxBlocks - owned)) {
+        if (missing <= Math.min(this.#fresh.count, this.#limit - owned)) {
           intake.slots.clear();
           return 0;
         }
-        if (missing > this.#maxBlocks - owned) return AT_LIMIT;
+        if (missing > this.#limit - owned) return AT_LIMIT;
         if (!grow) return NO_PAGE_ALLOWED;
         if (!goesOn) return NO_MEMORY;
         const slot = this.#openPage();

@@ -84,6 +84,30 @@ test('without quarantine the block is reported and handed out all the same', () 
   assert.equal(pool.statistics().quarantined, 0);
 });
 
+test('without quarantine a block counts against the limit while the log is told of it', () => {
+  let taken = 0;
+  const log = {
+    error: () => {
+      while (pool.tryAllocIndex() >= 0) taken++;
+    },
+    warn: () => undefined,
+    info: () => undefined,
+  };
+  const device = new Device({ name: 'hc', memory: new HeapMemory(), log });
+  const pool: DmaPool = DmaPool.create('qtd', device, { size: 64, maxBlocks: 2, debug: { quarantine: false } });
+  const block = pool.alloc();
+  const bytes = pool.bytesOf(block.index);
+  pool.free(block);
+  bytes[5] = 0;
+  pool.alloc();
+  assert.equal(taken, 1);
+  const { active, quarantined, blocks } = pool.statistics();
+  assert.deepEqual([active, quarantined, blocks], [2, 0, 64]);
+  throwsCode('ERR_DMAPOOL_LIMIT', () => {
+    pool.reserve(1);
+  });
+});
+
 test('blocks in quarantine do not count against the limit', () => {
   const { pool } = makePool({ maxBlocks: 2 });
   const first = pool.alloc();
