@@ -24,7 +24,7 @@ for (const name of ['threeWorkers', 'fresh', 'transfers', 'rivals', 'recalls', '
   for (const options of BOUNDS) {
     const { preemptions, kills = 0 } = options;
     test(`${name}: 3 workers, up to 4 operations each, ${String(preemptions)} preemptions, ${String(kills)} kills`, (t) => {
-      const result = explore(loadPool().scenario(name), { ...options, merge: true, maxMilliseconds: 240_000 });
+      const result = explore(loadPool().scenario(name), { ...options, merge: true, maxMilliseconds: 1_800_000 });
       t.diagnostic(describe(name, result));
       assert.ok(result.complete, result.violation?.message);
     });
@@ -131,7 +131,7 @@ const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] 
     'a recall does not wait for a bulk accept',
     'recalls',
     replaceText(core, 'this.#enter();\n    const recalled', 'const recalled'),
-    { preemptions: 2 },
+    { preemptions: 3 },
   ],
 ];
 
