@@ -20,7 +20,7 @@ import { compilerOptions, root } from './entry-points.ts';
 import { assertPrinted } from './printed.ts';
 
 // Inside the project, so that the package finds itself by name.
-const scratch = join(root, 'dist', 'examples');
+const scratch = join(root, 'dist', 'doc-examples');
 
 interface Example {
   readonly name: string;
@@ -97,7 +97,7 @@ function run(args: readonly string[]): string {
 
 /** Names of our scratch files, as a reader would call theirs. */
 function generalise(printed: string): string {
-  return printed.replace(/(?:file:\/\/)?\/\S*\/dist\/examples\/[^\s:]+\.[jt]s/g, 'driver.ts');
+  return printed.replace(/(?:file:\/\/)?\/\S*\/dist\/doc-examples\/[^\s:]+\.[jt]s/g, 'driver.ts');
 }
 
 test('examples in the documentation and in doc comments compile and run', async (t) => {
