@@ -64,7 +64,7 @@ export let isDevice: (value: unknown) => value is Device;
  * So pages are counted, while memory of other callers is remembered one by one: a page costs its device no memory.
  */
 export let allocPage: (device: Device, size: number, node: number) => CoherentMemory | null;
-export let freePage: (device: Device, page: CoherentMemory) => void;
+export let freePage: (device: Device, page: CoherentMemory, size: number) => void;
 
 /**
  * Who does the DMA: a name, what addresses it reaches, where its memory comes from, and what is released with it.
@@ -96,7 +96,9 @@ export class Device implements DmaTarget, Disposable {
    * Memory from elsewhere that is given back here does not count: `highest >= the last byte of any live memory`.
    */
   #pages = 0;
-  readonly #live = new Set<CoherentMemory>();
+  /** Other memory, with its bytes as they were asked for. */
+  readonly #live = new Map<CoherentMemory, number>();
+  #bytes = 0;
   #highest = 0;
   readonly #log: DeviceLog;
   readonly #limiter = new RateLimiter();
@@ -148,6 +150,11 @@ export class Device implements DmaTarget, Disposable {
     return this.#dmaMask;
   }
 
+  /** Bytes of the memory that the device has: pages of its pools, and memory from {@link Device.allocCoherent}. */
+  get bytesAllocated(): number {
+    return this.#bytes;
+  }
+
   /**
    * Says anew what the device reaches (Linux: `dma_set_mask_and_coherent`).
    *
@@ -175,7 +182,10 @@ export class Device implements DmaTarget, Disposable {
    */
   allocCoherent(size: number, node: number = this.numaNode): CoherentMemory | null {
     const memory = this.#alloc(size, node);
-    if (memory !== null) this.#live.add(memory);
+    if (memory !== null) {
+      this.#live.set(memory, size);
+      this.#bytes += size;
+    }
     return memory;
   }
 
@@ -211,13 +221,15 @@ export class Device implements DmaTarget, Disposable {
   /** Gives memory from {@link Device.allocCoherent} back. @throws {@link DmaMappingError} for anything else. */
   freeCoherent(memory: CoherentMemory): void {
     // Taken out before the call: the source may hand out the same object again during it.
-    const ours = this.#live.delete(memory);
+    const ours = this.#live.get(memory);
+    this.#live.delete(memory);
     try {
       this.memory.freeCoherent(memory, this);
     } catch (error) {
-      if (ours) this.#live.add(memory);
+      if (ours !== undefined) this.#live.set(memory, ours);
       throw error;
     }
+    this.#bytes -= ours ?? 0;
     this.#forgetHighest();
   }
 
@@ -354,12 +366,16 @@ export class Device implements DmaTarget, Disposable {
     isDevice = (value): value is Device => typeof value === 'object' && value !== null && #dmaMask in value;
     allocPage = (device, size, node) => {
       const page = device.#alloc(size, node);
-      if (page !== null) device.#pages++;
+      if (page !== null) {
+        device.#pages++;
+        device.#bytes += size;
+      }
       return page;
     };
-    freePage = (device, page) => {
+    freePage = (device, page, size) => {
       device.memory.freeCoherent(page, device);
       device.#pages--;
+      device.#bytes -= size;
       device.#forgetHighest();
     };
   }

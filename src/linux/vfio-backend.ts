@@ -1,8 +1,8 @@
 /** A PCI function of this system, through VFIO. */
 import { closeSync, readSync, writeSync } from 'node:fs';
 import { DmaReleaseError } from '../errors.ts';
-import type { BarInfo, InterruptBackend, InterruptKind, PciBackend } from '../pci/backend.ts';
-import { PciGoneError } from '../pci/error.ts';
+import type { BarInfo, InterruptBackend, InterruptKind, PciBackend, RawConfigSpace } from '../pci/backend.ts';
+import { PciError } from '../pci/error.ts';
 import { CONVENTIONAL_CONFIG_SIZE, PCI_BARS, PCI_CAPABILITY, PCI_COMMAND, PCI_CONFIG } from '../pci/registers.ts';
 import { EFD_CLOEXEC, EFD_NONBLOCK, libc } from './libc.ts';
 import {
@@ -34,8 +34,8 @@ const BAR_IO = 1;
 const BAR_64 = 4;
 const BAR_PREFETCHABLE = 8;
 
-/** Revision and class of nobody. */
-const NOBODY = 0xffff_ffff;
+/** Revision and class of a device that is off the bus. */
+const ALL_ONES = 0xffff_ffff;
 
 export class VfioBackend implements PciBackend {
   readonly address: string;
@@ -86,6 +86,22 @@ export class VfioBackend implements PciBackend {
     }
   }
 
+  /**
+   * Past `removed`: a device that the system requests, or that failed, goes on with its DMA.
+   */
+  readonly rawConfig: RawConfigSpace = {
+    // eslint-disable-next-line @typescript-eslint/require-await -- what is thrown is to be a rejection
+    read: async (offset, width) => {
+      this.#checkOpen();
+      return this.#readDevice(offset, width);
+    },
+    // eslint-disable-next-line @typescript-eslint/require-await -- as above
+    write: async (offset, width, value) => {
+      this.#checkOpen();
+      this.#writeDevice(offset, width, value);
+    },
+  };
+
   get removed(): AbortSignal {
     return this.#removed.signal;
   }
@@ -95,13 +111,24 @@ export class VfioBackend implements PciBackend {
     return this.#fd;
   }
 
-  // eslint-disable-next-line @typescript-eslint/require-await -- what is thrown is to be a rejection
+  // eslint-disable-next-line @typescript-eslint/require-await -- as above
   async readConfig(offset: number, width: 8 | 16 | 32): Promise<number> {
     this.#guard();
-    const value = this.#readConfig(offset, width >> 3);
-    // Who asks for the vendor wants to know whether anybody is there, and the kernel answers from its memory.
-    if (offset < PCI_CONFIG.command && this.#readFromDevice() === NOBODY) return 2 ** width - 1;
-    return value;
+    return this.#readDevice(offset, width);
+  }
+
+  /** All ones when the device is off the bus. */
+  #readDevice(offset: number, width: 8 | 16 | 32): number {
+    try {
+      const value = this.#readConfig(offset, width >> 3);
+      // The kernel answers for the vendor from its memory, but a read of the vendor means: is there a device?
+      if (offset < PCI_CONFIG.command && this.#readFromDevice() === ALL_ONES) return 2 ** width - 1;
+      return value;
+    } catch (error) {
+      // The kernel knows that the device is disconnected, and does not read it any more.
+      if ((error as NodeJS.ErrnoException).code === 'ENODEV') return 2 ** width - 1;
+      throw error;
+    }
   }
 
   /**
@@ -115,6 +142,10 @@ export class VfioBackend implements PciBackend {
   // eslint-disable-next-line @typescript-eslint/require-await -- as above
   async writeConfig(offset: number, width: 8 | 16 | 32, value: number): Promise<void> {
     this.#guard();
+    this.#writeDevice(offset, width, value);
+  }
+
+  #writeDevice(offset: number, width: 8 | 16 | 32, value: number): void {
     const length = width >> 3;
     const covers = (register: number): boolean => register >= offset && register < offset + length;
     // Before anything may end: until it is known again, nobody touches what is mapped.
@@ -175,9 +206,16 @@ export class VfioBackend implements PciBackend {
   }
 
   /** By the kernel, by whatever means it knows for the device. False when it knows none. */
-  reset(): Promise<boolean> {
-    this.#guard();
-    return Promise.resolve(this.#reset());
+  // eslint-disable-next-line @typescript-eslint/require-await -- as above
+  async reset(): Promise<boolean> {
+    this.#checkOpen();
+    return this.#reset();
+  }
+
+  /** Removes the IOMMU mappings, and then the memory from the process. */
+  // eslint-disable-next-line @typescript-eslint/require-await -- as above
+  async isolate(): Promise<void> {
+    this.memory.close();
   }
 
   #reset(): boolean {
@@ -199,7 +237,7 @@ export class VfioBackend implements PciBackend {
         errors.push(error);
       }
     };
-    // First of all it must be quiet, also when the function was called gone because the system wants it back.
+    // Its own check: a backend is closed without a function too, where opening that failed.
     attempt(() => {
       const command = this.#readConfig(PCI_CONFIG.command, 2);
       this.#writeConfig(PCI_CONFIG.command, 2, command & ~PCI_COMMAND.busMaster);
@@ -246,7 +284,13 @@ export class VfioBackend implements PciBackend {
     return this.#decoding || this.#ports[bar] === true;
   }
 
+  /** The number of a closed file may be another file's. */
+  #checkOpen(): void {
+    if (this.#closed) throw new PciError('ERR_DMAPOOL_PCI_CLOSED', this.address, 'it was closed');
+  }
+
   #guard(): void {
+    this.#checkOpen();
     this.removed.throwIfAborted();
     if (this.#failure === null) return;
     const failure = this.#failure;
@@ -299,7 +343,7 @@ export class VfioBackend implements PciBackend {
     this.#decoding = !asleep && (command & PCI_COMMAND.memory) !== 0;
   }
 
-  /** The system may want the device back (unbind, unplugging): it waits until we close it. */
+  /** The kernel requests the release of the device (unbind, hot-unplug), and waits until it is closed. The device still runs. */
   #watchRequests(): void {
     const eventfd = libc().eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     this.#request = eventfd;
@@ -312,7 +356,8 @@ export class VfioBackend implements PciBackend {
     }
     this.#requestTimer = setInterval(() => {
       if (!libc().takeEvents(eventfd) || this.removed.aborted) return;
-      this.#removed.abort(new PciGoneError(this.address, 'the system wants it back and waits until it is closed'));
+      const message = 'the kernel requests its release (unbind or hot-unplug) and waits until it is closed';
+      this.#removed.abort(new PciError('ERR_DMAPOOL_PCI_RELEASE_REQUESTED', this.address, message));
     }, REQUEST_INTERVAL).unref();
   }
 

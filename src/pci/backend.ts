@@ -65,6 +65,14 @@ export interface InterruptBackend {
   close(): Promise<void>;
 }
 
+/** The configuration space of a function, without any check whether a driver may still use the function. */
+export interface RawConfigSpace {
+  /** As {@link PciBackend.readConfig}, but it goes on reading after {@link PciBackend.removed} was aborted. */
+  read(offset: number, width: 8 | 16 | 32): Promise<number>;
+  /** As {@link PciBackend.writeConfig}, but it goes on writing after {@link PciBackend.removed} was aborted. */
+  write(offset: number, width: 8 | 16 | 32, value: number): Promise<void>;
+}
+
 /**
  * One PCI function as its home gives it: to be implemented by homes, and made a {@link PciFunction} of by
  * `PciFunction.open`. Arguments were checked by the caller: offsets are in range and aligned, values are unsigned and
@@ -121,8 +129,18 @@ export interface PciBackend {
   readonly bars: readonly BarInfo[];
   /** Where the function's coherent memory comes from. */
   readonly memory: CoherentAllocator;
-  /** Aborted when the function goes away, with an `Error` as its reason that every access fails with from then on. */
+  /**
+   * Aborted when the driver has to let go of the function: it is gone, it failed, or the system requests it. The reason is an
+   * `Error`, which every access of drivers fails with from then on. It says nothing about DMA: see {@link PciBackend.rawConfig}.
+   */
   readonly removed: AbortSignal;
+  /**
+   * Configuration space for `PciFunction.stopDma` and `close`, which need it also after {@link PciBackend.removed} was aborted:
+   * a function that the system requests goes on with its DMA until bus mastering is off. Reads give all ones when the function
+   * is off the bus, which is proof that it does no DMA: never otherwise. Default: `readConfig` and `writeConfig`. Where those
+   * reject after `removed`, the memory of a function that is removed is never released.
+   */
+  readonly rawConfig?: RawConfigSpace;
 
   /**
    * Reads configuration space, after all posted writes. All ones where nobody answers (PCI 3.0, 6.1).
@@ -188,22 +206,30 @@ export interface PciBackend {
   openInterrupts(kinds: readonly InterruptKind[], vectors: number): Promise<InterruptBackend | null>;
   /**
    * A reset by means of the home, instead of those that PCI offers (function-level reset: PCI Express 4.0, 6.6.2). What
-   * the header of configuration space had is given back by the caller.
+   * the header of configuration space had is given back by the caller. Works also after {@link PciBackend.removed} was aborted.
    *
-   * @returns true if it was done; DMA has then stopped.
+   * @returns true if it was done; DMA has then stopped. False when the home has no reset for the function. Rejects when the
+   *   reset failed, which says nothing about DMA.
    */
   reset?(): Promise<boolean>;
   /**
-   * The driver is gone and had not switched bus mastering off: the home makes sure that none of the function's transfers
-   * is under way any more. Its memory is given back afterwards. Not needed where {@link PciBackend.memory} is the function's
-   * own and {@link PciBackend.close} resets it before the memory is anybody else's.
+   * Bus mastering was switched off while the device may have been at work: the home makes sure that none of the function's
+   * transfers is under way any more. Not needed where a read of configuration space does, as on PCI, whose reads push posted
+   * writes ahead of them.
    *
    * @returns a promise that rejects when that can't be made sure: the memory is then kept.
    */
   settle?(): Promise<void>;
   /**
-   * The driver is done: bus mastering is off and its memory was given back. Called once, also when the function is
-   * gone.
+   * Takes all memory out of the function's reach, whatever the function does: removes its IOMMU mappings. The last means of
+   * `PciFunction.close`, for a function that nothing else stops; the function is of no use afterwards.
+   *
+   * @returns a promise that rejects when that can't be made sure: the memory is then kept.
+   */
+  isolate?(): Promise<void>;
+  /**
+   * The driver is done: the function is proven to do no DMA, and its memory was given back. Called once, also when the
+   * function is gone; not called while the function may do DMA.
    */
   close(): Promise<void>;
 }

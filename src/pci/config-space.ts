@@ -15,6 +15,9 @@ export interface PciCapability {
   readonly version: number;
 }
 
+/** What it needs of the function's backend. @internal */
+export type ConfigBackend = Pick<PciBackend, 'address' | 'configSize' | 'readConfig' | 'writeConfig'>;
+
 /** Capabilities begin behind the header and are aligned to 4 bytes: no list can be longer than this. */
 const FIRST_CAPABILITY = 0x40;
 
@@ -34,13 +37,19 @@ const FIRST_CAPABILITY = 0x40;
  * ```
  */
 export class ConfigSpace {
-  readonly #backend: PciBackend;
+  readonly #backend: ConfigBackend;
   readonly #guard: () => void;
+  readonly #onCommand: ((command: number) => void) | undefined;
 
-  /** @internal @param guard Throws when the function must not be used any more. */
-  constructor(backend: PciBackend, guard: () => void) {
+  /**
+   * @internal
+   * @param guard Throws when the function must not be used any more.
+   * @param onCommand Called with the low bits of the command register before they are written.
+   */
+  constructor(backend: ConfigBackend, guard: () => void, onCommand?: (command: number) => void) {
     this.#backend = backend;
     this.#guard = guard;
+    this.#onCommand = onCommand;
   }
 
   /** Bytes: 256, or 4096 where the home reaches the extended space of PCI Express. */
@@ -202,6 +211,8 @@ export class ConfigSpace {
   async #write(offset: number, width: 8 | 16 | 32, value: number): Promise<void> {
     this.#check(offset, width);
     checkInteger('value', value, -(2 ** (width - 1)), 2 ** width - 1);
+    // The command register begins at a multiple of 4: its low bits are at the beginning of whatever access has them.
+    if (offset === PCI_CONFIG.command) this.#onCommand?.(value);
     await this.#backend.writeConfig(offset, width, value < 0 ? value + 2 ** width : value);
   }
 

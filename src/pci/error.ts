@@ -3,6 +3,9 @@ import { DmaError } from '../errors.ts';
 /** Why a PCI function could not do what was asked. */
 export type PciErrorCode =
   | 'ERR_DMAPOOL_PCI_GONE'
+  | 'ERR_DMAPOOL_PCI_RELEASE_REQUESTED'
+  | 'ERR_DMAPOOL_PCI_FAULT'
+  | 'ERR_DMAPOOL_PCI_DMA_ACTIVE'
   | 'ERR_DMAPOOL_PCI_CLOSED'
   | 'ERR_DMAPOOL_PCI_BUSY'
   | 'ERR_DMAPOOL_PCI_NOT_FOUND'
@@ -12,7 +15,9 @@ export type PciErrorCode =
 /**
  * A PCI function could not do what was asked: it has no such BAR or capability (`ERR_DMAPOOL_PCI_UNSUPPORTED`), somebody
  * has it open (`ERR_DMAPOOL_PCI_BUSY`), it was closed (`ERR_DMAPOOL_PCI_CLOSED`), there is none of that address
- * (`ERR_DMAPOOL_PCI_NOT_FOUND`), or what it says of itself makes no sense (`ERR_DMAPOOL_PCI_PROTOCOL`).
+ * (`ERR_DMAPOOL_PCI_NOT_FOUND`), what it says of itself makes no sense (`ERR_DMAPOOL_PCI_PROTOCOL`), the kernel requests
+ * its release (`ERR_DMAPOOL_PCI_RELEASE_REQUESTED`), it reported an uncorrectable error (`ERR_DMAPOOL_PCI_FAULT`), or its DMA
+ * could not be stopped (`ERR_DMAPOOL_PCI_DMA_ACTIVE`).
  */
 export class PciError extends DmaError {
   declare readonly code: PciErrorCode;
@@ -27,7 +32,7 @@ export class PciError extends DmaError {
 
 /**
  * The function is gone: it was unplugged, or does not answer any more (its vendor ID reads all ones). Nothing it was
- * told to do will be done; memory given to it can be taken back.
+ * told to do will be done. Its memory is released after `PciFunction.stopDma`, as always.
  */
 export class PciGoneError extends PciError {
   declare readonly code: 'ERR_DMAPOOL_PCI_GONE';

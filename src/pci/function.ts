@@ -9,10 +9,10 @@
  */
 import { Device } from '../device/device.ts';
 import type { DeviceLog } from '../device/log.ts';
-import { type OptionNames, readOptions } from '../arguments.ts';
+import { checkFunction, checkInteger, type OptionNames, readOptions } from '../arguments.ts';
 import { DmaArgumentError, DmaReleaseError } from '../errors.ts';
 import type { CoherentAllocator } from '../memory/coherent.ts';
-import { checkBackend, type PciBackend } from './backend.ts';
+import { checkBackend, type PciBackend, type RawConfigSpace } from './backend.ts';
 import { Bar, type BarOwner, checkBarIndex } from './bar.ts';
 import { ConfigSpace } from './config-space.ts';
 import { PciError } from './error.ts';
@@ -24,6 +24,7 @@ import {
   PollingInterrupts,
 } from './interrupts.ts';
 import { PCI_CAPABILITY, PCI_COMMAND, PCI_CONFIG } from './registers.ts';
+import { type DmaStopped, Proof, proveStopped, STEP_TIME, type StopDmaOptions, within } from './stop.ts';
 
 /** What a function says it is (PCI 3.0, 6.2.1 and 6.2.4). Drivers choose by it what they can drive. */
 export interface PciIdentity {
@@ -60,9 +61,16 @@ export interface PciOpenOptions {
 }
 
 const OPEN_OPTIONS: OptionNames<PciOpenOptions> = { log: true, memory: true, dmaMask: true };
+const STOP_OPTIONS: OptionNames<StopDmaOptions> = { stop: true, timeout: true };
 /** Given by {@link PciFunction.open}: JavaScript can call a private constructor. */
 const MAKING: unique symbol = Symbol('making a function');
 
+/** The most milliseconds of a step of {@link PciFunction.stopDma}. */
+const MAX_STEP_TIME = 600_000;
+/** How often a function is stopped whose driver switches bus mastering on again meanwhile. */
+const STOP_TRIES = 3;
+/** Milliseconds that a backend may take to end what close() waits for, except for its DMA. */
+const MAX_CLOSE_TIME = 10_000;
 /** Milliseconds that a function may take after a function-level reset (PCI Express 4.0, 6.6.2). */
 const FLR_TIME = 100;
 /** Device Capabilities: Function Level Reset (PCI Express 4.0, 7.5.3.3); Device Control: Initiate it (7.5.3.4). */
@@ -122,12 +130,31 @@ export class PciFunction implements PciIdentity {
   #interrupts: Interrupts | 'opening' | null = null;
   /** The claim of the driver that has the function. */
   #claim: { readonly driver: string } | null = null;
+  #closed = false;
+  /** Its memory was released and its backend is closed or being closed. */
+  #handedBack = false;
+  /** The close that runs or succeeded. */
   #closing: Promise<void> | null = null;
   #resetting: Promise<boolean> | null = null;
+  #stopping: Promise<Proof> | null = null;
+  /** The last proof. */
+  #proof: Proof | null = null;
+  /** Bus mastering was on since the last proof. */
+  #mayBeAtWork: boolean;
+  /** How often bus mastering was switched on by the driver. */
+  #starts = 0;
+  readonly #raw: RawConfigSpace;
 
-  private constructor(key: symbol, backend: PciBackend, identity: PciIdentity, options: PciOpenOptions) {
+  private constructor(
+    key: symbol,
+    backend: PciBackend,
+    identity: PciIdentity,
+    wasBusMaster: boolean,
+    options: PciOpenOptions,
+  ) {
     if (key !== MAKING) throw new DmaArgumentError('new PciFunction', key, 'PciFunction.open() in its place');
     this.#backend = backend;
+    this.#mayBeAtWork = wasBusMaster;
     this.address = backend.address;
     this.vendorId = identity.vendorId;
     this.deviceId = identity.deviceId;
@@ -138,7 +165,13 @@ export class PciFunction implements PciIdentity {
     const guard = (): void => {
       this.#guard();
     };
-    this.config = new ConfigSpace(backend, guard);
+    this.#raw = backend.rawConfig ?? {
+      read: (offset, width) => backend.readConfig(offset, width),
+      write: (offset, width, value) => backend.writeConfig(offset, width, value),
+    };
+    this.config = new ConfigSpace(backend, guard, (command) => {
+      if ((command & PCI_COMMAND.busMaster) !== 0) this.#onBusMaster();
+    });
     const owner: BarOwner = { backend, guard, checkThere: () => this.config.checkThere() };
     this.bars = backend.bars.map((info) => new Bar(owner, info));
     const { log, memory = backend.memory, dmaMask } = options;
@@ -174,15 +207,19 @@ export class PciFunction implements PciIdentity {
       classCode: revisionAndClass >>> 8,
       revision: revisionAndClass & 0xff,
     };
-    const opened = new PciFunction(MAKING, backend, identity, checked);
+    const wasBusMaster = ((await config.read16(PCI_CONFIG.command)) & PCI_COMMAND.busMaster) !== 0;
+    const opened = new PciFunction(MAKING, backend, identity, wasBusMaster, checked);
     const decode = backend.bars.reduce((bits, { kind }) => bits | PCI_COMMAND[kind], 0);
     await config.update16(PCI_CONFIG.command, decode, PCI_COMMAND.busMaster);
     return opened;
   }
 
   /**
-   * Aborted when the function goes away: pulled out, or its whole home died. The reason is the error that every access
-   * fails with from then on. Hand it to whatever must end then.
+   * Aborted when the driver must let go of the function. The reason is the error that every access fails with from then on:
+   * {@link PciGoneError} when it was pulled out, the backend's own error when that ended, {@link PciError}
+   * `ERR_DMAPOOL_PCI_RELEASE_REQUESTED` when the system requests the function, `ERR_DMAPOOL_PCI_FAULT` when it reported an
+   * uncorrectable error. Hand the signal to whatever must end then. None of these says that DMA has stopped: see
+   * {@link PciFunction.stopDma}.
    */
   get removed(): AbortSignal {
     return this.#backend.removed;
@@ -190,7 +227,7 @@ export class PciFunction implements PciIdentity {
 
   /** True once {@link PciFunction.close} was called. */
   get closed(): boolean {
-    return this.#closing !== null;
+    return this.#closed;
   }
 
   /**
@@ -240,11 +277,13 @@ export class PciFunction implements PciIdentity {
    * @throws as {@link ConfigSpace.read8}.
    */
   async enableBusMaster(): Promise<void> {
+    this.#guard();
+    this.#onBusMaster();
     await this.config.update16(PCI_CONFIG.command, PCI_COMMAND.busMaster);
   }
 
   /**
-   * Takes the right to do DMA away. Transfers under way may still end; a reset is what makes sure.
+   * Takes the right to do DMA away. It proves nothing: before memory is released call {@link PciFunction.stopDma}.
    *
    * @throws as {@link ConfigSpace.read8}.
    */
@@ -258,15 +297,82 @@ export class PciFunction implements PciIdentity {
   }
 
   /**
+   * Stops the function's DMA and proves it: no memory that the device may reach is released without. Tries, in this order,
+   * until one is proven: `stop`, the driver's own way, and bus mastering off, read back; a reset; that the function is gone.
+   * Waits for a reset that runs first. Works after {@link PciFunction.removed} was aborted, after {@link PciFunction.close}
+   * began, and when accesses reject. Concurrent calls share one attempt, with the options of the first. Bus mastering is off
+   * afterwards; switching it on again voids the proof.
+   *
+   * @param options The driver's own way to stop the device, and how long each step may take.
+   * @throws `DmaArgumentError` for wrong options.
+   * @throws {@link PciError} `ERR_DMAPOOL_PCI_DMA_ACTIVE` when nothing could be proven: the caller keeps all memory that the
+   *   device may reach. A later call tries again. Each failure is among the `errors` of its `cause`.
+   */
+  async stopDma(options: StopDmaOptions = {}): Promise<DmaStopped> {
+    const { stop, timeout = STEP_TIME } = readOptions('options', options, STOP_OPTIONS);
+    if (stop !== undefined) checkFunction('stop', stop);
+    checkInteger('timeout', timeout, 1, MAX_STEP_TIME);
+    // With its backend the function went out of this object's hands; it was proven then.
+    if (this.#handedBack) return this.#proof!;
+    return this.#stopDma(stop, timeout, false);
+  }
+
+  #stopDma(stop: (() => Promise<void>) | undefined, timeout: number, isolate: boolean): Promise<Proof> {
+    this.#stopping ??= this.#prove(stop, timeout, isolate).finally(() => {
+      this.#stopping = null;
+    });
+    return this.#stopping;
+  }
+
+  async #prove(stop: (() => Promise<void>) | undefined, timeout: number, isolate: boolean): Promise<Proof> {
+    const backend = this.#backend;
+    for (let tries = 1; ; tries++) {
+      const starts = this.#starts;
+      const reason = await proveStopped(
+        {
+          address: this.address,
+          config: this.#raw,
+          resetting: () => this.#resetting,
+          reset: () => this.#startReset(),
+          atWork: this.#mayBeAtWork,
+          settle: backend.settle?.bind(backend),
+          isolate: isolate ? backend.isolate?.bind(backend) : undefined,
+        },
+        stop,
+        timeout,
+      );
+      if (reason === 'gone' || starts === this.#starts) {
+        this.#mayBeAtWork = false;
+        const now = this.#starts;
+        return (this.#proof = new Proof(reason, () => now === this.#starts));
+      }
+      if (tries === STOP_TRIES) {
+        const message = 'it may still do DMA: bus mastering was switched on again while it was being stopped';
+        throw this.#error('ERR_DMAPOOL_PCI_DMA_ACTIVE', message);
+      }
+    }
+  }
+
+  #onBusMaster(): void {
+    this.#starts++;
+    this.#mayBeAtWork = true;
+  }
+
+  /**
    * Resets the function, by the home's own means or a function-level reset (PCI Express 4.0, 6.6.2; it takes 100 ms),
-   * and gives it its addresses back. Bus mastering is off afterwards, DMA has stopped, and `device.reclaim()` may be
-   * called. While a reset runs, another call is part of it.
+   * and gives it its addresses back. Bus mastering is off afterwards, and DMA has stopped. While a reset runs, another call
+   * is part of it. A reset that fails proves nothing: see {@link PciFunction.stopDma}.
    *
    * @returns false when the function offers no reset: it must then be reset through its own registers.
    * @throws as {@link ConfigSpace.capabilities}.
    */
   async reset(): Promise<boolean> {
     this.#guard();
+    this.removed.throwIfAborted();
+    return this.#startReset();
+  }
+
+  #startReset(): Promise<boolean> {
     this.#resetting ??= this.#reset().finally(() => {
       this.#resetting = null;
     });
@@ -274,15 +380,32 @@ export class PciFunction implements PciIdentity {
   }
 
   async #reset(): Promise<boolean> {
-    // What was begun is finished also when the function is closed meanwhile: who opens it next needs its addresses.
-    const config = new ConfigSpace(this.#backend, () => undefined);
-    await this.#backend.flush();
+    // What was begun is finished also when the function is closed meanwhile: the next driver needs its addresses.
+    const config = this.#rawConfigSpace();
+    if (!this.removed.aborted) await this.#backend.flush();
     const command = await config.read16(PCI_CONFIG.command);
     const header = await Promise.all(HEADER_WORDS.map((offset) => config.read32(offset)));
-    if (!((await this.#backend.reset?.()) ?? false) && !(await functionLevelReset(config))) return false;
+    try {
+      if (!((await this.#backend.reset?.()) ?? false) && !(await functionLevelReset(config))) return false;
+    } catch (error) {
+      // In whatever state it is: it must not go on with DMA.
+      await config.update16(PCI_CONFIG.command, 0, PCI_COMMAND.busMaster).catch(() => undefined);
+      throw error;
+    }
     for (const [i, offset] of HEADER_WORDS.entries()) await config.write32(offset, header[i]!);
     await config.write16(PCI_CONFIG.command, command & ~PCI_COMMAND.busMaster);
     return true;
+  }
+
+  /** Past the guards: for what goes on after `removed` was aborted and after close() began. */
+  #rawConfigSpace(): ConfigSpace {
+    const { address, configSize } = this.#backend;
+    const readConfig: PciBackend['readConfig'] = (offset, width) => this.#raw.read(offset, width);
+    const writeConfig: PciBackend['writeConfig'] = (offset, width, value) => this.#raw.write(offset, width, value);
+    return new ConfigSpace({ address, configSize, readConfig, writeConfig }, () => {
+      // A reset that ends late is no longer this function's affair.
+      if (this.#handedBack) this.#guard();
+    });
   }
 
   /**
@@ -330,17 +453,23 @@ export class PciFunction implements PciIdentity {
   }
 
   /**
-   * The driver is done: a reset that runs is waited for, bus mastering off, interrupts closed, the device detached (managed
-   * pools are destroyed) and its memory reclaimed; then the home takes the function back. Closing twice is fine, and a
-   * function that is gone can be closed too.
+   * The driver is done: DMA is stopped as by {@link PciFunction.stopDma}, interrupts are closed, the device is detached
+   * (managed pools are destroyed) and its memory reclaimed; then the backend takes the function back. Closing twice is fine,
+   * and a function that is gone can be closed too.
    *
-   * A driver stops its device first, and switches bus mastering off. Where that was not done, the home sees to it that no
-   * transfer is under way before the memory can be anybody else's; where it can't, the memory is not reclaimed.
+   * A function that nothing stops is cut off from memory where the backend can (VFIO removes its IOMMU mappings). Where it can
+   * not, all memory of the device stays reserved (`device.bytesAllocated`), the device's log says so, the function stays open
+   * for its backend, and a later call tries again.
    *
-   * @throws `DmaReleaseError` after all was tried, with what failed.
+   * @throws `DmaReleaseError` after all was tried, with what failed; {@link PciError} `ERR_DMAPOOL_PCI_DMA_ACTIVE` is among its
+   *   `errors` when memory stays reserved.
    */
   close(): Promise<void> {
-    return (this.#closing ??= this.#close());
+    this.#closed = true;
+    this.#closing ??= this.#close().finally(() => {
+      if (!this.#handedBack) this.#closing = null;
+    });
+    return this.#closing;
   }
 
   /** {@link PciFunction.close}, for `await using`. */
@@ -350,47 +479,64 @@ export class PciFunction implements PciIdentity {
 
   async #close(): Promise<void> {
     const errors: unknown[] = [];
-    const attempt = async (action: () => unknown): Promise<void> => {
+    const attempt = async (step: string, action: () => Promise<void>): Promise<void> => {
       try {
-        await action();
+        await within(MAX_CLOSE_TIME, step, action);
       } catch (error) {
-        // That the device is gone is no failure here: it can't do harm any more.
+        // After `removed` they reject by contract.
         if (!this.removed.aborted) errors.push(error);
       }
     };
-    // Not through the checks for drivers: those say that the function is closed.
-    const config = new ConfigSpace(this.#backend, () => undefined);
-    await this.#resetting?.catch(() => undefined);
-    await attempt(() => this.#backend.flush());
-    let quiet = false;
-    await attempt(async () => {
-      const command = await config.read16(PCI_CONFIG.command);
-      await config.write16(PCI_CONFIG.command, command & ~PCI_COMMAND.busMaster);
-      if ((command & PCI_COMMAND.busMaster) !== 0) await this.#backend.settle?.();
-      quiet = true;
-    });
-    const interrupts = this.#interrupts;
-    if (interrupts instanceof Interrupts) await attempt(() => interrupts.close());
-    const memoryErrors: unknown[] = [];
-    const steps = quiet || this.removed.aborted ? (['detach', 'reclaim'] as const) : (['detach'] as const);
-    for (const step of steps) {
-      try {
-        this.device[step]();
-      } catch (error) {
-        memoryErrors.push(error);
-      }
+    if (!this.removed.aborted) await attempt('flushing posted writes', () => this.#backend.flush());
+    let proof: Proof | null = null;
+    try {
+      // An attempt of the driver's that runs may not isolate the function.
+      await this.#stopping?.catch(() => undefined);
+      proof = await this.#stopDma(undefined, STEP_TIME, true);
+    } catch (error) {
+      errors.push(error);
     }
-    await attempt(() => this.#backend.close());
-    errors.push(...memoryErrors);
+    const interrupts = this.#interrupts;
+    if (interrupts instanceof Interrupts) await attempt('closing its interrupts', () => interrupts.close());
+    if (proof === null) {
+      const bytes = String(this.device.bytesAllocated);
+      this.device.report(
+        'error',
+        'kept memory',
+        `${bytes} bytes of memory stay reserved: its DMA could not be stopped`,
+      );
+    } else {
+      this.#handedBack = true;
+      const memoryErrors = this.#releaseMemory();
+      try {
+        await this.#backend.close();
+      } catch (error) {
+        errors.push(error);
+      }
+      errors.push(...memoryErrors);
+    }
     if (errors.length > 0) throw new DmaReleaseError(`${this.address}: failed to close all of it`, errors);
   }
 
+  #releaseMemory(): unknown[] {
+    const errors: unknown[] = [];
+    for (const step of ['detach', 'reclaim'] as const) {
+      try {
+        this.device[step]();
+      } catch (error) {
+        errors.push(error);
+      }
+    }
+    return errors;
+  }
+
   #guard(): void {
-    if (this.#closing !== null) throw this.#error('ERR_DMAPOOL_PCI_CLOSED', 'it was closed');
+    if (this.#closed) throw this.#error('ERR_DMAPOOL_PCI_CLOSED', 'it was closed');
   }
 
   #error(
-    code: 'ERR_DMAPOOL_PCI_UNSUPPORTED' | 'ERR_DMAPOOL_PCI_BUSY' | 'ERR_DMAPOOL_PCI_CLOSED',
+    code:
+      'ERR_DMAPOOL_PCI_UNSUPPORTED' | 'ERR_DMAPOOL_PCI_BUSY' | 'ERR_DMAPOOL_PCI_CLOSED' | 'ERR_DMAPOOL_PCI_DMA_ACTIVE',
     message: string,
   ): PciError {
     return new PciError(code, this.address, message);

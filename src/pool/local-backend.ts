@@ -299,7 +299,7 @@ export class LocalBackend implements PoolBackend {
     if (memory === null) return NO_MEMORY;
     // The source may have called the pool meanwhile.
     if (this.#state !== 'open' || this.#outOfSlots()) {
-      freePage(this.#device, memory);
+      freePage(this.#device, memory, this.#options.geometry.allocation);
       this.#checkOpen();
       return AT_LIMIT;
     }
@@ -324,7 +324,7 @@ export class LocalBackend implements PoolBackend {
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
       // The engine has no larger table of pages.
-      freePage(this.#device, memory);
+      freePage(this.#device, memory, this.#options.geometry.allocation);
       return NO_MEMORY;
     }
   }
@@ -516,7 +516,7 @@ export class LocalBackend implements PoolBackend {
     const errors: unknown[] = [];
     for (const memory of memories) {
       try {
-        freePage(this.#device, memory);
+        freePage(this.#device, memory, this.#options.geometry.allocation);
       } catch (error) {
         errors.push(error);
       }

@@ -1,6 +1,6 @@
 /** One PCI function of a machine, as `PciFunction` wants it. */
 import type { CoherentAllocator } from '../memory/coherent.ts';
-import type { InterruptBackend, InterruptKind, PciBackend } from '../pci/backend.ts';
+import type { InterruptBackend, InterruptKind, PciBackend, RawConfigSpace } from '../pci/backend.ts';
 import { PCI_COMMAND, PCI_CONFIG, PCI_STATUS } from '../pci/registers.ts';
 import type { MachineBus } from './bus.ts';
 import type { AssignedBar, FoundFunction } from './enumerate.ts';
@@ -26,10 +26,19 @@ export class QemuPciBackend implements PciBackend {
   readonly bars: readonly AssignedBar[];
   readonly memory: CoherentAllocator;
   readonly removed: AbortSignal;
+  /** Past `removed`: all ones once the device is out or QEMU's process has ended, and not before. */
+  readonly rawConfig: RawConfigSpace = {
+    read: (offset, width) =>
+      this.#raw(2 ** width - 1, () => this.#home.bus.readConfig(this.#found.where, offset, width)),
+    write: (offset, width, value) =>
+      this.#raw(undefined, () => this.#home.bus.writeConfig(this.#found.where, offset, width, value)),
+  };
   readonly #home: FunctionHome;
   readonly #found: FoundFunction;
   readonly #gone = new AbortController();
   #leaving: Promise<void> | null = null;
+  /** Once it is removed: resolves when its DMA has ended. */
+  #off: Promise<unknown> = Promise.resolve();
   /** By the number of the register; holes where there is none. */
   readonly #byIndex: (AssignedBar | undefined)[] = [];
 
@@ -52,9 +61,27 @@ export class QemuPciBackend implements PciBackend {
     return this.#home.bus.configSize;
   }
 
-  /** The function is gone, or its machine is. */
-  remove(reason: Error): void {
+  /**
+   * The function is gone, or its machine is.
+   *
+   * @param off Resolves when its DMA has ended.
+   */
+  remove(reason: Error, off: Promise<unknown>): void {
+    this.#off = off;
     this.#gone.abort(reason);
+  }
+
+  async #raw<T>(gone: T, access: () => Promise<T>): Promise<T> {
+    if (this.#leaving !== null) await this.#leaving;
+    if (!this.removed.aborted) {
+      try {
+        return await access();
+      } catch (error) {
+        if (!this.removed.aborted) throw error;
+      }
+    }
+    await this.#off;
+    return gone;
   }
 
   /** The function is being taken out. Until that is done or given up, accesses wait: they would read what is not there. */

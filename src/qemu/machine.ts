@@ -395,7 +395,7 @@ export class QemuMachine {
     clearTimeout(this.#closedTimer);
     this.#qtest.end(error);
     this.#qmp.end(error);
-    for (const { backend } of this.#functions) backend?.remove(error);
+    for (const { backend } of this.#functions) backend?.remove(error, this.#process.ended);
     this.#options.signal?.removeEventListener('abort', this.#onAbort);
   }
 
@@ -472,7 +472,8 @@ export class QemuMachine {
   #remove(id: string): void {
     const gone = this.#functions.filter((plugged) => plugged.id === id);
     this.#functions = this.#functions.filter((plugged) => plugged.id !== id);
-    for (const { address, backend } of gone) backend?.remove(new PciGoneError(address, 'it was unplugged'));
+    for (const { address, backend } of gone)
+      backend?.remove(new PciGoneError(address, 'it was unplugged'), Promise.resolve());
   }
 }
 

@@ -167,7 +167,7 @@ void describe('NVMe through VFIO', () => {
     // By hand, since unbindFromVfio would refuse; the write returns when we have let go.
     const child = execInBackground(`echo ${NVME} > /sys/bus/pci/drivers/vfio-pci/unbind`);
     assert.ok(await within10s(() => vfio.pci.removed.aborted));
-    await assert.rejects(disk.read(0, Buffer.alloc(4096)), { code: 'ERR_DMAPOOL_PCI_GONE' });
+    await assert.rejects(disk.read(0, Buffer.alloc(4096)), { code: 'ERR_DMAPOOL_PCI_RELEASE_REQUESTED' });
     await setTimeout(100);
     assert.equal(child.exitCode, null, 'the system waits');
     await nvme.close();

@@ -1,0 +1,292 @@
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { DmaPool, DmaReleaseError } from 'dmapool';
+import { type DmaStopped, PciError, PciFunction, PciGoneError, type RawConfigSpace } from 'dmapool/pci';
+import { rejectsCode } from '../support/errors.ts';
+import { RecordingLog } from '../support/log.ts';
+import { FakeBackend } from './fake-backend.ts';
+
+const COMMAND = 4;
+const BUS_MASTER = 4;
+const DMA_ACTIVE = 'ERR_DMAPOOL_PCI_DMA_ACTIVE';
+
+/** A function in a backend whose driver accesses reject after `removed`, as those of VFIO and QEMU do. */
+class GuardedBackend extends FakeBackend {
+  /** Bus mastering can not be switched off. */
+  sticks = false;
+  /** Called before each raw access, from 1 on; what it returns is awaited. */
+  onAccess: (count: number) => Promise<void> | void = () => undefined;
+  accesses = 0;
+  onReset: () => Promise<boolean> = () => Promise.resolve(false);
+  onSettle: () => Promise<void> = () => Promise.resolve();
+  isolated = false;
+  readonly rawConfig: RawConfigSpace = {
+    read: async (offset, width) => {
+      await this.onAccess(++this.accesses);
+      return super.readConfig(offset, width);
+    },
+    write: async (offset, width, value) => {
+      await this.onAccess(++this.accesses);
+      await super.writeConfig(offset, width, offset === COMMAND && this.sticks ? value | BUS_MASTER : value);
+    },
+  };
+
+  get isBusMaster(): boolean {
+    return (this.config.getUint16(COMMAND, true) & BUS_MASTER) !== 0;
+  }
+
+  override readConfig(offset: number, width: 8 | 16 | 32): Promise<number> {
+    return this.#reject() ?? super.readConfig(offset, width);
+  }
+
+  override writeConfig(offset: number, width: 8 | 16 | 32, value: number): Promise<void> {
+    return this.#reject() ?? super.writeConfig(offset, width, value);
+  }
+
+  override flush(): Promise<void> {
+    return this.#reject() ?? super.flush();
+  }
+
+  override reset(): Promise<boolean> {
+    this.calls.push('reset');
+    return this.onReset();
+  }
+
+  settle(): Promise<void> {
+    this.calls.push('settle');
+    return this.onSettle();
+  }
+
+  #reject(): Promise<never> | null {
+    return this.removed.aborted ? Promise.reject(this.removed.reason as Error) : null;
+  }
+}
+
+/** One that can be cut off from memory. */
+class IsolatingBackend extends GuardedBackend {
+  isolate(): Promise<void> {
+    this.isolated = true;
+    return Promise.resolve();
+  }
+}
+
+interface Bench<B extends GuardedBackend> {
+  readonly backend: B;
+  readonly fn: PciFunction;
+  readonly log: RecordingLog;
+}
+
+/** A function at work, with a page of memory. */
+async function atWork<B extends GuardedBackend>(backend: B): Promise<Bench<B>> {
+  const log = new RecordingLog();
+  const fn = await PciFunction.open(backend, { log });
+  DmaPool.createManaged('p', fn.device, { size: 64 }).alloc();
+  await fn.enableBusMaster();
+  backend.calls.length = 0;
+  return { backend, fn, log };
+}
+
+/** Invariant of every history: memory is given back only when the function does no DMA. */
+function assertSafe({ backend, fn }: Bench<GuardedBackend>): void {
+  const quiet = !backend.isBusMaster || backend.gone || backend.isolated;
+  assert.ok(quiet || backend.memory.bytesInUse === 4096, 'no memory is released under a live device');
+  assert.equal(fn.device.bytesAllocated, backend.memory.bytesInUse);
+}
+
+void describe('stopDma()', () => {
+  void it('switches bus mastering off, and the proof holds until it is switched on again', async () => {
+    const { backend, fn } = await atWork(new GuardedBackend());
+    const proof: DmaStopped = await fn.stopDma();
+    assert.deepEqual([proof.reason, proof.holds, backend.isBusMaster], ['bus-master-off', true, false]);
+    assert.deepEqual(backend.calls, ['config 4 = 3', 'settle']);
+    await fn.stopDma();
+    assert.deepEqual(backend.calls, ['config 4 = 3', 'settle'], 'nothing is under way since');
+    await fn.enableBusMaster();
+    assert.equal(proof.holds, false);
+    assert.equal((await fn.stopDma()).holds, true);
+    await fn.config.write16(COMMAND, 7);
+    assert.equal(await fn.isBusMaster(), true);
+    assert.equal((await fn.stopDma({ stop: () => Promise.resolve() })).reason, 'bus-master-off');
+    assert.equal(backend.isBusMaster, false);
+    await fn.close();
+  });
+
+  void it('settles what is under way, unless the driver stopped the device itself', async () => {
+    for (const [stop, settles] of [
+      [() => Promise.resolve(), false],
+      [() => Promise.reject(new Error('the device does not stop')), true],
+      [() => new Promise<void>(() => undefined), true],
+    ] as const) {
+      const { backend, fn } = await atWork(new GuardedBackend());
+      assert.equal((await fn.stopDma({ stop, timeout: 20 })).reason, 'bus-master-off');
+      assert.equal(backend.calls.includes('settle'), settles);
+      await fn.close();
+    }
+  });
+
+  void it('settles also after the driver switched bus mastering off by itself', async () => {
+    const { backend, fn } = await atWork(new GuardedBackend());
+    await fn.disableBusMaster();
+    await fn.close();
+    assert.ok(backend.calls.includes('settle'));
+  });
+
+  void it('reaches the function after the kernel requested its release', async () => {
+    const bench = await atWork(new GuardedBackend());
+    const { backend, fn } = bench;
+    backend.controller.abort(new PciError('ERR_DMAPOOL_PCI_RELEASE_REQUESTED', fn.address, 'unbind'));
+    await rejectsCode('ERR_DMAPOOL_PCI_RELEASE_REQUESTED', fn.isBusMaster());
+    assertSafe(bench);
+    assert.equal((await fn.stopDma()).reason, 'bus-master-off');
+    assert.equal(backend.isBusMaster, false);
+    await fn.close();
+    assert.equal(backend.memory.bytesInUse, 0);
+  });
+
+  void it('takes a reset that rejects for no proof', async () => {
+    const bench = await atWork(new GuardedBackend());
+    const { backend, fn, log } = bench;
+    backend.sticks = true;
+    backend.onReset = () => Promise.reject(new Error("can't reset it: EAGAIN"));
+    const error = await rejectsCode(DMA_ACTIVE, fn.stopDma());
+    assert.match(error.message, /bus mastering reads on after it was switched off; .*EAGAIN/);
+    assert.ok(error.cause instanceof AggregateError && error.cause.errors.length === 2);
+    const failed = await rejectsCode('ERR_DMAPOOL_RELEASE', fn.close());
+    assert.ok(failed instanceof DmaReleaseError);
+    assert.deepEqual(
+      failed.errors.map((each) => (each as PciError).code),
+      [DMA_ACTIVE],
+    );
+    assertSafe(bench);
+    assert.match(log.text, /error 0000:00:05.0: 4096 bytes of memory stay reserved/);
+    assert.equal(backend.calls.includes('close'), false);
+    assert.ok(fn.closed);
+    // A later close tries again.
+    backend.sticks = false;
+    await fn.close();
+    assert.equal(backend.memory.bytesInUse, 0);
+    assert.equal(backend.calls.filter((call) => call === 'close').length, 1);
+    assert.equal((await fn.stopDma()).reason, 'bus-master-off', 'what was proven then');
+  });
+
+  void it('is content with a reset', async () => {
+    const { backend, fn } = await atWork(new GuardedBackend());
+    backend.onSettle = () => Promise.reject(new Error('a disk hangs'));
+    backend.onReset = () => Promise.resolve(true);
+    assert.equal((await fn.stopDma()).reason, 'reset');
+    await fn.close();
+    assert.equal(backend.memory.bytesInUse, 0);
+  });
+
+  void it('waits for a reset that runs', async () => {
+    const { backend, fn } = await atWork(new GuardedBackend());
+    let end: (done: boolean) => void = () => undefined;
+    backend.onReset = () => new Promise((resolve) => (end = resolve));
+    const reset = fn.reset();
+    const stopped = fn.stopDma();
+    setTimeout(() => {
+      end(true);
+    }, 20);
+    assert.deepEqual([await reset, (await stopped).reason, backend.isBusMaster], [true, 'reset', false]);
+    await fn.close();
+  });
+
+  void it('does not take the silence of a function in reset for its end', { timeout: 30_000 }, async () => {
+    const bench = await atWork(new GuardedBackend());
+    const { backend, fn } = bench;
+    let end: (done: boolean) => void = () => undefined;
+    backend.onReset = () => {
+      backend.gone = true;
+      return new Promise((resolve) => (end = resolve));
+    };
+    const reset = fn.reset();
+    await rejectsCode(DMA_ACTIVE, fn.stopDma());
+    backend.gone = false;
+    end(false);
+    assert.equal(await reset, false);
+    assertSafe(bench);
+    await fn.close();
+    assert.equal(backend.memory.bytesInUse, 0);
+  });
+
+  void it('notices that the function is gone', async () => {
+    const { backend, fn } = await atWork(new GuardedBackend());
+    backend.gone = true;
+    assert.equal((await fn.stopDma()).reason, 'gone');
+    backend.controller.abort(new PciGoneError(fn.address, 'pulled'));
+    assert.equal((await fn.stopDma()).reason, 'gone');
+    await fn.close();
+    assert.equal(backend.memory.bytesInUse, 0);
+  });
+
+  void it('shares one attempt among those who call it together', async () => {
+    const { backend, fn } = await atWork(new GuardedBackend());
+    const proofs = await Promise.all([fn.stopDma(), fn.stopDma(), fn.stopDma({ timeout: 1 })]);
+    assert.ok(proofs.every((proof) => proof === proofs[0]));
+    assert.deepEqual(backend.calls, ['config 4 = 3', 'settle']);
+    await fn.close();
+  });
+
+  void it('gives up on a driver that switches bus mastering on all the time', async () => {
+    const bench = await atWork(new GuardedBackend());
+    const { fn } = bench;
+    await rejectsCode(DMA_ACTIVE, fn.stopDma({ stop: () => fn.enableBusMaster() }));
+    let once = true;
+    const proof = await fn.stopDma({
+      stop: () => (once ? ((once = false), fn.enableBusMaster()) : Promise.resolve()),
+    });
+    assert.equal(proof.holds, true);
+    assertSafe(bench);
+    await fn.close();
+  });
+
+  void it('isolates the function at close only', async () => {
+    const { backend, fn, log } = await atWork(new IsolatingBackend());
+    backend.sticks = true;
+    await rejectsCode(DMA_ACTIVE, fn.stopDma());
+    assert.equal(backend.isolated, false);
+    await fn.close();
+    assert.ok(backend.isolated);
+    assert.equal(backend.memory.bytesInUse, 0);
+    assert.equal(log.text.includes('reserved'), false);
+    assert.equal((await fn.stopDma()).reason, 'gone');
+  });
+
+  void it('refuses wrong options', async () => {
+    const { fn } = await atWork(new GuardedBackend());
+    for (const options of [{ stop: 1 }, { timeout: 0 }, { timeout: 600_001 }, { wrong: 1 }, null]) {
+      await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', fn.stopDma(options as object));
+    }
+    await fn.close();
+  });
+
+  const faults: readonly (readonly [string, (backend: GuardedBackend) => Promise<void> | void])[] = [
+    ['rejects', () => Promise.reject(new Error('no answer'))],
+    ['hangs', () => new Promise<void>(() => undefined)],
+    ['is slow', () => new Promise((resolve) => setTimeout(resolve, 5))],
+    ['throws', () => assert.fail('thrown')],
+  ];
+  for (const [name, fault] of faults) {
+    void it(`releases nothing under a live device when the k-th access ${name}, for each k`, async () => {
+      for (const removed of [false, true]) {
+        // Each time-out takes its time.
+        for (let k = 1; k <= (name === 'hangs' ? 3 : 12); k++) {
+          const bench = await atWork(new GuardedBackend());
+          const { backend, fn } = bench;
+          if (removed) backend.controller.abort(new PciGoneError(fn.address, 'said so'));
+          backend.sticks = name !== 'hangs' && k % 2 === 0;
+          const first = backend.accesses;
+          backend.onAccess = (count) => (count - first === k ? fault(backend) : undefined);
+          const outcome = await fn.stopDma({ timeout: 20 }).catch((error: unknown) => error);
+          if (outcome instanceof Error) assert.equal((outcome as PciError).code, DMA_ACTIVE);
+          else assert.equal(backend.isBusMaster, false);
+          await fn.close().catch(() => undefined);
+          assertSafe(bench);
+          backend.sticks = false;
+          await fn.close();
+          assert.equal(backend.memory.bytesInUse, 0);
+        }
+      }
+    });
+  }
+});
