@@ -23,7 +23,8 @@ import {
   Interrupts,
   PollingInterrupts,
 } from './interrupts.ts';
-import { PCI_CAPABILITY, PCI_COMMAND, PCI_CONFIG } from './registers.ts';
+import { PCI_COMMAND, PCI_CONFIG } from './registers.ts';
+import { functionLevelReset, restoreMsix, restoreState, saveMsix, saveState, type SavedMsix } from './reset.ts';
 import { type DmaStopped, Proof, proveStopped, STEP_TIME, type StopDmaOptions, within } from './stop.ts';
 
 /** What a function says it is (PCI 3.0, 6.2.1 and 6.2.4). Drivers choose by it what they can drive. */
@@ -71,21 +72,6 @@ const MAX_STEP_TIME = 600_000;
 const STOP_TRIES = 3;
 /** Milliseconds that a backend may take to end what close() waits for, except for its DMA. */
 const MAX_CLOSE_TIME = 10_000;
-/** Milliseconds that a function may take after a function-level reset (PCI Express 4.0, 6.6.2). */
-const FLR_TIME = 100;
-/** Device Capabilities: Function Level Reset (PCI Express 4.0, 7.5.3.3); Device Control: Initiate it (7.5.3.4). */
-const EXPRESS_DEVICE_CAPABILITIES = 4;
-const EXPRESS_DEVICE_CONTROL = 8;
-const EXPRESS_FLR_CAPABLE = 1 << 28;
-const EXPRESS_INITIATE_FLR = 1 << 15;
-/** Advanced Features (ECN "Advanced Capabilities for Conventional PCI"): AF Capabilities, AF Control. */
-const AF_CAPABILITIES = 3;
-const AF_CONTROL = 4;
-const AF_FLR_CAPABLE = 2;
-const AF_INITIATE_FLR = 1;
-/** The header's registers that a reset loses and that are given back: command, BARs, interrupt line. */
-const HEADER_WORDS: readonly number[] = [0x0c, 0x10, 0x14, 0x18, 0x1c, 0x20, 0x24, 0x30, 0x3c];
-
 /**
  * One function of a PCI device, open for one driver. Got from its home: `QemuMachine.open()` of `dmapool/qemu`.
  *
@@ -360,7 +346,7 @@ export class PciFunction implements PciIdentity {
 
   /**
    * Resets the function, by the home's own means or a function-level reset (PCI Express 4.0, 6.6.2; it takes 100 ms),
-   * and gives it its addresses back. Bus mastering is off afterwards, and DMA has stopped. While a reset runs, another call
+   * and gives it back its addresses, Device Control, MSI and MSI-X. Bus mastering is off afterwards, and DMA has stopped. While a reset runs, another call
    * is part of it. A reset that fails proves nothing: see {@link PciFunction.stopDma}.
    *
    * @returns false when the function offers no reset: it must then be reset through its own registers.
@@ -383,17 +369,20 @@ export class PciFunction implements PciIdentity {
     // What was begun is finished also when the function is closed meanwhile: the next driver needs its addresses.
     const config = this.#rawConfigSpace();
     if (!this.removed.aborted) await this.#backend.flush();
-    const command = await config.read16(PCI_CONFIG.command);
-    const header = await Promise.all(HEADER_WORDS.map((offset) => config.read32(offset)));
+    const state = await saveState(config);
+    let msix: SavedMsix | null = null;
     try {
-      if (!((await this.#backend.reset?.()) ?? false) && !(await functionLevelReset(config))) return false;
+      if (!((await this.#backend.reset?.()) ?? false)) {
+        msix = await saveMsix(config, this.#backend);
+        if (!(await functionLevelReset(config))) return false;
+      }
     } catch (error) {
       // In whatever state it is: it must not go on with DMA.
       await config.update16(PCI_CONFIG.command, 0, PCI_COMMAND.busMaster).catch(() => undefined);
       throw error;
     }
-    for (const [i, offset] of HEADER_WORDS.entries()) await config.write32(offset, header[i]!);
-    await config.write16(PCI_CONFIG.command, command & ~PCI_COMMAND.busMaster);
+    await restoreState(config, state);
+    if (msix !== null && !this.removed.aborted) await restoreMsix(config, this.#backend, msix);
     return true;
   }
 
@@ -541,27 +530,4 @@ export class PciFunction implements PciIdentity {
   ): PciError {
     return new PciError(code, this.address, message);
   }
-}
-
-async function functionLevelReset(config: ConfigSpace): Promise<boolean> {
-  const capabilities = await config.capabilities();
-  const express = capabilities.find(({ id }) => id === PCI_CAPABILITY.pciExpress);
-  const advanced = capabilities.find(({ id }) => id === PCI_CAPABILITY.advancedFeatures);
-  if (
-    express !== undefined &&
-    ((await config.read32(express.offset + EXPRESS_DEVICE_CAPABILITIES)) & EXPRESS_FLR_CAPABLE) !== 0
-  ) {
-    await config.update16(PCI_CONFIG.command, 0, PCI_COMMAND.busMaster);
-    await config.update16(express.offset + EXPRESS_DEVICE_CONTROL, EXPRESS_INITIATE_FLR);
-  } else if (
-    advanced !== undefined &&
-    ((await config.read8(advanced.offset + AF_CAPABILITIES)) & AF_FLR_CAPABLE) !== 0
-  ) {
-    await config.update16(PCI_CONFIG.command, 0, PCI_COMMAND.busMaster);
-    await config.write8(advanced.offset + AF_CONTROL, AF_INITIATE_FLR);
-  } else {
-    return false;
-  }
-  await new Promise((resolve) => setTimeout(resolve, FLR_TIME));
-  return true;
 }

@@ -182,7 +182,65 @@ void describe('a PCI function', () => {
     backend.putCapabilities([0x10, 0x80]);
     backend.config.setUint32(0x84, 1 << 28, true);
     assert.equal(await fn.reset(), true);
-    assert.equal(backend.config.getUint16(0x88, true), 0x8000, 'by PCI Express');
+    assert.ok(backend.calls.includes(`config ${String(0x88)} = ${String(0x8000)}`), 'by PCI Express');
+  });
+
+  void it('is reset after what is pending, and keeps Device Control, MSI and MSI-X', async () => {
+    class Express extends FakeBackend {
+      readonly order: string[] = [];
+      pending = 3;
+      override readConfig(offset: number, width: 8 | 16 | 32): Promise<number> {
+        if (offset === 0x8a) {
+          this.order.push(`pending ${String(this.pending)}`);
+          this.config.setUint16(0x8a, this.pending-- > 0 ? 0x20 : 0, true);
+        }
+        return super.readConfig(offset, width);
+      }
+      override writeConfig(offset: number, width: 8 | 16 | 32, value: number): Promise<void> {
+        if (offset === 0x88 && (value & 0x8000) !== 0) {
+          this.order.push(`reset, command ${String(this.config.getUint16(4, true))}`);
+          this.regions.get(0)!.setUint32(0x800, 0xdead, true);
+          const lost = [4, 0x10, 0x88, 0xa8, 0x42, 0x44, 0x48, 0x4c, 0x50, 0x62];
+          for (const at of lost) this.config.setUint16(at, 0, true);
+          return Promise.resolve();
+        }
+        if (offset === 0x62) this.order.push(`msix ${value.toString(16)}`);
+        return super.writeConfig(offset, width, value);
+      }
+    }
+    const backend = new Express();
+    backend.putCapabilities([0x05, 0x40], [0x11, 0x60], [0x10, 0x80]);
+    const { fn } = await opened(backend);
+    const words: readonly (readonly [number, number])[] = [
+      [0x42, 0x0181], // MSI: 64 bits, masks, on
+      [0x44, 0xfee0],
+      [0x48, 1],
+      [0x4c, 0x4021],
+      [0x50, 0x1],
+      [0x62, 0x8001], // MSI-X: two entries, on
+      [0x64, 0x800], // in BAR 0
+      [0x82, 2], // version 2
+      [0x88, 0x2810],
+      [0xa8, 0x5],
+    ];
+    for (const [offset, value] of words) backend.config.setUint16(offset, value, true);
+    backend.config.setUint32(0x84, 1 << 28, true);
+    for (let i = 0; i < 8; i++) backend.regions.get(0)!.setUint32(0x800 + i * 4, i + 1, true);
+    await fn.enableBusMaster();
+    assert.equal(await fn.reset(), true);
+    assert.deepEqual(backend.order, [
+      'pending 3',
+      'pending 2',
+      'pending 1',
+      'pending 0',
+      'reset, command 3',
+      'msix c001',
+      'msix 8001',
+    ]);
+    for (const [offset, value] of words)
+      assert.equal(backend.config.getUint16(offset, true), value, offset.toString(16));
+    assert.equal(backend.regions.get(0)!.getUint32(0x800, true), 1);
+    assert.equal(await fn.isBusMaster(), false);
   });
 
   void it('is closed in an order that keeps memory safe, and once', async () => {
