@@ -42,12 +42,14 @@ const REGION_CAPABILITIES = 8;
 const REGION_SPARSE_MMAP = 1;
 
 /** Kinds of interrupts of a PCI function, as the kernel numbers them. */
-export const VFIO_IRQ: { readonly intx: 0; readonly msi: 1; readonly msix: 2; readonly request: 4 } = {
-  intx: 0,
-  msi: 1,
-  msix: 2,
-  request: 4,
-};
+export const VFIO_IRQ: { readonly intx: 0; readonly msi: 1; readonly msix: 2; readonly error: 3; readonly request: 4 } =
+  {
+    intx: 0,
+    msi: 1,
+    msix: 2,
+    error: 3,
+    request: 4,
+  };
 const IRQ_EVENTFD = 1;
 const SET_NOTHING = 1;
 const SET_EVENTFD = 4;

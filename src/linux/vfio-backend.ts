@@ -4,6 +4,7 @@ import { DmaReleaseError } from '../errors.ts';
 import type { BarInfo, InterruptBackend, InterruptKind, PciBackend, RawConfigSpace } from '../pci/backend.ts';
 import { PciError } from '../pci/error.ts';
 import { CONVENTIONAL_CONFIG_SIZE, PCI_BARS, PCI_CAPABILITY, PCI_COMMAND, PCI_CONFIG } from '../pci/registers.ts';
+import { SystemCallError } from './error.ts';
 import { EFD_CLOEXEC, EFD_NONBLOCK, libc } from './libc.ts';
 import {
   CONFIG_REGION,
@@ -24,8 +25,8 @@ import { VfioRegion } from './vfio-region.ts';
 
 /** Bytes of the configuration space of a function of PCI Express. */
 const EXPRESS_CONFIG_SIZE = 4096;
-/** How often to look whether the system wants the device back, in milliseconds. */
-const REQUEST_INTERVAL = 250;
+/** Milliseconds between looks whether the kernel requests the device, or reports an error of it. */
+const EVENT_INTERVAL = 250;
 /** Power Management Control/Status, from the capability on; its state is D3 when both bits are set (PCI PM 1.2, 3.2.4). */
 const POWER_STATE = 4;
 const POWER_STATE_MASK = 3;
@@ -62,8 +63,8 @@ export class VfioBackend implements PciBackend {
   /** There may be posted writes on their way. */
   #posted = false;
   #failure: Error | null = null;
-  #request = -1;
-  #requestTimer: NodeJS.Timeout | undefined;
+  readonly #events: { readonly eventfd: number; readonly reason: () => PciError }[] = [];
+  #eventTimer: NodeJS.Timeout | undefined;
   #closed = false;
 
   /** Container and memory are closed with it; after an error they are still the caller's. @throws {@link SystemCallError} */
@@ -79,7 +80,7 @@ export class VfioBackend implements PciBackend {
       this.bars = this.#openBars();
       this.#powerState = this.#findPowerState();
       this.#lookAtDecoding();
-      this.#watchRequests();
+      this.#watchEvents();
     } catch (error) {
       this.#closeFiles();
       throw error;
@@ -242,7 +243,14 @@ export class VfioBackend implements PciBackend {
       const command = this.#readConfig(PCI_CONFIG.command, 2);
       this.#writeConfig(PCI_CONFIG.command, 2, command & ~PCI_COMMAND.busMaster);
     });
-    attempt(() => this.#reset());
+    attempt(() => {
+      try {
+        this.#reset();
+      } catch (error) {
+        // The kernel holds the device's lock while it waits for its release, and resets it when its file is closed.
+        if (!(error instanceof SystemCallError) || error.errnoName !== 'EAGAIN') throw error;
+      }
+    });
     attempt(() => {
       this.memory.close();
     });
@@ -266,11 +274,11 @@ export class VfioBackend implements PciBackend {
   }
 
   #closeFiles(): void {
-    clearInterval(this.#requestTimer);
+    clearInterval(this.#eventTimer);
     try {
       this.#closeRegions();
     } finally {
-      if (this.#request !== -1) closeSync(this.#request);
+      for (const { eventfd } of this.#events.splice(0)) closeSync(eventfd);
       closeSync(this.#fd);
     }
   }
@@ -343,22 +351,38 @@ export class VfioBackend implements PciBackend {
     this.#decoding = !asleep && (command & PCI_COMMAND.memory) !== 0;
   }
 
-  /** The kernel requests the release of the device (unbind, hot-unplug), and waits until it is closed. The device still runs. */
-  #watchRequests(): void {
+  /**
+   * The kernel requests the release of the device (unbind, hot-unplug) and waits until it is closed; or the device reported an
+   * uncorrectable error. Either ends it for the driver, and neither says that its DMA has stopped.
+   */
+  #watchEvents(): void {
+    this.#watch(VFIO_IRQ.request, () => {
+      const message = 'the kernel requests its release (unbind or hot-unplug) and waits until it is closed';
+      return new PciError('ERR_DMAPOOL_PCI_RELEASE_REQUESTED', this.address, message);
+    });
+    this.#watch(VFIO_IRQ.error, () => {
+      const message =
+        'it reported an uncorrectable error to the kernel: its state is unknown; the log of the kernel says more';
+      return new PciError('ERR_DMAPOOL_PCI_FAULT', this.address, message);
+    });
+    this.#eventTimer = setInterval(() => {
+      for (const { eventfd, reason } of this.#events) {
+        if (libc().takeEvents(eventfd) && !this.removed.aborted) this.#removed.abort(reason());
+      }
+    }, EVENT_INTERVAL).unref();
+  }
+
+  #watch(index: number, reason: () => PciError): void {
     const eventfd = libc().eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    this.#request = eventfd;
     try {
-      const bytes = setTriggers(VFIO_IRQ.request, [eventfd]);
-      libc().ioctl(this.#fd, VFIO_DEVICE_SET_IRQS, bytes, `${this.address}: can't ask to be told of its removal`);
+      const purpose = `${this.address}: can't get its interrupt ${String(index)}`;
+      libc().ioctl(this.#fd, VFIO_DEVICE_SET_IRQS, setTriggers(index, [eventfd]), purpose);
     } catch {
-      // A kernel without.
+      // An old kernel; or, for errors, a function that is not of PCI Express.
+      closeSync(eventfd);
       return;
     }
-    this.#requestTimer = setInterval(() => {
-      if (!libc().takeEvents(eventfd) || this.removed.aborted) return;
-      const message = 'the kernel requests its release (unbind or hot-unplug) and waits until it is closed';
-      this.#removed.abort(new PciError('ERR_DMAPOOL_PCI_RELEASE_REQUESTED', this.address, message));
-    }, REQUEST_INTERVAL).unref();
+    this.#events.push({ eventfd, reason });
   }
 
   #readConfig(offset: number, length: number): number {
