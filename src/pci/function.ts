@@ -125,6 +125,9 @@ export class PciFunction implements PciIdentity {
   #stopping: Promise<Proof> | null = null;
   /** The last proof. */
   #proof: Proof | null = null;
+  /** As it was last written: bus mastering is on. */
+  #isBusMaster = false;
+  #vainReported = false;
   /** Bus mastering was on since the last proof. */
   #mayBeAtWork: boolean;
   /** How often bus mastering was switched on by the driver. */
@@ -156,7 +159,8 @@ export class PciFunction implements PciIdentity {
       write: (offset, width, value) => backend.writeConfig(offset, width, value),
     };
     this.config = new ConfigSpace(backend, guard, (command) => {
-      if ((command & PCI_COMMAND.busMaster) !== 0) this.#onBusMaster();
+      this.#isBusMaster = (command & PCI_COMMAND.busMaster) !== 0;
+      if (this.#isBusMaster) this.#onBusMaster();
     });
     const owner: BarOwner = { backend, guard, checkThere: () => this.config.checkThere() };
     this.bars = backend.bars.map((info) => new Bar(owner, info));
@@ -328,7 +332,7 @@ export class PciFunction implements PciIdentity {
         timeout,
       );
       if (reason === 'gone' || starts === this.#starts) {
-        this.#mayBeAtWork = false;
+        this.#isBusMaster = this.#mayBeAtWork = false;
         const now = this.#starts;
         return (this.#proof = new Proof(reason, () => now === this.#starts));
       }
@@ -382,6 +386,7 @@ export class PciFunction implements PciIdentity {
       throw error;
     }
     await restoreState(config, state);
+    this.#isBusMaster = false;
     if (msix !== null && !this.removed.aborted) await restoreMsix(config, this.#backend, msix);
     return true;
   }
@@ -436,10 +441,19 @@ export class PciFunction implements PciIdentity {
     if (backend === null) {
       throw this.#error('ERR_DMAPOOL_PCI_UNSUPPORTED', `it offers none of these interrupts here: ${kinds.join(', ')}`);
     }
-    return new Interrupts(this.address, backend, this.removed, options, () => {
+    const onClose = (): void => {
       this.#interrupts = null;
-    });
+    };
+    const onVain = (): (() => void) | null => (this.#isBusMaster || this.#vainReported ? null : this.#reportVain);
+    return new Interrupts(this.address, backend, this.removed, options, onClose, onVain);
   }
+
+  readonly #reportVain = (): void => {
+    this.#vainReported = true;
+    const message =
+      'waits in vain for an interrupt while bus mastering is off: it can do no DMA, and send no MSI and MSI-X; call enableBusMaster()';
+    this.device.report('warn', 'bus mastering off', message);
+  };
 
   /**
    * The driver is done: DMA is stopped as by {@link PciFunction.stopDma}, interrupts are closed, the device is detached

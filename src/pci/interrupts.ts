@@ -52,6 +52,8 @@ const MAX_BUSY_POLL = 1000;
 /** Who polls each turn of the event loop is told after so many milliseconds if a posted write failed. */
 const FLUSH_INTERVAL = 10;
 const MAX_TIMEOUT = 2 ** 31 - 1;
+/** Milliseconds of a wait in vain until it is reported that the function may do no DMA. */
+const VAIN_TIME = 1000;
 
 interface Waiter {
   readonly vector: number;
@@ -117,6 +119,8 @@ export class Interrupts {
   readonly #waiters = new Set<Waiter>();
   readonly #onRemoved: () => void;
   readonly #onClose: () => void;
+  /** Set while the function may not do DMA and that was not reported: reports it. */
+  readonly #onVain: () => (() => void) | null;
   readonly #busyPoll: number;
   #closed = false;
 
@@ -127,11 +131,13 @@ export class Interrupts {
     removed: AbortSignal,
     options: CheckedInterruptOptions,
     onClose: () => void,
+    onVain: () => (() => void) | null = () => null,
   ) {
     this.#address = address;
     this.#backend = backend;
     this.#removed = removed;
     this.#onClose = onClose;
+    this.#onVain = onVain;
     const { busyPoll, pollInterval } = options;
     // Which looks each turn anyway.
     this.#busyPoll = backend.kind === 'poll' && pollInterval === 0 ? Math.max(busyPoll, FLUSH_INTERVAL) : busyPoll;
@@ -157,7 +163,8 @@ export class Interrupts {
 
   /**
    * Waits for the next interrupt of a vector. Posted writes arrive before that begins. An interrupt since the last
-   * wait ends it at once. All who wait on a vector are woken together.
+   * wait ends it at once. All who wait on a vector are woken together. A wait in vain while bus mastering is off is reported
+   * on the device's log, once: the function can then do no DMA, and send no MSI and MSI-X.
    *
    * @param options Which vector, and how long. Default: the first one, without end.
    * @returns true: look at the device; false: the time is over.
@@ -179,8 +186,10 @@ export class Interrupts {
     if (this.#backend.level) this.#pending[vector] = false;
     return new Promise((resolve, reject) => {
       let timer: ReturnType<typeof setTimeout> | undefined;
+      let vain: ReturnType<typeof setTimeout> | undefined;
       const leave = (): boolean => {
         clearTimeout(timer);
+        clearTimeout(vain);
         signal?.removeEventListener('abort', onAbort);
         return this.#waiters.delete(waiter);
       };
@@ -202,10 +211,12 @@ export class Interrupts {
       signal?.addEventListener('abort', onAbort);
       if (timeout !== undefined) {
         timer = setTimeout(() => {
+          this.#onVain()?.();
           waiter.resolve(false);
           this.#disarm(vector);
         }, timeout);
       }
+      if (this.#onVain() !== null) vain = setTimeout(() => this.#onVain()?.(), VAIN_TIME);
       if (this.#pending[vector]) this.#notice(vector);
       else if (ready !== undefined && this.#busyPoll > 0) this.#look(waiter, performance.now() + this.#busyPoll);
       else this.#arm(waiter);

@@ -3,15 +3,40 @@ import { describe, it } from 'node:test';
 import { setTimeout as delay } from 'node:timers/promises';
 import { PciFunction, PciGoneError } from 'dmapool/pci';
 import { rejectsCode } from '../support/errors.ts';
+import { RecordingLog } from '../support/log.ts';
 import { FakeBackend, FakeInterrupts } from './fake-backend.ts';
 
-async function opened(interrupts: FakeInterrupts | null): Promise<{ backend: FakeBackend; fn: PciFunction }> {
+async function opened(
+  interrupts: FakeInterrupts | null,
+): Promise<{ backend: FakeBackend; fn: PciFunction; log: RecordingLog }> {
   const backend = new FakeBackend();
   backend.interrupts = interrupts;
-  return { backend, fn: await PciFunction.open(backend) };
+  const log = new RecordingLog();
+  return { backend, fn: await PciFunction.open(backend, { log }), log };
 }
 
 void describe('interrupts', () => {
+  void it('that are waited for in vain with bus mastering off are reported, once', async () => {
+    const source = new FakeInterrupts('msi');
+    const { fn, log } = await opened(source);
+    const interrupts = await fn.interrupts();
+    const early = interrupts.wait();
+    source.fire(0);
+    assert.equal(await early, true);
+    await fn.enableBusMaster();
+    assert.equal(await interrupts.wait({ timeout: 5 }), false);
+    assert.equal(log.text, '', 'a wait that ends well, or may end well');
+    await fn.stopDma();
+    const long = interrupts.wait();
+    await delay(1100);
+    assert.match(log.text, /^warn 0000:00:05\.0: waits in vain for an interrupt while bus mastering is off: .*$/);
+    source.fire(0);
+    assert.equal(await long, true);
+    assert.equal(await interrupts.wait({ timeout: 5 }), false);
+    assert.equal(log.lines.length, 1);
+    await fn.close();
+  });
+
   void it('end a wait, each vector its own, all who wait on it', async () => {
     const source = new FakeInterrupts('msix', 3);
     const { fn } = await opened(source);
