@@ -14,11 +14,14 @@ export interface AdminQueueLocation {
 
 export class ControllerRegisters {
   readonly capabilities: ControllerCapabilities;
+  /** Version that the controller keeps to: major in bits 31:16, minor in 15:8, tertiary in 7:0. */
+  readonly version: number;
   readonly #pci: PciFunction;
 
-  private constructor(pci: PciFunction, capabilities: ControllerCapabilities) {
+  private constructor(pci: PciFunction, capabilities: ControllerCapabilities, version: number) {
     this.#pci = pci;
     this.capabilities = capabilities;
+    this.version = version;
   }
 
   /** Looks at what the controller can do. @throws {@link NvmeError} `ERR_DMAPOOL_NVME_UNSUPPORTED` */
@@ -30,7 +33,7 @@ export class ControllerRegisters {
       const message = `this driver needs the NVM command set and memory pages of ${String(PAGE_SIZE)} bytes; it has: ${why}`;
       throw new NvmeError('ERR_DMAPOOL_NVME_UNSUPPORTED', pci.address, message);
     }
-    return new ControllerRegisters(pci, capabilities);
+    return new ControllerRegisters(pci, capabilities, await pci.bar(0).read32(REGISTER.vs));
   }
 
   async #status(): Promise<number> {

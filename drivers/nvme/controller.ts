@@ -20,13 +20,27 @@ import { releaseAll, runAll } from '../common/release.ts';
 import { ControllerRegisters } from './controller-registers.ts';
 import { BouncedData, BouncePages, type CommandData } from './data.ts';
 import { NvmeError, NvmeResetError, NvmeStatusError, NvmeTimeoutError } from './errors.ts';
-import { type NvmeIdentity, parseController, parseNamespace, parseNamespaceList } from './identify.ts';
+import {
+  type NvmeIdentity,
+  parseController,
+  parseNamespace,
+  parseNamespaceList,
+  parseNamespaceSize,
+} from './identify.ts';
 import { NvmeNamespace } from './namespace.ts';
 import { type CheckedNvmeOptions, checkNvmeOptions, MAX_TRANSFER, type NvmeOptions } from './options.ts';
 import { PrpLists } from './prp.ts';
 import { checkCommand, type NvmeCommand, QueuePair, Request } from './queue-pair.ts';
 import { createQueues, deleteQueues, requestQueues, type SubmitAdmin } from './queue-setup.ts';
-import { ADMIN, CLASS_NVME, IDENTIFY, IDENTIFY_SIZE, PAGE_SIZE } from './registers.ts';
+import {
+  ADMIN,
+  CLASS_NVME,
+  IDENTIFY,
+  IDENTIFY_SIZE,
+  NAMESPACE_LIST_LENGTH,
+  PAGE_SIZE,
+  VERSION_1_1,
+} from './registers.ts';
 import { STATUS } from './status.ts';
 
 /** Commands in flight on the admin queue. */
@@ -205,9 +219,20 @@ export class NvmeController {
     return { load, submitted, timeouts: this.#timeouts, aborts: this.#aborts, resets: this.#resets };
   }
 
-  /** IDs of the namespaces there are now, ascending; the first 1024 (5.15.2.3). */
+  /**
+   * IDs of the namespaces there are now, ascending; the first 1024 (5.15.2.3). A controller of version 1.0 has no list: each
+   * ID up to 1024 is then looked at.
+   */
   async namespaceIds(): Promise<number[]> {
-    return parseNamespaceList(await this.#identify(IDENTIFY.activeNamespaces, 0));
+    if (this.#registers.version >= VERSION_1_1) {
+      return parseNamespaceList(await this.#identify(IDENTIFY.activeNamespaces, 0));
+    }
+    const ids: number[] = [];
+    const last = Math.min(this.#identity.maxNamespaceId, NAMESPACE_LIST_LENGTH);
+    for (let nsid = 1; nsid <= last; nsid++) {
+      if (parseNamespaceSize(await this.#identify(IDENTIFY.namespace, nsid)) > 0) ids.push(nsid);
+    }
+    return ids;
   }
 
   /**
@@ -326,7 +351,7 @@ export class NvmeController {
     };
     addQueue(0, ADMIN_DEPTH);
     await this.#enable();
-    this.#identity = parseController(await this.#identify(IDENTIFY.controller, 0));
+    this.#identity = parseController(await this.#identify(IDENTIFY.controller, 0), this.#registers.version);
     const granted = Math.min(queues, await requestQueues(this.#submitAdmin, queues));
     for (let id = 1; id <= granted; id++) addQueue(id, queueDepth);
     await createQueues(this.#submitAdmin, this.#queues.slice(1), this.#interrupts.kind !== 'poll');

@@ -2,6 +2,9 @@
 import { NvmeError } from './errors.ts';
 import { PAGE_SIZE } from './registers.ts';
 
+/** LBA formats that an Identify Namespace data structure has room for. */
+const MAX_FORMATS = 64;
+
 /** The Identify Controller data structure, what of it a driver needs. */
 export interface NvmeIdentity {
   /** PCI Vendor ID. */
@@ -48,10 +51,18 @@ function text(bytes: Uint8Array, offset: number, length: number): string {
   return String.fromCharCode(...bytes.subarray(offset, offset + length)).trim();
 }
 
-/** Takes an Identify Controller data structure apart. */
-export function parseController(bytes: Uint8Array): NvmeIdentity {
+/** A version as it is written: `1.4.0`. @param version Value of the register VS. */
+function versionName(version: number): string {
+  return `${String(version >>> 16)}.${String((version >>> 8) & 0xff)}.${String(version & 0xff)}`;
+}
+
+/**
+ * Takes an Identify Controller data structure apart.
+ *
+ * @param version Value of the register VS: the data structure has a copy (VER), which reads 0 before version 1.2.
+ */
+export function parseController(bytes: Uint8Array, version: number): NvmeIdentity {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const version = view.getUint32(80, true);
   const mdts = bytes[77]!;
   const oncs = view.getUint16(520, true);
   return {
@@ -59,7 +70,7 @@ export function parseController(bytes: Uint8Array): NvmeIdentity {
     serialNumber: text(bytes, 4, 20),
     modelNumber: text(bytes, 24, 40),
     firmwareRevision: text(bytes, 64, 8),
-    version: `${String(version >>> 16)}.${String((version >>> 8) & 0xff)}.${String(version & 0xff)}`,
+    version: versionName(version),
     controllerId: view.getUint16(78, true),
     // MDTS is a power of two in units of the smallest memory page; 0 means no limit.
     maxTransfer: mdts === 0 ? Infinity : PAGE_SIZE * 2 ** mdts,
@@ -72,17 +83,36 @@ export function parseController(bytes: Uint8Array): NvmeIdentity {
   };
 }
 
+/** Size of the namespace that an Identify Namespace data structure describes, in logical blocks; 0: there is none. */
+export function parseNamespaceSize(bytes: Uint8Array): number {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  return view.getUint32(4, true) * 2 ** 32 + view.getUint32(0, true);
+}
+
+/**
+ * Index of the LBA format in use: FLBAS bits 3:0 and, where there are more than 16 formats (NLBAF and NULBAF), bits 6:5
+ * above them. Those were reserved before version 2.0.
+ */
+function formatIndex(bytes: Uint8Array, formats: number): number {
+  const flbas = bytes[26]!;
+  return (flbas & 0xf) | (formats > 16 ? (flbas & 0x60) >>> 1 : 0);
+}
+
 /** Takes an Identify Namespace data structure apart. @throws {@link NvmeError} when it makes no sense. */
 export function parseNamespace(bytes: Uint8Array, device: string, nsid: number): NvmeNamespaceIdentity {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  const blocks = view.getUint32(4, true) * 2 ** 32 + view.getUint32(0, true);
-  // FLBAS bits 3:0: which of the LBA formats is in use; each has 4 bytes.
-  const format = view.getUint32(128 + 4 * (bytes[26]! & 0xf), true);
+  const blocks = parseNamespaceSize(bytes);
+  const protocolError = (what: string): NvmeError =>
+    new NvmeError('ERR_DMAPOOL_NVME_PROTOCOL', device, `namespace ${String(nsid)} ${what}`);
+  // NLBAF counts from 0, and NULBAF comes on top of it.
+  const formats = Math.min(bytes[25]! + bytes[82]! + 1, MAX_FORMATS);
+  const index = formatIndex(bytes, formats);
+  if (index >= formats) throw protocolError(`uses LBA format ${String(index)} of ${String(formats)}`);
+  const format = view.getUint32(128 + 4 * index, true);
   const shift = (format >>> 16) & 0xff;
   // An LBA format of less than 512 bytes is not in use.
   if (blocks > 0 && (shift < 9 || shift > 30 || !Number.isSafeInteger(blocks * 2 ** shift))) {
-    const what = `namespace ${String(nsid)} has ${String(blocks)} blocks of 2^${String(shift)} bytes`;
-    throw new NvmeError('ERR_DMAPOOL_NVME_PROTOCOL', device, what);
+    throw protocolError(`has ${String(blocks)} blocks of 2^${String(shift)} bytes`);
   }
   const deallocated = bytes[33]! & 0x7;
   return {

@@ -107,9 +107,12 @@ export interface QueueOwner {
   explain(request: Request, error: NvmeStatusError): Error;
 }
 
-/** Bits of a command identifier that are its slot; the others count how often the slot was used. */
+/**
+ * Bits of a command identifier that are its slot; the others count how often the slot was used. One count less than they
+ * have room for, so that no identifier is FFFFh, which stands for no command at all (Error Information log page).
+ */
 const SLOT_BITS = 10;
-const GENERATIONS = 0x10000 >> SLOT_BITS;
+const GENERATIONS = (0x10000 >> SLOT_BITS) - 1;
 /** Most commands that a queue has at a time. */
 export const MAX_DEPTH: number = 2 ** SLOT_BITS;
 

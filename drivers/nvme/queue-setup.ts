@@ -38,9 +38,14 @@ function queueAt(address: number): CommandData {
   return { prps, map: () => true, unmap: () => null };
 }
 
-/** Deletes I/O queues. With a submission queue the controller ends what is in flight there (5.6, 7.3.3). */
+/**
+ * Deletes I/O queues. With a submission queue the controller ends what is in flight there (5.6, 7.3.3). No doorbell of a
+ * completion queue is written once its deletion was asked for.
+ */
 export async function deleteQueues(submit: SubmitAdmin, queues: readonly QueuePair[]): Promise<void> {
-  for (const opcode of [ADMIN.deleteSubmissionQueue, ADMIN.deleteCompletionQueue]) {
-    for (const { id } of queues) await submit({ opcode, cdw10: id }, null);
+  for (const { id } of queues) await submit({ opcode: ADMIN.deleteSubmissionQueue, cdw10: id }, null);
+  for (const queue of queues) {
+    queue.state = 'absent';
+    await submit({ opcode: ADMIN.deleteCompletionQueue, cdw10: queue.id }, null);
   }
 }

@@ -24,6 +24,9 @@ export const REGISTER: Readonly<Record<'cap' | 'vs' | 'cc' | 'csts' | 'aqa' | 'a
   doorbells: 0x1000,
 };
 
+/** Version 1.1 as VS has it: the first one with lists of active namespaces (CNS 02h). */
+export const VERSION_1_1 = 0x0001_0100;
+
 /** Controller Configuration (3.1.5). */
 export const CC: Readonly<Record<'enable' | 'shutdownNormal' | 'shutdownMask' | 'entrySizes', number>> = {
   enable: 0x1,
@@ -136,6 +139,8 @@ export const COMPLETION_ENTRY = 16;
 export const PAGE_SIZE = 4096;
 /** Bytes of an Identify data structure, whichever it is (5.15). */
 export const IDENTIFY_SIZE = 4096;
+/** IDs in an Active Namespace ID list (5.15.2.3). */
+export const NAMESPACE_LIST_LENGTH: number = IDENTIFY_SIZE / 4;
 
 /** Names of commands for messages. */
 export function opcodeName(opcode: number, admin: boolean): string {

@@ -87,6 +87,8 @@ export class FakeNvme implements PciBackend {
   shutdownTime = 0;
   canAbort = true;
   interruptsWork = true;
+  /** Interrupts of I/O queues come only when their completion queue is deleted. */
+  interruptsAtDeletion = false;
   /** All reads give all ones. */
   silent = false;
   /** What becomes of an I/O command: null: it is done; 'hang'; or a status (SCT << 8 | SC) to fail with. */
@@ -106,15 +108,22 @@ export class FakeNvme implements PciBackend {
     this.#registers.setUint32(0x08, 0x0001_0400, true);
   }
 
-  /** TO in units of 500 ms, DSTRD, CSS, MPSMIN; MQES is 1023. */
+  /** MQES, TO in units of 500 ms, DSTRD, CSS, MPSMIN. */
   setCapabilities({
+    mqes = 1023,
     to = 1,
     stride = 0,
     css = 1,
     mpsMin = 0,
-  }: Partial<Record<'to' | 'stride' | 'css' | 'mpsMin', number>>): void {
-    const cap = 1023n | (BigInt(to) << 24n) | (BigInt(stride) << 32n) | (BigInt(css) << 37n) | (BigInt(mpsMin) << 48n);
+  }: Partial<Record<'mqes' | 'to' | 'stride' | 'css' | 'mpsMin', number>>): void {
+    const cap =
+      BigInt(mqes) | (BigInt(to) << 24n) | (BigInt(stride) << 32n) | (BigInt(css) << 37n) | (BigInt(mpsMin) << 48n);
     this.#registers.setBigUint64(0, cap, true);
+  }
+
+  /** Version that it keeps to, as the register VS has it. */
+  set version(version: number) {
+    this.#registers.setUint32(0x08, version, true);
   }
 
   // ---- the function
@@ -325,7 +334,7 @@ export class FakeNvme implements PciBackend {
       queue.at = 0;
       queue.phase ^= 1;
     }
-    if (this.interruptsWork) this.#interrupts?.tell(queue.vector);
+    if (this.interruptsWork && !(this.interruptsAtDeletion && command.queue > 0)) this.#interrupts?.tell(queue.vector);
   }
 
   #admin(command: SeenCommand): void {
@@ -341,9 +350,18 @@ export class FakeNvme implements PciBackend {
     if (opcode === 0x05) this.#completion.set(cdw10 & 0xffff, made(cdw11 >>> 16, 0));
     else if (opcode === 0x01) this.#submission.set(cdw10 & 0xffff, made(0, cdw11 >>> 16));
     else if (opcode === 0x00) this.#deleteSubmission(cdw10);
-    else if (opcode === 0x04) this.#completion.delete(cdw10);
-    else if (opcode === 0x06) this.#identify(command);
-    else if (opcode === 0x08) {
+    else if (opcode === 0x04) {
+      const vector = this.#completion.get(cdw10)?.vector;
+      this.#completion.delete(cdw10);
+      if (this.interruptsAtDeletion && vector !== undefined) this.#interrupts?.tell(vector);
+    } else if (opcode === 0x06) {
+      const status = this.#identify(command);
+      if (status !== 0) {
+        this.complete(command, status);
+        return;
+      }
+    }
+    if (opcode === 0x08) {
       const hung = this.hung.findIndex(({ queue, cid }) => queue === (cdw10 & 0xffff) && cid === cdw10 >>> 16);
       if (this.canAbort && hung >= 0) this.complete(this.hung.splice(hung, 1)[0]!, 0x07);
       this.complete(command, 0, this.canAbort && hung >= 0 ? 0 : 1);
@@ -357,7 +375,10 @@ export class FakeNvme implements PciBackend {
     this.#submission.delete(id);
   }
 
-  #identify({ cdw10, prp1, nsid }: SeenCommand): void {
+  /** @returns The status that it fails with, or 0. */
+  #identify({ cdw10, prp1, nsid }: SeenCommand): number {
+    // A list of namespaces came with version 1.1.
+    if (cdw10 > 1 && this.#registers.getUint32(0x08, true) < 0x0001_0100) return 0x02;
     const bytes = new Uint8Array(PAGE);
     const view = new DataView(bytes.buffer);
     if (cdw10 === 1) {
@@ -372,6 +393,7 @@ export class FakeNvme implements PciBackend {
     }
     this.onIdentify(cdw10, view);
     this.#dma(prp1, PAGE, bytes);
+    return 0;
   }
 }
 
