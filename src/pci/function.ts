@@ -307,6 +307,11 @@ export class PciFunction implements PciIdentity {
     return this.#stopDma(stop, timeout, false);
   }
 
+  /** The proof of {@link PciFunction.stopDma} while it holds, or null. For what can not wait: actions of `device.detach()`. */
+  get dmaStopped(): DmaStopped | null {
+    return this.#proof?.holds === true ? this.#proof : null;
+  }
+
   #stopDma(stop: (() => Promise<void>) | undefined, timeout: number, isolate: boolean): Promise<Proof> {
     this.#stopping ??= this.#prove(stop, timeout, isolate).finally(() => {
       this.#stopping = null;
