@@ -1,4 +1,5 @@
-import { DmaReleaseError } from 'dmapool';
+import { DmaArgumentError, DmaReleaseError } from 'dmapool';
+import type { DmaStopped } from 'dmapool/pci';
 
 /** Calls all of `releases` in order, whichever of them throw. @throws `DmaReleaseError` of this message, with what they threw. */
 export function releaseAll(message: string, releases: readonly (() => void)[]): void {
@@ -11,6 +12,16 @@ export function releaseAll(message: string, releases: readonly (() => void)[]): 
     }
   }
   if (errors.length > 0) throw new DmaReleaseError(message, errors);
+}
+
+/**
+ * {@link releaseAll} for memory that a device was told of.
+ *
+ * @param proof That the device can not reach it any more.
+ */
+export function releaseStopped(proof: DmaStopped, message: string, releases: readonly (() => void)[]): void {
+  if (!proof.holds) throw new DmaArgumentError('proof', proof.reason, 'a proof that holds');
+  releaseAll(message, releases);
 }
 
 /** Runs all of `steps` one after the other, whichever of them fail. @returns What those threw. */

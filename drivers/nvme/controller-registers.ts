@@ -48,59 +48,68 @@ export class ControllerRegisters {
     return ((await this.#status()) & CSTS.fatal) !== 0;
   }
 
-  /** Waits until CSTS satisfies `done`. @throws {@link NvmeTimeoutError} */
-  async #wait(done: (status: number) => boolean, timeout: number, what: string): Promise<void> {
+  /** Waits until CSTS satisfies `done`. @throws {@link NvmeTimeoutError}, the reason of `signal` */
+  async #wait(done: (status: number) => boolean, timeout: number, what: string, signal: AbortSignal): Promise<void> {
     let status = 0;
-    if (await waitUntil(async () => done((status = await this.#status())), timeout)) return;
+    if (await waitUntil(async () => done((status = await this.#status())), timeout, 1, signal)) {
+      signal.throwIfAborted();
+      return;
+    }
     const message = `did not ${what} within ${String(timeout)} ms (CSTS is 0x${status.toString(16)})`;
     throw new NvmeTimeoutError(this.#pci.address, message);
   }
 
-  /**
-   * Controller Level Reset by CC.EN (7.3.2): when it is over the controller touches no memory and has no I/O queues. Where
-   * that does not help, the function is reset.
-   *
-   * @throws {@link NvmeTimeoutError} when the controller does not stop; it may then no longer do DMA.
-   */
-  async disable(): Promise<void> {
-    const { readyTimeout } = this.capabilities;
-    try {
-      await this.#clearEnable(readyTimeout);
-    } catch (error) {
-      if (!(error instanceof NvmeTimeoutError)) throw error;
-      if (!(await this.#pci.reset())) {
-        await this.#pci.disableBusMaster();
-        throw error;
-      }
-      await this.#wait((status) => (status & CSTS.ready) === 0, readyTimeout, 'stop after a reset of the function');
-    }
+  /** Milliseconds that {@link ControllerRegisters.disable} may take: EN must follow RDY, and RDY then EN. */
+  get stopTimeout(): number {
+    return 2 * this.capabilities.readyTimeout + 1000;
   }
 
-  async #clearEnable(timeout: number): Promise<void> {
+  /**
+   * Controller Level Reset by CC.EN (7.3.2): when it is over the controller has no I/O queues.
+   *
+   * @param signal Writes nothing once it is aborted.
+   * @throws {@link NvmeTimeoutError} when the controller does not stop.
+   */
+  async disable(signal: AbortSignal): Promise<void> {
+    const { readyTimeout } = this.capabilities;
     const bar = this.#pci.bar(0);
     const configuration = await bar.read32(REGISTER.cc);
     if ((configuration & CC.enable) !== 0) {
       // EN must not be cleared before RDY has followed it (3.1.5); a fatal one need not become ready any more.
-      await this.#wait((status) => (status & (CSTS.ready | CSTS.fatal)) !== 0, timeout, 'become ready');
+      const settled = (status: number): boolean => (status & (CSTS.ready | CSTS.fatal)) !== 0;
+      await this.#wait(settled, readyTimeout, 'become ready', signal);
       bar.write32(REGISTER.cc, configuration & ~(CC.enable | CC.shutdownMask));
     }
-    await this.#wait((status) => (status & CSTS.ready) === 0, timeout, 'stop');
+    await this.#wait((status) => (status & CSTS.ready) === 0, readyTimeout, 'stop', signal);
+  }
+
+  /**
+   * Resets the function of a controller that could not be disabled.
+   *
+   * @param failure Why it could not. @throws `failure` when the function offers no reset, {@link NvmeTimeoutError}
+   */
+  async resetFunction(failure: Error, signal: AbortSignal): Promise<void> {
+    if (!(failure instanceof NvmeTimeoutError) || !(await this.#pci.reset())) throw failure;
+    const stopped = (status: number): boolean => (status & CSTS.ready) === 0;
+    await this.#wait(stopped, this.capabilities.readyTimeout, 'stop after a reset of the function', signal);
   }
 
   /**
    * Starts the controller with its admin queue (7.6.1, steps 1 to 5). It must be disabled, and may do DMA from now on.
+   * @param signal Writes nothing to the controller once it is aborted.
    * @throws {@link NvmeTimeoutError}, {@link NvmeError} `ERR_DMAPOOL_NVME_PROTOCOL` when it reports a fatal error.
    */
-  async enable(admin: AdminQueueLocation): Promise<void> {
+  async enable(admin: AdminQueueLocation, signal: AbortSignal): Promise<void> {
     const bar = this.#pci.bar(0);
     await this.#pci.enableBusMaster();
+    signal.throwIfAborted();
     bar.write32(REGISTER.aqa, (admin.entries - 1) | ((admin.entries - 1) << 16));
     bar.write64(REGISTER.asq, admin.submissionAddress);
     bar.write64(REGISTER.acq, admin.completionAddress);
     // Round robin, pages of 4096 bytes, NVM command set: all of these are 0.
     bar.write32(REGISTER.cc, CC.entrySizes | CC.enable);
     const settled = (status: number): boolean => (status & (CSTS.ready | CSTS.fatal)) !== 0;
-    await this.#wait(settled, this.capabilities.readyTimeout, 'become ready');
+    await this.#wait(settled, this.capabilities.readyTimeout, 'become ready', signal);
     if (await this.isFatal()) {
       throw new NvmeError(
         'ERR_DMAPOOL_NVME_PROTOCOL',
@@ -111,10 +120,12 @@ export class ControllerRegisters {
   }
 
   /** Tells the controller to save what it has in its caches, and waits until it did (7.6.2). */
-  async shutdown(timeout: number): Promise<void> {
+  async shutdown(timeout: number, signal: AbortSignal): Promise<void> {
     const bar = this.#pci.bar(0);
     const configuration = await bar.read32(REGISTER.cc);
+    signal.throwIfAborted();
     bar.write32(REGISTER.cc, (configuration & ~CC.shutdownMask) | CC.shutdownNormal);
-    await this.#wait((status) => (status & CSTS.shutdownMask) === CSTS.shutdownComplete, timeout, 'shut down');
+    const complete = (status: number): boolean => (status & CSTS.shutdownMask) === CSTS.shutdownComplete;
+    await this.#wait(complete, timeout, 'shut down', signal);
   }
 }

@@ -1,24 +1,27 @@
 /**
- * An NVM Express controller and its queues: NVM Express Base Specification 1.4, 7.
+ * An NVM Express controller: what users see of it, and its life. NVM Express Base Specification 1.4, 7.
  *
- *     open ---> live --close--> closing         commands are taken while live, and wait while it is reset
- *                |  ^
- *       late     v  |  all is as it was, but what was in flight failed
- *             resetting
+ *     NvmeController -- LifeCycle           states, and what leads from each to the next
+ *                    -- ControllerRegisters stop, start and shut down
+ *                    -- Dispatcher          queues, doorbells, completions, time-outs
  *
- *     dead: from any of these, when the controller is gone or a reset does not help
+ * At most one activity runs at a time: a start, a reset, a shutdown, or the stop for good. The next one aborts it and waits
+ * until it is over. Memory that the controller may reach is released in two places: for a command that it completed, and with
+ * the proof of `PciFunction.stopDma` in hand. Without that it is kept.
  *
  * What this driver leaves out: metadata and protection information, scatter-gather lists (SGL), controller memory
  * buffers, namespace management, asynchronous events, power management, and memory pages of other sizes than 4096 bytes.
  */
 import type { DmaPool } from 'dmapool';
-import { dmaBitMask, DmaArgumentError } from 'dmapool';
+import { dmaBitMask } from 'dmapool';
 import { checkBytes, checkInteger } from 'dmapool/arguments';
-import type { Interrupts, PciFunction } from 'dmapool/pci';
+import type { DmaStopped, Interrupts, PciFunction } from 'dmapool/pci';
 import { checkFunctionOf, checkMaking, MAKING } from '../common/arguments.ts';
-import { releaseAll, runAll } from '../common/release.ts';
+import { releaseStopped } from '../common/release.ts';
+import { abortable, settled } from '../common/time.ts';
 import { ControllerRegisters } from './controller-registers.ts';
 import { BouncedData, BouncePages, type CommandData } from './data.ts';
+import { Dispatcher } from './dispatcher.ts';
 import { NvmeError, NvmeResetError, NvmeStatusError, NvmeTimeoutError } from './errors.ts';
 import {
   type NvmeIdentity,
@@ -27,10 +30,26 @@ import {
   parseNamespaceList,
   parseNamespaceSize,
 } from './identify.ts';
+import { LifeCycle, type LifeEvent } from './life-cycle.ts';
 import { NvmeNamespace } from './namespace.ts';
-import { type CheckedNvmeOptions, checkNvmeOptions, MAX_TRANSFER, type NvmeOptions } from './options.ts';
+import {
+  type CheckedNvmeOptions,
+  checkNvmeOptions,
+  commandTimeout,
+  MAX_TRANSFER,
+  type NvmeCommandOptions,
+  type NvmeOptions,
+} from './options.ts';
+import {
+  adminTimeout,
+  changesFormats,
+  checkAdminTransfer,
+  checkNvmTransfer,
+  directionOf,
+  transfersBlocks,
+} from './passthrough.ts';
 import { PrpLists } from './prp.ts';
-import { checkCommand, type NvmeCommand, QueuePair, Request } from './queue-pair.ts';
+import { checkCommand, type NvmeCommand } from './queue-pair.ts';
 import { createQueues, deleteQueues, requestQueues, type SubmitAdmin } from './queue-setup.ts';
 import {
   ADMIN,
@@ -45,17 +64,12 @@ import { STATUS } from './status.ts';
 
 /** Commands in flight on the admin queue. */
 const ADMIN_DEPTH = 31;
-/** The watchdog looks so often in the time that a command may take; milliseconds at least. */
-const LOOKS = 4;
-const LEAST_LOOK = 5;
 /** Milliseconds that a shutdown is waited for at least (7.6.2), and at most, whatever the controller asks for. */
 const SHUTDOWN_LEAST = 1000;
 const SHUTDOWN_MOST = 60_000;
 
-type State = 'starting' | 'live' | 'resetting' | 'closing';
-
-/** Who writes to a command's buffer: `fromDevice` the controller, `toDevice` the user. */
-export type NvmeDirection = 'fromDevice' | 'toDevice';
+/** Milliseconds that closing the interrupts may take. */
+const CLOSE_TIME = 10_000;
 
 /** Figures of a controller since it was started. */
 export interface NvmeStatistics {
@@ -69,11 +83,18 @@ export interface NvmeStatistics {
   readonly aborts: number;
   /** Resets of the controller. */
   readonly resets: number;
+  /**
+   * Commands that failed and whose memory is kept: the controller could not be stopped, and may still use it. They count as
+   * load, and end with a later `close()`.
+   */
+  readonly kept: number;
 }
 
 /**
  * A driver of one NVMe controller. Errors of commands: `NvmeError` and its kin; `DmaOutOfMemoryError` when there is no
- * memory; `PciGoneError` when the device was pulled out. Whatever the outcome, a command's memory is given back.
+ * memory; `PciGoneError` when the device was pulled out. Whatever the outcome, the driver releases a command's memory, with
+ * one exception: `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` says that nothing stopped the controller. It may still use the
+ * memory of the command: the driver keeps its own, and you keep yours, until a `close()` succeeds.
  *
  * @example
  * ```ts
@@ -105,24 +126,20 @@ export class NvmeController {
   readonly #endClaim: () => void;
   /** Takes back what is to be done should the function be closed under us. */
   readonly #forget: () => boolean;
-  readonly #submitAdmin: SubmitAdmin = (command, data) => this.#submit(0, command, data);
-  #state: State = 'starting';
-  /** It will not do anything any more, and touches no memory. */
-  #dead = false;
-  /** With what commands are refused once it is closing or dead. */
-  #failure: Error | null = null;
-  #identity!: NvmeIdentity;
-  /** By their IDs: 0 is the admin queue. None before there is one. */
-  readonly #queues: QueuePair[] = [];
-  #interrupts: Interrupts | null = null;
-  /** By vector: somebody looks after the completions. */
-  #serving: boolean[] = [];
-  #kicked = false;
-  #watchdog: ReturnType<typeof setTimeout> | undefined;
-  #recovery: Promise<void> | null = null;
+  readonly #life = new LifeCycle();
+  /** Ends the activity that runs. */
+  #activity = new AbortController();
+  /** Resolves when the activity that runs is over. */
+  #work: Promise<void> = Promise.resolve();
+  /** That the stopped controller does no DMA, or why that could not be proven. */
+  #proof: DmaStopped | null = null;
+  #unproven: Error | null = null;
   #closing: Promise<void> | null = null;
-  #timeouts = 0;
-  #aborts = 0;
+  #identity!: NvmeIdentity;
+  #interrupts: Interrupts | null = null;
+  #dispatcher: Dispatcher | null = null;
+  /** Block sizes of namespaces, for commands of the caller's own. Forgotten when one may have changed. */
+  readonly #blockSizes = new Map<number, number>();
   #resets = 0;
 
   private constructor(
@@ -141,7 +158,7 @@ export class NvmeController {
     this.#bounce = new BouncePages(pci.device, this.#lists, options.bounceMemory / PAGE_SIZE);
     // After the pools, so that it comes before them.
     this.#forget = pci.device.addAction(() => {
-      this.#releaseMemory();
+      this.#onDetach();
     });
   }
 
@@ -151,7 +168,8 @@ export class NvmeController {
    * @param pci An open function of class 010802h. It stays the caller's to close, after {@link NvmeController.close}.
    * @param options Queues, their depth, time-outs; all have defaults.
    * @throws `DmaArgumentError`, `DmaOutOfMemoryError`, `PciGoneError`, {@link NvmeError} and its kin. The controller is
-   *   then stopped, and all memory is given back.
+   *   then stopped, and all memory is released. When nothing stops it, its memory is kept until `pci.close()`, and the
+   *   device's log says so.
    * @throws `PciError` `ERR_DMAPOOL_PCI_BUSY` when a driver has the function already. That one goes on.
    */
   static async open(pci: PciFunction, options: NvmeOptions = {}): Promise<NvmeController> {
@@ -162,16 +180,13 @@ export class NvmeController {
       throw new NvmeError('ERR_DMAPOOL_NVME_UNSUPPORTED', pci.address, message);
     }
     const endClaim = pci.claim('NVMe');
-    let controller: NvmeController | null = null;
     try {
       // PRP entries have 64 bits.
       pci.device.setDmaMask(dmaBitMask(64));
-      controller = new NvmeController(MAKING, pci, checked, await ControllerRegisters.read(pci), endClaim);
-      await controller.#begin();
+      const controller = new NvmeController(MAKING, pci, checked, await ControllerRegisters.read(pci), endClaim);
+      await controller.#start();
       return controller;
     } catch (error) {
-      // Report the original error.
-      if (controller !== null) await controller.#abandon(error as Error).catch(() => undefined);
       endClaim();
       throw error;
     }
@@ -194,12 +209,12 @@ export class NvmeController {
 
   /** I/O queue pairs there are. */
   get queues(): number {
-    return this.#queues.length - 1;
+    return this.#dispatcher!.ioQueues.length;
   }
 
   /** Commands in flight on each I/O queue, at most. */
   get queueDepth(): number {
-    return this.#queues[1]!.depth;
+    return this.#dispatcher!.ioQueues[0]!.depth;
   }
 
   /** The kind of interrupts in use. */
@@ -214,9 +229,9 @@ export class NvmeController {
 
   /** What was done so far. */
   statistics(): NvmeStatistics {
-    const load = this.#queues.reduce((sum, queue) => sum + queue.load, 0);
-    const submitted = this.#queues.slice(1).map((queue) => queue.submitted);
-    return { load, submitted, timeouts: this.#timeouts, aborts: this.#aborts, resets: this.#resets };
+    const { load, timeouts, aborts, kept, ioQueues } = this.#dispatcher!;
+    const submitted = ioQueues.map((queue) => queue.submitted);
+    return { load, submitted, timeouts, aborts, resets: this.#resets, kept };
   }
 
   /**
@@ -258,326 +273,321 @@ export class NvmeController {
     const identity = parseNamespace(bytes, this.address, nsid);
     // Of those that it might have, but has not, it tells zeros (5.15.2.1).
     if (identity.blocks === 0) throw none('it is not active');
-    return new NvmeNamespace(
+    const namespace = new NvmeNamespace(
       {
         address: this.address,
         identity: this.#identity,
         maxTransfer: this.maxTransfer,
         lists: this.#lists,
         bounce: this.#bounce,
-        transfer: (command, data) => this.#transfer(command, data),
+        transfer: (command, data, timeout) => this.#submitIo(command, data, timeout),
       },
       nsid,
       identity,
     );
+    this.#blockSizes.set(nsid, namespace.blockSize);
+    return namespace;
   }
 
   /**
-   * Any admin command that moves no data, or one buffer of at most {@link NvmeController.maxTransfer} bytes.
+   * Any admin command that moves no data, or one buffer of at most {@link NvmeController.maxTransfer} bytes. Bits 1:0 of its
+   * opcode say which: the controller fills the buffer, or reads it, or both.
    *
-   * @param buffer Filled by the controller, or read by it: as the command has it.
+   * Commands that create or delete queues, Doorbell Buffer Config, Host Memory Buffer and Asynchronous Event Request are
+   * refused: they give the controller memory beyond their completion, or wait for what this driver does not deal with. After
+   * Format NVM, Namespace Management and Namespace Attachment open namespaces anew: their block size may be another one.
+   *
+   * @param command Dwords of the command.
+   * @param buffer Needed exactly when the command transfers data; of as many bytes as it transfers, where that is known.
+   * @param options How long it may take.
    * @returns Dword 0 of its completion.
+   * @throws `DmaArgumentError` before anything is submitted.
    */
-  admin(command: NvmeCommand, buffer?: Uint8Array, direction: NvmeDirection = 'fromDevice'): Promise<number> {
-    return this.#submit(0, checkCommand(command), this.#dataOf(buffer, direction));
+  admin(command: NvmeCommand, buffer?: Uint8Array, options: NvmeCommandOptions = {}): Promise<number> {
+    const checked = checkCommand(command);
+    const timeout = commandTimeout(options) ?? adminTimeout(checked, this.#options.timeout);
+    const length = this.#lengthOf(buffer);
+    const isSizeKnown = checkAdminTransfer(checked, length);
+    if (changesFormats(checked)) this.#blockSizes.clear();
+    return this.#submitAdmin(checked, this.#dataOf(checked, buffer, isSizeKnown), timeout);
   }
 
   /**
    * Any command of the NVM command set, on the queue with the least to do; see {@link NvmeController.admin}. For what
-   * {@link NvmeNamespace} does not have.
+   * {@link NvmeNamespace} does not have. Read, Write and Compare need a buffer of as many blocks as they transfer; the
+   * namespace is identified for that when it was not opened.
+   *
+   * @throws as {@link NvmeController.namespace}.
    */
-  io(command: NvmeCommand, buffer?: Uint8Array, direction: NvmeDirection = 'fromDevice'): Promise<number> {
-    return this.#transfer(checkCommand(command), this.#dataOf(buffer, direction));
+  io(command: NvmeCommand, buffer?: Uint8Array, options: NvmeCommandOptions = {}): Promise<number> {
+    const checked = checkCommand(command);
+    const timeout = commandTimeout(options);
+    const length = this.#lengthOf(buffer);
+    if (transfersBlocks(checked) && length !== null) return this.#blocksCommand(checked, buffer!, length, timeout);
+    const isSizeKnown = checkNvmTransfer(checked, length, null);
+    return this.#submitIo(checked, this.#dataOf(checked, buffer, isSizeKnown), timeout);
   }
 
-  #dataOf(buffer: Uint8Array | undefined, direction: NvmeDirection): CommandData | null {
-    if (direction !== 'fromDevice' && direction !== 'toDevice') {
-      throw new DmaArgumentError('direction', direction, 'fromDevice or toDevice');
-    }
+  async #blocksCommand(
+    command: NvmeCommand,
+    buffer: Uint8Array,
+    length: number,
+    timeout: number | undefined,
+  ): Promise<number> {
+    const { nsid = 0 } = command;
+    const blockSize = this.#blockSizes.get(nsid) ?? (await this.namespace(nsid)).blockSize;
+    checkNvmTransfer(command, length, blockSize);
+    return this.#submitIo(command, this.#dataOf(command, buffer, true), timeout);
+  }
+
+  #lengthOf(buffer: Uint8Array | undefined): number | null {
     if (buffer === undefined) return null;
     checkBytes('buffer', buffer);
-    checkInteger('buffer.length', buffer.length, 4, this.maxTransfer);
-    return new BouncedData(this.#bounce, buffer, direction === 'toDevice');
+    const { length } = buffer;
+    checkInteger('buffer.length', length, 4, this.maxTransfer);
+    return length;
   }
 
-  /** Submits an I/O command. */
-  #transfer(command: NvmeCommand, data: CommandData | null): Promise<number> {
-    let least = 1;
-    for (let id = 2; id < this.#queues.length; id++) {
-      if (this.#queues[id]!.load < this.#queues[least]!.load) least = id;
-    }
-    return this.#submit(least, command, data);
+  #dataOf(command: NvmeCommand, buffer: Uint8Array | undefined, isSizeKnown: boolean): CommandData | null {
+    const direction = directionOf(command);
+    if (buffer === undefined || direction === 'none') return null;
+    // A controller that fills less than the buffer leaves the rest as it is.
+    const isPartial = direction === 'fromDevice' && !isSizeKnown;
+    return new BouncedData(this.#bounce, buffer, isPartial ? 'both' : direction);
   }
 
-  #submit(id: number, command: NvmeCommand, data: CommandData | null): Promise<number> {
-    return this.#failure === null ? this.#enqueue(id, command, data) : Promise.reject(this.#failure);
+  #submitIo(command: NvmeCommand, data: CommandData | null, timeout?: number): Promise<number> {
+    const { refusal } = this.#life;
+    return refusal === null ? this.#dispatcher!.submitIo(command, data, timeout) : Promise.reject(refusal);
   }
 
-  /** The same for the driver's own commands, which are not refused while it is being closed. */
-  #enqueue(id: number, command: NvmeCommand, data: CommandData | null): Promise<number> {
-    if (this.#dead) return Promise.reject(this.#failure!);
-    return new Promise((resolve, reject) => {
-      this.#queues[id]!.add(new Request(command, data, resolve, reject));
-      this.#kick();
-    });
+  #submitAdmin(command: NvmeCommand, data: CommandData | null, timeout?: number): Promise<number> {
+    const { refusal } = this.#life;
+    return refusal === null ? this.#dispatcher!.submitAdmin(command, data, timeout) : Promise.reject(refusal);
   }
 
-  async #identify(cns: number, nsid: number): Promise<Uint8Array> {
+  /** Submits for an activity, also when other commands are refused; ends with it. */
+  #submitFor(signal: AbortSignal): SubmitAdmin {
+    return (command, data) => abortable(this.#dispatcher!.submitAdmin(command, data), signal);
+  }
+
+  async #identify(
+    cns: number,
+    nsid: number,
+    submit: SubmitAdmin = (command, data) => this.#submitAdmin(command, data),
+  ): Promise<Uint8Array> {
     const bytes = new Uint8Array(IDENTIFY_SIZE);
-    const data = new BouncedData(this.#bounce, bytes, false);
-    await this.#submit(0, { opcode: ADMIN.identify, nsid, cdw10: cns }, data);
+    const data = new BouncedData(this.#bounce, bytes, 'fromDevice');
+    await submit({ opcode: ADMIN.identify, nsid, cdw10: cns }, data);
     return bytes;
   }
 
-  // ---- starting
+  // ---- life
 
-  async #begin(): Promise<void> {
-    const { device } = this.#pci;
+  /** Takes an event, and begins what the next state is there for. @param reason Why it came; commands fail with it. */
+  #advance(event: LifeEvent, reason?: Error): void {
+    switch (this.#life.advance(event)) {
+      case 'live':
+        this.#dispatcher!.open();
+        break;
+      case 'resetting':
+        this.#resets++;
+        this.#pci.device.report('warn', 'nvme reset', `resetting the controller: ${reason!.message}`);
+        this.#run((signal) => this.#reset(reason!, signal));
+        break;
+      case 'closing':
+        this.#run((signal) => this.#shutDown(signal));
+        break;
+      case 'stopping':
+        this.#end(this.#life.refuse(reason!));
+        this.#run(() => this.#stop());
+        break;
+      default:
+    }
+  }
+
+  /** Submits nothing any more; what waits fails. */
+  #end(reason: Error): void {
+    this.#dispatcher?.end(reason);
+  }
+
+  /** Runs an activity after the one that runs now, which is aborted. When it fails, the controller is stopped. */
+  #run(activity: (signal: AbortSignal) => Promise<void>): void {
+    this.#activity.abort(this.#life.refusal ?? undefined);
+    const { signal } = (this.#activity = new AbortController());
+    const previous = this.#work;
+    this.#work = (async (): Promise<void> => {
+      // An access to a device may hang for ever; what it stands in the way of must happen all the same.
+      await settled(previous, this.#registers.stopTimeout);
+      await activity(signal);
+    })().catch((error: unknown) => {
+      this.#advance('stop', error as Error);
+    });
+  }
+
+  async #start(): Promise<void> {
+    this.#run((signal) => this.#begin(signal));
+    while (this.#life.state === 'starting' || this.#life.state === 'stopping') await this.#work;
+    const { refusal } = this.#life;
+    if (refusal === null) return;
+    if (this.#life.state === 'stopped') {
+      try {
+        this.#release(this.#proof!);
+      } catch {
+        // Report the original error.
+      }
+    }
+    throw refusal;
+  }
+
+  async #begin(signal: AbortSignal): Promise<void> {
+    const pci = this.#pci;
     const { queues, queueDepth, timeout, interrupts } = this.#options;
-    const { capabilities } = this.#registers;
-    await this.#registers.disable();
-    this.#interrupts = await this.#pci.interrupts({ ...interrupts, vectors: queues + 1 });
-    const { vectors } = this.#interrupts;
-    this.#serving = new Array<boolean>(vectors).fill(false);
-    const owner = {
-      device,
-      registers: this.#pci.bar(0),
-      doorbellStride: capabilities.doorbellStride,
+    const { doorbellStride, maxEntries } = this.#registers.capabilities;
+    const { failure } = await this.#stopDma();
+    signal.throwIfAborted();
+    if (failure !== null) await this.#registers.resetFunction(failure, signal);
+    this.#interrupts = await pci.interrupts({ ...interrupts, vectors: queues + 1 });
+    signal.throwIfAborted();
+    const dispatcher = new Dispatcher({
+      device: pci.device,
+      interrupts: this.#interrupts,
+      registers: pci.bar(0),
+      doorbellStride,
       timeout,
-      explain: (request: Request, error: NvmeStatusError) => this.#explain(request, error),
-    };
-    const addQueue = (id: number, depth: number): void => {
-      this.#queues.push(new QueuePair(owner, id, Math.min(depth, capabilities.maxEntries - 1), id % vectors));
-    };
-    addQueue(0, ADMIN_DEPTH);
-    await this.#enable();
-    this.#identity = parseController(await this.#identify(IDENTIFY.controller, 0), this.#registers.version);
-    const granted = Math.min(queues, await requestQueues(this.#submitAdmin, queues));
-    for (let id = 1; id <= granted; id++) addQueue(id, queueDepth);
-    await createQueues(this.#submitAdmin, this.#queues.slice(1), this.#interrupts.kind !== 'poll');
-    this.#goLive();
+      abortLimit: () => (this.#life.state === 'live' ? this.#identity.abortLimit : 0),
+      isFatal: () => this.#registers.isFatal(),
+      refusal: () => this.#life.refusal,
+      onLate: (reason) => {
+        this.#advance('reset', reason);
+      },
+      onLost: (error) => {
+        this.#advance('stop', error);
+      },
+    });
+    this.#dispatcher = dispatcher;
+    dispatcher.addQueue(Math.min(ADMIN_DEPTH, maxEntries - 1));
+    await this.#enable(signal);
+    const submit = this.#submitFor(signal);
+    this.#identity = parseController(await this.#identify(IDENTIFY.controller, 0, submit), this.#registers.version);
+    const granted = Math.min(queues, await requestQueues(submit, queues));
+    for (let id = 1; id <= granted; id++) dispatcher.addQueue(Math.min(queueDepth, maxEntries - 1));
+    await createQueues(submit, dispatcher.ioQueues, this.#interrupts.kind !== 'poll');
+    this.#advance('ready');
   }
 
   /** Starts the controller, which is disabled, with an empty admin queue. */
-  async #enable(): Promise<void> {
-    const admin = this.#queues[0]!;
-    await this.#registers.enable(admin);
+  async #enable(signal: AbortSignal): Promise<void> {
+    const { admin } = this.#dispatcher!;
+    await this.#registers.enable(admin, signal);
     admin.state = 'open';
   }
 
-  #goLive(): void {
-    this.#state = 'live';
-    for (const queue of this.#queues) queue.state = 'open';
-    this.#kick();
-  }
-
-  // ---- running
-
-  /** Submits what waits, once this turn's code has asked for all it wants: one doorbell for all of it. */
-  #kick(): void {
-    if (this.#kicked) return;
-    this.#kicked = true;
-    queueMicrotask(() => {
-      this.#kicked = false;
-      this.#dispatch();
-    });
-  }
-
-  #dispatch(): void {
-    try {
-      for (const queue of this.#queues) if (queue.hasWaiting) queue.dispatch();
-    } catch (error) {
-      void this.#stopFor(error as Error);
-      return;
-    }
-    for (let vector = 0; vector < this.#serving.length; vector++) {
-      if (!this.#hasInFlight(vector)) continue;
-      this.#watch();
-      if (!this.#serving[vector]!) void this.#serve(vector);
-    }
-  }
-
-  #hasInFlight(vector: number): boolean {
-    for (const queue of this.#queues) if (queue.vector === vector && queue.inFlight > 0) return true;
-    return false;
-  }
-
-  #hasCompletion(vector: number): boolean {
-    for (const queue of this.#queues) if (queue.vector === vector && queue.hasCompletion) return true;
-    return false;
-  }
-
-  /** Looks after the completions of a vector as long as there are any to come. */
-  async #serve(vector: number): Promise<void> {
-    this.#serving[vector] = true;
-    const wait = { vector, ready: () => this.#hasCompletion(vector) };
-    try {
-      for (;;) {
-        this.#reap(vector);
-        // Who waited for these goes first, and may have the next ones by then.
-        if (!this.#hasInFlight(vector)) break;
-        await this.#interrupts!.wait(wait);
-      }
-      this.#serving[vector] = false;
-    } catch (error) {
-      this.#serving[vector] = false;
-      await this.#stopFor(error as Error);
-    }
-  }
-
-  #reap(vector: number): void {
-    let reaped = 0;
-    for (const queue of this.#queues) if (queue.vector === vector) reaped += queue.reap();
-    // Room and memory came back.
-    if (reaped > 0) this.#kick();
-  }
-
-  /** What the driver itself brought about is no status of the controller's. */
-  #explain(request: Request, error: NvmeStatusError): Error {
-    if (error.statusCodeType !== 0) return error;
-    if (request.abortSent && error.statusCode === STATUS.abortRequested) {
-      const took = `took longer than ${String(this.#options.timeout)} ms and was aborted`;
-      return new NvmeTimeoutError(this.#pci.address, `${request.name} ${took}`);
-    }
-    if (error.statusCode === STATUS.submissionQueueDeleted && this.#failure !== null) return this.#failure;
-    return error;
-  }
-
-  // ---- time-outs
-
-  #watch(): void {
-    if (this.#watchdog !== undefined) return;
-    this.#watchdog = setTimeout(
-      () => {
-        this.#watchdog = undefined;
-        void this.#look();
-      },
-      Math.max(LEAST_LOOK, this.#options.timeout / LOOKS),
-    );
-  }
-
-  /** Looks for commands that are late: aborts them (5.1), or resets the controller when that was done before. */
-  async #look(): Promise<void> {
-    try {
-      const now = performance.now();
-      if (this.#late(now).length > 0) {
-        const isFatal = await this.#registers.isFatal();
-        // An interrupt may have been lost: what is complete is not late. And what a reset that began meanwhile ends isn't, either.
-        for (let vector = 0; vector < this.#serving.length; vector++) this.#reap(vector);
-        for (const request of this.#late(now)) {
-          if (isFatal) {
-            const what = 'fatal controller status (CSTS.CFS)';
-            await this.#recover(new NvmeError('ERR_DMAPOOL_NVME_PROTOCOL', this.#pci.address, what));
-            return;
-          }
-          if (!this.#abort(request)) {
-            const what = `${request.name} took longer than ${String(this.#options.timeout)} ms`;
-            await this.#recover(new NvmeTimeoutError(this.#pci.address, what));
-            return;
-          }
-        }
-      }
-      if (this.#queues.some((queue) => queue.inFlight > 0)) this.#watch();
-    } catch (error) {
-      await this.#stopFor(error as Error);
-    }
-  }
-
-  #late(now: number): Request[] {
-    return this.#queues.flatMap((queue) => queue.late(now));
-  }
-
-  /** Asks the controller to abort a command. False when that makes no sense (any more). */
-  #abort(request: Request): boolean {
-    if (this.#state !== 'live' || request.queue === 0 || request.abortSent) return false;
-    // More than the limit it may refuse (5.1); the others get their turn at the next look.
-    if (this.#queues[0]!.load >= this.#identity.abortLimit) return true;
-    request.abortSent = true;
-    request.deadline = performance.now() + this.#options.timeout;
-    this.#timeouts++;
-    this.#aborts++;
-    const command = { opcode: ADMIN.abort, cdw10: request.queue | (request.cid << 16) };
-    // Whether it worked is seen by the command itself, which is then completed, or late for the second time.
-    this.#submit(0, command, null).catch(() => undefined);
-    return true;
-  }
-
   /** Resets the controller. What is in flight fails; what waits goes on afterwards. */
-  #recover(reason: Error): Promise<void> {
-    if (this.#state !== 'live') {
-      // While it is started, reset or shut down a reset is no way out.
-      return this.#stopFor(reason);
+  async #reset(reason: Error, signal: AbortSignal): Promise<void> {
+    const dispatcher = this.#dispatcher!;
+    dispatcher.hold();
+    const { proof, failure } = await this.#stopDma();
+    signal.throwIfAborted();
+    dispatcher.failInFlight(proof, (request) => new NvmeResetError(this.#pci.address, request.name, reason));
+    dispatcher.reset();
+    if (failure !== null) await this.#registers.resetFunction(failure, signal);
+    await this.#enable(signal);
+    const submit = this.#submitFor(signal);
+    const granted = await requestQueues(submit, this.queues);
+    if (granted < this.queues) {
+      const message = `has ${String(granted)} I/O queues after a reset, and had ${String(this.queues)}`;
+      throw new NvmeError('ERR_DMAPOOL_NVME_PROTOCOL', this.#pci.address, message);
     }
-    this.#state = 'resetting';
-    this.#resets++;
-    this.#pci.device.report('warn', 'nvme reset', `resetting the controller: ${reason.message}`);
-    this.#recovery = this.#resetFor(reason).finally(() => {
-      this.#recovery = null;
-    });
-    return this.#recovery;
+    await createQueues(submit, dispatcher.ioQueues, this.interruptKind !== 'poll');
+    this.#advance('ready');
   }
 
-  async #resetFor(reason: Error): Promise<void> {
+  /** Orderly shutdown (7.6.2). */
+  async #shutDown(signal: AbortSignal): Promise<void> {
     try {
-      await this.#stop();
-      for (const queue of this.#queues) {
-        queue.failInFlight((request) => new NvmeResetError(this.#pci.address, request.name, reason));
-        // Before the first interrupt: it may be shared, and then what is old would be taken for new.
-        queue.reset();
-      }
-      await this.#enable();
-      const granted = await requestQueues(this.#submitAdmin, this.queues);
-      if (granted < this.queues) {
-        const message = `has ${String(granted)} I/O queues after a reset, and had ${String(this.queues)}`;
-        throw new NvmeError('ERR_DMAPOOL_NVME_PROTOCOL', this.#pci.address, message);
-      }
-      await createQueues(this.#submitAdmin, this.#queues.slice(1), this.interruptKind !== 'poll');
-      if (this.#state === 'resetting') this.#goLive();
-    } catch (error) {
-      await this.#stopFor(error as Error);
-    }
-  }
-
-  /** Stops the controller. Then what it had completed until then is settled, for nobody will be told of it. */
-  async #stop(): Promise<void> {
-    for (const queue of this.#queues) queue.state = 'absent';
-    await this.#registers.disable();
-    // When it died in the meantime the queues' memory may be somebody else's.
-    if (!this.#dead) for (const queue of this.#queues) queue.reap();
-  }
-
-  /** Stops the controller for good, if it still listens, and fails everything. */
-  async #stopFor(error: Error): Promise<void> {
-    try {
-      await this.#stop();
+      await deleteQueues(this.#submitFor(signal), this.#dispatcher!.ioQueues);
     } catch {
-      // It is gone, or may do no DMA any more.
+      // The controller keeps a queue that it should delete. It is told of the shutdown all the same.
+      signal.throwIfAborted();
     }
-    this.#die(error);
+    const latency = this.#identity.shutdownLatency / 1000;
+    await this.#registers.shutdown(Math.min(Math.max(SHUTDOWN_LEAST, latency), SHUTDOWN_MOST), signal);
+    this.#advance('stop', this.#life.refusal!);
   }
 
-  /** The controller is of no use any more, and touches no memory. */
-  #die(error: Error): void {
-    this.#dead = true;
-    this.#failure ??= error;
-    const failure = this.#failure;
-    for (const queue of this.#queues) {
-      queue.state = 'absent';
-      queue.failInFlight(() => failure);
-      queue.failWaiting(failure);
+  /** Stops the controller for good. What is in flight fails, and its memory is released if it is proven to do no DMA. */
+  async #stop(): Promise<void> {
+    const reason = this.#life.refusal!;
+    try {
+      const { proof } = await this.#stopDma();
+      if (this.#life.state !== 'stopping') return;
+      this.#dispatcher?.failInFlight(proof, () => reason);
+      this.#proof = proof;
+      this.#unproven = null;
+      await this.#closeInterrupts();
+      this.#advance('proven');
+    } catch (error) {
+      this.#proof = null;
+      this.#unproven = error as Error;
+      const commands = this.#dispatcher?.keepInFlight(error as Error) ?? 0;
+      const what = `the memory of its queues and of ${String(commands)} commands is kept`;
+      this.#pci.device.report('error', 'nvme kept memory', `${what}: ${(error as Error).message}`);
+      await this.#closeInterrupts();
+      this.#advance('unproven');
+    }
+  }
+
+  /** Fails where the function is gone or closed: then they are closed already. */
+  async #closeInterrupts(): Promise<void> {
+    if (this.#interrupts !== null) await settled(this.#interrupts.close(), CLOSE_TIME);
+  }
+
+  /**
+   * Stops the controller's DMA, and disables it.
+   *
+   * @returns The proof, and why it could not be disabled all the same; null when it was.
+   * @throws `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` when nothing could be proven.
+   */
+  async #stopDma(): Promise<{ readonly proof: DmaStopped; readonly failure: Error | null }> {
+    const timeout = this.#registers.stopTimeout;
+    const attempt = new AbortController();
+    const result = {
+      failure: new NvmeTimeoutError(this.#pci.address, `was not disabled within ${String(timeout)} ms`) as Error | null,
+    };
+    const stop = async (): Promise<void> => {
+      try {
+        await this.#registers.disable(attempt.signal);
+        result.failure = null;
+      } catch (error) {
+        result.failure = error as Error;
+        throw error;
+      }
+    };
+    try {
+      const proof = await this.#pci.stopDma({ stop, timeout });
+      return { proof, failure: result.failure };
+    } finally {
+      // What hangs must not write to a controller that was started again.
+      attempt.abort();
     }
   }
 
   // ---- ending
 
   /**
-   * Shuts the controller down (7.6.2), gives its memory back and takes its right to do DMA away. Commands that are in
-   * flight or wait fail with `ERR_DMAPOOL_NVME_CLOSED`. Closing twice is fine, and so is closing one that is gone.
+   * Shuts the controller down (7.6.2), stops its DMA and releases its memory; while a reset runs, after that. Commands that
+   * are in flight or wait fail with `ERR_DMAPOOL_NVME_CLOSED`. Closing twice is fine, and so is closing one that is gone.
    *
+   * @throws `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` when the controller may still do DMA: all its memory is kept, the device's
+   *   log says so, and a later call tries again; so does `pci.close()`.
    * @throws `DmaReleaseError` when memory failed to go back: all of it was tried.
    */
   close(): Promise<void> {
-    return (this.#closing ??= this.#shutDown());
+    return (this.#closing ??= this.#close().catch((error: unknown) => {
+      if (this.#life.state !== 'closed') this.#closing = null;
+      throw error;
+    }));
   }
 
   /** {@link NvmeController.close}, for `await using`. */
@@ -585,55 +595,44 @@ export class NvmeController {
     return this.close();
   }
 
-  async #shutDown(): Promise<void> {
-    const error = new NvmeError('ERR_DMAPOOL_NVME_CLOSED', this.#pci.address, 'the driver was closed');
-    const wasLive = this.#state === 'live';
-    this.#failure ??= error;
-    this.#state = 'closing';
-    for (const queue of this.#queues.slice(1)) {
-      if (queue.state === 'open') queue.state = 'closing';
-      queue.failWaiting(error);
-    }
-    await this.#recovery;
+  async #close(): Promise<void> {
+    const reason = this.#life.refuse(new NvmeError('ERR_DMAPOOL_NVME_CLOSED', this.address, 'the driver was closed'));
+    this.#dispatcher!.closeIo(reason);
+    this.#advance('close', reason);
+    while (!this.#life.isOver) await this.#work;
+    if (this.#life.state === 'stuck') throw this.#unproven!;
     try {
-      if (wasLive) await this.#shutDownOrderly();
-    } catch {
-      // It is dead, or does not listen. Then the hard way, which is next.
-    }
-    try {
-      await this.#abandon(error);
+      if (this.#life.state === 'stopped') this.#release(this.#proof!);
     } finally {
       this.#endClaim();
     }
   }
 
-  async #shutDownOrderly(): Promise<void> {
-    // Not through #submit: that refuses everything by now.
-    await deleteQueues((command, data) => this.#enqueue(0, command, data), this.#queues.slice(1));
-    const latency = this.#identity.shutdownLatency / 1000;
-    await this.#registers.shutdown(Math.min(Math.max(SHUTDOWN_LEAST, latency), SHUTDOWN_MOST));
+  /** The function was closed under the driver, which proved that it does no DMA; or its device was detached by somebody else. */
+  #onDetach(): void {
+    const message = 'its PCI function was closed';
+    const reason = this.#life.refuse(new NvmeError('ERR_DMAPOOL_NVME_CLOSED', this.address, message));
+    const proof = this.#pci.dmaStopped;
+    if (proof === null) {
+      this.#advance('stop', reason);
+      return;
+    }
+    this.#activity.abort(reason);
+    this.#end(reason);
+    this.#dispatcher?.failInFlight(proof, () => reason);
+    this.#release(proof);
   }
 
-  /** Stops the controller and lets go of everything. */
-  async #abandon(error: Error): Promise<void> {
-    await this.#stopFor(error);
-    clearTimeout(this.#watchdog);
-    // What fails is gone or closed already.
-    await runAll([() => this.#pci.disableBusMaster(), () => this.#interrupts?.close()]);
+  /** Releases all memory of the driver that the controller could reach. */
+  #release(proof: DmaStopped): void {
     this.#forget();
-    this.#releaseMemory();
-  }
-
-  #releaseMemory(): void {
-    const failure =
-      this.#failure ?? new NvmeError('ERR_DMAPOOL_NVME_CLOSED', this.#pci.address, 'its PCI function was closed');
-    this.#die(failure);
-    const releases = this.#queues.flatMap((queue) => queue.releases());
+    this.#advance('released');
+    const releases = this.#dispatcher?.releases(proof) ?? [];
     for (const pool of this.pools) {
       releases.push(() => {
         pool.destroy();
       });
     }
-    releaseAll(`${this.#pci.address}: memory of the NVMe driver failed to go back`, releases);
+    releaseStopped(proof, `${this.address}: memory of the NVMe driver failed to go back`, releases);
   }
 }

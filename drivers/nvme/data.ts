@@ -88,14 +88,16 @@ export class BouncedData implements CommandData {
   readonly #length: number;
   readonly #count: number;
   readonly #toDevice: boolean;
+  readonly #fromDevice: boolean;
   #pages: DataPage[] | null = null;
 
-  constructor(bounce: BouncePages, buffer: Uint8Array, toDevice: boolean) {
+  constructor(bounce: BouncePages, buffer: Uint8Array, direction: 'toDevice' | 'fromDevice' | 'both') {
     this.#bounce = bounce;
     this.#buffer = buffer;
     this.#length = buffer.length;
     this.#count = Math.ceil(buffer.length / PAGE_SIZE);
-    this.#toDevice = toDevice;
+    this.#toDevice = direction !== 'fromDevice';
+    this.#fromDevice = direction !== 'toDevice';
   }
 
   /** What is wrong with the buffer by now; null if it is as it was. */
@@ -134,7 +136,7 @@ export class BouncedData implements CommandData {
     const buffer = this.#buffer;
     const count = this.#count;
     this.#pages = null;
-    const isRead = transferred && !this.#toDevice;
+    const isRead = transferred && this.#fromDevice;
     const changed = isRead ? this.#changed() : null;
     if (isRead && changed === null) {
       for (let i = 0; i < count; i++) {

@@ -4,7 +4,7 @@
  * @module dmapool/drivers/nvme
  * @packageDocumentation
  */
-export { NvmeController, type NvmeDirection, type NvmeStatistics } from './controller.ts';
+export { NvmeController, type NvmeStatistics } from './controller.ts';
 export { DriverError } from '../common/error.ts';
 export type { DmaMemory } from './data.ts';
 export {
@@ -23,6 +23,6 @@ export type {
   NvmeWriteOptions,
   NvmeWriteZeroesOptions,
 } from './namespace.ts';
-export type { NvmeOptions } from './options.ts';
+export type { NvmeCommandOptions, NvmeOptions } from './options.ts';
 export type { NvmeCommand } from './queue-pair.ts';
 export { nvmeStatusName } from './status.ts';

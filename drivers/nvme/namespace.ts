@@ -13,7 +13,7 @@ import { BouncedData, type BouncePages, type CommandData, DirectData, type DmaMe
 import { NvmeError } from './errors.ts';
 import type { NvmeIdentity, NvmeNamespaceIdentity } from './identify.ts';
 import { isArray } from '../common/arguments.ts';
-import { MAX_TRANSFER } from './options.ts';
+import { checkTimeout, commandTimeout, MAX_TRANSFER, type NvmeCommandOptions } from './options.ts';
 import type { PrpLists } from './prp.ts';
 import type { NvmeCommand } from './queue-pair.ts';
 import { DSM_DEALLOCATE, DSM_MAX_RANGES, DSM_RANGE_SIZE, IO_FLAG, NVM, PAGE_SIZE } from './registers.ts';
@@ -28,7 +28,7 @@ export interface NvmeWriteOptions {
 }
 
 /** How to write zeroes. */
-export interface NvmeWriteZeroesOptions {
+export interface NvmeWriteZeroesOptions extends NvmeCommandOptions {
   /** The controller may deallocate the blocks. Default false. */
   readonly deallocate?: boolean;
 }
@@ -58,11 +58,11 @@ export interface NamespaceOwner {
   readonly lists: PrpLists;
   readonly bounce: BouncePages;
   /** Submits an I/O command. */
-  transfer(command: NvmeCommand, data: CommandData | null): Promise<number>;
+  transfer(command: NvmeCommand, data: CommandData | null, timeout?: number): Promise<number>;
 }
 
 const WRITE_OPTIONS: OptionNames<NvmeWriteOptions> = { fua: true };
-const ZEROES_OPTIONS: OptionNames<NvmeWriteZeroesOptions> = { deallocate: true };
+const ZEROES_OPTIONS: OptionNames<NvmeWriteZeroesOptions> = { deallocate: true, timeout: true };
 const DMA_OPTIONS: OptionNames<NvmeDmaOptions> = { fua: true, offset: true, length: true };
 const RANGE: OptionNames<NvmeRange> = { lba: true, blocks: true };
 
@@ -170,18 +170,20 @@ export class NvmeNamespace {
     return this.#transferDma(NVM.write, lba, memory, options);
   }
 
-  /** What was written lasts from now on, also without power (6.8). */
-  async flush(): Promise<void> {
-    await this.#owner.transfer({ opcode: NVM.flush, nsid: this.nsid }, null);
+  /** What was written lasts from now on, also without power (6.8). @param options How long it may take. */
+  async flush(options: NvmeCommandOptions = {}): Promise<void> {
+    await this.#owner.transfer({ opcode: NVM.flush, nsid: this.nsid }, null, commandTimeout(options));
   }
 
   /**
    * Makes blocks read as zeros (6.17). No data is transferred.
    *
-   * @param lba First logical block. @param blocks How many. @param options Whether they may be deallocated.
+   * @param lba First logical block. @param blocks How many. @param options Whether they may be deallocated, and how long each
+   *   command of up to 65536 blocks may take.
    */
   async writeZeroes(lba: number, blocks: number, options: NvmeWriteZeroesOptions = {}): Promise<void> {
-    const { deallocate = false } = readOptions('options', options, ZEROES_OPTIONS);
+    const { deallocate = false, timeout } = readOptions('options', options, ZEROES_OPTIONS);
+    checkTimeout(timeout);
     checkBoolean('deallocate', deallocate);
     checkInteger('lba', lba, 0, Number.MAX_SAFE_INTEGER);
     checkInteger('blocks', blocks, 1, Number.MAX_SAFE_INTEGER - lba);
@@ -189,7 +191,7 @@ export class NvmeNamespace {
     // One after the other: there may be very many.
     for (let done = 0; done < blocks; done += MAX_BLOCKS) {
       const count = Math.min(MAX_BLOCKS, blocks - done);
-      await this.#blocksCommand(NVM.writeZeroes, lba + done, count, deallocate ? IO_FLAG.deallocate : 0, null);
+      await this.#blocksCommand(NVM.writeZeroes, lba + done, count, deallocate ? IO_FLAG.deallocate : 0, null, timeout);
     }
   }
 
@@ -197,9 +199,10 @@ export class NvmeNamespace {
    * Tells the controller that the content of blocks is not needed any more (6.7). What they read as until they are written
    * says {@link NvmeNamespace.deallocatedReads}; a controller may also leave them as they are.
    *
-   * @param ranges 1 to 256.
+   * @param ranges 1 to 256. @param options How long it may take.
    */
-  async deallocate(ranges: readonly NvmeRange[]): Promise<void> {
+  async deallocate(ranges: readonly NvmeRange[], options: NvmeCommandOptions = {}): Promise<void> {
+    const timeout = commandTimeout(options);
     if (!isArray(ranges)) throw new DmaArgumentError('ranges', ranges, 'an array');
     checkInteger('ranges.length', ranges.length, 1, DSM_MAX_RANGES);
     this.#checkSupport(this.#owner.identity.datasetManagement, 'Dataset Management');
@@ -214,14 +217,14 @@ export class NvmeNamespace {
     }
     const { nsid } = this;
     const command = { opcode: NVM.datasetManagement, nsid, cdw10: ranges.length - 1, cdw11: DSM_DEALLOCATE };
-    await this.#owner.transfer(command, new BouncedData(this.#owner.bounce, list, true));
+    await this.#owner.transfer(command, new BouncedData(this.#owner.bounce, list, 'toDevice'), timeout);
   }
 
   #transferBuffer(opcode: number, lba: number, buffer: Uint8Array, flags: number): Promise<void> {
     checkBytes('buffer', buffer);
     return this.#cut(opcode, lba, buffer.length, this.#maxBytes, flags, (offset, length) => {
       const part = length === buffer.length ? buffer : buffer.subarray(offset, offset + length);
-      return new BouncedData(this.#owner.bounce, part, opcode === NVM.write);
+      return new BouncedData(this.#owner.bounce, part, opcode === NVM.write ? 'toDevice' : 'fromDevice');
     });
   }
 
@@ -278,6 +281,7 @@ export class NvmeNamespace {
     count: number,
     flags: number,
     data: CommandData | null,
+    timeout?: number,
   ): Promise<void> {
     const command: NvmeCommand = {
       opcode,
@@ -286,7 +290,7 @@ export class NvmeNamespace {
       cdw11: lba / 2 ** 32,
       cdw12: flags + count - 1,
     };
-    await this.#owner.transfer(command, data);
+    await this.#owner.transfer(command, data, timeout);
   }
 
   #checkSupport(supported: boolean, command: string): void {

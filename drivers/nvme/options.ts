@@ -10,7 +10,10 @@ export interface NvmeOptions {
   readonly queues?: number;
   /** Commands in flight on each, 1 to 1024; the controller may take fewer. Those beyond wait. Default 64. */
   readonly queueDepth?: number;
-  /** Milliseconds that a command may take before it is aborted, and then before the controller is reset. Default 30000. */
+  /**
+   * Milliseconds that a command may take before it is aborted, and then before the controller is reset, unless the command has
+   * a time of its own ({@link NvmeCommandOptions}). An admin command is not aborted. Default 30000.
+   */
   readonly timeout?: number;
   /**
    * Bytes of memory for data that is copied, 4 MiB to 1 GiB: commands beyond wait. Taken as it is needed. Default 16 MiB.
@@ -22,6 +25,16 @@ export interface NvmeOptions {
    * interrupt.
    */
   readonly interrupts?: Omit<InterruptOptions, 'vectors'>;
+}
+
+/** How to submit one command. */
+export interface NvmeCommandOptions {
+  /**
+   * Milliseconds that it may take. Default: the controller's `timeout`; for admin commands that take long, more: Format NVM
+   * 10 minutes; Firmware Commit, Namespace Management, Security Send and Receive, and Sanitize 2 minutes; Firmware Image
+   * Download and Namespace Attachment a minute.
+   */
+  readonly timeout?: number;
 }
 
 const OPTIONS: OptionNames<NvmeOptions> = {
@@ -44,6 +57,18 @@ export type CheckedNvmeOptions = Required<NvmeOptions>;
 export const MAX_TRANSFER: number = 4 * 1024 * 1024;
 
 const MAX_TIMEOUT = 2 ** 30;
+const COMMAND_OPTIONS: OptionNames<NvmeCommandOptions> = { timeout: true };
+
+/** Checks a time-out; undefined stays so. @throws `DmaArgumentError` */
+export function checkTimeout(timeout: number | undefined): number | undefined {
+  if (timeout !== undefined) checkInteger('timeout', timeout, 1, MAX_TIMEOUT);
+  return timeout;
+}
+
+/** @returns The time-out of a command, if it has one of its own. @throws `DmaArgumentError` */
+export function commandTimeout(options: NvmeCommandOptions): number | undefined {
+  return checkTimeout(readOptions('options', options, COMMAND_OPTIONS).timeout);
+}
 
 /** Checks the options. @throws `DmaArgumentError` */
 export function checkNvmeOptions(options: NvmeOptions): CheckedNvmeOptions {

@@ -5,11 +5,19 @@
  *             (no room, no memory)                                     |
  *     promise <------------- reap <-- completion queue <---------------+   new entries are told by their phase bit
  *
- * A command's memory is given back when its completion is here, or when the controller was stopped: never before.
+ * A command's memory is released when its completion is here, or with the proof that the function does no DMA: never before.
+ * What fails without keeps its slot and its memory.
  */
-import { type CoherentMemory, type Device, DmaOutOfMemoryError, loadAcquire32, storeRelease32 } from 'dmapool';
+import {
+  type CoherentMemory,
+  type Device,
+  DmaArgumentError,
+  DmaOutOfMemoryError,
+  loadAcquire32,
+  storeRelease32,
+} from 'dmapool';
 import { checkInteger, describeThrown, type OptionNames, readOptions } from 'dmapool/arguments';
-import type { Bar } from 'dmapool/pci';
+import type { Bar, DmaStopped } from 'dmapool/pci';
 import { releaseAll } from '../common/release.ts';
 import type { CommandData } from './data.ts';
 import { NvmeStatusError } from './errors.ts';
@@ -56,10 +64,12 @@ export function checkCommand(given: NvmeCommand): NvmeCommand {
   return command;
 }
 
-/** A command on its way, and who waits for it. */
+/** A command on its way, and the promise of its caller. */
 export class Request {
   readonly command: NvmeCommand;
   readonly data: CommandData | null;
+  /** Milliseconds that it may take once it is submitted. */
+  readonly timeout: number;
   readonly resolve: (result: number) => void;
   readonly reject: (error: unknown) => void;
   /** The next one that waits. */
@@ -76,11 +86,13 @@ export class Request {
   constructor(
     command: NvmeCommand,
     data: CommandData | null,
+    timeout: number,
     resolve: (result: number) => void,
     reject: (error: unknown) => void,
   ) {
     this.command = command;
     this.data = data;
+    this.timeout = timeout;
     this.resolve = resolve;
     this.reject = reject;
     this.cid = -1;
@@ -93,6 +105,10 @@ export class Request {
     const of = nsid === 0 || nsid === 0xffff_ffff ? '' : ` of namespace ${String(nsid)}`;
     return `${opcodeName(opcode, this.queue === 0)}${of}`;
   }
+
+  get tookTooLong(): string {
+    return `${this.name} took longer than ${String(this.timeout)} ms`;
+  }
 }
 
 /** What a queue needs of its controller. */
@@ -101,8 +117,6 @@ export interface QueueOwner {
   readonly registers: Bar;
   /** Bytes from one doorbell to the next. */
   readonly doorbellStride: number;
-  /** Milliseconds that a command may take. */
-  readonly timeout: number;
   /** In place of the status, what a command fails with; for those that the driver itself had aborted. */
   explain(request: Request, error: NvmeStatusError): Error;
 }
@@ -153,6 +167,7 @@ export class QueuePair {
   #lastWaiting: Request | null = null;
   #waiting = 0;
   #submitted = 0;
+  #kept = 0;
 
   /** @throws `DmaOutOfMemoryError`, or what the memory source throws; nothing is kept then. */
   constructor(owner: QueueOwner, id: number, depth: number, vector: number) {
@@ -172,10 +187,11 @@ export class QueuePair {
       this.#submissions = this.#takeMemory(this.entries * SUBMISSION_ENTRY);
       this.#completions = this.#takeMemory(this.entries * COMPLETION_ENTRY);
     } catch (error) {
+      // The controller was never told of it. Report the original error.
       try {
-        releaseAll('', this.releases());
+        releaseAll('', this.#memoryReleases());
       } catch {
-        // Report the original error.
+        // The same.
       }
       throw error;
     }
@@ -217,6 +233,21 @@ export class QueuePair {
   /** Commands submitted since it was made. */
   get submitted(): number {
     return this.#submitted;
+  }
+
+  /** Commands in flight that failed and whose memory is kept. */
+  get kept(): number {
+    return this.#kept;
+  }
+
+  /** Least milliseconds that a command of this queue may take; `Infinity` when there is none. */
+  get shortestTimeout(): number {
+    let shortest = Infinity;
+    for (const request of this.#slots) if (request !== null) shortest = Math.min(shortest, request.timeout);
+    for (let request = this.#firstWaiting; request !== null; request = request.next) {
+      shortest = Math.min(shortest, request.timeout);
+    }
+    return shortest;
   }
 
   get hasWaiting(): boolean {
@@ -267,7 +298,7 @@ export class QueuePair {
     const { command, data } = request;
     const slot = this.#free[--this.#freeCount]!;
     request.cid = (this.#generations[slot]! << SLOT_BITS) | slot;
-    request.deadline = performance.now() + this.#owner.timeout;
+    request.deadline = performance.now() + request.timeout;
     this.#slots[slot] = request;
     const words = this.#submissions;
     const at = (this.#tail * SUBMISSION_ENTRY) / 4;
@@ -372,13 +403,22 @@ export class QueuePair {
     return this.#slots.filter((request) => request !== null && request.deadline <= now) as Request[];
   }
 
-  /** Fails what is in flight. For when the controller was stopped. */
-  failInFlight(errorOf: (request: Request) => Error): void {
+  /** Fails what is in flight, and releases its memory. */
+  failInFlight(proof: DmaStopped, errorOf: (request: Request) => Error): void {
+    if (!proof.holds) throw new DmaArgumentError('proof', proof.reason, 'a proof that holds');
+    this.#kept = 0;
     for (const request of this.#slots) {
       if (request === null) continue;
       this.#release(request, false);
       request.reject(errorOf(request));
     }
+  }
+
+  /** Fails what is in flight, and keeps its slots and memory until {@link QueuePair.failInFlight}. @returns How many there are. */
+  keepInFlight(error: Error): number {
+    for (const request of this.#slots) request?.reject(error);
+    this.#kept = this.inFlight;
+    return this.#kept;
   }
 
   /** Fails what waits. */
@@ -394,8 +434,13 @@ export class QueuePair {
     this.#completions.fill(0);
   }
 
-  /** What gives its memory back, once. The controller must not use it any more. */
-  releases(): (() => void)[] {
+  /** What gives its memory back, once. */
+  releases(proof: DmaStopped): (() => void)[] {
+    if (!proof.holds) throw new DmaArgumentError('proof', proof.reason, 'a proof that holds');
+    return this.#memoryReleases();
+  }
+
+  #memoryReleases(): (() => void)[] {
     return this.#memory.splice(0).map((memory) => () => {
       this.#owner.device.freeCoherent(memory);
     });

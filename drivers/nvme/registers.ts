@@ -77,28 +77,55 @@ export const ADMIN: Readonly<
   Record<
     | 'deleteSubmissionQueue'
     | 'createSubmissionQueue'
+    | 'getLogPage'
     | 'deleteCompletionQueue'
     | 'createCompletionQueue'
     | 'identify'
     | 'abort'
-    | 'setFeatures',
+    | 'setFeatures'
+    | 'getFeatures'
+    | 'asynchronousEventRequest'
+    | 'namespaceManagement'
+    | 'firmwareCommit'
+    | 'firmwareImageDownload'
+    | 'namespaceAttachment'
+    | 'doorbellBufferConfig'
+    | 'formatNvm'
+    | 'securitySend'
+    | 'securityReceive'
+    | 'sanitize',
     number
   >
 > = {
   deleteSubmissionQueue: 0x00,
   createSubmissionQueue: 0x01,
+  getLogPage: 0x02,
   deleteCompletionQueue: 0x04,
   createCompletionQueue: 0x05,
   identify: 0x06,
   abort: 0x08,
   setFeatures: 0x09,
+  getFeatures: 0x0a,
+  asynchronousEventRequest: 0x0c,
+  namespaceManagement: 0x0d,
+  firmwareCommit: 0x10,
+  firmwareImageDownload: 0x11,
+  namespaceAttachment: 0x15,
+  doorbellBufferConfig: 0x7c,
+  formatNvm: 0x80,
+  securitySend: 0x81,
+  securityReceive: 0x82,
+  sanitize: 0x84,
 };
 
 /** Commands of the NVM command set (6). */
-export const NVM: Readonly<Record<'flush' | 'write' | 'read' | 'writeZeroes' | 'datasetManagement', number>> = {
+export const NVM: Readonly<
+  Record<'flush' | 'write' | 'read' | 'compare' | 'writeZeroes' | 'datasetManagement', number>
+> = {
   flush: 0x00,
   write: 0x01,
   read: 0x02,
+  compare: 0x05,
   writeZeroes: 0x08,
   datasetManagement: 0x09,
 };
@@ -110,8 +137,11 @@ export const IDENTIFY: Readonly<Record<'namespace' | 'controller' | 'activeNames
   activeNamespaces: 0x02,
 };
 
-/** Feature Identifiers of Set Features (5.21.1): Number of Queues (5.21.1.7). */
-export const FEATURE: Readonly<Record<'numberOfQueues', number>> = { numberOfQueues: 0x07 };
+/** Feature Identifiers of Set Features (5.21.1). */
+export const FEATURE: Readonly<Record<'numberOfQueues' | 'hostMemoryBuffer', number>> = {
+  numberOfQueues: 0x07,
+  hostMemoryBuffer: 0x0d,
+};
 
 /** Bits of Create I/O Completion Queue and Create I/O Submission Queue, dword 11 (5.3, 5.4). */
 export const QUEUE_FLAG: Readonly<Record<'physicallyContiguous' | 'interruptsEnabled', number>> = {

@@ -3,7 +3,7 @@
  * software IOMMU, which faults on whatever is not the driver's; each fault is kept.
  */
 import { type DmaTarget, HeapMemory } from 'dmapool';
-import type { BarInfo, InterruptBackend, InterruptKind, PciBackend } from 'dmapool/pci';
+import type { BarInfo, InterruptBackend, InterruptKind, PciBackend, RawConfigSpace } from 'dmapool/pci';
 
 export const BLOCK = 512;
 const PAGE = 4096;
@@ -67,6 +67,7 @@ export class FakeNvme implements PciBackend {
   readonly #submission = new Map<number, Queue>();
   readonly #completion = new Map<number, Queue>();
   #interrupts: Vectors | null = null;
+  #requested: Error | null = null;
 
   /** The driver's device: whose addresses it uses. */
   target: DmaTarget | null = null;
@@ -93,6 +94,16 @@ export class FakeNvme implements PciBackend {
   silent = false;
   /** What becomes of an I/O command: null: it is done; 'hang'; or a status (SCT << 8 | SC) to fail with. */
   fate: (command: SeenCommand) => 'hang' | number | null = () => null;
+  /** The same for admin commands. */
+  onAdmin: (command: SeenCommand) => 'hang' | number | null = () => null;
+  /** Bus mastering can't be switched off. */
+  busMasterSticks = false;
+  /** Called when bus mastering is switched off, before it is. */
+  onBusMasterOff: () => void = () => undefined;
+  /** Shutdown notifications so far. */
+  shutdowns = 0;
+  /** The home's own reset; none unless a test gives one. */
+  reset?: () => Promise<boolean>;
   /** In which order commands that were fetched together are completed. */
   order: <T>(commands: T[]) => T[] = (commands) => commands;
   /** Identify data, before the driver sees it. */
@@ -128,16 +139,34 @@ export class FakeNvme implements PciBackend {
 
   // ---- the function
 
+  /** The system requests the function: all accesses but those to raw configuration space reject, and the controller goes on. */
+  request(reason: Error): void {
+    this.#requested = reason;
+    this.gone.abort(reason);
+  }
+
+  readonly rawConfig: RawConfigSpace = {
+    read: (offset, width) => Promise.resolve(this.silent ? 2 ** width - 1 : read(this.config, offset, width)),
+    write: (offset, width, value) => {
+      if (offset === 4 && (value & 4) === 0 && this.isBusMaster) {
+        this.onBusMasterOff();
+        if (this.busMasterSticks) return Promise.resolve();
+      }
+      write(this.config, offset, width, value);
+      return Promise.resolve();
+    },
+  };
+
   readConfig(offset: number, width: 8 | 16 | 32): Promise<number> {
-    return Promise.resolve(this.silent ? 2 ** width - 1 : read(this.config, offset, width));
+    return this.#requested === null ? this.rawConfig.read(offset, width) : Promise.reject(this.#requested);
   }
 
   writeConfig(offset: number, width: 8 | 16 | 32, value: number): Promise<void> {
-    write(this.config, offset, width, value);
-    return Promise.resolve();
+    return this.#requested === null ? this.rawConfig.write(offset, width, value) : Promise.reject(this.#requested);
   }
 
   read(_bar: number, offset: number, width: 8 | 16 | 32): Promise<number> {
+    if (this.#requested !== null) return Promise.reject(this.#requested);
     return Promise.resolve(this.silent ? 2 ** width - 1 : read(this.#registers, offset, width));
   }
 
@@ -146,7 +175,7 @@ export class FakeNvme implements PciBackend {
   }
 
   write(_bar: number, offset: number, width: 8 | 16 | 32, value: number): void {
-    if (this.silent) return;
+    if (this.silent || this.#requested !== null) return;
     if (offset >= 0x1000) {
       this.#doorbell(offset - 0x1000, value);
       return;
@@ -183,6 +212,14 @@ export class FakeNvme implements PciBackend {
     this.#registers.setUint32(0x1c, this.#registers.getUint32(0x1c, true) | 2, true);
   }
 
+  /** What a controller does that was disabled: it forgets its queues and commands, and RDY falls. */
+  halt(): void {
+    this.#submission.clear();
+    this.#completion.clear();
+    this.hung.length = 0;
+    this.#registers.setUint32(0x1c, 0, true);
+  }
+
   // ---- the controller
 
   #configure(was: number, now: number): void {
@@ -200,12 +237,10 @@ export class FakeNvme implements PciBackend {
       if (((this.#registers.getUint32(0x1c, true) >>> 2) & 3) === 1) this.faults.push('disabled during its shutdown');
       if (!this.stops) return;
       after(this.stopTime, () => {
-        this.#submission.clear();
-        this.#completion.clear();
-        this.hung.length = 0;
-        status(0);
+        this.halt();
       });
     } else if ((now & 0xc000) === 0x4000) {
+      this.shutdowns++;
       status(1 | (1 << 2));
       after(this.shutdownTime, () => {
         if ((this.#registers.getUint32(0x14, true) & 1) !== 0) status(1 | (2 << 2));
@@ -255,17 +290,23 @@ export class FakeNvme implements PciBackend {
   }
 
   #execute(command: SeenCommand): void {
-    if (command.queue === 0) {
-      this.#admin(command);
-      return;
-    }
-    const fate = this.fate(command);
+    const fate = command.queue === 0 ? this.onAdmin(command) : this.fate(command);
     if (fate === 'hang') {
       this.hung.push(command);
       return;
     }
+    if (command.queue === 0 && fate === null) {
+      this.#admin(command);
+      return;
+    }
     if (fate === null) this.#transfer(command);
     this.complete(command, fate ?? 0);
+  }
+
+  /** Does a command that hangs after all. */
+  finish(command: SeenCommand): void {
+    this.#transfer(command);
+    this.complete(command, 0);
   }
 
   /** Does a read or write, by its PRP entries. */

@@ -216,9 +216,9 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
     const data = new Random(5).fill(new Uint8Array(512));
     await disk.write(9, data);
     const compare = { opcode: 0x05, nsid: 1, cdw10: 9 };
-    await nvme.io(compare, data, 'toDevice');
+    await nvme.io(compare, data);
     data[17]! ^= 1;
-    const error = await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_STATUS', nvme.io(compare, data, 'toDevice'));
+    const error = await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_STATUS', nvme.io(compare, data));
     assert.equal((error as NvmeStatusError).status, 'Compare Failure');
     await closeNvme(bench);
   });
@@ -239,9 +239,10 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
     await expectStatus('LBA Out of Range', disk.write(disk.blocks - 63, buffer));
     await expectStatus('LBA Out of Range', disk.read(2 ** 40, buffer));
     await expectStatus('LBA Out of Range', disk.writeZeroes(disk.blocks, 1));
-    await expectStatus('Invalid Namespace or Format', nvme.io({ opcode: 0x02, nsid: 4711 }, buffer));
-    await expectStatus('Invalid Command Opcode', nvme.admin({ opcode: 0xff }));
-    await expectStatus('Invalid Field in Command', nvme.admin({ opcode: 0x06, cdw10: 0x77 }, buffer));
+    await expectStatus('Invalid Namespace or Format', nvme.io({ opcode: 0x00, nsid: 4711 }));
+    await expectStatus('Invalid Command Opcode', nvme.admin({ opcode: 0xff }, buffer));
+    await expectStatus('Invalid Field in Command', nvme.admin({ opcode: 0x06, cdw10: 0x77 }, new Uint8Array(4096)));
+    await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_NO_NAMESPACE', nvme.io({ opcode: 0x02, nsid: 4711 }, buffer));
     await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_NO_NAMESPACE', nvme.namespace(2));
     await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_NO_NAMESPACE', nvme.namespace(4711));
     // One part of many fails: all others are awaited first.
@@ -277,7 +278,7 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
       () => nvme.io({ opcode: 1, cdw10: 2 ** 32 }),
       () => nvme.admin(null as never),
       () => nvme.admin({ opcode: 6 }, new Uint8Array(2)),
-      () => nvme.admin({ opcode: 6 }, new Uint8Array(512), 'both' as never),
+      () => nvme.admin({ opcode: 6 }, new Uint8Array(4096), 'both' as never),
     ];
     for (const call of wrong) throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', call);
     const rejected: (() => Promise<unknown>)[] = [

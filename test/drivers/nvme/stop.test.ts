@@ -1,0 +1,180 @@
+/** No memory is released under a controller that may still use it, however its life ends. */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { DmaPool } from 'dmapool';
+import { NvmeController } from 'dmapool/drivers/nvme';
+import { PciError } from 'dmapool/pci';
+import { rejectsAs, rejectsCode } from '../../support/errors.ts';
+import { until } from '../../support/until.ts';
+import { BLOCK, FakeNvme } from './fake-nvme.ts';
+import { type Bench, open, start } from './fake-fixture.ts';
+
+/** A controller that does not stop, under a function that can not be stopped either. */
+function hold(fake: FakeNvme): void {
+  fake.stops = false;
+  fake.busMasterSticks = true;
+}
+
+/** Lets it be stopped again. */
+function letGo(fake: FakeNvme): void {
+  fake.stops = true;
+  fake.busMasterSticks = false;
+  fake.halt();
+}
+
+const active = (bench: Bench): number => bench.nvme.pools[0]!.counts().active;
+
+/** A read that hangs, of a controller that is then lost. */
+async function lose(fake: FakeNvme): Promise<{ bench: Bench; read: Promise<unknown> }> {
+  const bench = await start(fake, { timeout: 50 });
+  fake.canAbort = false;
+  fake.fate = () => 'hang';
+  const read = bench.disk.read(0, new Uint8Array(BLOCK)).catch((error: unknown) => error);
+  await until('the fake holds the read', () => fake.hung.length === 1);
+  return { bench, read };
+}
+
+void describe('memory of the NVMe driver', () => {
+  void it('is released after a reset that rejects, once bus mastering is off', async () => {
+    const fake = new FakeNvme();
+    fake.reset = () => Promise.reject(new Error('EAGAIN'));
+    const { bench, read } = await lose(fake);
+    fake.stops = false;
+    assert.match(String(await read), /was lost in a reset/);
+    assert.equal(fake.isBusMaster, false);
+    assert.equal(active(bench), 0);
+    await bench.nvme.close();
+    await bench.pci.close();
+  });
+
+  void it('is released when the system requests the function, and not before bus mastering is off', async () => {
+    const fake = new FakeNvme();
+    const { bench, read } = await lose(fake);
+    let atStop = -1;
+    fake.onBusMasterOff = () => {
+      atStop = active(bench);
+    };
+    // Accesses reject from now on; the controller goes on.
+    fake.request(new PciError('ERR_DMAPOOL_PCI_RELEASE_REQUESTED', fake.address, 'the system requests it'));
+    const error = (await read) as PciError;
+    assert.equal(error.code, 'ERR_DMAPOOL_PCI_RELEASE_REQUESTED', String(error));
+    assert.equal(fake.isBusMaster, false);
+    assert.equal(atStop, 1);
+    assert.equal(active(bench), 0);
+    await bench.nvme.close();
+    await bench.pci.close();
+    assert.deepEqual(fake.faults, []);
+  });
+
+  void it('is kept, counted and reported while nothing stops the controller; a later close releases it', async () => {
+    const fake = new FakeNvme();
+    const { bench, read } = await lose(fake);
+    const { nvme, pci, log, disk } = bench;
+    const buffers = DmaPool.createManaged('buffers', pci.device, { size: 4096, align: 4096 });
+    const block = buffers.alloc();
+    const direct = disk.readDma(1, block, { length: BLOCK }).catch((error: unknown) => error);
+    await until('the fake holds both', () => fake.hung.length === 2);
+    hold(fake);
+    for (const error of (await Promise.all([read, direct])) as PciError[]) {
+      assert.equal(error.code, 'ERR_DMAPOOL_PCI_DMA_ACTIVE', String(error));
+    }
+    assert.equal(active(bench), 1);
+    assert.deepEqual([nvme.statistics().kept, nvme.statistics().load], [2, 2]);
+    await until('it is reported', () => /error .*memory of its queues and of 2 commands is kept/.test(log.text));
+    // The controller writes to what it was given, and harms nobody.
+    for (const command of fake.hung) fake.finish(command);
+    assert.deepEqual(fake.faults, []);
+    const error = await rejectsAs(PciError, 'ERR_DMAPOOL_PCI_DMA_ACTIVE', nvme.close());
+    assert.match(error.message, /0000:01:00\.0/);
+    await rejectsCode('ERR_DMAPOOL_PCI_BUSY', NvmeController.open(pci));
+    assert.equal(active(bench), 1);
+    letGo(fake);
+    fake.fate = () => null;
+    const { pools } = nvme;
+    await nvme.close();
+    await nvme.close();
+    for (const pool of pools) assert.equal(pool.counts().pages, 0, pool.name);
+    assert.equal(nvme.statistics().kept, 0);
+    block.free();
+    await (await NvmeController.open(pci)).close();
+    await pci.close();
+    assert.deepEqual(fake.faults, []);
+  });
+
+  void it('that is kept is released by a close of the function that succeeds', async () => {
+    const fake = new FakeNvme();
+    const { bench, read } = await lose(fake);
+    const { nvme, pci } = bench;
+    hold(fake);
+    await read;
+    await rejectsAs(PciError, 'ERR_DMAPOOL_PCI_DMA_ACTIVE', nvme.close());
+    await rejectsCode('ERR_DMAPOOL_RELEASE', pci.close());
+    assert.equal(active(bench), 1);
+    letGo(fake);
+    const { pools } = nvme;
+    await pci.close();
+    for (const pool of pools) assert.equal(pool.counts().pages, 0, pool.name);
+    await nvme.close();
+    assert.equal(nvme.statistics().kept, 0);
+  });
+
+  void it('is kept when a start fails and nothing stops the controller', async () => {
+    const fake = new FakeNvme();
+    const { pci, log } = await open(fake);
+    fake.onIdentify = () => {
+      hold(fake);
+      fake.fail();
+    };
+    fake.interruptsWork = false;
+    fake.onAdmin = () => 'hang';
+    hold(fake);
+    await rejectsCode('ERR_DMAPOOL_NVME_TIMEOUT', NvmeController.open(pci, { timeout: 50 }));
+    assert.match(log.text, /memory of its queues and of 1 commands is kept/);
+    assert.ok(pci.device.bytesAllocated > 0);
+    letGo(fake);
+    await pci.close();
+    assert.equal(pci.device.bytesAllocated, 0);
+    assert.deepEqual(fake.faults, []);
+  });
+
+  void it('is released with the device, by whomever that is detached', async () => {
+    const fake = new FakeNvme();
+    const { bench, read } = await lose(fake);
+    const { nvme, pci } = bench;
+    pci.device.detach();
+    assert.match(String(await read), /closed/);
+    assert.equal(fake.isBusMaster, false);
+    await nvme.close();
+    await pci.close();
+    assert.equal(pci.device.bytesAllocated, 0);
+    assert.deepEqual(fake.faults, []);
+  });
+});
+
+void describe('closing the NVMe driver', () => {
+  for (const when of ['live', 'resetting'] as const) {
+    void it(`tells the controller of the shutdown (${when})`, async () => {
+      const fake = new FakeNvme();
+      fake.stopTime = 100;
+      const { bench, read } = await lose(fake);
+      const { nvme, pci } = bench;
+      if (when === 'resetting') await until('the controller is reset', () => nvme.statistics().resets === 1);
+      await nvme.close();
+      await read;
+      assert.equal(fake.shutdowns, 1);
+      assert.equal(nvme.statistics().resets, when === 'live' ? 0 : 1);
+      assert.deepEqual(fake.faults, []);
+      await pci.close();
+    });
+  }
+
+  void it('tells it too when the controller does not delete a queue', async () => {
+    const fake = new FakeNvme();
+    const { nvme, pci } = await start(fake);
+    fake.onAdmin = ({ opcode }) => (opcode === 0x04 ? 0x06 : null);
+    await nvme.close();
+    assert.equal(fake.shutdowns, 1);
+    await pci.close();
+    assert.deepEqual(fake.faults, []);
+  });
+});
