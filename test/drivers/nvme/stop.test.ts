@@ -22,11 +22,11 @@ function letGo(fake: FakeNvme): void {
   fake.halt();
 }
 
-const active = (bench: Bench): number => bench.nvme.pools[0]!.counts().active;
+const active = (bench: Bench): number => bench.nvme.pools[0]!.statistics().active;
 
 /** A read that hangs, of a controller that is then lost. */
 async function lose(fake: FakeNvme): Promise<{ bench: Bench; read: Promise<unknown> }> {
-  const bench = await start(fake, { timeout: 50 });
+  const bench = await start(fake, { timeout: 500 });
   fake.canAbort = false;
   fake.fate = () => 'hang';
   const read = bench.disk.read(0, new Uint8Array(BLOCK)).catch((error: unknown) => error);
@@ -93,7 +93,7 @@ void describe('memory of the NVMe driver', () => {
     const { pools } = nvme;
     await nvme.close();
     await nvme.close();
-    for (const pool of pools) assert.equal(pool.counts().pages, 0, pool.name);
+    for (const pool of pools) assert.equal(pool.statistics().pages, 0, pool.name);
     assert.equal(nvme.statistics().kept, 0);
     block.free();
     await (await NvmeController.open(pci)).close();
@@ -113,7 +113,7 @@ void describe('memory of the NVMe driver', () => {
     letGo(fake);
     const { pools } = nvme;
     await pci.close();
-    for (const pool of pools) assert.equal(pool.counts().pages, 0, pool.name);
+    for (const pool of pools) assert.equal(pool.statistics().pages, 0, pool.name);
     await nvme.close();
     assert.equal(nvme.statistics().kept, 0);
   });
