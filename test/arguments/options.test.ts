@@ -132,7 +132,9 @@ test('options of drivers', async () => {
   const sector = new Uint8Array(512);
   await refuses(() => disk.write(0, sector, misspelt({})), /accepted: fua$/);
   await refuses(() => disk.readDma(0, { dma: 0, size: 512 }, misspelt({})), /accepted: fua, offset, length$/);
-  await refuses(() => disk.writeZeroes(0, 1, misspelt({})), /accepted: deallocate$/);
+  await refuses(() => disk.writeZeroes(0, 1, misspelt({})), /accepted: deallocate, timeout$/);
+  await refuses(() => disk.flush(misspelt({})), /accepted: timeout$/);
+  await refuses(() => nvme.admin({ opcode: 0x80 }, undefined, misspelt({})), /accepted: timeout$/);
   await refuses(() => nvme.admin(misspelt({ opcode: 6 })), /of command; accepted: opcode, nsid/);
   await end(bench);
 });
