@@ -4,7 +4,7 @@
  * koffi is an optional peer dependency and loaded at the first use, so that importing this costs nothing.
  */
 import { createRequire } from 'node:module';
-import { endianness } from 'node:os';
+import { constants, endianness } from 'node:os';
 import type { LibraryHandle } from 'koffi';
 import { describeThrown } from '../errors.ts';
 import { DmaDependencyError, SystemCallError } from './error.ts';
@@ -40,6 +40,8 @@ export const HUGE_SHIFT = 26;
 export const EFD_NONBLOCK = 0o4000;
 export const EFD_CLOEXEC = 0o2000000;
 export const POLLIN = 1;
+const SEEK_DATA = 3;
+const SEEK_HOLE = 4;
 const F_ADD_SEALS = 1033;
 export const F_SEAL_SEAL = 1;
 export const F_SEAL_SHRINK = 2;
@@ -66,6 +68,7 @@ export class Libc {
   readonly #ioctl: Call;
   readonly #eventfd: Call;
   readonly #fallocate: Call;
+  readonly #lseek: Call;
   readonly #getpagesize: Call;
   readonly #eventfdRead: Call;
   readonly #poll: AsyncCall;
@@ -86,6 +89,7 @@ export class Libc {
     this.#ioctl = bind('int ioctl(int fd, unsigned long request, ...)');
     this.#eventfd = bind('int eventfd(unsigned int value, int flags)');
     this.#fallocate = bind('int fallocate(int fd, int mode, int64_t offset, int64_t length)');
+    this.#lseek = bind('int64_t lseek(int fd, int64_t offset, int whence)');
     this.#getpagesize = bind('int getpagesize()');
     this.#eventfdRead = bind('int eventfd_read(int fd, void *value)');
     this.#poll = bind('int poll(void *fds, unsigned long count, int timeout)') as AsyncCall;
@@ -124,6 +128,19 @@ export class Libc {
         ? this.#ioctl(fd, request, 'long', argument)
         : this.#ioctl(fd, request, 'void *', argument);
     return this.#checked('ioctl', result, purpose);
+  }
+
+  /**
+   * The next data of a sparse file from an offset on, as its first byte and the one after its last; null when there is none.
+   *
+   * @throws {@link SystemCallError}
+   */
+  nextData(fd: number, offset: number): { readonly begin: number; readonly end: number } | null {
+    const begin = this.#lseek(fd, offset, SEEK_DATA);
+    if (begin < 0 && this.#koffi.errno() === constants.errno.ENXIO) return null;
+    const purpose = "can't look for data in the file";
+    const end = this.#checked('lseek', this.#lseek(fd, this.#checked('lseek', begin, purpose), SEEK_HOLE), purpose);
+    return { begin, end };
   }
 
   /** An event counter: eight bytes are written to add to it and read to take it. @throws {@link SystemCallError} */

@@ -84,6 +84,11 @@ export interface ZonedMemoryOptions {
   readonly zones?: readonly MemoryZone[];
   /** See {@link CoherentAllocator.shareBuffer}. */
   readonly shareBuffer?: (buffer: ArrayBuffer | SharedArrayBuffer) => SharedRegion;
+  /** Told of each piece of memory, by its place in its buffer, before it is cleared for its owner and after it came back. */
+  readonly watch?: {
+    taken(byteOffset: number, size: number): void;
+    returned(byteOffset: number, size: number): void;
+  };
 }
 
 /**
@@ -97,12 +102,14 @@ export class ZonedMemory implements CoherentAllocator {
   /** Highest addresses first. */
   readonly #zones: Zone[] = [];
   readonly #availability = new Availability();
+  readonly #watch: ZonedMemoryOptions['watch'];
   #closed = false;
 
   /** @throws {@link DmaArgumentError} for a page size or zone out of range. */
   constructor(options: ZonedMemoryOptions) {
-    const { name, pageSize = 4096, zones = [], shareBuffer } = options;
+    const { name, pageSize = 4096, zones = [], shareBuffer, watch } = options;
     checkPageSize(pageSize);
+    this.#watch = watch;
     this.name = name;
     this.pageSize = pageSize;
     if (shareBuffer !== undefined) this.shareBuffer = shareBuffer;
@@ -138,8 +145,10 @@ export class ZonedMemory implements CoherentAllocator {
     for (const zone of this.#zones) {
       const dma = zone.pages.alloc(size, mask);
       if (dma === -1) continue;
+      const byteOffset = zone.byteOffset + (dma - zone.dma);
+      this.#watch?.taken(byteOffset, bytes);
       // As doubles: V8 fills them faster, and pages hold whole ones.
-      new Float64Array(zone.buffer, zone.byteOffset + (dma - zone.dma), bytes / 8).fill(0);
+      new Float64Array(zone.buffer, byteOffset, bytes / 8).fill(0);
       return new ZoneAllocation(zone, dma, size);
     }
     return null;
@@ -151,6 +160,7 @@ export class ZonedMemory implements CoherentAllocator {
       const message = 'freeCoherent: this is no memory of this source, or it was given back before';
       throw new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', message);
     }
+    this.#watch?.returned(zone.byteOffset + (memory.dma - zone.dma), roundUp(memory.size, this.pageSize));
     zone.pages.free(memory.dma, memory.size);
     this.#availability.announce();
   }

@@ -1,6 +1,15 @@
 /** What a machine is made of, and how QEMU is told. */
-import { checkInteger, checkObject, checkSignal, type OptionNames, reading, readOptions } from '../arguments.ts';
+import {
+  checkFunction,
+  checkInteger,
+  checkObject,
+  checkSignal,
+  type OptionNames,
+  reading,
+  readOptions,
+} from '../arguments.ts';
 import { DmaArgumentError, isArray } from '../errors.ts';
+import { consoleLog, type DeviceLog } from '../device/log.ts';
 import { FIRMWARE_FD, QMP_FD, QTEST_FD, RAM_FD } from './process.ts';
 
 /** A QEMU option as an object: `{ driver: 'nvme', id: 'nvme0', drive: 'disk0', serial: '1' }`. */
@@ -51,6 +60,8 @@ export interface QemuMachineOptions {
   readonly startTimeout?: number;
   /** Milliseconds until QEMU must answer a command, 1 to 10 minutes; then it is killed. Default 10000. */
   readonly commandTimeout?: number;
+  /** Where it is reported that RAM outside allocations was written. Default: the console. */
+  readonly log?: DeviceLog;
   /** Ends the start, or the machine. */
   readonly signal?: AbortSignal;
 }
@@ -71,6 +82,7 @@ const MACHINE_OPTIONS: OptionNames<QemuMachineOptions> = {
   binary: true,
   startTimeout: true,
   commandTimeout: true,
+  log: true,
   signal: true,
 };
 const DRIVE_OPTIONS: OptionNames<QemuDrive> = { id: true, file: true, format: true, readOnly: true, options: true };
@@ -94,6 +106,7 @@ export function checkOptions(options: QemuMachineOptions): CheckedOptions {
     binary = 'qemu-system-x86_64',
     startTimeout = 20_000,
     commandTimeout = 10_000,
+    log = consoleLog,
     signal,
   } = readOptions('options', options, MACHINE_OPTIONS);
   checkMebibytes('memory', memory, LEAST_MEMORY, MOST_MEMORY);
@@ -107,6 +120,10 @@ export function checkOptions(options: QemuMachineOptions): CheckedOptions {
     throw new DmaArgumentError('binary', binary, 'a program');
   }
   checkSignal('signal', signal);
+  checkObject('log', log, 'a log');
+  reading('log', log, 'a log', () => {
+    checkFunction('log.error', (log as { readonly error?: unknown }).error);
+  });
   for (const [name, list] of Object.entries({ devices, drives, netdevs, args })) {
     if (!isArray(list)) throw new DmaArgumentError(name, list, 'an array');
   }
@@ -122,6 +139,7 @@ export function checkOptions(options: QemuMachineOptions): CheckedOptions {
     binary,
     startTimeout,
     commandTimeout,
+    log,
     signal,
   };
 }

@@ -7,7 +7,10 @@
 import { closeSync } from 'node:fs';
 import { ZonedMemory } from '../memory/zoned-memory.ts';
 import { MappedMemory } from '../linux/mapped-memory.ts';
+import type { DeviceLog } from '../device/log.ts';
+import { libc } from '../linux/libc.ts';
 import { createMemoryFile } from '../linux/memfd.ts';
+import { MemoryWatch } from './memory-watch.ts';
 import { MIB } from './options.ts';
 
 const PAGE = 4096;
@@ -19,11 +22,13 @@ export class MachineRam {
   readonly #mapped: MappedMemory;
   /** Its pages, for devices. */
   readonly source: ZonedMemory;
-  /** Descriptor of the file, for QEMU; -1 once it was closed. */
+  /** Watches what is not handed out. */
+  readonly watch: MemoryWatch;
+  /** Descriptor of the file, for QEMU and to look for data; -1 once it was closed. */
   #fd: number;
 
   /** @throws `DmaDependencyError` without koffi. @throws `SystemCallError` */
-  constructor(name: string, size: number, high: number) {
+  constructor(name: string, size: number, high: number, log: DeviceLog) {
     const low = size - high;
     this.#mapped = new MappedMemory(size);
     this.#fd = -1;
@@ -40,15 +45,18 @@ export class MachineRam {
       size: end - dma,
       byteOffset,
     });
+    const zones = [
+      // Never address 0: to many devices it means that there is nothing.
+      zone(PAGE, CONVENTIONAL_END, PAGE),
+      zone(MIB, low, MIB),
+      ...(high === 0 ? [] : [zone(FOUR_GIB, FOUR_GIB + high, low)]),
+    ];
+    this.watch = new MemoryWatch({ buffer, zones, nextData: (offset) => libc().nextData(this.#fd, offset) }, log);
     this.source = new ZonedMemory({
       name: 'qemu',
       pageSize: PAGE,
-      zones: [
-        // Never address 0: to many devices it means that there is nothing.
-        zone(PAGE, CONVENTIONAL_END, PAGE),
-        zone(MIB, low, MIB),
-        ...(high === 0 ? [] : [zone(FOUR_GIB, FOUR_GIB + high, low)]),
-      ].map((where) => ({ ...where, buffer })),
+      zones: zones.map((where) => ({ ...where, buffer })),
+      watch: this.watch,
       shareBuffer: (part) => this.#mapped.share(part, name),
     });
   }
@@ -58,15 +66,11 @@ export class MachineRam {
     return this.#fd;
   }
 
-  /** Closes the descriptor: QEMU has its own by now. */
-  closeFile(): void {
-    if (this.#fd !== -1) closeSync(this.#fd);
-    this.#fd = -1;
-  }
-
   /** Takes the memory away; views read zeros from now on. */
   close(): void {
-    this.closeFile();
+    this.watch?.close();
+    if (this.#fd !== -1) closeSync(this.#fd);
+    this.#fd = -1;
     this.source?.close();
     this.#mapped.close();
   }

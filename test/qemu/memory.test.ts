@@ -2,12 +2,14 @@
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { describe, it } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import { Worker } from 'node:worker_threads';
 import { type CoherentAllocator, Device, DmaPool } from 'dmapool';
 import { attachPool, sharePool } from 'dmapool/shared';
 import { QemuMachine } from 'dmapool/qemu';
 import { conformanceChecks } from 'dmapool/conformance';
-import { startMachine, withoutQemu } from './qemu.ts';
+import { RecordingLog } from '../support/log.ts';
+import { EDU, startMachine, withoutQemu } from './qemu.ts';
 
 const MIB = 1024 * 1024;
 
@@ -29,6 +31,68 @@ for (const [name, options] of Object.entries({
     for (const check of checks) void it(check.name, check.run);
   });
 }
+
+void describe('RAM outside allocations', { skip: withoutQemu }, () => {
+  void it('is watched: what a device writes there is reported with its address, once', async (t) => {
+    const log = new RecordingLog();
+    const machine = await startMachine(t, { memory: 16 * MIB, devices: [{ driver: 'edu', id: 'edu0' }], log });
+    const edu = await machine.open('edu0', { dmaMask: 2 ** 28 - 1 });
+    const bar = edu.bar(0);
+    await edu.enableBusMaster();
+    /** 64 bytes of the device's buffer, zeros at first. */
+    const write = async (dma: number): Promise<void> => {
+      bar.write64(EDU.source, EDU.buffer);
+      bar.write64(EDU.destination, dma);
+      bar.write64(EDU.count, 64);
+      bar.write32(EDU.command, 3);
+      while (((await bar.read32(EDU.command)) & 1) !== 0) await delay(5);
+    };
+    const pool = DmaPool.create('p', edu.device, { size: 4096 });
+    const [block, kept] = [pool.alloc(), pool.alloc()];
+    const { dma } = block;
+    await write(dma);
+    assert.deepEqual(await machine.checkMemory(), [], 'memory of a pool');
+    pool.free(block);
+    pool.free(kept);
+    pool.destroy();
+    assert.deepEqual(await machine.checkMemory(), []);
+    // Zeros, to memory that was given back, and where a device writes that was given no address.
+    await write(dma);
+    await write(0);
+    assert.deepEqual(
+      (await machine.checkMemory()).map(({ address, size }) => [address, size]).sort(([a], [b]) => a! - b!),
+      [
+        [0, 64],
+        [dma, 64],
+      ],
+    );
+    assert.deepEqual(await machine.checkMemory(), [], 'once');
+    assert.match(log.text, new RegExp(`64 bytes at 0x${dma.toString(16)}: `));
+    // Memory that was never handed out, written with something.
+    const filled = edu.device.allocCoherent(4096)!;
+    new Uint8Array(filled.buffer, filled.byteOffset, 64).fill(7);
+    bar.write64(EDU.source, filled.dma);
+    bar.write64(EDU.destination, EDU.buffer);
+    bar.write32(EDU.command, 1);
+    while (((await bar.read32(EDU.command)) & 1) !== 0) await delay(5);
+    await write(8 * MIB + 128);
+    await machine.writeMemory(9 * MIB, Uint8Array.of(1, 2, 3));
+    assert.deepEqual(await machine.checkMemory(), [{ address: 8 * MIB + 128, size: 64 }]);
+    // What nobody asked about is reported when the memory is handed out, or when the machine is closed.
+    edu.device.freeCoherent(filled);
+    await write(filled.dma);
+    const again = edu.device.allocCoherent(4096)!;
+    assert.equal(again.dma, filled.dma);
+    assert.match(log.lines.at(-1)!, new RegExp(`64 bytes at 0x${filled.dma.toString(16)}: `));
+    await write(10 * MIB);
+    const lines = log.lines.length;
+    await machine.close();
+    assert.equal(log.lines.length, lines + 1);
+    assert.match(log.lines.at(-1)!, new RegExp(`64 bytes at 0x${(10 * MIB).toString(16)}: `));
+    await assert.rejects(machine.checkMemory(), { code: 'ERR_DMAPOOL_QEMU_CLOSED' });
+    await edu.close();
+  });
+});
 
 void describe('RAM of a machine', { skip: withoutQemu }, () => {
   void it('is the memory that the machine sees, at every address, and nothing else', async (t) => {
