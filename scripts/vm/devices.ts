@@ -12,6 +12,8 @@ export type VmDevice =
       readonly size?: number;
       /** A raw image file to use instead; what is written stays. */
       readonly image?: string;
+      /** Bytes a second that can be read of it; more are kept waiting. Default: without limit. */
+      readonly readRate?: number;
       /** More of QEMU's properties, such as `max_ioqpairs=2`. */
       readonly properties?: string;
     }
@@ -75,7 +77,18 @@ export function deviceArguments(devices: readonly VmDevice[], firstFile: number)
           args.push('-add-fd', `fd=${firstFile + files.length},set=${index}`);
           files.push(unlinkedFile(device.size));
         }
-        args.push('-blockdev', JSON.stringify(rawBlockDevice(`${id}-disk`, image)));
+        const disk = rawBlockDevice(`${id}-disk`, image);
+        if (device.readRate === undefined) {
+          args.push('-blockdev', JSON.stringify(disk));
+        } else {
+          const group = { 'qom-type': 'throttle-group', id: `${id}-rate`, limits: { 'bps-read': device.readRate } };
+          const { 'node-name': name, ...file } = disk;
+          args.push('-object', JSON.stringify(group));
+          args.push(
+            '-blockdev',
+            JSON.stringify({ driver: 'throttle', 'node-name': name, 'throttle-group': group.id, file }),
+          );
+        }
         args.push('-device', `nvme,id=${id},drive=${id}-disk,serial=dmapool-${index},${place()}${more}`);
         break;
       }
@@ -94,7 +107,10 @@ export function deviceArguments(devices: readonly VmDevice[], firstFile: number)
   return { args, files };
 }
 
-function rawBlockDevice(name: string, filename: string): object {
+function rawBlockDevice(
+  name: string,
+  filename: string,
+): { readonly driver: string; readonly 'node-name': string; readonly file: object } {
   return { driver: 'raw', 'node-name': name, file: { driver: 'file', filename, locking: 'off' } };
 }
 

@@ -1,9 +1,11 @@
 /** What the tests of VFIO in the virtual machine have in common. */
 import assert from 'node:assert/strict';
-import { execFileSync, spawnSync } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+
+const BUS_MASTER = 4;
 
 /** Address of the machine's first device. */
 export const FIRST = '0000:00:10.0';
@@ -20,6 +22,16 @@ export function iommuFaults(): { device: string; address: number }[] {
       /DMAR: \[DMA (?:Read|Write)[^\]]*\] Request device \[([0-9a-f:.]+)\] fault addr (?:0x)?([0-9a-f]+)/g,
     ),
   ].map((match) => ({ device: match[1]!, address: parseInt(match[2]!, 16) }));
+}
+
+/** The kernel's view of a function's command register. */
+export function isBusMaster(address: string): boolean {
+  return (readFileSync(`/sys/bus/pci/devices/${address}/config`).readUInt16LE(4) & BUS_MASTER) !== 0;
+}
+
+/** Writes to a file of the kernel's in a process of its own, since the write may wait for this one. */
+export function writeInBackground(text: string, path: string): ChildProcess {
+  return spawn('sh', ['-c', `echo ${text} > ${path}`], { stdio: 'ignore' });
 }
 
 /** Waits until something is so; false if it is not within 10 seconds. */

@@ -2,16 +2,14 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { readFileSync } from 'node:fs';
 import { after, before, it } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { bindToVfio, unbindFromVfio } from 'dmapool/linux';
-import { FIRST as NVME, freeHugepages, iommuFaults } from './vfio-guest-support.ts';
+import { FIRST as NVME, freeHugepages, iommuFaults, isBusMaster } from './vfio-guest-support.ts';
 
 const KILLS = 20;
 const PROGRAM = fileURLToPath(new URL('./vfio-load.js', import.meta.url));
-const BUS_MASTER = 4;
 
 before(() => {
   bindToVfio([NVME]);
@@ -32,11 +30,6 @@ async function says(child: ChildProcess, word: string): Promise<void> {
   assert.equal(line, word);
 }
 
-/** The kernel's view of the function's command register. */
-function isBusMaster(): boolean {
-  return (readFileSync(`/sys/bus/pci/devices/${NVME}/config`).readUInt16LE(4) & BUS_MASTER) !== 0;
-}
-
 void it(`${String(KILLS)} times a process is killed under load: the device is quiet, memory is back, the next one works`, async () => {
   const hugepages = freeHugepages();
   // Starting Node is what takes long here: the next one starts while this one works.
@@ -48,12 +41,12 @@ void it(`${String(KILLS)} times a process is killed under load: the device is qu
     next = start(i < KILLS ? 'load' : 'once');
     await says(child, 'ready');
     assert.equal(freeHugepages(), hugepages - 4);
-    assert.ok(isBusMaster());
+    assert.ok(isBusMaster(NVME));
     await setTimeout((i * 7) % 50);
     child.kill('SIGKILL');
     const [, signal] = (await once(child, 'exit')) as [number | null, string];
     assert.equal(signal, 'SIGKILL');
-    assert.equal(isBusMaster(), false, 'the device is quiet');
+    assert.equal(isBusMaster(NVME), false, 'the device is quiet');
     assert.equal(freeHugepages(), hugepages);
   }
   next.stdin!.write('go');

@@ -1,6 +1,6 @@
 /** Tests of the NVMe driver through VFIO; as root in the virtual machine, with the disk that vfio-nvme.test.ts lists. */
 import assert from 'node:assert/strict';
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import { writeFileSync } from 'node:fs';
 import { after, before, describe, it } from 'node:test';
@@ -10,7 +10,7 @@ import { NvmeController, NvmeError, type NvmeNamespace, type NvmeOptions } from 
 import { bindToVfio, unbindFromVfio, VfioDevice, type VfioMemoryOptions } from 'dmapool/linux';
 import { assertIdle, MIB } from '../drivers/nvme/fixture.ts';
 import { Traffic } from '../drivers/nvme/traffic.ts';
-import { diskAppears, FIRST as NVME, iommuFaults, within10s } from './vfio-guest-support.ts';
+import { diskAppears, FIRST as NVME, iommuFaults, within10s, writeInBackground } from './vfio-guest-support.ts';
 import { Random } from '../support/random.ts';
 
 const DISK = '/dev/nvme0n1';
@@ -165,7 +165,7 @@ void describe('NVMe through VFIO', () => {
     const nvme = await NvmeController.open(vfio.pci, { bounceMemory: 4 * MIB });
     const disk = await nvme.namespace(1);
     // By hand, since unbindFromVfio would refuse; the write returns when we have let go.
-    const child = execInBackground(`echo ${NVME} > /sys/bus/pci/drivers/vfio-pci/unbind`);
+    const child = writeInBackground(NVME, '/sys/bus/pci/drivers/vfio-pci/unbind');
     assert.ok(await within10s(() => vfio.pci.removed.aborted));
     await assert.rejects(disk.read(0, Buffer.alloc(4096)), { code: 'ERR_DMAPOOL_PCI_RELEASE_REQUESTED' });
     await setTimeout(100);
@@ -177,7 +177,3 @@ void describe('NVMe through VFIO', () => {
     bindToVfio([NVME]);
   });
 });
-
-function execInBackground(script: string): ChildProcess {
-  return spawn('sh', ['-c', script], { stdio: 'ignore' });
-}
