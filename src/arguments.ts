@@ -28,7 +28,7 @@ export const INT_MAX = 0x7fff_ffff;
  */
 export function checkInteger(argument: string, value: unknown, low: number, high: number): asserts value is number {
   if (typeof value !== 'number' || !Number.isInteger(value) || value < low || value > high) {
-    throw new DmaArgumentError(argument, value, `a whole number from ${String(low)} to ${String(high)}`);
+    throw new DmaArgumentError(argument, value, `a whole number from ${low} to ${high}`);
   }
 }
 
@@ -121,10 +121,10 @@ export function checkBytes(
   if (ArrayBuffer.isView(value) && value instanceof Uint8Array && value.length >= least && value.length <= most) return;
   const count =
     least === most
-      ? ` of ${String(least)} bytes`
+      ? ` of ${least} bytes`
       : most === Infinity
         ? ''
-        : ` of ${String(least)} to ${String(most)} bytes`;
+        : ` of ${least} to ${most} bytes`;
   throw new DmaArgumentError(argument, value, `a Uint8Array${count}`);
 }
 

@@ -157,13 +157,13 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
     if (pool !== (this as Contract)) {
       return new DmaBlockError(
         'ERR_DMAPOOL_WRONG_POOL',
-        `${where}: block ${String(index)} belongs to pool ${pool.name} of ${pool.device.name}`,
+        `${where}: block ${index} belongs to pool ${pool.name} of ${pool.device.name}`,
       );
     }
     if (this.#backend.gone) return this.#backend.badFree(index);
     return new DmaBlockError(
       'ERR_DMAPOOL_STALE_BLOCK',
-      `${where}: this handle of block ${String(index)} is not the current one: ` +
+      `${where}: this handle of block ${index} is not the current one: ` +
         `${this.#whatHappened(index, generation)}${this.#backend.history(index)}`,
     );
   }
@@ -176,7 +176,7 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
     }
     const now = this.#book?.generationOf(index) ?? generation;
     if (now !== generation) {
-      return `the block was freed and allocated again since (handle of generation ${String(generation)}, now ${String(now)})`;
+      return `the block was freed and allocated again since (handle of generation ${generation}, now ${now})`;
     }
     return 'the block was freed and its page was given back since';
   }
@@ -246,7 +246,7 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
     const index = this.#backend.pages.indexAt(dma);
     const start = index < 0 ? -1 : this.#backend.dmaOf(index);
     if (start !== dma) {
-      const where = index < 0 ? 'in no block of it' : `inside block ${String(index)}, which begins at ${hex(start)}`;
+      const where = index < 0 ? 'in no block of it' : `inside block ${index}, which begins at ${hex(start)}`;
       throw new DmaBlockError(
         'ERR_DMAPOOL_BAD_ADDRESS',
         `${this.device.name}: pool ${this.name}: ${hex(dma)} is ${where}`,
@@ -272,10 +272,10 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
   [INSPECT](): string {
     const { active, blocks, pages, waiting, inTransit } = this.statistics();
     const more =
-      (waiting > 0 ? `, ${String(waiting)} waiting` : '') + (inTransit > 0 ? `, ${String(inTransit)} in transit` : '');
+      (waiting > 0 ? `, ${waiting} waiting` : '') + (inTransit > 0 ? `, ${inTransit} in transit` : '');
     return (
       `DmaPool ${this.name} of ${this.device.name}: ` +
-      `${String(active)} of ${String(blocks)} blocks on ${String(pages)} pages allocated${more}`
+      `${active} of ${blocks} blocks on ${pages} pages allocated${more}`
     );
   }
 

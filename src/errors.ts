@@ -203,7 +203,7 @@ export function describe(value: unknown): string {
     case 'string':
       return JSON.stringify(value.length > QUOTED ? `${value.slice(0, QUOTED)}...` : value);
     case 'bigint':
-      return BigInt.asIntN(QUOTED, value) === value ? `${String(value)}n` : 'a large bigint';
+      return BigInt.asIntN(QUOTED, value) === value ? `${value}n` : 'a large bigint';
     case 'function':
       return 'a function';
     case 'symbol':

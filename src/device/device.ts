@@ -250,7 +250,7 @@ export class Device implements DmaTarget, Disposable {
     if (typeof kind !== 'string') throw new DmaArgumentError('kind', kind, 'a text');
     if (typeof message !== 'string') throw new DmaArgumentError('message', message, 'a text');
     const print = this.#limiter.allows(kind, (missed) => {
-      this.#write(level, `${this.name}: ${kind}: ${String(missed)} messages suppressed`);
+      this.#write(level, `${this.name}: ${kind}: ${missed} messages suppressed`);
     });
     if (print) this.#write(level, `${this.name}: ${message}`);
   }
@@ -321,7 +321,7 @@ export class Device implements DmaTarget, Disposable {
   detach(): void {
     const errors = this.#managed.releaseAll();
     if (errors.length > 0) {
-      throw new DmaReleaseError(`${this.name}: ${String(errors.length)} managed resources failed to release`, errors);
+      throw new DmaReleaseError(`${this.name}: ${errors.length} managed resources failed to release`, errors);
     }
   }
 
@@ -407,13 +407,13 @@ function whatIsWrong(memory: unknown, size: number, alignment: number): string |
   const { dma, buffer, byteOffset } = memory as Partial<CoherentMemory>;
   if (!Number.isSafeInteger(dma) || dma! < 0) return `the address ${describe(dma)}`;
   if (dma! % alignment !== 0) {
-    return `${hex(dma!)} for ${String(size)} bytes, which is not aligned to ${String(alignment)}`;
+    return `${hex(dma!)} for ${size} bytes, which is not aligned to ${alignment}`;
   }
   const length = (buffer as ArrayBuffer | undefined)?.byteLength;
   if (typeof length !== 'number' || !Number.isInteger(byteOffset) || byteOffset! < 0 || byteOffset! % 8 !== 0) {
     return `${hex(dma!)} without a buffer, or at an odd place in it`;
   }
   return byteOffset! + size > length
-    ? `${hex(dma!)} with a buffer that ends before its ${String(size)} bytes do`
+    ? `${hex(dma!)} with a buffer that ends before its ${size} bytes do`
     : null;
 }

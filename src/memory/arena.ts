@@ -75,7 +75,7 @@ function reserve(limit: number): ArrayBuffer | SharedArrayBuffer {
     return new ArrayBuffer(limit);
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
-    const message = `can't reserve ${String(limit)} bytes of memory (${error.message}); ask for a lower limit`;
+    const message = `can't reserve ${limit} bytes of memory (${error.message}); ask for a lower limit`;
     throw new DmaOutOfMemoryError('ERR_DMAPOOL_NO_MEMORY', message);
   }
 }

@@ -175,7 +175,7 @@ export class IommuDomain {
       throw new DmaArgumentError(
         'length',
         length,
-        `1 to ${String(run)}: the memory at ${hex(dma)} is in several pieces`,
+        `1 to ${run}: the memory at ${hex(dma)} is in several pieces`,
       );
     }
     const { pageSize } = this.#shared;
@@ -227,6 +227,6 @@ export class IommuDomain {
   #fault(dma: number, length: number, access: string): IommuFaultError {
     this.#faults++;
     this.#shared.faults++;
-    return new IommuFaultError(this.device, dma, `${access} of ${String(length)} bytes`);
+    return new IommuFaultError(this.device, dma, `${access} of ${length} bytes`);
   }
 }

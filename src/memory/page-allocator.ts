@@ -286,7 +286,7 @@ function span(address: number, bytes: number): string {
 /** Throws unless `value` is a multiple of `multiple` from `low` to `high`. */
 export function checkMultiple(argument: string, value: unknown, multiple: number, low: number, high: number): void {
   if (typeof value !== 'number' || !Number.isInteger(value) || value < low || value > high || value % multiple !== 0) {
-    const accepted = `a multiple of ${String(multiple)} from ${String(low)} to ${String(high)}`;
+    const accepted = `a multiple of ${multiple} from ${low} to ${high}`;
     throw new DmaArgumentError(argument, value, accepted);
   }
 }

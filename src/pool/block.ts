@@ -100,7 +100,7 @@ class Block<N extends string = string> implements DmaBlock<N> {
   /** What `console.log` shows, on Node, Bun and Deno. */
   [INSPECT](): string {
     const { name, device } = this.#pool;
-    const block = `DmaBlock ${String(this.index)} of pool ${name} (${device.name})`;
+    const block = `DmaBlock ${this.index} of pool ${name} (${device.name})`;
     if (!isCurrent(this.#pool, this)) return `${block}, a handle of an earlier allocation`;
     const owner = ownerOf(this.#pool, this.index);
     const state = owner !== '' ? `, ${owner}` : isAllocated(this.#pool, this.index) ? '' : ', not allocated';
@@ -162,8 +162,8 @@ function alignedOffset(block: DmaBlock, unit: number): number {
   if (byteOffset % unit !== 0) {
     throw new DmaBlockError(
       'ERR_DMAPOOL_UNALIGNED',
-      `${block.pool.device.name}: pool ${block.pool.name}: block ${String(block.index)} at ${hex(block.dma)} is not aligned to ` +
-        `${String(unit)} bytes; create the pool with align ${String(unit)} or more, or use block.view`,
+      `${block.pool.device.name}: pool ${block.pool.name}: block ${block.index} at ${hex(block.dma)} is not aligned to ` +
+        `${unit} bytes; create the pool with align ${unit} or more, or use block.view`,
     );
   }
   return byteOffset;

@@ -100,8 +100,8 @@ export class DebugHooks implements BlockHooks {
     for (let at = first; at < end; at++) if (page[at] !== POISON_FREED) wrong++;
     const freedAt = this.book.freedAt(index);
     const details =
-      `block ${String(index)} at ${hex(this.#pages.dmaOf(index))} was written to while it was free: ` +
-      `${String(wrong)} bytes changed, the first at offset ${String(first - offset)}` +
+      `block ${index} at ${hex(this.#pages.dmaOf(index))} was written to while it was free: ` +
+      `${wrong} bytes changed, the first at offset ${first - offset}` +
       (freedAt === undefined ? '' : `; freed at ${freedAt}`) +
       (this.quarantines ? '; it is now in quarantine' : '') +
       `\n${hexDump(page.subarray(offset, end), first - offset)}`;
@@ -129,9 +129,9 @@ export class DebugHooks implements BlockHooks {
     const sites = [...bySite].sort(([, a], [, b]) => b.length - a.length);
     const lines = sites.slice(0, NAMED).map(([site, blocks]) => {
       const named = listBlocks(blocks, (index) => hex(this.#pages.dmaOf(index)));
-      return `\n  ${String(blocks.length)} allocated at ${site}: ${named}`;
+      return `\n  ${blocks.length} allocated at ${site}: ${named}`;
     });
-    if (sites.length > NAMED) lines.push(`\n  and from ${String(sites.length - NAMED)} more places`);
+    if (sites.length > NAMED) lines.push(`\n  and from ${sites.length - NAMED} more places`);
     return lines.join('');
   }
 }
@@ -189,7 +189,7 @@ export function hexDump(bytes: Uint8Array, from = 0): string {
   const all = Math.ceil(bytes.length / PER_ROW);
   const first = all <= MAX_ROWS ? 0 : Math.min(Math.floor(from / PER_ROW), all - MAX_ROWS);
   const last = Math.min(all, first + MAX_ROWS);
-  if (first > 0) rows.push(`  ... ${String(first * PER_ROW)} bytes before`);
+  if (first > 0) rows.push(`  ... ${first * PER_ROW} bytes before`);
   for (let row = first; row < last; row++) {
     const part = bytes.subarray(row * PER_ROW, (row + 1) * PER_ROW);
     const numbers = Array.from(part, (byte) => byte.toString(16).padStart(2, '0')).join(' ');
@@ -197,7 +197,7 @@ export function hexDump(bytes: Uint8Array, from = 0): string {
     const offset = (row * PER_ROW).toString(16).padStart(8, '0');
     rows.push(`  ${offset}: ${numbers.padEnd(PER_ROW * 3 - 1)}  ${text}`);
   }
-  if (last < all) rows.push(`  ... ${String(bytes.length - last * PER_ROW)} bytes after`);
+  if (last < all) rows.push(`  ... ${bytes.length - last * PER_ROW} bytes after`);
   return rows.join('\n');
 }
 

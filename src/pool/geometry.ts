@@ -80,14 +80,14 @@ export class PoolGeometry {
         largest === 0 ? align : size,
         largest === 0
           ? 'a power of two up to 2^30'
-          : `at most ${String(largest)}, so that it is not above 2^31-1 when rounded up to align ${String(align)}`,
+          : `at most ${largest}, so that it is not above 2^31-1 when rounded up to align ${align}`,
       );
     }
     if (boundary !== 0 && (!isPowerOfTwo(boundary) || boundary < blockSize)) {
       throw new DmaArgumentError(
         'boundary',
         boundary,
-        `a power of two not below ${String(blockSize)} (the size, raised to 16 and rounded up to align), or 0 for none`,
+        `a power of two not below ${blockSize} (the size, raised to 16 and rounded up to align), or 0 for none`,
       );
     }
     this.size = size;

@@ -62,8 +62,8 @@ const NAMED = 8;
 
 /** Names blocks by index and address. */
 export function listBlocks(indices: readonly number[], dmaOf: (index: number) => string): string {
-  const named = indices.slice(0, NAMED).map((index) => `block ${String(index)} at ${dmaOf(index)}`);
-  if (indices.length > NAMED) named.push(`${String(indices.length - NAMED)} more`);
+  const named = indices.slice(0, NAMED).map((index) => `block ${index} at ${dmaOf(index)}`);
+  if (indices.length > NAMED) named.push(`${indices.length - NAMED} more`);
   return named.join(', ');
 }
 

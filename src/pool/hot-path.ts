@@ -415,7 +415,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
         throw new DmaArgumentError(
           'into',
           into,
-          `an Int32Array that keeps its ${String(count)} elements during the call`,
+          `an Int32Array that keeps its ${count} elements during the call`,
         );
       }
       for (let i = 0; i < count; i++) {
@@ -466,7 +466,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
         throw new DmaArgumentError(
           'into',
           into,
-          `an Int32Array that keeps its ${String(count)} elements during the call`,
+          `an Int32Array that keeps its ${count} elements during the call`,
         );
       }
       for (let i = 0; i < count; i++) {

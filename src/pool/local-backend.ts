@@ -358,7 +358,7 @@ export class LocalBackend implements PoolBackend {
 
   badFree(index: number): DmaError {
     if (!this.pages.has(index)) return this.gone ? this.#goneError() : this.pages.noSuchBlock(index);
-    const block = `block ${String(index)} at ${hex(this.pages.dmaOf(index))}`;
+    const block = `block ${index} at ${hex(this.pages.dmaOf(index))}`;
     const quarantined = this.#list.word(index) === QUARANTINED;
     return new DmaBlockError(
       'ERR_DMAPOOL_NOT_ALLOCATED',
@@ -628,7 +628,7 @@ export class LocalBackend implements PoolBackend {
   holders(out: readonly number[] = this.#indicesOut()): string {
     const known = this.#hooks?.holders(out) ?? '';
     const blocks = listBlocks(out, (index) => hex(this.pages.dmaOf(index)));
-    const count = `${String(out.length)} ${out.length === 1 ? 'block is' : 'blocks are'} still out`;
+    const count = `${out.length} ${out.length === 1 ? 'block is' : 'blocks are'} still out`;
     return known === '' ? `${count}: ${blocks} (debug: true tells who allocated them)` : `${count}:${known}`;
   }
 

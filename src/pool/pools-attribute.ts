@@ -110,15 +110,15 @@ export function idlePagesElsewhere(memory: CoherentAllocator, name: string, devi
       const pages = each === device && pool.name === name ? 0 : pool.idlePages(LOOKED_AT);
       if (pages === 0) continue;
       const bytes = pages * pool.geometry.allocation;
-      const count = `${pages === LOOKED_AT ? 'at least ' : ''}${String(pages)} idle ${pages === 1 ? 'page' : 'pages'}`;
-      found.push({ text: `pool ${pool.name} of ${each.name} holds ${count} (${String(bytes)} bytes)`, bytes });
+      const count = `${pages === LOOKED_AT ? 'at least ' : ''}${pages} idle ${pages === 1 ? 'page' : 'pages'}`;
+      found.push({ text: `pool ${pool.name} of ${each.name} holds ${count} (${bytes} bytes)`, bytes });
     }
     if (looks < 0) break;
   }
   if (found.length === 0) return '';
   found.sort((a, b) => b.bytes - a.bytes);
   const named = found.slice(0, POOLS_NAMED).map(({ text }) => text);
-  if (found.length > POOLS_NAMED) named.push(`${String(found.length - POOLS_NAMED)} more pools hold some`);
+  if (found.length > POOLS_NAMED) named.push(`${found.length - POOLS_NAMED} more pools hold some`);
   return `; ${named.join(', ')}: trim() ${found.length === 1 ? 'it' : 'them'}`;
 }
 

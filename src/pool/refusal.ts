@@ -17,15 +17,15 @@ export interface RefusalContext {
 export function refusalError(refusal: number, count: number, context: RefusalContext): DmaOutOfMemoryError {
   const { label, source, allocation, mask, maxBlocks, counts, idle = '' } = context;
   const { active, blocks, pages } = counts;
-  const wanted = count === 1 ? 'a block' : `${String(count)} blocks`;
-  const state = `${String(active)} of ${String(blocks)} blocks on ${String(pages)} pages are out`;
+  const wanted = count === 1 ? 'a block' : `${count} blocks`;
+  const state = `${active} of ${blocks} blocks on ${pages} pages are out`;
   switch (refusal) {
     case AT_LIMIT:
       return new DmaOutOfMemoryError(
         'ERR_DMAPOOL_LIMIT',
         count > maxBlocks
-          ? `${label}: ${wanted} are more than its limit of ${String(maxBlocks)}; raise maxBlocks`
-          : `${label}: ${wanted} would exceed its limit of ${String(maxBlocks)} (${state}); free some, raise maxBlocks, or use allocWait()`,
+          ? `${label}: ${wanted} are more than its limit of ${maxBlocks}; raise maxBlocks`
+          : `${label}: ${wanted} would exceed its limit of ${maxBlocks} (${state}); free some, raise maxBlocks, or use allocWait()`,
       );
     case NO_PAGE_ALLOWED:
       return new DmaOutOfMemoryError(
@@ -35,7 +35,7 @@ export function refusalError(refusal: number, count: number, context: RefusalCon
     default:
       return new DmaOutOfMemoryError(
         'ERR_DMAPOOL_NO_MEMORY',
-        `${label}: memory source ${source} has no ${String(allocation)} bytes left below the mask ${hex(mask)} ` +
+        `${label}: memory source ${source} has no ${allocation} bytes left below the mask ${hex(mask)} ` +
           `(${state})${idle}; free some, raise the source's limit, or use allocWait()`,
       );
   }

@@ -119,7 +119,7 @@ export class WaitQueue<K extends object = object> {
       this.#keepAlive ??= setInterval(() => undefined, MAX_TIMEOUT);
       if (timeout !== undefined) {
         timer = setTimeout(() => {
-          giveUp(new DmaTimeoutError(`${this.#label}: no block came free within ${String(timeout)} ms`));
+          giveUp(new DmaTimeoutError(`${this.#label}: no block came free within ${timeout} ms`));
         }, timeout);
       }
       if (signal !== undefined) this.#listen(signal, giveUp);
