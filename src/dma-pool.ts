@@ -81,6 +81,8 @@ export interface PoolInside<N extends string> extends PoolParts<N> {
   plug(backend: PoolBackend, book: DebugBook | null): void;
   /** Adds the pool to its device's `pools`. If that throws, nothing has changed. */
   enlist(): void;
+  /** The last of the pool's memory was given back: there is nothing to report at the end of the process. */
+  onGone(): void;
   /** The object of a block, made when first needed. */
   objectOf(index: number): DmaBlock<N>;
   /** The block's index. @throws the pool's error for anything that is not the current object of a block of this pool. */
@@ -345,6 +347,9 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
       },
       enlist: () => {
         listPool(pool.device, pool.#listed);
+      },
+      onGone: () => {
+        forgetAtExit(pool.#listed);
       },
       objectOf: (index) => objectOf(pool, index),
       indexOf: (block) => {

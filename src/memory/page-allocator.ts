@@ -17,7 +17,7 @@
  */
 
 import { checkInteger, isPowerOfTwo } from '../arguments.ts';
-import { DmaArgumentError, DmaMappingError, DmaOutOfMemoryError, hex } from '../errors.ts';
+import { DmaArgumentError, DmaMappingError, hex } from '../errors.ts';
 
 /** The most pages of one region: node numbers stay below 2^31, where the engine's integers are fast. */
 export const MAX_REGION_PAGES: number = 2 ** 29;
@@ -81,14 +81,9 @@ export class PageAllocator {
     this.#open(1, FIRST_ORDER, this.#start);
   }
 
-  /** Pages that are allocated or reserved. */
+  /** Pages that are allocated. */
   get usedPages(): number {
     return this.#used;
-  }
-
-  /** Pages that are neither allocated nor reserved. */
-  get freePages(): number {
-    return this.pages - this.#used;
   }
 
   /** The address just past the highest page that `alloc` ever gave, or the region's base: from there on all is unused. */
@@ -131,58 +126,27 @@ export class PageAllocator {
   }
 
   /**
-   * Frees the pages of a range. It need not be one earlier allocation: a part of one, or several neighbours, will do,
-   * and so will reserved pages. Callers that want exact pairs keep them themselves.
+   * Frees the pages of a range. It need not be one earlier allocation: a part of one, or several neighbours, will do.
+   * Callers that want exact pairs keep them themselves.
    *
    * Throws `DmaMappingError` (`ERR_DMAPOOL_NOT_MAPPED`) and changes nothing unless every page of it is in use.
    */
   free(address: number, bytes: number): void {
-    const { from, to } = this.#range(address, bytes);
-    const known = from >= this.#start && to <= this.#start + 2 ** this.#order;
-    if (!known || !this.#inside(from, to) || !this.#isAll(0, 1, this.#order, this.#start, from, to)) {
-      throw new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', `${span(address, bytes)} is not wholly allocated`);
+    checkMultiple('address', address, this.pageSize, 0, Number.MAX_SAFE_INTEGER);
+    checkInteger('bytes', bytes, 1, Number.MAX_SAFE_INTEGER);
+    const from = address / this.pageSize - this.#origin;
+    const to = from + Math.ceil(bytes / this.pageSize);
+    const inside = from >= Math.max(this.#start, this.#first) && to <= Math.min(this.#start + 2 ** this.#order, this.#end);
+    if (!inside || !this.#allUsed(1, this.#order, this.#start, from, to)) {
+      const span = `${hex(address)}-${hex(address + bytes - 1)}`;
+      throw new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', `${span} is not wholly allocated`);
     }
     this.#mark(1, this.#order, this.#start, from, to, true);
     this.#used -= to - from;
   }
 
-  /**
-   * Takes the pages of a range out of what `alloc` gives, until they are freed. Costs a tree that reaches up to them.
-   *
-   * Throws `DmaMappingError` and changes nothing when the range leaves the region (`ERR_DMAPOOL_NOT_MAPPED`) or a page
-   * of it is in use (`ERR_DMAPOOL_ALREADY_MAPPED`); `DmaOutOfMemoryError` when there is no memory for the tree.
-   */
-  reserve(address: number, bytes: number): void {
-    const { from, to } = this.#range(address, bytes);
-    if (!this.#inside(from, to)) {
-      throw new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', `${span(address, bytes)} is not inside the region`);
-    }
-    while (to > this.#start + 2 ** this.#order) {
-      if (!this.#grow()) {
-        throw new DmaOutOfMemoryError('ERR_DMAPOOL_NO_MEMORY', `no memory for the pages up to ${hex(address)}`);
-      }
-    }
-    if (!this.#isAll(1, 1, this.#order, this.#start, from, to)) {
-      throw new DmaMappingError('ERR_DMAPOOL_ALREADY_MAPPED', `${span(address, bytes)} is in use, wholly or in part`);
-    }
-    this.#mark(1, this.#order, this.#start, from, to, false);
-    this.#used += to - from;
-  }
-
   #address(page: number): number {
     return (this.#origin + page) * this.pageSize;
-  }
-
-  /** The range's page numbers, as yet unchecked against the region. */
-  #range(address: number, bytes: number): { from: number; to: number } {
-    checkMultiple('address', address, this.pageSize, 0, Number.MAX_SAFE_INTEGER);
-    checkInteger('bytes', bytes, 1, Number.MAX_SAFE_INTEGER);
-    const from = address / this.pageSize - this.#origin;
-    return { from, to: from + Math.ceil(bytes / this.pageSize) };
-  }
-
-  #inside(from: number, to: number): boolean {
-    return from >= this.#first && to <= this.#end;
   }
 
   /** Doubles the window. False when it covers the region already, or there is no memory for the larger tree. */
@@ -234,17 +198,16 @@ export class PageAllocator {
     return page;
   }
 
-  /** True when the node's pages in the range are all used (`wanted` 0) or all free (`wanted` 1). */
-  #isAll(wanted: 0 | 1, node: number, order: number, start: number, from: number, to: number): boolean {
+  /** True when the node's pages in the range are all used. */
+  #allUsed(node: number, order: number, start: number, from: number, to: number): boolean {
     const value = this.#tree[node]!;
-    if (value === 0) return wanted === 0;
-    if (value === order + 1) return wanted === 1;
+    if (value === 0 || value === order + 1) return value === 0;
     // Mixed, so a node wholly in the range has the answer.
     const middle = start + 2 ** (order - 1);
-    if (from <= start && to >= middle + 2 ** (order - 1)) return false;
+    if (from <= start && to >= start + 2 ** order) return false;
     return (
-      (from >= middle || this.#isAll(wanted, node * 2, order - 1, start, from, to)) &&
-      (to <= middle || this.#isAll(wanted, node * 2 + 1, order - 1, middle, from, to))
+      (from >= middle || this.#allUsed(node * 2, order - 1, start, from, to)) &&
+      (to <= middle || this.#allUsed(node * 2 + 1, order - 1, middle, from, to))
     );
   }
 
@@ -277,10 +240,6 @@ export class PageAllocator {
 /** The order of the smallest power of two that is not below `count`, 1 to 2^31. */
 function orderOf(count: number): number {
   return 32 - Math.clz32(count - 1);
-}
-
-function span(address: number, bytes: number): string {
-  return `${hex(address)}-${hex(address + bytes - 1)}`;
 }
 
 /** Throws unless `value` is a multiple of `multiple` from `low` to `high`. */

@@ -75,7 +75,7 @@ export class LocalBackend implements PoolBackend {
   /** Of the calls in progress that open pages. */
   readonly #intakes = new Set<Intake>();
   /** Calls of the user's code in progress, each made in the middle of an operation. */
-  #callsOut = 0;
+  callsOut = 0;
 
   #quarantined = 0;
   /** Blocks in quarantine only while the log is told of them: they count for the limit. */
@@ -111,12 +111,12 @@ export class LocalBackend implements PoolBackend {
   }
 
   /** Calls the user's code in the middle of an operation. */
-  #callOut<T>(action: () => T): T {
-    this.#callsOut++;
+  callOut<T>(action: () => T): T {
+    this.callsOut++;
     try {
       return action();
     } finally {
-      this.#callsOut--;
+      this.callsOut--;
     }
   }
 
@@ -130,7 +130,7 @@ export class LocalBackend implements PoolBackend {
 
   #take(grow: boolean): number {
     for (;;) {
-      this.#checkOpen();
+      this.checkOpen();
       const index = this.#next();
       if (index >= 0) {
         if (this.#dress(index)) return index;
@@ -139,7 +139,7 @@ export class LocalBackend implements PoolBackend {
       } else {
         if (!this.#roomForMore()) return AT_LIMIT;
         if (!grow) return NO_PAGE_ALLOWED;
-        const opened = this.#openPage();
+        const opened = this.openPage();
         // Serve queued waiters first.
         if (opened >= 0) this.#serveWaiters();
         // A source under pressure may have freed blocks of this very pool before it gave up.
@@ -211,7 +211,7 @@ export class LocalBackend implements PoolBackend {
       this.#quarantine(index, 1);
       const returns = hooks.quarantines ? 0 : 1;
       this.#withheld += returns;
-      this.#callOut(() => {
+      this.callOut(() => {
         this.#device.report('error', `${this.#options.name} corrupted`, trouble);
       });
       this.#withheld -= returns;
@@ -237,8 +237,8 @@ export class LocalBackend implements PoolBackend {
 
   /** Opens pages until `count` blocks can be had; if that fails, those it opened go back. */
   #provide(count: number, grow: boolean): Refusal | 0 {
-    this.#checkOpen();
-    const intake = this.#beginIntake(Math.ceil(count / this.#perPage));
+    this.checkOpen();
+    const intake = this.beginIntake(Math.ceil(count / this.#perPage));
     let goesOn = true;
     try {
       for (;;) {
@@ -251,32 +251,34 @@ export class LocalBackend implements PoolBackend {
         if (missing > this.#limit - owned) return AT_LIMIT;
         if (!grow) return NO_PAGE_ALLOWED;
         if (!goesOn) return NO_MEMORY;
-        const slot = this.#openPage();
+        const slot = this.openPage();
         if (slot >= 0) {
           goesOn = intake.opened(slot, this.pages.count);
           this.#serveWaiters();
-          this.#checkOpen();
+          this.checkOpen();
         } else if (count - (this.#list.owned - this.#list.out) >= missing) {
           // A source under pressure may have freed blocks of this very pool before it gave up: then look again.
           return slot as Refusal;
         }
       }
     } finally {
-      this.#endIntake(intake);
+      this.endIntake(intake);
     }
   }
 
-  #beginIntake(needed: number): Intake {
+  /** Records the pages of a call that opens some; {@link endIntake} must follow. */
+  beginIntake(needed: number): Intake {
     const intake = new Intake(this.pages.count, needed);
     this.#intakes.add(intake);
     return intake;
   }
 
   /** Gives back what is left in the intake, except for pages of which blocks were handed out meanwhile. */
-  #endIntake(intake: Intake): void {
+  endIntake(intake: Intake): void {
     this.#intakes.delete(intake);
     const untouched = [...intake.slots].filter((slot) => this.pages.carvedOf(slot) === 0);
-    this.#giveBack(untouched, () => undefined);
+    // What the source throws is not reported: the call has its own result.
+    this.#giveBack(untouched);
   }
 
   refused(refusal: number, count = 1): DmaOutOfMemoryError {
@@ -292,15 +294,15 @@ export class LocalBackend implements PoolBackend {
   }
 
   /** Takes a page from the source; its slot, or a refusal. No code of the user's runs after the page is known to be there. */
-  #openPage(): number {
+  openPage(): number {
     if (this.#outOfSlots()) return AT_LIMIT;
     const { geometry, node } = this.#options;
-    const memory = this.#callOut(() => allocPage(this.#device, geometry.allocation, node));
+    const memory = this.callOut(() => allocPage(this.#device, geometry.allocation, node));
     if (memory === null) return NO_MEMORY;
     // The source may have called the pool meanwhile.
     if (this.#state !== 'open' || this.#outOfSlots()) {
       freePage(this.#device, memory, this.#options.geometry.allocation);
-      this.#checkOpen();
+      this.checkOpen();
       return AT_LIMIT;
     }
     const slot = this.#addPage(memory);
@@ -309,7 +311,7 @@ export class LocalBackend implements PoolBackend {
     this.#list.words.fill(EMPTY, first, first + this.#perPage);
     this.#fresh.add(slot, this.#perPage);
     // The memory is the source's object; looking at it may run its code.
-    this.#callOut(() => this.#hooks?.pageOpened(slot));
+    this.callOut(() => this.#hooks?.pageOpened(slot));
     return this.pages.holds(slot, memory) ? slot : NO_MEMORY;
   }
 
@@ -391,7 +393,7 @@ export class LocalBackend implements PoolBackend {
         const index = this.#take(true);
         if (index >= 0) return Promise.resolve(give(index));
       }
-      this.#checkOpen();
+      this.checkOpen();
       this.#waits++;
       this.#list.hold();
       const waiting = this.#waiters.join({}, give, checked, () => {
@@ -411,7 +413,7 @@ export class LocalBackend implements PoolBackend {
       // Each round but the last lowers the number of waiters, so the loop ends.
       while (this.#waiters.length > 0 && this.#roomForMore()) {
         const before = this.#waiters.length;
-        const granted = this.#callOut(() => this.#wish.make());
+        const granted = this.callOut(() => this.#wish.make());
         if (!granted) return;
         if (this.#waiters.length >= before) {
           throw new DmaSourceError(
@@ -428,7 +430,7 @@ export class LocalBackend implements PoolBackend {
   #tryAgain(): void {
     try {
       this.#serveWaiters();
-      while (this.#waiters.length > 0 && this.#state === 'open' && this.#roomForMore() && this.#openPage() >= 0) {
+      while (this.#waiters.length > 0 && this.#state === 'open' && this.#roomForMore() && this.openPage() >= 0) {
         this.#serveWaiters();
       }
     } catch (error) {
@@ -453,7 +455,7 @@ export class LocalBackend implements PoolBackend {
     if (this.#waiters.length > 0) return;
     // The list first: the source may call the pool when the wish is taken back, and somebody may wait again afterwards.
     if (this.#state === 'open' && this.#hooks === null) this.#list.release();
-    this.#callOut(() => {
+    this.callOut(() => {
       this.#wish.forget();
     });
   }
@@ -470,18 +472,21 @@ export class LocalBackend implements PoolBackend {
   /** Gives back every page of which no block is out or in quarantine; returns how many. */
   trim(): number {
     if (this.#state !== 'open') return 0;
-    const idle = this.pages.slots().filter((slot) => this.#isIdle(slot));
-    this.#giveBack(idle);
+    const idle = this.#idleSlots();
+    throwFirst(this.#giveBack(idle));
     return idle.length;
   }
 
   /** Pages that {@link trim} would give back, of the first `most` pages. */
   idlePages(most: number): number {
-    if (this.#state !== 'open') return 0;
+    return this.#state === 'open' ? this.#idleSlots(most).length : 0;
+  }
+
+  #idleSlots(most = Infinity): number[] {
     return this.pages
       .slots()
       .slice(0, most)
-      .filter((slot) => this.#isIdle(slot)).length;
+      .filter((slot) => this.#isIdle(slot));
   }
 
   #isIdle(slot: number): boolean {
@@ -494,9 +499,10 @@ export class LocalBackend implements PoolBackend {
     return true;
   }
 
-  /** Everything of ours first, the source last. What it throws is thrown after all pages went, or left to `onError`. */
-  #giveBack(slots: readonly number[], onError: (error: unknown) => void = rethrow): void {
-    if (slots.length === 0) return;
+  /** Everything of ours first, the source last. Returns what the source threw, after all pages went. */
+  #giveBack(slots: readonly number[]): unknown[] {
+    const errors: unknown[] = [];
+    if (slots.length === 0) return errors;
     for (const intake of this.#intakes) intake.left(slots);
     const going = new Set(slots);
     this.#list.filter((index) => !going.has(this.pages.slotOf(index)));
@@ -508,13 +514,7 @@ export class LocalBackend implements PoolBackend {
       for (let index = first; index < first + carved; index++) this.#list.dropObject(index);
       this.#list.setOwned(this.#list.owned - carved);
     }
-    const errors = this.#freeAll(this.pages.remove(slots));
-    if (errors.length > 0) onError(errors[0]);
-  }
-
-  #freeAll(memories: readonly CoherentMemory[]): unknown[] {
-    const errors: unknown[] = [];
-    for (const memory of memories) {
+    for (const memory of this.pages.remove(slots)) {
       try {
         freePage(this.#device, memory, this.#options.geometry.allocation);
       } catch (error) {
@@ -545,75 +545,15 @@ export class LocalBackend implements PoolBackend {
       this.#giveBackAll();
       return count;
     });
-    const idle = this.pages.slots().filter((slot) => this.#isIdle(slot));
-    let failed = false;
-    let failure: unknown;
-    this.#giveBack(idle, (error) => {
-      failed = true;
-      failure = error;
-    });
+    const errors = this.#giveBack(this.#idleSlots());
     const { name, texts } = this.#options;
     if (!this.gone) this.#device.report('error', `${name} busy`, texts.busy(name, this.holders()));
-    if (failed) throw failure;
+    throwFirst(errors);
   }
 
-  // ---- becoming a shared pool
-
-  /**
-   * Takes pages until there are `count`, in slots without a gap, and gives up its memory to the shared pool. Changes
-   * nothing when it throws.
-   *
-   * @param refuse Makes the error for a pool that can't be shared as things are now.
-   * @param prepare Does, while the pool is still its own, all that may fail or that calls the memory source.
-   * @returns The memory; how many of the pages, the first ones, may have blocks in use; what `prepare` returned.
-   */
-  surrender<T>(
-    count: number,
-    refuse: (why: string) => DmaError,
-    prepare: (memories: readonly CoherentMemory[]) => T,
-  ): { memories: readonly CoherentMemory[]; opened: number; prepared: T } {
-    this.#checkOpen();
-    // A call in the middle of its work would go on with pages that are no longer this store's.
-    if (this.#callsOut > 0) {
-      throw refuse('its memory source or log called sharePool() in the middle of another call');
-    }
-    this.#checkNobodyWaits(refuse);
-    const intake = this.#beginIntake(count);
-    let goesOn = true;
-    try {
-      while (this.pages.count < Math.max(count, this.pages.limit / this.#perPage)) {
-        const slot = goesOn ? this.#openPage() : NO_MEMORY;
-        this.#checkOpen();
-        if (slot < 0) throw this.refused(slot);
-        goesOn = intake.opened(slot, this.pages.count);
-      }
-      const memories = this.pages.memories();
-      const prepared = this.#callOut(() => prepare(memories));
-      this.#checkOpen();
-      this.#checkNobodyWaits(refuse);
-      if (memories.length !== this.pages.count || !memories.every((memory, slot) => this.pages.holds(slot, memory))) {
-        throw refuse('its pages changed while it was shared');
-      }
-      // From here on no code of the user's runs.
-      let opened = memories.length;
-      while (opened > 0 && intake.slots.has(opened - 1) && this.pages.carvedOf(opened - 1) === 0) opened--;
-      intake.slots.clear();
-      this.#state = 'gone';
-      return { memories, opened, prepared };
-    } finally {
-      this.#endIntake(intake);
-    }
-  }
-
-  #checkNobodyWaits(refuse: (why: string) => DmaError): void {
-    if (this.#waiters.length > 0) throw refuse('a caller waits for a block; share it before');
-  }
-
-  /** Gives surrendered memory back to the source. */
-  releaseAll(memories: readonly CoherentMemory[]): void {
-    const errors = this.#freeAll(memories);
-    this.#options.onGone();
-    if (errors.length > 0) throw errors[0];
+  /** The memory is another backend's from now on: this pool ends without giving it back. */
+  markGone(): void {
+    this.#state = 'gone';
   }
 
   history(index: number): string {
@@ -641,10 +581,11 @@ export class LocalBackend implements PoolBackend {
     this.#list.setOwned(this.#list.owned + this.#quarantined);
     this.#quarantined = 0;
     this.#options.onGone();
-    this.#giveBack(this.pages.slots());
+    throwFirst(this.#giveBack(this.pages.slots()));
   }
 
-  #checkOpen(): void {
+  /** @throws {@link DmaDestroyedError} once the pool is destroyed. */
+  checkOpen(): void {
     if (this.#state !== 'open') {
       throw new DmaDestroyedError(`${this.#label} was destroyed; it has no more blocks to give`);
     }
@@ -699,8 +640,8 @@ export class LocalBackend implements PoolBackend {
   }
 }
 
-function rethrow(error: unknown): never {
-  throw error;
+function throwFirst(errors: readonly unknown[]): void {
+  if (errors.length > 0) throw errors[0];
 }
 
 /** Pages with blocks that were never on the list, in the order in which they will be. */

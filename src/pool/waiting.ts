@@ -19,9 +19,10 @@ export interface CheckedWaitOptions {
   readonly zero: boolean;
 }
 
-interface Waiter {
-  /** False, and the wait has failed, if the index can't be turned into what the caller gets. */
+export interface Waiter {
+  /** Ends the wait with a block. False, and the wait has failed, if the index can't be turned into what the caller gets. */
   readonly deliver: (index: number) => boolean;
+  /** Ends the wait with an error. */
   readonly fail: (error: unknown) => void;
 }
 
@@ -61,6 +62,8 @@ export class WaitQueue<K extends object = object> {
   readonly #label: string;
   // A Map keeps the order of arrival, and those who give up leave it in O(1).
   readonly #waiters = new Map<K, Waiter>();
+  /** Those who wait, in the order of arrival. */
+  readonly waiters: ReadonlyMap<K, Waiter> = this.#waiters;
   readonly #groups = new Map<AbortSignal, SignalGroup>();
   #keepAlive: ReturnType<typeof setInterval> | undefined;
 
@@ -162,29 +165,9 @@ export class WaitQueue<K extends object = object> {
     return false;
   }
 
-  /** Keys of those who wait, who waits longest first. */
-  keys(): IterableIterator<K> {
-    return this.#waiters.keys();
-  }
-
-  /** True while this one waits. */
-  has(key: K): boolean {
-    return this.#waiters.has(key);
-  }
-
-  /** Gives a block to this one; false if it did not take it, or waits no more. */
-  deliverTo(key: K, index: number): boolean {
-    return this.#waiters.get(key)?.deliver(index) === true;
-  }
-
-  /** Ends the wait of this one, if it waits. */
-  fail(key: K, error: unknown): void {
-    this.#waiters.get(key)?.fail(error);
-  }
-
   /** Ends every wait. */
   failAll(error: unknown): void {
-    for (const key of [...this.#waiters.keys()]) this.fail(key, error);
+    for (const key of [...this.#waiters.keys()]) this.#waiters.get(key)?.fail(error);
   }
 }
 

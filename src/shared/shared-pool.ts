@@ -50,6 +50,7 @@ import {
 } from './layout.ts';
 import { PoolLock } from './lock.ts';
 import { Recovery, type WorkerExit } from './recovery.ts';
+import { releaseAll, surrender } from './surrender.ts';
 import { currentThread, mayPark, type WatchableWorker } from './threads.ts';
 import type { TransitEntry } from './transfers.ts';
 import { WaitTickets } from './wait-tickets.ts';
@@ -319,7 +320,7 @@ function share<N extends string>(
   const perPage = geometry.blocksPerPage;
   const { debug, initOnAlloc, initOnFree } = modes;
   // All that may fail, or that calls the memory source, comes before the pool gives up its memory.
-  const { memories, opened, prepared } = local.surrender(Math.ceil(maxBlocks / perPage), refuse, (pages) => {
+  const { memories, opened, prepared } = surrender(local, perPage, Math.ceil(maxBlocks / perPage), refuse, (pages) => {
     const control = createControl(maxBlocks, perPage, pages.length);
     const book = debug === null ? null : new SharedBook(control.words.length);
     return { control, book, ...describePages(label, device.memory, pages) };
@@ -369,7 +370,9 @@ function share<N extends string>(
     handle,
     hooks: makeHooks(name, geometry.blockSize, local.pages, modes, book),
     release: () => {
-      local.releaseAll(memories);
+      releaseAll(device, memories, () => {
+        pool.onGone();
+      });
     },
   });
 }

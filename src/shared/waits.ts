@@ -50,7 +50,7 @@ export class SharedWaits {
   readonly #core: SharedCore;
   readonly #queue: WaitTickets;
   readonly #host: WaitHost;
-  readonly #waiters: WaitQueue<Waiting>;
+  readonly #local: WaitQueue<Waiting>;
   /** Tickets of those who gave up, still in the queue. */
   readonly #dropped: number[] = [];
   #listening = false;
@@ -61,12 +61,12 @@ export class SharedWaits {
     this.#core = core;
     this.#queue = new WaitTickets(header);
     this.#host = host;
-    this.#waiters = new WaitQueue(label);
+    this.#local = new WaitQueue(label);
   }
 
   /** True if somebody waits here. */
   get any(): boolean {
-    return this.#waiters.length > 0;
+    return this.#local.waiters.size > 0;
   }
 
   wait<T>(wrap: (index: number) => T, options: WaitOptions): Promise<T> {
@@ -83,7 +83,7 @@ export class SharedWaits {
         if (index >= 0) return Promise.resolve(this.#giveNow(index, give));
       }
       const waiter: Waiting = { ticket: this.#draw() };
-      const waiting = this.#waiters.join(waiter, give, checked, () => {
+      const waiting = this.#local.join(waiter, give, checked, () => {
         this.#giveUp(waiter);
       });
       this.#listen();
@@ -146,7 +146,7 @@ export class SharedWaits {
 
   /** Who has waited longest, of those for whom no call takes a block already: making it ready may call `pump` again. */
   #next(): Waiting | undefined {
-    for (const waiter of this.#waiters.keys()) if (waiter.ticket !== SPENT) return waiter;
+    for (const waiter of this.#local.waiters.keys()) if (waiter.ticket !== SPENT) return waiter;
     return undefined;
   }
 
@@ -159,7 +159,7 @@ export class SharedWaits {
       if (!ready) this.#queueAgain(waiter);
     }
     // The log or a signal may have ended this wait meanwhile: the block goes to whoever is next, in any worker.
-    if (ready && !this.#waiters.deliverTo(waiter, index)) this.#host.free(index);
+    if (ready && this.#local.waiters.get(waiter)?.deliver(index) !== true) this.#host.free(index);
   }
 
   /**
@@ -167,16 +167,16 @@ export class SharedWaits {
    * gets the new one: tickets ascend in the order of the waiters, or the one that {@link #next} finds would never have its turn.
    */
   #queueAgain(waiter: Waiting): void {
-    if (!this.#waiters.has(waiter)) return;
+    if (!this.#local.waiters.has(waiter)) return;
     let ticket: number;
     try {
       ticket = this.#draw();
     } catch (error) {
-      this.#waiters.fail(waiter, error);
+      this.#local.waiters.get(waiter)?.fail(error);
       return;
     }
     let last = waiter;
-    for (const other of this.#waiters.keys()) {
+    for (const other of this.#local.waiters.keys()) {
       if (other.ticket === SPENT) continue;
       last.ticket = other.ticket;
       last = other;
@@ -186,9 +186,9 @@ export class SharedWaits {
 
   /** Nobody will get a block any more. The tickets go with the pool, or with this worker's part in it. */
   failAll(): void {
-    for (const waiter of this.#waiters.keys()) waiter.ticket = SPENT;
+    for (const waiter of this.#local.waiters.keys()) waiter.ticket = SPENT;
     this.#dropped.length = 0;
-    this.#waiters.failAll(this.#host.destroyedError());
+    this.#local.failAll(this.#host.destroyedError());
   }
 
   #listen(): void {
