@@ -17,8 +17,8 @@ export const INT_MAX = 0x7fff_ffff;
  *
  * @param argument Its name, for the message.
  * @param value What was given.
- * @param low The least that is accepted.
- * @param high The most that is accepted.
+ * @param low The least that is accepted; default 0.
+ * @param high The most that is accepted; default `Number.MAX_SAFE_INTEGER`.
  * @throws `DmaArgumentError`
  *
  * @example
@@ -26,7 +26,12 @@ export const INT_MAX = 0x7fff_ffff;
  * checkInteger('depth', 64, 1, 1024);
  * ```
  */
-export function checkInteger(argument: string, value: unknown, low: number, high: number): asserts value is number {
+export function checkInteger(
+  argument: string,
+  value: unknown,
+  low = 0,
+  high: number = Number.MAX_SAFE_INTEGER,
+): asserts value is number {
   if (typeof value !== 'number' || !Number.isInteger(value) || value < low || value > high) {
     throw new DmaArgumentError(argument, value, `a whole number from ${low} to ${high}`);
   }
@@ -119,12 +124,7 @@ export function checkBytes(
   most: number = Number.POSITIVE_INFINITY,
 ): asserts value is Uint8Array {
   if (ArrayBuffer.isView(value) && value instanceof Uint8Array && value.length >= least && value.length <= most) return;
-  const count =
-    least === most
-      ? ` of ${least} bytes`
-      : most === Infinity
-        ? ''
-        : ` of ${least} to ${most} bytes`;
+  const count = least === most ? ` of ${least} bytes` : most === Infinity ? '' : ` of ${least} to ${most} bytes`;
   throw new DmaArgumentError(argument, value, `a Uint8Array${count}`);
 }
 
@@ -235,10 +235,7 @@ function unknownOption(
   names: Readonly<Record<string, boolean>>,
 ): DmaArgumentError {
   const accepted = documented(names);
-  const near = nearest(
-    name,
-    Object.keys(names).filter((known) => names[known]),
-  );
+  const near = nearest(name, accepted.split(', '));
   const guess = near === undefined ? ';' : `; did you mean '${near}'?`;
   const where = argument === 'options' ? '' : ` of ${argument}`;
   // Quoted like any text of the caller's: cut, and control characters visible.
@@ -287,7 +284,7 @@ function distance(from: string, to: string): number {
 
 /** True for 1, 2, 4, ... up to 2^53. Free of 32-bit operators, so that large boundaries are judged right. @internal */
 export function isPowerOfTwo(value: number): boolean {
-  return Number.isInteger(value) && value >= 1 && Number.isInteger(Math.log2(value)) && 2 ** Math.log2(value) === value;
+  return Number.isInteger(value) && value >= 1 && 2 ** Math.round(Math.log2(value)) === value;
 }
 
 /** The smallest power of two that is not below `value`; `value` from 1 to 2^53. @internal */

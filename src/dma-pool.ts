@@ -7,7 +7,7 @@ import type { PoolBackend } from './pool/backend.ts';
 import { isBlock, makeBlock } from './pool/block.ts';
 import { type AllocOptions, type DmaBlock, type DmaPool as Contract, INSPECT } from './pool/contract.ts';
 import { type DebugBook, LocalBook, makeHooks } from './pool/debug.ts';
-import { debugByEnvironment, forgetAtExit, reportAtExit } from './pool/exit-report.ts';
+import { debugByEnvironment, type ExitReporter, forgetAtExit, reportAtExit } from './pool/exit-report.ts';
 import { type ListControl, QUARANTINED } from './pool/free-list.ts';
 import { type GeometryOptions, PoolGeometry } from './pool/geometry.ts';
 import { type DebugOptions, OWN_TEXTS, type PoolModes, type ReportTexts } from './pool/hooks.ts';
@@ -27,7 +27,7 @@ import {
   setSlowPath,
 } from './pool/hot-path.ts';
 import { LocalBackend } from './pool/local-backend.ts';
-import { listPool, unlistPool } from './pool/pools-attribute.ts';
+import { type ListedPool, listPool, unlistPool } from './pool/pools-attribute.ts';
 import type { PoolStatistics } from './pool/statistics.ts';
 import type { WaitOptions } from './pool/waiting.ts';
 
@@ -109,15 +109,7 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
   #book: DebugBook | null = null;
   readonly #parts: PoolParts<N>;
   /** What others see of the pool: its device's `pools`, and the report at the end of the process. */
-  readonly #listed = {
-    name: '',
-    geometry: { blockSize: 0, allocation: 0 },
-    counts: () => this.#backend.counts(),
-    idlePages: (most: number) => this.#backend.idlePages(most),
-    reportLeaks: () => {
-      this.#reportLeaks();
-    },
-  };
+  readonly #listed: ExitReporter & ListedPool;
   #forgetManaged: (() => boolean) | null = null;
 
   readonly name: N;
@@ -130,8 +122,16 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
     setObjectMaker<DmaBlock<N>>(this, (index) => this.#makeObject(index));
     const { name, device, geometry, maxBlocks } = parts;
     this.#parts = parts;
-    this.#listed.name = name;
-    this.#listed.geometry = geometry;
+    this.#listed = {
+      name,
+      geometry,
+      counts: () => this.#backend.counts(),
+      idlePages: (most) => this.#backend.idlePages(most),
+      reportLeaks: () => {
+        if (this.#backend.counts().active === 0) return;
+        device.report('error', `${name} leaked`, `${name}: at the end of the process ${this.#backend.holders()}`);
+      },
+    };
     this.name = name;
     this.device = device;
     this.geometry = geometry;
@@ -237,13 +237,13 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
   }
 
   indexAt(dma: number): number {
-    checkInteger('dma', dma, 0, Number.MAX_SAFE_INTEGER);
+    checkInteger('dma', dma);
     const index = this.#backend.pages.indexAt(dma);
     return index >= 0 && isAllocated(this, index) ? index : -1;
   }
 
   freeAt(dma: number): void {
-    checkInteger('dma', dma, 0, Number.MAX_SAFE_INTEGER);
+    checkInteger('dma', dma);
     this.#backend.checkNotGone();
     const index = this.#backend.pages.indexAt(dma);
     const start = index < 0 ? -1 : this.#backend.dmaOf(index);
@@ -273,8 +273,7 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
 
   [INSPECT](): string {
     const { active, blocks, pages, waiting, inTransit } = this.statistics();
-    const more =
-      (waiting > 0 ? `, ${waiting} waiting` : '') + (inTransit > 0 ? `, ${inTransit} in transit` : '');
+    const more = (waiting > 0 ? `, ${waiting} waiting` : '') + (inTransit > 0 ? `, ${inTransit} in transit` : '');
     return (
       `DmaPool ${this.name} of ${this.device.name}: ` +
       `${active} of ${blocks} blocks on ${pages} pages allocated${more}`
@@ -286,13 +285,6 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
     this.#forgetManaged?.();
     this.#forgetManaged = null;
     this.#backend.destroy();
-  }
-
-  #reportLeaks(): void {
-    if (this.#backend.counts().active > 0) {
-      const { name } = this;
-      this.device.report('error', `${name} leaked`, `${name}: at the end of the process ${this.#backend.holders()}`);
-    }
   }
 
   [Symbol.dispose](): void {

@@ -4,8 +4,7 @@
  * @module dmapool
  * @packageDocumentation
  */
-export { Device, type DeviceOptions } from './device/device.ts';
-export type { AttributeShow } from './device/attributes.ts';
+export { type AttributeShow, Device, type DeviceOptions } from './device/device.ts';
 export type { DeviceLog } from './device/log.ts';
 export type { ReleaseAction } from './device/managed.ts';
 export { dmaBitMask, NUMA_NO_NODE } from './device/mask.ts';

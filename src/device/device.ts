@@ -14,6 +14,7 @@ import {
   describe,
   describeThrown,
   DmaArgumentError,
+  DmaExistsError,
   DmaMaskError,
   DmaReleaseError,
   DmaSourceError,
@@ -21,10 +22,12 @@ import {
 } from '../errors.ts';
 import type { CoherentAllocator, CoherentMemory, DmaTarget } from '../memory/coherent.ts';
 import { defaultMemory } from '../memory/heap.ts';
-import { Attributes, type AttributeShow } from './attributes.ts';
 import { consoleLog, type DeviceLog, RateLimiter } from './log.ts';
 import { ManagedResources, type ReleaseAction } from './managed.ts';
 import { dmaBitMask, NUMA_NO_NODE } from './mask.ts';
+
+/** Text of an attribute, made when it is read (Linux: a `show` method). */
+export type AttributeShow = () => string;
 
 /** What a {@link Device} is made of. */
 export interface DeviceOptions {
@@ -102,7 +105,8 @@ export class Device implements DmaTarget, Disposable {
   #highest = 0;
   readonly #log: DeviceLog;
   readonly #limiter = new RateLimiter();
-  readonly #attributes: Attributes;
+  /** What stands as files in the device's sysfs directory. */
+  readonly #attributes = new Map<string, AttributeShow>();
   readonly #managed = new ManagedResources();
   readonly #reclaims = new Set<() => number>();
 
@@ -133,7 +137,7 @@ export class Device implements DmaTarget, Disposable {
       if (typeof method !== 'function') throw new DmaArgumentError('log', log, accepted);
     }
     if (parent !== undefined && !isDevice(parent)) throw new DmaArgumentError('parent', parent, 'a Device');
-    checkInteger('dmaMask', dmaMask, 1, Number.MAX_SAFE_INTEGER);
+    checkInteger('dmaMask', dmaMask, 1);
     checkInteger('numaNode', numaNode, NUMA_NO_NODE, MAX_NODE);
     this.name = name;
     this.parent = parent ?? null;
@@ -142,7 +146,6 @@ export class Device implements DmaTarget, Disposable {
     this.numaNode = numaNode;
     this.#dmaMask = dmaMask;
     this.#log = log;
-    this.#attributes = new Attributes(name);
   }
 
   /** The highest address the device reaches. */
@@ -164,7 +167,7 @@ export class Device implements DmaTarget, Disposable {
    *   addresses it can't reach. Set the mask first, or after all memory was given back.
    */
   setDmaMask(mask: number): void {
-    checkInteger('dmaMask', mask, 1, Number.MAX_SAFE_INTEGER);
+    checkInteger('dmaMask', mask, 1);
     if (this.#highest > mask) throw new DmaMaskError(this.name, this.#highest, 1, mask);
     this.#dmaMask = mask;
   }
@@ -273,22 +276,30 @@ export class Device implements DmaTarget, Disposable {
    * @throws {@link DmaExistsError} if there is one of that name.
    */
   addAttribute(name: string, show: AttributeShow): () => boolean {
-    return this.#attributes.add(name, show);
+    if (typeof name !== 'string' || name === '' || name.includes('/') || name.includes('\0')) {
+      throw new DmaArgumentError('attribute name', name, 'a file name: not empty, no slash');
+    }
+    checkFunction('show', show);
+    if (this.#attributes.has(name)) throw new DmaExistsError(`${this.name}: an attribute ${name} exists already`);
+    // Wrapped, so that two attributes are never taken for one because they share a function.
+    const own: AttributeShow = () => show();
+    this.#attributes.set(name, own);
+    return () => this.#attributes.get(name) === own && this.#attributes.delete(name);
   }
 
   /** Takes the attribute `name` away; false if there was none. */
   removeAttribute(name: string): boolean {
-    return this.#attributes.remove(name);
+    return this.#attributes.delete(name);
   }
 
   /** Text of the attribute `name` as it would be read from sysfs, or undefined if there is none. */
   readAttribute(name: string): string | undefined {
-    return this.#attributes.read(name);
+    return this.#attributes.get(name)?.();
   }
 
   /** Names of the attributes there are now, oldest first. */
   attributeNames(): string[] {
-    return this.#attributes.names();
+    return [...this.#attributes.keys()];
   }
 
   /**
@@ -413,7 +424,5 @@ function whatIsWrong(memory: unknown, size: number, alignment: number): string |
   if (typeof length !== 'number' || !Number.isInteger(byteOffset) || byteOffset! < 0 || byteOffset! % 8 !== 0) {
     return `${hex(dma!)} without a buffer, or at an odd place in it`;
   }
-  return byteOffset! + size > length
-    ? `${hex(dma!)} with a buffer that ends before its ${size} bytes do`
-    : null;
+  return byteOffset! + size > length ? `${hex(dma!)} with a buffer that ends before its ${size} bytes do` : null;
 }

@@ -9,17 +9,13 @@ export interface DeviceLog {
 }
 
 /** The default log: the console, with the package's name before each message as the kernel puts a driver's. */
-export const consoleLog: DeviceLog = {
-  error: (message) => {
-    console.error(`dmapool ${message}`);
-  },
-  warn: (message) => {
-    console.warn(`dmapool ${message}`);
-  },
-  info: (message) => {
-    console.info(`dmapool ${message}`);
-  },
-};
+export const consoleLog: DeviceLog = { error: printer('error'), warn: printer('warn'), info: printer('info') };
+
+function printer(level: keyof DeviceLog): (message: string) => void {
+  return (message) => {
+    console[level](`dmapool ${message}`);
+  };
+}
 
 /** Linux's DEFAULT_RATELIMIT_INTERVAL, in milliseconds. */
 const INTERVAL = 5000;

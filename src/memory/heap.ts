@@ -64,7 +64,7 @@ export class HeapMemory implements CoherentAllocator {
     const { limit = 256 * 1024 * 1024, step = 1024 * 1024, pageSize = 4096 } = given;
     checkPageSize(pageSize);
     checkInteger('limit', limit, pageSize, MAX_REGION_PAGES * pageSize);
-    checkInteger('step', step, 1, Number.MAX_SAFE_INTEGER);
+    checkInteger('step', step, 1);
     const size = limit - (limit % pageSize);
     this.pageSize = pageSize;
     this.#arena = new Arena(size, roundUp(step, pageSize), pageSize);

@@ -168,15 +168,11 @@ export class IommuDomain {
    * `DmaArgumentError` when all is mapped but in several pieces: take them one by one, by {@link contiguous}.
    */
   translate(dma: number, length: number, access = 'access'): number {
-    checkInteger('length', length, 1, Number.MAX_SAFE_INTEGER);
+    checkInteger('length', length, 1);
     this.check(dma, length, access);
     const run = this.contiguous(dma, length);
     if (run < length) {
-      throw new DmaArgumentError(
-        'length',
-        length,
-        `1 to ${run}: the memory at ${hex(dma)} is in several pieces`,
-      );
+      throw new DmaArgumentError('length', length, `1 to ${run}: the memory at ${hex(dma)} is in several pieces`);
     }
     const { pageSize } = this.#shared;
     return this.#table.get(Math.floor(dma / pageSize)) * pageSize + (dma % pageSize);
@@ -190,7 +186,7 @@ export class IommuDomain {
    */
   check(dma: number, length: number, access = 'access'): void {
     checkInteger('dma', dma, 0, Number.MAX_VALUE);
-    checkInteger('length', length, 0, Number.MAX_SAFE_INTEGER);
+    checkInteger('length', length);
     if (length === 0) return;
     const { pageSize } = this.#shared;
     const last = Math.floor((dma + length - 1) / pageSize);

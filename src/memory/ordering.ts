@@ -136,7 +136,7 @@ export function loadAcquire16(words: HalfWords, index: number): number {
  * ```
  */
 export function lower32Bits(value: number): number {
-  checkInteger('value', value, 0, Number.MAX_SAFE_INTEGER);
+  checkInteger('value', value);
   return value % 0x1_0000_0000;
 }
 
@@ -153,7 +153,7 @@ export function lower32Bits(value: number): number {
  * ```
  */
 export function upper32Bits(value: number): number {
-  checkInteger('value', value, 0, Number.MAX_SAFE_INTEGER);
+  checkInteger('value', value);
   return Math.floor(value / 0x1_0000_0000);
 }
 
@@ -176,7 +176,7 @@ export function upper32Bits(value: number): number {
 export function writeAddress64(view: DataView, byteOffset: number, address: number): void {
   checkView(view);
   checkInteger('byteOffset', byteOffset, 0, view.byteLength - 8);
-  checkInteger('address', address, 0, Number.MAX_SAFE_INTEGER);
+  checkInteger('address', address);
   view.setUint32(byteOffset, lower32Bits(address), true);
   view.setUint32(byteOffset + 4, upper32Bits(address), true);
 }
@@ -201,7 +201,7 @@ export function readAddress64(view: DataView, byteOffset: number): number {
   checkView(view);
   checkInteger('byteOffset', byteOffset, 0, view.byteLength - 8);
   const address = view.getUint32(byteOffset + 4, true) * 0x1_0000_0000 + view.getUint32(byteOffset, true);
-  checkInteger('address', address, 0, Number.MAX_SAFE_INTEGER);
+  checkInteger('address', address);
   return address;
 }
 

@@ -67,7 +67,7 @@ export class PageAllocator {
   constructor(region: PageRegion) {
     const { base, size, pageSize } = region;
     if (!isPowerOfTwo(pageSize)) throw new DmaArgumentError('pageSize', pageSize, 'a power of two');
-    checkMultiple('base', base, pageSize, 0, Number.MAX_SAFE_INTEGER);
+    checkMultiple('base', base, pageSize);
     checkMultiple('size', size, pageSize, pageSize, Math.min(MAX_REGION_PAGES * pageSize, 2 ** 53 - base));
     this.pageSize = pageSize;
     this.pages = size / pageSize;
@@ -100,8 +100,8 @@ export class PageAllocator {
    * @returns the address, or -1 when no such place is free (also when the engine has no memory for a larger tree).
    */
   alloc(bytes: number, limit: number = Number.MAX_SAFE_INTEGER): number {
-    checkInteger('bytes', bytes, 1, Number.MAX_SAFE_INTEGER);
-    checkInteger('limit', limit, 0, Number.MAX_SAFE_INTEGER);
+    checkInteger('bytes', bytes, 1);
+    checkInteger('limit', limit);
     const count = Math.ceil(bytes / this.pageSize);
     if (count > this.pages) return -1;
     const order = orderOf(count);
@@ -132,11 +132,12 @@ export class PageAllocator {
    * Throws `DmaMappingError` (`ERR_DMAPOOL_NOT_MAPPED`) and changes nothing unless every page of it is in use.
    */
   free(address: number, bytes: number): void {
-    checkMultiple('address', address, this.pageSize, 0, Number.MAX_SAFE_INTEGER);
-    checkInteger('bytes', bytes, 1, Number.MAX_SAFE_INTEGER);
+    checkMultiple('address', address, this.pageSize);
+    checkInteger('bytes', bytes, 1);
     const from = address / this.pageSize - this.#origin;
     const to = from + Math.ceil(bytes / this.pageSize);
-    const inside = from >= Math.max(this.#start, this.#first) && to <= Math.min(this.#start + 2 ** this.#order, this.#end);
+    const inside =
+      from >= Math.max(this.#start, this.#first) && to <= Math.min(this.#start + 2 ** this.#order, this.#end);
     if (!inside || !this.#allUsed(1, this.#order, this.#start, from, to)) {
       const span = `${hex(address)}-${hex(address + bytes - 1)}`;
       throw new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', `${span} is not wholly allocated`);
@@ -243,7 +244,13 @@ function orderOf(count: number): number {
 }
 
 /** Throws unless `value` is a multiple of `multiple` from `low` to `high`. */
-export function checkMultiple(argument: string, value: unknown, multiple: number, low: number, high: number): void {
+export function checkMultiple(
+  argument: string,
+  value: unknown,
+  multiple: number,
+  low = 0,
+  high: number = Number.MAX_SAFE_INTEGER,
+): void {
   if (typeof value !== 'number' || !Number.isInteger(value) || value < low || value > high || value % multiple !== 0) {
     const accepted = `a multiple of ${multiple} from ${low} to ${high}`;
     throw new DmaArgumentError(argument, value, accepted);

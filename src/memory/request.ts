@@ -29,6 +29,6 @@ export function checkTarget(device: DmaTarget): number {
   checkObject('device', device, accepted);
   const { name, dmaMask } = reading('device', device, accepted, () => ({ name: device.name, dmaMask: device.dmaMask }));
   if (typeof name !== 'string') throw new DmaArgumentError('device.name', name, 'a string');
-  checkInteger('device.dmaMask', dmaMask, 0, Number.MAX_SAFE_INTEGER);
+  checkInteger('device.dmaMask', dmaMask);
   return dmaMask;
 }

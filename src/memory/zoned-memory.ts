@@ -33,8 +33,8 @@ class Zone {
   readonly pages: PageAllocator;
 
   constructor({ dma, size, buffer, byteOffset }: MemoryZone, pageSize: number) {
-    checkMultiple('zone.dma', dma, pageSize, 0, Number.MAX_SAFE_INTEGER);
-    checkMultiple('zone.size', size, pageSize, pageSize, Number.MAX_SAFE_INTEGER);
+    checkMultiple('zone.dma', dma, pageSize);
+    checkMultiple('zone.size', size, pageSize, pageSize);
     checkMultiple('zone.byteOffset', byteOffset, pageSize, 0, Math.max(0, buffer.byteLength - size));
     this.dma = dma;
     this.buffer = buffer;

@@ -1,5 +1,5 @@
 import { DmaBlockError, hex } from '../errors.ts';
-import { type Bytes, type DmaBlock, type DmaPool, INSPECT } from './contract.ts';
+import { type DmaBlock, type DmaPool, INSPECT } from './contract.ts';
 import { checkCurrent, type HotPath, isAllocated, isCurrent, ownerOf } from './hot-path.ts';
 
 /** A block's views, made when first used: most blocks need one of them, many none. */
@@ -18,11 +18,6 @@ class BlockViews {
 /** A pool as its blocks know it: the contract, and the hot path behind it. */
 export type BlockPool<N extends string> = HotPath<DmaBlock<N>> & DmaPool<N>;
 
-function viewOf<N extends string>(pool: BlockPool<N>, block: DmaBlock<N>): Bytes {
-  checkCurrent(pool, block);
-  return pool.bytesOf(block.index);
-}
-
 /** Generation of blocks that are reused. */
 const NOT_COUNTED = 0;
 
@@ -32,7 +27,8 @@ export let isBlock: (value: unknown) => value is DmaBlock;
 /** Makes a block; for the pool alone. */
 export let makeBlock: <N extends string>(pool: BlockPool<N>, index: number, generation: number) => DmaBlock<N>;
 
-let checkCurrentBlock: <N extends string>(block: Block<N>) => void;
+/** The views of a block that is current. */
+let viewsOf: <N extends string>(block: Block<N>) => BlockViews;
 
 /** The class behind {@link DmaBlock}. */
 class Block<N extends string = string> implements DmaBlock<N> {
@@ -66,26 +62,26 @@ class Block<N extends string = string> implements DmaBlock<N> {
   }
 
   get bytes(): Uint8Array {
-    return (this.#views ??= new BlockViews(viewOf(this.#pool, this))).bytes;
+    return viewsOf(this).bytes;
   }
 
   get view(): DataView {
-    const views = (this.#views ??= new BlockViews(viewOf(this.#pool, this)));
+    const views = viewsOf(this);
     return (views.view ??= new DataView(views.bytes.buffer, views.bytes.byteOffset, views.bytes.byteLength));
   }
 
   get u16(): Uint16Array {
-    const views = (this.#views ??= new BlockViews(viewOf(this.#pool, this)));
+    const views = viewsOf(this);
     return (views.u16 ??= new Uint16Array(views.bytes.buffer, alignedOffset(this, 2), views.bytes.length >> 1));
   }
 
   get u32(): Uint32Array {
-    const views = (this.#views ??= new BlockViews(viewOf(this.#pool, this)));
+    const views = viewsOf(this);
     return (views.u32 ??= new Uint32Array(views.bytes.buffer, alignedOffset(this, 4), views.bytes.length >> 2));
   }
 
   get i32(): Int32Array {
-    const views = (this.#views ??= new BlockViews(viewOf(this.#pool, this)));
+    const views = viewsOf(this);
     return (views.i32 ??= new Int32Array(views.bytes.buffer, alignedOffset(this, 4), views.bytes.length >> 2));
   }
 
@@ -109,8 +105,11 @@ class Block<N extends string = string> implements DmaBlock<N> {
 
   static {
     isBlock = (value): value is DmaBlock => typeof value === 'object' && value !== null && #pool in value;
-    checkCurrentBlock = (block) => {
-      checkCurrent(block.#pool, block);
+    viewsOf = (block) => {
+      // Of a reused block, views made earlier stay good. Those of a debug handle can't be called back (poison shows their
+      // writes), but none is given out any more.
+      if (block.#views === undefined || block.generation !== NOT_COUNTED) checkCurrent(block.#pool, block);
+      return (block.#views ??= new BlockViews(block.#pool.bytesOf(block.index)));
     };
     makeBlock = (pool, index, generation) =>
       generation === NOT_COUNTED ? new Block(pool, index) : new DebugBlock(pool, index, generation);
@@ -128,32 +127,6 @@ class DebugBlock<N extends string> extends Block<N> {
 
   override get generation(): number {
     return this.#generation;
-  }
-
-  // Views made earlier can't be called back (poison shows their writes), but none is given out any more.
-  override get bytes(): Uint8Array {
-    checkCurrentBlock(this);
-    return super.bytes;
-  }
-
-  override get view(): DataView {
-    checkCurrentBlock(this);
-    return super.view;
-  }
-
-  override get u16(): Uint16Array {
-    checkCurrentBlock(this);
-    return super.u16;
-  }
-
-  override get u32(): Uint32Array {
-    checkCurrentBlock(this);
-    return super.u32;
-  }
-
-  override get i32(): Int32Array {
-    checkCurrentBlock(this);
-    return super.i32;
   }
 }
 

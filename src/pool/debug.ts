@@ -84,11 +84,6 @@ export class DebugHooks implements BlockHooks {
     this.#pages.fill(index, POISON_FREED);
   }
 
-  /** How often the block was handed out so far. */
-  generationOf(index: number): number {
-    return this.book.generationOf(index);
-  }
-
   inspect(index: number): string | null {
     const offset = this.#pages.offsetOf(index);
     const page = this.#pages.viewOf(this.#pages.slotOf(index));

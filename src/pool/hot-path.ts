@@ -412,11 +412,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
       if (refusal < 0) return refusal;
       if (typedArrayLength('Int32Array', into) < count) {
         this.#giveBulk(taken, count);
-        throw new DmaArgumentError(
-          'into',
-          into,
-          `an Int32Array that keeps its ${count} elements during the call`,
-        );
+        throw new DmaArgumentError('into', into, `an Int32Array that keeps its ${count} elements during the call`);
       }
       for (let i = 0; i < count; i++) {
         this.#slow.fill(taken[i]!, 0);
@@ -463,11 +459,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
       }
       if (got < count) return last;
       if (typedArrayLength('Int32Array', into) < count) {
-        throw new DmaArgumentError(
-          'into',
-          into,
-          `an Int32Array that keeps its ${count} elements during the call`,
-        );
+        throw new DmaArgumentError('into', into, `an Int32Array that keeps its ${count} elements during the call`);
       }
       for (let i = 0; i < count; i++) {
         into[i] = taken[i]!;

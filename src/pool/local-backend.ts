@@ -621,15 +621,13 @@ export class LocalBackend implements PoolBackend {
   }
 
   statistics(): PoolStatistics {
-    const { active, blocks, pages } = this.counts();
+    const counts = this.counts();
     const { allocations, mostOut } = this.#list;
     return {
-      active,
-      blocks,
-      pages,
+      ...counts,
       highWater: mostOut,
       allocations,
-      frees: allocations - active,
+      frees: allocations - counts.active,
       failures: this.#failures,
       corrupted: this.#corrupted,
       quarantined: this.#quarantined,

@@ -3,6 +3,10 @@
  *
  *     slots          0         1         2 (given back)   3
  *                 [b0 .. b41][b42 .. b83][  no page     ][b126 .. b167]      block index = slot * blocksPerPage + n
+ *
+ * Which page contains an address is found in O(1): pages are naturally aligned, so an address says in which aligned unit
+ * it lies, and a unit holds at most one page of the pool. So an open-addressing hash from unit to slot is enough. Typed
+ * arrays, not a Map: a page costs about 20 bytes here, and a Map entry with a boxed address as its key three times that.
  */
 import { roundUp } from '../arguments.ts';
 import { DmaArgumentError, DmaSourceError, hex } from '../errors.ts';
@@ -11,10 +15,19 @@ import type { PoolGeometry } from './geometry.ts';
 
 type Bytes = Uint8Array<ArrayBuffer | SharedArrayBuffer>;
 
+const NO_SLOT = -1;
+
 export class PoolPages {
   readonly #owner: string;
   readonly #geometry: PoolGeometry;
-  readonly #index: PageIndex;
+  readonly #unit: number;
+  /** DMA address of the page in each slot, -1 where there is none. */
+  #bases = new Float64Array(4).fill(-1);
+  #carved = new Int32Array(4);
+  #hash = new Int32Array(8).fill(NO_SLOT);
+  #count = 0;
+  /** Slots there ever were; each below this is a page or free for one. */
+  #slots = 0;
   readonly #perPage: number;
   readonly #perPageInverse: number;
   /** Blocks lie back to back from the start of the page: the usual case, and a multiplication instead of divisions. */
@@ -31,7 +44,7 @@ export class PoolPages {
   constructor(owner: string, geometry: PoolGeometry, unit: number) {
     this.#owner = owner;
     this.#geometry = geometry;
-    this.#index = new PageIndex(unit);
+    this.#unit = unit;
     this.#perPage = geometry.blocksPerPage;
     this.#perPageInverse = 1 / this.#perPage;
     this.#flat = geometry.offsetOf(this.#perPage - 1) === (this.#perPage - 1) * geometry.blockSize;
@@ -39,28 +52,43 @@ export class PoolPages {
 
   /** Pages there are. */
   get count(): number {
-    return this.#index.pages;
+    return this.#count;
   }
 
   /** All indices are below this. */
   get limit(): number {
-    return this.#index.slots * this.#perPage;
+    return this.#slots * this.#perPage;
   }
 
   /** Slot of the next page to be added: a free one if there is, so that indices stay dense. */
   get nextSlot(): number {
-    return this.#freeSlots.at(-1) ?? this.#index.slots;
+    return this.#freeSlots.at(-1) ?? this.#slots;
   }
 
   /** Adds a page. Changes nothing when it throws. @throws {@link DmaSourceError} when the pool has a page there. */
   add(memory: CoherentMemory): number {
     // Read once, and before anything else: the memory is the source's object, and a getter of it may call the pool.
     const { dma } = memory;
-    if (this.#index.slotAt(dma) >= 0) {
+    if (this.#slotAt(dma) >= 0) {
       throw new DmaSourceError(`${this.#owner}: the memory source gave ${hex(dma)}, where the pool has a page`);
     }
     const slot = this.nextSlot;
-    this.#index.add(slot, dma);
+    // Room first, so that a failure changes nothing.
+    if (slot >= this.#bases.length) {
+      const length = roundUp(slot + 1 + (slot >> 3), 4);
+      const bases = new Float64Array(length).fill(-1);
+      const carved = new Int32Array(length);
+      bases.set(this.#bases);
+      carved.set(this.#carved);
+      this.#bases = bases;
+      this.#carved = carved;
+    }
+    if ((this.#count + 1) * 4 > this.#hash.length * 3) this.#rehash(this.#hash.length * 2);
+    this.#bases[slot] = dma;
+    this.#carved[slot] = 0;
+    this.#slots = Math.max(this.#slots, slot + 1);
+    this.#count++;
+    this.#insert(slot);
     this.#memory[slot] = memory;
     if (this.#freeSlots.length > 0) this.#freeSlots.pop();
     return slot;
@@ -72,8 +100,11 @@ export class PoolPages {
     for (const slot of slots) {
       this.#memory[slot] = null;
       if (slot < this.#views.length) this.#views[slot] = undefined;
+      this.#bases[slot] = -1;
     }
-    this.#index.remove(slots);
+    this.#count -= slots.length;
+    // All at once, because the hash is built anew.
+    this.#rehash(this.#hash.length);
     // The lowest last, so that it is the next one used.
     this.#freeSlots = [...this.#freeSlots, ...slots].sort((a, b) => b - a);
     return memories;
@@ -82,7 +113,7 @@ export class PoolPages {
   /** Slots that hold a page, ascending. */
   slots(): number[] {
     const slots: number[] = [];
-    for (let slot = 0; slot < this.#index.slots; slot++) if (this.#index.baseOf(slot) >= 0) slots.push(slot);
+    for (let slot = 0; slot < this.#slots; slot++) if (this.#bases[slot]! >= 0) slots.push(slot);
     return slots;
   }
 
@@ -98,16 +129,16 @@ export class PoolPages {
 
   /** How many of a page's blocks were ever on the list: they are its first ones. */
   carvedOf(slot: number): number {
-    return this.#index.carvedOf(slot);
+    return this.#carved[slot]!;
   }
 
   setCarved(slot: number, carved: number): void {
-    this.#index.setCarved(slot, carved);
+    this.#carved[slot] = carved;
   }
 
   /** True for the index of a block that lies in a page. Takes anything. */
   has(index: number): boolean {
-    return Number.isInteger(index) && this.#index.baseOf(this.slotOf(index)) >= 0;
+    return Number.isInteger(index) && this.#baseOf(this.slotOf(index)) >= 0;
   }
 
   slotOf(index: number): number {
@@ -123,14 +154,14 @@ export class PoolPages {
 
   /** DMA address of a block, -1 if it lies in no page. Takes anything. */
   dmaOf(index: number): number {
-    return this.has(index) ? this.#index.baseOf(this.slotOf(index)) + this.offsetOf(index) : -1;
+    return this.has(index) ? this.#baseOf(this.slotOf(index)) + this.offsetOf(index) : -1;
   }
 
   /** Index of the block that contains `dma`, handed out or not; -1 if none does. */
   indexAt(dma: number): number {
-    const slot = this.#index.slotAt(dma);
+    const slot = this.#slotAt(dma);
     if (slot < 0) return -1;
-    const n = this.#geometry.slotAt(dma - this.#index.baseOf(slot));
+    const n = this.#geometry.slotAt(dma - this.#baseOf(slot));
     return n < 0 ? -1 : slot * this.#perPage + n;
   }
 
@@ -167,83 +198,14 @@ export class PoolPages {
   noSuchBlock(index: number): DmaArgumentError {
     return new DmaArgumentError(`${this.#owner}: index`, index, 'the index of a block in one of its pages');
   }
-}
-
-/**
- * Which of a pool's pages contains an address, in O(1), and where each page is.
- *
- * Pages are naturally aligned, so an address says in which aligned unit it lies, and a unit holds at most one page of
- * the pool: an open-addressing hash from unit to page slot is enough. Typed arrays, not a Map: a page costs about 20
- * bytes here, and a Map entry with a boxed address as its key three times that.
- */
-
-const NO_SLOT = -1;
-
-export class PageIndex {
-  readonly #unit: number;
-  #bases = new Float64Array(4).fill(-1);
-  #carved = new Int32Array(4);
-  #hash = new Int32Array(8).fill(NO_SLOT);
-  #pages = 0;
-  #slots = 0;
-
-  /** @param unit Bytes to which each page is aligned. */
-  constructor(unit: number) {
-    this.#unit = unit;
-  }
-
-  /** Pages there are. */
-  get pages(): number {
-    return this.#pages;
-  }
-
-  /** Slots there ever were; each below this is a page or free for one. */
-  get slots(): number {
-    return this.#slots;
-  }
 
   /** DMA address of a page, -1 if there is none in that slot. */
-  baseOf(slot: number): number {
+  #baseOf(slot: number): number {
     return slot >= 0 && slot < this.#slots ? this.#bases[slot]! : -1;
   }
 
-  /** How many of a page's blocks were ever handed out: they are its first ones. */
-  carvedOf(slot: number): number {
-    return this.#carved[slot]!;
-  }
-
-  setCarved(slot: number, carved: number): void {
-    this.#carved[slot] = carved;
-  }
-
-  /** Puts a page into a slot: a free one, or the one after the last. Makes room first, so that a failure changes nothing. */
-  add(slot: number, base: number): void {
-    if (slot >= this.#bases.length) {
-      const length = roundUp(slot + 1 + (slot >> 3), 4);
-      const bases = new Float64Array(length).fill(-1);
-      const carved = new Int32Array(length);
-      bases.set(this.#bases);
-      carved.set(this.#carved);
-      this.#bases = bases;
-      this.#carved = carved;
-    }
-    if ((this.#pages + 1) * 4 > this.#hash.length * 3) this.#rehash(this.#hash.length * 2);
-    this.#bases[slot] = base;
-    this.#carved[slot] = 0;
-    this.#slots = Math.max(this.#slots, slot + 1);
-    this.#pages++;
-    this.#insert(slot);
-  }
-
-  /** Takes pages out. All at once, because the hash is built anew. */
-  remove(slots: readonly number[]): void {
-    for (const slot of slots) this.#bases[slot] = -1;
-    this.#pages -= slots.length;
-    this.#rehash(this.#hash.length);
-  }
-
   /** Slot of the page that contains `dma`, or -1. Does not look at the page's end: the unit may be longer. */
-  slotAt(dma: number): number {
+  #slotAt(dma: number): number {
     if (!(dma >= 0 && dma <= Number.MAX_SAFE_INTEGER)) return NO_SLOT;
     const unit = Math.floor(dma / this.#unit);
     const mask = this.#hash.length - 1;
