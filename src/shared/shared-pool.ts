@@ -370,7 +370,7 @@ function share<N extends string>(
     handle,
     hooks: makeHooks(name, geometry.blockSize, local.pages, modes, book),
     release: () => {
-      releaseAll(device, memories, () => {
+      releaseAll(device, memories, geometry.allocation, () => {
         pool.onGone();
       });
     },

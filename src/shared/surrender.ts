@@ -55,12 +55,17 @@ export function surrender<T>(
   }
 }
 
-/** Gives all of `memories` back to the device's source, then throws the first error of the source, if any. */
-export function releaseAll(device: Device, memories: readonly CoherentMemory[], onGone: () => void): void {
+/** Gives all of `memories`, of `size` bytes each, back to the device's source, then throws the first error of the source. */
+export function releaseAll(
+  device: Device,
+  memories: readonly CoherentMemory[],
+  size: number,
+  onGone: () => void,
+): void {
   const errors: unknown[] = [];
   for (const memory of memories) {
     try {
-      freePage(device, memory);
+      freePage(device, memory, size);
     } catch (error) {
       errors.push(error);
     }

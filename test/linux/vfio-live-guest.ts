@@ -57,7 +57,7 @@ async function closeAndCheck({ vfio, nvme, ends, whenReleased }: AtWork, code: s
     codes.join(),
   );
   await nvme.close();
-  for (const pool of nvme.pools) assert.equal(pool.counts().active, 0, pool.name);
+  for (const pool of nvme.pools) assert.equal(pool.statistics().active, 0, pool.name);
   await vfio.close();
   assert.ok(whenReleased.length > 0);
   assert.ok(!whenReleased.includes(true), 'memory was given back while the device could do DMA');
