@@ -7,20 +7,26 @@ import { CTRL, EEPROM, EERD, INTERRUPT, MTA_WORDS, RAH_VALID, RCTL, REG, TCTL, T
 /** Milliseconds for the reset, which takes microseconds. */
 const RESET_TIMEOUT = 1000;
 
-/** Stops everything and resets the card (14.2, 13.4.1). No DMA afterwards, no interrupts. */
-export async function resetCard(pci: PciFunction): Promise<void> {
+/**
+ * Stops everything and resets the card (14.7, 13.4.1). No DMA afterwards, no interrupts.
+ *
+ * @param signal Aborted: the card may be another driver's by now, and is not written to any more.
+ */
+export async function resetCard(pci: PciFunction, signal?: AbortSignal): Promise<void> {
   const bar = pci.bar(0);
   bar.write32(REG.imc, INTERRUPT.all);
   bar.write32(REG.rctl, 0);
   bar.write32(REG.tctl, 0);
   // What the card was writing to memory must be there before the reset: this read comes back behind it.
   const ctrl = await bar.read32(REG.ctrl);
+  signal?.throwIfAborted();
   bar.write32(REG.ctrl, ctrl | CTRL.rst);
   // Nothing may touch the card for a microsecond (13.4.1).
   await delay(1);
   if (!(await waitUntil(async () => ((await bar.read32(REG.ctrl)) & CTRL.rst) === 0, RESET_TIMEOUT))) {
     throw new E1000Error('ERR_DMAPOOL_E1000_TIMEOUT', pci.address, 'the reset did not end within a second');
   }
+  signal?.throwIfAborted();
   await silence(bar);
 }
 
@@ -39,7 +45,9 @@ export function configure(bar: Bar, mac: Uint8Array): void {
   bar.write32(REG.rah0, view.getUint16(4, true) | RAH_VALID);
   for (let i = 0; i < MTA_WORDS; i++) bar.write32(REG.mta + 4 * i, 0);
   // Interrupts are neither delayed nor throttled: they are masked while there is work.
-  for (const register of [REG.rdtr, REG.tidv, REG.itr]) bar.write32(register, 0);
+  for (const register of [REG.rdtr, REG.itr]) bar.write32(register, 0);
+  // 0 is not allowed here. No descriptor asks for a delayed interrupt, so the value does not matter.
+  bar.write32(REG.tidv, 1);
 }
 
 /** Switches the receiver on, once its ring is in place (14.4). Called again to change what it accepts. */

@@ -9,9 +9,9 @@
  * control, no wake-up, and of the multicast filter only all or nothing.
  */
 import { type Device, DmaArgumentError, DmaReleaseError } from 'dmapool';
-import { type Bar, type Interrupts, type PciFunction, PciError } from 'dmapool/pci';
+import type { Bar, DmaStopped, Interrupts, PciFunction } from 'dmapool/pci';
 import { checkFunctionOf, checkMaking, isArray, MAKING } from '../common/arguments.ts';
-import { releaseAll, runAll } from '../common/release.ts';
+import { releaseStopped, runAll } from '../common/release.ts';
 import { turn, waitUntil } from '../common/time.ts';
 import { configure, enableReceiver, enableTransmitter, formatMac, readMac, resetCard, silence } from './card.ts';
 import { E1000Error } from './errors.ts';
@@ -67,16 +67,17 @@ export class E1000 {
   readonly #bar: Bar;
   readonly #options: Required<E1000Options>;
   readonly #counters: Counters;
-  /** What is given back at the end, last things first. */
-  readonly #held: (() => void)[] = [];
+  /** What is given back at the end, last things first. Each needs the proof that the card stopped. */
+  readonly #held: ((proof: DmaStopped) => void)[] = [];
   #mac: Uint8Array = new Uint8Array(6);
-  #packets!: PacketPool;
+  #packets: PacketPool | null = null;
   #receive!: ReceiveQueue;
   #transmit!: TransmitQueue;
   #interrupts: Interrupts | null = null;
   /** Why nothing goes any more. */
   #dead: Error | null = null;
   #closing: Promise<void> | null = null;
+  #released = false;
   #forgetManaged: () => boolean = () => false;
   #endClaim: () => void = () => undefined;
 
@@ -125,7 +126,7 @@ export class E1000 {
 
   /** Buffers for packets to transmit, and where those received go back to. */
   get packets(): PacketPool {
-    return this.#packets;
+    return this.#packets!;
   }
 
   /** The card's own address, 6 bytes. */
@@ -276,10 +277,14 @@ export class E1000 {
    * rejected. Packets in the user's hands can still be freed, and the memory goes back with the last of them. Closing
    * twice is fine, and so is closing a card that is gone.
    *
-   * @throws `DmaReleaseError` when memory failed to go back; what the card's bus fails with.
+   * @throws `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` when nothing proves that the card stopped: the memory of both rings and
+   *   their buffers is kept, the device's log says so, and a later call tries again, as `pci.close()` does.
+   * @throws `DmaReleaseError` when memory failed to go back; what closing the interrupts fails with.
    */
   close(): Promise<void> {
-    return (this.#closing ??= this.#close());
+    return (this.#closing ??= this.#close().finally(() => {
+      if (!this.#released) this.#closing = null;
+    }));
   }
 
   /** {@link E1000.close}, for `await using`. */
@@ -292,10 +297,7 @@ export class E1000 {
     pci.removed.throwIfAborted();
     pci.removed.addEventListener('abort', this.#onRemoved);
     // Should the function be closed before the driver, its device takes the memory with it.
-    this.#forgetManaged = pci.device.addAction(() => {
-      this.#dead ??= this.#closedError();
-      this.#release();
-    });
+    this.#manage();
     await resetCard(pci);
     this.#mac = await readMac(pci);
     configure(this.#bar, this.#mac);
@@ -308,18 +310,20 @@ export class E1000 {
     const reclaim = (): boolean => this.#transmit.reclaim();
     const receive = new ReceiveQueue(pci.device, this.#bar, packets, receiveDescriptors, reclaim);
     this.#receive = receive;
-    this.#held.push(() => {
-      receive.free();
+    this.#held.push((proof) => {
+      receive.free(proof);
     });
     receive.fill();
     const transmit = new TransmitQueue(pci.device, this.#bar, packets, transmitDescriptors);
     this.#transmit = transmit;
-    this.#held.push(() => {
-      transmit.free();
+    this.#held.push((proof) => {
+      transmit.free(proof);
     });
     await this.#counters.clear();
     this.#interrupts = await pci.interrupts();
     await pci.enableBusMaster();
+    // Closed meanwhile, the memory of the rings was released.
+    this.#throwIfDead();
     // The rings first: the card reads them from the moment that it is enabled.
     receive.install();
     enableReceiver(this.#bar, this.#options.promiscuous);
@@ -327,46 +331,74 @@ export class E1000 {
     enableTransmitter(this.#bar);
     await this.#bar.flush();
     // It may have been pulled out or closed in the meantime.
+    this.#throwIfDead();
+  }
+
+  #throwIfDead(): void {
     if (this.#dead !== null) throw this.#dead;
   }
 
   async #close(): Promise<void> {
     this.#dead ??= this.#closedError();
     this.#pci.removed.removeEventListener('abort', this.#onRemoved);
-    // The card first: no memory goes back before.
+    let proof: DmaStopped | null = null;
     const errors = await runAll([
-      () => this.#stop(),
+      async () => {
+        proof = await this.#stop();
+      },
       () => this.#interrupts?.close(),
       () => {
-        this.#forgetManaged();
-        this.#release();
+        if (proof !== null) this.#release(proof);
       },
     ]);
+    if (proof === null) throw errors[0] as Error;
     this.#endClaim();
     if (errors.length === 1) throw errors[0];
     if (errors.length > 1) throw new DmaReleaseError(`${this.#pci.address}: failed to close all of it`, errors);
   }
 
-  /** Makes sure that the card no longer does DMA. */
-  async #stop(): Promise<void> {
-    const pci = this.#pci;
-    // A function that is gone, or was closed, does no DMA already.
-    if (pci.removed.aborted || pci.closed) return;
+  /** Proves that the card does no DMA any more. @throws `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` */
+  async #stop(): Promise<DmaStopped> {
+    const attempt = new AbortController();
     try {
-      await resetCard(pci);
-      await pci.disableBusMaster();
+      return await this.#pci.stopDma({ stop: () => resetCard(this.#pci, attempt.signal) });
     } catch (error) {
-      if (pci.removed.aborted || (error instanceof PciError && error.code === 'ERR_DMAPOOL_PCI_GONE')) return;
-      // The bus then has to hold it back.
-      await pci.disableBusMaster().catch(() => undefined);
+      this.#reportKept((error as Error).message);
       throw error;
+    } finally {
+      // A reset that hangs must not go on when the card is another driver's.
+      attempt.abort();
     }
   }
 
+  /** Has the memory released with the device, should the function be closed before the driver. */
+  #manage(): void {
+    this.#forgetManaged = this.#pci.device.addAction(() => {
+      this.#dead ??= this.#closedError();
+      const proof = this.#pci.dmaStopped;
+      if (proof !== null) this.#release(proof);
+      else this.#reportKept('its device was detached while the card may do DMA');
+    });
+  }
+
+  #reportKept(reason: string): void {
+    if (this.#held.length === 0) return;
+    const buffers = String(this.#packets?.active ?? 0);
+    const message = `the memory of both rings and ${buffers} buffers is kept: ${reason}`;
+    this.#pci.device.report('error', 'e1000 kept memory', message);
+  }
+
   /** Gives the memory back. */
-  #release(): void {
-    const message = `${this.#pci.address}: memory of the network card failed to go back`;
-    releaseAll(message, this.#held.splice(0).reverse());
+  #release(proof: DmaStopped): void {
+    this.#forgetManaged();
+    this.#released = true;
+    const releases = this.#held
+      .splice(0)
+      .reverse()
+      .map((release) => () => {
+        release(proof);
+      });
+    releaseStopped(proof, `${this.#pci.address}: memory of the network card failed to go back`, releases);
   }
 
   readonly #onRemoved = (): void => {

@@ -3,7 +3,7 @@
  * fresh one takes its place; one descriptor is kept back, since a full ring and an empty one would look alike.
  */
 import { loadAcquire32, type Device, storeRelease32 } from 'dmapool';
-import type { Bar } from 'dmapool/pci';
+import type { Bar, DmaStopped } from 'dmapool/pci';
 import type { Packet, PacketPool } from './packets.ts';
 import { DESCRIPTOR_WORDS, HEADER_BYTES, MAX_PACKET_BYTES, REG, RX } from './registers.ts';
 import { DescriptorRing } from './ring.ts';
@@ -108,9 +108,9 @@ export class ReceiveQueue {
     return got;
   }
 
-  /** Takes all buffers back, and gives the memory of the ring back. The card must have stopped. */
-  free(): void {
-    this.#ring.free((index) => {
+  /** Takes all buffers back, and gives the memory of the ring back. */
+  free(proof: DmaStopped): void {
+    this.#ring.free(proof, (index) => {
       this.#packets.backFromCard(index);
     });
   }

@@ -56,26 +56,12 @@ export const MTA_WORDS = 128;
 
 /** Device control (13.4.1). */
 export const CTRL = {
-  /** Link reset (fibre only). */
-  lrst: 0x0000_0008,
   /** Take speed and duplex from the PHY. */
   asde: 0x0000_0020,
   /** Set link up. */
   slu: 0x0000_0040,
-  /** Invert loss of signal. */
-  ilos: 0x0000_0080,
-  /** Force speed, force duplex. */
-  frcspd: 0x0000_0800,
-  frcdplx: 0x0000_1000,
   /** Reset; clears itself. */
   rst: 0x0400_0000,
-  /** Obey and send pause frames. */
-  rfce: 0x0800_0000,
-  tfce: 0x1000_0000,
-  /** VLAN tags are taken out and put in by the card. */
-  vme: 0x4000_0000,
-  /** Reset of the PHY. */
-  phyRst: -0x8000_0000,
 } as const;
 
 /** Device status (13.4.2). */
@@ -89,8 +75,6 @@ export const EEPROM = { address: 0, words: 0x40, sum: 0xbaba } as const;
 
 /** Causes of interrupts (13.4.17). */
 export const INTERRUPT = {
-  /** Link status changed. */
-  linkChange: 0x0000_0004,
   /** Few free receive descriptors are left. */
   receiveLow: 0x0000_0010,
   /** The receiver overran. */
@@ -125,8 +109,8 @@ export const TCTL = {
   collisionDistance: 0x4_0000,
 } as const;
 
-/** Inter-packet gap as recommended for copper: IPGT 10, IPGR1 10, IPGR2 10 in units of 8 bit times (13.4.34). */
-export const TIPG_COPPER: number = 10 | (10 << 10) | (10 << 20);
+/** Inter-packet gaps for copper: IPGT 10, IPGR1 8, IPGR2 6, the values of the manual (13.4.34). */
+export const TIPG_COPPER: number = 10 | (8 << 10) | (6 << 20);
 
 /** Receive address high: the entry counts (13.5.3). */
 export const RAH_VALID: number = 1 << 31;

@@ -5,7 +5,7 @@
  *              head                   tail                 head == tail: none is the card's
  */
 import { type Device, DmaOutOfMemoryError, lower32Bits, upper32Bits } from 'dmapool';
-import type { Bar } from 'dmapool/pci';
+import type { Bar, DmaStopped } from 'dmapool/pci';
 import { DESCRIPTOR_BYTES, DESCRIPTOR_WORDS } from './registers.ts';
 
 /** What `device.allocCoherent` gives. */
@@ -57,8 +57,12 @@ export class DescriptorRing {
     bar.write32(this.#registers.tail, 0);
   }
 
-  /** Gives the memory back, and by `giveBack` each buffer that is in it. The card must have stopped. */
-  free(giveBack: (index: number) => void): void {
+  /**
+   * Gives the memory back, and by `giveBack` each buffer that is in it.
+   *
+   * @param _proof That the card does not reach them any more.
+   */
+  free(_proof: DmaStopped, giveBack: (index: number) => void): void {
     const { slots } = this;
     for (let i = 0; i < slots.length; i++) {
       const index = slots[i]!;

@@ -1,6 +1,6 @@
 /** Transmitting (manual, 3.3 and 3.4): one legacy descriptor a packet; the card says of each when it is out. */
 import { loadAcquire32, type Device, DmaArgumentError, storeRelease32 } from 'dmapool';
-import type { Bar } from 'dmapool/pci';
+import type { Bar, DmaStopped } from 'dmapool/pci';
 import type { Packet, PacketPool } from './packets.ts';
 import { DESCRIPTOR_WORDS, HEADER_BYTES, MAX_PACKET_BYTES, MIN_WIRE_BYTES, REG, TX } from './registers.ts';
 import { DescriptorRing } from './ring.ts';
@@ -97,10 +97,10 @@ export class TransmitQueue {
     return this.reap() < before;
   }
 
-  /** Takes all buffers back, sent or not, and gives the memory of the ring back. The card must have stopped. */
-  free(): void {
+  /** Takes all buffers back, sent or not, and gives the memory of the ring back. */
+  free(proof: DmaStopped): void {
     this.#inFlight = 0;
-    this.#ring.free((index) => {
+    this.#ring.free(proof, (index) => {
       this.#packets.backFromCard(index);
     });
   }

@@ -1,0 +1,176 @@
+/** What QEMU's card does not do: failing to stop. And what it does not check: register values that the manual forbids. */
+import assert from 'node:assert/strict';
+import { describe, it } from 'node:test';
+import { E1000, type Packet } from 'dmapool/drivers/e1000';
+import { type BarInfo, PciError, PciFunction, type RawConfigSpace } from 'dmapool/pci';
+import { FakeBackend } from '../../pci/fake-backend.ts';
+import { rejectsAs, rejectsCode } from '../../support/errors.ts';
+import { RecordingLog } from '../../support/log.ts';
+
+const COMMAND = 4;
+const BUS_MASTER = 4;
+const CTRL = 0;
+const EERD = 0x14;
+const TIPG = 0x410;
+const TIDV = 0x3820;
+const CTRL_RESET = 0x0400_0000;
+const EERD_DONE = 0x10;
+
+/** The card's registers: a reset, an EEPROM with an address, and no packets. */
+class FakeCard extends FakeBackend {
+  override readonly bars: readonly BarInfo[] = [
+    { index: 0, kind: 'memory', size: 0x2_0000, prefetchable: false, is64: false },
+  ];
+  /** The card resets; false: the reset never ends. */
+  resetEnds = true;
+  /** Bus mastering can not be switched off. */
+  sticks = false;
+  onBusMasterOff: () => void = () => undefined;
+  readonly rawConfig: RawConfigSpace = {
+    read: (offset, width) => super.readConfig(offset, width),
+    write: async (offset, width, value) => {
+      const off = offset === COMMAND && (value & BUS_MASTER) === 0;
+      if (off && !this.sticks) this.onBusMasterOff();
+      await super.writeConfig(offset, width, off && this.sticks ? value | BUS_MASTER : value);
+    },
+  };
+
+  constructor() {
+    super();
+    this.config.setUint32(0, 0x100e_8086, true);
+    this.regions.set(0, new DataView(new ArrayBuffer(0x2_0000)));
+  }
+
+  get registers(): DataView {
+    return this.regions.get(0)!;
+  }
+
+  get isBusMaster(): boolean {
+    return (this.config.getUint16(COMMAND, true) & BUS_MASTER) !== 0;
+  }
+
+  override readConfig(offset: number, width: 8 | 16 | 32): Promise<number> {
+    if (this.removed.aborted) return Promise.reject(this.removed.reason as Error);
+    return super.readConfig(offset, width);
+  }
+
+  override read(bar: number, offset: number, width: 8 | 16 | 32): Promise<number> {
+    if (this.removed.aborted) return Promise.reject(this.removed.reason as Error);
+    return super.read(bar, offset, width);
+  }
+
+  override write(bar: number, offset: number, width: 8 | 16 | 32, value: number): void {
+    if (offset === CTRL && this.resetEnds) value = (value & ~CTRL_RESET) >>> 0;
+    if (offset === EERD) value = ((WORDS[value >>> 8] ?? 0) * 0x1_0000 + EERD_DONE) >>> 0;
+    super.write(bar, offset, width, value);
+  }
+}
+
+/** An EEPROM with the address 52:54:00:12:34:56, and the sum that it must have. */
+const WORDS: readonly number[] = [0x5452, 0x1200, 0x5634, (0xbaba - 0x5452 - 0x1200 - 0x5634) & 0xffff];
+
+interface Bench {
+  readonly fake: FakeCard;
+  readonly pci: PciFunction;
+  readonly nic: E1000;
+  readonly log: RecordingLog;
+}
+
+async function open(fake = new FakeCard()): Promise<Bench> {
+  const log = new RecordingLog();
+  const pci = await PciFunction.open(fake, { log });
+  const nic = await E1000.open(pci, { receiveDescriptors: 8, transmitDescriptors: 8, buffers: 20 });
+  return { fake, pci, nic, log };
+}
+
+/** Hands two packets to the card, which keeps them. */
+function transmitTwo({ nic }: Bench): void {
+  const packets: Packet[] = [];
+  nic.packets.allocBatch(packets, 2);
+  for (const packet of packets) packet.length = 60;
+  assert.equal(nic.transmit(packets), 2);
+}
+
+void describe('e1000: register values', () => {
+  void it('writes the inter-packet gaps of the manual, and no transmit delay of 0', async () => {
+    const { fake, pci, nic } = await open();
+    assert.equal(fake.registers.getUint32(TIPG, true), 10 + (8 << 10) + (6 << 20));
+    assert.notEqual(fake.registers.getUint32(TIDV, true), 0);
+    await nic.close();
+    await pci.close();
+  });
+});
+
+void describe('memory of the e1000 driver', () => {
+  void it('is released after a reset that does not end, once bus mastering is off', async () => {
+    const bench = await open();
+    const { fake, pci, nic } = bench;
+    transmitTwo(bench);
+    fake.resetEnds = false;
+    let atStop = -1;
+    fake.onBusMasterOff = () => {
+      atStop = nic.packets.active;
+    };
+    await nic.close();
+    assert.deepEqual([atStop, nic.packets.active, fake.isBusMaster], [10, 0, false]);
+    await pci.close();
+  });
+
+  void it('is released when the system requests the function, and not before bus mastering is off', async () => {
+    const bench = await open();
+    const { fake, pci, nic } = bench;
+    transmitTwo(bench);
+    let atStop = -1;
+    fake.onBusMasterOff = () => {
+      atStop = nic.packets.active;
+    };
+    fake.controller.abort(new PciError('ERR_DMAPOOL_PCI_RELEASE_REQUESTED', fake.address, 'the system requests it'));
+    await nic.close();
+    assert.deepEqual([atStop, nic.packets.active, fake.isBusMaster], [10, 0, false]);
+    await pci.close();
+  });
+
+  void it('is kept, counted and reported while nothing stops the card; a later close releases it', async () => {
+    const bench = await open();
+    const { fake, pci, nic, log } = bench;
+    transmitTwo(bench);
+    Object.assign(fake, { resetEnds: false, sticks: true });
+    const bytes = pci.device.bytesAllocated;
+    await rejectsAs(PciError, 'ERR_DMAPOOL_PCI_DMA_ACTIVE', nic.close());
+    assert.deepEqual([nic.packets.active, pci.device.bytesAllocated], [10, bytes]);
+    assert.match(log.text, /error 0000:00:05\.0: .*both rings and 10 buffers is kept/);
+    await rejectsCode('ERR_DMAPOOL_PCI_BUSY', E1000.open(pci));
+    Object.assign(fake, { resetEnds: true, sticks: false });
+    await nic.close();
+    assert.deepEqual([nic.packets.active, pci.device.bytesAllocated], [0, 0]);
+    await nic.close();
+    await (await E1000.open(pci)).close();
+    await pci.close();
+  });
+
+  void it('that is kept is released by a close of the function that succeeds', async () => {
+    const bench = await open();
+    const { fake, pci, nic } = bench;
+    transmitTwo(bench);
+    Object.assign(fake, { resetEnds: false, sticks: true });
+    await rejectsAs(PciError, 'ERR_DMAPOOL_PCI_DMA_ACTIVE', nic.close());
+    await rejectsCode('ERR_DMAPOOL_RELEASE', pci.close());
+    assert.equal(nic.packets.active, 10);
+    fake.sticks = false;
+    await pci.close();
+    assert.deepEqual([nic.packets.active, pci.device.bytesAllocated], [0, 0]);
+    await nic.close();
+  });
+
+  void it("stays the card's when its device is detached while it runs", async () => {
+    const bench = await open();
+    const { fake, pci, nic, log } = bench;
+    transmitTwo(bench);
+    pci.device.detach();
+    assert.deepEqual([nic.packets.active, fake.isBusMaster], [10, true]);
+    assert.match(log.text, /is kept/);
+    await nic.close();
+    assert.deepEqual([nic.packets.active, pci.device.bytesAllocated, fake.isBusMaster], [0, 0, false]);
+    await pci.close();
+  });
+});
