@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { test } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { allMutants, misplaced } from './all-mutants.ts';
 
 const CLI = fileURLToPath(new URL('cli.js', import.meta.url));
 
@@ -61,3 +62,7 @@ for (const args of [
     assert.match(output, /Usage: npm run fuzz/);
   });
 }
+
+test('each mutant’s line is found exactly once in its file', () => {
+  assert.deepEqual(misplaced(allMutants), []);
+});

@@ -108,8 +108,8 @@ export const mutants: readonly Mutant[] = [
   allocator(
     'src/pool/pools-attribute.ts',
     'pools are listed oldest first',
-    'poolsText([...pools.keys()].reverse())',
-    'poolsText([...pools.keys()])',
+    'poolsText([...pools].reverse())',
+    'poolsText([...pools])',
   ),
   shared(
     DEPOT,

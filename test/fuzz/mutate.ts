@@ -10,29 +10,15 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
 import ts from 'typescript';
+import { allMutants, misplaced } from './all-mutants.ts';
 import { type CampaignOptions, type CampaignResult, runCampaign } from './campaign.ts';
 import type { Mutant } from './mutant.ts';
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
-/** Lists of mutants, each a file beside this one with an export `mutants`; the readers' may be missing. */
-const LISTS = ['mutants', 'mutants-readers'];
 /** Share of the mutants that must be found. */
 const WANTED = 0.95;
 /** Seconds that one case may take: a mutant may loop for ever. */
 const BOUND = 15;
-
-async function allMutants(): Promise<Mutant[]> {
-  const found: Mutant[] = [];
-  for (const list of LISTS) {
-    const module = (await import(new URL(`${list}.js`, import.meta.url).href)) as { mutants: readonly Mutant[] };
-    found.push(...module.mutants);
-  }
-  return found;
-}
-
-function hasPlace({ file, from }: Mutant): boolean {
-  return readFileSync(join(ROOT, file), 'utf8').split(from).length === 2;
-}
 
 /** The text of the mutant's file, mutated and compiled. */
 function compile({ file, from, to }: Mutant): string {
@@ -101,11 +87,11 @@ function parse(): { seconds: number; seed: number; target: string; only: string;
 
 async function main(): Promise<number> {
   const { check, only, seconds, seed, target } = parse();
-  const mutants = (await allMutants()).filter(
+  const mutants = allMutants.filter(
     (mutant) => mutant.name.includes(only) && (target === '' || mutant.target === target),
   );
-  const lost = mutants.filter((mutant) => !hasPlace(mutant));
-  for (const { file, name } of lost) console.log(`mutant '${name}': its place is not found once in ${file}`);
+  const lost = misplaced(mutants);
+  for (const line of lost) console.log(line);
   if (lost.length > 0) return 1;
   const bench = new Workbench();
   console.log(`${String(mutants.length)} mutants, at most ${String(seconds)} s each, seed ${String(seed)}`);

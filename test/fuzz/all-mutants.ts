@@ -1,0 +1,18 @@
+/** All mutants, and the check that a mutant's line still stands in its file. */
+import { readFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { Mutant } from './mutant.ts';
+import { mutants } from './mutants.ts';
+import { mutants as readers } from './mutants-readers.ts';
+
+const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
+
+export const allMutants: readonly Mutant[] = [...mutants, ...readers];
+
+/** The mutants whose line is not found exactly once in its file, each as a line that says so. */
+export function misplaced(some: readonly Mutant[]): string[] {
+  return some
+    .filter(({ file, from }) => readFileSync(join(ROOT, file), 'utf8').split(from).length !== 2)
+    .map(({ file, name }) => `mutant '${name}': its line is not found exactly once in ${file}`);
+}
