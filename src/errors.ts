@@ -28,7 +28,7 @@ export type DmaErrorCode = `ERR_DMAPOOL_${string}`;
  * ```
  */
 export class DmaError extends Error {
-  /** Which mistake this is; never changes between versions. A {@link DmaErrorCode}, or one of a driver. */
+  /** Which mistake this is; never changes between versions. */
   readonly code: `ERR_DMAPOOL_${string}`;
 
   constructor(code: `ERR_DMAPOOL_${string}`, message: string, options?: ErrorOptions) {
