@@ -1,6 +1,21 @@
 /** What the compiler infers, where users rely on it. Not run: the compiler is the test. */
-import { type Device, type DmaBlock, DmaError, DmaOutOfMemoryError, DmaPool, type PoolStatistics } from 'dmapool';
-import { attachPool, type SharedPool, type SharedPoolHandle, sharePool, type WorkerExit } from 'dmapool/shared';
+import {
+  type Device,
+  type DmaBlock,
+  DmaError,
+  DmaOutOfMemoryError,
+  DmaPool,
+  loadAcquire16,
+  type PoolStatistics,
+} from 'dmapool';
+import {
+  attachPool,
+  DmaSharingError,
+  type SharedPool,
+  type SharedPoolHandle,
+  sharePool,
+  type WorkerExit,
+} from 'dmapool/shared';
 import { readTrace, type TraceAlloc } from 'dmapool/trace';
 
 /** True if the two types are the very same, which the compiler tells only of types that depend on another one. */
@@ -44,6 +59,8 @@ export async function inference(device: Device, handle: SharedPoolHandle): Promi
   const indices = attached.recallIndex();
   is<number[]>()(indices);
   is<SharedPool<'rx'>>()(sharePool(pool));
+  const exits = attached.reportWorkerExit(3);
+  is<readonly WorkerExit[]>()(exits);
   attached.onWorkerExit((exit) => {
     is<WorkerExit>()(exit);
   });
@@ -63,9 +80,22 @@ export async function inference(device: Device, handle: SharedPoolHandle): Promi
     const { code } = error;
     is<'ERR_DMAPOOL_NO_MEMORY' | 'ERR_DMAPOOL_LIMIT' | 'ERR_DMAPOOL_NO_FREE_BLOCK'>()(code);
   }
+  if (error instanceof DmaSharingError) {
+    const { code } = error;
+    is<
+      | 'ERR_DMAPOOL_NOT_SHAREABLE'
+      | 'ERR_DMAPOOL_NOT_TRIMMABLE'
+      | 'ERR_DMAPOOL_THREAD_ALIVE'
+      | 'ERR_DMAPOOL_DECLARED_ENDED'
+    >()(code);
+  }
   const value: unknown = null;
   if (value instanceof DmaPool) is<DmaPool>()(value);
   is<PoolStatistics>()(pool.toJSON());
+  const { inTransit } = pool.statistics();
+  is<number>()(inTransit);
+  const half = loadAcquire16(block.u16, 0);
+  is<number>()(half);
   for await (const event of readTrace('x')) {
     if (event.type !== 'alloc') continue;
     is<TraceAlloc>()(event);

@@ -12,13 +12,14 @@ import {
   dmaBitMask,
   type DmaBlock,
   HeapMemory,
+  loadAcquire16,
   PoolGeometry,
   type PoolStatistics,
   storeRelease16,
   storeRelease32,
   writeAddress64,
 } from 'dmapool';
-import { attachPool, type SharedPoolHandle, sharePool } from 'dmapool/shared';
+import { attachPool, DmaSharingError, type SharedPoolHandle, sharePool } from 'dmapool/shared';
 import { dma_pool_alloc, dma_pool_create, dma_pool_free, GFP_KERNEL } from 'dmapool/kernel';
 
 export function pools(device: Device): void {
@@ -58,8 +59,36 @@ export function pools(device: Device): void {
   qtds.alloc('GFP_KERNEL');
   // @ts-expect-error TS2561: options are checked for spelling
   qtds.alloc({ zeroed: true });
+  // @ts-expect-error TS2353: in every form
+  qtds.tryAlloc({ grwo: false });
+  // @ts-expect-error TS2561: by index
+  qtds.allocIndex({ zeroed: true });
+  // @ts-expect-error TS2353: or -1
+  qtds.tryAllocIndex({ grwo: false });
+  // @ts-expect-error TS2561: in bulk
+  qtds.allocBulk([], 1, { zeroed: true });
+  // @ts-expect-error TS2561: and both
+  qtds.allocIndexBulk(new Int32Array(1), 1, { zeroed: true });
+  // @ts-expect-error TS2322: an option is true or false
+  qtds.alloc({ grow: 'no' });
+  // @ts-expect-error TS2554: blocks in bulk come with their count
+  qtds.allocBulk([]);
   // @ts-expect-error TS2551: nor is there a method for each option
   String(qtds.zalloc);
+  // @ts-expect-error TS2339: figures are in statistics()
+  String(qtds.counts);
+  // @ts-expect-error TS2551: blocks are asked by address
+  String(qtds.isAllocated);
+  // @ts-expect-error TS2339: blocks are asked by address
+  String(qtds.owns);
+  // @ts-expect-error TS2339: a block has an address, and its place is the source's
+  String(qtds.offsetOf);
+  // @ts-expect-error TS2339: allocated() has the indices
+  String(qtds.indices);
+  // @ts-expect-error TS2551: a bulk allocation succeeds or throws
+  String(qtds.tryAllocBulk);
+  // @ts-expect-error TS2339: sharePool is a function of dmapool/shared
+  String(qtds.share);
   // @ts-expect-error TS2488: a pool is no list: allocated() gives its allocated blocks
   String([...qtds]);
   // @ts-expect-error TS2339: a pool that is not shared has nothing to transfer by
@@ -78,6 +107,16 @@ export function pools(device: Device): void {
   attachPool('ehci_qtd');
   // @ts-expect-error TS2345: nor by itself
   attachPool(qtds);
+  // @ts-expect-error TS2322: nor do blocks in bulk
+  sharePool(qtds).transferIndexBulk([qtd], new Float64Array(1));
+  // @ts-expect-error TS2345: nor do their tickets fit in 32 bits
+  sharePool(qtds).transferIndexBulk(new Int32Array(1), new Int32Array(1));
+  // @ts-expect-error TS2561: options are checked for spelling
+  sharePool(qtds, { magazin: 8 });
+  // @ts-expect-error TS2561: on both sides
+  attachPool(sharePool(qtds).handle, { devise: device });
+  // @ts-expect-error TS2345: an exit is reported by the thread's number
+  sharePool(qtds).reportWorkerExit('3');
   // @ts-expect-error TS2353: who is watched has an exit and a number
   sharePool(qtds).watchWorker({ postMessage: () => undefined });
 }
@@ -137,10 +176,16 @@ export function errors(error: unknown, statistics: PoolStatistics): void {
     // @ts-expect-error TS2367: and each class knows its own
     if (error.code === 'ERR_DMAPOOL_TYPO') return;
   }
+  if (error instanceof DmaSharingError) {
+    // @ts-expect-error TS2367: a pool's codes are not those of sharing
+    if (error.code === 'ERR_DMAPOOL_LIMIT') return;
+  }
   // @ts-expect-error TS2345: each class has codes of its own
   new DmaBlockError('ERR_DMAPOOL_TIMEOUT', 'late');
   // @ts-expect-error TS2540: figures are read-only
   statistics.active = 0;
+  // @ts-expect-error TS2540: each of them
+  statistics.inTransit = 0;
 }
 
 export function words(block: DmaBlock): void {
@@ -152,6 +197,8 @@ export function words(block: DmaBlock): void {
   writeAddress64(block.u32, 0, 4096);
   // @ts-expect-error TS2345: half-words are words of 16 bits
   storeRelease16(block.u32, 0, 1);
+  // @ts-expect-error TS2345: also when they are read
+  loadAcquire16(block.u32, 0);
 }
 
 /** A memory source that gives half of what it should. */
