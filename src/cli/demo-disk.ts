@@ -52,7 +52,7 @@ function compare(bytes: Uint8Array, fd: number, style: Style): string {
   readSync(fd, image, 0, image.length, 0);
   const ours = sha256(bytes);
   const theirs = sha256(image);
-  if (ours !== theirs) throw new CliExit(EXIT.failed, `SHA-256 ${ours}, but the image has ${theirs}`);
+  if (ours !== theirs) throw new CliExit(EXIT.failure, `SHA-256 ${ours}, but the image has ${theirs}`);
   return `SHA-256 ${ours.slice(0, 16)}... ${style.good('as in the image')}`;
 }
 

@@ -22,7 +22,7 @@ export async function demoE1000(io: CliIo): Promise<void> {
     const functions = await Promise.all(['nic0', 'nic1'].map((id) => machine.open(id)));
     const [a, b] = (await Promise.all(functions.map((pci) => E1000.open(pci)))) as [E1000, E1000];
     for (const nic of [a, b]) {
-      if (!(await nic.waitForLink())) throw new CliExit(EXIT.failed, `${nic.device.name}: no link`);
+      if (!(await nic.waitForLink())) throw new CliExit(EXIT.failure, `${nic.device.name}: no link`);
       const { speed, fullDuplex } = await nic.link();
       const duplex = fullDuplex ? 'full' : 'half';
       io.stdout.write(`${nic.device.name}  82540EM  ${nic.macAddress}  ${String(speed)} Mb/s, ${duplex} duplex\n`);
@@ -34,7 +34,7 @@ export async function demoE1000(io: CliIo): Promise<void> {
     for (const nic of [a, b]) {
       io.stdout.write(`\n${nic.device.name}\n${nic.device.readAttribute('pools') ?? ''}`);
       await nic.close();
-      if (nic.packets.active !== 0) throw new CliExit(EXIT.failed, `${nic.device.name}: buffers were lost`);
+      if (nic.packets.active !== 0) throw new CliExit(EXIT.failure, `${nic.device.name}: buffers were lost`);
     }
     for (const pci of functions) await pci.close();
     io.stdout.write('\nBoth cards were closed, and every buffer came back.\n');
@@ -117,7 +117,7 @@ async function receive(nic: E1000, meter: TrafficMeter, done: (got: number) => b
 async function firstPacket(from: E1000, to: E1000): Promise<void> {
   await generate(from, { packets: 1 });
   if (!(await to.waitForPackets({ timeout: 10_000 }))) {
-    throw new CliExit(EXIT.failed, `${to.device.name}: nothing came within 10 s`);
+    throw new CliExit(EXIT.failure, `${to.device.name}: nothing came within 10 s`);
   }
   const batch: Packet[] = [];
   to.packets.freeBatch(batch, 0, to.receive(batch, 1));
@@ -148,7 +148,7 @@ function check(meters: readonly TrafficMeter[], sent: number, whole: boolean): v
     const { packets, lost, changed, late, repeated } = meter.report(sent);
     if (changed > 0 || late > 0 || repeated > 0 || packets + lost !== sent || (whole && lost > 0)) {
       const what = `${String(lost)} lost, ${String(changed)} changed, ${String(late)} late, ${String(repeated)} repeated`;
-      throw new CliExit(EXIT.failed, `packets did not arrive as they were sent: ${what}`);
+      throw new CliExit(EXIT.failure, `packets did not arrive as they were sent: ${what}`);
     }
   }
 }

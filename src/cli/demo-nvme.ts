@@ -77,6 +77,6 @@ async function readHereAndThere(disk: NvmeNamespace, bytes: Uint8Array, bar: Pro
   });
   const seconds = (performance.now() - begin) / 1000;
   bar.clear();
-  if (different > 0) throw new CliExit(EXIT.failed, `${count(different)} of ${count(SMALL_READS)} reads differ`);
+  if (different > 0) throw new CliExit(EXIT.failure, `${count(different)} of ${count(SMALL_READS)} reads differ`);
   return `${count(SMALL_READS / seconds)} a second of ${String(SMALL)} bytes, ${String(SMALL_DEPTH)} at a time, all of them right`;
 }

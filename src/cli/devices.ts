@@ -28,7 +28,7 @@ export function registerDevices(program: Command, io: CliIo): void {
         io.stdout.write(`${JSON.stringify(devices)}\n`);
         return;
       }
-      if (devices.length === 0) throw new CliExit(EXIT.failed, 'devices: this system shows no PCI functions');
+      if (devices.length === 0) throw new CliExit(EXIT.failure, 'devices: this system shows no PCI functions');
       const { bold } = styleFor(io.stdout, io.env);
       const [heading, ...lines] = leftTable([
         ['address', 'id', 'class', 'driver', 'group', 'in use'],
@@ -90,7 +90,7 @@ function orMisused<T>(command: string, action: () => T): T {
   try {
     return action();
   } catch (error) {
-    if (error instanceof DmaArgumentError) throw new CliExit(EXIT.misused, `${command}: ${error.message}`);
+    if (error instanceof DmaArgumentError) throw new CliExit(EXIT.usage, `${command}: ${error.message}`);
     throw error;
   }
 }

@@ -18,7 +18,7 @@ export interface CliIo {
 }
 
 /** How a run ended, as the shell sees it. */
-export const EXIT = { right: 0, failed: 1, misused: 2 } as const;
+export const EXIT = { success: 0, failure: 1, usage: 2 } as const;
 
 /** Ends the run. With a message it is printed to stderr after the command's name; never with a stack. */
 export class CliExit extends Error {
@@ -37,9 +37,9 @@ export function processIo(): CliIo {
 
 function processStream(stream: NodeJS.WritableStream & { isTTY?: boolean; columns?: number }): CliStream {
   stream.on('error', (error: NodeJS.ErrnoException) => {
-    if (error.code === 'EPIPE') process.exit(EXIT.right);
+    if (error.code === 'EPIPE') process.exit(EXIT.success);
     process.stderr.write(`dmapool: write error: ${fileErrorMessage(error) ?? error.message}\n`);
-    process.exit(EXIT.failed);
+    process.exit(EXIT.failure);
   });
   return {
     write: (text) => {

@@ -56,7 +56,7 @@ function createGeometry({ size, align = 0, boundary = 0 }: LayoutFlags): PoolGeo
   try {
     return new PoolGeometry({ size, align, boundary });
   } catch (error) {
-    if (error instanceof DmaArgumentError) throw new CliExit(EXIT.misused, `layout: --${error.message}`);
+    if (error instanceof DmaArgumentError) throw new CliExit(EXIT.usage, `layout: --${error.message}`);
     throw error;
   }
 }

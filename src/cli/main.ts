@@ -42,23 +42,23 @@ export async function run(argv: readonly string[], io: CliIo): Promise<number> {
   const program = createProgram(io);
   try {
     await program.parseAsync([...argv], { from: 'user' });
-    return EXIT.right;
+    return EXIT.success;
   } catch (error) {
     // Help, version and wrong usage: commander has printed what there is to say.
-    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.right : EXIT.misused;
+    if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.success : EXIT.usage;
     if (error instanceof CliExit) {
       if (error.message !== '') io.stderr.write(`dmapool: ${error.message}\n`);
       return error.exitCode;
     }
     if (error instanceof DmaError) {
       io.stderr.write(`dmapool: ${error.message}\n`);
-      return EXIT.failed;
+      return EXIT.failure;
     }
     // A mistake of ours, not the user's: here the stack is what helps.
     io.stderr.write(
       `dmapool: internal error: ${error instanceof Error ? (error.stack ?? error.message) : describeThrown(error)}\n`,
     );
-    return EXIT.failed;
+    return EXIT.failure;
   }
 }
 

@@ -50,17 +50,17 @@ export function registerReplay(program: Command, io: CliIo): void {
     .addHelpText('after', '\nExample:\n  $ dmapool replay traces/*.trace.gz')
     .action(async (files: string[], flags: ReplayFlags, command: Command) => {
       if (flags.expect !== undefined && files.length > 1) {
-        command.error('error: --expect goes with one trace only', { exitCode: EXIT.misused });
+        command.error('error: --expect goes with one trace only', { exitCode: EXIT.usage });
       }
       const exitCode = await replayFiles(files, flags, io);
-      if (exitCode !== EXIT.right) throw new CliExit(exitCode);
+      if (exitCode !== EXIT.success) throw new CliExit(exitCode);
     });
 }
 
 async function replayFiles(files: readonly string[], flags: ReplayFlags, io: CliIo): Promise<number> {
   const style = styleFor(io.stdout, io.env);
   const results: ReplayResult[] = [];
-  let exitCode: number = EXIT.right;
+  let exitCode: number = EXIT.success;
   for (const file of files) {
     const bar = new ProgressBar(io.stderr);
     try {
@@ -68,7 +68,7 @@ async function replayFiles(files: readonly string[], flags: ReplayFlags, io: Cli
         bar.show(basename(file), done);
       });
       bar.clear();
-      if (result.failures > 0 || result.mismatches.length > 0) exitCode = Math.max(exitCode, EXIT.failed);
+      if (result.failures > 0 || result.mismatches.length > 0) exitCode = Math.max(exitCode, EXIT.failure);
       io.stdout.write(flags.json === true ? `${JSON.stringify(replayJson(result))}\n` : replayReport(result, style));
       results.push(result);
     } catch (error) {
@@ -77,7 +77,7 @@ async function replayFiles(files: readonly string[], flags: ReplayFlags, io: Cli
       const message = errorMessage(error, file);
       if (message === null) throw error;
       io.stderr.write(`dmapool: ${message}\n`);
-      exitCode = EXIT.misused;
+      exitCode = EXIT.usage;
     }
   }
   if (flags.json !== true && results.length > 1) io.stdout.write(replaySummary(results, style));
