@@ -12,7 +12,7 @@ import { Device, isDevice, naturalAlignment } from '../device/device.ts';
 import { makePool, openPool, type PoolInside } from '../dma-pool.ts';
 import { DmaArgumentError, DmaDestroyedError, DmaMappingError, DmaOutOfMemoryError, hex, isArray } from '../errors.ts';
 import type { CoherentAllocator, CoherentMemory, SharedRegion } from '../memory/coherent.ts';
-import type { DmaBlock, DmaPool } from '../pool/contract.ts';
+import { type DmaBlock, type DmaPool, INSPECT } from '../pool/contract.ts';
 import { makeHooks } from '../pool/debug.ts';
 import { ABSENT, ALLOCATED, EMPTY, type ListControl, QUARANTINED } from '../pool/free-list.ts';
 import { PoolGeometry } from '../pool/geometry.ts';
@@ -223,6 +223,15 @@ export class SharedPool<N extends string = string> {
    * @throws `DmaArgumentError` for anything else.
    * @throws `DmaOutOfMemoryError` `ERR_DMAPOOL_LIMIT` when 1024 threads are watched. Its exit is seen all the same,
    *   but not as the end of the workers that it makes.
+   *
+   * @example
+   * ```ts
+   * const worker = new Worker('setInterval(() => {}, 1000)', { eval: true }); // of node:worker_threads
+   * const pool = DmaPool.create('rx', new Device({ name: 'eth0' }), { size: 2048, maxBlocks: 1024 });
+   * const shared = sharePool(pool);
+   * shared.watchWorker(worker); // made before the pool was shared
+   * await worker.terminate();
+   * ```
    */
   watchWorker(worker: WatchableWorker): void {
     this.#backend.watchWorker(worker);
@@ -233,6 +242,16 @@ export class SharedPool<N extends string = string> {
    * the device's log.
    *
    * @returns A function that removes the listener.
+   *
+   * @example
+   * ```ts
+   * const pool = DmaPool.create('rx', new Device({ name: 'eth0' }), { size: 2048, maxBlocks: 1024 });
+   * const shared = sharePool(pool);
+   * const removeListener = shared.onWorkerExit(({ worker, out }) => {
+   *   if (out.length > 0) console.error(`worker ${String(worker)} exited with ${String(out.length)} blocks`);
+   * });
+   * removeListener();
+   * ```
    */
   onWorkerExit(listener: (exit: WorkerExit) => void): () => void {
     return this.#backend.onWorkerExit(listener);
@@ -250,10 +269,26 @@ export class SharedPool<N extends string = string> {
    *   later, and {@link onWorkerExit} tells.
    * @throws {@link DmaSharingError} `ERR_DMAPOOL_THREAD_ALIVE` for the caller's own thread, one above it, or one whose `Worker`
    *   object is watched by a worker of the pool: its exit alone counts.
+   *
+   * @example
+   * ```ts
+   * const pool = DmaPool.create('rx', new Device({ name: 'eth0' }), { size: 2048, maxBlocks: 1024 });
+   * const shared = sharePool(pool);
+   * const thread = 7; // SharedPool.thread there, which the Web Worker posted here
+   * // webWorker.terminate();
+   * for (const { worker, out } of shared.reportWorkerExit(thread)) console.log(worker, out.length);
+   * ```
    */
   reportWorkerExit(thread: number): readonly WorkerExit[] {
     checkInteger('thread', thread, 0, Number.MAX_SAFE_INTEGER);
     return this.#backend.reportWorkerExit(thread);
+  }
+
+  /** What `console.log` shows. @internal */
+  [INSPECT](): string {
+    const { name, device } = this.pool;
+    const count = this.inTransit().length;
+    return `SharedPool ${name} of ${device.name}: worker ${String(this.worker)}, ${String(count)} in transit from it`;
   }
 }
 

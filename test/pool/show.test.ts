@@ -11,7 +11,7 @@ function makePool(options: { readonly debug?: boolean; readonly maxBlocks?: numb
   return DmaPool.create('rx', new Device({ name: 'nic', memory: new HeapMemory() }), { size: 256, ...options });
 }
 
-test('console.log shows a pool’s counts, and a block’s pool, index, address and owner', () => {
+test('console.log shows a pool’s counts, a block’s pool, index, address and owner, a shared pool’s worker', () => {
   const pool = makePool({ maxBlocks: 32 });
   const block = pool.alloc();
   assert.equal(inspect(pool), 'DmaPool rx of nic: 1 of 16 blocks on 1 pages allocated');
@@ -21,6 +21,7 @@ test('console.log shows a pool’s counts, and a block’s pool, index, address 
   shared.transfer(block);
   assert.match(inspect(block), /, in transit from worker 1$/);
   assert.match(inspect(pool), /, 1 in transit$/);
+  assert.equal(inspect(shared), 'SharedPool rx of nic: worker 1, 1 in transit from it');
   shared.recall();
   pool.free(block);
   assert.match(inspect(block), /, not allocated$/);
