@@ -78,7 +78,17 @@ export interface DmaPool<N extends string = string> extends Disposable {
    */
   alloc(options?: AllocOptions): DmaBlock<N>;
 
-  /** {@link alloc}, but returns null where that throws {@link DmaOutOfMemoryError}. */
+  /**
+   * {@link alloc}, but returns null where that throws {@link DmaOutOfMemoryError}.
+   *
+   * @example
+   * ```ts
+   * const pool = DmaPool.create('rx', new Device({ name: 'eth0' }), { size: 2048 });
+   * pool.reserve(64); // takes pages for 64 blocks now
+   * const block = pool.tryAlloc({ grow: false }); // takes none later: null if all 64 are allocated
+   * block?.free();
+   * ```
+   */
   tryAlloc(options?: AllocOptions): DmaBlock<N> | null;
 
   /**
@@ -180,6 +190,13 @@ export interface DmaPool<N extends string = string> extends Disposable {
    *
    * @returns The number of pages given back.
    * @throws `DmaSharingError` `ERR_DMAPOOL_NOT_TRIMMABLE` on a shared pool: another worker may be about to use a page.
+   *
+   * @example
+   * ```ts
+   * const pool = DmaPool.create('rx', new Device({ name: 'eth0' }), { size: 2048 });
+   * pool.reserve(64);
+   * console.log(pool.trim()); // 32: two blocks a page, and none is allocated
+   * ```
    */
   trim(): number;
 
@@ -216,7 +233,17 @@ export interface DmaPool<N extends string = string> extends Disposable {
    */
   freeAt(dma: number): void;
 
-  /** The allocated blocks, in ascending order of index. Blocks may be freed while iterating. */
+  /**
+   * The allocated blocks, in ascending order of index. Blocks may be freed while iterating.
+   *
+   * @example
+   * ```ts
+   * const pool = DmaPool.create('rx', new Device({ name: 'eth0' }), { size: 2048 });
+   * pool.allocBulk([], 3);
+   * for (const block of pool.allocated()) pool.free(block);
+   * console.log(pool.statistics().active); // 0
+   * ```
+   */
   allocated(): IterableIterator<DmaBlock<N>>;
 
   /** All figures of the pool at this moment; those of the whole pool if it is shared. */
