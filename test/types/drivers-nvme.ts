@@ -1,6 +1,6 @@
 /** Misuse of the NVMe driver that must not compile. Checked by the compiler; never run. */
 import type { Device } from 'dmapool';
-import type { NvmeError} from 'dmapool/drivers/nvme';
+import type { NvmeError } from 'dmapool/drivers/nvme';
 import { DriverError, NvmeController, type NvmeNamespace } from 'dmapool/drivers/nvme';
 import type { PciFunction } from 'dmapool/pci';
 
