@@ -208,7 +208,7 @@ export type OptionNames<T> = { readonly [K in keyof T]-?: boolean };
 export function readOptions<T extends object>(argument: string, given: unknown, names: OptionNames<T>): T {
   checkObject('names', names, 'an object with the names that are accepted');
   const known = names as Readonly<Record<string, boolean>>;
-  checkObject(argument, given, `an object with ${documented(known)}`);
+  checkObject(argument, given, `an object with ${documented(known).join(', ')}`);
   return reading(argument, given, 'an object whose options can be read', () => {
     for (const name in given) {
       if (!Object.hasOwn(known, name) && !(name in Object.prototype)) throw unknownOption(argument, given, name, known);
@@ -222,10 +222,8 @@ export function readOptions<T extends object>(argument: string, given: unknown, 
   });
 }
 
-function documented(names: Readonly<Record<string, boolean>>): string {
-  return Object.keys(names)
-    .filter((name) => names[name])
-    .join(', ');
+function documented(names: Readonly<Record<string, boolean>>): string[] {
+  return Object.keys(names).filter((name) => names[name]);
 }
 
 function unknownOption(
@@ -234,8 +232,8 @@ function unknownOption(
   name: string,
   names: Readonly<Record<string, boolean>>,
 ): DmaArgumentError {
-  const accepted = documented(names);
-  const near = nearest(name, accepted.split(', '));
+  const near = nearest(name, documented(names));
+  const accepted = documented(names).join(', ');
   const guess = near === undefined ? ';' : `; did you mean '${near}'?`;
   const where = argument === 'options' ? '' : ` of ${argument}`;
   // Quoted like any text of the caller's: cut, and control characters visible.
