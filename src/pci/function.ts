@@ -25,7 +25,7 @@ import {
 } from './interrupts.ts';
 import { PCI_COMMAND, PCI_CONFIG } from './registers.ts';
 import { functionLevelReset, restoreMsix, restoreState, saveMsix, saveState, type SavedMsix } from './reset.ts';
-import { type DmaStopped, Proof, proveStopped, STEP_TIME, type StopDmaOptions, within } from './stop.ts';
+import { type DmaStopped, proofOf, proveStopped, STEP_TIME, type StopDmaOptions, within } from './stop.ts';
 
 /** What a function says it is (PCI 3.0, 6.2.1 and 6.2.4). Drivers choose by it what they can drive. */
 export interface PciIdentity {
@@ -122,9 +122,9 @@ export class PciFunction implements PciIdentity {
   /** The close that runs or succeeded. */
   #closing: Promise<void> | null = null;
   #resetting: Promise<boolean> | null = null;
-  #stopping: Promise<Proof> | null = null;
+  #stopping: Promise<DmaStopped> | null = null;
   /** The last proof. */
-  #proof: Proof | null = null;
+  #proof: DmaStopped | null = null;
   /** As it was last written: bus mastering is on. */
   #isBusMaster = false;
   #vainReported = false;
@@ -312,14 +312,14 @@ export class PciFunction implements PciIdentity {
     return this.#proof?.holds === true ? this.#proof : null;
   }
 
-  #stopDma(stop: (() => Promise<void>) | undefined, timeout: number, isolate: boolean): Promise<Proof> {
+  #stopDma(stop: (() => Promise<void>) | undefined, timeout: number, isolate: boolean): Promise<DmaStopped> {
     this.#stopping ??= this.#prove(stop, timeout, isolate).finally(() => {
       this.#stopping = null;
     });
     return this.#stopping;
   }
 
-  async #prove(stop: (() => Promise<void>) | undefined, timeout: number, isolate: boolean): Promise<Proof> {
+  async #prove(stop: (() => Promise<void>) | undefined, timeout: number, isolate: boolean): Promise<DmaStopped> {
     const backend = this.#backend;
     for (let tries = 1; ; tries++) {
       const starts = this.#starts;
@@ -339,7 +339,7 @@ export class PciFunction implements PciIdentity {
       if (reason === 'gone' || starts === this.#starts) {
         this.#isBusMaster = this.#mayBeAtWork = false;
         const now = this.#starts;
-        return (this.#proof = new Proof(reason, () => now === this.#starts));
+        return (this.#proof = proofOf(reason, () => now === this.#starts));
       }
       if (tries === STOP_TRIES) {
         const message = 'it may still do DMA: bus mastering was switched on again while it was being stopped';
@@ -496,7 +496,7 @@ export class PciFunction implements PciIdentity {
       }
     };
     if (!this.removed.aborted) await attempt('flushing posted writes', () => this.#backend.flush());
-    let proof: Proof | null = null;
+    let proof: DmaStopped | null = null;
     try {
       // An attempt of the driver's that runs may not isolate the function.
       await this.#stopping?.catch(() => undefined);

@@ -46,9 +46,12 @@ export interface StopDmaOptions {
   readonly timeout?: number;
 }
 
-/** A {@link DmaStopped}: it holds while bus mastering was not switched on since. */
-export class Proof implements DmaStopped {
-  declare readonly [PROOF]: true;
+/** Makes a {@link DmaStopped}, which holds while `holds` says so. For `PciFunction` alone. */
+export function proofOf(reason: DmaStopReason, holds: () => boolean): DmaStopped {
+  return new Proof(reason, holds) as unknown as DmaStopped;
+}
+
+class Proof implements Omit<DmaStopped, typeof PROOF> {
   readonly reason: DmaStopReason;
   readonly #holds: () => boolean;
 
