@@ -21,7 +21,11 @@
  * Who submits: in `live` and `resetting` everybody; in `starting`, `ending` and `closing` the driver alone, on the admin queue.
  */
 
-const TRANSITIONS = {
+export type LifeState =
+  'starting' | 'live' | 'resetting' | 'ending' | 'closing' | 'stopping' | 'stopped' | 'stuck' | 'closed';
+export type LifeEvent = 'ready' | 'reset' | 'stop' | 'close' | 'proven' | 'unproven' | 'released';
+
+const TRANSITIONS: Readonly<Record<LifeState, Readonly<Partial<Record<LifeEvent, LifeState>>>>> = {
   starting: { ready: 'live', reset: 'stopping', stop: 'stopping', released: 'closed' },
   live: { reset: 'resetting', stop: 'stopping', close: 'closing', released: 'closed' },
   resetting: { ready: 'live', reset: 'stopping', stop: 'stopping', close: 'ending', released: 'closed' },
@@ -31,10 +35,7 @@ const TRANSITIONS = {
   stopped: { close: 'stopping', released: 'closed' },
   stuck: { close: 'stopping', released: 'closed' },
   closed: {},
-} as const satisfies Readonly<Record<string, Readonly<Record<string, string>>>>;
-
-export type LifeState = keyof typeof TRANSITIONS;
-export type LifeEvent = 'ready' | 'reset' | 'stop' | 'close' | 'proven' | 'unproven' | 'released';
+};
 
 export class LifeCycle {
   #state: LifeState = 'starting';
@@ -56,7 +57,7 @@ export class LifeCycle {
 
   /** @returns The next state; null when the event changes nothing. */
   advance(event: LifeEvent): LifeState | null {
-    const next = (TRANSITIONS[this.#state] as Readonly<Partial<Record<LifeEvent, LifeState>>>)[event];
+    const next = TRANSITIONS[this.#state][event];
     if (next === undefined) return null;
     this.#state = next;
     return next;
