@@ -1,5 +1,6 @@
 import { DmaArgumentError, type DmaBlock, DmaDestroyedError, type DmaPool } from 'dmapool';
 import { checkBytes, checkInteger } from 'dmapool/arguments';
+import type { DmaStopped } from 'dmapool/pci';
 import { UsbError } from './errors.ts';
 import { PAGE } from './structures.ts';
 
@@ -39,6 +40,8 @@ export class UsbBuffer implements Disposable {
   readonly pages: readonly DmaBlock<'usb_data'>[];
   readonly #pool: DataPool;
   #transfers = 0;
+  /** Transfers failed that the controller may go on with: the pages are not the pool's before it is proven stopped. */
+  #kept = false;
   #freed = false;
 
   /** @internal @throws `DmaOutOfMemoryError` */
@@ -77,7 +80,8 @@ export class UsbBuffer implements Disposable {
   }
 
   /**
-   * Gives its pages back. A second call does nothing.
+   * Gives its pages back; of a transfer that the controller may go on with, once it is proven stopped. A second call does
+   * nothing.
    * @throws {@link UsbError} `ERR_DMAPOOL_USB_BUSY` while a transfer uses it.
    */
   free(): void {
@@ -86,6 +90,22 @@ export class UsbBuffer implements Disposable {
       throw new UsbError('ERR_DMAPOOL_USB_BUSY', this.#pool.device.name, 'the buffer is in use by a transfer');
     }
     this.#freed = true;
+    if (!this.#kept) this.#freePages();
+  }
+
+  /** A transfer failed, and nothing proves that the controller does not go on with it. @internal */
+  keep(): void {
+    this.#kept = true;
+  }
+
+  /** Ends {@link UsbBuffer.keep}: the controller was proven stopped. @internal */
+  endKeep(proof: DmaStopped): void {
+    if (!this.#kept || !proof.holds) return;
+    this.#kept = false;
+    if (this.#freed) this.#freePages();
+  }
+
+  #freePages(): void {
     try {
       this.#pool.freeBulk(this.pages);
     } catch (error) {

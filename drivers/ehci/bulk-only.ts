@@ -87,7 +87,7 @@ export class BulkOnlyTransport {
     }
   }
 
-  /** The data (BOT 5.3.3): a halt ends them, and the status says the rest. */
+  /** The data (BOT 5.3.2): a halt ends them, and the status says the rest. */
   async #moveData({ direction, buffer, length }: ScsiCommand): Promise<number> {
     if (buffer === null || length === 0) return 0;
     try {

@@ -17,6 +17,7 @@ import {
   PARAMETERS,
   PORT,
   PORT_CHANGES,
+  PORT_COMMANDS,
   REGISTER,
   STATUS,
   STRUCTURAL,
@@ -88,6 +89,10 @@ export class EhciController {
   readonly #timeout: number;
   #engine!: TransferEngine;
   readonly #attached = new Map<number, UsbDevice>();
+  /** Ends of the changes of PORTSC, by port. */
+  readonly #portTurns = new Map<number, Promise<void>>();
+  /** Ports in reset. */
+  readonly #resetting = new Set<number>();
   /** One port at a time is reset, for there is one default address (USB 2.0, 9.1.1.3). */
   #connecting: Promise<unknown> = Promise.resolve();
   #closing: Promise<void> | null = null;
@@ -185,9 +190,16 @@ export class EhciController {
   /**
    * Stops the controller and gives its memory back; transfers under way fail with `ERR_DMAPOOL_USB_CLOSED`. Closing twice is
    * fine. Buffers of the caller's are to be freed first.
+   *
+   * @throws `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` when nothing proves that the controller stopped: its memory is kept, the
+   *   device's log says so, and a later call tries again, as `pci.close()` does.
+   * @throws `DmaReleaseError` when memory failed to go back.
    */
   close(): Promise<void> {
-    return (this.#closing ??= this.#close());
+    return (this.#closing ??= this.#close().catch((error: unknown) => {
+      this.#closing = null;
+      throw error;
+    }));
   }
 
   /** {@link EhciController.close}, for `await using`. */
@@ -196,11 +208,8 @@ export class EhciController {
   }
 
   async #close(): Promise<void> {
-    try {
-      await this.#engine.close();
-    } finally {
-      this.#endClaim();
-    }
+    await this.#engine.close();
+    this.#endClaim();
   }
 
   /** USBLEGSUP: the system asks for the controller, and waits until the BIOS lets go (2.1.7, 5.1). */
@@ -246,7 +255,7 @@ export class EhciController {
       }
       await this.#pci.bar(0).flush();
     } catch (error) {
-      await this.close();
+      await this.close().catch(() => undefined);
       throw error;
     }
   }
@@ -314,11 +323,19 @@ export class EhciController {
   }
 
   async #resetPort(port: number): Promise<void> {
-    await this.#updatePort(port, PORT.reset, PORT.enabled);
-    await delay(RESET_TIME);
-    await this.#updatePort(port, 0, PORT.reset);
-    const offset = REGISTER.firstPort + 4 * (port - 1);
-    await this.#registers.until(offset, PORT.reset, 0, REGISTER_TIMEOUT, 'end of the port reset');
+    // No other change of the register from here to the end of the reset: each write of it has the reset's bit.
+    this.#resetting.add(port);
+    try {
+      await this.#inPortTurn(port, async () => {
+        await this.#changePort(port, PORT.reset, PORT.enabled);
+        await delay(RESET_TIME);
+        await this.#changePort(port, 0, PORT.reset);
+        const offset = REGISTER.firstPort + 4 * (port - 1);
+        await this.#registers.until(offset, PORT.reset, 0, REGISTER_TIMEOUT, 'end of the port reset');
+      });
+    } finally {
+      this.#resetting.delete(port);
+    }
     await delay(RESET_RECOVERY);
     // What changed until now is known.
     await this.#updatePort(port, PORT_CHANGES, 0);
@@ -327,9 +344,13 @@ export class EhciController {
   /** The controller says that some port changed (4.15.2.1). */
   async #onPortChange(): Promise<void> {
     for (let port = 1; port <= this.ports; port++) {
+      // What changes in a reset is looked at when it is over.
+      if (this.#resetting.has(port)) continue;
       const state = await this.#readPort(port);
       if (this.#engine.stopping) return;
-      if ((state & PORT_CHANGES) !== 0) await this.#updatePort(port, state & PORT_CHANGES, 0);
+      if ((state & PORT_CHANGES) !== 0 && !this.#resetting.has(port)) {
+        await this.#updatePort(port, state & PORT_CHANGES, 0);
+      }
       const device = this.#attached.get(port);
       if (device !== undefined && !isThere(state)) void device.end(this.#goneError(port));
     }
@@ -373,10 +394,25 @@ export class EhciController {
     return this.#registers.read(REGISTER.firstPort + 4 * (port - 1));
   }
 
-  /** Sets and clears bits of PORTSC; change bits are only cleared when they are in `set`. */
-  async #updatePort(port: number, set: number, clear: number): Promise<void> {
+  /** Sets and clears bits of PORTSC, after the changes that were asked for before. */
+  #updatePort(port: number, set: number, clear: number): Promise<void> {
+    return this.#inPortTurn(port, () => this.#changePort(port, set, clear));
+  }
+
+  /** One change of a port's register at a time: each is a read and a write. */
+  #inPortTurn(port: number, action: () => Promise<void>): Promise<void> {
+    const turn = (this.#portTurns.get(port) ?? Promise.resolve()).then(action);
+    this.#portTurns.set(
+      port,
+      turn.catch(() => undefined),
+    );
+    return turn;
+  }
+
+  /** Change bits are only cleared, and resets only begun, when they are in `set`. In the port's turn. */
+  async #changePort(port: number, set: number, clear: number): Promise<void> {
     const old = await this.#readPort(port);
-    this.#registers.write(REGISTER.firstPort + 4 * (port - 1), (old & ~PORT_CHANGES & ~clear) | set);
+    this.#registers.write(REGISTER.firstPort + 4 * (port - 1), (old & ~PORT_COMMANDS & ~clear) | set);
   }
 
   #goneError(port: number, cause?: unknown): UsbError {

@@ -1,8 +1,8 @@
 /** What runs transfers: the schedule, the endpoints' queues, their pools, and the loop that hears what the controller says. */
 import { DmaPool } from 'dmapool';
 import { describeThrown } from 'dmapool/arguments';
-import { type Interrupts, type PciFunction, PciGoneError } from 'dmapool/pci';
-import { releaseAll } from '../common/release.ts';
+import { type DmaStopped, type Interrupts, type PciFunction, PciGoneError } from 'dmapool/pci';
+import { releaseStopped } from '../common/release.ts';
 import { type DataPool, UsbBuffer } from './buffer.ts';
 import { UsbError } from './errors.ts';
 import { EndpointQueue, type QueueHost, type QueueOptions } from './queue.ts';
@@ -12,7 +12,7 @@ import { DESCRIPTOR_POOL, PAGE } from './structures.ts';
 
 /** Milliseconds from one look at the controller to the next when it does not interrupt: time-outs, lost interrupts. */
 const WATCH_INTERVAL = 100;
-/** Milliseconds until the controller must have halted (2.3.2: 16 microframes) and been reset. */
+/** Milliseconds until the controller must have halted (USBCMD, Run/Stop: 16 microframes) and been reset. */
 const STOP_TIMEOUT = 1000;
 
 export class TransferEngine {
@@ -27,6 +27,8 @@ export class TransferEngine {
   readonly #ended = new AbortController();
   readonly #forgetRelease: () => boolean;
   #stopping: Promise<void> | null = null;
+  /** With it all memory was released. */
+  #proof: DmaStopped | null = null;
   #serving: Promise<void> = Promise.resolve();
 
   private constructor(
@@ -61,9 +63,12 @@ export class TransferEngine {
       for (const pool of made) pool[Symbol.dispose]();
       throw error;
     }
-    // Registered last, so done first should somebody close the function under us: bus mastering is off by then.
+    // Registered last, so done first should somebody close the function under us: its DMA is proven stopped by then.
     this.#forgetRelease = device.addAction(() => {
-      this.#release(new UsbError('ERR_DMAPOOL_USB_CLOSED', pci.address, 'the PCI function was closed'));
+      const error = new UsbError('ERR_DMAPOOL_USB_CLOSED', pci.address, 'the PCI function was closed');
+      const proof = pci.dmaStopped;
+      if (proof !== null) this.#release(proof, error);
+      else this.#keep(error, 'its device was detached while the controller may do DMA');
     });
   }
 
@@ -85,7 +90,8 @@ export class TransferEngine {
       registers.command(COMMAND.run | COMMAND.threshold8);
       await registers.until(REGISTER.status, STATUS.halted, 0, STOP_TIMEOUT, 'start');
     } catch (error) {
-      await engine.close();
+      // Report the original error; the device's log has memory that is kept.
+      await engine.close().catch(() => undefined);
       throw error;
     }
     engine.#serving = engine.#serve();
@@ -121,16 +127,23 @@ export class TransferEngine {
     return queue;
   }
 
-  /** Stops the controller for good; every transfer fails. Resolves when no memory is in its hands any more. */
+  /** Stops the controller for good; every transfer fails. What it may still reach is kept. */
   end(cause: unknown): Promise<void> {
     return (this.#stopping ??= this.#stop(this.#asUsbError(cause)));
   }
 
-  /** {@link TransferEngine.end}, and takes down all the rest. */
+  /**
+   * {@link TransferEngine.end}, and takes down all the rest.
+   *
+   * @throws `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` when nothing proves that the controller stopped: its memory is kept, and a
+   *   later call tries again. @throws `DmaReleaseError`
+   */
   async close(): Promise<void> {
     await this.end(new UsbError('ERR_DMAPOOL_USB_CLOSED', this.#pci.address, 'the controller was closed'));
     await this.#interrupts.close();
     await this.#serving;
+    const proof = this.#proof ?? (await this.#proveStopped());
+    this.#release(proof, this.ended.reason as UsbError);
     // Those whose transfers failed just now give their buffers back first.
     await new Promise((resolve) => setTimeout(resolve));
     this.#forgetRelease();
@@ -138,7 +151,7 @@ export class TransferEngine {
     const releases = pools.map((pool) => () => {
       pool.destroy();
     });
-    releaseAll(`${this.#pci.address}: memory of the EHCI driver failed to go back`, releases);
+    releaseStopped(proof, `${this.#pci.address}: memory of the EHCI driver failed to go back`, releases);
   }
 
   async #serve(): Promise<void> {
@@ -166,25 +179,51 @@ export class TransferEngine {
   }
 
   async #stop(error: UsbError): Promise<void> {
+    this.#schedule.end();
     try {
+      this.#release(await this.#proveStopped(), error);
+    } catch (failure) {
+      this.#keep(error, (failure as Error).message);
+    }
+  }
+
+  /** @throws `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` */
+  async #proveStopped(): Promise<DmaStopped> {
+    const attempt = new AbortController();
+    const stop = async (): Promise<void> => {
       this.#registers.write(REGISTER.interruptEnable, 0);
       this.#registers.command(0, COMMAND.run | COMMAND.asyncEnable);
       await this.#registers.until(REGISTER.status, STATUS.halted, STATUS.halted, STOP_TIMEOUT, 'halt');
+      attempt.signal.throwIfAborted();
       this.#registers.ring(COMMAND.reset);
       await this.#registers.until(REGISTER.command, COMMAND.reset, 0, STOP_TIMEOUT, 'end of the reset');
-    } catch {
-      // It is gone, or beyond help. What keeps it from memory is the next line, or that it is gone.
+    };
+    try {
+      return await this.#pci.stopDma({ stop });
+    } finally {
+      // What hangs must not write to a controller that was started again.
+      attempt.abort();
     }
-    await this.#pci.disableBusMaster().catch(() => undefined);
-    this.#release(error);
   }
 
   /** Takes everything back from a controller that is stopped. */
-  #release(error: UsbError): void {
-    if (this.ended.aborted) return;
+  #release(proof: DmaStopped, error: UsbError): void {
+    if (this.#proof !== null) return;
+    this.#proof = proof;
+    this.#schedule.end();
     this.#ended.abort(error);
-    for (const queue of [...this.#queues]) queue.abandon(error);
-    this.#schedule.free();
+    for (const queue of [...this.#queues]) queue.abandon(proof, error);
+    this.#schedule.free(proof);
+  }
+
+  /** Fails everything of a controller that may go on; its memory stays reserved until it is proven stopped. */
+  #keep(error: UsbError, reason: string): void {
+    this.#schedule.end();
+    this.#ended.abort(error);
+    for (const queue of this.#queues) queue.keep(error);
+    const counts = [this.#host.qhs, this.#host.qtds, this.#data].map((pool) => String(pool.statistics().active));
+    const message = `${counts[0]!} queue heads, ${counts[1]!} transfer descriptors and ${counts[2]!} pages are kept: ${reason}`;
+    this.#pci.device.report('error', 'EHCI kept memory', message);
   }
 
   #asUsbError(cause: unknown): UsbError {

@@ -40,7 +40,7 @@ export type UsbErrorCode =
 /** Something went wrong on the bus; `code` says what. */
 export class UsbError extends DriverError<UsbErrorCode> {}
 
-/** Names of sense keys (SPC-4, 4.5.6). */
+/** Names of sense keys (SPC-4). */
 const SENSE_KEYS: readonly string[] = [
   'no sense',
   'recovered error',
@@ -60,7 +60,7 @@ const SENSE_KEYS: readonly string[] = [
   'completed',
 ];
 
-/** A SCSI command ended with CHECK CONDITION: what the device's sense data say (SPC-4, 4.5). */
+/** A SCSI command ended with CHECK CONDITION: what the device's sense data say (SPC-4). */
 export class ScsiError extends UsbError {
   /** Operation code of the command. */
   readonly operation: number;

@@ -1,5 +1,6 @@
 /** One endpoint's transfers: a queue head and its chain of qTDs. EHCI 1.0, 4.10. */
 import { loadAcquire32, type DmaPool, storeRelease32 } from 'dmapool';
+import type { DmaStopped } from 'dmapool/pci';
 import type { UsbBuffer } from './buffer.ts';
 import { UsbError } from './errors.ts';
 import type { AsyncSchedule } from './schedule.ts';
@@ -17,9 +18,11 @@ import {
   type QhBlock,
   QTD,
   type QtdBlock,
+  type ReleaseProof,
   SETUP_OFFSET,
   SETUP_SIZE,
   TOKEN,
+  type Unlinked,
   writeDummy,
   writeOverlay,
   writeQueueHead,
@@ -30,7 +33,7 @@ export interface QueueHost {
   readonly schedule: Pick<AsyncSchedule, 'link' | 'unlink'>;
   readonly qhs: DmaPool<'ehci_qh'>;
   readonly qtds: DmaPool<'ehci_qtd'>;
-  /** The controller does not answer: it is stopped, and every queue abandoned, when this resolves. */
+  /** The controller does not answer: it is stopped, and every queue abandoned or kept, when this resolves. */
   readonly onFailure: (error: unknown) => Promise<void>;
   /** Nothing is left of a queue. */
   readonly onClosed: (queue: EndpointQueue) => void;
@@ -94,6 +97,9 @@ export class EndpointQueue {
   /** What unlinks the queue head happens one after the other. */
   #changes: Promise<void> = Promise.resolve();
   #ended: UsbError | null = null;
+  /** The transfer failed without proof that the controller does not go on with it; its buffer, if any. */
+  #isKept = false;
+  #kept: UsbBuffer | null = null;
 
   /** Makes the queue of an endpoint. It does nothing before {@link EndpointQueue.link}. @throws `DmaOutOfMemoryError` */
   constructor(host: QueueHost, options: QueueOptions) {
@@ -150,10 +156,10 @@ export class EndpointQueue {
   /** Looks whether the transfer is over. Called at each interrupt, and now and then. */
   poll(now: number): void {
     const transfer = this.#transfer;
-    if (transfer === null || transfer.failing) return;
+    if (transfer === null || transfer.failing || this.#isKept) return;
     const outcome = this.#outcomeOf(transfer);
     if (typeof outcome === 'number') {
-      this.#finish(transfer);
+      this.#finish('completed', transfer);
       transfer.resolve(outcome);
     } else if (outcome !== null) {
       void this.#fail(transfer, outcome);
@@ -183,19 +189,39 @@ export class EndpointQueue {
   close(error: UsbError): Promise<void> {
     this.#ended ??= error;
     return this.#change(async () => {
-      if (this.#qh !== null) await this.#host.schedule.unlink(this.#qh);
-      this.abandon(error);
+      if (this.#qh === null) return;
+      const proof = await this.#host.schedule.unlink(this.#qh);
+      // Without proof the controller is being stopped, which decides what becomes of the queue.
+      if (proof !== null) this.#release(proof, error);
     });
   }
 
   /** {@link EndpointQueue.close} for when the controller has been stopped. */
-  abandon(error: UsbError): void {
+  abandon(proof: DmaStopped, error: UsbError): void {
     this.#ended ??= error;
+    const kept = this.#kept;
+    this.#kept = null;
+    this.#release(proof, error);
+    kept?.endKeep(proof);
+  }
+
+  /** Ends the queue whose controller was not proven stopped: transfers fail, and all memory stays reserved. */
+  keep(error: UsbError): void {
+    this.#ended ??= error;
+    const transfer = this.#transfer;
+    if (transfer === null || this.#isKept) return;
+    this.#isKept = true;
+    this.#kept = transfer.request.buffer;
+    this.#kept?.keep();
+    transfer.reject(error);
+  }
+
+  #release(proof: ReleaseProof, error: UsbError): void {
     const qh = this.#qh;
     if (qh === null) return;
     this.#qh = null;
     const transfer = this.#transfer;
-    if (transfer !== null) this.#finish(transfer);
+    if (transfer !== null) this.#finish(proof, transfer);
     this.#host.qtds.free(this.#dummy);
     this.#host.qhs.free(qh);
     this.#host.onClosed(this);
@@ -269,8 +295,8 @@ export class EndpointQueue {
     });
   }
 
-  /** The transfer is over, and the controller past it. */
-  #finish(transfer: Transfer): void {
+  /** The transfer is over, and the controller past it: it completed, or there is a proof. */
+  #finish(_proof: 'completed' | ReleaseProof, transfer: Transfer): void {
     this.#transfer = null;
     this.#host.qtds.freeBulk(transfer.chain);
   }
@@ -279,11 +305,11 @@ export class EndpointQueue {
   async #fail(transfer: Transfer, error: UsbError): Promise<void> {
     transfer.failing = true;
     const reason = error.code === 'ERR_DMAPOOL_USB_TRANSACTION' ? await this.#options.explain(error) : error;
-    await this.#relink((qh) => {
+    await this.#relink((proof, qh) => {
       // It went on until just now: it may have come to its end after all, and the toggle is the last packet's.
       const outcome = this.#outcomeOf(transfer);
       const toggle = qh.u32[QH.token]! & TOKEN.toggle;
-      this.#finish(transfer);
+      this.#finish(proof, transfer);
       if (typeof outcome === 'number') transfer.resolve(outcome);
       else transfer.reject(reason);
       return toggle;
@@ -291,14 +317,14 @@ export class EndpointQueue {
   }
 
   /** Unlinks the queue head, and links it anew, empty. `whenOut`, called in between, says with what toggle it begins. */
-  #relink(whenOut: (qh: QhBlock) => number): Promise<void> {
+  #relink(whenOut: (proof: Unlinked, qh: QhBlock) => number): Promise<void> {
     return this.#change(async () => {
       const qh = this.#qh;
       if (qh === null) return;
-      await this.#host.schedule.unlink(qh);
+      const proof = await this.#host.schedule.unlink(qh);
       // The controller may have been stopped meanwhile.
-      if (this.#qh === null) return;
-      writeOverlay(qh, linkTo(this.#dummy), whenOut(qh));
+      if (proof === null || this.#qh === null) return;
+      writeOverlay(qh, linkTo(this.#dummy), whenOut(proof, qh));
       await this.#host.schedule.link(qh);
     });
   }

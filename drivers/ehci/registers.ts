@@ -61,6 +61,8 @@ export const PORT = {
   enabled: 0x4,
   enableChange: 0x8,
   overcurrentChange: 0x20,
+  forceResume: 0x40,
+  suspend: 0x80,
   reset: 0x100,
   lineStatus: 0xc00,
   /** Line status of a low-speed device before its first reset. */
@@ -70,8 +72,11 @@ export const PORT = {
   owner: 0x2000,
 } as const;
 
-/** Bits of PORTSC that are cleared by writing ones, and so are written as zeros otherwise. */
+/** Bits of PORTSC that are cleared by writing ones. */
 export const PORT_CHANGES: number = PORT.connectChange | PORT.enableChange | PORT.overcurrentChange;
+
+/** Bits of PORTSC that do something when ones are written, and so are written as zeros otherwise. */
+export const PORT_COMMANDS: number = PORT_CHANGES | PORT.forceResume | PORT.suspend | PORT.reset;
 
 /** USBLEGSUP, an extended capability in configuration space: who owns the controller, BIOS or system (2.1.7). */
 export const LEGACY = { id: 1, biosOwned: 0x0001_0000, systemOwned: 0x0100_0000, control: 4 } as const;

@@ -1,5 +1,8 @@
 /** The asynchronous schedule: the ring of queue heads that the controller walks whenever it has time. EHCI 1.0, 4.8. */
-import { type DmaPool, storeRelease32 } from 'dmapool';
+import { type DmaPool, loadAcquire32, storeRelease32 } from 'dmapool';
+import type { DmaStopped } from 'dmapool/pci';
+import { delay } from '../common/time.ts';
+import { UsbError } from './errors.ts';
 import { COMMAND, type OperationalRegisters, REGISTER, STATUS } from './registers.ts';
 import {
   CAPABILITIES_MULT_1,
@@ -9,11 +12,17 @@ import {
   QH,
   type QhBlock,
   TOKEN,
+  type Unlinked,
   writeQueueHead,
 } from './structures.ts';
 
 /** Milliseconds; the specification asks for a few microframes, emulated and virtual machines may be slow. */
 const ADVANCE_TIMEOUT = 2000;
+/** Doorbell cycles until an unlinked queue head is surely not cached: some controllers answer the first one too early. */
+const DOORBELL_CYCLES = 2;
+/** Milliseconds without a change of its overlay after which an unlinked queue head that was active is at rest. */
+const QUIET_TIME = 2;
+const UNLINKED = {} as Unlinked;
 
 export class AsyncSchedule {
   readonly #registers: OperationalRegisters;
@@ -24,6 +33,8 @@ export class AsyncSchedule {
   readonly #ring: QhBlock[] = [];
   /** One change at a time: there is one doorbell. */
   #changes: Promise<unknown> = Promise.resolve();
+  /** The controller is stopped or being stopped, or does not answer: nothing is linked or unlinked any more. */
+  #ended = false;
   #freed = false;
 
   /** @throws `DmaOutOfMemoryError` */
@@ -40,7 +51,7 @@ export class AsyncSchedule {
   /** Puts a queue head into the ring (4.8.1). The first one starts the schedule. */
   link(qh: QhBlock): Promise<void> {
     return this.#change(() => {
-      if (this.#freed) return Promise.resolve();
+      if (this.#ended) return Promise.resolve();
       const { u32 } = this.#head;
       qh.u32[QH.link] = u32[QH.link]!;
       storeRelease32(u32, QH.link, linkTo(qh, LINK.queueHead));
@@ -60,26 +71,47 @@ export class AsyncSchedule {
    * Also one that is still active, when a transfer took too long or its pipe is closed. The specification would have its
    * qTDs deactivated first, and wait for the queue head to go inactive. But the qTD being executed is in the overlay,
    * which only the controller may write, and there it stays active for as long as the device answers NAK: that wait has
-   * no end just when it is needed. Until the controller has let go (its answer to the doorbell, or the end of the
-   * schedule) it may go on with the transfer; so nothing is read, changed or freed before.
+   * no end just when it is needed. So nothing is read, changed or freed before the controller answered the doorbell twice,
+   * or the schedule ended, and before the overlay of an active queue head was stable for {@link QUIET_TIME}: there are
+   * controllers that go on with a transaction after their answer. Linux has the same two rules.
    *
-   * @throws {@link UsbError} `ERR_DMAPOOL_USB_CONTROLLER` when the controller does not say so in time.
+   * @returns The proof; null when the schedule ended, which proves nothing.
+   * @throws {@link UsbError} `ERR_DMAPOOL_USB_CONTROLLER` when the controller does not say so in time. The schedule has ended then.
    */
-  unlink(qh: QhBlock): Promise<void> {
+  unlink(qh: QhBlock): Promise<Unlinked | null> {
     return this.#change(async () => {
+      if (this.#ended) return null;
       const at = this.#ring.indexOf(qh);
-      if (at === -1 || this.#freed) return;
+      if (at === -1) return UNLINKED;
       const before = at === 0 ? this.#head : this.#ring[at - 1]!;
-      storeRelease32(before.u32, QH.link, qh.u32[QH.link]!);
-      this.#ring.splice(at, 1);
-      if (this.#ring.length === 0) await this.#stop();
-      else await this.#ringDoorbell();
+      const wasActive = isActive(qh);
+      try {
+        storeRelease32(before.u32, QH.link, qh.u32[QH.link]!);
+        this.#ring.splice(at, 1);
+        if (this.#ring.length === 0) await this.#stop();
+        else for (let cycle = 0; cycle < DOORBELL_CYCLES; cycle++) await this.#ringDoorbell();
+        if (wasActive || isActive(qh)) await this.#untilQuiet(qh);
+      } catch (error) {
+        this.#ended = true;
+        throw error;
+      }
+      return this.#ended ? null : UNLINKED;
     });
   }
 
-  /** Gives the head back. For when the controller is stopped. */
-  free(): void {
-    if (this.#freed) return;
+  /** Nothing is linked or unlinked from now on: the controller is being stopped. */
+  end(): void {
+    this.#ended = true;
+  }
+
+  /**
+   * Gives the head back.
+   *
+   * @param proof That the controller does not reach it any more.
+   */
+  free(proof: DmaStopped): void {
+    this.#ended = true;
+    if (this.#freed || !proof.holds) return;
     this.#freed = true;
     this.#ring.length = 0;
     this.#pool.free(this.#head);
@@ -104,9 +136,32 @@ export class AsyncSchedule {
     this.#registers.write(REGISTER.status, asyncAdvance);
   }
 
-  #change(action: () => Promise<void>): Promise<void> {
+  async #untilQuiet(qh: QhBlock): Promise<void> {
+    const end = performance.now() + ADVANCE_TIMEOUT;
+    let seen = overlayOf(qh);
+    for (let since = performance.now(); performance.now() - since < QUIET_TIME;) {
+      await delay(1);
+      const now = overlayOf(qh);
+      if (now === seen) continue;
+      seen = now;
+      since = performance.now();
+      if (since < end) continue;
+      const what = `the overlay of an unlinked queue head still changes after ${String(ADVANCE_TIMEOUT)} ms`;
+      throw new UsbError('ERR_DMAPOOL_USB_CONTROLLER', this.#pool.device.name, what);
+    }
+  }
+
+  #change<T>(action: () => Promise<T>): Promise<T> {
     const change = this.#changes.then(action);
     this.#changes = change.catch(() => undefined);
     return change;
   }
+}
+
+function isActive(qh: QhBlock): boolean {
+  return (loadAcquire32(qh.u32, QH.token) & TOKEN.active) !== 0;
+}
+
+function overlayOf(qh: QhBlock): string {
+  return [loadAcquire32(qh.u32, QH.token), ...qh.u32.subarray(QH.current, QH.words)].join();
 }

@@ -13,8 +13,10 @@ export const OPERATION = {
   serviceActionIn16: 0x9e,
 } as const;
 
-/** Sense keys that matter here (SPC-4, 4.5.6). */
-export const SENSE = { notReady: 2, unitAttention: 6 } as const;
+/** Sense keys that matter here (SPC-4). */
+export const SENSE = { notReady: 2, illegalRequest: 5, unitAttention: 6 } as const;
+/** Additional sense code of a command that the unit does not know: INVALID COMMAND OPERATION CODE (SPC-4). */
+export const INVALID_OPERATION = 0x20;
 
 export const INQUIRY_LENGTH = 36;
 export const SENSE_LENGTH = 18;
@@ -33,7 +35,7 @@ export function command10(operation: number): Uint8Array {
   return Uint8Array.of(operation, 0, 0, 0, 0, 0, 0, 0, 0, 0);
 }
 
-/** READ CAPACITY (16) (SBC-3, 5.16). */
+/** READ CAPACITY (16) (SBC-3). */
 export function readCapacity16(): Uint8Array {
   const cdb = new Uint8Array(16);
   cdb[0] = OPERATION.serviceActionIn16;
@@ -42,7 +44,7 @@ export function readCapacity16(): Uint8Array {
   return cdb;
 }
 
-/** READ or WRITE: of ten bytes, or of sixteen where the address needs it (SBC-3, 5.8, 5.10, 5.32, 5.34). */
+/** READ or WRITE: of ten bytes, or of sixteen where the address needs it (SBC-3). */
 export function blocks(what: 'read' | 'write', lba: number, count: number): Uint8Array {
   const short = lba + count - 1 <= MAX_LBA_10;
   const cdb = new Uint8Array(short ? 10 : 16);

@@ -17,6 +17,7 @@ import {
   INQUIRY_LENGTH,
   OPERATION,
   readCapacity16,
+  INVALID_OPERATION,
   SENSE,
   SENSE_LENGTH,
   text,
@@ -72,6 +73,8 @@ export class MassStorage {
   /** The highest logical unit number; this class uses unit 0. */
   readonly maxLun: number;
   readonly #unit: LogicalUnit;
+  /** The disk does not know SYNCHRONIZE CACHE. */
+  #hasNoCache = false;
 
   private constructor(
     key: symbol,
@@ -157,9 +160,23 @@ export class MassStorage {
     return this.#move('write', lba, from, length, options);
   }
 
-  /** Resolves when all that was written is on the disk; `options` has the time-out. */
+  /**
+   * Resolves when all that was written is on the disk; `options` has the time-out. A disk that does not know the command
+   * SYNCHRONIZE CACHE keeps nothing back: it is not asked again.
+   */
   async flush(options?: TransferOptions): Promise<void> {
-    await this.#unit.run(command10(OPERATION.synchronizeCache10), 'out', null, 0, options);
+    if (this.#hasNoCache) {
+      await this.#unit.inTurn(options);
+      return;
+    }
+    try {
+      await this.#unit.run(command10(OPERATION.synchronizeCache10), 'out', null, 0, options);
+    } catch (error) {
+      const unknown =
+        error instanceof ScsiError && error.key === SENSE.illegalRequest && error.asc === INVALID_OPERATION;
+      if (!unknown) throw error;
+      this.#hasNoCache = true;
+    }
   }
 
   /**
@@ -283,7 +300,7 @@ class LogicalUnit {
     }
   }
 
-  /** TEST UNIT READY until it is: what happened since power-on is told first (SPC-4, 5.14). */
+  /** TEST UNIT READY until it is: what happened since power-on is told first, as a unit attention (SPC-4). */
   async untilReady(): Promise<void> {
     for (let attempt = 1; ; attempt++) {
       try {
@@ -298,7 +315,7 @@ class LogicalUnit {
     }
   }
 
-  /** READ CAPACITY: how many blocks of how many bytes (SBC-3, 5.15, 5.16). */
+  /** READ CAPACITY: how many blocks of how many bytes (SBC-3). */
   async capacity(): Promise<[count: number, size: number]> {
     const short = await this.#readWhole(command10(OPERATION.readCapacity10), CAPACITY10_LENGTH);
     if (short.getUint32(0) !== 0xffff_ffff) return [short.getUint32(0) + 1, short.getUint32(4)];
@@ -334,6 +351,13 @@ class LogicalUnit {
     return running;
   }
 
+  /** Resolves when the commands asked for before are over. @throws the reason when the device is gone or closed. */
+  async inTurn(options: TransferOptions = {}): Promise<void> {
+    this.device.timeoutOf(options);
+    await this.#turn;
+    this.device.removed.throwIfAborted();
+  }
+
   async close(): Promise<void> {
     await Promise.all([this.#pipes.in.close(), this.#pipes.out.close()]);
   }
@@ -345,7 +369,7 @@ class LogicalUnit {
     throw new UsbError('ERR_DMAPOOL_USB_PROTOCOL', this.device.name, `the disk gave ${what}`);
   }
 
-  /** REQUEST SENSE (SPC-4, 6.39), in fixed format (4.5.3). */
+  /** REQUEST SENSE (SPC-4), in fixed format. */
   async #sense(operation: number, lun: number): Promise<Error> {
     using buffer = this.device.buffer(SENSE_LENGTH);
     const cdb = command6(OPERATION.requestSense, SENSE_LENGTH);

@@ -11,6 +11,7 @@
  * All words are little-endian; indices below count words of 32 bits.
  */
 import { type DmaBlock, storeRelease32 } from 'dmapool';
+import type { DmaStopped } from 'dmapool/pci';
 
 /** Both from pools of this geometry, as in Linux: the hardware's 17 or 13 words, and room for what is ours. */
 export const DESCRIPTOR_POOL = { size: 96, align: 32, boundary: 4096 } as const;
@@ -63,7 +64,6 @@ export const BYTES_A_QTD: number = PAGE * PAGES_A_QTD;
 
 /** qTD token (3.5.3). */
 export const TOKEN = {
-  transactionError: 0x8,
   babble: 0x10,
   dataBufferError: 0x20,
   halted: 0x40,
@@ -79,6 +79,20 @@ export const TOKEN = {
 /** What a transaction is, in the token's bits 9:8. */
 export const PID = { out: 0x000, in: 0x100, setup: 0x200 } as const;
 export type Pid = (typeof PID)[keyof typeof PID];
+
+declare const UNLINKED: unique symbol;
+
+/**
+ * Proof that the controller does not know a queue head any more, nor anything that hangs on it. Made by
+ * `AsyncSchedule.unlink` alone.
+ */
+export interface Unlinked {
+  /** Not there at run time: it keeps other objects from being taken for a proof. */
+  readonly [UNLINKED]: true;
+}
+
+/** Why memory that the controller was told of may be released: see {@link Unlinked} and `PciFunction.stopDma`. */
+export type ReleaseProof = Unlinked | DmaStopped;
 
 /** The bus address of a descriptor, as a link to it. */
 export function linkTo(block: QhBlock | QtdBlock, type = 0): number {

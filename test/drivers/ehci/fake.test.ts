@@ -3,65 +3,10 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { EhciController, UsbError } from 'dmapool/drivers/ehci';
 import { PciFunction } from 'dmapool/pci';
-import { FakeBackend } from '../../pci/fake-backend.ts';
 import { RecordingLog } from '../../support/log.ts';
 import { until } from '../../support/until.ts';
 import { rejectsAs } from '../../support/errors.ts';
-
-/** Where the operational registers are, and those that the tests look at (EHCI 1.0, 2.3). */
-const OPERATIONAL = 0x20;
-const COMMAND = OPERATIONAL;
-const STATUS = OPERATIONAL + 0x04;
-const SEGMENT = OPERATIONAL + 0x10;
-const PORT_1 = OPERATIONAL + 0x44;
-const HALTED = 0x1000;
-const LEGACY = 0x68;
-const BIOS_OWNED = 0x0001_0001;
-
-/** The registers of a controller without a schedule: enough to start, to stop, and to be asked about its ports. */
-class FakeEhci extends FakeBackend {
-  biosLetsGo = true;
-  /** The reset never ends. */
-  stuck = false;
-
-  constructor() {
-    super();
-    this.config.setUint32(8, 0x0c03_2010, true);
-    this.config.setUint32(LEGACY, BIOS_OWNED, true);
-    this.config.setUint32(LEGACY + 4, 0xe000_0011, true);
-    this.registers.setUint8(0, OPERATIONAL);
-    this.registers.setUint16(2, 0x0100, true);
-    // Two ports with power switches; 64-bit addresses; the legacy capability.
-    this.registers.setUint32(4, 0x12, true);
-    this.registers.setUint32(8, (LEGACY << 8) | 1, true);
-    this.registers.setUint32(STATUS, HALTED, true);
-    this.registers.setUint32(SEGMENT, 0xdead, true);
-  }
-
-  get registers(): DataView {
-    return this.regions.get(0)!;
-  }
-
-  get legacy(): number[] {
-    return [this.config.getUint32(LEGACY, true), this.config.getUint32(LEGACY + 4, true)];
-  }
-
-  override async writeConfig(offset: number, width: 8 | 16 | 32, value: number): Promise<void> {
-    await super.writeConfig(offset, width, value);
-    if (offset === LEGACY && this.biosLetsGo) this.config.setUint32(LEGACY, 0x0100_0001, true);
-  }
-
-  override write(bar: number, offset: number, width: 8 | 16 | 32, value: number): void {
-    if (offset === STATUS) {
-      super.write(bar, offset, width, this.registers.getUint32(STATUS, true) & ~value);
-    } else if (offset === COMMAND) {
-      super.write(bar, offset, width, this.stuck ? value : value & ~2);
-      this.registers.setUint32(STATUS, (value & 1) === 0 ? HALTED : 0, true);
-    } else {
-      super.write(bar, offset, width, value);
-    }
-  }
-}
+import { COMMAND, FakeEhci, PORT_1, SEGMENT, STATUS } from './fake-ehci.ts';
 
 async function open(fake: FakeEhci): Promise<{ pci: PciFunction; log: RecordingLog }> {
   const log = new RecordingLog();
@@ -137,5 +82,19 @@ test('a host system error stops the controller', async () => {
   assert.equal(await pci.isBusMaster(), false);
   await controller.close();
   assert.equal(log.text, '');
+  await pci.close();
+});
+
+test('a change of a port during its reset neither ends the reset nor begins another one', async () => {
+  const fake = new FakeEhci();
+  const { pci } = await open(fake);
+  const controller = await EhciController.open(pci, { timeout: 50 });
+  fake.registers.setUint32(PORT_1, 0x1001, true);
+  fake.restless = true;
+  const attempts = 6;
+  for (let i = 0; i < attempts; i++) await assert.rejects(controller.connect());
+  assert.equal(fake.portResets.length, attempts, String(fake.portResets));
+  assert.ok(Math.min(...fake.portResets) >= 49, String(fake.portResets));
+  await controller.close();
   await pci.close();
 });

@@ -14,6 +14,7 @@ import {
   QTD,
   type QtdBlock,
   TOKEN,
+  type Unlinked,
 } from '../../../drivers/ehci/structures.ts';
 import { setImmediate as turn } from 'node:timers/promises';
 import { rejectsAs } from '../../support/errors.ts';
@@ -38,11 +39,12 @@ class FakeController {
         this.linked = qh;
         return Promise.resolve();
       },
-      unlink: async (): Promise<void> => {
+      unlink: async (): Promise<Unlinked> => {
         await Promise.resolve();
         this.inWindow();
         this.inWindow = () => undefined;
         this.linked = null;
+        return {} as Unlinked;
       },
     };
     const host = {

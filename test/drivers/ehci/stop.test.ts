@@ -1,0 +1,121 @@
+/** No memory is released under a controller that may still use it. */
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { DmaPool } from 'dmapool';
+import { EhciController } from 'dmapool/drivers/ehci';
+import { PciError, PciFunction } from 'dmapool/pci';
+import { delay } from '../../../drivers/common/time.ts';
+import { OperationalRegisters } from '../../../drivers/ehci/registers.ts';
+import { AsyncSchedule } from '../../../drivers/ehci/schedule.ts';
+import { DESCRIPTOR_POOL, LINK, QH, type QhBlock, TOKEN, writeQueueHead } from '../../../drivers/ehci/structures.ts';
+import { rejectsAs, rejectsCode } from '../../support/errors.ts';
+import { RecordingLog } from '../../support/log.ts';
+import { until } from '../../support/until.ts';
+import { FakeEhci, OPERATIONAL, PORT_1 } from './fake-ehci.ts';
+import { activeBlocks } from './fixture.ts';
+
+/** A controller with a control transfer under way, which fails by its end. */
+async function atWork(): Promise<{
+  fake: FakeEhci;
+  pci: PciFunction;
+  log: RecordingLog;
+  controller: EhciController;
+  connecting: Promise<unknown>;
+}> {
+  const fake = new FakeEhci();
+  const log = new RecordingLog();
+  const pci = await PciFunction.open(fake, { log });
+  const controller = await EhciController.open(pci, { timeout: 60_000 });
+  fake.registers.setUint32(PORT_1, 0x1001, true);
+  const connecting = controller.connect().then(
+    (device) => device.string(1),
+    (error: unknown) => error,
+  );
+  await until('a transfer is under way', () => activeBlocks(pci)['ehci_qtd']! > 1);
+  return { fake, pci, log, controller, connecting };
+}
+
+test('memory is kept, counted and reported while nothing stops the controller; a later close releases it', async () => {
+  const { fake, pci, log, controller, connecting } = await atWork();
+  const before = activeBlocks(pci);
+  Object.assign(fake, { stuck: true, sticks: true });
+  await rejectsAs(PciError, 'ERR_DMAPOOL_PCI_DMA_ACTIVE', controller.close());
+  await connecting;
+  assert.deepEqual(activeBlocks(pci), before);
+  assert.match(log.text, /error 0000:00:05\.0: 2 queue heads, \d transfer descriptors and 0 pages are kept/);
+  await rejectsCode('ERR_DMAPOOL_PCI_BUSY', EhciController.open(pci));
+  Object.assign(fake, { stuck: false, sticks: false });
+  await controller.close();
+  assert.equal(pci.device.bytesAllocated, 0);
+  await controller.close();
+  await (await EhciController.open(pci)).close();
+  await pci.close();
+});
+
+test('memory that is kept is released by a close of the function that succeeds', async () => {
+  const { fake, pci, controller, connecting } = await atWork();
+  Object.assign(fake, { stuck: true, sticks: true });
+  await rejectsAs(PciError, 'ERR_DMAPOOL_PCI_DMA_ACTIVE', controller.close());
+  await connecting;
+  await rejectsCode('ERR_DMAPOOL_RELEASE', pci.close());
+  assert.notEqual(pci.device.bytesAllocated, 0);
+  fake.sticks = false;
+  await pci.close();
+  assert.equal(pci.device.bytesAllocated, 0);
+});
+
+test('memory is kept when the device is detached while the controller runs', async () => {
+  const { pci, log, controller, connecting } = await atWork();
+  pci.device.detach();
+  await connecting;
+  assert.notEqual(pci.device.bytesAllocated, 0);
+  assert.match(log.text, /are kept: its device was detached/);
+  await controller.close();
+  await pci.close();
+  assert.equal(pci.device.bytesAllocated, 0);
+});
+
+/** A schedule with two queue heads. */
+async function schedule(): Promise<{ fake: FakeEhci; pci: PciFunction; ring: AsyncSchedule; qhs: QhBlock[] }> {
+  const fake = new FakeEhci();
+  const pci = await PciFunction.open(fake, { log: new RecordingLog() });
+  const registers = new OperationalRegisters(pci.bar(0), OPERATIONAL, 'fake');
+  registers.command(1);
+  const pool = DmaPool.createManaged('ehci_qh', pci.device, DESCRIPTOR_POOL);
+  const ring = new AsyncSchedule(registers, pool);
+  const qhs = [pool.alloc(), pool.alloc()];
+  for (const qh of qhs) {
+    writeQueueHead(qh, 0, 0, LINK.terminate);
+    await ring.link(qh);
+  }
+  return { fake, pci, ring, qhs };
+}
+
+test('an unlinked queue head is free after two answers to the doorbell', async () => {
+  const { fake, pci, ring, qhs } = await schedule();
+  await ring.unlink(qhs[0]!);
+  assert.equal(fake.doorbells, 2);
+  await pci.close();
+});
+
+test('an unlinked queue head that was active is free when its overlay was stable for 2 ms', async () => {
+  for (const others of [1, 0]) {
+    const { pci, ring, qhs } = await schedule();
+    if (others === 0) await ring.unlink(qhs[1]!);
+    const [qh] = qhs as [QhBlock];
+    qh.u32[QH.token] = TOKEN.active;
+    let free = false;
+    const unlinking = ring.unlink(qh).then(() => {
+      free = true;
+    });
+    // The controller goes on with the transaction after its answer.
+    const end = performance.now() + 40;
+    for (let left = 0x7000; performance.now() < end; left--) {
+      assert.equal(free, false, 'not while the overlay changes');
+      qh.u32[QH.token] = TOKEN.active | (left << 16);
+      await delay(0);
+    }
+    await unlinking;
+    await pci.close();
+  }
+});
