@@ -301,7 +301,7 @@ export class EhciController {
     if ((after & PORT.connected) === 0) {
       throw new UsbError('ERR_DMAPOOL_USB_NO_DEVICE', this.#portName(port), 'the device was pulled out');
     }
-    // The reset enables the ports of high-speed devices only (2.3.9); others go to the companion controller.
+    // The reset enables the ports of high-speed devices only (PORTSC, 2.3.9); others go to the companion controller.
     if ((after & PORT.enabled) === 0) {
       await this.#updatePort(port, PORT.owner, 0);
       const speed = lowSpeed ? 'low-speed' : 'full-speed';

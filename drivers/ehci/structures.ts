@@ -52,7 +52,7 @@ export const CHARACTERISTICS = {
 export const CAPABILITIES_MULT_1 = 0x4000_0000;
 
 /** Queue element transfer descriptor (3.5). */
-export const QTD = { next: 0, alternate: 1, token: 2, buffer: 3, bufferHigh: 8, words: 13 } as const;
+export const QTD = { next: 0, alternate: 1, token: 2, buffer: 3, words: 13 } as const;
 /** Where the SETUP packet lies, in bytes: in its own descriptor's block, behind what the hardware uses. */
 export const SETUP_OFFSET = 64;
 export const SETUP_SIZE = 8;
