@@ -47,6 +47,13 @@ export async function attachedWorker(handle: SharedPoolHandle): Promise<RemoteWo
   return remote;
 }
 
+/** A pool that is not shared yet. */
+export function makePool(maxBlocks = 64): { memory: HeapMemory; device: Device; pool: DmaPool<'rx'> } {
+  const memory = new HeapMemory();
+  const device = new Device({ name: 'nic', memory, log: new RecordingLog() });
+  return { memory, device, pool: DmaPool.create('rx', device, { size: 256, maxBlocks }) };
+}
+
 export function range(begin: number, end: number): number[] {
   return Array.from({ length: end - begin }, (_, i) => begin + i);
 }

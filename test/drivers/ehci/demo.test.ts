@@ -3,9 +3,9 @@ import { spawnSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { test } from 'node:test';
-import { withoutQemu } from '../qemu/qemu.ts';
-import { checkoutPath } from '../trace/hand-made.ts';
-import { runCli } from './run-cli.ts';
+import { withoutQemu } from '../../qemu/qemu.ts';
+import { checkoutPath } from '../../trace/hand-made.ts';
+import { runCli } from '../../cli/run-cli.ts';
 
 function leftFiles(): string[] {
   return readdirSync(tmpdir()).filter((name) => name.startsWith('dmapool-demo-'));
