@@ -226,7 +226,9 @@ export class SharedPool<N extends string = string> {
    *
    * @example
    * ```ts
-   * const worker = new Worker('setInterval(() => {}, 1000)', { eval: true }); // of node:worker_threads
+   * import { Worker } from 'node:worker_threads';
+   *
+   * const worker = new Worker('setInterval(() => {}, 1000)', { eval: true });
    * const pool = DmaPool.create('rx', new Device({ name: 'eth0' }), { size: 2048, maxBlocks: 1024 });
    * const shared = sharePool(pool);
    * shared.watchWorker(worker); // made before the pool was shared
