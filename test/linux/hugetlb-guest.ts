@@ -15,8 +15,8 @@ import { HugepageError, HugetlbMemory } from 'dmapool/linux';
 import { registerConformance } from '../memory/conformance-node.ts';
 import { readPhysical } from './kcore.ts';
 import { footprint, SystemFaults } from './system-faults.ts';
+import { MIB } from '../support/sizes.ts';
 
-const MIB = 2 ** 20;
 const HUGE = 2 * MIB;
 const SYSFS = '/sys/kernel/mm/hugepages/hugepages-2048kB';
 

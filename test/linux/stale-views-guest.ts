@@ -6,8 +6,8 @@ import { VfioContainer } from '../../src/linux/vfio-container.ts';
 import { VfioMemory, type VfioMemoryHome, type VfioMemoryOptions } from '../../src/linux/vfio-memory.ts';
 import { runStaleViews, seedOf } from './stale-views.ts';
 import { FIRST as EDU, freeHugepages } from './vfio-guest-support.ts';
+import { MIB } from '../support/sizes.ts';
 
-const MIB = 2 ** 20;
 const PIECES = [1, 4096, 20_000, 65_536];
 
 /** One container for all: a device takes longer to open than all the rest. */

@@ -14,7 +14,7 @@ import { after, before, describe, it } from 'node:test';
 import { setImmediate, setTimeout } from 'node:timers/promises';
 import { E1000, type Packet } from 'dmapool/drivers/e1000';
 import { bindToVfio, listPciDevices, unbindFromVfio, VfioDevice } from 'dmapool/linux';
-import { MIB } from '../drivers/nvme/fixture.ts';
+import { MIB } from '../support/sizes.ts';
 import { type Endpoint, ipBytes, macBytes, MAX_PAYLOAD, readArp, readUdp, writeArp, writeUdp } from './udp-frames.ts';
 import { FIRST as OURS, iommuFaults, within10s } from './vfio-guest-support.ts';
 import { Random } from '../support/random.ts';

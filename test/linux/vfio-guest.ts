@@ -12,10 +12,10 @@ import { bindToVfio, listPciDevices, unbindFromVfio, VfioDevice, type VfioMemory
 import { registerConformance } from '../memory/conformance-node.ts';
 import { footprint, SystemFaults } from './system-faults.ts';
 import { FIRST as EDU, freeHugepages, iommuFaults, openAsNobody, within10s } from './vfio-guest-support.ts';
+import { MIB } from '../support/sizes.ts';
 
 /** Another of the same kind. */
 const EDU_2 = '0000:00:11.0';
-const MIB = 2 ** 20;
 const FOUR_GIB = 2 ** 32;
 
 before(() => {

@@ -6,9 +6,9 @@ import { once } from 'node:events';
 import { NvmeController } from 'dmapool/drivers/nvme';
 import { VfioDevice } from 'dmapool/linux';
 import { PCI_COMMAND, PCI_CONFIG } from 'dmapool/pci';
+import { MIB } from '../support/sizes.ts';
 
 const [address, mode] = process.argv.slice(2);
-const MIB = 2 ** 20;
 await once(process.stdin, 'data');
 process.stdin.destroy();
 const vfio = await VfioDevice.open(address!, { memory: { size: 8 * MIB, hugepages: true } });

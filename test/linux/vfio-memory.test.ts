@@ -9,6 +9,7 @@ import { VfioMemory, type VfioMemoryHome } from '../../src/linux/vfio-memory.ts'
 import { throwsCode } from '../support/errors.ts';
 import { runStaleViews, seedOf } from './stale-views.ts';
 import { footprint, StrictMapper, SystemFaults } from './system-faults.ts';
+import { MIB } from '../support/sizes.ts';
 
 void describe('a view of VFIO memory', () => {
   for (const strict of [false, true]) {
@@ -25,7 +26,6 @@ void describe('a view of VFIO memory', () => {
   }
 });
 
-const MIB = 2 ** 20;
 const LIMIT = 8 * MIB;
 const PIECE = 262_144;
 /** Just as many addresses as there is memory: none may be lost. */

@@ -7,9 +7,9 @@ import { DmaArgumentError, DmaMappingError, DmaOutOfMemoryError, IommuFaultError
 import type { CoherentMemory, DmaTarget } from '../../src/memory/coherent.ts';
 import { defaultMemory, HeapMemory, type HeapOptions } from '../../src/memory/heap.ts';
 import { registerConformance } from './conformance-node.ts';
+import { MIB } from '../support/sizes.ts';
 
 const PAGE = 4096;
-const MIB = 1024 * 1024;
 const FOUR_GIB = 2 ** 32;
 
 function device(dmaMask: number = Number.MAX_SAFE_INTEGER): DmaTarget {

@@ -4,9 +4,9 @@ import { DmaPool, Device } from 'dmapool';
 import { sharePool } from 'dmapool/shared';
 import { type MemoryZone, ZonedMemory } from '../../src/memory/zoned-memory.ts';
 import { registerConformance } from './conformance-node.ts';
+import { MIB } from '../support/sizes.ts';
 
 const PAGE = 4096;
-const MIB = 1024 * 1024;
 const FOUR_GIB = 2 ** 32;
 
 function zones(): MemoryZone[] {

@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url';
 import { QemuError, QemuMachine, type QemuMachineOptions } from 'dmapool/qemu';
 import { rejectsCode } from '../support/errors.ts';
 import { EDU, isAlive, parentOf, processesWith, programInFolder, startMachine, withoutQemu } from './qemu.ts';
+import { MIB } from '../support/sizes.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'dmapool-test-'));
 after(() => {
@@ -162,7 +163,6 @@ void describe('a machine that does not start', () => {
   });
 
   void it('for options that can not be', async () => {
-    const MIB = 1024 * 1024;
     for (const wrong of [
       null,
       { memory: 0 },

@@ -8,8 +8,7 @@ import { PCI_CAPABILITY, PCI_CONFIG, type PciFunction } from 'dmapool/pci';
 import { diskImage } from '../support/disk-image.ts';
 import { rejectsCode, throwsCode } from '../support/errors.ts';
 import { EDU, startMachine, withoutQemu } from './qemu.ts';
-
-const MIB = 1024 * 1024;
+import { MIB } from '../support/sizes.ts';
 
 /** Has edu copy between its buffer and memory; resolves when it has. */
 async function transfer(edu: PciFunction, dma: number, count: number, toMemory: boolean): Promise<void> {

@@ -9,9 +9,8 @@ import { attachPool, sharePool } from 'dmapool/shared';
 import { QemuMachine } from 'dmapool/qemu';
 import { conformanceChecks } from 'dmapool/conformance';
 import { RecordingLog } from '../support/log.ts';
+import { MIB } from '../support/sizes.ts';
 import { EDU, startMachine, withoutQemu } from './qemu.ts';
-
-const MIB = 1024 * 1024;
 
 for (const [name, options] of Object.entries({
   'RAM of a machine': { memory: 16 * MIB },

@@ -7,6 +7,7 @@ import { Device, DmaError } from 'dmapool';
 import { attachPool, type SharedPoolHandle } from 'dmapool/shared';
 import { RecordingLog } from '../support/log.ts';
 import { tryAllocIndexBulk } from '../support/pools.ts';
+import { Random } from '../support/random.ts';
 
 export interface HammerOptions {
   readonly handle: SharedPoolHandle;
@@ -30,13 +31,8 @@ const held: number[] = [];
 const sent: number[] = [];
 const scratch = new Int32Array(8);
 const tickets = new Float64Array(8);
-let random = life * 7919 + 1;
+const random = new Random(life);
 let turns = 0;
-
-function below(count: number): number {
-  random = (Math.imul(random, 1_103_515_245) + 12_345) & 0x7fff_ffff;
-  return (random >> 8) % count;
-}
 
 class Violation extends Error {}
 
@@ -72,7 +68,7 @@ function take(index: number, from: 'pool' | 'mail'): void {
 
 /** A block from the hands, with its stamp checked: 0 is the stamp of a free block, -life of one on its way. */
 function put(stamp: number): number {
-  const at = below(held.length);
+  const at = random.below(held.length);
   const index = held[at]!;
   held[at] = held[held.length - 1]!;
   held.pop();
@@ -97,14 +93,14 @@ function acceptOne(ticket: number): boolean {
 
 function send(ticket: number): void {
   sent.push(ticket);
-  const place = below(mail.length);
+  const place = random.below(mail.length);
   const other = Atomics.exchange(mail, place, BigInt(ticket));
   if (other !== 0n) acceptOne(Number(other));
   if (sent.length > 16) acceptOne(sent.shift()!);
 }
 
 async function act(): Promise<void> {
-  switch (below(10)) {
+  switch (random.below(10)) {
     case 0:
     case 1:
     case 2: {
@@ -120,19 +116,19 @@ async function act(): Promise<void> {
       if (held.length > 0) send(shared.transferIndex(put(-life)));
       break;
     case 6: {
-      const ticket = Number(Atomics.exchange(mail, below(mail.length), 0n));
+      const ticket = Number(Atomics.exchange(mail, random.below(mail.length), 0n));
       if (ticket !== 0) acceptOne(ticket);
       break;
     }
     case 7: {
-      const count = 1 + below(8);
+      const count = 1 + random.below(8);
       if (tryAllocIndexBulk(pool, scratch, count)) for (let i = 0; i < count; i++) take(scratch[i]!, 'pool');
       break;
     }
     case 8: {
-      const count = Math.min(held.length, 1 + below(8));
+      const count = Math.min(held.length, 1 + random.below(8));
       for (let i = 0; i < count; i++) scratch[i] = put(0);
-      if (below(2) === 0) {
+      if (random.below(2) === 0) {
         pool.freeIndexBulk(scratch, count);
       } else {
         for (let i = 0; i < count; i++) wordsOf(scratch[i]!)[0] = -life;
@@ -142,7 +138,7 @@ async function act(): Promise<void> {
       break;
     }
     default:
-      if (below(20) === 0) await waitForOne();
+      if (random.below(20) === 0) await waitForOne();
   }
   // Nobody hoards.
   while (held.length > 24) pool.freeIndex(put(0));
@@ -150,7 +146,7 @@ async function act(): Promise<void> {
 
 async function waitForOne(): Promise<void> {
   try {
-    take((await pool.allocWait({ timeout: 1 + below(4) })).index, 'pool');
+    take((await pool.allocWait({ timeout: 1 + random.below(4) })).index, 'pool');
   } catch (error) {
     if (!(error instanceof DmaError) || error.code !== 'ERR_DMAPOOL_TIMEOUT') throw error;
   }

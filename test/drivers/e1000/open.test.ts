@@ -3,9 +3,9 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import type { DmaArgumentError } from 'dmapool';
 import { DmaBlockError, type DmaPool } from 'dmapool';
-import { E1000, E1000Error, type E1000ErrorCode, type E1000Options, type Packet } from 'dmapool/drivers/e1000';
+import { E1000, E1000Error, type E1000Options, type Packet } from 'dmapool/drivers/e1000';
 import { PciError } from 'dmapool/pci';
-import { rejectsCode, throwsCode } from '../../support/errors.ts';
+import { rejectsAs, rejectsCode, throwsCode } from '../../support/errors.ts';
 import { startMachine, withoutQemu } from '../../qemu/qemu.ts';
 import {
   closeAll,
@@ -21,10 +21,6 @@ import {
 
 const RCTL = 0x100;
 const TCTL = 0x400;
-
-function isOurs(code: E1000ErrorCode): (error: unknown) => boolean {
-  return (error) => error instanceof E1000Error && error.code === code;
-}
 
 /** Rings of the least size, and a few buffers more. */
 const SMALL: E1000Options = { receiveDescriptors: 8, transmitDescriptors: 8, buffers: 20 };
@@ -67,7 +63,7 @@ void describe('e1000: opening and arguments', { skip: withoutQemu, timeout: 60_0
     const machine = await startMachine(t, { devices: ['edu,id=edu0', 'e1000,id=nic0', 'e1000-82545em,id=other'] });
     for (const id of ['edu0', 'other']) {
       const pci = await machine.open(id);
-      await assert.rejects(E1000.open(pci), isOurs('ERR_DMAPOOL_E1000_UNSUPPORTED'));
+      await rejectsAs(E1000Error, 'ERR_DMAPOOL_E1000_UNSUPPORTED', E1000.open(pci));
       await pci.close();
     }
     const { nic, pci } = await openCard(machine, 0);
@@ -87,7 +83,7 @@ void describe('e1000: opening and arguments', { skip: withoutQemu, timeout: 60_0
     const first = await openCard(machine, 0, SMALL);
     await closeAll(machine, first);
     const pci = await machine.open('nic1');
-    await assert.rejects(E1000.open(pci), isOurs('ERR_DMAPOOL_E1000_EEPROM'));
+    await rejectsAs(E1000Error, 'ERR_DMAPOOL_E1000_EEPROM', E1000.open(pci));
     await pci.close();
     await closeAll(machine);
   });

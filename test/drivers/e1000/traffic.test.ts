@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { test, type TestContext } from 'node:test';
 import type { E1000, Packet } from 'dmapool/drivers/e1000';
 import { withoutQemu } from '../../qemu/qemu.ts';
+import { Random } from '../../support/random.ts';
 import { closeAll, openPair, warmUp } from './fixture.ts';
 import { setImmediate as turn } from 'node:timers/promises';
 
@@ -11,12 +12,7 @@ const LEAST = 60;
 const MOST = 1514;
 
 /** Random bytes that packets are cut from; the place depends on the number of the packet. */
-const NOISE = new Uint8Array(1 << 16);
-let seed = 0x2545_f491;
-for (let i = 0; i < NOISE.length; i++) {
-  seed = Math.imul(seed, 0x0001_9660) + 0x3c6e_f35f;
-  NOISE[i] = seed >>> 24;
-}
+const NOISE = new Random(1).bytes(1 << 16);
 
 /** Size and place in the noise of packet `n` of a direction. Another generator than the driver's own. */
 function shapeOf(direction: number, n: number): { length: number; from: number } {

@@ -6,7 +6,8 @@ import { NvmeController } from 'dmapool/drivers/nvme';
 import { withoutQemu } from '../../qemu/qemu.ts';
 import { FaultySource } from '../../support/faulty-memory.ts';
 import { RecordingLog } from '../../support/log.ts';
-import { assertIdle, MIB, startBench } from './fixture.ts';
+import { assertIdle, startBench } from './fixture.ts';
+import { MIB } from '../../support/sizes.ts';
 import { Random } from '../../support/random.ts';
 
 void describe('memory that runs out', { skip: withoutQemu }, () => {

@@ -8,8 +8,7 @@ import type { QemuMachine, QemuOption, QemuOptionObject } from 'dmapool/qemu';
 import { startMachine } from '../../qemu/qemu.ts';
 import { diskImage } from '../../support/disk-image.ts';
 import { RecordingLog } from '../../support/log.ts';
-
-export const MIB = 1024 * 1024;
+import { MIB } from '../../support/sizes.ts';
 
 export interface BenchOptions {
   /** Bytes of the disk. */

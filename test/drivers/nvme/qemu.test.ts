@@ -7,7 +7,8 @@ import { NvmeController, NvmeError, type NvmeStatusError, nvmeStatusName } from 
 import { diskImage } from '../../support/disk-image.ts';
 import { rejectsAs, rejectsCode, throwsCode } from '../../support/errors.ts';
 import { startMachine, withoutQemu } from '../../qemu/qemu.ts';
-import { assertIdle, closeNvme, MIB, startBench, startNvme } from './fixture.ts';
+import { assertIdle, closeNvme, startBench, startNvme } from './fixture.ts';
+import { MIB } from '../../support/sizes.ts';
 import { Random } from '../../support/random.ts';
 
 function counts(device: Device): Record<string, number> {

@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
 import { withoutQemu } from '../../qemu/qemu.ts';
-import { assertIdle, closeNvme, MIB, startNvme } from './fixture.ts';
+import { assertIdle, closeNvme, startNvme } from './fixture.ts';
+import { MIB } from '../../support/sizes.ts';
 import { Traffic } from './traffic.ts';
 import { Random } from '../../support/random.ts';
 

@@ -7,7 +7,8 @@ import { NvmeError } from 'dmapool/drivers/nvme';
 import { PciGoneError } from 'dmapool/pci';
 import { withoutQemu } from '../../qemu/qemu.ts';
 import { rejectsAs, rejectsCode } from '../../support/errors.ts';
-import { assertIdle, MIB, type NvmeBench, startNvme } from './fixture.ts';
+import { assertIdle, type NvmeBench, startNvme } from './fixture.ts';
+import { MIB } from '../../support/sizes.ts';
 import { until } from '../../support/until.ts';
 
 /** Keeps the disk busy until it fails; says how much was done, and with what each of the workers failed. */

@@ -5,7 +5,8 @@ import { type CoherentMemory, dmaBitMask, type DmaPool, lower32Bits, upper32Bits
 import { isAllocated } from '../../support/pools.ts';
 import type { PciFunction } from 'dmapool/pci';
 import { EDU, startMachine, withoutQemu } from '../../qemu/qemu.ts';
-import { assertIdle, closeNvme, MIB, startNvme } from './fixture.ts';
+import { assertIdle, closeNvme, startNvme } from './fixture.ts';
+import { MIB } from '../../support/sizes.ts';
 import { Random } from '../../support/random.ts';
 
 /** Most bytes that edu moves at a time without killing QEMU. */

@@ -4,7 +4,8 @@ import { describe, it } from 'node:test';
 import { NvmeError, type NvmeResetError, NvmeTimeoutError } from 'dmapool/drivers/nvme';
 import type { QemuMachine } from 'dmapool/qemu';
 import { withoutQemu } from '../../qemu/qemu.ts';
-import { assertIdle, closeNvme, MIB, startNvme } from './fixture.ts';
+import { assertIdle, closeNvme, startNvme } from './fixture.ts';
+import { MIB } from '../../support/sizes.ts';
 import { Random } from '../../support/random.ts';
 import { until } from '../../support/until.ts';
 

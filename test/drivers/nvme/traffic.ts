@@ -1,7 +1,8 @@
 /** Random operations on a disk, against a model. */
 import assert from 'node:assert/strict';
 import type { NvmeNamespace } from 'dmapool/drivers/nvme';
-import { MIB } from './fixture.ts';
+import {} from './fixture.ts';
+import { MIB } from '../../support/sizes.ts';
 import { type Random } from '../../support/random.ts';
 
 const BLOCK = 512;
