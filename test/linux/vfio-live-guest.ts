@@ -7,7 +7,7 @@ import { NvmeController } from 'dmapool/drivers/nvme';
 import { bindToVfio, unbindFromVfio, VfioDevice } from 'dmapool/linux';
 import { libc } from '../../src/linux/libc.ts';
 import { setTriggers, VFIO_DEVICE_SET_IRQS, VFIO_IRQ } from '../../src/linux/vfio-abi.ts';
-import { MIB } from '../drivers/nvme/fixture.ts';
+import { MIB } from '../support/sizes.ts';
 import { FIRST as NVME, isBusMaster, within10s, writeInBackground } from './vfio-guest-support.ts';
 
 /** 4 MiB of a disk that gives 1 MiB a second. */

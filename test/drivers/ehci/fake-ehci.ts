@@ -1,6 +1,6 @@
 /** The registers of an EHCI controller that executes nothing: enough to start, to stop, and to be asked about its ports. */
 import type { RawConfigSpace } from 'dmapool/pci';
-import { delay } from '../../../drivers/common/time.ts';
+import { setTimeout as delay } from 'node:timers/promises';
 import { FakeBackend } from '../../pci/fake-backend.ts';
 
 /** Where the operational registers are, and those that the tests look at (EHCI 1.0, 2.3). */

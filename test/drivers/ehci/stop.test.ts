@@ -4,7 +4,7 @@ import { test } from 'node:test';
 import { DmaPool } from 'dmapool';
 import { EhciController } from 'dmapool/drivers/ehci';
 import { PciError, PciFunction } from 'dmapool/pci';
-import { delay } from '../../../drivers/common/time.ts';
+import { setTimeout as delay } from 'node:timers/promises';
 import { OperationalRegisters } from '../../../drivers/ehci/registers.ts';
 import { AsyncSchedule } from '../../../drivers/ehci/schedule.ts';
 import { DESCRIPTOR_POOL, LINK, QH, type QhBlock, TOKEN, writeQueueHead } from '../../../drivers/ehci/structures.ts';
