@@ -5,7 +5,7 @@ import { FakeBackend } from '../../pci/fake-backend.ts';
 
 /** Where the operational registers are, and those that the tests look at (EHCI 1.0, 2.3). */
 export const OPERATIONAL = 0x20;
-export const COMMAND: number = OPERATIONAL;
+export const COMMAND: number = OPERATIONAL + 0x00;
 export const STATUS: number = OPERATIONAL + 0x04;
 export const SEGMENT: number = OPERATIONAL + 0x10;
 export const PORT_1: number = OPERATIONAL + 0x44;
