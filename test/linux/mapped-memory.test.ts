@@ -160,13 +160,13 @@ void describe('memory that workers see', () => {
       { name: '.*' },
       { kind: 'other' },
     ]) {
-      assert.equal(await ask(changes), 'ERR_DMAPOOL_NOT_SHAREABLE', JSON.stringify(changes));
+      assert.equal(await ask(changes), 'ERR_DMAPOOL_NOT_MAPPED', JSON.stringify(changes));
     }
     assert.equal(await ask({}), undefined);
     memory.close();
-    assert.equal(await ask({}), 'ERR_DMAPOOL_NOT_SHAREABLE', 'after it was closed');
-    assert.throws(() => memory.share(buffer, 'dmapool-refused'), { code: 'ERR_DMAPOOL_NOT_SHAREABLE' });
-    assert.throws(() => openSharedRegion(null as never), { code: 'ERR_DMAPOOL_NOT_SHAREABLE' });
+    assert.equal(await ask({}), 'ERR_DMAPOOL_NOT_MAPPED', 'after it was closed');
+    assert.throws(() => memory.share(buffer, 'dmapool-refused'), { code: 'ERR_DMAPOOL_NOT_MAPPED' });
+    assert.throws(() => openSharedRegion(null as never), { code: 'ERR_DMAPOOL_NOT_MAPPED' });
   });
 });
 
