@@ -1,4 +1,10 @@
-import { type AllocOptions, type DmaBlock, DmaOutOfMemoryError, type DmaPool, type PoolStatistics } from 'dmapool';
+import {
+  type AllocOptions,
+  type DmaBlock,
+  DmaOutOfMemoryError,
+  type DmaPool,
+  type PoolStatistics,
+} from '../../src/index.ts';
 
 /** Indices of the allocated blocks, ascending. */
 export function indicesOf(pool: DmaPool): number[] {
