@@ -162,7 +162,10 @@ export function groupBlockers(
  * ```
  */
 export function usesOf(address: string, folders: SystemFolders = SYSTEM): string[] {
-  if (typeof address !== 'string') throw new DmaArgumentError('address', address, 'a PCI address');
+  // It becomes part of a path.
+  if (typeof address !== 'string' || !/^[\da-f]{4,8}:[\da-f]{2}:[\da-f]{2}\.[0-7]$/i.test(address)) {
+    throw new DmaArgumentError('address', address, 'a PCI address, such as 0000:3b:00.0');
+  }
   const where = checkFolders(folders);
   return [...networkUses(address, where), ...diskUses(address, where), ...vfioUsers(address, where)];
 }

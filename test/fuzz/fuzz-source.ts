@@ -73,7 +73,13 @@ export class FuzzSource implements CoherentAllocator {
       if (this.#random.chance(0.5)) throw new SourceBroke('the source broke');
       return this.#random.chance(0.2) ? ({} as CoherentMemory) : null;
     }
-    let memory = this.#aboveMask(request) ?? this.#heap.allocCoherent(request);
+    const refusable = this.#aboveMask(request);
+    if (refusable !== null) {
+      // No call from here: one that raises the mask would make it fit, at an address of another domain of the heap.
+      this.live.set(refusable, request.device);
+      return refusable;
+    }
+    let memory = this.#heap.allocCoherent(request);
     // A source under pressure asks its users to give memory back, and tries again.
     if (memory === null && this.#random.chance(0.5)) {
       this.onCall();
