@@ -7,7 +7,7 @@
  */
 import { DmaArgumentError, DmaError } from './errors.ts';
 
-export { describeThrown } from './errors.ts';
+export { describeThrown, isArray } from './errors.ts';
 
 /** The largest size of a block or allocation: INT_MAX, as in Linux's `dma_pool_create`. @internal */
 export const INT_MAX = 0x7fff_ffff;

@@ -215,7 +215,16 @@ export function describe(value: unknown): string {
   }
 }
 
-/** `Array.isArray`, and false for a revoked proxy, for which it throws. */
+/**
+ * `Array.isArray`, and false for a revoked proxy, for which that throws.
+ *
+ * @param value Anything.
+ *
+ * @example
+ * ```ts
+ * console.log(isArray([1]), isArray({ length: 1 })); // true false
+ * ```
+ */
 export function isArray(value: unknown): value is unknown[] {
   try {
     return Array.isArray(value);

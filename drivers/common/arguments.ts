@@ -8,15 +8,6 @@ export function checkFunctionOf(value: unknown): asserts value is PciFunction {
   if (!isInstance(value, PciFunction)) throw new DmaArgumentError('pci', value, 'a PciFunction');
 }
 
-/** True for an array; false for a revoked proxy too, for which `Array.isArray` throws. */
-export function isArray(value: unknown): value is unknown[] {
-  try {
-    return Array.isArray(value);
-  } catch {
-    return false;
-  }
-}
-
 /** What the drivers give to their own private constructors, which JavaScript can call. */
 export const MAKING: unique symbol = Symbol('making a driver');
 

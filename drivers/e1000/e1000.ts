@@ -10,7 +10,8 @@
  */
 import { type Device, DmaArgumentError, DmaReleaseError } from 'dmapool';
 import type { Bar, DmaStopped, Interrupts, PciFunction } from 'dmapool/pci';
-import { checkFunctionOf, checkMaking, isArray, MAKING } from '../common/arguments.ts';
+import { isArray } from 'dmapool/arguments';
+import { checkFunctionOf, checkMaking, MAKING } from '../common/arguments.ts';
 import { releaseStopped, runAll } from '../common/release.ts';
 import { turn, waitUntil } from '../common/time.ts';
 import { configure, enableReceiver, enableTransmitter, formatMac, readMac, resetCard, silence } from './card.ts';

@@ -1,6 +1,6 @@
 /** Packet buffers: blocks of one pool, each with an owner. */
 import { type Device, DmaArgumentError, DmaBlockError, DmaPool, lower32Bits, upper32Bits } from 'dmapool';
-import { isArray } from '../common/arguments.ts';
+import { isArray } from 'dmapool/arguments';
 import { BUFFER_BYTES } from './registers.ts';
 
 /** Whose a buffer is. */

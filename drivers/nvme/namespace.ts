@@ -8,11 +8,11 @@ import {
   type OptionNames,
   reading,
   readOptions,
+  isArray,
 } from 'dmapool/arguments';
 import { BouncedData, type BouncePages, type CommandData, DirectData, type DmaMemory } from './data.ts';
 import { NvmeError } from './errors.ts';
 import type { NvmeIdentity, NvmeNamespaceIdentity } from './identify.ts';
-import { isArray } from '../common/arguments.ts';
 import { checkTimeout, commandTimeout, MAX_TRANSFER, type NvmeCommandOptions } from './options.ts';
 import type { PrpLists } from './prp.ts';
 import type { NvmeCommand } from './queue-pair.ts';
