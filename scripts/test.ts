@@ -33,6 +33,8 @@ function testFiles(folder: string): string[] {
 }
 
 const counts = { passed: 0, failed: 0, skipped: 0 };
+/** What failed, printed once more at the end: logs are often cut to their last lines. */
+const failures: string[] = [];
 
 /** Runs every test file in a process of its own; prints what fails and the time of each file. */
 function runTests(): Promise<boolean> {
@@ -52,8 +54,10 @@ function runTests(): Promise<boolean> {
       .on('test:fail', (test) => {
         if (test.nesting > 0) return;
         counts.failed++;
-        const { error } = test.details;
-        console.log(`     failed: ${test.name}\n${indent(describeFailure(error))}`);
+        const file = test.file === undefined ? '' : ` (${relative(root, test.file)})`;
+        const text = `     failed: ${test.name}${file}\n${indent(describeFailure(test.details.error))}`;
+        console.log(text);
+        failures.push(text);
         addTime(times, test.file, test.details.duration_ms);
       })
       .on('end', () => {
@@ -85,6 +89,7 @@ await stage('imports (dependency-cruiser)', () => tool('depcruise', '--output-ty
 await stage('unused code and dependencies (knip)', () => tool('knip'));
 await stage('tests (node:test)', runTests);
 
+for (const text of failures) console.log(text);
 console.log(`${String(counts.passed)} passed, ${String(counts.failed)} failed, ${String(counts.skipped)} skipped`);
 if (strict && counts.skipped > 0) console.log('DMAPOOL_REQUIRE_TOOLS=1: a skipped test is a failed one');
 process.exitCode = failedStages === 0 ? 0 : 1;
