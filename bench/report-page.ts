@@ -1,4 +1,4 @@
-/** What `npm run bench:report` writes: a page with tables, charts and the method, and the README's tables. */
+/** What `npm run bench:report` writes: a page with tables, charts and the method, and the README's table. */
 import { formatGeometry } from '../src/cli/speed.ts';
 import { type BarChart, drawBarChart } from './bar-chart.ts';
 import type { Comparison, RuntimeComparison } from './compare-one-thread.ts';
@@ -116,20 +116,20 @@ export function page(measured: Measured): string {
     '',
     '## Method',
     '',
-    "- The workload is Linux's `dmapool_test`: for each of six geometries allocate all blocks (1,024 to 8,192), then free them in the same order, 100 rounds a repetition, 15 repetitions after warming up. Eight pools of different geometry are in use in every process, so that no figure comes from an engine that has seen one pool only.",
-    `- Each contender runs in ${String(processes)} fresh processes, in turns, so that a machine which is slow for half a minute is slow for all. ${pinning === null ? 'Not pinned.' : `Single threads are pinned by \`${pinning}\` and measured in processor time (C) or by the least disturbed repetitions (JavaScript).`} The best of all processes is shown; medians are in parentheses where they stand.`,
-    '- C peer: the kernel’s design in user space, written by us: a free list inside the blocks under a spinlock. DPDK: `rte_mempool` with a cache of 256, get and put of one pointer, and of 32 at a time; it checks nothing and gives no device address. JS array: free indices in a JavaScript array, no checks.',
-    '- Ours: objects (`alloc`, `free`), indices (`allocIndex`, `freeIndex`), and indices in bulks of 32; always with all checks.',
+    "- The workload is Linux's `dmapool_test`: for each of six geometries, allocate all blocks (1,024 to 8,192), then free them in the same order. A repetition is 100 rounds; 15 repetitions follow a warm-up. Every process uses eight pools of different geometry, because an engine that has seen only one pool produces faster code.",
+    `- Each contender runs in ${String(processes)} fresh processes. The contenders take turns, so that a slow period of the machine affects all of them. ${pinning === null ? 'Threads are not pinned.' : `Single threads are pinned by \`${pinning}\` and measured in processor time (C) or by the least disturbed repetitions (JavaScript).`} Tables show the best of all processes, with medians in parentheses.`,
+    '- C peer: our C version of the kernel’s design, a free list inside the blocks under a spinlock. DPDK: `rte_mempool` with a cache of 256, get and put of one pointer and of 32 at a time; it checks nothing and returns no device address. JS array: a stack of free indices in a JavaScript array, without checks.',
+    '- This package: objects (`alloc`, `free`), indices (`allocIndex`, `freeIndex`), and indices in bulk calls of 32; always with all checks.',
     ...(lockedExchangeNs === null || lockUnlockNs === null
       ? []
       : [
-          `- One uncontended locked exchange costs ${lockedExchangeNs.toFixed(2)} ns on this CPU, and the C peer’s lock with its unlock ${lockUnlockNs.toFixed(2)} ns, twice a pair: ratios to it hang on that.`,
+          `- One uncontended locked exchange costs ${lockedExchangeNs.toFixed(2)} ns on this CPU, and a lock and unlock of the C peer ${lockUnlockNs.toFixed(2)} ns. A pair contains two of the latter, so ratios to the C peer depend on it.`,
         ]),
     ...missing.map((message) => `- ${message}`),
     '',
     '## One thread',
     '',
-    'Nanoseconds for one allocation and its free.',
+    'Nanoseconds for one pair: an allocation and its free.',
     ...alone.runtimes.flatMap((runtime) => [
       '',
       `### ${runtime.runtime}`,
@@ -140,7 +140,7 @@ export function page(measured: Measured): string {
       '',
       ...runtime.manyBlocks.map(
         ({ form, blocks, ratioBest, ratioMedian }) =>
-          `- ${blocks.toLocaleString('en')} blocks, ${form} form: a pair costs ${ratioBest.toFixed(2)} times (median ${ratioMedian.toFixed(2)}) what it costs among 8,192.`,
+          `- ${blocks.toLocaleString('en')} blocks, ${form} form: a pair takes ${ratioBest.toFixed(2)} times (median ${ratioMedian.toFixed(2)}) as long as among 8,192.`,
       ),
     ]),
     '',
@@ -148,7 +148,7 @@ export function page(measured: Measured): string {
     '',
     '![workers](benchmarks/workers.svg)',
     '',
-    'Wall time by the pairs of all workers, index form. “Apart” is as many threads, each on an unshared pool of its own: what these processors have to give. In parentheses: medians.',
+    'Wall time divided by the pairs of all workers, index form. “Apart” is the same number of threads, each with its own unshared pool: the limit of these processors. Medians are in parentheses.',
     ...together.runtimes.flatMap((runtime) => [
       '',
       `### ${runtime.runtime}`,
@@ -167,22 +167,12 @@ export function page(measured: Measured): string {
 const BEGIN = '<!-- benchmarks -->';
 const END = '<!-- end of benchmarks -->';
 
-/** The README with the tables of its first runtime between the two comments. */
-export function withTables(readme: string, { alone, together, machine }: Measured): string {
+/** The README with the one-thread table of the first Node between the two comments. */
+export function withTables(readme: string, { alone, machine }: Measured): string {
   const begin = readme.indexOf(BEGIN);
   const end = readme.indexOf(END);
   if (begin < 0 || end < begin) throw new Error(`README.md has no ${BEGIN} ... ${END}`);
-  const tables = [
-    BEGIN,
-    '',
-    ...alone.runtimes
-      .filter(({ runtime }) => runtime.startsWith('Node'))
-      .flatMap((runtime) => [`${runtime.runtime}, ${machine}:`, '', ...aloneTable(alone, runtime), '']),
-    `${String(together.workers)} workers on one shared pool, ${together.runtimes[0]!.runtime}:`,
-    '',
-    ...togetherTable(together),
-    '',
-    '',
-  ];
-  return readme.slice(0, begin) + tables.slice(0, -1).join('\n') + readme.slice(end);
+  const node = alone.runtimes.find(({ runtime }) => runtime.startsWith('Node'));
+  const tables = node === undefined ? [] : [`${node.runtime}, ${machine}:`, '', ...aloneTable(alone, node), ''];
+  return readme.slice(0, begin) + [BEGIN, '', ...tables, ''].join('\n') + readme.slice(end);
 }

@@ -53,4 +53,4 @@ mkdirSync(folder, { recursive: true });
 for (const { file, svg } of charts(measured)) writeFileSync(join(folder, file), svg);
 await write('docs/benchmarks.md', page(measured));
 await write('README.md', withTables(readFileSync(join(ROOT, 'README.md'), 'utf8'), measured));
-process.stdout.write('wrote docs/benchmarks.md, docs/benchmarks/ and the tables of README.md\n');
+process.stdout.write('wrote docs/benchmarks.md, docs/benchmarks/ and the table of README.md\n');
