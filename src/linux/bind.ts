@@ -1,5 +1,5 @@
 /**
- * Hands PCI functions over between the kernel's drivers and vfio-pci, through which programs get at them
+ * Moves PCI functions between the kernel's drivers and vfio-pci
  * (Documentation/ABI/testing/sysfs-bus-pci: driver_override, unbind, drivers_probe).
  */
 import { execFileSync } from 'node:child_process';
@@ -23,25 +23,25 @@ import {
 const VFIO_PCI = 'vfio-pci';
 const VFIO_IOMMU = 'vfio_iommu_type1';
 
-/** What was done to one function. */
+/** The result of a rebinding for one function. */
 export interface Rebinding {
   /** Address of the function. */
   readonly address: string;
-  /** The driver that had it before, or null. */
+  /** Driver before the call, or null. */
   readonly from: string | null;
-  /** The driver that has it now, or null. */
+  /** Driver after the call, or null. */
   readonly to: string | null;
-  /** What was written where, in order, as shell commands; empty if there was nothing to do. */
+  /** The writes to sysfs in order, as shell commands; empty if there was nothing to do. */
   readonly steps: readonly string[];
 }
 
 /**
- * Gives PCI functions to vfio-pci. All are looked at before any is touched: refused are bridges, functions without IOMMU
- * group or in a group that others block, and those that the system is using: a mounted disk, an interface that is up.
- * If a step fails the functions go back to their drivers. It does not outlast a reboot. Needs root.
+ * Binds PCI functions to vfio-pci. All checks precede the first change. Refuses bridges, functions without an IOMMU
+ * group or in a group that another device blocks, and functions in use (a mounted disk, a network interface that is
+ * up). If a step fails, the functions return to their drivers. The binding does not survive a reboot. Needs root.
  *
- * @param addresses Such as `0000:3b:00.0`. Functions of one group that have drivers must be given together.
- * @param folders Where the kernel shows the system; another place for tests only.
+ * @param addresses Such as `0000:3b:00.0`. Functions of one group that have drivers must be bound together.
+ * @param folders Roots of sysfs, proc and dev; tests pass others.
  * @throws {@link BindError} @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND` @throws `DmaArgumentError`
  *
  * @example
@@ -50,7 +50,7 @@ export interface Rebinding {
  *   for (const { from, steps } of bindToVfio(['fffe:3b:00.0'])) console.log(`taken from ${from}:`, steps);
  * } catch (error) {
  *   if (!(error instanceof DmaError)) throw error;
- *   console.error(error.message); // nothing was touched, and this is why
+ *   console.error(error.message); // the reason; nothing was changed
  * }
  * ```
  */
@@ -73,10 +73,10 @@ function bindAll(addresses: readonly string[], folders: SystemFolders): Rebindin
     try {
       rebind(device, VFIO_PCI, steps, folders);
       const now = readPciDevice(device.address, folders)?.driver ?? null;
-      if (now !== VFIO_PCI) throw failed(device.address, `vfio-pci did not take it (the kernel's log says why)`);
+      if (now !== VFIO_PCI) throw failed(device.address, 'vfio-pci did not bind to it; see the kernel log');
       done.push({ address: device.address, from: device.driver, to: now, steps });
     } catch (error) {
-      giveBack([device, ...devices.filter((other) => done.some(({ address }) => address === other.address))], folders);
+      restore([device, ...devices.filter((other) => done.some(({ address }) => address === other.address))], folders);
       throw error;
     }
   }
@@ -84,18 +84,18 @@ function bindAll(addresses: readonly string[], folders: SystemFolders): Rebindin
 }
 
 /**
- * Takes PCI functions from vfio-pci and lets the kernel choose drivers for them; those that have another driver already
- * are left alone. Refused while a process has one open: the kernel would wait for it.
+ * Unbinds PCI functions from vfio-pci and lets the kernel choose their drivers. Functions with another driver are left
+ * alone. A function that a process has open is refused, because the kernel would block until it is closed.
  *
  * @param addresses Such as `0000:3b:00.0`.
- * @param folders Where the kernel shows the system; another place for tests only.
+ * @param folders Roots of sysfs, proc and dev; tests pass others.
  * @throws {@link BindError} @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND` @throws `DmaArgumentError`
  *
  * @example
  * ```ts
  * try {
  *   for (const { to } of unbindFromVfio(['fffe:3b:00.0'])) console.log(`given to ${to}`);
- * } catch (error) {
+ *   for (const { to } of unbindFromVfio(['fffe:3b:00.0'])) console.log(`bound to ${to}`);
  *   if (!(error instanceof DmaError)) throw error;
  *   console.error(error.message);
  * }
@@ -120,7 +120,7 @@ function unbindAll(addresses: readonly string[], folders: SystemFolders): Rebind
   });
 }
 
-/** A copy of the addresses; each is checked where its function is looked for. */
+/** Copies the addresses. {@link devicesAt} checks each one. */
 function checkAddresses(addresses: readonly string[]): readonly string[] {
   const accepted = 'an array of PCI addresses, such as 0000:3b:00.0';
   if (!isArray(addresses)) throw new DmaArgumentError('addresses', addresses, accepted);
@@ -134,20 +134,20 @@ function devicesAt(addresses: readonly string[], folders: SystemFolders): PciDev
 function checkCanBeBound(device: PciDevice, addresses: readonly string[], folders: SystemFolders): void {
   const { address, iommuGroup, driver } = device;
   if (isBridge(device)) {
-    throw new BindError('ERR_DMAPOOL_BIND_GROUP', address, 'it is a bridge; bind what is behind it');
+    throw new BindError('ERR_DMAPOOL_BIND_GROUP', address, 'it is a bridge; bind the functions behind it');
   }
   if (iommuGroup === null) {
     const message =
-      'it is in no IOMMU group, so VFIO can not use it: switch the IOMMU on in the firmware (VT-d, AMD-Vi), and boot ' +
-      'with intel_iommu=on on Intel';
+      'it has no IOMMU group, so VFIO cannot use it: enable the IOMMU in the firmware (VT-d, AMD-Vi), and on Intel ' +
+      'boot with intel_iommu=on';
     throw new BindError('ERR_DMAPOOL_BIND_NO_IOMMU', address, message);
   }
   const blockers = groupBlockers(iommuGroup, addresses, folders);
   if (blockers.length > 0) {
     const names = blockers.map((blocker) => `${blocker.address} (driver ${blocker.driver!})`);
     const message =
-      `its IOMMU group ${String(iommuGroup)} is also that of ${names.join(', ')}; all of a group goes to programs or ` +
-      'nothing: bind them together if the system can do without them';
+      `its IOMMU group ${String(iommuGroup)} also contains ${names.join(', ')}, and VFIO needs the whole group: bind ` +
+      'them together if the system can do without them';
     throw new BindError('ERR_DMAPOOL_BIND_GROUP', address, message);
   }
   if (driver === VFIO_PCI) return;
@@ -183,19 +183,19 @@ function loadVfio(folders: SystemFolders): string[] {
   }
   if (!existsSync(driver)) throw failed(VFIO_PCI, 'the kernel has no such driver');
   const steps = [`modprobe ${VFIO_PCI}`];
-  // VFIO asks for its half for the IOMMU by itself, but does not wait for it, and not every system heeds it.
+  // VFIO requests the IOMMU module itself, but does not wait for it, and some systems ignore the request.
   if (!existsSync(join(folders.sys, 'module', VFIO_IOMMU))) {
     try {
       execFileSync('modprobe', [VFIO_IOMMU], { stdio: 'ignore' });
       steps.push(`modprobe ${VFIO_IOMMU}`);
     } catch {
-      // Another architecture has another half; who opens the function is told what is missing.
+      // Other architectures use another module. VfioContainer reports a missing one.
     }
   }
   return steps;
 }
 
-/** Moves a function to a driver; '' for the one that the kernel chooses. */
+/** Binds a function to a driver; '' lets the kernel choose. */
 function rebind({ address, driver }: PciDevice, to: string, steps: string[], folders: SystemFolders): void {
   const device = join(folders.sys, 'bus/pci/devices', address);
   const write = (text: string, path: string): void => {
@@ -212,15 +212,15 @@ function rebind({ address, driver }: PciDevice, to: string, steps: string[], fol
   write(address, join(folders.sys, 'bus/pci/drivers_probe'));
 }
 
-/** After a failure: whatever was changed goes back, as far as it goes. */
-function giveBack(devices: readonly PciDevice[], folders: SystemFolders): void {
+/** Returns functions to their drivers after a failure, as far as possible. */
+function restore(devices: readonly PciDevice[], folders: SystemFolders): void {
   for (const { address, driver } of devices) {
     const now = readPciDevice(address, folders);
     if (now === null || driver === VFIO_PCI) continue;
     try {
       rebind({ ...now, driver: now.driver === driver ? null : now.driver }, '', [], folders);
     } catch {
-      // The first failure is what is told.
+      // The caller reports the original error.
     }
   }
 }

@@ -1,20 +1,20 @@
 /**
- * Waits for event counters (eventfd(2)), all of this thread's in one poll(2).
+ * Waits for all event counters (eventfd(2)) of this thread with one poll(2).
  *
  *     this thread      watch --------------------------------> listener
  *     libuv's thread         poll(wake, fd, fd, ...) ------>
  *
- * Node itself can't wait for them. One thread of libuv's pool (of four, by default) is held while anything is watched,
- * and the process lives as long: watch only while somebody waits.
+ * Node has no API to wait for an eventfd. A watched counter holds one thread of libuv's pool (4 by default) and keeps
+ * the process alive, so watch a counter only while a caller waits for it.
  */
 import { writeSync } from 'node:fs';
 import { EFD_CLOEXEC, EFD_NONBLOCK, type Libc, libc, POLLIN } from './libc.ts';
 
 type Listener = () => void;
 
-/** Bytes of a `struct pollfd`: descriptor, events wanted, events that came. */
+/** Bytes of a `struct pollfd`: descriptor, requested events, returned events. */
 const ENTRY = 8;
-/** Where no wake-up comes through, as in a thread that is being terminated, this is how long libuv's thread stays. */
+/** Milliseconds after which poll(2) returns without a wake-up, as in a thread that is being terminated. */
 const TIMEOUT = 500;
 const ONE = new Uint8Array(new BigUint64Array([1n]).buffer);
 
@@ -22,7 +22,7 @@ export class EventPoller {
   readonly #libc: Libc;
   readonly #wake: number;
   readonly #watched = new Map<number, Listener>();
-  /** What the poll under way was given. */
+  /** Arguments of the current poll. */
   #fds = new DataView(new ArrayBuffer(ENTRY * 16));
   #listeners: (Listener | undefined)[] = [];
   #count = 0;
@@ -31,21 +31,21 @@ export class EventPoller {
   constructor() {
     this.#libc = libc();
     this.#wake = this.#libc.eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    // Ending the process waits for libuv's threads.
+    // Process exit waits for libuv's threads.
     process.on('exit', () => {
       this.#watched.clear();
       this.#interrupt();
     });
   }
 
-  /** Calls `listener` once, when the counter is not zero. Replaces an earlier wish for the same counter. */
+  /** Calls `listener` once, when the counter is not zero. Replaces an earlier listener of the same counter. */
   watch(fd: number, listener: Listener): void {
     this.#watched.set(fd, listener);
     this.#interrupt();
     this.#start();
   }
 
-  /** Takes the wish back; the descriptor may then be closed. */
+  /** Removes the listener. The caller may close the descriptor afterwards. */
   unwatch(fd: number): void {
     if (this.#watched.delete(fd)) this.#interrupt();
   }
@@ -54,7 +54,7 @@ export class EventPoller {
     if (this.#state === 'polling') writeSync(this.#wake, ONE);
   }
 
-  /** In the next turn, so that what is watched in this one is in the same poll. */
+  /** Polls in the next turn, so that one poll covers all counters watched in this turn. */
   #start(): void {
     if (this.#state !== 'idle' || this.#watched.size === 0) return;
     this.#state = 'starting';
@@ -91,7 +91,7 @@ export class EventPoller {
       const listener = this.#listeners[i];
       this.#listeners[i] = undefined;
       const fd = this.#fds.getInt32(i * ENTRY, true);
-      // It may have been unwatched meanwhile, and the number be another file's.
+      // unwatch() may have removed the listener, and the descriptor may belong to another file by now.
       if (this.#fds.getUint16(i * ENTRY + 6, true) === 0 || this.#watched.get(fd) !== listener) continue;
       this.#watched.delete(fd);
       listener?.();
@@ -102,7 +102,7 @@ export class EventPoller {
 
 let poller: EventPoller | undefined;
 
-/** This thread's. @throws {@link DmaDependencyError} @throws {@link SystemCallError} */
+/** The poller of this thread. @throws {@link DmaDependencyError} @throws {@link SystemCallError} */
 export function eventPoller(): EventPoller {
   return (poller ??= new EventPoller());
 }

@@ -1,4 +1,4 @@
-/** Memory files of hugepages, of the sizes that there are. */
+/** Allocates memory files of hugepages in the sizes that the system has. */
 import { DmaArgumentError } from '../errors.ts';
 import { HugepageError, SystemCallError } from './error.ts';
 import { type HugepagePool, hugepagePools, sizeName } from './hugepages.ts';
@@ -13,9 +13,9 @@ export interface HugepageFile {
 }
 
 /**
- * The sizes to try, largest first.
+ * Returns the hugepage pools to try, largest page first.
  *
- * @throws {@link HugepageError} when there are none. @throws {@link DmaArgumentError} for a size that there is not.
+ * @throws {@link HugepageError} when the system has no hugepages. @throws {@link DmaArgumentError} for an unknown size.
  */
 export function hugepagePoolsFor(size: number, hugepageSize: number | undefined, node: number): HugepagePool[] {
   const all = hugepagePools(node);
@@ -24,7 +24,7 @@ export function hugepagePoolsFor(size: number, hugepageSize: number | undefined,
     throw new DmaArgumentError('hugepageSize', hugepageSize, `a size that this system has: ${sizes.join(', ')}`);
   }
   if (all.length === 0) {
-    const where = node === -1 ? 'this system has' : `this system has no NUMA node ${String(node)}, or it has`;
+    const where = node === -1 ? 'this system has' : `NUMA node ${String(node)} does not exist or has`;
     throw new HugepageError('ERR_DMAPOOL_NO_HUGEPAGES', `${where} no hugepages of any size`);
   }
   const smallest = Math.min(...sizes);
@@ -34,7 +34,8 @@ export function hugepagePoolsFor(size: number, hugepageSize: number | undefined,
 }
 
 /**
- * Takes hugepages for `size` bytes: files of them, by size, which are the caller's to close, also after an error.
+ * Allocates hugepages for `size` bytes. Appends a file for each hugepage size to `files`; the caller closes them, also
+ * after an error.
  *
  * @param name For listings such as `/proc/PID/maps`.
  * @throws {@link HugepageError} when too few are free, with the command that reserves more.
@@ -50,7 +51,7 @@ export function takeHugepages(
   for (const pool of pools) {
     const last = pool === pools.at(-1);
     const wanted = last ? Math.ceil(left / pool.size) : Math.floor(left / pool.size);
-    // More than are free, if the kernel is allowed to make some; else those that are.
+    // Try the full count first, since the kernel may be allowed to allocate more pages; then the free ones.
     for (const count of last ? [wanted] : [wanted, Math.min(wanted, pool.free)]) {
       if (count === 0) continue;
       const fd = tryHugepageFile(name, count * pool.size, pool.size, node);
@@ -79,7 +80,7 @@ function tooFew(size: number, pools: readonly HugepagePool[], left: number, node
   const where = node === -1 ? '' : ` on NUMA node ${String(node)}`;
   const there = pools.map((pool) => `${String(pool.free)} of ${String(pool.total)} of ${sizeName(pool.size)}`);
   const message =
-    `${sizeName(size)} of hugepages are wanted${where}, and free are ${there.join(', ')}; reserve more, as root: ` +
+    `${sizeName(size)} of hugepages needed${where}, but only ${there.join(', ')} are free; reserve more, as root: ` +
     `echo ${String(total + Math.max(1, missing))} > ${file}`;
   return new HugepageError('ERR_DMAPOOL_NO_HUGEPAGES', message);
 }

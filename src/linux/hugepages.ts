@@ -1,8 +1,8 @@
-/** What hugepages the system has reserved, and how to reserve more (Documentation/admin-guide/mm/hugetlbpage.rst). */
+/** Reads the system's hugepage pools (Documentation/admin-guide/mm/hugetlbpage.rst). */
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 
-/** Where the kernel tells; another folder in tests. */
+/** Folders of the kernel's hugepage counters; tests pass others. */
 export interface HugepageFolders {
   readonly all: string;
   readonly node: (node: number) => string;
@@ -17,15 +17,15 @@ export const SYSFS: HugepageFolders = {
 export interface HugepagePool {
   /** Bytes of a hugepage. */
   readonly size: number;
-  /** How many are reserved. */
+  /** Number of reserved hugepages. */
   readonly total: number;
-  /** How many of them nobody has. */
+  /** Number of free ones among them. */
   readonly free: number;
-  /** The file to which the wanted total is written. */
+  /** The file that sets `total`. */
   readonly file: string;
 }
 
-/** The sizes of hugepages that there are, largest first; of one node, or of all (-1). None where there are none. */
+/** Hugepage pools of a NUMA node, or of all (-1), largest page first; empty without hugepages. */
 export function hugepagePools(node: number, folders: HugepageFolders = SYSFS): HugepagePool[] {
   const parent = node === -1 ? folders.all : folders.node(node);
   let names: string[];
@@ -39,7 +39,7 @@ export function hugepagePools(node: number, folders: HugepageFolders = SYSFS): H
     const kib = /^hugepages-(\d+)kB$/.exec(name)?.[1];
     if (kib === undefined) continue;
     const number = (file: string): number => Number(readFileSync(join(parent, name, file), 'utf8'));
-    // Pages promised to somebody still count as free; a single node does not know of promises.
+    // free_hugepages includes pages reserved for existing mappings. The counters of a node do not show reservations.
     const promised = node === -1 ? number('resv_hugepages') : 0;
     const total = number('nr_hugepages');
     const free = Math.max(0, number('free_hugepages') - promised);
@@ -48,7 +48,7 @@ export function hugepagePools(node: number, folders: HugepageFolders = SYSFS): H
   return pools.sort((a, b) => b.size - a.size);
 }
 
-/** Such as `2 MiB`. */
+/** Formats bytes, such as `2 MiB`. */
 export function sizeName(bytes: number): string {
   const units = ['bytes', 'KiB', 'MiB', 'GiB', 'TiB'];
   let unit = 0;

@@ -1,13 +1,16 @@
 /**
- * Coherent memory of hugepages, with physical addresses: for devices that no IOMMU translates for.
+ * Coherent memory of hugepages with physical addresses, for devices without IOMMU translation.
  *
- *     file of hugepages    | 0 | 1 | 2 | 3 |          in the order in which the kernel gave them
+ *     file of hugepages    | 0 | 1 | 2 | 3 |          in the order of allocation
  *     physical             ..|2|..|1|3|....|0|..
- *     this process         | 2 | 1   3 | 0 |          mapped in the order of their addresses, so that runs of
- *                           zone  zone  zone          neighbours are one piece of memory here too
+ *     this process         | 2 | 1   3 | 0 |          mapped in the order of physical addresses; physically
+ *                           zone  zone  zone          adjacent hugepages are one zone
  *
- * Only hugepages will do: the kernel moves ordinary pages about, locked ones too (mlock(2) keeps them in memory, not in
- * their place). A hugepage stays where it is unless an administrator moves it by hand.
+ * Only hugepages will do. The kernel migrates ordinary pages, mlock(2)ed ones too. It neither swaps hugepages nor moves
+ * them for ordinary compaction or NUMA balancing. It still migrates a hugepage when it takes its memory offline
+ * (hot-unplug, virtio-mem), needs its range for a contiguous allocation (CMA, gigantic pages), soft-offlines it after
+ * memory errors, or executes move_pages(2), migrate_pages(2), mbind(2) or a cpuset change. The device's address is
+ * then stale. VFIO pins its pages and has no such restriction.
  */
 import { closeSync } from 'node:fs';
 import { checkInteger, type OptionNames, readOptions } from '../arguments.ts';
@@ -18,20 +21,20 @@ import { libc, MAP_POPULATE, MAP_SHARED, MAX_VIEW, PROT_READ } from './libc.ts';
 import { MappedMemory, type MapPiece } from './mapped-memory.ts';
 import { Pagemap } from './pagemap.ts';
 
-/** How much memory, and of what. */
+/** Size and kind of the memory. */
 export interface HugetlbOptions {
-  /** Bytes, 1 or more; rounded up to whole hugepages. All of it is taken at once, and given back by `close`. */
+  /** Bytes, 1 or more; rounded up to whole hugepages. The constructor allocates all of it; `close` frees it. */
   readonly size: number;
   /**
-   * Bytes of a hugepage, such as 2^21 or 2^30; by default the largest of the system's sizes that are not above `size`
-   * and free, and smaller ones for the rest.
+   * Bytes of a hugepage, such as 2^21 or 2^30. Default: the largest free pages that fit into `size`, and smaller ones
+   * for the rest.
    */
   readonly hugepageSize?: number;
-  /** NUMA node to take it from, and from no other; -1, the default, for any. */
+  /** NUMA node to allocate on, strictly; -1, the default, for any. */
   readonly node?: number;
 }
 
-/** Memory whose physical addresses follow one another. */
+/** A physically contiguous range. */
 export interface PhysicalRun {
   /** Physical address, in bytes. */
   readonly dma: number;
@@ -39,7 +42,7 @@ export interface PhysicalRun {
   readonly size: number;
 }
 
-/** A hugepage: where in which file, and where in the machine. */
+/** A hugepage: its place in a file, and its physical address. */
 interface Hugepage extends MapPiece {
   readonly dma: number;
 }
@@ -50,12 +53,11 @@ const PAGE_SIZE = 4096;
 const MAX_SIZE = 2 ** 46;
 
 /**
- * Memory of hugepages; `dma` is the physical address. Use it for devices without IOMMU, or with one that passes
- * addresses through (`iommu=pt`); behind one that translates, a physical address means something else, or nothing: use
- * VFIO there. Linux on x86-64 and the other architectures that koffi has; needs hugepages, and CAP_SYS_ADMIN to see the
- * addresses.
+ * Memory of hugepages; `dma` is the physical address. Use it for devices without IOMMU, or behind one that passes
+ * addresses through (`iommu=pt`). Behind a translating IOMMU use VFIO. Needs Linux on an architecture that koffi
+ * supports, hugepages, and CAP_SYS_ADMIN to read physical addresses.
  *
- * Nothing protects other memory from the device. Stop it before `close`: the hugepages then go back to the system.
+ * The device can write to all memory of the system. Stop it before `close`, which returns the hugepages to the system.
  *
  * @example
  * ```ts
@@ -64,33 +66,33 @@ const MAX_SIZE = 2 ** 46;
  *   const device = new Device({ name: '0000:3b:00.0', dmaMask: DMA_BIT_MASK(64), memory });
  *   const pool = DmaPool.create('prp', device, { size: 4096 });
  *   // ... and at the end, with the device stopped:
- *   pool.destroy();
+ *   // ... finally, after the device has stopped:
  *   memory.close();
  * } catch (error) {
  *   if (!(error instanceof HugepageError)) throw error;
  *   console.error(error.message); // has the command that reserves hugepages
- * }
+ *   console.error(error.message); // includes the command that reserves hugepages
  * ```
  */
 export class HugetlbMemory implements CoherentAllocator {
   readonly name = 'hugetlb';
   readonly pageSize: number = PAGE_SIZE;
-  /** NUMA node that the memory is from, or -1. */
+  /** NUMA node of the memory, or -1. */
   readonly node: number;
-  /** What of it is contiguous; by size of hugepage, largest first, and address. A request never spans two runs. */
+  /** Physically contiguous runs, by hugepage size, largest first, then by address. No allocation spans two runs. */
   readonly runs: readonly PhysicalRun[];
-  /** Of which hugepages it is, largest first. */
+  /** Sizes and counts of its hugepages, largest first. */
   readonly hugepages: readonly { readonly size: number; readonly count: number }[];
   readonly #memory: MappedMemory;
   readonly #zones: ZonedMemory;
 
   /**
-   * Takes the memory.
+   * Allocates the memory.
    *
-   * @param options How much, and of what.
+   * @param options Size and kind of the memory.
    * @throws {@link HugepageError} `ERR_DMAPOOL_NO_HUGEPAGES`, with the command that reserves more; or
    *   `ERR_DMAPOOL_FRAMES_HIDDEN`. @throws `DmaArgumentError` @throws {@link DmaDependencyError} without koffi.
-   * @throws {@link SystemCallError} when there is no such node, or no address space.
+   * @throws {@link SystemCallError} when the node does not exist or address space is exhausted.
    */
   constructor(options: HugetlbOptions) {
     const { size, hugepageSize, node = -1 } = readOptions('options', options, OPTIONS);
@@ -112,24 +114,24 @@ export class HugetlbMemory implements CoherentAllocator {
       memory?.close();
       throw error;
     } finally {
-      // What is mapped keeps the files.
+      // The mappings keep the files alive.
       for (const { fd } of files) closeSync(fd);
     }
     this.#memory = memory;
     this.hugepages = files.map(({ hugepageSize: bytes, size: all }) => ({ size: bytes, count: all / bytes }));
   }
 
-  /** Bytes that there are. */
+  /** Total bytes. */
   get limit(): number {
     return this.#zones.limit;
   }
 
-  /** Bytes of the pages that are handed out. */
+  /** Bytes of allocated pages. */
   get bytesInUse(): number {
     return this.#zones.bytesInUse;
   }
 
-  /** The `node` of the `request` is not looked at: all this memory is from one node, or from anywhere. */
+  /** Ignores the `node` of the `request`: all of this memory is on one node, or on any. */
   allocCoherent(request: CoherentRequest): CoherentMemory | null {
     return this.#zones.allocCoherent(request);
   }
@@ -143,17 +145,17 @@ export class HugetlbMemory implements CoherentAllocator {
   }
 
   /**
-   * How another worker of this process gets at this memory.
+   * Describes a buffer for other workers of this process.
    *
-   * @param buffer The `buffer` of memory from here.
+   * @param buffer The `buffer` of memory from this source.
    */
   shareBuffer(buffer: ArrayBuffer | SharedArrayBuffer): SharedRegion {
     return this.#memory.share(buffer, NAME);
   }
 
   /**
-   * Gives the hugepages back to the system. Stop the device first: where it writes then is somebody else's memory.
-   * Views read zeros from now on, in all threads; nothing more is handed out. Closing twice is fine.
+   * Returns the hugepages to the system. Stop the device first: it would write to memory of other programs. Existing
+   * views then read zeros, in all threads, and allocations fail. A second call does nothing.
    */
   close(): void {
     this.#zones.close();
@@ -161,13 +163,13 @@ export class HugetlbMemory implements CoherentAllocator {
   }
 }
 
-/** The hugepages, by size and then by where they are in the machine. */
+/** The hugepages by size, then by physical address. */
 function findPages(files: readonly HugepageFile[]): Hugepage[] {
   const pages: Hugepage[] = [];
   const pagemap = new Pagemap();
   try {
     for (const { fd, size, hugepageSize } of files) {
-      // Mapped for a look only; JavaScript sees nothing of it.
+      // A temporary mapping to read the addresses; no JavaScript view of it exists.
       const address = libc().mmap(0, size, PROT_READ, MAP_SHARED | MAP_POPULATE, fd);
       try {
         for (let offset = 0; offset < size; offset += hugepageSize) {
@@ -180,11 +182,11 @@ function findPages(files: readonly HugepageFile[]): Hugepage[] {
   } finally {
     pagemap.close();
   }
-  // Large ones first, since a hugepage is aligned to its size in the process too.
+  // Large pages first: a hugepage mapping is aligned to its page size.
   return pages.sort((a, b) => b.length - a.length || a.dma - b.dma);
 }
 
-/** Maps the pages in the order given; a run of neighbours is a zone. */
+/** Maps the pages in the given order. Each physically contiguous run becomes a zone. */
 function mapPages(memory: MappedMemory, pages: readonly Hugepage[]): { zones: MemoryZone[]; runs: PhysicalRun[] } {
   const zones: MemoryZone[] = [];
   const runs: PhysicalRun[] = [];
@@ -203,7 +205,7 @@ function mapPages(memory: MappedMemory, pages: readonly Hugepage[]): { zones: Me
   return { zones, runs };
 }
 
-/** Parts that fit one buffer each. */
+/** Splits the pages into groups that fit one buffer each. */
 function partsOf(pages: readonly Hugepage[]): Hugepage[][] {
   const parts: Hugepage[][] = [];
   let length = Infinity;

@@ -1,5 +1,5 @@
 /**
- * dmapool/linux: memory of the Linux system. Needs the package koffi.
+ * dmapool/linux: mapped memory, hugepages and VFIO on Linux. Needs the package koffi.
  *
  * @module dmapool/linux
  * @packageDocumentation

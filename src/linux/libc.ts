@@ -1,7 +1,7 @@
 /**
- * The C library's calls that we need, through koffi. Not public: with these a program can crash itself.
+ * Bindings of the C library through koffi. Not public: wrong arguments can crash the process.
  *
- * koffi is an optional peer dependency and loaded at the first use, so that importing this costs nothing.
+ * koffi is an optional peer dependency. The first use loads it, so importing this module costs nothing.
  */
 import { createRequire } from 'node:module';
 import { constants, endianness } from 'node:os';
@@ -9,7 +9,7 @@ import type { LibraryHandle } from 'koffi';
 import { describeThrown } from '../errors.ts';
 import { DmaDependencyError, SystemCallError } from './error.ts';
 
-/** What we need of koffi. */
+/** The part of koffi's API in use. */
 interface Koffi {
   load(path: string | null): LibraryHandle;
   errno(): number;
@@ -17,12 +17,12 @@ interface Koffi {
 }
 
 type Call = (...values: unknown[]) => number;
-/** With `async` the call runs on one of libuv's threads; its last value is told of the end on this one. */
+/** `async` runs the call on a libuv thread and passes the result to the callback, its last argument. */
 type AsyncCall = Call & {
   readonly async: (...values: [...unknown[], (error: unknown, result: number) => void]) => void;
 };
 
-/** mmap(2), memfd_create(2), open(2), eventfd(2): values from the kernel's headers, the same on all our architectures. */
+/** Constants of mmap(2), memfd_create(2), open(2) and eventfd(2), equal on all supported architectures. */
 export const PROT_NONE = 0;
 export const PROT_READ = 1;
 export const PROT_WRITE = 2;
@@ -35,7 +35,7 @@ export const MFD_CLOEXEC = 1;
 export const MFD_ALLOW_SEALING = 2;
 export const MFD_HUGETLB = 4;
 export const MAP_POPULATE = 0x8000;
-/** The logarithm of a hugepage's size stands in these upper bits of the flags of memfd_create(2) and mmap(2). */
+/** Bit position of log2(hugepage size) in the flags of memfd_create(2) and mmap(2). */
 export const HUGE_SHIFT = 26;
 export const EFD_NONBLOCK = 0o4000;
 export const EFD_CLOEXEC = 0o2000000;
@@ -47,18 +47,18 @@ export const F_SEAL_SEAL = 1;
 export const F_SEAL_SHRINK = 2;
 export const F_SEAL_GROW = 4;
 
-/** The most bytes of one buffer, whatever this engine could do. */
+/** Largest buffer in bytes, independent of the engine's own limit. */
 export const MAX_VIEW: number = 2 ** 32;
 
-/** Numbers of system calls: x86 has its own, the newer architectures have the same. */
+/** System call numbers: x86-64 has its own table; newer architectures share one. */
 function policyCalls(): { readonly set: number; readonly get: number } {
   return process.arch === 'x64' ? { set: 238, get: 239 } : { set: 237, get: 236 };
 }
 
-/** Where the numbers above hold, a pointer has 64 bits, and bytes lie as devices want them. */
+/** Architectures where these constants are valid, pointers have 64 bits and byte order is little-endian. */
 const ARCHITECTURES: readonly string[] = ['x64', 'arm64', 'riscv64', 'loong64'];
 
-/** Addresses are numbers: user space ends at 2^47 or 2^52, depending on the machine. */
+/** Addresses are plain numbers: user space ends at 2^47 or 2^52, depending on the machine. */
 export class Libc {
   readonly #koffi: Koffi;
   readonly #mmap: Call;
@@ -79,7 +79,7 @@ export class Libc {
     this.#koffi = koffi;
     const library = koffi.load(null);
     const bind = (definition: string): Call => library.func(definition) as Call;
-    // Addresses as integers: koffi would make pointers objects of its own.
+    // Addresses are integers: koffi would wrap pointers in objects.
     this.#mmap = bind(
       'intptr_t mmap(intptr_t address, size_t length, int protection, int flags, int fd, int64_t offset)',
     );
@@ -96,30 +96,30 @@ export class Libc {
     this.#syscall = bind('long syscall(long number, ...)');
   }
 
-  /** Maps memory and returns its address. @param address Where; 0 for anywhere. @throws {@link SystemCallError} */
+  /** Maps memory and returns its address. @param address 0 for any. @throws {@link SystemCallError} */
   mmap(address: number, length: number, protection: number, flags: number, fd = -1, offset = 0): number {
     const result = this.#mmap(address, length, protection, flags, fd, offset);
     return this.#checked('mmap', result, `can't map ${String(length)} bytes of memory`);
   }
 
-  /** Takes a mapping away. Never for memory that JavaScript has a view of. @throws {@link SystemCallError} */
+  /** Unmaps memory. Never use it on memory that has a JavaScript view. @throws {@link SystemCallError} */
   munmap(address: number, length: number): void {
     this.#checked('munmap', this.#munmap(address, length), `can't unmap ${String(length)} bytes of memory`);
   }
 
-  /** A file that is memory only, gone with its last descriptor. Closed by `fs.closeSync`. @throws {@link SystemCallError} */
+  /** Creates an unnamed memory file, which `fs.closeSync` closes. @throws {@link SystemCallError} */
   memfdCreate(name: string, flags: number): number {
-    return this.#checked('memfd_create', this.#memfdCreate(name, flags), `can't make the memory file ${name}`);
+    return this.#checked('memfd_create', this.#memfdCreate(name, flags), `can't create the memory file ${name}`);
   }
 
-  /** Forbids changes of a memory file for good. @throws {@link SystemCallError} */
+  /** Seals a memory file irrevocably. @throws {@link SystemCallError} */
   addSeals(fd: number, seals: number): void {
     this.#checked('fcntl', this.#fcntl(fd, F_ADD_SEALS, 'int', seals), `can't seal the memory file`);
   }
 
   /**
-   * ioctl(2) with a structure or with a number.
-   * @param purpose What it is for, as a clause, for the error: `can't reset the device`.
+   * ioctl(2) with a structure or a number.
+   * @param purpose The action as a clause, for the error: `can't reset the device`.
    * @throws {@link SystemCallError}
    */
   ioctl(fd: number, request: number, argument: Uint8Array | number, purpose: string): number {
@@ -131,54 +131,54 @@ export class Libc {
   }
 
   /**
-   * The next data of a sparse file from an offset on, as its first byte and the one after its last; null when there is none.
+   * Finds the next data of a sparse file at or after an offset. Returns the half-open range, or null if there is none.
    *
    * @throws {@link SystemCallError}
    */
   nextData(fd: number, offset: number): { readonly begin: number; readonly end: number } | null {
     const begin = this.#lseek(fd, offset, SEEK_DATA);
     if (begin < 0 && this.#koffi.errno() === constants.errno.ENXIO) return null;
-    const purpose = "can't look for data in the file";
+    const purpose = "can't find data in the file";
     const end = this.#checked('lseek', this.#lseek(fd, this.#checked('lseek', begin, purpose), SEEK_HOLE), purpose);
     return { begin, end };
   }
 
-  /** An event counter: eight bytes are written to add to it and read to take it. @throws {@link SystemCallError} */
+  /** Creates an event counter: a write of 8 bytes adds to it, a read resets it. @throws {@link SystemCallError} */
   eventfd(value: number, flags: number): number {
-    return this.#checked('eventfd', this.#eventfd(value, flags), `can't make an event counter`);
+    return this.#checked('eventfd', this.#eventfd(value, flags), `can't create an event counter`);
   }
 
-  /** Takes what is in an event counter made with `EFD_NONBLOCK`; false if that is nothing. */
+  /** Resets an event counter made with `EFD_NONBLOCK`. Returns false if it was zero. */
   takeEvents(fd: number): boolean {
     return this.#eventfdRead(fd, this.#events) === 0;
   }
 
   /**
-   * poll(2) on one of libuv's threads, which it holds until then. `fds` must stay as it is until `done` is called.
+   * poll(2) on a libuv thread. `fds` must not change until `done` is called.
    *
-   * @param fds An array of `struct pollfd`. @param timeout Milliseconds; -1 for no end.
+   * @param fds An array of `struct pollfd`. @param timeout Milliseconds; -1 for none.
    */
   pollAsync(fds: Uint8Array, count: number, timeout: number, done: () => void): void {
     this.#poll.async(fds, count, timeout, done);
   }
 
-  /** Gives a file its memory now, so that it can't be missing later. @throws {@link SystemCallError} `ENOSPC` */
+  /** Allocates the memory of a file, so that later accesses can't fail. @throws {@link SystemCallError} `ENOSPC` */
   fallocate(fd: number, length: number): void {
     this.#checked('fallocate', this.#fallocate(fd, 0, 0, length), `can't allocate ${String(length)} bytes of memory`);
   }
 
-  /** Bytes of the system's ordinary pages. */
+  /** Bytes of an ordinary page. */
   pageSize(): number {
     return this.#getpagesize();
   }
 
-  /** set_mempolicy(2) and get_mempolicy(2), which the C library does not have; the policy is of this thread. */
+  /** set_mempolicy(2) of this thread; the C library has no wrapper. @throws {@link SystemCallError} */
   setMemoryPolicy(mode: number, nodes: Uint8Array): void {
     const result = this.#syscall(policyCalls().set, 'int', mode, 'void *', nodes, 'unsigned long', nodes.length * 8);
     this.#checked('set_mempolicy', result, "can't set the thread's NUMA policy");
   }
 
-  /** The thread's policy: returns the mode and fills in the nodes, one bit each. */
+  /** get_mempolicy(2) of this thread: returns the mode and fills in the node mask. @throws {@link SystemCallError} */
   getMemoryPolicy(nodes: Uint8Array): number {
     const mode = new Uint8Array(4);
     const bits = nodes.length * 8;
@@ -188,8 +188,8 @@ export class Libc {
   }
 
   /**
-   * Mapped memory as a buffer. It is valid as long as something is mapped there.
-   * @param length At most {@link MAX_VIEW}: beyond it koffi ends the process.
+   * Returns a buffer on mapped memory. It is valid while the address range is mapped.
+   * @param length At most {@link MAX_VIEW}: koffi aborts the process beyond it.
    */
   view(address: number, length: number): ArrayBuffer {
     if (length > MAX_VIEW)
@@ -206,9 +206,9 @@ export class Libc {
 let loaded: Libc | undefined;
 
 /**
- * The C library.
- * @param load How to get koffi; replaced in tests.
- * @throws {@link DmaDependencyError} when koffi is not installed or can't run here, or this is no Linux of 64 bits.
+ * Returns the C library.
+ * @param load Loads koffi; tests replace it.
+ * @throws {@link DmaDependencyError} when koffi is missing or does not load, or the system is not 64-bit Linux.
  */
 export function libc(load?: () => unknown): Libc {
   if (loaded !== undefined && load === undefined) return loaded;
@@ -218,7 +218,7 @@ export function libc(load?: () => unknown): Libc {
   return made;
 }
 
-/** Throws where mapped memory does not work. */
+/** Throws on platforms without mapped memory. @throws {@link DmaDependencyError} */
 export function checkPlatform(platform: string, arch: string): void {
   if (platform === 'linux' && ARCHITECTURES.includes(arch) && endianness() === 'LE') return;
   const message = `mapped memory needs Linux on one of ${ARCHITECTURES.join(', ')}; this is ${platform} on ${arch}`;

@@ -1,14 +1,14 @@
 /**
- * Memory of the system, as buffers of JavaScript.
+ * Mapped memory as JavaScript buffers.
  *
  *     reserve                    open 1    open 2                     close
  *     |.......................|  |#######|########|...........|  -->  |0000000|00000000|           |
- *      PROT_NONE: address space   mapped, seen by JavaScript           anonymous zeros  unmapped
+ *      PROT_NONE: address space   mapped, has a buffer                 anonymous zeros  unmapped
  *
- * The one rule: **memory that JavaScript has seen is never unmapped.** A buffer on foreign memory can't be detached, and
- * a view of it that somebody kept must not crash the process. At the end the pages are replaced in place by anonymous
- * ones: a stale view then reads zeros, and what it writes goes nowhere. What that costs is address space, and memory
- * only where a stale view is written to.
+ * Invariant: **memory that has had a JavaScript buffer is never unmapped.** A buffer on foreign memory can't be
+ * detached, and a stale view must not crash the process. `close` replaces such pages in place with anonymous ones. A
+ * stale view then reads zeros and its writes have no effect. The cost is address space, plus memory for pages that a
+ * stale view writes to.
  */
 import { readFileSync } from 'node:fs';
 import { checkInteger, reading } from '../arguments.ts';
@@ -27,50 +27,50 @@ import {
   PROT_WRITE,
 } from './libc.ts';
 
-/** Bytes of the smallest page of any architecture that we run on are 4096; some have 16 or 64 KiB. */
+/** 64 KiB, the largest page size of the supported architectures. */
 const ALIGNMENT = 65_536;
 
-/** What is mapped into a part of the range. */
+/** File contents to map. */
 export interface MapSource {
-  /** The file; its descriptor may be closed afterwards. It must not become shorter: touching what is cut off is fatal. */
+  /** The caller may close the descriptor afterwards. The file must not shrink: an access past its end is fatal. */
   readonly fd: number;
-  /** Where in the file, a multiple of the page size. */
+  /** Offset in the file, a multiple of the page size. */
   readonly offset: number;
 }
 
-/** A piece of a part that is put together of several. */
+/** A piece of a mapping made of several. */
 export interface MapPiece extends MapSource {
   /** Bytes, a multiple of the page size. */
   readonly length: number;
 }
 
-/** A part of a range that is mapped. */
+/** An opened part of the range. */
 interface Opened {
   readonly offset: number;
   readonly buffer: ArrayBuffer;
 }
 
-/** A piece of the range: seen by JavaScript, or not. */
+/** A piece of the range. `seen`: it has a JavaScript buffer. */
 interface Piece {
   readonly offset: number;
   readonly length: number;
   readonly seen: boolean;
 }
 
-/** A range of addresses that is reserved at once and opened step by step. */
+/** A reserved address range that is opened step by step. */
 export class MappedMemory {
   readonly #libc: Libc;
   readonly #address: number;
   readonly #size: number;
   readonly #opened: Opened[] = [];
-  /** After `close`: what is still to be replaced or given back. */
+  /** After `close`: pieces not yet replaced or unmapped. */
   #left: Piece[] | null = null;
 
   /**
-   * Reserves address space. Nothing of it can be touched yet.
+   * Reserves address space without access.
    *
    * @param size Bytes, a multiple of `alignment`.
-   * @param alignment Of the address: a power of two, 65536 or more; for huge pages their size.
+   * @param alignment Alignment of the address: a power of two, 65536 or more; the page size for hugepages.
    * @throws {@link DmaDependencyError} without koffi. @throws {@link SystemCallError} `ENOMEM` without address space.
    */
   constructor(size: number, alignment: number = ALIGNMENT) {
@@ -78,7 +78,7 @@ export class MappedMemory {
     checkInteger('size', size, alignment, 2 ** 46);
     this.#libc = libc();
     this.#size = size;
-    // More than needed, so that an aligned piece is in it; the ends go back. JavaScript has seen none of it.
+    // Reserve enough to contain an aligned range, and unmap both ends. No buffer exists yet.
     const whole = size + alignment;
     const start = this.#libc.mmap(0, whole, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE);
     this.#address = Math.ceil(start / alignment) * alignment;
@@ -87,13 +87,13 @@ export class MappedMemory {
       if (this.#address > start) this.#libc.munmap(start, this.#address - start);
       if (start + whole > end) this.#libc.munmap(end, start + whole - end);
     } catch (error) {
-      // Cutting it makes one mapping more, and the number of them is limited; giving back all of it does not.
+      // A partial unmap can exceed the kernel's limit of mappings; unmapping the whole range can't.
       this.#libc.munmap(start, whole);
       throw error;
     }
   }
 
-  /** Where the range begins in this process. */
+  /** Start address of the range. */
   get address(): number {
     return this.#address;
   }
@@ -103,18 +103,18 @@ export class MappedMemory {
     return this.#size;
   }
 
-  /** True once {@link MappedMemory.close} was called. */
+  /** True after {@link MappedMemory.close}. */
   get closed(): boolean {
     return this.#left !== null;
   }
 
   /**
-   * Opens a part of the range that was not opened before, and gives a buffer of it.
+   * Maps a part of the range that was not opened before and returns its buffer.
    *
    * @param offset In the range; a multiple of the page size, as is `length`.
-   * @param source A file; pieces of files, one after the other; or new memory.
-   * @param flags More flags for mmap.
-   * @throws {@link SystemCallError} The part is then as it was.
+   * @param source A file, adjacent pieces of files, or new anonymous memory.
+   * @param flags Additional flags for mmap.
+   * @throws {@link SystemCallError} The part is then unchanged.
    */
   open(offset: number, length: number, source: MapSource | readonly MapPiece[] | 'anonymous', flags = 0): ArrayBuffer {
     checkInteger('offset', offset, 0, this.#size);
@@ -142,7 +142,7 @@ export class MappedMemory {
         at += length;
       }
     } catch (error) {
-      // Only reserved again; JavaScript has not seen it.
+      // Reserve the part again. It has no buffer yet.
       const asBefore = MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
       if (at > address) this.#libc.mmap(address, at - address, PROT_NONE, asBefore);
       throw error;
@@ -150,10 +150,10 @@ export class MappedMemory {
   }
 
   /**
-   * Replaces all that was opened by anonymous memory, in place, and gives back the rest. Views read zeros from now on.
-   * Closing twice is fine.
+   * Replaces opened parts in place with anonymous memory and unmaps the rest. Existing views then read zeros. A second
+   * call does nothing.
    *
-   * @throws {@link SystemCallError} The rest is then still to be done: by closing again.
+   * @throws {@link SystemCallError} Call again to process the remaining parts.
    */
   close(): void {
     this.#left ??= this.#pieces();
@@ -169,7 +169,7 @@ export class MappedMemory {
     }
   }
 
-  /** The whole range, cut at the ends of what was opened. */
+  /** The range, split at the ends of its opened parts. */
   #pieces(): Piece[] {
     const pieces: Piece[] = [];
     let end = 0;
@@ -183,32 +183,32 @@ export class MappedMemory {
   }
 
   /**
-   * What another thread of this process needs to see an opened part; for {@link openSharedRegion}.
+   * Describes an opened part for {@link openSharedRegion} in another thread.
    *
-   * @param name Under which the file stands in the process' list of mappings: for a memory file, the name it was made with.
+   * @param name Name of the file in `/proc/self/maps`; for a memory file, the name given at its creation.
    */
   share(buffer: ArrayBuffer | SharedArrayBuffer, name: string): SharedRegion {
     const part = this.#opened.find((candidate) => candidate.buffer === buffer);
     if (part === undefined || this.closed) {
-      const message = `this buffer is no part of the memory ${name}, or the memory was closed`;
+      const message = `this buffer is not part of the memory ${name}, or the memory was closed`;
       throw new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', message);
     }
     return { kind: 'mapped', name, address: this.#address + part.offset, size: part.buffer.byteLength };
   }
 }
 
-/** Buffers made in this thread, so that a region has one however often it is opened. */
+/** Buffers of this thread: a region has one buffer however often it is opened. */
 const buffers = new Map<string, ArrayBuffer>();
 
 /**
- * Sees memory that another thread of this process mapped: for the `openRegion` option of `attachPool`.
+ * Opens memory that another thread of this process mapped: the `openRegion` option of `attachPool`.
  *
- * Mapped memory does not travel by `postMessage`: posting its buffer would copy it. What travels is where it is; this
- * makes a buffer of the same memory. When the memory is closed, the buffer reads zeros, as in the thread that made it.
+ * `postMessage` would copy a buffer on mapped memory. The pool's handle carries the region's address instead, and this
+ * function makes a buffer at that address. After the memory is closed the buffer reads zeros.
  *
  * @param region From a pool's handle.
- * @throws `DmaMappingError` `ERR_DMAPOOL_NOT_MAPPED` when this process has no such memory (any more): the
- *   handle came from another process, or the memory was closed.
+ * @throws `DmaMappingError` `ERR_DMAPOOL_NOT_MAPPED` when this process has no such memory: the handle came from another
+ *   process, or the memory was closed.
  * @throws {@link DmaDependencyError} without koffi.
  *
  * @example
@@ -223,7 +223,7 @@ const buffers = new Map<string, ArrayBuffer>();
  *   const shared = sharePool(pool);
  *   const worker = new Worker(new URL(import.meta.url), { workerData: shared.handle });
  *   const [ticket] = (await once(worker, 'message')) as [number];
- *   const block = shared.accept(ticket); // what the worker wrote, without a copy
+ *   const block = shared.accept(ticket); // the worker's data, without a copy
  *   console.log(block.u32[0]); // 42
  *   pool.free(block);
  * } else {
@@ -248,12 +248,12 @@ export function openSharedRegion(region: SharedRegion): ArrayBuffer {
     Number.isSafeInteger(size) &&
     address! > 0 &&
     size! > 0;
-  // Where nothing can be mapped there is no list of mappings either.
+  // Throws on platforms without mapped memory, where /proc/self/maps is missing too.
   if (sane) libc();
-  // Numbers from a message are not to be trusted with the process' life: the kernel knows what is mapped where.
+  // The region may come from an untrusted message. A wrong address would crash the process: check it against the maps.
   if (!sane || !isMapped(name, address!, size!)) {
     const message =
-      `this process has no memory ${describe(name)} at that address: it was closed, or the handle is from another ` +
+      `this process has no memory ${describe(name)} at that address: it was closed, or the handle came from another ` +
       'process (mapped memory is shared between threads only)';
     throw new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', message);
   }
@@ -266,7 +266,7 @@ export function openSharedRegion(region: SharedRegion): ArrayBuffer {
   return buffer;
 }
 
-/** True when the range lies wholly in mappings of a file of that name (proc_pid_maps(5)). */
+/** True when mappings of a file with that name cover the whole range (proc_pid_maps(5)). */
 function isMapped(name: string, address: number, size: number): boolean {
   let covered = address;
   for (const line of readFileSync('/proc/self/maps', 'utf8').split('\n')) {

@@ -1,4 +1,4 @@
-/** Memory files: shared memory without a name in any folder, which is gone with its last user however that one ended. */
+/** Memory files: shared memory without a path, freed when its last descriptor and mapping are gone. */
 import { closeSync, ftruncateSync } from 'node:fs';
 import {
   F_SEAL_GROW,
@@ -12,10 +12,10 @@ import {
 } from './libc.ts';
 
 /**
- * Makes a memory file whose size is fixed for good: nobody who is given it can cut it short under our feet.
+ * Creates a memory file and seals its size: no process with a descriptor can truncate it.
  *
  * @param name For listings such as `/proc/PID/maps`; need not be unique.
- * @returns The file's descriptor.
+ * @returns The file descriptor.
  * @throws {@link SystemCallError}
  */
 export function createMemoryFile(name: string, size: number): number {
@@ -23,14 +23,14 @@ export function createMemoryFile(name: string, size: number): number {
 }
 
 /**
- * The same of hugepages, which are taken at once: touching the file never fails later.
+ * Creates a memory file of hugepages and allocates all of them, so that later accesses can't fail.
  *
  * @param size A multiple of `hugepageSize`.
- * @throws {@link SystemCallError} `ENOSPC` or `ENOMEM` when there are not so many free.
+ * @throws {@link SystemCallError} `ENOSPC` or `ENOMEM` when too few are free.
  */
 export function createHugepageFile(name: string, size: number, hugepageSize: number): number {
   const flags = MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_HUGETLB | (Math.log2(hugepageSize) << HUGE_SHIFT);
-  // The size's bits may reach the sign; the call takes them unsigned.
+  // The size bits may set the sign bit; the call takes an unsigned value.
   const fd = sized(libc().memfdCreate(name, flags >>> 0), size);
   try {
     libc().fallocate(fd, size);

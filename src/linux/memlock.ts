@@ -1,10 +1,10 @@
-/** How much memory this process may still lock: what devices are given by VFIO counts as locked (mlock(2)). */
+/** Reads the memlock limit of this process. Memory mapped for VFIO devices counts as locked (mlock(2)). */
 import { readFileSync } from 'node:fs';
 
-/** CAP_IPC_LOCK, as a bit of the effective capabilities (capabilities(7)). */
+/** CAP_IPC_LOCK as a bit mask of capabilities(7). */
 const CAP_IPC_LOCK = 1n << 14n;
 
-/** Files of the process; others in tests. */
+/** Files of the process; tests pass others. */
 export interface MemlockFiles {
   readonly limits: string;
   readonly status: string;
@@ -12,9 +12,9 @@ export interface MemlockFiles {
 
 const OWN: MemlockFiles = { limits: '/proc/self/limits', status: '/proc/self/status' };
 
-/** Bytes of the limit, and of what is locked already. */
+/** The memlock limit and the locked amount, in bytes. */
 export interface Memlock {
-  /** `Infinity` without limit. */
+  /** `Infinity` for no limit. */
   readonly limit: number;
   readonly locked: number;
 }

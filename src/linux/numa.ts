@@ -1,14 +1,14 @@
-/** On which NUMA node this thread's memory is taken (set_mempolicy(2)). */
+/** NUMA placement of memory that this thread allocates (set_mempolicy(2)). */
 import { libc } from './libc.ts';
 
 const MPOL_BIND = 2;
-/** Bytes of a set of nodes: the kernel has at most 1024 of them. */
+/** Bytes of a node mask: the kernel supports up to 1024 nodes. */
 const MASK_BYTES = 128;
 
 /**
- * Runs `action` so that what it allocates is taken from that node only; -1: from where the kernel likes.
+ * Runs `action` with its memory allocated on `node` only; -1 keeps the thread's policy.
  *
- * @throws {@link SystemCallError} `EINVAL` when there is no such node, `ENOSYS` where the kernel knows no nodes.
+ * @throws {@link SystemCallError} `EINVAL` when the node does not exist, `ENOSYS` on kernels without NUMA.
  */
 export function onNode<T>(node: number, action: () => T): T {
   if (node === -1) return action();

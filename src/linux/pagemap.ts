@@ -1,7 +1,7 @@
 /**
- * Physical addresses of this process' memory (Documentation/admin-guide/mm/pagemap.rst).
+ * Translates addresses of this process to physical addresses (Documentation/admin-guide/mm/pagemap.rst).
  *
- *     an entry, one for each page:   63 present   62 swapped   ...   54-0 frame number
+ *     entry of a page:   63 present   62 swapped   ...   54-0 frame number
  */
 import { closeSync, openSync, readSync } from 'node:fs';
 import { hex } from '../errors.ts';
@@ -14,12 +14,12 @@ const PRESENT = 2 ** 31;
 const SWAPPED = 2 ** 30;
 const HIGH_FRAME_BITS = 0x7f_ffff;
 
-/** Reads physical addresses; to be closed. */
+/** Reads physical addresses. Close it after use. */
 export class Pagemap {
   readonly #fd: number;
   readonly #pageSize: number = libc().pageSize();
 
-  /** @param path Replaced in tests. @throws {@link HugepageError} `ERR_DMAPOOL_FRAMES_HIDDEN` */
+  /** @param path Tests pass another file. @throws {@link HugepageError} `ERR_DMAPOOL_FRAMES_HIDDEN` */
   constructor(path: string = PAGEMAP) {
     try {
       this.#fd = openSync(path, 'r');
@@ -29,9 +29,9 @@ export class Pagemap {
   }
 
   /**
-   * The physical address of the page at an address of this process, which must have been touched.
+   * Translates an address of a page that was accessed before.
    *
-   * @throws {@link HugepageError} `ERR_DMAPOOL_FRAMES_HIDDEN` when the kernel does not tell, or no page is there.
+   * @throws {@link HugepageError} `ERR_DMAPOOL_FRAMES_HIDDEN` when the kernel hides the frame, or no page is present.
    */
   physicalAddress(address: number): number {
     const entry = new DataView(new ArrayBuffer(ENTRY_BYTES));
@@ -46,18 +46,18 @@ export class Pagemap {
   }
 }
 
-/** The frame number in an entry, checked. */
+/** Extracts and checks the frame number of an entry. */
 export function frameOf(low: number, high: number, address: number): number {
   if (high < PRESENT || (high & SWAPPED) !== 0) throw hidden(`no page is present at address ${hex(address)}`);
   const frame = (high & HIGH_FRAME_BITS) * 2 ** 32 + low;
-  // Frame 0 is the processor's own; the kernel shows it to those who may not know.
+  // The kernel reports frame 0 to callers without CAP_SYS_ADMIN. No process owns the real frame 0.
   if (frame === 0) throw hidden(`${PAGEMAP} shows no frame numbers`);
   return frame;
 }
 
 function hidden(what: string, cause?: unknown): HugepageError {
   const message =
-    `${what}: a driver on physical addresses needs the capability CAP_SYS_ADMIN; run it as root, ` +
+    `${what}: physical addresses need the capability CAP_SYS_ADMIN; run as root, ` +
     'or use VFIO, which needs no physical addresses';
   return new HugepageError('ERR_DMAPOOL_FRAMES_HIDDEN', message, cause === undefined ? undefined : { cause });
 }

@@ -1,7 +1,4 @@
-/**
- * The system's PCI functions, as the kernel lists them (Documentation/ABI/testing/sysfs-bus-pci), and what of them the
- * system itself is using.
- */
+/** Lists PCI functions from sysfs (Documentation/ABI/testing/sysfs-bus-pci) and finds their users. */
 import {
   closeSync,
   constants,
@@ -17,7 +14,7 @@ import { type OptionNames, readOptions } from '../arguments.ts';
 import { DmaArgumentError } from '../errors.ts';
 import { PciError } from '../pci/error.ts';
 
-/** Where the kernel tells; other folders in tests. */
+/** Roots of the kernel's file systems; tests pass others. */
 export interface SystemFolders {
   /** The kernel's devices and drivers: `/sys`. */
   readonly sys: string;
@@ -33,13 +30,13 @@ export const SYSTEM: SystemFolders = { sys: '/sys', proc: '/proc', dev: '/dev' }
 export interface PciDevice {
   /** Domain, bus, slot and function, such as `0000:00:1f.2`. */
   readonly address: string;
-  /** Who made it: 0x8086 is Intel. */
+  /** PCI vendor ID: 0x8086 is Intel. */
   readonly vendorId: number;
-  /** What of the vendor's it is. */
+  /** PCI device ID, assigned by the vendor. */
   readonly deviceId: number;
   /** Base class, subclass and programming interface in 24 bits: 0x010802 is NVMe. */
   readonly classCode: number;
-  /** Name of the driver that has it, or null. */
+  /** Name of the bound driver, or null. */
   readonly driver: string | null;
   /** Number of its IOMMU group, or null where no IOMMU is in use. */
   readonly iommuGroup: number | null;
@@ -49,26 +46,26 @@ export interface PciDevice {
 
 const FOLDERS: OptionNames<SystemFolders> = { sys: true, proc: true, dev: true };
 
-/** Reads folders that a caller gave. @throws `DmaArgumentError` */
+/** Checks and copies a caller's folders. @throws `DmaArgumentError` */
 export function checkFolders(folders: SystemFolders): SystemFolders {
   const read = readOptions('folders', folders, FOLDERS);
   for (const name of ['sys', 'proc', 'dev'] as const) {
     const path: unknown = read[name];
     if (typeof path !== 'string' || path === '' || path.includes('\0')) {
-      throw new DmaArgumentError(`folders.${name}`, path, 'the path of a folder');
+      throw new DmaArgumentError(`folders.${name}`, path, 'a folder path');
     }
   }
   return read;
 }
 
 const BRIDGE = 0x0604;
-/** These drivers of the kernel's do no DMA of their own, so a group may have devices of theirs. */
+/** Kernel drivers without DMA of their own. They do not block an IOMMU group. */
 const HARMLESS_DRIVERS: readonly string[] = ['pci-stub', 'pcieport'];
 
 /**
- * All PCI functions in the order of their addresses; none where there is no PCI.
+ * Lists all PCI functions by address; empty on systems without PCI.
  *
- * @param folders Where the kernel shows the system; another place for tests only.
+ * @param folders Roots of sysfs, proc and dev; tests pass others.
  *
  * @example
  * ```ts
@@ -85,7 +82,7 @@ export function listPciDevices(folders: SystemFolders = SYSTEM): PciDevice[] {
     .filter((device) => device !== null);
 }
 
-/** The PCI function of this address, or null. */
+/** Reads the PCI function at an address; null if there is none. */
 export function readPciDevice(address: string, folders: SystemFolders = SYSTEM): PciDevice | null {
   const folder = join(folders.sys, 'bus/pci/devices', address);
   try {
@@ -101,16 +98,16 @@ export function readPciDevice(address: string, folders: SystemFolders = SYSTEM):
       numaNode: existsSync(join(folder, 'numa_node')) ? number('numa_node') : -1,
     };
   } catch (error) {
-    // It may be unplugged at any time.
+    // The function may be unplugged at any time.
     if (['ENOENT', 'ENODEV', 'ENOTDIR'].includes((error as NodeJS.ErrnoException).code ?? '')) return null;
     throw error;
   }
 }
 
 /**
- * The PCI function of this address.
+ * Reads the PCI function at an address.
  *
- * @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND` @throws `DmaArgumentError` for what is no address.
+ * @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND` @throws `DmaArgumentError` for a malformed address.
  */
 export function pciDeviceAt(address: string, folders: SystemFolders = SYSTEM): PciDevice {
   if (typeof address !== 'string' || !/^[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]$/.test(address)) {
@@ -121,21 +118,21 @@ export function pciDeviceAt(address: string, folders: SystemFolders = SYSTEM): P
   return device;
 }
 
-/** True for a bridge between buses, which no driver in user space can have. */
+/** True for a bridge between buses. User-space drivers can't bind bridges. */
 export function isBridge(device: PciDevice): boolean {
   return device.classCode >> 8 === BRIDGE;
 }
 
-/** The addresses of a group's functions. */
+/** Addresses of the functions in an IOMMU group. */
 export function iommuGroupMembers(group: number, folders: SystemFolders = SYSTEM): string[] {
   return readdirSync(join(folders.sys, 'kernel/iommu_groups', String(group), 'devices')).sort();
 }
 
 /**
- * Functions of a group that the kernel's own drivers have: as long as there are any, nobody can use the group through
- * VFIO, since all of a group sees the same memory.
+ * Functions of a group with kernel drivers. They block the whole group for VFIO, since the IOMMU does not isolate
+ * functions of one group from each other.
  *
- * @param except Addresses that are about to leave their drivers.
+ * @param except Addresses to ignore: the caller is about to unbind them.
  */
 export function groupBlockers(
   group: number,
@@ -150,10 +147,11 @@ export function groupBlockers(
 }
 
 /**
- * What the system does with a function, in words: `eth0 is up`, `nvme0n1p1 is mounted at /`. Empty if nothing.
+ * Describes the current uses of a function: `network interface eth0 is up`, `disk nvme0n1p1 is mounted at /`. Empty if
+ * it is unused.
  *
  * @param address Its PCI address, such as `0000:3b:00.0`.
- * @param folders Where to look; for tests.
+ * @param folders Roots of sysfs, proc and dev; tests pass others.
  * @throws `DmaArgumentError`
  *
  * @example
@@ -162,7 +160,7 @@ export function groupBlockers(
  * ```
  */
 export function usesOf(address: string, folders: SystemFolders = SYSTEM): string[] {
-  // It becomes part of a path.
+  // The address becomes part of a path.
   if (typeof address !== 'string' || !/^[\da-f]{4,8}:[\da-f]{2}:[\da-f]{2}\.[0-7]$/i.test(address)) {
     throw new DmaArgumentError('address', address, 'a PCI address, such as 0000:3b:00.0');
   }
@@ -182,12 +180,12 @@ function diskUses(address: string, folders: SystemFolders): string[] {
   const add = (name: string): void => {
     if (names.has(name)) return;
     names.add(name);
-    // What lies above it: device mapper, RAID.
+    // Devices stacked on top of it: device mapper, RAID.
     const holders = join(folders.sys, 'class/block', name, 'holders');
     if (existsSync(holders)) readdirSync(holders).forEach(add);
   };
   for (const name of childrenIn('class/block', address, folders)) {
-    // The path nvme0c1n1 is one way to the disk nvme0n1, which belongs to no one function.
+    // nvme0c1n1 is a multipath path to the disk nvme0n1, which has no single parent function.
     const head = name.replace(/^(nvme\d+)c\d+(n\d+)/, '$1$2');
     add(name);
     for (const part of readdirSync(join(folders.sys, 'class/block'))) {
@@ -202,7 +200,7 @@ function diskUses(address: string, folders: SystemFolders): string[] {
     const node = join(folders.dev, name);
     const where = mounts.find((mount) => mount.number === number || mount.source === node)?.target;
     if (where !== undefined) uses.push(`disk ${name} is mounted at ${where}`);
-    else if (swaps.some((line) => line.startsWith(`${node} `))) uses.push(`disk ${name} is swapped to`);
+    else if (swaps.some((line) => line.startsWith(`${node} `))) uses.push(`disk ${name} is used as swap`);
     else if (isClaimed(node)) uses.push(`disk ${name} is in use by the kernel`);
   }
   return uses;
@@ -214,7 +212,7 @@ interface Mount {
   readonly source: string;
 }
 
-/** Of this process and, where it may look, of the first one. (proc_pid_mountinfo(5)) */
+/** Mounts of this process and, if permitted, of process 1 (proc_pid_mountinfo(5)). */
 function mountsOf(folders: SystemFolders): Mount[] {
   const lines = ['self', '1'].flatMap((pid) => tryRead(join(folders.proc, pid, 'mountinfo')).split('\n'));
   return lines.flatMap((line) => {
@@ -225,7 +223,7 @@ function mountsOf(folders: SystemFolders): Mount[] {
   });
 }
 
-/** True if a file system of some other name space, device mapper or RAID has the disk for itself (open(2), O_EXCL). */
+/** True if a mount in another namespace, device mapper or RAID holds the disk exclusively (open(2), O_EXCL). */
 function isClaimed(node: string): boolean {
   try {
     closeSync(openSync(node, constants.O_RDONLY | constants.O_EXCL | constants.O_NONBLOCK));
@@ -248,7 +246,7 @@ function vfioUsers(address: string, folders: SystemFolders): string[] {
     try {
       files = readdirSync(join(folders.proc, pid, 'fd'));
     } catch {
-      // Gone, or not ours to look at.
+      // The process exited, or its descriptors are not readable.
       continue;
     }
     if (!files.some((file) => linkTarget(join(folders.proc, pid, 'fd', file)) === node)) continue;
@@ -257,7 +255,7 @@ function vfioUsers(address: string, folders: SystemFolders): string[] {
   return users;
 }
 
-/** What of a class, such as `class/net`, belongs to the function. */
+/** Entries of a sysfs class, such as `class/net`, that belong to the function. */
 function childrenIn(folder: string, address: string, folders: SystemFolders): string[] {
   const parent = join(folders.sys, folder);
   if (!existsSync(parent)) return [];

@@ -1,8 +1,8 @@
 /**
- * The structures of the kernel's VFIO interface as bytes (linux/vfio.h; Documentation/driver-api/vfio.rst).
+ * Structures of the kernel's VFIO interface as bytes (linux/vfio.h; Documentation/driver-api/vfio.rst).
  *
- * A structure begins with its own size. Where the kernel has more to tell it writes the size that it needs, and is asked
- * again with so much room: {@link askGrowing}.
+ * The first field of a structure is its size. If the kernel needs more room it returns the required size, and
+ * {@link requestSized} repeats the call.
  */
 
 const REQUEST_BASE = 0x3b64;
@@ -25,7 +25,7 @@ export const VFIO_IOMMU_MAP_DMA: number = request(13);
 export const VFIO_IOMMU_UNMAP_DMA: number = request(14);
 
 export const VFIO_API_VERSION = 0;
-/** Kinds of IOMMU interface, best first; and what the extension check knows beside. */
+/** IOMMU types, best first, and an extension; arguments of VFIO_CHECK_EXTENSION. */
 export const VFIO_TYPE1_IOMMU = 1;
 export const VFIO_TYPE1V2_IOMMU = 3;
 export const VFIO_DMA_CC_IOMMU = 4;
@@ -33,7 +33,7 @@ export const VFIO_DMA_CC_IOMMU = 4;
 const GROUP_VIABLE = 1;
 const DEVICE_CAN_RESET = 1;
 
-/** Regions of a PCI function: its six base address registers, then these. */
+/** VFIO region indices of a PCI function: 0-5 are its BARs. */
 export const CONFIG_REGION = 7;
 export const REGION_READ = 1;
 export const REGION_WRITE = 2;
@@ -41,7 +41,7 @@ export const REGION_MMAP = 4;
 const REGION_CAPABILITIES = 8;
 const REGION_SPARSE_MMAP = 1;
 
-/** Kinds of interrupts of a PCI function, as the kernel numbers them. */
+/** VFIO interrupt indices of a PCI function. */
 export const VFIO_IRQ: { readonly intx: 0; readonly msi: 1; readonly msix: 2; readonly error: 3; readonly request: 4 } =
   {
     intx: 0,
@@ -63,8 +63,8 @@ const IOMMU_MAPPINGS_LEFT = 3;
 
 const MAP_READ_WRITE = 3;
 
-/** Sends a structure to the kernel, which fills it in. */
-export type Ask = (structure: Uint8Array) => void;
+/** Passes a structure to an ioctl, which fills it in. */
+export type StructureCall = (structure: Uint8Array) => void;
 
 function structure(size: number): { readonly bytes: Uint8Array; readonly view: DataView } {
   const bytes = new Uint8Array(size);
@@ -73,7 +73,7 @@ function structure(size: number): { readonly bytes: Uint8Array; readonly view: D
   return { bytes, view };
 }
 
-/** 64 bits as a number: sizes and addresses of devices stay below 2^53, but for an end of 2^64-1, which is rounded. */
+/** Reads 64 bits as a number. Values stay below 2^53, except an end of 2^64-1, which is rounded. */
 function number64(view: DataView, at: number): number {
   return view.getUint32(at, true) + view.getUint32(at + 4, true) * 2 ** 32;
 }
@@ -83,19 +83,19 @@ function setNumber64(view: DataView, at: number, value: number): void {
   view.setUint32(at + 4, Math.floor(value / 2 ** 32), true);
 }
 
-/** Asks with the least size, and once more if the kernel has more to say. */
-function askGrowing(size: number, prepare: (view: DataView) => void, ask: Ask): DataView {
+/** Calls with the minimum size, and again with the size that the kernel returns. */
+function requestSized(size: number, prepare: (view: DataView) => void, call: StructureCall): DataView {
   for (;;) {
     const { bytes, view } = structure(size);
     prepare(view);
-    ask(bytes);
-    const wanted = view.getUint32(0, true);
-    if (wanted <= size) return view;
-    size = wanted;
+    call(bytes);
+    const required = view.getUint32(0, true);
+    if (required <= size) return view;
+    size = required;
   }
 }
 
-/** Offsets of the capabilities in an answer: each has its ID, and where the next one is. */
+/** Capabilities in a reply: ID and offset. Each links to the next by offset. */
 function capabilities(view: DataView, first: number): { id: number; at: number }[] {
   const found: { id: number; at: number }[] = [];
   for (let at = first; at !== 0 && at + 8 <= view.byteLength && found.length < 64; at = view.getUint32(at + 4, true)) {
@@ -104,25 +104,25 @@ function capabilities(view: DataView, first: number): { id: number; at: number }
   return found;
 }
 
-/** True when every function of the group is out of the kernel's hands. */
-export function isGroupViable(ask: Ask): boolean {
+/** True when no function of the group has a kernel driver. */
+export function isGroupViable(call: StructureCall): boolean {
   const { bytes, view } = structure(8);
-  ask(bytes);
+  call(bytes);
   return (view.getUint32(4, true) & GROUP_VIABLE) !== 0;
 }
 
-/** What the IOMMU offers. */
+/** Properties of the IOMMU. */
 export interface IommuInfo {
-  /** Bytes of the smallest page that it maps. */
+  /** Bytes of the smallest IOMMU page. */
   readonly pageSize: number;
-  /** Where addresses may be, ascending: first and last byte. Undefined when an old kernel does not say. */
+  /** Usable IOVAs, ascending: first and last byte. Undefined on kernels that do not report them. */
   readonly iovaRanges: readonly { readonly first: number; readonly last: number }[] | undefined;
-  /** How many mappings can still be made, or undefined. */
+  /** Number of mappings still available, or undefined. */
   readonly mappingsLeft: number | undefined;
 }
 
-export function iommuInfo(ask: Ask): IommuInfo {
-  const view = askGrowing(24, () => undefined, ask);
+export function iommuInfo(call: StructureCall): IommuInfo {
+  const view = requestSized(24, () => undefined, call);
   const flags = view.getUint32(4, true);
   const sizes = (flags & IOMMU_PAGE_SIZES) === 0 ? 4096n : view.getBigUint64(8, true);
   let iovaRanges: { first: number; last: number }[] | undefined;
@@ -142,7 +142,7 @@ export function iommuInfo(ask: Ask): IommuInfo {
   return { pageSize: Math.max(4096, Number(sizes & -sizes)), iovaRanges, mappingsLeft };
 }
 
-/** A mapping of memory of this process for the device, to read and to write. */
+/** Maps memory of this process for the device, readable and writable. */
 export function mapDma(address: number, iova: number, size: number): Uint8Array {
   const { bytes, view } = structure(32);
   view.setUint32(4, MAP_READ_WRITE, true);
@@ -152,25 +152,25 @@ export function mapDma(address: number, iova: number, size: number): Uint8Array 
   return bytes;
 }
 
-/** Takes mappings away that lie wholly in a range; returns how many bytes they were. */
-export function unmapDma(iova: number, size: number, ask: Ask): number {
+/** Removes the mappings that lie wholly in a range. Returns the unmapped bytes. */
+export function unmapDma(iova: number, size: number, call: StructureCall): number {
   const { bytes, view } = structure(24);
   setNumber64(view, 8, iova);
   setNumber64(view, 16, size);
-  ask(bytes);
+  call(bytes);
   return number64(view, 16);
 }
 
-/** What a device is. */
+/** Properties of a device. */
 export interface VfioDeviceInfo {
   readonly canReset: boolean;
   readonly regions: number;
   readonly interruptKinds: number;
 }
 
-export function deviceInfo(ask: Ask): VfioDeviceInfo {
+export function deviceInfo(call: StructureCall): VfioDeviceInfo {
   const { bytes, view } = structure(20);
-  ask(bytes);
+  call(bytes);
   return {
     canReset: (view.getUint32(4, true) & DEVICE_CAN_RESET) !== 0,
     regions: view.getUint32(8, true),
@@ -178,25 +178,25 @@ export function deviceInfo(ask: Ask): VfioDeviceInfo {
   };
 }
 
-/** A region of a device: a part of its file. */
+/** A region of a device: a range of the device's file. */
 export interface RegionInfo {
-  /** Bytes; 0 when there is no such region. */
+  /** Bytes; 0 when the region does not exist. */
   readonly size: number;
-  /** Where in the device's file. */
+  /** Offset in the device's file. */
   readonly offset: number;
   readonly readable: boolean;
   readonly writable: boolean;
-  /** The parts of it that can be mapped. */
+  /** Parts that mmap(2) supports. */
   readonly mappable: readonly { readonly offset: number; readonly size: number }[];
 }
 
-export function regionInfo(index: number, ask: Ask): RegionInfo {
-  const view = askGrowing(
+export function regionInfo(index: number, call: StructureCall): RegionInfo {
+  const view = requestSized(
     32,
     (fresh) => {
       fresh.setUint32(8, index, true);
     },
-    ask,
+    call,
   );
   const flags = view.getUint32(4, true);
   const size = number64(view, 16);
@@ -218,15 +218,15 @@ export function regionInfo(index: number, ask: Ask): RegionInfo {
   };
 }
 
-/** How many interrupts of a kind can be told by event counters; 0 for none. */
-export function interruptCount(index: number, ask: Ask): number {
+/** Number of interrupts of a kind that eventfds can signal; 0 for none. */
+export function interruptCount(index: number, call: StructureCall): number {
   const { bytes, view } = structure(16);
   view.setUint32(8, index, true);
-  ask(bytes);
+  call(bytes);
   return (view.getUint32(4, true) & IRQ_EVENTFD) === 0 ? 0 : view.getUint32(12, true);
 }
 
-/** Lets the kernel add to an event counter at each interrupt; or, without any, switches interrupts of the kind off. */
+/** Signals each interrupt of a kind through an eventfd; without eventfds, disables the kind. */
 export function setTriggers(index: number, eventfds: readonly number[]): Uint8Array {
   const { bytes, view } = structure(20 + eventfds.length * 4);
   view.setUint32(4, SET_TRIGGER | (eventfds.length === 0 ? SET_NOTHING : SET_EVENTFD), true);
@@ -238,7 +238,7 @@ export function setTriggers(index: number, eventfds: readonly number[]): Uint8Ar
   return bytes;
 }
 
-/** Lets a level interrupt come again, which the kernel masks whenever it came. */
+/** Unmasks a level interrupt. The kernel masks it at each occurrence. */
 export function unmask(index: number): Uint8Array {
   const { bytes, view } = structure(20);
   view.setUint32(4, SET_UNMASK | SET_NOTHING, true);

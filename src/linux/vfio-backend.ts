@@ -1,4 +1,4 @@
-/** A PCI function of this system, through VFIO. */
+/** PCI backend for a function of this system, through VFIO. */
 import { closeSync, readSync, writeSync } from 'node:fs';
 import { DmaReleaseError } from '../errors.ts';
 import type { BarInfo, InterruptBackend, InterruptKind, PciBackend, RawConfigSpace } from '../pci/backend.ts';
@@ -23,11 +23,11 @@ import { VfioInterrupts } from './vfio-interrupts.ts';
 import type { VfioMemory } from './vfio-memory.ts';
 import { VfioRegion } from './vfio-region.ts';
 
-/** Bytes of the configuration space of a function of PCI Express. */
+/** Bytes of a PCI Express configuration space. */
 const EXPRESS_CONFIG_SIZE = 4096;
-/** Milliseconds between looks whether the kernel requests the device, or reports an error of it. */
+/** Milliseconds between checks for the kernel's release request and error report. */
 const EVENT_INTERVAL = 250;
-/** Power Management Control/Status, from the capability on; its state is D3 when both bits are set (PCI PM 1.2, 3.2.4). */
+/** Power Management Control/Status: offset in the capability; both state bits set mean D3 (PCI PM 1.2, 3.2.4). */
 const POWER_STATE = 4;
 const POWER_STATE_MASK = 3;
 /** Bits of a base address register (PCI 3.0, 6.2.5.1). */
@@ -35,7 +35,7 @@ const BAR_IO = 1;
 const BAR_64 = 4;
 const BAR_PREFETCHABLE = 8;
 
-/** Revision and class of a device that is off the bus. */
+/** A read of a device that is off the bus. */
 const ALL_ONES = 0xffff_ffff;
 
 export class VfioBackend implements PciBackend {
@@ -49,37 +49,39 @@ export class VfioBackend implements PciBackend {
   readonly #fd: number;
   readonly #config: RegionInfo;
   readonly #regions: (VfioRegion | undefined)[] = [];
-  /** True for each BAR that is of ports. */
+  /** True for I/O BARs. */
   readonly #ports: boolean[] = [];
   readonly #removed = new AbortController();
   readonly #bytes = Buffer.alloc(4);
-  /** Where the power state is, or -1. */
+  /** Offset of the power state in configuration space, or -1. */
   #powerState = -1;
   /**
-   * False while the function does not answer at its memory registers' addresses. Touching mapped ones then ends the process
-   * (SIGBUS), so they read all ones, as the bus would give.
+   * False while the function does not decode its memory addresses. An access to mapped registers would then raise
+   * SIGBUS, so reads return all ones, as on the bus.
    */
   #decoding = true;
-  /** There may be posted writes on their way. */
+  /** True while posted writes may be in flight. */
   #posted = false;
   #failure: Error | null = null;
   readonly #events: { readonly eventfd: number; readonly reason: () => PciError }[] = [];
   #eventTimer: NodeJS.Timeout | undefined;
   #closed = false;
 
-  /** Container and memory are closed with it; after an error they are still the caller's. @throws {@link SystemCallError} */
+  /**
+   * `close` closes container and memory; if the constructor throws, the caller must. @throws {@link SystemCallError}
+   */
   constructor(container: VfioContainer, memory: VfioMemory) {
     this.address = container.device.address;
     this.memory = memory;
     this.#container = container;
     this.#fd = container.openDevice();
     try {
-      this.canReset = deviceInfo(this.#ask(VFIO_DEVICE_GET_INFO, "can't ask what it is")).canReset;
+      this.canReset = deviceInfo(this.#request(VFIO_DEVICE_GET_INFO, "can't read its properties")).canReset;
       this.#config = this.#regionInfo(CONFIG_REGION);
       this.configSize = this.#config.size >= EXPRESS_CONFIG_SIZE ? EXPRESS_CONFIG_SIZE : CONVENTIONAL_CONFIG_SIZE;
       this.bars = this.#openBars();
       this.#powerState = this.#findPowerState();
-      this.#lookAtDecoding();
+      this.#updateDecoding();
       this.#watchEvents();
     } catch (error) {
       this.#closeFiles();
@@ -87,11 +89,9 @@ export class VfioBackend implements PciBackend {
     }
   }
 
-  /**
-   * Past `removed`: a device that the system requests, or that failed, goes on with its DMA.
-   */
+  /** Works after `removed` has aborted: a device that the kernel wants released, or that failed, may still do DMA. */
   readonly rawConfig: RawConfigSpace = {
-    // eslint-disable-next-line @typescript-eslint/require-await -- what is thrown is to be a rejection
+    // eslint-disable-next-line @typescript-eslint/require-await -- turns a throw into a rejection
     read: async (offset, width) => {
       this.#checkOpen();
       return this.#readDevice(offset, width);
@@ -107,7 +107,7 @@ export class VfioBackend implements PciBackend {
     return this.#removed.signal;
   }
 
-  /** The device's file. */
+  /** File descriptor of the device. */
   get fd(): number {
     return this.#fd;
   }
@@ -118,23 +118,23 @@ export class VfioBackend implements PciBackend {
     return this.#readDevice(offset, width);
   }
 
-  /** All ones when the device is off the bus. */
+  /** Returns all ones when the device is off the bus. */
   #readDevice(offset: number, width: 8 | 16 | 32): number {
     try {
       const value = this.#readConfig(offset, width >> 3);
-      // The kernel answers for the vendor from its memory, but a read of the vendor means: is there a device?
+      // The kernel caches vendor and device ID. A read of them is a presence check, so read the device itself too.
       if (offset < PCI_CONFIG.command && this.#readFromDevice() === ALL_ONES) return 2 ** width - 1;
       return value;
     } catch (error) {
-      // The kernel knows that the device is disconnected, and does not read it any more.
+      // The kernel has marked the device disconnected.
       if ((error as NodeJS.ErrnoException).code === 'ENODEV') return 2 ** width - 1;
       throw error;
     }
   }
 
   /**
-   * Reads a register of configuration space that the kernel does not keep for itself, as it does vendor and device ID. A
-   * read does not overtake posted writes on its way (PCI Express 4.0, 2.4.1).
+   * Reads a register that the kernel does not emulate. By PCI ordering the read completes after all posted writes
+   * (PCI Express 4.0, 2.4.1).
    */
   #readFromDevice(): number {
     return this.#readConfig(PCI_CONFIG.revision, 4);
@@ -149,10 +149,10 @@ export class VfioBackend implements PciBackend {
   #writeDevice(offset: number, width: 8 | 16 | 32, value: number): void {
     const length = width >> 3;
     const covers = (register: number): boolean => register >= offset && register < offset + length;
-    // Before anything may end: until it is known again, nobody touches what is mapped.
+    // Stop direct accesses before decoding can end; re-read the state afterwards.
     if (covers(PCI_CONFIG.command) || (this.#powerState !== -1 && covers(this.#powerState))) this.#decoding = false;
     this.#writeConfig(offset, length, value);
-    if (!this.#decoding) this.#lookAtDecoding();
+    if (!this.#decoding) this.#updateDecoding();
   }
 
   // eslint-disable-next-line @typescript-eslint/require-await -- as above
@@ -206,14 +206,14 @@ export class VfioBackend implements PciBackend {
     return Promise.resolve(null);
   }
 
-  /** By the kernel, by whatever means it knows for the device. False when it knows none. */
+  /** Resets through the kernel, which picks a method for the device. Returns false if it has none. */
   // eslint-disable-next-line @typescript-eslint/require-await -- as above
   async reset(): Promise<boolean> {
     this.#checkOpen();
     return this.#reset();
   }
 
-  /** Removes the IOMMU mappings, and then the memory from the process. */
+  /** Removes the IOMMU mappings, then unmaps the memory from the process. */
   // eslint-disable-next-line @typescript-eslint/require-await -- as above
   async isolate(): Promise<void> {
     this.memory.close();
@@ -222,7 +222,7 @@ export class VfioBackend implements PciBackend {
   #reset(): boolean {
     if (!this.canReset) return false;
     libc().ioctl(this.#fd, VFIO_DEVICE_RESET, 0, `${this.address}: can't reset it`);
-    this.#lookAtDecoding();
+    this.#updateDecoding();
     return true;
   }
 
@@ -238,7 +238,7 @@ export class VfioBackend implements PciBackend {
         errors.push(error);
       }
     };
-    // Its own check: a backend is closed without a function too, where opening that failed.
+    // PciFunction normally does this. It is absent if its open failed.
     attempt(() => {
       const command = this.#readConfig(PCI_CONFIG.command, 2);
       this.#writeConfig(PCI_CONFIG.command, 2, command & ~PCI_COMMAND.busMaster);
@@ -247,21 +247,21 @@ export class VfioBackend implements PciBackend {
       try {
         this.#reset();
       } catch (error) {
-        // The kernel holds the device's lock while it waits for its release, and resets it when its file is closed.
+        // EAGAIN: the kernel holds the device lock while it waits for the release; it resets the device at file close.
         if (!(error instanceof SystemCallError) || error.errnoName !== 'EAGAIN') throw error;
       }
     });
     attempt(() => {
       this.memory.close();
     });
-    // With its files the kernel takes the device and all that is mapped for it back.
+    // Closing the files revokes the device and all of its mappings.
     attempt(() => {
       this.#closeFiles();
     });
     attempt(() => {
       this.#container.close();
     });
-    // What failed may be done now: the device's memory is out of its reach, and what is done is not done again.
+    // Retry what failed: the device can't reach its memory any more. Completed steps are no-ops.
     if (errors.length > 0) {
       attempt(() => {
         this.memory.close();
@@ -287,12 +287,12 @@ export class VfioBackend implements PciBackend {
     for (const region of this.#regions) region?.close();
   }
 
-  /** Ports are never mapped: whether they answer is for the bus to say. */
+  /** I/O BARs are never mapped; the bus handles their accesses. */
   #decodes(bar: number): boolean {
     return this.#decoding || this.#ports[bar] === true;
   }
 
-  /** The number of a closed file may be another file's. */
+  /** A closed descriptor may belong to another file. */
   #checkOpen(): void {
     if (this.#closed) throw new PciError('ERR_DMAPOOL_PCI_CLOSED', this.address, 'it was closed');
   }
@@ -306,21 +306,21 @@ export class VfioBackend implements PciBackend {
     throw failure;
   }
 
-  #ask(request: number, purpose: string): (bytes: Uint8Array) => void {
+  #request(request: number, purpose: string): (bytes: Uint8Array) => void {
     return (bytes) => {
       libc().ioctl(this.#fd, request, bytes, `${this.address}: ${purpose}`);
     };
   }
 
   #regionInfo(index: number): RegionInfo {
-    return regionInfo(index, this.#ask(VFIO_DEVICE_GET_REGION_INFO, `can't ask for its region ${String(index)}`));
+    return regionInfo(index, this.#request(VFIO_DEVICE_GET_REGION_INFO, `can't read region ${String(index)}`));
   }
 
   #openBars(): BarInfo[] {
     const bars: BarInfo[] = [];
     for (let index = 0; index < PCI_BARS; index++) {
       const info = this.#regionInfo(index);
-      // A register may be there whose addresses the firmware did not assign.
+      // VFIO reports size 0 for a BAR without an assigned address.
       if (info.size === 0 || !info.readable) continue;
       const register = this.#readConfig(PCI_CONFIG.bar0 + index * 4, 4);
       const isIo = (register & BAR_IO) !== 0;
@@ -334,7 +334,7 @@ export class VfioBackend implements PciBackend {
     return bars;
   }
 
-  /** The list of capabilities was checked by the kernel, which makes up its own. */
+  /** The kernel has validated this capability list and emulates it. */
   #findPowerState(): number {
     let at = this.#readConfig(PCI_CONFIG.capabilities, 1) & 0xfc;
     for (let i = 0; at !== 0 && i < 48; i++) {
@@ -344,25 +344,24 @@ export class VfioBackend implements PciBackend {
     return -1;
   }
 
-  #lookAtDecoding(): void {
+  #updateDecoding(): void {
     const command = this.#readConfig(PCI_CONFIG.command, 2);
-    const asleep =
+    const inD3 =
       this.#powerState !== -1 && (this.#readConfig(this.#powerState, 2) & POWER_STATE_MASK) === POWER_STATE_MASK;
-    this.#decoding = !asleep && (command & PCI_COMMAND.memory) !== 0;
+    this.#decoding = !inD3 && (command & PCI_COMMAND.memory) !== 0;
   }
 
   /**
-   * The kernel requests the release of the device (unbind, hot-unplug) and waits until it is closed; or the device reported an
-   * uncorrectable error. Either ends it for the driver, and neither says that its DMA has stopped.
+   * Watches for two events that end the driver's work: the kernel requests release (unbind or hot-unplug) and waits
+   * until the device is closed, or the device reports an uncorrectable error. Neither implies that its DMA has stopped.
    */
   #watchEvents(): void {
     this.#watch(VFIO_IRQ.request, () => {
-      const message = 'the kernel requests its release (unbind or hot-unplug) and waits until it is closed';
+      const message = 'the kernel requests release (unbind or hot-unplug) and waits until the device is closed';
       return new PciError('ERR_DMAPOOL_PCI_RELEASE_REQUESTED', this.address, message);
     });
     this.#watch(VFIO_IRQ.error, () => {
-      const message =
-        'it reported an uncorrectable error to the kernel: its state is unknown; the log of the kernel says more';
+      const message = 'the device reported an uncorrectable error; its state is unknown; see the kernel log';
       return new PciError('ERR_DMAPOOL_PCI_FAULT', this.address, message);
     });
     this.#eventTimer = setInterval(() => {
@@ -378,7 +377,7 @@ export class VfioBackend implements PciBackend {
       const purpose = `${this.address}: can't get its interrupt ${String(index)}`;
       libc().ioctl(this.#fd, VFIO_DEVICE_SET_IRQS, setTriggers(index, [eventfd]), purpose);
     } catch {
-      // An old kernel; or, for errors, a function that is not of PCI Express.
+      // An old kernel, or for errors a function that is not PCI Express.
       closeSync(eventfd);
       return;
     }

@@ -1,8 +1,8 @@
 /**
- * A VFIO container with one IOMMU group: the kernel's IOMMU as this process may use it (type 1).
+ * A VFIO container with one IOMMU group: this process's interface to the kernel's IOMMU (type 1).
  *
- *     /dev/vfio/vfio   container: what the group's devices may reach      one for each device, so that no device
- *     /dev/vfio/N      group N: all or nothing of it is ours              reaches another's memory
+ *     /dev/vfio/vfio   container: IOMMU mappings     one for each device: no device can reach another's memory
+ *     /dev/vfio/N      group N: the unit of ownership
  *     (no name)        device: registers, configuration space, interrupts
  */
 import { closeSync, existsSync, openSync } from 'node:fs';
@@ -33,22 +33,22 @@ import {
   VFIO_TYPE1V2_IOMMU,
 } from './vfio-abi.ts';
 
-/** Where memory is mapped for a device. */
+/** Maps memory for a device. */
 export interface DmaMapper {
-  /** Lets the device reach memory of this process. @throws {@link SystemCallError} */
+  /** Maps memory of this process at an IOVA. @throws {@link SystemCallError} */
   map(address: number, iova: number, size: number): void;
-  /** Takes that away again: afterwards the device can't reach it. @throws {@link SystemCallError} */
+  /** Unmaps an IOVA range. On return the device can't reach it. @throws {@link SystemCallError} */
   unmap(iova: number, size: number): void;
 }
 
 export class VfioContainer implements DmaMapper {
-  /** The function that it was opened for. */
+  /** The function that the container was opened for. */
   readonly device: PciDevice;
   /** Number of its IOMMU group. */
   readonly group: number;
-  /** True when the IOMMU makes every access of the device coherent, whatever the device asks for. */
+  /** True when the IOMMU makes every access of the device coherent, No Snoop requests included. */
   readonly snoopEnforced: boolean;
-  /** What the IOMMU offers, when it was opened. */
+  /** Properties of the IOMMU at open. */
   readonly iommu: IommuInfo;
   readonly #container: number;
   readonly #group: number;
@@ -68,10 +68,10 @@ export class VfioContainer implements DmaMapper {
       const type = iommuType(address, this.#container);
       group = openGroup(address, this.group, folders);
       this.#group = group;
-      this.#join(type, folders);
+      this.#attach(type, folders);
       this.snoopEnforced = hasExtension(this.#container, VFIO_DMA_CC_IOMMU);
       this.iommu = iommuInfo((bytes) => {
-        libc().ioctl(this.#container, VFIO_IOMMU_GET_INFO, bytes, `${address}: can't ask for the IOMMU's properties`);
+        libc().ioctl(this.#container, VFIO_IOMMU_GET_INFO, bytes, `${address}: can't read the IOMMU's properties`);
       });
     } catch (error) {
       if (group !== -1) closeSync(group);
@@ -80,17 +80,17 @@ export class VfioContainer implements DmaMapper {
     }
   }
 
-  /** Puts the group into the container, and the IOMMU to work. */
-  #join(type: number, folders: SystemFolders): void {
+  /** Adds the group to the container and enables the IOMMU. */
+  #attach(type: number, folders: SystemFolders): void {
     const { address } = this.device;
-    const ask = (bytes: Uint8Array): void => {
-      libc().ioctl(this.#group, VFIO_GROUP_GET_STATUS, bytes, `${address}: can't ask for the group's status`);
+    const getStatus = (bytes: Uint8Array): void => {
+      libc().ioctl(this.#group, VFIO_GROUP_GET_STATUS, bytes, `${address}: can't read the group's status`);
     };
-    if (!isGroupViable(ask)) {
+    if (!isGroupViable(getStatus)) {
       const names = groupBlockers(this.group, [], folders).map((other) => `${other.address} (driver ${other.driver!})`);
       const message =
-        `its IOMMU group ${String(this.group)} can't be used while the kernel's drivers have part of it: ` +
-        `${names.join(', ')}; bind these to vfio-pci too`;
+        `its IOMMU group ${String(this.group)} is not viable: kernel drivers are bound to ${names.join(', ')}; ` +
+        'bind these to vfio-pci too';
       throw new VfioError('ERR_DMAPOOL_VFIO_GROUP', address, message);
     }
     const container = new Uint8Array(new Int32Array([this.#container]).buffer);
@@ -100,8 +100,9 @@ export class VfioContainer implements DmaMapper {
     } catch (error) {
       if (!(error instanceof SystemCallError) || error.errnoName !== 'EPERM') throw error;
       const message =
-        'the kernel refuses its IOMMU, most likely because the machine can not remap interrupts (its log says so); who ' +
-        'trusts the device may allow it: echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts';
+        'the kernel refused the IOMMU (EPERM), most likely because the machine has no interrupt remapping (see the ' +
+        'kernel log). If you trust the device: ' +
+        'echo 1 > /sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts';
       throw new VfioError('ERR_DMAPOOL_VFIO_PERMISSION', address, message, { cause: error });
     }
   }
@@ -113,7 +114,7 @@ export class VfioContainer implements DmaMapper {
   }
 
   unmap(iova: number, size: number): void {
-    // The kernel did it then; and the number of the file may be another container's now.
+    // Closing the container removed all mappings, and its descriptor may belong to another file.
     if (this.#closed) return;
     const purpose = `${this.device.address}: can't unmap ${String(size)} bytes from the device`;
     unmapDma(iova, size, (bytes) => {
@@ -121,13 +122,13 @@ export class VfioContainer implements DmaMapper {
     });
   }
 
-  /** The device's file, which the caller closes. @throws {@link SystemCallError} */
+  /** Opens the device and returns its descriptor, which the caller closes. @throws {@link SystemCallError} */
   openDevice(): number {
     const name = new TextEncoder().encode(`${this.device.address}\0`);
     return libc().ioctl(this.#group, VFIO_GROUP_GET_DEVICE_FD, name, `${this.device.address}: can't open the device`);
   }
 
-  /** Gives up the group: the kernel takes away what is still mapped. Closing twice is fine. */
+  /** Releases the group; the kernel removes all remaining mappings. A second call does nothing. */
   close(): void {
     if (this.#closed) return;
     this.#closed = true;
@@ -139,16 +140,16 @@ export class VfioContainer implements DmaMapper {
 function groupOf({ address, driver, iommuGroup }: PciDevice, folders: SystemFolders): number {
   if (iommuGroup === null) {
     const message =
-      'it is in no IOMMU group, so VFIO can not use it: switch the IOMMU on in the firmware (VT-d, AMD-Vi), and boot ' +
-      'with intel_iommu=on on Intel';
+      'it has no IOMMU group, so VFIO cannot use it: enable the IOMMU in the firmware (VT-d, AMD-Vi), and on Intel ' +
+      'boot with intel_iommu=on';
     throw new VfioError('ERR_DMAPOOL_VFIO_NO_IOMMU', address, message);
   }
   if (driver?.includes('vfio') !== true) {
-    const message = `${driver === null ? 'no driver' : `the driver ${driver}`} has it; hand it over: dmapool bind ${address}`;
+    const message = `${driver === null ? 'no driver' : `driver ${driver}`} is bound to it; run: dmapool bind ${address}`;
     throw new VfioError('ERR_DMAPOOL_VFIO_NOT_BOUND', address, message);
   }
   if (existsSync(join(folders.dev, 'vfio', `noiommu-${String(iommuGroup)}`))) {
-    const message = 'VFIO has it without IOMMU (enable_unsafe_noiommu_mode), where nothing keeps it to its memory';
+    const message = 'VFIO runs without IOMMU (enable_unsafe_noiommu_mode), so nothing would confine its DMA';
     throw new VfioError('ERR_DMAPOOL_VFIO_NO_IOMMU', address, message);
   }
   return iommuGroup;
@@ -165,20 +166,19 @@ function openContainer(address: string, folders: SystemFolders): number {
   }
 }
 
-/** The kind of IOMMU interface to use. */
+/** Selects the IOMMU type. */
 function iommuType(address: string, container: number): number {
-  const version = libc().ioctl(container, VFIO_GET_API_VERSION, 0, `${address}: can't ask for the version of VFIO`);
-  if (version !== VFIO_API_VERSION)
-    throw unsupported(address, `the kernel has version ${String(version)} of VFIO, not 0`);
+  const version = libc().ioctl(container, VFIO_GET_API_VERSION, 0, `${address}: can't read the version of VFIO`);
+  if (version !== VFIO_API_VERSION) throw unsupported(address, `the kernel has VFIO version ${String(version)}, not 0`);
   const type = [VFIO_TYPE1V2_IOMMU, VFIO_TYPE1_IOMMU].find((one) => hasExtension(container, one));
   if (type === undefined) {
-    throw unsupported(address, 'the kernel has no VFIO for IOMMUs of type 1: modprobe vfio_iommu_type1');
+    throw unsupported(address, 'the kernel lacks VFIO for type 1 IOMMUs: modprobe vfio_iommu_type1');
   }
   return type;
 }
 
 function hasExtension(container: number, extension: number): boolean {
-  return libc().ioctl(container, VFIO_CHECK_EXTENSION, extension, "can't ask what VFIO can do") > 0;
+  return libc().ioctl(container, VFIO_CHECK_EXTENSION, extension, "can't check a VFIO extension") > 0;
 }
 
 function openGroup(address: string, group: number, folders: SystemFolders): number {
@@ -190,8 +190,8 @@ function openGroup(address: string, group: number, folders: SystemFolders): numb
     if (code === 'EACCES' || code === 'EPERM') throw noPermission(address, path, error);
     if (code === 'EBUSY') {
       const users = usesOf(address, folders);
-      const who = users.length === 0 ? `somebody has ${path} open` : users.join('; ');
-      throw new PciError('ERR_DMAPOOL_PCI_BUSY', address, `it is in use: ${who}`, { cause: error });
+      const user = users.length === 0 ? `another process has ${path} open` : users.join('; ');
+      throw new PciError('ERR_DMAPOOL_PCI_BUSY', address, `it is in use: ${user}`, { cause: error });
     }
     throw unsupported(address, `its group's file ${path} can't be opened (${code})`, error);
   }
@@ -199,7 +199,7 @@ function openGroup(address: string, group: number, folders: SystemFolders): numb
 
 function noPermission(address: string, path: string, cause: unknown): VfioError {
   const code: VfioErrorCode = 'ERR_DMAPOOL_VFIO_PERMISSION';
-  const message = `${path} may not be opened by this user; as root: chown USER ${path}`;
+  const message = `this user may not open ${path}; as root: chown USER ${path}`;
   return new VfioError(code, address, message, { cause });
 }
 

@@ -1,4 +1,4 @@
-/** Interrupts of a VFIO device: the kernel adds to an event counter at each. */
+/** Interrupts of a VFIO device: the kernel signals each through an eventfd. */
 import { closeSync } from 'node:fs';
 import type { InterruptBackend, InterruptKind } from '../pci/backend.ts';
 import { SystemCallError } from './error.ts';
@@ -13,12 +13,12 @@ import {
   VFIO_IRQ,
 } from './vfio-abi.ts';
 
-/** What they need of their device. */
+/** The part of the device that {@link VfioInterrupts} uses. */
 export interface InterruptOwner {
   readonly address: string;
-  /** The device's file. */
+  /** File descriptor of the device. */
   readonly fd: number;
-  /** Resolves when all posted writes have arrived. */
+  /** Resolves when all posted writes have reached the device. */
   flush(): Promise<void>;
 }
 
@@ -29,37 +29,37 @@ export class VfioInterrupts implements InterruptBackend {
   readonly #owner: InterruptOwner;
   readonly #eventfds: readonly number[];
   readonly #poller: EventPoller;
-  readonly #heard: readonly (() => void)[];
+  readonly #handlers: readonly (() => void)[];
   #listener: ((vector: number) => void) | undefined;
   #closed = false;
 
   private constructor(owner: InterruptOwner, kind: Exclude<InterruptKind, 'poll'>, eventfds: readonly number[]) {
     this.#owner = owner;
     this.kind = kind;
-    // The kernel masks INTx whenever it came, since the line stays high until the driver has dealt with the device.
+    // INTx stays asserted until the driver services the device, so the kernel masks it at each occurrence.
     this.level = kind === 'intx';
     this.vectors = eventfds.length;
     this.#eventfds = eventfds;
     this.#poller = eventPoller();
-    this.#heard = eventfds.map((fd, vector) => () => {
+    this.#handlers = eventfds.map((fd, vector) => () => {
       if (libc().takeEvents(fd)) this.#listener?.(vector);
     });
   }
 
-  /** Up to so many interrupts of a kind, or null when the device has none. @throws {@link SystemCallError} */
+  /** Enables up to `wanted` interrupts of a kind; null when none are available. @throws {@link SystemCallError} */
   static open(owner: InterruptOwner, kind: Exclude<InterruptKind, 'poll'>, wanted: number): VfioInterrupts | null {
-    const there = interruptCount(VFIO_IRQ[kind], (bytes) => {
-      libc().ioctl(owner.fd, VFIO_DEVICE_GET_IRQ_INFO, bytes, `${owner.address}: can't ask for its interrupts`);
+    const available = interruptCount(VFIO_IRQ[kind], (bytes) => {
+      libc().ioctl(owner.fd, VFIO_DEVICE_GET_IRQ_INFO, bytes, `${owner.address}: can't read its interrupts`);
     });
     const eventfds: number[] = [];
     try {
-      let count = Math.min(there, wanted);
+      let count = Math.min(available, wanted);
       while (count > 0) {
         while (eventfds.length < count) eventfds.push(libc().eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
         while (eventfds.length > count) closeSync(eventfds.pop()!);
         const got = trySet(owner, VFIO_IRQ[kind], eventfds);
         if (got === 0) return new VfioInterrupts(owner, kind, eventfds);
-        // The system has fewer of them to give away; or, below 0, does not say how many.
+        // The system has fewer vectors: retry with the count it returned, or with half if it returned none.
         count = got > 0 ? Math.min(got, count - 1) : count >> 1;
       }
     } catch (error) {
@@ -77,17 +77,17 @@ export class VfioInterrupts implements InterruptBackend {
   async rearm(vector: number): Promise<boolean> {
     const fd = this.#eventfds[vector]!;
     if (this.level) {
-      // What the driver told the device must be there first, or the line is still high for the old reason.
+      // The driver's register writes must reach the device first, or the line is still asserted for the old cause.
       await this.#owner.flush();
       if (this.#closed) return false;
       libc().ioctl(this.#owner.fd, VFIO_DEVICE_SET_IRQS, unmask(VFIO_IRQ.intx), `${this.#owner.address}: can't unmask`);
     }
     if (libc().takeEvents(fd)) return true;
-    this.#poller.watch(fd, this.#heard[vector]!);
+    this.#poller.watch(fd, this.#handlers[vector]!);
     return false;
   }
 
-  /** A thread and the process are held as long as a counter is watched; what comes meanwhile stays in the counter. */
+  /** Stops watching, which would hold a thread and the process. Interrupts meanwhile accumulate in the counter. */
   disarm(vector: number): void {
     if (!this.#closed) this.#poller.unwatch(this.#eventfds[vector]!);
   }
@@ -110,14 +110,14 @@ export class VfioInterrupts implements InterruptBackend {
 
 const NOT_THIS_KIND: readonly string[] = ['ENOSPC', 'EINVAL', 'ENOTTY', 'EBUSY', 'ENODEV', 'ENOTCONN'];
 
-/** 0 when it was done; else how many can be had, or -1 when the kernel does not say. */
+/** Returns 0 on success, else the number of available interrupts, or -1 if the kernel does not return one. */
 function trySet(owner: InterruptOwner, index: number, eventfds: readonly number[]): number {
-  const purpose = `${owner.address}: can't ${eventfds.length === 0 ? 'switch its interrupts off' : 'get its interrupts'}`;
+  const purpose = `${owner.address}: can't ${eventfds.length === 0 ? 'disable' : 'enable'} its interrupts`;
   try {
     return libc().ioctl(owner.fd, VFIO_DEVICE_SET_IRQS, setTriggers(index, eventfds), purpose);
   } catch (error) {
-    // Fewer may be had; none of this kind is no error, since there are other kinds: no line is assigned (ENODEV,
-    // ENOTCONN), or one that others use, and the device can't be told apart from them (EBUSY).
+    // The caller tries another kind. ENODEV, ENOTCONN: no line is assigned. EBUSY: the line is shared, and the device
+    // can't mask its interrupt.
     const none = error instanceof SystemCallError && NOT_THIS_KIND.includes(error.errnoName);
     if (!none || eventfds.length === 0) throw error;
     return -1;

@@ -1,10 +1,10 @@
 /**
- * Coherent memory for one device behind the kernel's IOMMU: `dma` is an IOVA, and the device reaches nothing else.
+ * Coherent memory for one device behind the kernel's IOMMU. `dma` is an IOVA; the device can reach no other memory.
  *
- *     this process   | file of hugepages or ordinary pages, locked in place while the device can reach it          |
- *                      |  opened in steps                    | by the page (strict)
+ *     this process   | file of hugepages or ordinary pages; pages are pinned while mapped for the device            |
+ *                      |  default: opened in steps           | strict: by the page
  *     IOMMU            | mapped until close                  | mapped from allocCoherent to freeCoherent
- *     IOVA           low for devices of 32 bits: 4 KiB ... 4 GiB   |   high, first for all others: 4 GiB ...
+ *     IOVA           low, for 32-bit devices: 4 KiB ... 4 GiB   |   high, first choice for all others: 4 GiB ...
  */
 import { closeSync } from 'node:fs';
 import {
@@ -34,32 +34,32 @@ import { memlock } from './memlock.ts';
 import { onNode } from './numa.ts';
 import type { DmaMapper } from './vfio-container.ts';
 
-/** How much memory a device behind an IOMMU may be given, and of what. */
+/** Size and kind of a VFIO device's memory. */
 export interface VfioMemoryOptions {
   /**
-   * The most bytes, up to 2^46 (with `strict` 2^32); rounded up to whole pages. Default 64 MiB. Ordinary pages are taken
-   * as they are needed; hugepages at once.
+   * Maximum bytes, up to 2^46 (2^32 with `strict`), rounded up to whole pages. Default 64 MiB. Hugepages are allocated
+   * at once, ordinary pages on demand.
    */
   readonly size?: number;
   /**
-   * Hugepages: `true` to insist on them, or the bytes of one, such as 2^21; `false` for ordinary pages. Default: hugepages
-   * if there are enough. They make the IOMMU faster, and nothing else: it puts pages together as the device sees them.
+   * `true` requires hugepages; a number requires pages of that many bytes, such as 2^21; `false` uses ordinary pages.
+   * Default: hugepages if enough are free. Hugepages reduce IOTLB misses. The IOMMU provides contiguity without them.
    */
   readonly hugepages?: boolean | number;
   /**
-   * Maps each piece of memory by itself, and takes it from the device as soon as it is given back: what the device does
-   * to a pool that was destroyed is stopped by the IOMMU. Default false: memory is mapped in large pieces, and stays in
-   * the device's reach until the source is closed, since the number of mappings is limited and a mapping can't be split.
+   * `true` maps each allocation by itself and unmaps it when it is freed: the IOMMU then blocks a device's late access
+   * to a destroyed pool. Default false: memory is mapped in large pieces and stays mapped until close, because the
+   * number of mappings is limited and a mapping can't be split.
    */
   readonly strict?: boolean;
-  /** NUMA node to take it from, and from no other; -1, the default, for any. */
+  /** NUMA node to allocate on, strictly; -1, the default, for any. */
   readonly node?: number;
 }
 
 export const MEMORY_OPTIONS: OptionNames<VfioMemoryOptions> = { size: true, hugepages: true, strict: true, node: true };
 
-/** What a source must know of its device and IOMMU. @internal */
-export interface VfioMemoryHome {
+/** The device's IOMMU as {@link VfioMemory} uses it. @internal */
+export interface IommuDomain {
   readonly address: string;
   readonly mapper: DmaMapper;
   readonly iovaRanges: readonly IovaRange[] | undefined;
@@ -74,17 +74,17 @@ const FIRST_STEP = 2 * MIB;
 const LARGEST_STEP = 2 ** 30;
 const FOUR_GIB = 2 ** 32;
 
-/** A part of the memory that was opened at once. */
+/** A part of the memory that was opened in one step. */
 interface Step {
-  /** Where it begins in the file, and in the address space that was set aside. */
+  /** Offset in the file and in the reserved address space. */
   readonly offset: number;
   readonly size: number;
   readonly buffer: ArrayBuffer;
-  /** Where it begins in the buffer. */
+  /** Offset in the buffer. */
   readonly byteOffset: number;
 }
 
-/** Memory from a strict source. */
+/** Memory of a strict source. */
 class StrictMemory implements CoherentMemory {
   readonly dma: number;
   readonly size: number;
@@ -101,7 +101,7 @@ class StrictMemory implements CoherentMemory {
 }
 
 /**
- * The memory of a device that is open through VFIO: `VfioDevice.memory`.
+ * Coherent memory of a device that is open through VFIO: `VfioDevice.memory`.
  *
  * @example
  * ```ts
@@ -115,57 +115,57 @@ class StrictMemory implements CoherentMemory {
  */
 export class VfioMemory implements CoherentAllocator {
   readonly name = 'vfio';
-  /** Bytes of a page of the IOMMU. */
+  /** Bytes of an IOMMU page. */
   readonly pageSize: number;
-  /** The most bytes that there will be. */
+  /** Maximum bytes. */
   readonly limit: number;
-  /** True when memory that was given back is out of the device's reach. */
+  /** True when freed memory is unmapped from the device at once. */
   readonly strict: boolean;
-  /** Bytes of the hugepages that it is of, or of an ordinary page. */
+  /** Bytes of the backing hugepages or ordinary pages. */
   readonly backingPageSize: number;
   readonly #mapper: DmaMapper;
   readonly #iovas: IovaRanges;
   readonly #memory: MappedMemory;
-  /** -1 once it is closed. */
+  /** -1 after close. */
   #file: number;
   readonly #node: number;
   readonly #availability = new Availability();
-  /** What the device can reach: address and bytes. */
+  /** Mappings of the device: IOVA to bytes. */
   readonly #mapped = new Map<number, number>();
-  // Memory that stays mapped, by where the device sees it.
+  // Default mode: memory that stays mapped, by address range.
   readonly #high: ZonedMemory;
   readonly #low: ZonedMemory;
   #opened = 0;
   readonly #unmapped: Step[] = [];
-  // Strict: all of it, and which pages of it are out.
+  // Strict mode: the whole memory, its pages, and the allocated objects.
   readonly #whole: ArrayBuffer | null = null;
   readonly #pages: PageAllocator | null = null;
-  readonly #out = new Set<unknown>();
+  readonly #allocated = new Set<unknown>();
   #closed = false;
 
   /** @internal */
-  constructor(home: VfioMemoryHome, options: VfioMemoryOptions = {}) {
+  constructor(domain: IommuDomain, options: VfioMemoryOptions = {}) {
     const {
       size = DEFAULT_SIZE,
       hugepages,
       strict = false,
       node = -1,
     } = readOptions('memory', options, MEMORY_OPTIONS);
-    checkHome(home);
-    const pageSize = Math.max(home.pageSize, libc().pageSize());
+    checkDomain(domain);
+    const pageSize = Math.max(domain.pageSize, libc().pageSize());
     checkInteger('memory.size', size, 1, strict ? MAX_VIEW : MAX_SIZE);
     checkInteger('memory.node', node, -1, 1023);
     checkBoolean('memory.strict', strict);
     this.pageSize = pageSize;
     this.strict = strict;
-    this.#mapper = home.mapper;
-    this.#iovas = new IovaRanges(home.iovaRanges, pageSize);
+    this.#mapper = domain.mapper;
+    this.#iovas = new IovaRanges(domain.iovaRanges, pageSize);
     checkNode(node);
 
     const file = takeFile(size, hugepages, node, pageSize);
     let memory: MappedMemory | undefined;
     try {
-      checkMemlock(home.address, file.size);
+      checkMemlock(domain.address, file.size);
       const alignment = Math.max(file.hugepageSize, 65_536);
       memory = new MappedMemory(roundUp(file.size, alignment), alignment);
       if (strict) {
@@ -187,29 +187,28 @@ export class VfioMemory implements CoherentAllocator {
     this.#low = new ZonedMemory({ name: 'vfio', pageSize, shareBuffer });
   }
 
-  /** Bytes of the pages that are handed out. */
+  /** Bytes of allocated pages. */
   get bytesInUse(): number {
     if (this.#pages !== null) return this.#pages.usedPages * this.pageSize;
     return this.#high.bytesInUse + this.#low.bytesInUse;
   }
 
-  /** Bytes that the device can reach, and that are locked in memory therefore. */
+  /** Bytes mapped for the device, and therefore pinned. */
   get bytesMapped(): number {
     let sum = 0;
     for (const size of this.#mapped.values()) sum += size;
     return sum;
   }
 
-  /** How many of the IOMMU's mappings are in use. */
+  /** Number of IOMMU mappings in use. */
   get mappings(): number {
     return this.#mapped.size;
   }
 
   /**
-   * Allocates memory that the device reaches at an address below its mask.
+   * Allocates memory at an IOVA within the device's mask.
    *
-   * @param request For whom, and how many bytes. `node` is not looked at: all this memory is from one node, or from
-   *   anywhere.
+   * @param request Device and bytes. `node` is ignored: all of this memory is on one node, or on any.
    */
   allocCoherent(request: CoherentRequest): CoherentMemory | null {
     const { device, mask, size } = checkRequest(request);
@@ -223,7 +222,7 @@ export class VfioMemory implements CoherentAllocator {
       const low = this.#low.allocCoherent(fixed);
       if (low !== null) return low;
     }
-    // Where there are no high addresses a step is a low one.
+    // Without high IOVAs a step gets a low one.
     if (this.#openStep(size, mask) && mask >= FOUR_GIB) {
       const high = this.#high.allocCoherent(fixed);
       if (high !== null) return high;
@@ -243,20 +242,20 @@ export class VfioMemory implements CoherentAllocator {
   }
 
   /**
-   * How another worker of this process gets at this memory.
+   * Describes a buffer for other workers of this process.
    *
-   * @param buffer The `buffer` of memory from here.
+   * @param buffer The `buffer` of memory from this source.
    */
   shareBuffer(buffer: ArrayBuffer | SharedArrayBuffer): SharedRegion {
     return this.#memory.share(buffer, NAME);
   }
 
   /**
-   * Takes all of it from the device, and then from the process: the IOMMU stops what the device still does, and views
-   * read zeros from now on, in all threads. `VfioDevice.close` does it. Closing twice is fine.
+   * Unmaps all memory from the device, then from the process. The IOMMU blocks further DMA, and existing views read
+   * zeros, in all threads. `VfioDevice.close` calls it. A second call does nothing.
    *
-   * @throws `DmaReleaseError` when the kernel would not take a mapping away: the memory then stays as it is.
-   * @throws {@link SystemCallError} when it would not replace the memory. Either way closing again does the rest.
+   * @throws `DmaReleaseError` when the kernel fails to unmap: the memory then stays in place.
+   * @throws {@link SystemCallError} when it fails to replace the memory. In both cases call again to finish.
    */
   close(): void {
     this.#closed = true;
@@ -272,37 +271,37 @@ export class VfioMemory implements CoherentAllocator {
       }
     }
     if (errors.length > 0) throw new DmaReleaseError('the device still reaches memory', errors);
-    // What is mapped keeps the file.
+    // The mappings keep the file alive.
     if (this.#file !== -1) closeSync(this.#file);
     this.#file = -1;
     this.#memory.close();
   }
 
-  /** Opens more of the memory, where a device of this mask reaches it; false if there is no more, or it can't be mapped. */
+  /** Opens and maps more memory below `mask`. Returns false if none is left or it can't be mapped. */
   #openStep(size: number, mask: number): boolean {
-    // Powers of two, so that what is naturally aligned in it is so for the device.
+    // Powers of two: a naturally aligned part of a step is naturally aligned for the device.
     const least = 2 ** Math.ceil(Math.log2(Math.max(size, this.pageSize)));
     const needed = roundUp(least, this.backingPageSize);
     const most = Math.max(least, Math.min(LARGEST_STEP, Math.max(FIRST_STEP, this.#opened)));
     const wanted = roundUp(most, this.backingPageSize);
-    // What could not be mapped before, perhaps for want of memory, is tried again.
-    for (const step of [...this.#unmapped]) if (this.#reach(step, size, needed, mask)) return true;
+    // Retry steps that could not be mapped before; memory may be available by now.
+    for (const step of [...this.#unmapped]) if (this.#mapStep(step, size, needed, mask)) return true;
     const left = Math.min(this.limit - this.#opened, MAX_VIEW);
     for (const bytes of wanted === needed ? [needed] : [wanted, needed]) {
       const room = Math.min(bytes, left);
-      // Before anything is taken: a request that can't be met costs nothing.
+      // Check before the step takes any memory, so that a failed request costs nothing.
       if (room < roundUp(size, this.pageSize)) continue;
       const iova = this.#iovas.alloc(room, mask);
       if (iova === -1) continue;
       this.#iovas.free(iova, room);
       const step = this.#open(room);
-      return step !== null && this.#reach(step, size, needed, mask);
+      return step !== null && this.#mapStep(step, size, needed, mask);
     }
     return false;
   }
 
-  /** Maps a step, or if there is no room for all of it, its beginning: at least `size` bytes, better `needed`. */
-  #reach(step: Step, size: number, needed: number, mask: number): boolean {
+  /** Maps a step, or its beginning if not all of it fits: `needed` bytes, or at least `size`. */
+  #mapStep(step: Step, size: number, needed: number, mask: number): boolean {
     for (const room of step.size > needed ? [step.size, needed] : [step.size]) {
       if (room < roundUp(size, this.pageSize)) continue;
       const iova = this.#iovas.alloc(room, mask);
@@ -316,7 +315,7 @@ export class VfioMemory implements CoherentAllocator {
     return false;
   }
 
-  /** Opens more; null when there is no memory. Until it is mapped for the device it is among the unmapped ones. */
+  /** Opens a step and adds it to the unmapped ones; null without memory. */
   #open(size: number): Step | null {
     const offset = this.#opened;
     try {
@@ -349,30 +348,30 @@ export class VfioMemory implements CoherentAllocator {
     if (!mapped) return null;
     new Float64Array(this.#whole!, offset, bytes / 8).fill(0);
     const memory = new StrictMemory(iova, size, this.#whole!, offset);
-    this.#out.add(memory);
+    this.#allocated.add(memory);
     return memory;
   }
 
   #freeStrict(pages: PageAllocator, memory: CoherentMemory): void {
-    if (!this.#out.has(memory)) {
-      const message = 'freeCoherent: this is no memory of this source, or it was given back before';
+    if (!this.#allocated.has(memory)) {
+      const message = 'freeCoherent: this memory is not from this source, or it was freed before';
       throw new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', message);
     }
     const bytes = roundUp(memory.size, this.pageSize);
     if (!this.#closed) {
-      // If this fails the device still reaches the pages: they are not handed out again, unless this is tried again.
+      // If this throws, the device still reaches the pages: they stay allocated until a later call succeeds.
       this.#mapper.unmap(memory.dma, bytes);
       this.#mapped.delete(memory.dma);
     }
-    this.#out.delete(memory);
+    this.#allocated.delete(memory);
     this.#iovas.free(memory.dma, bytes);
     pages.free(memory.byteOffset, bytes);
   }
 
-  /** False, and the address is free again, when there is no memory, no right to lock more, or no mapping left. */
+  /** Maps memory. Returns false, with the IOVA freed, without memory, memlock allowance or IOMMU mappings. */
   #map(address: number, iova: number, bytes: number): boolean {
     try {
-      // Ordinary pages are taken here, as they are locked in place.
+      // Pinning allocates ordinary pages, so the node applies here.
       onNode(this.#node, () => {
         this.#mapper.map(address, iova, bytes);
       });
@@ -386,17 +385,17 @@ export class VfioMemory implements CoherentAllocator {
   }
 }
 
-function checkHome(home: VfioMemoryHome): void {
-  const accepted = 'what VfioDevice.open() gives';
-  checkObject('home', home, accepted);
-  reading('home', home, accepted, () => {
-    const { address, mapper, iovaRanges, pageSize } = home;
-    if (typeof address !== 'string') throw new DmaArgumentError('home.address', address, 'a PCI address');
-    checkInteger('home.pageSize', pageSize, 4096, 2 ** 30);
-    checkObject('home.mapper', mapper, accepted);
-    checkFunction('home.mapper.map', (mapper as { readonly map?: unknown }).map);
+function checkDomain(domain: IommuDomain): void {
+  const accepted = 'an IOMMU domain of VfioDevice.open()';
+  checkObject('domain', domain, accepted);
+  reading('domain', domain, accepted, () => {
+    const { address, mapper, iovaRanges, pageSize } = domain;
+    if (typeof address !== 'string') throw new DmaArgumentError('domain.address', address, 'a PCI address');
+    checkInteger('domain.pageSize', pageSize, 4096, 2 ** 30);
+    checkObject('domain.mapper', mapper, accepted);
+    checkFunction('domain.mapper.map', (mapper as { readonly map?: unknown }).map);
     if (iovaRanges !== undefined && !isArray(iovaRanges))
-      throw new DmaArgumentError('home.iovaRanges', iovaRanges, accepted);
+      throw new DmaArgumentError('domain.iovaRanges', iovaRanges, accepted);
   });
 }
 
@@ -404,7 +403,7 @@ function isOutOfMemory(error: unknown): boolean {
   return error instanceof SystemCallError && ['ENOMEM', 'ENOSPC', 'EFAULT'].includes(error.errnoName);
 }
 
-/** Before anything is allocated: an allocation throws for wrong arguments only. */
+/** Checks the node before any allocation: allocations throw for wrong arguments only. */
 function checkNode(node: number): void {
   try {
     onNode(node, () => undefined);
@@ -419,16 +418,16 @@ function checkMemlock(address: string, wanted: number): void {
   if (wanted <= limit - locked) return;
   const kib = (bytes: number): string => `${String(Math.ceil(bytes / 1024))} KiB`;
   const message =
-    `${kib(wanted)} of memory are to be locked for the device, and this process may lock ${kib(limit - locked)} more ` +
+    `the device needs ${kib(wanted)} of locked memory, and this process may lock ${kib(limit - locked)} more ` +
     `(limit ${kib(limit)}): raise the limit (ulimit -l ${String(Math.ceil((wanted + locked) / 1024))}, or ` +
-    'LimitMEMLOCK= of the service), or ask for less by memory.size';
+    'LimitMEMLOCK= of the service), or reduce memory.size';
   throw new VfioError('ERR_DMAPOOL_VFIO_MEMLOCK', address, message);
 }
 
-/** Takes the memory: hugepages of one size, or a file of ordinary pages that gets its memory later. */
+/** Allocates hugepages of one size, or creates a file of ordinary pages, allocated on demand. */
 function takeFile(size: number, hugepages: boolean | number | undefined, node: number, pageSize: number): HugepageFile {
   if (!['boolean', 'number', 'undefined'].includes(typeof hugepages)) {
-    throw new DmaArgumentError('memory.hugepages', hugepages, 'a boolean, or bytes of a hugepage');
+    throw new DmaArgumentError('memory.hugepages', hugepages, 'a boolean, or the bytes of a hugepage');
   }
   const enough = (pool: HugepagePool): boolean => pool.free * pool.size >= roundUp(size, pool.size);
   if (hugepages === undefined ? hugepagePools(node).some(enough) : hugepages !== false) {
@@ -439,7 +438,7 @@ function takeFile(size: number, hugepages: boolean | number | undefined, node: n
       return files[0]!;
     } catch (error) {
       for (const { fd } of files) closeSync(fd);
-      // Somebody may have been faster; who did not ask for hugepages does not miss them.
+      // Another process may have allocated them meanwhile. Fall back unless the caller requires hugepages.
       if (hugepages !== undefined) throw error;
     }
   }

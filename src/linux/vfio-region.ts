@@ -1,10 +1,10 @@
 /**
- * A region of a device's registers: mapped where the kernel allows it, else through the device's file.
+ * Access to a region of a device's registers: mapped where possible, else through the device's file.
  *
- * Registers must be reached by one access of their own width. An element of a typed array is (a `DataView` is not: it
- * may go byte by byte), and V8 neither leaves out nor joins such accesses across calls. Only x86 promises, besides, that
- * what was written to memory is there when a register is written after it; elsewhere that takes a barrier that JavaScript
- * does not have, so registers go through the kernel there, which has it.
+ * A register needs one access of its own width. A typed array element is accessed so (a `DataView` may access byte by
+ * byte), and V8 neither omits nor merges such accesses across calls. A write to memory must also be visible before a
+ * later register write. x86 guarantees this order. Other architectures need a barrier that JavaScript lacks, so there
+ * registers are accessed through the kernel, which has it.
  */
 import { readSync, writeSync } from 'node:fs';
 import { roundUp } from '../arguments.ts';
@@ -12,7 +12,7 @@ import { libc, MAX_VIEW } from './libc.ts';
 import { MappedMemory } from './mapped-memory.ts';
 import type { RegionInfo } from './vfio-abi.ts';
 
-/** Address space is reserved in such pieces. */
+/** Unit of reserved address space in bytes. */
 const GRANULE = 65_536;
 
 interface Area {
@@ -31,7 +31,7 @@ export class VfioRegion {
   readonly #mappings: MappedMemory[] = [];
   readonly #bytes = Buffer.alloc(8);
 
-  /** @param fd The device's file, which stays the caller's. @param map False: everything goes through the file. */
+  /** @param fd The device's file; the caller closes it. @param map False accesses everything through the file. */
   constructor(fd: number, info: RegionInfo, map: boolean = process.arch === 'x64') {
     this.#fd = fd;
     this.#offset = info.offset;
@@ -96,7 +96,7 @@ export class VfioRegion {
     }
   }
 
-  /** Takes the registers away from JavaScript: what it still has of them reads zeros. */
+  /** Unmaps the registers. Existing views then read zeros. */
   close(): void {
     this.#areas.length = 0;
     for (const memory of this.#mappings) memory.close();

@@ -1,4 +1,4 @@
-/** A PCI device of this system in the hands of this process. */
+/** A PCI device of this system, owned by this process through VFIO. */
 import { type OptionNames, readOptions } from '../arguments.ts';
 import { DmaArgumentError } from '../errors.ts';
 import { PciFunction, type PciOpenOptions } from '../pci/function.ts';
@@ -7,27 +7,26 @@ import { VfioBackend } from './vfio-backend.ts';
 import { VfioContainer } from './vfio-container.ts';
 import { MEMORY_OPTIONS, VfioMemory, type VfioMemoryOptions } from './vfio-memory.ts';
 
-/** How to open a device. */
+/** Options of {@link VfioDevice.open}. */
 export interface VfioOpenOptions extends Omit<PciOpenOptions, 'memory'> {
-  /** How much memory it may be given, and of what. */
+  /** Size and kind of its memory. */
   readonly memory?: VfioMemoryOptions;
 }
 
 const OPEN_OPTIONS: OptionNames<VfioOpenOptions> = { log: true, dmaMask: true, memory: true };
-/** Given by {@link VfioDevice.open}: JavaScript can call a private constructor. */
-const MAKING: unique symbol = Symbol('making a device');
+/** Passed by {@link VfioDevice.open}: `private` does not keep JavaScript from calling the constructor. */
+const CONSTRUCTOR_KEY: unique symbol = Symbol('VfioDevice');
 
 /** Device Control: Enable No Snoop (PCI Express 4.0, 7.5.3.4). */
 const DEVICE_CONTROL = 8;
 const NO_SNOOP = 1 << 11;
 
 /**
- * A PCI function that this process drives through the kernel's VFIO, with memory behind an IOMMU: the device reaches the
- * memory that its pools have, and nothing else. Whatever becomes of the process, the kernel then stops the device and
- * takes the memory back.
+ * A PCI function that this process drives through the kernel's VFIO. The IOMMU confines the device to the memory of its
+ * pools. However the process ends, the kernel then stops the device and frees the memory.
  *
- * The function must be in the hands of vfio-pci (`dmapool bind ADDRESS`), and the file of its IOMMU group, `/dev/vfio/N`,
- * open to this user. Each device has a container of its own. Two functions of one group can't be opened at the same time.
+ * Bind the function to vfio-pci first (`dmapool bind ADDRESS`), and give this user access to the file of its IOMMU
+ * group, `/dev/vfio/N`. Each device has its own container. Two functions of one group can't be open at the same time.
  *
  * @example
  * ```ts
@@ -46,24 +45,24 @@ const NO_SNOOP = 1 << 11;
  * ```
  */
 export class VfioDevice {
-  /** The function: what drivers stand on. Its `close` closes all of this. */
+  /** The function, for drivers. Its `close` closes the whole device. */
   readonly pci: PciFunction;
-  /** The memory that it can be given. */
+  /** The device's memory. */
   readonly memory: VfioMemory;
   /** Number of its IOMMU group. */
   readonly group: number;
   /**
-   * True when the IOMMU makes the device's accesses coherent whatever it asks for. Where it does not, the device's right
-   * to ask (Enable No Snoop) was taken from it when it was opened.
+   * True when the IOMMU makes every access of the device coherent, No Snoop requests included. Otherwise
+   * {@link VfioDevice.open} cleared the device's Enable No Snoop bit.
    */
   readonly snoopEnforced: boolean;
-  /** Where its DMA addresses may be: first and last byte, ascending; undefined when the kernel does not say. */
+  /** Usable IOVAs: first and last byte, ascending; undefined when the kernel does not report them. */
   readonly iovaRanges: readonly { readonly first: number; readonly last: number }[] | undefined;
-  /** True when the kernel can reset it; else a driver must, by the device's own registers. */
+  /** True when the kernel can reset the function; otherwise the driver must, through the device's registers. */
   readonly canReset: boolean;
 
   private constructor(key: symbol, pci: PciFunction, container: VfioContainer, backend: VfioBackend) {
-    if (key !== MAKING) throw new DmaArgumentError('new VfioDevice', key, 'VfioDevice.open() in its place');
+    if (key !== CONSTRUCTOR_KEY) throw new DmaArgumentError('new VfioDevice', key, 'VfioDevice.open() instead');
     this.pci = pci;
     this.memory = backend.memory;
     this.group = container.group;
@@ -73,19 +72,19 @@ export class VfioDevice {
   }
 
   /**
-   * Opens a function, with its registers decoding, bus mastering off, and no interrupts.
+   * Opens a function. Afterwards its registers decode, bus mastering is off, and no interrupt is enabled.
    *
    * @param address With its domain: `0000:3b:00.0`.
-   * @param options Its memory, and what the function's device is to be. Default: ordinary memory, locked.
-   * @throws {@link VfioError} with what stands in the way, and what to do.
-   * @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND`; `ERR_DMAPOOL_PCI_BUSY` when somebody has it open, or another
-   *   function of its group.
-   * @throws {@link HugepageError} when hugepages are asked for and there are too few.
+   * @param options Memory of the device, and options of `PciFunction.open`.
+   * @throws {@link VfioError} with the obstacle and the remedy.
+   * @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND`; `ERR_DMAPOOL_PCI_BUSY` when the function, or another of its group,
+   *   is open already.
+   * @throws {@link HugepageError} when the options require hugepages and too few are free.
    * @throws `DmaArgumentError` @throws `DmaDependencyError` @throws {@link SystemCallError}
    */
   static async open(address: string, options: VfioOpenOptions = {}): Promise<VfioDevice> {
     const { memory: wanted = {}, ...pciOptions } = readOptions('options', options, OPEN_OPTIONS);
-    // Before anything of the system is opened.
+    // Check the options before opening anything.
     const memoryOptions = readOptions('memory', wanted, MEMORY_OPTIONS);
     const container = new VfioContainer(address);
     let memory: VfioMemory | undefined;
@@ -95,15 +94,15 @@ export class VfioDevice {
       memory = new VfioMemory({ address, mapper: container, iovaRanges, pageSize }, memoryOptions);
       backend = new VfioBackend(container, memory);
     } catch (error) {
-      // First the container, which takes all memory from the device.
+      // Container first: its close unmaps all memory from the device.
       container.close();
       memory?.close();
       throw error;
     }
     try {
       const pci = await PciFunction.open(backend, pciOptions);
-      if (!container.snoopEnforced) await forbidNoSnoop(pci);
-      return new VfioDevice(MAKING, pci, container, backend);
+      if (!container.snoopEnforced) await disableNoSnoop(pci);
+      return new VfioDevice(CONSTRUCTOR_KEY, pci, container, backend);
     } catch (error) {
       await backend.close();
       throw error;
@@ -111,10 +110,10 @@ export class VfioDevice {
   }
 
   /**
-   * The driver is done, as `pci.close()`: bus mastering off, interrupts closed, pools destroyed, the device reset, its
-   * memory taken from it and then from the process, and the group given up. Closing twice is fine.
+   * Closes the function, as `pci.close()`: disables bus mastering and interrupts, destroys the pools, resets the
+   * device, unmaps its memory and releases the group. A second call does nothing.
    *
-   * @throws `DmaReleaseError` after all was tried, with what failed.
+   * @throws `DmaReleaseError` with all failures, after every step was tried.
    */
   close(): Promise<void> {
     return this.pci.close();
@@ -126,8 +125,8 @@ export class VfioDevice {
   }
 }
 
-/** A device may ask for accesses that bypass the processor's caches, and coherent memory would not be. */
-async function forbidNoSnoop(pci: PciFunction): Promise<void> {
+/** Clears Enable No Snoop: such accesses bypass the CPU caches, so memory would not be coherent. */
+async function disableNoSnoop(pci: PciFunction): Promise<void> {
   const express = await pci.config.findCapability(PCI_CAPABILITY.pciExpress);
   if (express !== null) await pci.config.update16(express.offset + DEVICE_CONTROL, 0, NO_SNOOP);
 }

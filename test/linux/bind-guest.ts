@@ -94,7 +94,7 @@ void describe('dmapool bind', () => {
     await once(elsewhere, 'exit');
 
     sh('mkswap -q /dev/nvme0n1 || mkswap /dev/nvme0n1; swapon /dev/nvme0n1');
-    refused('ERR_DMAPOOL_BIND_IN_USE', /nvme0n1 is swapped to/, () => bindToVfio([NVME]));
+    refused('ERR_DMAPOOL_BIND_IN_USE', /nvme0n1 is used as swap/, () => bindToVfio([NVME]));
     sh('swapoff /dev/nvme0n1');
 
     assert.equal(driverOf(NVME), 'nvme');
@@ -119,7 +119,7 @@ void describe('dmapool bind', () => {
   });
 
   void it('refuses a part of a group, and takes it whole', () => {
-    refused('ERR_DMAPOOL_BIND_GROUP', /group \d+ is also that of 0000:00:18\.1 \(driver e1000\)/, () =>
+    refused('ERR_DMAPOOL_BIND_GROUP', /group \d+ also contains 0000:00:18\.1 \(driver e1000\)/, () =>
       bindToVfio([TWINS[0]]),
     );
     assert.deepEqual(TWINS.map(driverOf), ['e1000', 'e1000']);

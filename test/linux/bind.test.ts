@@ -65,7 +65,7 @@ void describe('handing PCI functions over', () => {
     assert.deepEqual(usesOf(ADDRESS, folders), []);
     assert.throws(() => bindToVfio([ADDRESS], folders), {
       code: 'ERR_DMAPOOL_BIND_FAILED',
-      message: /vfio-pci did not take it/,
+      message: /vfio-pci did not bind to it/,
     });
     assert.equal(readFileSync(join(folders.sys, 'bus/pci/devices', ADDRESS, 'driver_override'), 'utf8'), '\n');
     assert.equal(readFileSync(join(folders.sys, 'bus/pci/drivers_probe'), 'utf8'), `${ADDRESS}\n`);

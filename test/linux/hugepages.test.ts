@@ -53,7 +53,7 @@ void describe('hugepages of the system', () => {
       (error) =>
         error instanceof HugepageError &&
         error.code === 'ERR_DMAPOOL_NO_HUGEPAGES' &&
-        /^32 TiB of hugepages are wanted, and free are .*; reserve more, as root: echo \d+ > \/sys\/kernel\/mm\/hugepages\/hugepages-\d+kB\/nr_hugepages$/.test(
+        /^32 TiB of hugepages needed, but only .* are free; reserve more, as root: echo \d+ > \/sys\/kernel\/mm\/hugepages\/hugepages-\d+kB\/nr_hugepages$/.test(
           error.message,
         ),
     );

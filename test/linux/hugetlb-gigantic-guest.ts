@@ -31,7 +31,8 @@ void describe('hugetlb memory of two sizes of hugepages', () => {
     assert.deepEqual(large.hugepages, [{ size: GIGANTIC, count: 1 }]);
     assert.throws(() => new HugetlbMemory({ size: GIGANTIC }), {
       code: 'ERR_DMAPOOL_NO_HUGEPAGES',
-      message: /^1 GiB of hugepages are wanted, and free are 0 of 1 of 1 GiB, 8 of 8 of 2 MiB; .* echo 512 > .*-2048kB/,
+      message:
+        /^1 GiB of hugepages needed, but only 0 of 1 of 1 GiB, 8 of 8 of 2 MiB are free; .* echo 512 > .*-2048kB/,
     });
     const small = new HugetlbMemory({ size: 8 * HUGE });
     assert.deepEqual(small.hugepages, [{ size: HUGE, count: 8 }]);

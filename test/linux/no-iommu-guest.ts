@@ -8,8 +8,8 @@ import { runCli } from '../cli/run-cli.ts';
 import { FIRST as EDU } from './vfio-guest-support.ts';
 
 const WHAT_TO_DO =
-  `${EDU}: it is in no IOMMU group, so VFIO can not use it: switch the IOMMU on in the firmware (VT-d, AMD-Vi), and ` +
-  'boot with intel_iommu=on on Intel';
+  `${EDU}: it has no IOMMU group, so VFIO cannot use it: enable the IOMMU in the firmware (VT-d, AMD-Vi), and on ` +
+  'Intel boot with intel_iommu=on';
 
 void it('without IOMMU no device is handed over or opened, and all say what to do', async () => {
   assert.match((await runCli(['devices'])).out, /^0000:00:10\.0 +1234:11e8 +old device +- +-$/m);
@@ -27,7 +27,7 @@ void it('without hugepages reserved there is no memory of them, until what the m
     () => new HugetlbMemory({ size: 3 * 2 ** 20 }),
     (error: Error & { code?: string }) => {
       assert.equal(error.code, 'ERR_DMAPOOL_NO_HUGEPAGES');
-      command = /free are 0 of 0 of 2 MiB; reserve more, as root: (echo 2 > .*)$/.exec(error.message)![1]!;
+      command = /only 0 of 0 of 2 MiB are free; reserve more, as root: (echo 2 > .*)$/.exec(error.message)![1]!;
       return true;
     },
   );

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { bindToVfio, HugetlbMemory, unbindFromVfio } from 'dmapool/linux';
 import { VfioContainer } from '../../src/linux/vfio-container.ts';
-import { VfioMemory, type VfioMemoryHome, type VfioMemoryOptions } from '../../src/linux/vfio-memory.ts';
+import { VfioMemory, type IommuDomain, type VfioMemoryOptions } from '../../src/linux/vfio-memory.ts';
 import { runStaleViews, seedOf } from './stale-views.ts';
 import { FIRST as EDU, freeHugepages } from './vfio-guest-support.ts';
 import { MIB } from '../support/sizes.ts';
@@ -11,7 +11,7 @@ import { MIB } from '../support/sizes.ts';
 const PIECES = [1, 4096, 20_000, 65_536];
 
 /** One container for all: a device takes longer to open than all the rest. */
-function withHome(use: (home: VfioMemoryHome) => void): void {
+function withDomain(use: (domain: IommuDomain) => void): void {
   const container = new VfioContainer(EDU);
   try {
     const { iovaRanges, pageSize } = container.iommu;
@@ -40,8 +40,8 @@ void describe('no order of close, read, write, alloc and free crashes the proces
       const reserved = freeHugepages();
       const seed = seedOf();
       t.diagnostic(`DMAPOOL_SEED=${String(seed)}`);
-      withHome((home) => {
-        const open = (): VfioMemory => new VfioMemory(home, options);
+      withDomain((domain) => {
+        const open = (): VfioMemory => new VfioMemory(domain, options);
         assert.ok(runStaleViews({ orders, seed, open, sizes: PIECES, dmaMask: 2 ** 39 - 1 }).length > orders);
       });
       assert.equal(freeHugepages(), reserved);

@@ -52,7 +52,7 @@ void describe('a device that shares its IOMMU group', () => {
     await assert.rejects(VfioDevice.open(EDU, SMALL), {
       code: 'ERR_DMAPOOL_VFIO_GROUP',
       message:
-        `${EDU}: its IOMMU group ${String(group)} can't be used while the kernel's drivers have part of it: ` +
+        `${EDU}: its IOMMU group ${String(group)} is not viable: kernel drivers are bound to ` +
         `${E1000} (driver e1000); bind these to vfio-pci too`,
     });
     // As it says; nothing was left open by the failure.
@@ -81,7 +81,7 @@ void describe('a device that shares its IOMMU group', () => {
       chmodSync(node, 0o666);
       assert.equal(
         openAsNobody(EDU, '{ memory: { size: 2 ** 20 } }'),
-        `ERR_DMAPOOL_PCI_BUSY ${EDU}: it is in use: somebody has ${node} open`,
+        `ERR_DMAPOOL_PCI_BUSY ${EDU}: it is in use: another process has ${node} open`,
       );
     } finally {
       chmodSync(node, 0o600);
@@ -97,7 +97,7 @@ void describe('a device that shares its IOMMU group', () => {
     try {
       assert.equal(
         openAsNobody(EDU),
-        `ERR_DMAPOOL_VFIO_PERMISSION ${EDU}: ${container} may not be opened by this user; as root: chown USER ${container}`,
+        `ERR_DMAPOOL_VFIO_PERMISSION ${EDU}: this user may not open ${container}; as root: chown USER ${container}`,
       );
     } finally {
       chmodSync(container, 0o666);
@@ -111,7 +111,7 @@ void describe('a device that shares its IOMMU group', () => {
     let command = '';
     await assert.rejects(VfioDevice.open(EDU, SMALL), (error: Error & { code?: string }) => {
       assert.equal(error.code, 'ERR_DMAPOOL_VFIO_UNSUPPORTED');
-      command = /^0000:01:01\.0: the kernel has no VFIO for IOMMUs of type 1: (modprobe .*)$/.exec(error.message)![1]!;
+      command = /^0000:01:01\.0: the kernel lacks VFIO for type 1 IOMMUs: (modprobe .*)$/.exec(error.message)![1]!;
       return true;
     });
     execFileSync('sh', ['-c', command]);

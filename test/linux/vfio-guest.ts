@@ -338,7 +338,7 @@ void describe('wrong use of VFIO is refused, with what to do', () => {
     try {
       await assert.rejects(VfioDevice.open(EDU), {
         code: 'ERR_DMAPOOL_VFIO_NOT_BOUND',
-        message: `${EDU}: no driver has it; hand it over: dmapool bind ${EDU}`,
+        message: `${EDU}: no driver is bound to it; run: dmapool bind ${EDU}`,
       });
     } finally {
       bindToVfio([EDU]);
@@ -386,12 +386,12 @@ void describe('wrong use of VFIO is refused, with what to do', () => {
     const path = `/dev/vfio/${String(listPciDevices().find(({ address }) => address === EDU)!.iommuGroup)}`;
     assert.equal(
       openAsNobody(EDU, '{ memory: { size: 2 ** 20 } }'),
-      `ERR_DMAPOOL_VFIO_PERMISSION ${EDU}: ${path} may not be opened by this user; as root: chown USER ${path}`,
+      `ERR_DMAPOOL_VFIO_PERMISSION ${EDU}: this user may not open ${path}; as root: chown USER ${path}`,
     );
     chmodSync(path, 0o666);
     assert.match(
       openAsNobody(EDU, '{ memory: { size: 64 * 2 ** 20 } }'),
-      /^ERR_DMAPOOL_VFIO_MEMLOCK .*: 65536 KiB of memory are to be locked for the device, and this process may lock \d+ KiB more \(limit \d+ KiB\): raise the limit \(ulimit -l \d+, /,
+      /^ERR_DMAPOOL_VFIO_MEMLOCK .*: the device needs 65536 KiB of locked memory, and this process may lock \d+ KiB more \(limit \d+ KiB\): raise the limit \(ulimit -l \d+, /,
     );
     // Root is not needed where the group is ours and the memory within the limit.
     assert.equal(openAsNobody(EDU, '{ memory: { size: 2 ** 20, hugepages: false } }'), 'opened');

@@ -5,7 +5,7 @@ import { describe, it } from 'node:test';
 import { type CoherentMemory, Device, DmaError, DmaPool } from 'dmapool';
 import { SystemCallError } from 'dmapool/linux';
 import type { DmaMapper } from '../../src/linux/vfio-container.ts';
-import { VfioMemory, type VfioMemoryHome } from '../../src/linux/vfio-memory.ts';
+import { VfioMemory, type IommuDomain } from '../../src/linux/vfio-memory.ts';
 import { throwsCode } from '../support/errors.ts';
 import { runStaleViews, seedOf } from './stale-views.ts';
 import { footprint, StrictMapper, SystemFaults } from './system-faults.ts';
@@ -18,8 +18,8 @@ void describe('a view of VFIO memory', () => {
       const seed = seedOf();
       t.diagnostic(`DMAPOOL_SEED=${String(seed)}`);
       const mapper = { map: () => undefined, unmap: () => undefined };
-      const home = { address: '0000:00:10.0', mapper, iovaRanges: undefined, pageSize: 4096 };
-      const open = (): VfioMemory => new VfioMemory(home, { size: 131_072, hugepages: false, strict });
+      const domain = { address: '0000:00:10.0', mapper, iovaRanges: undefined, pageSize: 4096 };
+      const open = (): VfioMemory => new VfioMemory(domain, { size: 131_072, hugepages: false, strict });
       const stale = runStaleViews({ orders: 5000, seed, open, sizes: [1, 4096, 20_000, 65_536], dmaMask: 2 ** 39 - 1 });
       assert.ok(stale.length > 5000);
     });
@@ -56,8 +56,8 @@ function exhaust(faults: SystemFaults, memory: VfioMemory): CoherentMemory[] {
 
 /** A driver's life on a source: pools that grow and go, and the end. Returns the views that it had. */
 function live(faults: SystemFaults, mapper: StrictMapper, strict: boolean): Uint8Array[] {
-  const home = { address: '0000:00:10.0', mapper, iovaRanges: IOVAS, pageSize: 4096 };
-  const memory = persist(faults, () => new VfioMemory(home, { size: LIMIT, hugepages: false, strict }));
+  const domain = { address: '0000:00:10.0', mapper, iovaRanges: IOVAS, pageSize: 4096 };
+  const memory = persist(faults, () => new VfioMemory(domain, { size: LIMIT, hugepages: false, strict }));
   const device = new Device({ name: '0000:00:10.0', dmaMask: NOBODY.dmaMask, memory });
   const views: Uint8Array[] = [];
   for (let round = 0; round < 2; round++) {
@@ -119,7 +119,7 @@ void describe('VFIO memory when the system refuses', () => {
 });
 
 void describe('VFIO memory', () => {
-  const home = (mapper: DmaMapper): VfioMemoryHome => ({
+  const domain = (mapper: DmaMapper): IommuDomain => ({
     address: '0000:00:10.0',
     mapper,
     iovaRanges: [{ first: 2 ** 32, last: 2 ** 45 - 1 }],
@@ -131,7 +131,7 @@ void describe('VFIO memory', () => {
     const map = (_address: number, _iova: number, size: number): void => {
       if (size > 2 * MIB) throw new SystemCallError('VFIO_IOMMU_MAP_DMA', constants.errno.ENOMEM, 'too large');
     };
-    const memory = new VfioMemory(home({ map, unmap: () => undefined }), { size: 64 * MIB, hugepages: false });
+    const memory = new VfioMemory(domain({ map, unmap: () => undefined }), { size: 64 * MIB, hugepages: false });
     const all: CoherentMemory[] = [];
     for (;;) {
       const next = memory.allocCoherent({ device: NOBODY, size: MIB, node: -1 });
@@ -148,13 +148,13 @@ void describe('VFIO memory', () => {
 
   void it('says at once that there is no such NUMA node', () => {
     const before = footprint();
-    throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => new VfioMemory(home(anything), { node: 63, hugepages: false }));
+    throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => new VfioMemory(domain(anything), { node: 63, hugepages: false }));
     assert.deepEqual(footprint(), before);
   });
 
   void it('may be as large as its documentation says', () => {
     const before = footprint();
-    const memory = new VfioMemory(home(anything), { size: 2 ** 41 + 4096, hugepages: false });
+    const memory = new VfioMemory(domain(anything), { size: 2 ** 41 + 4096, hugepages: false });
     const device = { name: 'd', dmaMask: Number.MAX_SAFE_INTEGER };
     memory.freeCoherent(memory.allocCoherent({ device, size: MIB, node: -1 })!);
     memory.close();

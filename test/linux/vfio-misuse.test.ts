@@ -51,7 +51,7 @@ void describe('a device that can not be opened', () => {
     for (const driver of ['e1000', null]) {
       assert.throws(() => new VfioContainer(ADDRESS, fakeSystem(t, [], driver)), {
         code: 'ERR_DMAPOOL_VFIO_NOT_BOUND',
-        message: `${ADDRESS}: ${driver === null ? 'no driver' : `the driver ${driver}`} has it; hand it over: dmapool bind ${ADDRESS}`,
+        message: `${ADDRESS}: ${driver === null ? 'no driver' : `driver ${driver}`} is bound to it; run: dmapool bind ${ADDRESS}`,
       });
     }
   });
@@ -59,7 +59,7 @@ void describe('a device that can not be opened', () => {
   void it('since VFIO has it without IOMMU', (t) => {
     assert.throws(() => new VfioContainer(ADDRESS, fakeSystem(t, ['vfio/vfio', 'vfio/noiommu-7'])), {
       code: 'ERR_DMAPOOL_VFIO_NO_IOMMU',
-      message: /^0000:01:00\.0: VFIO has it without IOMMU \(enable_unsafe_noiommu_mode\)/,
+      message: /^0000:01:00\.0: VFIO runs without IOMMU \(enable_unsafe_noiommu_mode\)/,
     });
   });
 
@@ -74,7 +74,7 @@ void describe('a device that can not be opened', () => {
     assert.throws(() => new VfioContainer(ADDRESS, fakeSystem(t, ['vfio/vfio'])), {
       code: 'ERR_DMAPOOL_SYSTEM_CALL',
       errnoName: 'ENOTTY',
-      message: /^0000:01:00\.0: can't ask for the version of VFIO: /,
+      message: /^0000:01:00\.0: can't read the version of VFIO: /,
     });
   });
 });

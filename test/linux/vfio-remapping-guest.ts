@@ -12,7 +12,7 @@ void it('where interrupts are not remapped a device is refused, until it is allo
   let command = '';
   await assert.rejects(VfioDevice.open(EDU, options), (error: Error & { code?: string }) => {
     assert.equal(error.code, 'ERR_DMAPOOL_VFIO_PERMISSION');
-    command = /^0000:00:10\.0: the kernel refuses its IOMMU.*: (echo 1 > .*)$/.exec(error.message)![1]!;
+    command = /^0000:00:10\.0: the kernel refused the IOMMU.*: (echo 1 > .*)$/.exec(error.message)![1]!;
     return true;
   });
   assert.equal(freeHugepages(), before);
