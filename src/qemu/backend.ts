@@ -1,4 +1,4 @@
-/** One PCI function of a machine, as `PciFunction` wants it. */
+/** PCI backend for a function of a QEMU machine. */
 import type { CoherentAllocator } from '../memory/coherent.ts';
 import type { InterruptBackend, InterruptKind, PciBackend, RawConfigSpace } from '../pci/backend.ts';
 import { PCI_COMMAND, PCI_CONFIG, PCI_STATUS } from '../pci/registers.ts';
@@ -6,17 +6,17 @@ import type { MachineBus } from './bus.ts';
 import type { AssignedBar, FoundFunction } from './enumerate.ts';
 import type { InterruptLines } from './interrupt-lines.ts';
 
-/** Milliseconds between looks while somebody else holds a shared line high: our own rise can't be heard then. */
+/** Milliseconds between checks of a shared line that is high: it does not rise again for this function. */
 const SHARED_LINE_INTERVAL = 2;
 
-/** What a function needs of its machine. */
-export interface FunctionHome {
+/** The function's environment: its machine. */
+export interface FunctionContext {
   readonly bus: MachineBus;
   readonly lines: InterruptLines;
   readonly memory: CoherentAllocator;
-  /** Input of the I/O APIC that the function's pin leads to; -1: it has no pin. */
+  /** I/O APIC input of the function's pin; -1 without a pin. */
   readonly line: number;
-  /** Has the disks finish what they were asked for. */
+  /** Waits until the disks have completed their requests. */
   readonly finishRequests: () => Promise<void>;
   readonly onClose: () => void;
 }
@@ -26,53 +26,53 @@ export class QemuPciBackend implements PciBackend {
   readonly bars: readonly AssignedBar[];
   readonly memory: CoherentAllocator;
   readonly removed: AbortSignal;
-  /** Past `removed`: all ones once the device is out or QEMU's process has ended, and not before. */
+  /** Works after `removed` has aborted. Reads return all ones once the device is unplugged or the process has ended. */
   readonly rawConfig: RawConfigSpace = {
     read: (offset, width) =>
-      this.#raw(2 ** width - 1, () => this.#home.bus.readConfig(this.#found.where, offset, width)),
+      this.#raw(2 ** width - 1, () => this.#context.bus.readConfig(this.#found.where, offset, width)),
     write: (offset, width, value) =>
-      this.#raw(undefined, () => this.#home.bus.writeConfig(this.#found.where, offset, width, value)),
+      this.#raw(undefined, () => this.#context.bus.writeConfig(this.#found.where, offset, width, value)),
   };
-  readonly #home: FunctionHome;
+  readonly #context: FunctionContext;
   readonly #found: FoundFunction;
-  readonly #gone = new AbortController();
-  #leaving: Promise<void> | null = null;
-  /** Once it is removed: resolves when its DMA has ended. */
-  #off: Promise<unknown> = Promise.resolve();
-  /** By the number of the register; holes where there is none. */
+  readonly #removal = new AbortController();
+  #unplugging: Promise<void> | null = null;
+  /** After removal: resolves when the function's DMA has ended. */
+  #dmaEnded: Promise<unknown> = Promise.resolve();
+  /** BARs by index, with holes. */
   readonly #byIndex: (AssignedBar | undefined)[] = [];
 
-  constructor(found: FoundFunction, home: FunctionHome) {
+  constructor(found: FoundFunction, context: FunctionContext) {
     this.#found = found;
-    this.#home = home;
+    this.#context = context;
     this.address = found.address;
     this.bars = found.bars;
-    this.memory = home.memory;
-    this.removed = this.#gone.signal;
+    this.memory = context.memory;
+    this.removed = this.#removal.signal;
     for (const bar of found.bars) this.#byIndex[bar.index] = bar;
   }
 
-  /** A model that was cut off in the middle of its work may still have requests under way to the disk. */
+  /** A device model may have disk requests in flight after bus mastering is off. */
   settle(): Promise<void> {
-    return this.#home.finishRequests();
+    return this.#context.finishRequests();
   }
 
   get configSize(): number {
-    return this.#home.bus.configSize;
+    return this.#context.bus.configSize;
   }
 
   /**
-   * The function is gone, or its machine is.
+   * Marks the function removed, or its machine ended.
    *
-   * @param off Resolves when its DMA has ended.
+   * @param dmaEnded Resolves when its DMA has ended.
    */
-  remove(reason: Error, off: Promise<unknown>): void {
-    this.#off = off;
-    this.#gone.abort(reason);
+  remove(reason: Error, dmaEnded: Promise<unknown>): void {
+    this.#dmaEnded = dmaEnded;
+    this.#removal.abort(reason);
   }
 
   async #raw<T>(gone: T, access: () => Promise<T>): Promise<T> {
-    if (this.#leaving !== null) await this.#leaving;
+    if (this.#unplugging !== null) await this.#unplugging;
     if (!this.removed.aborted) {
       try {
         return await access();
@@ -80,84 +80,85 @@ export class QemuPciBackend implements PciBackend {
         if (!this.removed.aborted) throw error;
       }
     }
-    await this.#off;
+    await this.#dmaEnded;
     return gone;
   }
 
-  /** The function is being taken out. Until that is done or given up, accesses wait: they would read what is not there. */
-  leave(out: Promise<void>): void {
-    const leaving = out.then(
+  /** Blocks accesses until the unplug has completed or failed: they would read an empty slot. */
+  beginUnplug(done: Promise<void>): void {
+    const unplugging = done.then(
       () => undefined,
       () => undefined,
     );
-    this.#leaving = leaving;
-    void leaving.then(() => {
-      if (this.#leaving === leaving) this.#leaving = null;
+    this.#unplugging = unplugging;
+    void unplugging.then(() => {
+      if (this.#unplugging === unplugging) this.#unplugging = null;
     });
   }
 
   async readConfig(offset: number, width: 8 | 16 | 32): Promise<number> {
-    if (this.#leaving !== null) await this.#leaving;
+    if (this.#unplugging !== null) await this.#unplugging;
     this.removed.throwIfAborted();
-    return this.#home.bus.readConfig(this.#found.where, offset, width);
+    return this.#context.bus.readConfig(this.#found.where, offset, width);
   }
 
   async writeConfig(offset: number, width: 8 | 16 | 32, value: number): Promise<void> {
-    if (this.#leaving !== null) await this.#leaving;
+    if (this.#unplugging !== null) await this.#unplugging;
     this.removed.throwIfAborted();
-    await this.#home.bus.writeConfig(this.#found.where, offset, width, value);
+    await this.#context.bus.writeConfig(this.#found.where, offset, width, value);
   }
 
   async read(index: number, offset: number, width: 8 | 16 | 32): Promise<number> {
-    if (this.#leaving !== null) await this.#leaving;
+    if (this.#unplugging !== null) await this.#unplugging;
     this.removed.throwIfAborted();
     const bar = this.#byIndex[index]!;
     return bar.kind === 'io'
-      ? this.#home.bus.readPort(bar.base + offset, width)
-      : this.#home.bus.readMemory(bar.base + offset, width);
+      ? this.#context.bus.readPort(bar.base + offset, width)
+      : this.#context.bus.readMemory(bar.base + offset, width);
   }
 
   async read64(index: number, offset: number): Promise<bigint> {
-    if (this.#leaving !== null) await this.#leaving;
+    if (this.#unplugging !== null) await this.#unplugging;
     this.removed.throwIfAborted();
-    return this.#home.bus.readMemory64(this.#byIndex[index]!.base + offset);
+    return this.#context.bus.readMemory64(this.#byIndex[index]!.base + offset);
   }
 
   write(index: number, offset: number, width: 8 | 16 | 32, value: number): void {
-    // What is written to a device that is gone vanishes; its addresses may be another's one day.
-    if (this.removed.aborted || this.#leaving !== null) return;
+    // Drop writes to a removed device: another device may get its addresses.
+    if (this.removed.aborted || this.#unplugging !== null) return;
     const bar = this.#byIndex[index]!;
-    if (bar.kind === 'io') this.#home.bus.writePort(bar.base + offset, width, value);
-    else this.#home.bus.writeMemory(bar.base + offset, width, value);
+    if (bar.kind === 'io') this.#context.bus.writePort(bar.base + offset, width, value);
+    else this.#context.bus.writeMemory(bar.base + offset, width, value);
   }
 
   write64(index: number, offset: number, value: bigint): void {
-    if (!this.removed.aborted && this.#leaving === null)
-      this.#home.bus.writeMemory64(this.#byIndex[index]!.base + offset, value);
+    if (!this.removed.aborted && this.#unplugging === null)
+      this.#context.bus.writeMemory64(this.#byIndex[index]!.base + offset, value);
   }
 
   async flush(): Promise<void> {
-    if (this.#leaving !== null) await this.#leaving;
+    if (this.#unplugging !== null) await this.#unplugging;
     this.removed.throwIfAborted();
-    await this.#home.bus.flush();
+    await this.#context.bus.flush();
   }
 
   async openInterrupts(kinds: readonly InterruptKind[]): Promise<InterruptBackend | null> {
-    const { line, lines } = this.#home;
+    const { line, lines } = this.#context;
     if (!kinds.includes('intx') || line === -1) return null;
     const interrupts = new IntxInterrupts(this, lines, line);
-    await interrupts.switchOn(true);
+    await interrupts.setEnabled(true);
     return interrupts;
   }
 
   close(): Promise<void> {
-    this.#home.onClose();
+    this.#context.onClose();
     return Promise.resolve();
   }
 }
 
 /**
- * INTx: a level on a line that functions may share. Whose it is says bit 3 of each function's status (PCI 3.0, 6.2.3).
+ * INTx: a level on a line that functions may share. Bit 3 of a function's status register tells whether it asserts the
+ * line (PCI 3.0, 6.2.3).
  */
 class IntxInterrupts implements InterruptBackend {
   readonly kind = 'intx';
@@ -168,7 +169,7 @@ class IntxInterrupts implements InterruptBackend {
   readonly #line: number;
   readonly #stopListening: () => void;
   #listener: ((vector: number) => void) | undefined;
-  /** The driver waits for the next one. */
+  /** The driver waits for an interrupt. */
   #armed = false;
   #closed = false;
   #timer: NodeJS.Timeout | undefined;
@@ -178,14 +179,14 @@ class IntxInterrupts implements InterruptBackend {
     this.#lines = lines;
     this.#line = line;
     this.#stopListening = lines.onRise(line, () => {
-      // Alone on the line there is no need to ask whose it is; and if it was another's, a look does no harm.
-      if (this.#lines.sharers(line) === 1) this.#tell();
-      else this.#look();
+      // Without sharers the rise is this function's. A spurious notification does no harm.
+      if (this.#lines.sharers(line) === 1) this.#notify();
+      else this.#check();
     });
   }
 
-  /** Lets the function use its line, or forbids it (PCI 3.0, 6.2.2: Interrupt Disable). */
-  async switchOn(on: boolean): Promise<void> {
+  /** Sets or clears Interrupt Disable (PCI 3.0, 6.2.2). */
+  async setEnabled(on: boolean): Promise<void> {
     const command = await this.#function.readConfig(PCI_CONFIG.command, 16);
     const { interruptDisable } = PCI_COMMAND;
     const value = on ? command & ~interruptDisable : command | interruptDisable;
@@ -197,13 +198,13 @@ class IntxInterrupts implements InterruptBackend {
   }
 
   async rearm(): Promise<boolean> {
-    // Afterwards the line is what the driver's last writes made of it: QEMU tells of changes before it answers.
+    // QEMU reports line changes before it replies, so the level now reflects the driver's last writes.
     await this.#function.flush();
     if (this.#closed) return false;
     this.#armed = true;
     if (!this.#lines.isHigh(this.#line)) return false;
-    if (await this.#isOurs()) return true;
-    this.#lookAgain();
+    if (await this.#isAsserted()) return true;
+    this.#checkLater();
     return false;
   }
 
@@ -213,34 +214,34 @@ class IntxInterrupts implements InterruptBackend {
     clearTimeout(this.#timer);
     this.#listener = undefined;
     this.#armed = false;
-    if (!this.#function.removed.aborted) await this.switchOn(false);
+    if (!this.#function.removed.aborted) await this.setEnabled(false);
   }
 
-  #tell(): void {
+  #notify(): void {
     this.#armed = false;
     this.#listener?.(0);
   }
 
-  async #isOurs(): Promise<boolean> {
+  async #isAsserted(): Promise<boolean> {
     return ((await this.#function.readConfig(PCI_CONFIG.status, 16)) & PCI_STATUS.interrupt) !== 0;
   }
 
-  #look(): void {
-    this.#isOurs().then(
-      (ours) => {
-        if (ours) this.#tell();
-        else this.#lookAgain();
+  #check(): void {
+    this.#isAsserted().then(
+      (asserted) => {
+        if (asserted) this.#notify();
+        else this.#checkLater();
       },
-      // The function or its machine is gone: who waits is told by other means.
+      // The function or its machine is gone; the `removed` signal reports it.
       () => undefined,
     );
   }
 
-  #lookAgain(): void {
+  #checkLater(): void {
     if (!this.#armed || !this.#lines.isHigh(this.#line)) return;
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
-      this.#look();
+      this.#check();
     }, SHARED_LINE_INTERVAL);
   }
 }

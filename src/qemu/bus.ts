@@ -1,4 +1,4 @@
-/** Access to ports, memory and PCI configuration space of a machine, as its processor would have it. */
+/** Access to ports, memory and PCI configuration space of a machine, as its CPU would. */
 import type { QtestClient } from './qtest.ts';
 
 /** Bus, device and function, as numbers. */
@@ -18,14 +18,14 @@ const MEMORY_SUFFIX: Readonly<Record<8 | 16 | 32 | 64, string>> = { 8: 'b', 16: 
 
 export class MachineBus {
   readonly #qtest: QtestClient;
-  /** Where configuration space lies in memory (PCI Express 4.0, 7.2.2); null: not at all. */
+  /** Base of memory-mapped configuration space (PCI Express 4.0, 7.2.2); null without it. */
   #ecam: number | null = null;
 
   constructor(qtest: QtestClient) {
     this.#qtest = qtest;
   }
 
-  /** Bytes of configuration space that can be reached. */
+  /** Accessible bytes of a configuration space. */
   get configSize(): 256 | 4096 {
     return this.#ecam === null ? 256 : 4096;
   }
@@ -58,12 +58,12 @@ export class MachineBus {
     this.#qtest.post(`writeq ${at(address)} 0x${value.toString(16)}`);
   }
 
-  /** Bytes of memory, of whatever kind, as one access after the other. */
+  /** Reads memory of any kind, by consecutive accesses. */
   readBytes(address: number, length: number): Promise<Uint8Array> {
-    return this.#qtest.query(`b64read ${at(address)} ${at(length)}`, (answer) => {
-      // Buffer leaves out what is not base64, so that the length shows it.
-      const bytes = Buffer.from(answer, 'base64');
-      return answer.length === 4 * Math.ceil(length / 3) && bytes.length === length ? new Uint8Array(bytes) : undefined;
+    return this.#qtest.query(`b64read ${at(address)} ${at(length)}`, (reply) => {
+      // Buffer skips invalid base64, so the length check detects it.
+      const bytes = Buffer.from(reply, 'base64');
+      return reply.length === 4 * Math.ceil(length / 3) && bytes.length === length ? new Uint8Array(bytes) : undefined;
     });
   }
 
@@ -92,14 +92,14 @@ export class MachineBus {
   }
 
   #read(command: string, width: 8 | 16 | 32 | 64): Promise<bigint> {
-    return this.#qtest.query(command, (answer) => {
-      const value = /^0x[0-9a-f]{1,16}$/.test(answer) ? BigInt(answer) : -1n;
+    return this.#qtest.query(command, (reply) => {
+      const value = /^0x[0-9a-f]{1,16}$/.test(reply) ? BigInt(reply) : -1n;
       return value >= 0n && value < 1n << BigInt(width) ? value : undefined;
     });
   }
 
   #selectConfig({ bus, slot, fn }: PciLocation, offset: number): void {
-    // What follows arrives right behind it: nobody else uses these ports.
+    // The data access follows directly; no other code accesses these ports.
     this.writePort(CONFIG_ADDRESS, 32, ENABLE + bus * 0x1_0000 + slot * 0x800 + fn * 0x100 + (offset & 0xfc));
   }
 }

@@ -1,30 +1,34 @@
-/** What differs between QEMU's two PCs: where interrupt lines and hotplug are, and how much configuration space there is. */
+/** Differences between QEMU's two PC machines: interrupt routing, hotplug ports, configuration space. */
 import type { MachineBus } from './bus.ts';
 
 export interface Chipset {
-  /** What a firmware sets up before PCI can be used. */
+  /** Sets up interrupt routing and configuration space, as firmware would. */
   prepare(bus: MachineBus): Promise<void>;
-  /** The I/O APIC's input to which a slot and pin (1 to 4) of bus 0 lead. */
+  /** I/O APIC input of a slot and pin (1 to 4) on bus 0. */
   line(slot: number, pin: number): number;
   /** First port of ACPI PCI hotplug (docs/specs/acpi_pci_hotplug in QEMU's documentation). */
   readonly hotplugPort: number;
 }
 
-/** Port of the old timer's mode (Intel 8254). Counter 0 in mode 0, never started: else it would interrupt 18 times a second. */
+/** Mode port of the 8254 timer. Counter 0 in mode 0, never started: by default it interrupts 18 times a second. */
 const TIMER_MODE = 0x43;
 const STOP_TIMER = 0x30;
 
-/** Inputs that no other device of the machine uses, for the four PIRQ lines. */
+/** I/O APIC inputs for the four PIRQ lines; no other device of the machine uses them. */
 const PIIX_LINES: readonly number[] = [10, 11, 5, 7];
 /** PIIX3: 00:01.0, PIRQRC[A:D] (Intel 82371SB data sheet, 2.2.5). */
 const PIIX_BRIDGE = { bus: 0, slot: 1, fn: 0 };
 const PIIX_ROUTES = 0x60;
 
-/** MCH 00:00.0, PCIEXBAR: where configuration space lies in memory, bit 0 for on, 256 buses (Intel 82Q35 data sheet, 5.1.12). */
+/**
+ * MCH 00:00.0, PCIEXBAR: base of memory-mapped configuration space, enabled by bit 0, 256 buses (Intel 82Q35, 5.1.12).
+ */
 const MCH = { bus: 0, slot: 0, fn: 0 };
 const PCIEXBAR = 0x60;
 const ECAM_BASE = 0xb000_0000;
-/** ICH9: pins of slots below 25 lead to PIRQ[E:H], which are inputs 20 to 23 (Intel ICH9 data sheet, 5.9; QEMU's reset values). */
+/**
+ * ICH9 routes pins of slots below 25 to PIRQ[E:H], inputs 20 to 23 (Intel ICH9 data sheet, 5.9; QEMU's reset values).
+ */
 const ICH9_PIRQ_E = 20;
 
 /** i440FX and PIIX3. */

@@ -1,5 +1,5 @@
 /**
- * Finds the PCI functions of a machine and gives them addresses: what a firmware does before a system starts.
+ * Enumerates the PCI functions of a machine and assigns their addresses, as firmware does.
  *
  *     bus 0: host bridge, 00:02.0, 00:03.0 bridge --> bus 1: 01:00.0 ...      depth first
  */
@@ -9,13 +9,13 @@ import { PciError } from '../pci/error.ts';
 import { NO_VENDOR, PCI_BARS, PCI_COMMAND, PCI_CONFIG } from '../pci/registers.ts';
 import type { MachineBus, PciLocation } from './bus.ts';
 
-/** Where a register leads to. */
+/** A BAR with its assigned address. */
 export interface AssignedBar extends BarInfo {
-  /** First port, or address in memory. */
+  /** First port, or memory address. */
   readonly base: number;
 }
 
-/** A function that was found. */
+/** An enumerated function. */
 export interface FoundFunction {
   readonly where: PciLocation;
   /** `0000:00:04.0`. */
@@ -25,9 +25,9 @@ export interface FoundFunction {
   /** 24 bits: base class, subclass, programming interface. */
   readonly classCode: number;
   readonly bars: readonly AssignedBar[];
-  /** 1 to 4 for INTA to INTD; 0: it has no interrupt line. */
+  /** 1 to 4 for INTA to INTD; 0 without an interrupt pin. */
   readonly pin: number;
-  /** The slot and pin at bus 0 to which bridges in between lead its interrupt. */
+  /** Slot and pin on bus 0 after routing through the bridges in between. */
   readonly root: { readonly slot: number; readonly pin: number };
 }
 
@@ -35,7 +35,7 @@ export interface FoundFunction {
 const MEMORY_WINDOW = { base: 0xc000_0000, end: 0xfec0_0000 };
 /** Above the ports of the old devices, below those of power management and hotplug (0xae00, 0xb000). */
 const IO_WINDOW = { base: 0x1000, end: 0xa000 };
-/** What the windows of a bridge are multiples of (PCI-to-PCI Bridge 1.2, 3.2.5). */
+/** Alignment of a bridge's windows (PCI-to-PCI Bridge 1.2, 3.2.5). */
 const BRIDGE_MEMORY = 0x10_0000;
 const BRIDGE_IO = 0x1000;
 
@@ -54,7 +54,7 @@ const IO_BASE = 0x1c;
 const MEMORY_BASE = 0x20;
 const PREFETCHABLE_BASE = 0x24;
 
-/** Hands out addresses upwards. */
+/** Assigns ascending addresses. */
 class Window {
   readonly #end: number;
   next: number;
@@ -64,7 +64,7 @@ class Window {
     this.#end = end;
   }
 
-  /** Where `size` bytes go; -1 when there is no room. */
+  /** Assigns `size` bytes, naturally aligned; -1 without room. */
   take(size: number): number {
     const base = Math.ceil(this.next / size) * size;
     if (base + size > this.#end) return -1;
@@ -78,7 +78,7 @@ class Window {
   }
 }
 
-/** Finds all functions, bridges excepted, in the order of their addresses, with decoding still off. */
+/** Enumerates all functions except bridges by address. Their decoding stays off. */
 export async function enumerate(bus: MachineBus): Promise<FoundFunction[]> {
   return new Enumeration(bus).run();
 }
@@ -142,7 +142,7 @@ class Enumeration {
     });
   }
 
-  /** Numbers the bus behind a bridge, scans it, and opens the bridge's windows for what is there. */
+  /** Numbers the bus behind a bridge, scans it, and sets the bridge's windows. */
   async #descend(
     where: PciLocation,
     toRoot: (slot: number, pin: number) => { slot: number; pin: number },
@@ -151,16 +151,16 @@ class Enumeration {
       throw new PciError('ERR_DMAPOOL_PCI_UNSUPPORTED', addressOf(where), 'there are more than 256 buses');
     }
     const secondary = ++this.#lastBus;
-    // All buses from here on, until it is known how many there are.
+    // Route all higher bus numbers here until the scan has counted the buses.
     await this.#bus.writeConfig(where, PRIMARY_BUS, 32, where.bus | (secondary << 8) | (0xff << 16));
     const memory = this.#memory.align(BRIDGE_MEMORY);
     const io = this.#io.align(BRIDGE_IO);
-    // PCI-to-PCI Bridge 1.2, 9.1: pins turn by the device number.
+    // PCI-to-PCI Bridge 1.2, 9.1: pins rotate by the device number.
     await this.#scan(secondary, (slot, pin) => toRoot(where.slot, ((pin - 1 + slot) % 4) + 1));
     const memoryEnd = this.#memory.align(BRIDGE_MEMORY) - 1;
     const ioEnd = this.#io.align(BRIDGE_IO) - 1;
     await this.#bus.writeConfig(where, PRIMARY_BUS, 32, where.bus | (secondary << 8) | (this.#lastBus << 16));
-    // A window with its end below its base is closed (3.2.5.6, 3.2.5.8).
+    // A window is closed if its end is below its base (3.2.5.6, 3.2.5.8).
     await this.#bus.writeConfig(where, MEMORY_BASE, 32, ((memory >>> 16) | (memoryEnd & 0xfff0_0000)) >>> 0);
     await this.#bus.writeConfig(where, PREFETCHABLE_BASE, 32, 0x0000_fff0);
     await this.#bus.writeConfig(where, IO_BASE, 16, ((io >>> 8) & 0xf0) | (ioEnd & 0xf000));
@@ -172,7 +172,7 @@ class Enumeration {
     );
   }
 
-  /** Sizes the registers by writing ones, and gives each an address (PCI 3.0, 6.2.5.1). */
+  /** Sizes the BARs by writing all ones, and assigns addresses (PCI 3.0, 6.2.5.1). */
   async #assignBars(where: PciLocation, count: number): Promise<AssignedBar[]> {
     const bars: AssignedBar[] = [];
     await this.#bus.writeConfig(where, PCI_CONFIG.command, 16, 0);
@@ -183,17 +183,17 @@ class Enumeration {
       const io = (low & 1) !== 0;
       const is64 = !io && (low & 6) === 4;
       const high = is64 ? await this.#probe(where, offset + 4) : 0xffff_ffff;
-      // Port registers may have no upper half.
+      // The upper half of an I/O BAR may be hardwired to zero.
       const mask = io ? (low & ~3) | 0xffff_0000 : low & ~0xf;
       const size = mask === 0 ? 2 ** 32 * (-high >>> 0) : -mask >>> 0;
-      // PCI 3.0, 6.2.5.1: the bits that can be set are those of a power of two; a register of 64 bits takes two places.
+      // PCI 3.0, 6.2.5.1: the size is a power of two; a 64-bit BAR takes two registers.
       if (!Number.isInteger(Math.log2(size)) || (is64 && index + 1 === count)) {
-        const message = `BAR ${String(index)} is none: it reads ${hex(low)} after all ones were written`;
+        const message = `BAR ${String(index)} is invalid: it reads ${hex(low)} after all ones were written`;
         throw new PciError('ERR_DMAPOOL_PCI_PROTOCOL', addressOf(where), message);
       }
       const base = (io ? this.#io : this.#memory).take(size);
       if (base === -1) {
-        const message = `no room for the ${String(size)} bytes of BAR ${String(index)}; use fewer or smaller devices`;
+        const message = `no address space for BAR ${String(index)} (${String(size)} bytes); use fewer or smaller devices`;
         throw new PciError('ERR_DMAPOOL_PCI_UNSUPPORTED', addressOf(where), message);
       }
       await this.#bus.writeConfig(where, offset, 32, base);

@@ -1,6 +1,6 @@
 import { DmaError } from '../errors.ts';
 
-/** What can go wrong with a QEMU machine. */
+/** Codes of {@link QemuError}. */
 export type QemuErrorCode =
   | 'ERR_DMAPOOL_QEMU_MISSING'
   | 'ERR_DMAPOOL_QEMU_VERSION'
@@ -12,18 +12,18 @@ export type QemuErrorCode =
   | 'ERR_DMAPOOL_QEMU_CLOSED';
 
 /**
- * Something is wrong with QEMU: it is missing (`ERR_DMAPOOL_QEMU_MISSING`) or too old (`_VERSION`), refused what it was
- * started with (`_REFUSED`) or a command (`_COMMAND`), ended by itself (`_DIED`), does not answer in time (`_TIMEOUT`), says
- * what its protocols do not allow (`_PROTOCOL`), or the machine was closed (`_CLOSED`). The message has QEMU's own words.
+ * QEMU is missing (`ERR_DMAPOOL_QEMU_MISSING`) or too old (`_VERSION`), refused its arguments (`_REFUSED`) or a command
+ * (`_COMMAND`), ended unexpectedly (`_DIED`), did not reply in time (`_TIMEOUT`), or violated its protocol
+ * (`_PROTOCOL`); or the machine was closed (`_CLOSED`). The message quotes QEMU's output.
  */
 export class QemuError extends DmaError {
   declare readonly code: QemuErrorCode;
-  /** What QEMU itself had to say: its standard error so far, or its answer. May be empty. */
+  /** QEMU's standard error so far, or its error reply. May be empty. */
   readonly output: string;
 
   constructor(code: QemuErrorCode, message: string, output = '', options?: ErrorOptions) {
-    const words = output.trim();
-    super(code, words === '' ? `QEMU: ${message}` : `QEMU: ${message}; it says: ${words}`, options);
+    const text = output.trim();
+    super(code, text === '' ? `QEMU: ${message}` : `QEMU: ${message}; output: ${text}`, options);
     this.output = output;
   }
 }

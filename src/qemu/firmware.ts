@@ -1,15 +1,15 @@
-/** A firmware that does nothing, so that the machine has a processor that is halted and devices that nobody else drives. */
+/** Firmware that halts the CPU, so that no software in the machine touches the devices. */
 
-/** QEMU takes images of whole 64 KiB and puts their end at 4 GiB. */
+/** QEMU requires a multiple of 64 KiB and maps the image to end at 4 GiB. */
 const SIZE = 65_536;
-/** The processor begins 16 bytes below 4 GiB (Intel SDM volume 3, 9.1.4: first instruction). */
+/** The CPU starts 16 bytes below 4 GiB (Intel SDM volume 3, 9.1.4: first instruction). */
 const RESET_VECTOR = SIZE - 16;
 const CLI = 0xfa;
 const HLT = 0xf4;
-/** Jumps back to the `hlt`: a short jump by -3 from its end. */
+/** Jumps back to `hlt`: a short jump by -3 from its end. */
 const JMP_BACK: readonly number[] = [0xeb, 0xfd];
 
-/** The image: interrupts off, and halt for ever, also when a non-maskable interrupt ends one halt. */
+/** Returns the image. It disables interrupts and halts; the jump handles a non-maskable interrupt, which ends `hlt`. */
 export function haltingFirmware(): Uint8Array {
   const image = new Uint8Array(SIZE).fill(HLT);
   image.set([CLI, HLT, ...JMP_BACK], RESET_VECTOR);

@@ -1,5 +1,5 @@
 /**
- * dmapool/qemu: QEMU's device models as a test bench for drivers. Needs QEMU, and the package koffi.
+ * dmapool/qemu: QEMU's device models as a test bench for drivers. Needs QEMU and the package koffi.
  *
  * @module dmapool/qemu
  * @packageDocumentation

@@ -1,9 +1,9 @@
-/** The levels of the interrupt lines, as QEMU reports them. */
+/** Levels of the interrupt lines, as QEMU reports them. */
 export class InterruptLines {
   readonly #high = new Set<number>();
   readonly #listeners = new Map<number, Set<() => void>>();
 
-  /** A line changed. */
+  /** Records a level change and calls the listeners of a rising line. */
   set(line: number, raised: boolean): void {
     if (!raised) {
       this.#high.delete(line);
@@ -17,12 +17,12 @@ export class InterruptLines {
     return this.#high.has(line);
   }
 
-  /** How many listen to a line. */
+  /** Number of listeners on a line. */
   sharers(line: number): number {
     return this.#listeners.get(line)?.size ?? 0;
   }
 
-  /** Calls `listener` at each rise of the line, until the function that it returns is called. */
+  /** Calls `listener` at each rise of the line. Returns a function that removes the listener. */
   onRise(line: number, listener: () => void): () => void {
     const listeners = this.#listeners.get(line) ?? new Set();
     this.#listeners.set(line, listeners);

@@ -1,19 +1,19 @@
 import type { Duplex } from 'node:stream';
 
-/** What the lines of a stream are told to. */
+/** Events of {@link readLines}. */
 export interface LineEvents {
   readonly onLine: (line: string) => void;
-  /** The line is longer than the limit. Nothing is read afterwards. */
+  /** A line exceeds the limit. Reading stops. */
   readonly onTooLong: () => void;
-  /** The peer closed the stream, or it failed. Called once, and not after the stream was destroyed from here. */
+  /** The peer closed the stream, or it failed. Called at most once, and not after a local `destroy`. */
   readonly onClosed: () => void;
 }
 
 /**
- * Cuts what arrives at a stream into lines, and holds no more of it than one line. Once the stream is destroyed no line
- * is delivered any more, also of what had arrived before.
+ * Splits a stream into lines. Buffers at most one line. After the stream is destroyed no line is delivered, buffered
+ * ones included.
  *
- * @param limit The most characters of a line, its line feed excepted.
+ * @param limit Maximum characters of a line without its line feed.
  */
 export function readLines(stream: Duplex, encoding: 'utf8' | 'latin1', limit: number, events: LineEvents): void {
   let rest = '';

@@ -1,5 +1,5 @@
 /**
- * A QEMU machine without a system in it: its devices are driven from here.
+ * A QEMU machine without a guest system. This process drives its devices.
  *
  *     your driver --PciFunction--> qtest commands --> device model --\
  *                 <--interrupts---                                     > RAM: one memory file, mapped by both
@@ -30,57 +30,60 @@ import { QtestClient } from './qtest.ts';
 import { MachineRam } from './ram.ts';
 import { Unplugger } from './unplug.ts';
 
-/** The oldest QEMU that is known to have all that is used here. */
-const LEAST_VERSION = { major: 6, minor: 0 };
-/** The most bytes of one access to memory through QEMU. */
+/** Oldest supported version. */
+const MIN_VERSION = { major: 6, minor: 0 };
+/** Maximum bytes of one memory access through QEMU. */
 const MAX_ACCESS = 1024 * 1024;
-/** Milliseconds that a disk may take to finish what a driver left under way. */
+/** Milliseconds for a disk to complete the requests that a driver left in flight. */
 const SLOW_DISK_TIME = 60_000;
 
-/** Milliseconds from the end of a connection to that of the process: QEMU closes its sockets last. */
+/**
+ * Milliseconds from the end of a connection to that of the process: QEMU closes its sockets shortly before it exits.
+ */
 const CLOSED_TIME = 1000;
 
 /** A PCI function of a machine. */
 export interface QemuPciFunction {
   /** Its address: `0000:00:04.0`. */
   readonly address: string;
-  /** The `id` that it was given among the machine's devices; empty if none. */
+  /** The `id` of its device; empty without one. */
   readonly id: string;
-  /** Who made the device that is modelled: 16 bits, such as 0x8086 for Intel (PCI 3.0, 6.2.1). */
+  /** PCI vendor ID of the modelled device: 16 bits, such as 0x8086 for Intel (PCI 3.0, 6.2.1). */
   readonly vendorId: number;
-  /** Which of the vendor's devices it is: 16 bits (PCI 3.0, 6.2.1). */
+  /** PCI device ID: 16 bits (PCI 3.0, 6.2.1). */
   readonly deviceId: number;
   /** 24 bits: base class, subclass, programming interface (PCI 3.0, 6.2.1). */
   readonly classCode: number;
 }
 
-/** How to unplug a device. */
+/** Options of {@link QemuMachine.unplug}. */
 export interface UnplugOptions {
-  /** Milliseconds until it must be out, 1 to 10 minutes. Default 5000. */
+  /** Milliseconds until the device must be removed, 1 to 600,000. Default 5000. */
   readonly timeout?: number;
 }
 
 const UNPLUG_OPTIONS: OptionNames<UnplugOptions> = { timeout: true };
-/** Given by {@link QemuMachine.start}: JavaScript can call a private constructor. */
-const MAKING: unique symbol = Symbol('making a machine');
+/** Passed by {@link QemuMachine.start}: `private` does not keep JavaScript from calling the constructor. */
+const CONSTRUCTOR_KEY: unique symbol = Symbol('QemuMachine');
 
 interface Plugged extends QemuPciFunction {
   readonly found: FoundFunction;
-  /** While it is open. */
+  /** Null while the function is closed. */
   backend: QemuPciBackend | null;
 }
 
 /**
- * A machine of QEMU's device models, for drivers to be developed and tested on: no guest system, no privileges, no
- * hardware. Its processor is halted; what a driver does to registers goes to the device models, and their DMA goes to
- * RAM that this process sees too.
+ * A machine of QEMU's device models, for developing and testing drivers without a guest system, privileges or hardware.
+ * Its CPU is halted. A driver's register accesses go to the device models, and their DMA goes to RAM that this process
+ * maps too.
  *
  * Needs `qemu-system-x86_64` 6.0 or later (developed against 7.2) and the package koffi.
+ *
  *
  * @example
  * ```ts
  * const machine = await QemuMachine.start({
- *   drives: [{ id: 'disk0', file: 'null-co://' }], // a disk that keeps nothing; yours is a file, such as disk.img
+ *   drives: [{ id: 'disk0', file: 'null-co://' }], // a null disk; use a file, such as disk.img, to keep data
  *   devices: [{ driver: 'nvme', id: 'nvme0', drive: 'disk0', serial: '1' }],
  * });
  * try {
@@ -107,7 +110,7 @@ export class QemuMachine {
   #closedTimer: NodeJS.Timeout | undefined;
 
   private constructor(key: symbol, options: CheckedOptions, process: QemuProcess, ram: MachineRam) {
-    if (key !== MAKING) throw new DmaArgumentError('new QemuMachine', key, 'QemuMachine.start() in its place');
+    if (key !== CONSTRUCTOR_KEY) throw new DmaArgumentError('new QemuMachine', key, 'QemuMachine.start() instead');
     this.#options = options;
     this.#process = process;
     this.#ram = ram;
@@ -123,8 +126,8 @@ export class QemuMachine {
     };
     const onClosed = (): void => {
       this.#closedTimer ??= setTimeout(() => {
-        // A machine that is being closed ends by itself: its disks are written back before.
-        if (this.#closing === null) onBroken('it closed its connection and goes on');
+        // During close, QEMU first flushes its disks, and then exits.
+        if (this.#closing === null) onBroken('the connection closed, but the process did not exit');
       }, CLOSED_TIME);
     };
     this.#qtest = new QtestClient(process.qtest, options.commandTimeout, {
@@ -155,14 +158,14 @@ export class QemuMachine {
   }
 
   /**
-   * Starts a machine and gives its PCI functions addresses. No file, socket or folder is made, and nothing stays behind
-   * however this process ends: QEMU ends with it.
+   * Starts a machine and assigns addresses to its PCI functions. Creates no file, socket or folder. QEMU ends with this
+   * process, however that ends.
    *
-   * @param options What the machine is made of, and how long to wait. Default: a PC with 64 MiB of RAM and no devices.
-   * @throws `DmaArgumentError` for wrong options. @throws {@link DmaDependencyError} without koffi.
-   * @throws {@link QemuError} `ERR_DMAPOOL_QEMU_MISSING` when the program can't be started, `_VERSION` when it is too old,
-   *   `_REFUSED` when it does not accept its arguments, `_DIED` when it ends, `_TIMEOUT` when it is not ready in time.
-   * @throws what the signal says when it is aborted.
+   * @param options Components of the machine, and timeouts. Default: a PC with 64 MiB of RAM and no devices.
+   * @throws `DmaArgumentError` for invalid options. @throws {@link DmaDependencyError} without koffi.
+   * @throws {@link QemuError} `ERR_DMAPOOL_QEMU_MISSING` when the program can't be started, `_VERSION` when it is too
+   *   old, `_REFUSED` when it rejects its arguments, `_DIED` when it ends, `_TIMEOUT` when it is not ready in time.
+   * @throws the signal's reason when it is aborted.
    */
   static async start(options: QemuMachineOptions = {}): Promise<QemuMachine> {
     const checked = checkOptions(options);
@@ -171,7 +174,7 @@ export class QemuMachine {
     const ram = new MachineRam(`dmapool-${randomUUID()}`, checked.memory, checked.highMemory, checked.log);
     try {
       const process = await startProcess(checked, args, ram);
-      const machine = new QemuMachine(MAKING, checked, process, ram);
+      const machine = new QemuMachine(CONSTRUCTOR_KEY, checked, process, ram);
       try {
         await machine.#ready();
       } catch (error) {
@@ -185,12 +188,12 @@ export class QemuMachine {
     }
   }
 
-  /** The machine's RAM as a source of coherent memory: what devices made by {@link QemuMachine.open} use. */
+  /** The machine's RAM as coherent memory. Functions opened by {@link QemuMachine.open} use it. */
   get memory(): CoherentAllocator {
     return this.#ram.source;
   }
 
-  /** Its PCI functions, bridges excepted, ascending by address. Those that were unplugged are not among them. */
+  /** Plugged PCI functions except bridges, ascending by address. */
   get functions(): readonly QemuPciFunction[] {
     return this.#functions.map(({ address, id, vendorId, deviceId, classCode }) => ({
       address,
@@ -201,17 +204,17 @@ export class QemuMachine {
     }));
   }
 
-  /** Aborted when the machine ends, with the `QemuError` that says why. */
+  /** Aborted when the machine ends; the reason is a `QemuError`. */
   get ended(): AbortSignal {
     return this.#ended.signal;
   }
 
-  /** Number of QEMU's process. */
+  /** Process ID of QEMU. */
   get pid(): number {
     return this.#process.pid;
   }
 
-  /** What QEMU wrote to its standard output and error so far: its last 8 KiB. */
+  /** The last 8 KiB of QEMU's standard output and error. */
   get output(): string {
     return this.#process.output;
   }
@@ -221,8 +224,9 @@ export class QemuMachine {
    *
    * @param which Its address, such as `0000:00:02.0`, or the `id` of its device.
    * @param options Log, memory and DMA mask of the function's device.
-   * @throws `DmaArgumentError` for wrong options.
-   * @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND` when there is none, `ERR_DMAPOOL_PCI_BUSY` when it is open.
+   * @throws `DmaArgumentError` for invalid options.
+   * @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND` when there is no such function, `ERR_DMAPOOL_PCI_BUSY` when it is
+   *   open.
    * @throws {@link QemuError} when the machine has ended.
    */
   async open(which: string, options: PciOpenOptions = {}): Promise<PciFunction> {
@@ -237,7 +241,7 @@ export class QemuMachine {
       memory: this.#ram.source,
       line: found.pin === 0 ? -1 : CHIPSETS[this.#options.machine].line(found.root.slot, found.root.pin),
       finishRequests: async () => {
-        // Only requests to disks outlive bus mastering; a stop of the machine costs other devices packets.
+        // Only disk requests outlive bus mastering. Stopping the machine makes network devices drop packets.
         const { drives, args } = this.#options;
         if (drives.length > 0 || args.length > 0) await this.#finishRequests(SLOW_DISK_TIME);
       },
@@ -255,17 +259,17 @@ export class QemuMachine {
   }
 
   /**
-   * Pulls a device out while the machine runs, as a user pulls out a card: the device is gone when this resolves. Does
-   * the hand-shake's two sides, the user's and the system's (ACPI 6.3, 6.3.3: `_EJx`). Functions that are open are told
-   * by their `removed` signal.
+   * Unplugs a device from the running machine. Resolves when the device is removed. Performs both sides of the
+   * handshake, the user's and the operating system's (ACPI 6.3, 6.3.3: `_EJx`). Aborts the `removed` signal of its open
+   * functions.
    *
-   * @param which The address of its function, or the `id` of its device. It must have an `id`.
-   * @param options How long to wait.
-   * @throws `DmaArgumentError` for wrong options.
-   * @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND` when there is none, `ERR_DMAPOOL_PCI_UNSUPPORTED` when it has no
-   *   `id`.
-   * @throws {@link QemuError} `ERR_DMAPOOL_QEMU_COMMAND` with QEMU's words when the device can't be unplugged,
-   *   `ERR_DMAPOOL_QEMU_TIMEOUT` when it does not go, and when the machine has ended.
+   * @param which The address of its function, or the `id` of its device. The device must have an `id`.
+   * @param options The timeout.
+   * @throws `DmaArgumentError` for invalid options.
+   * @throws `PciError` `ERR_DMAPOOL_PCI_NOT_FOUND` when there is no such function, `ERR_DMAPOOL_PCI_UNSUPPORTED` when
+   *   it has no `id`.
+   * @throws {@link QemuError} `ERR_DMAPOOL_QEMU_COMMAND` when QEMU refuses, `ERR_DMAPOOL_QEMU_TIMEOUT` when the device
+   *   is not removed in time, and when the machine has ended.
    */
   async unplug(which: string, options: UnplugOptions = {}): Promise<void> {
     const { timeout = 5000 } = readOptions('options', options, UNPLUG_OPTIONS);
@@ -277,8 +281,8 @@ export class QemuMachine {
     }
     const { backend, found, id } = plugged;
     await this.#unplugger.unplug(id, found.where, {
-      onEject: (out) => {
-        backend?.leave(out);
+      onEject: (removed) => {
+        backend?.beginUnplug(removed);
       },
       bus: this.#bus,
       qmp: this.#qmp,
@@ -290,14 +294,13 @@ export class QemuMachine {
   }
 
   /**
-   * Runs a command of the QEMU Machine Protocol, such as `query-block`. Its answer is what QEMU's reference says (QEMU
-   * QMP Reference Manual).
+   * Runs a command of the QEMU Machine Protocol, such as `query-block` (see the QEMU QMP Reference Manual).
    *
    * @param command Its name.
-   * @param args Its arguments, by name. They go as JSON.
-   * @returns The `return` of QEMU's answer.
-   * @throws {@link QemuError} `ERR_DMAPOOL_QEMU_COMMAND` with QEMU's words when it refuses, and when the machine has
-   *   ended.
+   * @param args Its arguments by name, sent as JSON.
+   * @returns The `return` value of QEMU's reply.
+   * @throws {@link QemuError} `ERR_DMAPOOL_QEMU_COMMAND` with QEMU's description when the command fails, and when the
+   *   machine has ended.
    */
   async qmp(command: string, args: Readonly<Record<string, unknown>> = {}): Promise<unknown> {
     if (typeof command !== 'string') throw new DmaArgumentError('command', command, 'the name of a QMP command');
@@ -308,12 +311,12 @@ export class QemuMachine {
   }
 
   /**
-   * Reads a port of the machine, after all posted writes. All ones where nothing is.
+   * Reads a port of the machine, after all posted writes. An unassigned port reads all ones.
    *
    * @param port First port, 0 to 65536 - `width` / 8.
    * @param width Bits of the access.
    * @returns The value, unsigned.
-   * @throws `DmaArgumentError` for wrong arguments. @throws {@link QemuError} when the machine has ended.
+   * @throws `DmaArgumentError` for invalid arguments. @throws {@link QemuError} when the machine has ended.
    */
   async readPort(port: number, width: 8 | 16 | 32): Promise<number> {
     checkPort(port, width);
@@ -321,13 +324,13 @@ export class QemuMachine {
   }
 
   /**
-   * Posts a write to a port of the machine. What goes wrong with it is told by the next awaited call; in a machine that
-   * has ended it vanishes.
+   * Posts a write to a port of the machine. The next awaited call reports a failure. After the machine has ended the
+   * write has no effect.
    *
    * @param port First port, 0 to 65536 - `width` / 8.
    * @param width Bits of the access.
    * @param value A whole number from 0 to 2^`width` - 1.
-   * @throws `DmaArgumentError` for wrong arguments.
+   * @throws `DmaArgumentError` for invalid arguments.
    */
   writePort(port: number, width: 8 | 16 | 32, value: number): void {
     checkPort(port, width);
@@ -336,12 +339,12 @@ export class QemuMachine {
   }
 
   /**
-   * Reads memory as the processor sees it, RAM and devices, after all posted writes. What a driver shares with its
-   * device it reads in its own views instead, which costs no round trip.
+   * Reads memory as the CPU sees it, RAM and devices, after all posted writes. For memory that a driver shares with its
+   * device use the driver's own views: they need no round trip to QEMU.
    *
    * @param address Physical address of the first byte, 0 to 2^53 - 1 - `length`.
    * @param length Bytes, 1 to 1 MiB.
-   * @throws `DmaArgumentError` for wrong arguments. @throws {@link QemuError} when the machine has ended.
+   * @throws `DmaArgumentError` for invalid arguments. @throws {@link QemuError} when the machine has ended.
    */
   async readMemory(address: number, length: number): Promise<Uint8Array> {
     checkInteger('length', length, 1, MAX_ACCESS);
@@ -350,11 +353,11 @@ export class QemuMachine {
   }
 
   /**
-   * Writes memory as the processor sees it, RAM and devices, after all posted writes. Resolves when it is done.
+   * Writes memory as the CPU sees it, RAM and devices, after all posted writes. Resolves when the write is complete.
    *
-   * @param address Physical address of the first byte, 0 to 2^53 - 1 - their number.
-   * @param bytes What to write, 1 byte to 1 MiB.
-   * @throws `DmaArgumentError` for wrong arguments. @throws {@link QemuError} when the machine has ended.
+   * @param address Physical address of the first byte, 0 to 2^53 - 1 - `bytes.length`.
+   * @param bytes The data, 1 byte to 1 MiB.
+   * @throws `DmaArgumentError` for invalid arguments. @throws {@link QemuError} when the machine has ended.
    */
   async writeMemory(address: number, bytes: Uint8Array): Promise<void> {
     checkBytes('bytes', bytes);
@@ -365,14 +368,14 @@ export class QemuMachine {
   }
 
   /**
-   * Looks for writes to RAM outside allocations, after all posted writes: what a device does with a wrong address, or with
-   * memory that was released under it, shows nowhere else. Page 0 and memory that was given back hold a pattern; memory that
-   * was never handed out holds zeros, so that a write of zeros there is not noticed. Memory is also checked when it is handed
-   * out, and all of it when the machine is closed. Each difference is reported once, on the machine's log.
+   * Finds stray writes: writes to RAM outside allocations, after all posted writes. They come from a device with a
+   * wrong address or with memory that was freed too early.
    *
-   * It reads all pages that were ever touched: about 1 ms for 2 MiB.
+   * Page 0 and freed memory hold a pattern. Memory never allocated holds zeros, so a stray write of zeros goes
+   * undetected there. Each allocation and `close` check too. Each difference is reported once, to the machine's log.
+   * The check reads all pages that were ever touched: about 1 ms for 2 MiB.
    *
-   * @returns What was found since it was looked for last, ascending.
+   * @returns New findings, ascending.
    * @throws {@link QemuError} when the machine has ended.
    */
   async checkMemory(): Promise<readonly QemuStrayWrite[]> {
@@ -382,8 +385,8 @@ export class QemuMachine {
   }
 
   /**
-   * Ends the machine. Functions that are open are gone from then on, and views of its memory read zeros. Closing twice
-   * is fine, and so is closing a machine that ended by itself.
+   * Ends the machine. Open functions are then removed, and views of its memory read zeros. A second call does nothing,
+   * nor does a call after the machine has ended.
    */
   close(): Promise<void> {
     return (this.#closing ??= this.#close());
@@ -396,13 +399,13 @@ export class QemuMachine {
 
   async #close(): Promise<void> {
     if (!this.ended.aborted) {
-      // Its disks are written back on the way.
+      // QEMU flushes its disks before it exits.
       this.#qmp.execute('quit').catch(() => undefined);
     }
     await this.#abandon(false);
   }
 
-  /** Ends the process and gives everything back. */
+  /** Ends the process and frees all resources. */
   async #abandon(kill = true): Promise<void> {
     if (kill) this.#process.kill();
     await this.#process.quit();
@@ -414,7 +417,7 @@ export class QemuMachine {
     }
   }
 
-  /** The machine is no more: everybody is told. */
+  /** Marks the machine ended and notifies all clients. */
   #end(given: QemuError): void {
     if (this.ended.aborted) return;
     const error = this.#closing === null ? given : new QemuError('ERR_DMAPOOL_QEMU_CLOSED', 'the machine was closed');
@@ -430,7 +433,7 @@ export class QemuMachine {
     void this.close();
   };
 
-  /** Brings the machine to where drivers can use it. */
+  /** Initialises the machine until its functions can be opened. */
   async #ready(): Promise<void> {
     const { signal, startTimeout, machine } = this.#options;
     const work = async (): Promise<void> => {
@@ -453,7 +456,7 @@ export class QemuMachine {
     };
     let timer: NodeJS.Timeout | undefined;
     let onEnd: (() => void) | undefined;
-    const trouble = new Promise<never>((_, reject) => {
+    const failure = new Promise<never>((_, reject) => {
       timer = setTimeout(() => {
         const message = `not ready within ${String(startTimeout)} ms; it was killed`;
         reject(new QemuError('ERR_DMAPOOL_QEMU_TIMEOUT', message, this.output));
@@ -466,11 +469,11 @@ export class QemuMachine {
     });
     try {
       signal?.throwIfAborted();
-      await Promise.race([work(), trouble]);
+      await Promise.race([work(), failure]);
       signal?.throwIfAborted();
       signal?.addEventListener('abort', this.#onAbort);
     } catch (error) {
-      throw await explainStart(error, this.#options, this.#process);
+      throw await startError(error, this.#options, this.#process);
     } finally {
       clearTimeout(timer);
       this.ended.removeEventListener('abort', onEnd!);
@@ -478,8 +481,8 @@ export class QemuMachine {
     }
   }
 
-  #finishRequests(patience: number): Promise<void> {
-    return finishRequests(this.#qmp, this.#qtest, Math.max(patience, this.#options.commandTimeout));
+  #finishRequests(timeout: number): Promise<void> {
+    return finishRequests(this.#qmp, this.#qtest, Math.max(timeout, this.#options.commandTimeout));
   }
 
   #find(which: string): Plugged {
@@ -489,13 +492,13 @@ export class QemuMachine {
     this.ended.throwIfAborted();
     const plugged = this.#functions.find(({ address, id }) => address === which || id === which);
     if (plugged === undefined) {
-      const there = this.#functions.map(({ address, id }) => (id === '' ? address : `${address} (${id})`)).join(', ');
-      throw new PciError('ERR_DMAPOOL_PCI_NOT_FOUND', which, `the machine has no such function; there are: ${there}`);
+      const all = this.#functions.map(({ address, id }) => (id === '' ? address : `${address} (${id})`)).join(', ');
+      throw new PciError('ERR_DMAPOOL_PCI_NOT_FOUND', which, `the machine has no such function; it has: ${all}`);
     }
     return plugged;
   }
 
-  /** A device is out: its functions are gone. */
+  /** Removes the functions of an unplugged device. */
   #remove(id: string): void {
     const gone = this.#functions.filter((plugged) => plugged.id === id);
     this.#functions = this.#functions.filter((plugged) => plugged.id !== id);
@@ -516,16 +519,16 @@ async function startProcess(options: CheckedOptions, args: string[], ram: Machin
 }
 
 function checkVersion({ major, minor }: { readonly major: number; readonly minor: number }): void {
-  if (major > LEAST_VERSION.major || (major === LEAST_VERSION.major && minor >= LEAST_VERSION.minor)) return;
-  const least = `${String(LEAST_VERSION.major)}.${String(LEAST_VERSION.minor)}`;
+  if (major > MIN_VERSION.major || (major === MIN_VERSION.major && minor >= MIN_VERSION.minor)) return;
+  const least = `${String(MIN_VERSION.major)}.${String(MIN_VERSION.minor)}`;
   throw new QemuError(
     'ERR_DMAPOOL_QEMU_VERSION',
-    `version ${String(major)}.${String(minor)} is too old; ${least} is needed`,
+    `version ${String(major)}.${String(minor)} is too old; ${least} or later is needed`,
   );
 }
 
-/** QEMU ended before it was ready: it did not like its arguments, and says so. */
-async function explainStart(error: unknown, options: CheckedOptions, process: QemuProcess): Promise<unknown> {
+/** Converts the end of QEMU with an error code before it was ready to `_REFUSED`: its output has the reason. */
+async function startError(error: unknown, options: CheckedOptions, process: QemuProcess): Promise<unknown> {
   if (!(error instanceof QemuError) || error.code !== 'ERR_DMAPOOL_QEMU_DIED') return error;
   const how = await process.ended;
   const exited = /exit code [1-9]/.test(how);
@@ -534,11 +537,11 @@ async function explainStart(error: unknown, options: CheckedOptions, process: Qe
     : error;
 }
 
-/** The ids of the devices in an answer to `query-pci`, by where they are; undefined for what is no such answer. */
+/** Device ids in a reply to `query-pci`, by location; undefined for an invalid reply. */
 function idsByPlace(answer: unknown): Map<string, string> | undefined {
   if (!Array.isArray(answer)) return undefined;
   const found = new Map<string, string>();
-  // Not by recursion: bridges may be nested as deep as the line is long.
+  // Iterative: the reply may nest bridges deeper than the call stack allows.
   const buses: unknown[] = [...(answer as unknown[])];
   while (buses.length > 0) {
     const bus = buses.pop();
@@ -548,7 +551,7 @@ function idsByPlace(answer: unknown): Map<string, string> | undefined {
       const { bus: number, slot, function: fn, qdev_id: id, pci_bridge: bridge } = device;
       if (![number, slot, fn].every(Number.isSafeInteger) || typeof id !== 'string') return undefined;
       found.set(placeOf({ bus: number as number, slot: slot as number, fn: fn as number }), id);
-      // Behind a bridge without devices there is no list.
+      // A bridge without devices behind it has no list.
       if (isRecord(bridge) && bridge['devices'] !== undefined) buses.push(bridge);
     }
   }

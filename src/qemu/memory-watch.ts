@@ -1,36 +1,36 @@
 /**
- * Watches RAM outside allocations: what a device writes there went astray, and nothing else would tell.
+ * Detects stray writes: writes of a device to RAM outside allocations.
  *
- *     page      never handed out     handed out           given back, and page 0       written by machine.writeMemory
- *     holds     zeros                what its owner says  a pattern                     what the program says
- *     checked   yes                  no                   yes                           no
+ *     page      never allocated      allocated            freed, and page 0            written by machine.writeMemory
+ *     holds     zeros                data                 a pattern                    data
+ *     checked   yes                  no                   yes                          no
  */
 import { hex } from '../errors.ts';
 import type { DeviceLog } from '../device/log.ts';
 
-/** Memory outside allocations that was written. */
+/** A stray write: RAM outside allocations was written. */
 export interface QemuStrayWrite {
   /** Physical address of the first byte that differs. */
   readonly address: number;
-  /** Bytes from there to the last one that differs, without a gap of a page. */
+  /** Bytes from the first to the last difference. Differences on adjacent pages are merged. */
   readonly size: number;
 }
 
-/** What is needed of the RAM. */
+/** The RAM to watch. */
 export interface WatchedRam {
   readonly buffer: ArrayBuffer;
-  /** The parts that are checked, as offsets in the buffer, with their addresses. */
+  /** Checked parts, as offsets in the buffer, with their addresses. */
   readonly zones: readonly { readonly byteOffset: number; readonly dma: number; readonly size: number }[];
-  /** The next data in the memory file from an offset on, as first and last offset; null: none. The rest is holes: zeros. */
+  /** Finds the next data of the sparse memory file, half-open; null if the rest is zeros. */
   readonly nextData: (offset: number) => { readonly begin: number; readonly end: number } | null;
 }
 
 const PAGE = 4096;
 const PAGE_WORDS = PAGE / 4;
 const PATTERN = 0xdb5a_a5bd;
-/** States of a page; 0: never handed out. */
-const OUT = 1;
-const BACK = 2;
+/** Page states; 0: never allocated. */
+const ALLOCATED = 1;
+const FREED = 2;
 const EXEMPT = 3;
 
 export class MemoryWatch {
@@ -45,39 +45,39 @@ export class MemoryWatch {
     this.#log = log;
     this.#words = new Uint32Array(ram.buffer);
     this.#states = new Uint8Array(ram.buffer.byteLength / PAGE);
-    // The address that a device has when it was given none.
+    // Devices with an unset address write to page 0.
     this.returned(0, PAGE);
   }
 
-  /** Memory is handed out: checked before it is cleared. */
+  /** Checks memory at its allocation, before it is cleared. */
   taken(byteOffset: number, size: number): void {
     if (this.#closed) return;
     const found: QemuStrayWrite[] = [];
     this.#checkPages(byteOffset, byteOffset + size, found);
-    this.#states.fill(OUT, byteOffset / PAGE, (byteOffset + size) / PAGE);
+    this.#states.fill(ALLOCATED, byteOffset / PAGE, (byteOffset + size) / PAGE);
     this.#report(found);
   }
 
-  /** Memory is given back: it gets the pattern. */
+  /** Fills freed memory with the pattern. */
   returned(byteOffset: number, size: number): void {
     if (this.#closed) return;
     this.#words.fill(PATTERN, byteOffset / 4, (byteOffset + size) / 4);
-    this.#states.fill(BACK, byteOffset / PAGE, (byteOffset + size) / PAGE);
+    this.#states.fill(FREED, byteOffset / PAGE, (byteOffset + size) / PAGE);
   }
 
-  /** The program writes there itself. */
+  /** Exempts memory that the program itself writes. */
   exempt(address: number, size: number): void {
     for (const zone of [...this.#ram.zones, { byteOffset: 0, dma: 0, size: PAGE }]) {
       const from = Math.max(address, zone.dma);
       const to = Math.min(address + size, zone.dma + zone.size);
       for (let at = from; at < to; at = (Math.floor(at / PAGE) + 1) * PAGE) {
         const page = Math.floor((zone.byteOffset + at - zone.dma) / PAGE);
-        if (this.#states[page] !== OUT) this.#states[page] = EXEMPT;
+        if (this.#states[page] !== ALLOCATED) this.#states[page] = EXEMPT;
       }
     }
   }
 
-  /** Checks all of it; each difference is reported and returned once. */
+  /** Checks all memory. Reports and returns each difference once. */
   check(): QemuStrayWrite[] {
     const found: QemuStrayWrite[] = [];
     if (this.#closed) return found;
@@ -90,7 +90,7 @@ export class MemoryWatch {
     return found;
   }
 
-  /** The memory is taken away. */
+  /** Ends all checks before the memory is unmapped. */
   close(): void {
     this.#closed = true;
   }
@@ -98,8 +98,8 @@ export class MemoryWatch {
   #report(found: readonly QemuStrayWrite[]): void {
     for (const { address, size } of found) {
       this.#log.error(
-        `QEMU: RAM outside allocations was written, ${String(size)} bytes at ${hex(address)}: a device was given a wrong ` +
-          'address or memory was released under it, or a view outlived its memory',
+        `QEMU: stray write to RAM outside allocations, ${String(size)} bytes at ${hex(address)}: a device has a wrong ` +
+          'address, its memory was freed too early, or a view outlived its memory',
       );
     }
   }
@@ -107,19 +107,19 @@ export class MemoryWatch {
   #checkPages(begin: number, end: number, found: QemuStrayWrite[]): void {
     for (let at = begin - (begin % PAGE); at < end; at += PAGE) {
       const state = this.#states[at / PAGE];
-      if (state === OUT || state === EXEMPT) continue;
+      if (state === ALLOCATED || state === EXEMPT) continue;
       const words = this.#words;
-      const wanted = state === BACK ? PATTERN : 0;
+      const wanted = state === FREED ? PATTERN : 0;
       const page = at / 4;
       let first = 0;
-      // A loop by hand: ten times as fast as findIndex.
+      // Ten times as fast as findIndex.
       while (first < PAGE_WORDS && words[page + first] === wanted) first++;
       if (first === PAGE_WORDS) continue;
       const address = this.#addressOf(at);
       if (address === -1) continue;
       let last = PAGE_WORDS - 1;
       while (words[page + last] === wanted) last--;
-      // Its next difference is another one.
+      // Reset the page, so that each difference is reported once.
       this.returned(at, PAGE);
       const from = address + first * 4;
       const size = (last - first + 1) * 4;
@@ -132,7 +132,7 @@ export class MemoryWatch {
     }
   }
 
-  /** -1 where nothing is checked: the firmware's and video memory below 1 MiB. */
+  /** Returns -1 for unchecked memory: video memory and firmware below 1 MiB. */
   #addressOf(offset: number): number {
     if (offset === 0) return 0;
     const zone = this.#ram.zones.find(({ byteOffset, size }) => offset >= byteOffset && offset < byteOffset + size);

@@ -1,4 +1,4 @@
-/** What a machine is made of, and how QEMU is told. */
+/** Options of a machine, and QEMU's command line. */
 import {
   checkFunction,
   checkInteger,
@@ -20,53 +20,55 @@ export type QemuOption = string | QemuOptionObject;
 
 /** A disk image for a device to use by `drive=ID`. */
 export interface QemuDrive {
-  /** Name that devices use. */
+  /** Name for devices to refer to. */
   readonly id: string;
   /** Path of the image. */
   readonly file: string;
-  /** Format of the image. Default `raw`: the file is the disk, byte by byte. */
+  /** Format of the image. Default `raw`: the file holds the disk's bytes. */
   readonly format?: string;
   /** True: writes fail. */
   readonly readOnly?: boolean;
-  /** More options of `-drive`, such as `{ cache: 'unsafe' }`. */
+  /** Additional options of `-drive`, such as `{ cache: 'unsafe' }`. */
   readonly options?: QemuOptionObject;
 }
 
-/** How to start a {@link QemuMachine}. */
+/** Options of {@link QemuMachine.start}. */
 export interface QemuMachineOptions {
-  /** Bytes of RAM, a multiple of 1 MiB from 8 MiB to 3 GiB. Default 64 MiB. What is not touched costs nothing. */
+  /** Bytes of RAM, a multiple of 1 MiB from 8 MiB to 3 GiB. Default 64 MiB. Untouched RAM uses no memory. */
   readonly memory?: number;
   /**
-   * How much of it lies above 4 GiB, a multiple of 1 MiB that leaves at least 4 MiB below; default 0. Devices that reach
-   * there get it first, so that a driver that loses the upper half of an address fails.
+   * Bytes of the RAM above 4 GiB, a multiple of 1 MiB that leaves at least 4 MiB below; default 0. Devices that reach
+   * it get high addresses first, which exposes drivers that truncate addresses.
    */
   readonly highMemory?: number;
-  /** Devices, as for `-device`. PCI devices go to free slots in order. An `id` lets you find them again. */
+  /** Devices, as for `-device`. PCI devices get free slots in order. The `id` of a device identifies its function. */
   readonly devices?: readonly QemuOption[];
   /** Disk images. */
   readonly drives?: readonly QemuDrive[];
-  /** Network back ends, as for `-netdev`: two of `{ type: 'hubport', id: 'n0', hubid: 0 }` join two cards. */
+  /**
+   * Network back ends, as for `-netdev`. Two of `{ type: 'hubport', id: 'n0', hubid: 0 }` connect two network cards.
+   */
   readonly netdevs?: readonly QemuOption[];
   /**
-   * `pc` (the default): conventional PCI, where every device can be unplugged. `q35`: PCI Express; devices behind a
+   * `pc` (the default): conventional PCI, all devices can be unplugged. `q35`: PCI Express, devices behind a
    * `pcie-root-port` can be unplugged.
    */
   readonly machine?: 'pc' | 'q35';
-  /** More arguments for QEMU, after ours. */
+  /** Additional arguments for QEMU, after the generated ones. */
   readonly args?: readonly string[];
   /** The program. Default `qemu-system-x86_64`, from the PATH. */
   readonly binary?: string;
-  /** Milliseconds until the machine must be ready, 1 to 10 minutes. Default 20000. */
+  /** Milliseconds until the machine must be ready, 1 to 600,000. Default 20000. */
   readonly startTimeout?: number;
-  /** Milliseconds until QEMU must answer a command, 1 to 10 minutes; then it is killed. Default 10000. */
+  /** Milliseconds until QEMU must reply to a command, 1 to 600,000; then it is killed. Default 10000. */
   readonly commandTimeout?: number;
-  /** Where it is reported that RAM outside allocations was written. Default: the console. */
+  /** Log for reports of stray writes. Default: the console. */
   readonly log?: DeviceLog;
-  /** Ends the start, or the machine. */
+  /** Aborts the start, or closes the machine. */
   readonly signal?: AbortSignal;
 }
 
-/** Options with every default in place. */
+/** Options with defaults applied. */
 export interface CheckedOptions extends Required<Omit<QemuMachineOptions, 'signal'>> {
   readonly signal: AbortSignal | undefined;
 }
@@ -89,11 +91,11 @@ const DRIVE_OPTIONS: OptionNames<QemuDrive> = { id: true, file: true, format: tr
 
 export const MIB: number = 1024 * 1024;
 const MAX_TIMEOUT = 600_000;
-const LEAST_MEMORY = 8 * MIB;
-const MOST_MEMORY = 3072 * MIB;
-const LEAST_LOW_MEMORY = 4 * MIB;
+const MIN_MEMORY = 8 * MIB;
+const MAX_MEMORY = 3072 * MIB;
+const MIN_LOW_MEMORY = 4 * MIB;
 
-/** Checks the options; throws `DmaArgumentError`. */
+/** Checks the options and applies defaults. @throws `DmaArgumentError` */
 export function checkOptions(options: QemuMachineOptions): CheckedOptions {
   const {
     memory = 64 * MIB,
@@ -109,13 +111,13 @@ export function checkOptions(options: QemuMachineOptions): CheckedOptions {
     log = consoleLog,
     signal,
   } = readOptions('options', options, MACHINE_OPTIONS);
-  checkMebibytes('memory', memory, LEAST_MEMORY, MOST_MEMORY);
-  checkMebibytes('highMemory', highMemory, 0, memory - LEAST_LOW_MEMORY);
+  checkMebibytes('memory', memory, MIN_MEMORY, MAX_MEMORY);
+  checkMebibytes('highMemory', highMemory, 0, memory - MIN_LOW_MEMORY);
   checkInteger('startTimeout', startTimeout, 1, MAX_TIMEOUT);
   checkInteger('commandTimeout', commandTimeout, 1, MAX_TIMEOUT);
   if (machine !== 'pc' && machine !== 'q35') throw new DmaArgumentError('machine', machine, 'pc or q35');
-  // A q35 machine has its low RAM below 0x80000000, and the rest above 4 GiB, once it has much.
-  if (machine === 'q35') checkMebibytes('memory of a q35', memory, LEAST_MEMORY, 2048 * MIB);
+  // With more, a q35 machine moves RAM from 0x80000000 up to above 4 GiB.
+  if (machine === 'q35') checkMebibytes('memory of a q35', memory, MIN_MEMORY, 2048 * MIB);
   if (typeof binary !== 'string' || binary === '' || binary.includes('\0')) {
     throw new DmaArgumentError('binary', binary, 'a program');
   }
@@ -144,7 +146,7 @@ export function checkOptions(options: QemuMachineOptions): CheckedOptions {
   };
 }
 
-/** QEMU's command line. */
+/** Builds QEMU's command line. */
 export function commandLine(options: CheckedOptions): string[] {
   const words = allWords(options);
   for (const word of words) {
@@ -160,7 +162,7 @@ function allWords(options: CheckedOptions): string[] {
     '-nodefaults',
     '-no-user-config',
     ['-display', 'none'],
-    // Drivers are run by us, and the processor only halts.
+    // The CPU only halts, so acceleration gains nothing.
     ['-accel', 'tcg'],
     [
       '-machine',
@@ -183,7 +185,7 @@ function allWords(options: CheckedOptions): string[] {
       }),
     ],
     ['-bios', `/proc/self/fd/${String(FIRMWARE_FD)}`],
-    // Nobody runs option ROMs, and their files may not be installed.
+    // No option ROM runs, and the files may not be installed.
     ['-global', 'driver=pci-device,property=romfile,value='],
     ['-chardev', `socket,id=qtest,fd=${String(QTEST_FD)}`],
     ['-qtest', 'chardev:qtest'],
@@ -207,19 +209,19 @@ function driveText(drive: QemuDrive): string {
   return text('drives', { if: 'none', id, file, format, readonly: readOnly, ...others });
 }
 
-/** The key whose value stands first, without the key. */
+/** Keys whose values come first, without the key. */
 const LEADING: readonly string[] = ['driver', 'type', 'qom-type'];
 
-/** An option as on the command line. */
+/** Formats an option for the command line. */
 function text(argument: string, option: QemuOption): string {
   if (typeof option === 'string' && option !== '') return option;
   if (typeof option !== 'object' || option === null) {
-    throw new DmaArgumentError(argument, option, 'a text as on the command line, or an object');
+    throw new DmaArgumentError(argument, option, 'a string as on the command line, or an object');
   }
   const entries = reading(argument, option, 'an object that can be read', () => Object.entries(option));
   for (const [key, value] of entries) {
     if (!/^[\w.-]+$/.test(key) || !['string', 'number', 'boolean'].includes(typeof value)) {
-      throw new DmaArgumentError(`${argument}: ${key}`, value, 'a text, number or boolean');
+      throw new DmaArgumentError(`${argument}: ${key}`, value, 'a string, number or boolean');
     }
   }
   const leading = entries.find(([key]) => LEADING.includes(key));

@@ -1,24 +1,24 @@
-/** What the two clients of QEMU's sockets have in common: whatever is at the other end may say anything. */
+/** Common parts of the QMP and qtest clients. Both validate everything that the peer sends. */
 
-/** What a client tells its machine. */
+/** Events that a client reports to its machine. */
 export interface PeerEvents {
-  /** QEMU does not answer. */
+  /** QEMU did not reply in time. */
   readonly onHang: (message: string) => void;
-  /** QEMU said what its protocol does not allow: nothing that it says can be trusted any more. */
+  /** QEMU violated its protocol. The client ignores all further data. */
   readonly onBroken: (message: string) => void;
-  /** QEMU closed the connection. It does so at its end, which is told apart from here. */
+  /** QEMU closed the connection, which also happens when it exits. */
   readonly onClosed: () => void;
 }
 
-/** The longest piece of a line that is quoted in a message, in characters. */
+/** Maximum characters of a quoted line. */
 const QUOTE_LIMIT = 80;
 
-/** A line as it should stand in a message: quoted, control characters visible, not too long. */
+/** Formats a line for a message: truncated, control characters escaped. */
 export function quote(line: string): string {
   return JSON.stringify(line.length > QUOTE_LIMIT ? `${line.slice(0, QUOTE_LIMIT)}...` : line);
 }
 
-/** True for what was an object in JSON. */
+/** True for a parsed JSON object. */
 export function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }

@@ -1,31 +1,31 @@
 /**
- * The QEMU process: started with pipes only, watched, and ended whatever happens to us.
+ * The QEMU process.
  *
- *     node --fd 3: qtest----------> qemu        no socket files, no pid files: pairs of connected sockets
- *          --fd 4: QMP------------> (its own session, so that Ctrl-C reaches us and not it)
+ *     node --fd 3: qtest----------> qemu        socket pairs: no socket or pid files
+ *          --fd 4: QMP------------> (own session: Ctrl-C does not reach it)
  *          --fd 5: RAM, 6: firmware (memory files)
  *          --stdin--> sh: waits for the end of its input, then kills qemu
  *
- * QEMU goes on when its sockets close. So a shell waits at a pipe from us, which the kernel closes however we end, also
- * by SIGKILL, and ends QEMU then.
+ * QEMU keeps running when its sockets close. A shell therefore waits on a pipe from this process. The kernel closes the
+ * pipe when this process ends, by SIGKILL too, and the shell then kills QEMU.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
 import type { Duplex, Writable } from 'node:stream';
 import { QemuError } from './error.ts';
 
-/** The most of QEMU's words that are kept: the last ones. */
+/** Maximum characters of QEMU's output to keep: the last ones. */
 const MAX_OUTPUT = 8192;
-/** Milliseconds for QEMU to end after it was told to, before it is killed. */
+/** Milliseconds for QEMU to end after `quit`, before it is killed. */
 const QUIT_TIME = 2000;
-/** Milliseconds for a pipe of QEMU's to end after QEMU has: somebody that it started may have it, out of our reach. */
+/** Milliseconds for QEMU's pipes to end after its exit: a child process of it may keep them open. */
 const PIPE_TIME = 500;
 /**
- * Reads the process' number, waits for the end of input, kills its whole group: what is started may be a script that starts
- * QEMU. An empty number, of a start that failed, kills nothing.
+ * Reads the process ID, waits for the end of input, and kills the process group: the binary may be a script that starts
+ * QEMU. An empty ID, from a failed start, kills nothing.
  */
 const WATCH = 'read -r pid; read -r rest; [ -n "$pid" ] && kill -s KILL -- "-$pid"';
 
-/** The descriptors in the child. */
+/** File descriptors in the child. */
 export const QTEST_FD = 3;
 export const QMP_FD = 4;
 export const RAM_FD = 5;
@@ -34,7 +34,7 @@ export const FIRMWARE_FD = 6;
 export class QemuProcess {
   readonly #child: ChildProcess;
   #output = '';
-  /** Settles when the process has ended: with how, in words. Never rejects. */
+  /** Resolves with a description when the process has ended. Never rejects. */
   readonly ended: Promise<string>;
   readonly qtest: Duplex;
   readonly qmp: Duplex;
@@ -52,7 +52,7 @@ export class QemuProcess {
   }
 
   /**
-   * Starts QEMU. The descriptors may be closed once this has resolved.
+   * Starts QEMU. The caller may close the descriptors once this has resolved.
    * @throws {@link QemuError} `ERR_DMAPOOL_QEMU_MISSING` when the program can't be started.
    */
   static async start(binary: string, args: readonly string[], ram: number, firmware: number): Promise<QemuProcess> {
@@ -63,7 +63,7 @@ export class QemuProcess {
       throw missing('/bin/sh', error);
     }
     const input: Writable = watchdog.stdin;
-    // It is gone when QEMU is.
+    // The pipe breaks when the watchdog ends.
     input.on('error', () => undefined);
     try {
       const child = spawn(binary, args, {
@@ -75,28 +75,28 @@ export class QemuProcess {
       return new QemuProcess(child, watchdog);
     } catch (error) {
       const ended = new Promise((resolve) => watchdog.once('exit', resolve));
-      // False when it has ended already.
+      // kill() returns false if the watchdog has ended already.
       if (watchdog.kill('SIGKILL')) await ended;
       throw missing(binary, error);
     }
   }
 
-  /** Number of the process. */
+  /** Process ID. */
   get pid(): number {
     return this.#child.pid!;
   }
 
-  /** What QEMU said on its standard output and error so far. */
+  /** Standard output and error so far. */
   get output(): string {
     return this.#output;
   }
 
-  /** Ends the process at once. */
+  /** Kills the process group. */
   kill(): void {
     if (this.#child.exitCode === null && this.#child.signalCode === null) killGroup(this.pid);
   }
 
-  /** Resolves when the process has ended; it is killed if that takes too long. */
+  /** Resolves when the process has ended. Kills it after a timeout. */
   async quit(): Promise<void> {
     const timer = setTimeout(() => {
       this.kill();
@@ -106,21 +106,21 @@ export class QemuProcess {
   }
 }
 
-/** Resolves when both processes have ended: with how QEMU did, in words. */
+/** Resolves with a description of QEMU's end when both processes have ended. */
 async function endOf(child: ChildProcess, watchdog: ChildProcess): Promise<string> {
   const watchdogEnded = new Promise((resolve) => watchdog.once('exit', resolve));
   let timer: NodeJS.Timeout | undefined;
   child.once('exit', () => {
-    // A script may be survived by what it started.
+    // Children of a wrapper script may outlive it.
     killGroup(child.pid!);
     timer = setTimeout(() => {
       for (const stream of child.stdio) stream?.destroy();
     }, PIPE_TIME);
   });
-  // `close`, not `exit`: by then all of its last words have been read.
+  // 'close' follows 'exit' when all output has been read.
   const how = await new Promise<string>((resolve) => {
     child.once('close', (code, signal) => {
-      resolve(signal === null ? `ended with exit code ${String(code)}` : `was ended by ${signal}`);
+      resolve(signal === null ? `ended with exit code ${String(code)}` : `was terminated by ${signal}`);
     });
   });
   clearTimeout(timer);
@@ -133,7 +133,7 @@ function killGroup(pid: number): void {
   try {
     process.kill(-pid, 'SIGKILL');
   } catch {
-    // Nobody of it is left.
+    // The group has ended already.
   }
 }
 

@@ -5,7 +5,7 @@ import { QemuError } from './error.ts';
 import { readLines } from './lines.ts';
 import { isRecord, type PeerEvents, quote } from './peer.ts';
 
-/** The most characters of a line: QEMU's description of its whole protocol, the longest answer known, has 0.3 million. */
+/** Maximum characters of a line. The longest known reply, to query-qmp-schema, has 0.3 million. */
 export const MAX_QMP_LINE: number = 16 * 1024 * 1024;
 
 /** QEMU's version. */
@@ -21,7 +21,7 @@ interface Pending {
   readonly timer: NodeJS.Timeout;
 }
 
-/** What the client tells its machine. */
+/** Events that the client reports to its machine. */
 export interface QmpEvents extends PeerEvents {
   readonly onEvent: (name: string, data: Readonly<Record<string, unknown>>) => void;
 }
@@ -34,10 +34,10 @@ export class QmpClient {
   #nextId = 1;
   #ended: Error | null = null;
   #greet: ((version: QemuVersion) => void) | null = null;
-  /** QEMU's version, once it is ready for commands. Never rejects: who ends the client knows why. */
+  /** QEMU's version, once it accepts commands. Never rejects: `end` has the error. */
   readonly greeted: Promise<QemuVersion>;
 
-  /** @param timeout Milliseconds for the answer to a command. */
+  /** @param timeout Milliseconds for the reply to a command. */
   constructor(stream: Duplex, timeout: number, events: QmpEvents) {
     this.#stream = stream;
     this.#timeout = timeout;
@@ -50,7 +50,7 @@ export class QmpClient {
         if (line !== '') this.#receive(line);
       },
       onTooLong: () => {
-        this.#break(`a line of more than ${String(MAX_QMP_LINE)} characters`);
+        this.#break(`a line exceeds ${String(MAX_QMP_LINE)} characters`);
       },
       onClosed: () => {
         events.onClosed();
@@ -59,9 +59,9 @@ export class QmpClient {
   }
 
   /**
-   * Runs a command. Rejects with `ERR_DMAPOOL_QEMU_COMMAND` and QEMU's own words when it fails.
+   * Runs a command. Rejects with `ERR_DMAPOOL_QEMU_COMMAND` and QEMU's description when it fails.
    *
-   * @param timeout Milliseconds for the answer, of a command that may take longer than others.
+   * @param timeout Milliseconds for the reply, for slow commands.
    */
   execute(
     command: string,
@@ -74,12 +74,12 @@ export class QmpClient {
     try {
       line = JSON.stringify({ execute: command, arguments: args, id });
     } catch (error) {
-      const expected = `values that go as JSON (${(error as Error).message})`;
+      const expected = `values that JSON can represent (${(error as Error).message})`;
       return Promise.reject(new DmaArgumentError('args', args, expected));
     }
     return new Promise((resolve, reject) => {
       const timer = setTimeout(() => {
-        this.#events.onHang(`no answer to ${command} within ${String(timeout)} ms`);
+        this.#events.onHang(`no reply to ${command} within ${String(timeout)} ms`);
       }, timeout);
       this.#pending.set(id, { command, resolve, reject, timer });
       this.#stream.write(`${line}\n`);
@@ -87,21 +87,21 @@ export class QmpClient {
   }
 
   /**
-   * Runs a command whose answer is read here. An answer that is none breaks the protocol.
+   * Runs a command and parses its reply. An invalid reply is a protocol violation.
    *
-   * @param read Returns undefined for what can't be the answer.
+   * @param parse Returns undefined for an invalid reply.
    */
   async query<T>(
     command: string,
     args: Readonly<Record<string, unknown>>,
-    read: (answer: unknown) => T | undefined,
+    parse: (reply: unknown) => T | undefined,
   ): Promise<T> {
-    const answer = read(await this.execute(command, args));
-    if (answer === undefined) throw this.#break(`an answer to ${command} that is not as its reference has it`);
-    return answer;
+    const reply = parse(await this.execute(command, args));
+    if (reply === undefined) throw this.#break(`invalid reply to ${command}`);
+    return reply;
   }
 
-  /** Nothing is sent any more; all that waits is rejected. */
+  /** Stops sending and rejects all pending commands. */
   end(error: Error): void {
     if (this.#ended !== null) return;
     this.#ended = error;
@@ -118,19 +118,19 @@ export class QmpClient {
     try {
       message = JSON.parse(line);
     } catch {
-      // What it is then, is said below.
+      // Reported below: `message` stays undefined.
     }
-    if (!isRecord(message)) this.#break(`what is no object of JSON, ${quote(line)}`);
+    if (!isRecord(message)) this.#break(`not a JSON object: ${quote(line)}`);
     else if (message['QMP'] !== undefined) this.#greeting(message['QMP'], line);
     else if (message['event'] !== undefined) this.#event(message, line);
-    else this.#answer(message, line);
+    else this.#reply(message, line);
   }
 
   #greeting(greeting: unknown, line: string): void {
     const version = isRecord(greeting) && isRecord(greeting['version']) ? greeting['version']['qemu'] : undefined;
     const { major, minor } = isRecord(version) ? version : {};
     if (this.#greet === null || !Number.isSafeInteger(major) || !Number.isSafeInteger(minor)) {
-      this.#break(`a greeting that is none, ${quote(line)}`);
+      this.#break(`invalid greeting: ${quote(line)}`);
       return;
     }
     this.#greet({ major: major as number, minor: minor as number });
@@ -138,31 +138,31 @@ export class QmpClient {
   }
 
   #event({ event, data = {} }: Readonly<Record<string, unknown>>, line: string): void {
-    if (typeof event !== 'string' || !isRecord(data)) this.#break(`an event that is none, ${quote(line)}`);
+    if (typeof event !== 'string' || !isRecord(data)) this.#break(`invalid event: ${quote(line)}`);
     else this.#events.onEvent(event, data);
   }
 
-  #answer(message: Readonly<Record<string, unknown>>, line: string): void {
+  #reply(message: Readonly<Record<string, unknown>>, line: string): void {
     const { id, error } = message;
     const pending = typeof id === 'number' ? this.#pending.get(id) : undefined;
     const failed = isRecord(error) && typeof error['desc'] === 'string';
     if (pending === undefined || failed === Object.hasOwn(message, 'return')) {
-      this.#break(`what answers no command, ${quote(line)}`);
+      this.#break(`reply to no command: ${quote(line)}`);
       return;
     }
     this.#pending.delete(id as number);
     clearTimeout(pending.timer);
     if (failed) {
-      const words = String(error['desc']);
-      pending.reject(new QemuError('ERR_DMAPOOL_QEMU_COMMAND', `${pending.command} failed`, words));
+      const description = String(error['desc']);
+      pending.reject(new QemuError('ERR_DMAPOOL_QEMU_COMMAND', `${pending.command} failed`, description));
     } else {
       pending.resolve(message['return']);
     }
   }
 
-  /** QEMU broke the protocol. Returns what everything that waits is rejected with. */
+  /** Handles a protocol violation. Returns the error that rejects all pending commands. */
   #break(what: string): Error {
-    const message = `it said on QMP ${what}`;
+    const message = `protocol violation on QMP: ${what}`;
     this.#events.onBroken(message);
     this.end(new QemuError('ERR_DMAPOOL_QEMU_PROTOCOL', message));
     return this.#ended!;

@@ -1,9 +1,9 @@
 /**
- * The qtest protocol of QEMU: lines of text by which a test does what a processor would.
+ * The qtest protocol of QEMU: lines of text that perform a CPU's accesses.
  *
- *     writel 0xfebf0014 0x460001   ->          posted: nobody waits for its answer
+ *     writel 0xfebf0014 0x460001   ->          posted: no caller waits for the reply
  *     readl 0xfebf001c             ->
- *                                  <-  OK      answers come in the order of the commands
+ *                                  <-  OK      replies come in the order of the commands
  *                                  <-  IRQ raise 10         at any time
  *                                  <-  OK 0x1
  */
@@ -12,30 +12,30 @@ import { QemuError } from './error.ts';
 import { readLines } from './lines.ts';
 import { type PeerEvents, quote } from './peer.ts';
 
-/** The most characters of a line: the longest answer is that to `b64read` of 1 MiB, with 4 characters for 3 bytes. */
+/** Maximum characters of a line. The longest reply, to `b64read` of 1 MiB, has 4 characters for 3 bytes. */
 export const MAX_QTEST_LINE: number = 2 * 1024 * 1024;
-/** Inputs of the I/O APIC, whose changes are told (Intel 82093AA data sheet, 1.0). */
+/** I/O APIC inputs, whose changes QEMU reports (Intel 82093AA data sheet, 1.0). */
 const INTERRUPT_LINES = 24;
 
 interface Expected {
   readonly command: string;
-  readonly resolve: (answer: string) => void;
+  readonly resolve: (reply: string) => void;
   readonly reject: (error: Error) => void;
 }
 
 interface Flush {
-  /** Number of the answer that it waits for. */
+  /** The count of replies that completes the flush. */
   readonly at: number;
   readonly resolve: () => void;
   readonly reject: (error: Error) => void;
 }
 
-/** Marks a posted command among the expected answers. */
+/** Marks a posted command in the queue of expected replies. */
 const POSTED = null;
-/** From this many answered entries on, the queue is cut. */
+/** Number of replied entries that triggers compaction of the queue. */
 const COMPACT = 1024;
 
-/** What the client tells its machine. */
+/** Events that the client reports to its machine. */
 export interface QtestEvents extends PeerEvents {
   /** An interrupt line changed. */
   readonly onIrq: (line: number, raised: boolean) => void;
@@ -50,14 +50,14 @@ export class QtestClient {
   #sent = 0;
   #answered = 0;
   #flushes: Flush[] = [];
-  /** The first failure of a posted command, until an awaited call tells of it. */
+  /** First failure of a posted command, until the next awaited call throws it. */
   #postedError: Error | null = null;
   #ended: Error | null = null;
-  /** How many know that QEMU is busy with something else. */
-  #patient = 0;
+  /** Number of actions that suspend the timeout. */
+  #suspensions = 0;
   #timer: NodeJS.Timeout | undefined;
 
-  /** @param timeout Milliseconds without an answer after which QEMU hangs. */
+  /** @param timeout Milliseconds without any reply after which QEMU counts as hung. */
   constructor(stream: Duplex, timeout: number, events: QtestEvents) {
     this.#stream = stream;
     this.#timeout = timeout;
@@ -67,7 +67,7 @@ export class QtestClient {
         this.#receive(line);
       },
       onTooLong: () => {
-        this.#break(`a line of more than ${String(MAX_QTEST_LINE)} characters`);
+        this.#break(`a line exceeds ${String(MAX_QTEST_LINE)} characters`);
       },
       onClosed: () => {
         events.onClosed();
@@ -75,14 +75,14 @@ export class QtestClient {
     });
   }
 
-  /** Sends a command whose answer nobody waits for. It is on its way when this returns. */
+  /** Sends a posted command: no caller waits for its reply. */
   post(command: string): void {
-    // As on hardware, a write to what is not there vanishes; the next awaited call says so.
+    // As on hardware, a write to an absent device has no effect. The next awaited call reports the end.
     if (this.#ended !== null) return;
     this.#send(command, POSTED);
   }
 
-  /** Sends a command and resolves to its answer without the `OK`. Rejects also with what a posted command failed with. */
+  /** Sends a command and resolves to its reply without the `OK`. Rejects also with the failure of a posted command. */
   call(command: string): Promise<string> {
     if (this.#ended !== null) return Promise.reject(this.#ended);
     return new Promise((resolve, reject) => {
@@ -91,18 +91,18 @@ export class QtestClient {
   }
 
   /**
-   * Sends a command whose answer is read here. An answer that is none breaks the protocol.
+   * Sends a command and parses its reply. An invalid reply is a protocol violation.
    *
-   * @param read Returns undefined for what can't be the answer.
+   * @param parse Returns undefined for an invalid reply.
    */
-  async query<T>(command: string, read: (answer: string) => T | undefined): Promise<T> {
-    const answer = await this.call(command);
-    const value = read(answer);
-    if (value === undefined) throw this.#break(`${quote(answer)} in answer to ${command}`);
+  async query<T>(command: string, parse: (reply: string) => T | undefined): Promise<T> {
+    const reply = await this.call(command);
+    const value = parse(reply);
+    if (value === undefined) throw this.#break(`reply to ${command}: ${quote(reply)}`);
     return value;
   }
 
-  /** Resolves when all commands sent so far were answered. */
+  /** Resolves when all commands sent so far have their replies. */
   async flush(): Promise<void> {
     if (this.#ended !== null) throw this.#ended;
     if (this.#answered < this.#sent) {
@@ -113,17 +113,17 @@ export class QtestClient {
     this.#throwPosted();
   }
 
-  /** Runs an action during which QEMU may not answer for long, and is not taken for hung. */
-  async withPatience<T>(action: () => Promise<T>): Promise<T> {
-    this.#patient++;
+  /** Suspends the timeout during an action that may keep QEMU from replying. */
+  async suspendTimeout<T>(action: () => Promise<T>): Promise<T> {
+    this.#suspensions++;
     try {
       return await action();
     } finally {
-      this.#patient--;
+      this.#suspensions--;
     }
   }
 
-  /** Nothing is sent any more; all that waits is rejected. */
+  /** Stops sending and rejects all pending commands. */
   end(error: Error): void {
     if (this.#ended !== null) return;
     this.#ended = error;
@@ -143,18 +143,18 @@ export class QtestClient {
     this.#stream.write(`${command}\n`, 'latin1');
   }
 
-  /** Looks now and then whether answers come, as long as some are missing. */
+  /** Checks for progress at intervals while replies are outstanding. */
   #watch(): void {
     const seen = this.#answered;
     this.#timer = setTimeout(() => {
       this.#timer = undefined;
       if (this.#ended !== null || this.#answered === this.#sent) return;
-      if (this.#answered > seen || this.#patient > 0) {
+      if (this.#answered > seen || this.#suspensions > 0) {
         this.#watch();
         return;
       }
       const oldest = this.#queue[this.#head]?.command ?? 'a posted write';
-      this.#events.onHang(`no answer to ${oldest} within ${String(this.#timeout)} ms`);
+      this.#events.onHang(`no reply to ${oldest} within ${String(this.#timeout)} ms`);
     }, this.#timeout);
   }
 
@@ -165,9 +165,9 @@ export class QtestClient {
       return;
     }
     const word = /^(OK|FAIL|ERR)(?: |$)/.exec(line)?.[1];
-    // An answer to no command: those to come would go to the wrong commands.
+    // A surplus reply would shift all later ones.
     if (word === undefined || this.#answered === this.#sent) {
-      this.#break(`what answers no command, ${quote(line)}`);
+      this.#break(`reply to no command: ${quote(line)}`);
       return;
     }
     const expected = this.#queue[this.#head]!;
@@ -197,9 +197,9 @@ export class QtestClient {
     return new QemuError('ERR_DMAPOOL_QEMU_COMMAND', `qtest refused ${expected?.command ?? 'a posted write'}`, line);
   }
 
-  /** QEMU broke the protocol. Returns what everything that waits is rejected with. */
+  /** Handles a protocol violation. Returns the error that rejects all pending commands. */
   #break(what: string): Error {
-    const message = `it said on qtest ${what}`;
+    const message = `protocol violation on qtest: ${what}`;
     this.#events.onBroken(message);
     this.end(new QemuError('ERR_DMAPOOL_QEMU_PROTOCOL', message));
     return this.#ended!;

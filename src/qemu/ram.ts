@@ -1,5 +1,5 @@
 /**
- * The machine's RAM: a memory file that QEMU and this process both map.
+ * The machine's RAM: a memory file that QEMU and this process map.
  *
  *     offset in the file   0 ............. low | low ............ size
  *     address              0 ............. low | 4 GiB .. 4 GiB + high
@@ -14,17 +14,17 @@ import { MemoryWatch } from './memory-watch.ts';
 import { MIB } from './options.ts';
 
 const PAGE = 4096;
-/** Conventional memory ends where video memory and firmware begin; its last KiB were the BIOS' own. */
+/** Conventional memory ends where video memory and firmware begin. Its last KiB belong to the BIOS. */
 const CONVENTIONAL_END = 0x9f000;
 const FOUR_GIB = 2 ** 32;
 
 export class MachineRam {
   readonly #mapped: MappedMemory;
-  /** Its pages, for devices. */
+  /** Coherent memory for the devices. */
   readonly source: ZonedMemory;
-  /** Watches what is not handed out. */
+  /** Detects stray writes outside allocations. */
   readonly watch: MemoryWatch;
-  /** Descriptor of the file, for QEMU and to look for data; -1 once it was closed. */
+  /** Descriptor of the memory file; -1 after close. */
   #fd: number;
 
   /** @throws `DmaDependencyError` without koffi. @throws `SystemCallError` */
@@ -46,7 +46,7 @@ export class MachineRam {
       byteOffset,
     });
     const zones = [
-      // Never address 0: to many devices it means that there is nothing.
+      // Address 0 is never used: many devices take it as "none".
       zone(PAGE, CONVENTIONAL_END, PAGE),
       zone(MIB, low, MIB),
       ...(high === 0 ? [] : [zone(FOUR_GIB, FOUR_GIB + high, low)]),
@@ -66,7 +66,7 @@ export class MachineRam {
     return this.#fd;
   }
 
-  /** Takes the memory away; views read zeros from now on. */
+  /** Unmaps the memory. Existing views then read zeros. */
   close(): void {
     this.watch?.close();
     if (this.#fd !== -1) closeSync(this.#fd);

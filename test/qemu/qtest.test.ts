@@ -107,7 +107,7 @@ void describe('the qtest client', () => {
     const call = qtest.call('readl 1');
     wire.answer('FAIL no such thing\nOK 0x1\n');
     const error = await rejectsCode('ERR_DMAPOOL_QEMU_COMMAND', call);
-    assert.match(error.message, /refused a posted write; it says: FAIL no such thing/);
+    assert.match(error.message, /refused a posted write; output: FAIL no such thing/);
     qtest.post('writel junk');
     wire.answer('ERR\n');
     await rejectsCode('ERR_DMAPOOL_QEMU_COMMAND', qtest.flush());
@@ -140,7 +140,7 @@ void describe('the qtest client', () => {
     assert.deepEqual(hangs, []);
     const last = assert.rejects(calls.at(-1)!, /over/);
     while (hangs.length === 0) await new Promise((resolve) => setTimeout(resolve, 10));
-    assert.match(hangs[0]!, /no answer to readl 11 within 40 ms/);
+    assert.match(hangs[0]!, /no reply to readl 11 within 40 ms/);
     qtest.end(new Error('over'));
     await last;
   });
