@@ -1,6 +1,6 @@
 /**
- * What a home of PCI functions (a QEMU machine, VFIO, an emulator of yours) implements. Drivers never see it: they
- * stand on `PciFunction`, which checks arguments and knows what a device that is gone looks like.
+ * The interface of a PCI backend: a QEMU machine, VFIO, or an emulator of your own. Drivers use `PciFunction` instead,
+ * which checks arguments and detects absent devices.
  *
  *     driver --> PciFunction: config, bars, interrupts, device --> PciBackend --> qtest pipe, VFIO, ...
  */
@@ -11,12 +11,12 @@ import type { CoherentAllocator } from '../memory/coherent.ts';
 /** Width of one register access, in bits. */
 export type AccessWidth = 8 | 16 | 32 | 64;
 
-/** How a function tells the driver that something happened; `poll`: it does not, and the driver looks now and then. */
+/** How a function signals events; `poll`: it does not, and the driver polls. */
 export type InterruptKind = 'msix' | 'msi' | 'intx' | 'poll';
 
-/** What a base address register decodes. */
+/** A base address register and the region that it decodes. */
 export interface BarInfo {
-  /** Number of the register, 0 to 5; of one of 64 bits, that of its lower half. */
+  /** Number of the register, 0 to 5; of a 64-bit one, its lower half. */
   readonly index: number;
   /** Memory, or x86 port space. */
   readonly kind: 'memory' | 'io';
@@ -24,59 +24,59 @@ export interface BarInfo {
   readonly size: number;
   /** Reads have no side effects (memory only). */
   readonly prefetchable: boolean;
-  /** True for a memory register of 64 bits. */
+  /** True for a 64-bit memory BAR. */
   readonly is64: boolean;
 }
 
-/** The interrupts of one function in one home. */
+/** A backend's interrupts of one function. */
 export interface InterruptBackend {
-  /** Which of the kinds that were asked for it is. */
+  /** The chosen kind among the requested ones. */
   readonly kind: InterruptKind;
-  /** How many there are, numbered from 0: 1 for INTx, up to 32 for MSI and 2048 for MSI-X (PCI 3.0, 6.8). */
+  /** Number of vectors, numbered from 0: 1 for INTx, up to 32 for MSI and 2048 for MSI-X (PCI 3.0, 6.8). */
   readonly vectors: number;
   /**
-   * True where an interrupt is a level that stands until the driver satisfies the device (INTx: PCI 3.0, 2.2.6), so
-   * that what was noticed earlier says nothing; false where each is an event of its own (MSI, MSI-X: PCI 3.0, 6.8).
+   * True for level interrupts, which stay asserted until the driver services the device (INTx: PCI 3.0, 2.2.6). Past
+   * notifications of a level are then stale. False for edge interrupts (MSI, MSI-X: PCI 3.0, 6.8).
    */
   readonly level: boolean;
   /**
-   * The driver dealt with all that came before and will wait for more: unmasks, after all posted writes have taken
-   * effect.
+   * Unmasks a vector after all posted writes have taken effect. The driver has serviced all earlier interrupts and will
+   * wait for the next one.
    *
    * @param vector From 0 to {@link InterruptBackend.vectors} - 1.
-   * @returns true when an interrupt is pending already: the listener need not be told of it. Rejects when the function
-   *   or its home is gone.
+   * @returns true when an interrupt is pending already; the listener need not be called for it. Rejects when the
+   *   function or its backend has ended.
    */
   rearm(vector: number): Promise<boolean>;
   /**
-   * Nobody waits any more, since a wait ended otherwise: what listening costs can be saved until the next
-   * {@link InterruptBackend.rearm}, which says whether an interrupt came meanwhile.
+   * The last waiter of a vector has gone without an interrupt. The backend may stop listening until the next
+   * {@link InterruptBackend.rearm}, which returns true if an interrupt came meanwhile.
    *
    * @param vector From 0 to {@link InterruptBackend.vectors} - 1.
    */
   disarm?(vector: number): void;
   /**
-   * Tells a listener of each interrupt from now on. Called once, before the first {@link InterruptBackend.rearm}.
+   * Registers the listener for all interrupts. Called once, before the first {@link InterruptBackend.rearm}.
    *
-   * @param listener Called with the vector's number; it does not throw.
+   * @param listener Called with the vector's number; never throws.
    */
   listen(listener: (vector: number) => void): void;
-  /** No more interrupts: the function is told to raise none (INTx: PCI 3.0, 6.2.2), and the listener is forgotten. */
+  /** Disables the function's interrupts (INTx: PCI 3.0, 6.2.2) and drops the listener. */
   close(): Promise<void>;
 }
 
-/** The configuration space of a function, without any check whether a driver may still use the function. */
+/** A function's configuration space without access checks. */
 export interface RawConfigSpace {
-  /** As {@link PciBackend.readConfig}, but it goes on reading after {@link PciBackend.removed} was aborted. */
+  /** As {@link PciBackend.readConfig}, but also works after {@link PciBackend.removed} has aborted. */
   read(offset: number, width: 8 | 16 | 32): Promise<number>;
-  /** As {@link PciBackend.writeConfig}, but it goes on writing after {@link PciBackend.removed} was aborted. */
+  /** As {@link PciBackend.writeConfig}, but also works after {@link PciBackend.removed} has aborted. */
   write(offset: number, width: 8 | 16 | 32, value: number): Promise<void>;
 }
 
 /**
- * One PCI function as its home gives it: to be implemented by homes, and made a {@link PciFunction} of by
- * `PciFunction.open`. Arguments were checked by the caller: offsets are in range and aligned, values are unsigned and
- * fit the width. Bytes lie in little-endian order, as everywhere in PCI (PCI 3.0, 6.1).
+ * A PCI backend: one PCI function on one platform. `PciFunction.open` makes a {@link PciFunction} of it. The caller
+ * checks all arguments: offsets are in range and aligned, values are unsigned and fit the width. Byte order is
+ * little-endian (PCI 3.0, 6.1).
  *
  * @example
  * ```ts
@@ -89,7 +89,7 @@ export interface RawConfigSpace {
  *   else view.setUint32(at, value, true);
  * };
  *
- * // An emulated function whose registers keep what is written to them.
+ * // An emulated function with plain read-write registers.
  * class Scratchpad implements PciBackend {
  *   readonly address = '0000:00:05.0';
  *   readonly configSize = 256;
@@ -110,8 +110,8 @@ export interface RawConfigSpace {
  *   write = (_bar: number, offset: number, width: Width, value: number): void =>
  *     set(this.#registers, offset, width, value);
  *   write64 = (_bar: number, offset: number, value: bigint): void => this.#registers.setBigUint64(offset, value, true);
- *   flush = async (): Promise<void> => {}; // nothing is under way
- *   openInterrupts = async (): Promise<null> => null; // drivers that accept `poll` get along
+ *   flush = async (): Promise<void> => {}; // writes take effect at once
+ *   openInterrupts = async (): Promise<null> => null; // the driver must accept `poll`
  *   close = async (): Promise<void> => {};
  * }
  *
@@ -125,111 +125,110 @@ export interface PciBackend {
   readonly address: string;
   /** Bytes of configuration space: 256 or 4096. */
   readonly configSize: number;
-  /** The registers that decode anything, ascending by index. Known when the function is opened. */
+  /** The implemented BARs, ascending by index. Known when the function is opened. */
   readonly bars: readonly BarInfo[];
-  /** Where the function's coherent memory comes from. */
+  /** Allocates the function's coherent memory. */
   readonly memory: CoherentAllocator;
   /**
-   * Aborted when the driver has to let go of the function: it is gone, it failed, or the system requests it. The reason is an
-   * `Error`, which every access of drivers fails with from then on. It says nothing about DMA: see {@link PciBackend.rawConfig}.
+   * Aborted when the driver must release the function: it is gone, it failed, or the system requests it. The reason is
+   * an `Error`; drivers' later accesses fail with it. DMA may continue: see {@link PciBackend.rawConfig}.
    */
   readonly removed: AbortSignal;
   /**
-   * Configuration space for `PciFunction.stopDma` and `close`, which need it also after {@link PciBackend.removed} was aborted:
-   * a function that the system requests goes on with its DMA until bus mastering is off. Reads give all ones when the function
-   * is off the bus, which is proof that it does no DMA: never otherwise. Default: `readConfig` and `writeConfig`. Where those
-   * reject after `removed`, the memory of a function that is removed is never released.
+   * Configuration space for `PciFunction.stopDma` and `close`, which need it after {@link PciBackend.removed} has
+   * aborted too: a function that the system requests continues its DMA until bus mastering is off. Reads must return
+   * all ones if and only if the function is off the bus, since that proves the absence of DMA. Default: `readConfig`
+   * and `writeConfig`. If those reject after `removed`, the memory of a removed function is never released.
    */
   readonly rawConfig?: RawConfigSpace;
 
   /**
-   * Reads configuration space, after all posted writes. All ones where nobody answers (PCI 3.0, 6.1).
+   * Reads configuration space, after all posted writes. Returns all ones without a response (PCI 3.0, 6.1).
    *
-   * @param offset Bytes from its beginning: a multiple of the width, below {@link PciBackend.configSize}.
+   * @param offset In bytes: a multiple of the width, below {@link PciBackend.configSize}.
    * @param width Bits.
-   * @returns The value, unsigned. Rejects with the reason of {@link PciBackend.removed} once that is aborted.
+   * @returns The value, unsigned. Rejects with the reason of {@link PciBackend.removed} after that has aborted.
    */
   readConfig(offset: number, width: 8 | 16 | 32): Promise<number>;
   /**
-   * Writes configuration space, after all posted writes. It is not posted itself (PCI 3.0, 3.2.5): resolves when the
-   * function has the value.
+   * Writes configuration space, after all posted writes. The write itself is not posted (PCI 3.0, 3.2.5): resolves when
+   * the function has received it.
    *
-   * @param offset Bytes from its beginning: a multiple of the width, below {@link PciBackend.configSize}.
+   * @param offset In bytes: a multiple of the width, below {@link PciBackend.configSize}.
    * @param width Bits.
-   * @param value Unsigned, below 2^`width`. Bits that can't be written are left alone by the function.
+   * @param value Unsigned, below 2^`width`. The function ignores writes to read-only bits.
    */
   writeConfig(offset: number, width: 8 | 16 | 32, value: number): Promise<void>;
   /**
-   * Reads a register, after all posted writes. All ones where nobody answers.
+   * Reads a register, after all posted writes. Returns all ones without a response.
    *
    * @param bar `index` of one of {@link PciBackend.bars}.
-   * @param offset Bytes from the beginning of the region: a multiple of the width, within its size.
+   * @param offset Bytes from the start of the region: a multiple of the width, within its size.
    * @param width Bits.
-   * @returns The value, unsigned. Rejects with the reason of {@link PciBackend.removed} once that is aborted, and with
-   *   what went wrong with a posted write.
+   * @returns The value, unsigned. Rejects with the reason of {@link PciBackend.removed} after that has aborted, and
+   *   with the error of a posted write.
    */
   read(bar: number, offset: number, width: 8 | 16 | 32): Promise<number>;
   /**
-   * {@link PciBackend.read} of 64 bits; of memory only. In one access where the home can, else in two of 32 bits.
+   * {@link PciBackend.read} of 64 bits, memory BARs only. One access if the backend supports it, else two of 32 bits.
    *
    * @param bar `index` of one of {@link PciBackend.bars}, of kind `memory`.
-   * @param offset Bytes from the beginning of the region: a multiple of 8, within its size.
+   * @param offset Bytes from the start of the region: a multiple of 8, within its size.
    */
   read64(bar: number, offset: number): Promise<bigint>;
   /**
-   * Posts a write (PCI 3.0, 3.2.5). Writes arrive in the order of the calls. What goes wrong is told by the next
-   * awaited call; to a function that is gone it vanishes.
+   * Posts a write (PCI 3.0, 3.2.5). Writes arrive in call order. The next awaited call reports an error. Writes to an
+   * absent function have no effect.
    *
    * @param bar `index` of one of {@link PciBackend.bars}.
-   * @param offset Bytes from the beginning of the region: a multiple of the width, within its size.
+   * @param offset Bytes from the start of the region: a multiple of the width, within its size.
    * @param width Bits.
    * @param value Unsigned, below 2^`width`.
    */
   write(bar: number, offset: number, width: 8 | 16 | 32, value: number): void;
   /**
-   * {@link PciBackend.write} of 64 bits; to memory only. In one access where the home can, else in two of 32 bits.
+   * {@link PciBackend.write} of 64 bits, memory BARs only. One access if the backend supports it, else two of 32 bits.
    *
    * @param bar `index` of one of {@link PciBackend.bars}, of kind `memory`.
-   * @param offset Bytes from the beginning of the region: a multiple of 8, within its size.
+   * @param offset Bytes from the start of the region: a multiple of 8, within its size.
    * @param value Unsigned, below 2^64.
    */
   write64(bar: number, offset: number, value: bigint): void;
-  /** Resolves when all posted writes have arrived; rejects if one of them failed. */
+  /** Resolves when all posted writes have reached the device; rejects if one of them failed. */
   flush(): Promise<void>;
   /**
-   * Switches on interrupts of the first kind that can be had.
+   * Enables interrupts of the first available kind.
    *
-   * @param kinds What the driver can deal with, best first. `poll` is not among them: it needs no help of the home.
-   * @param vectors How many the driver wants, 1 to 2048. Fewer may be given.
-   * @returns null if none of the kinds can be had.
+   * @param kinds The kinds that the driver supports, best first; never `poll`, which needs no backend.
+   * @param vectors Number of vectors requested, 1 to 2048. The backend may provide fewer.
+   * @returns null if none of the kinds is available.
    */
   openInterrupts(kinds: readonly InterruptKind[], vectors: number): Promise<InterruptBackend | null>;
   /**
-   * A reset by means of the home, instead of those that PCI offers (function-level reset: PCI Express 4.0, 6.6.2). What
-   * the header of configuration space had is given back by the caller. Works also after {@link PciBackend.removed} was aborted.
+   * Resets the function by the platform's own means, in place of PCI's (function-level reset: PCI Express 4.0, 6.6.2).
+   * The caller restores the configuration header. Also works after {@link PciBackend.removed} has aborted.
    *
-   * @returns true if it was done; DMA has then stopped. False when the home has no reset for the function. Rejects when the
-   *   reset failed, which says nothing about DMA.
+   * @returns true if the reset completed; DMA has then stopped. False without a reset for this function. Rejects when
+   *   the reset failed; DMA may then continue.
    */
   reset?(): Promise<boolean>;
   /**
-   * Bus mastering was switched off while the device may have been at work: the home makes sure that none of the function's
-   * transfers is under way any more. Not needed where a read of configuration space does, as on PCI, whose reads push posted
-   * writes ahead of them.
+   * Completes all transfers in flight after bus mastering was disabled. Omit it where a read of configuration space
+   * suffices, as on PCI: the read completes after all posted writes of the function.
    *
-   * @returns a promise that rejects when that can't be made sure: the memory is then kept.
+   * @returns a promise that rejects when completion is not certain: the memory is then kept.
    */
   settle?(): Promise<void>;
   /**
-   * Takes all memory out of the function's reach, whatever the function does: removes its IOMMU mappings. The last means of
-   * `PciFunction.close`, for a function that nothing else stops; the function is of no use afterwards.
+   * Makes all memory inaccessible to the function, whatever its state, by removing its IOMMU mappings. The last resort
+   * of `PciFunction.close` if nothing else stops DMA. The function is unusable afterwards.
    *
-   * @returns a promise that rejects when that can't be made sure: the memory is then kept.
+   * @returns a promise that rejects when this is not certain: the memory is then kept.
    */
   isolate?(): Promise<void>;
   /**
-   * The driver is done: the function is proven to do no DMA, and its memory was given back. Called once, also when the
-   * function is gone; not called while the function may do DMA.
+   * Releases the function. Called once, after DMA was proven stopped and the memory was freed; also for an absent
+   * function.
    */
   close(): Promise<void>;
 }
@@ -246,7 +245,7 @@ const METHODS = [
   'close',
 ] as const;
 
-/** Throws `DmaArgumentError` unless `backend` has what every backend has. @internal */
+/** Checks the members that every backend needs. @throws `DmaArgumentError` @internal */
 export function checkBackend(backend: PciBackend): void {
   const accepted = 'a PciBackend';
   checkObject('backend', backend, accepted);

@@ -1,4 +1,4 @@
-/** A region of registers, as one of the function's base address registers decodes it (PCI 3.0, 6.2.5). */
+/** A register region of a PCI function (PCI 3.0, 6.2.5). */
 import { checkInteger } from '../arguments.ts';
 import { DmaArgumentError, hex } from '../errors.ts';
 import type { AccessWidth, BarInfo, PciBackend } from './backend.ts';
@@ -6,37 +6,39 @@ import { PciError } from './error.ts';
 
 const MASK_64 = 0xffff_ffff_ffff_ffffn;
 
-/** What a BAR needs of its function. @internal */
+/** The part of the function that a BAR uses. @internal */
 export interface BarOwner {
   readonly backend: PciBackend;
-  /** Throws when the function must not be used any more. */
+  /** Throws after the function was closed. */
   readonly guard: () => void;
-  /** All ones were read: rejects when nobody is there. */
-  readonly checkThere: () => Promise<void>;
+  /** Called after a read of all ones: rejects when the function is absent. */
+  readonly checkPresent: () => Promise<void>;
 }
 
 /**
- * A function's registers: the region that one of its base address registers decodes (PCI 3.0, 6.2.5).
+ * A register region of a function, decoded by one of its base address registers (PCI 3.0, 6.2.5).
  *
- * - **Writes are posted** (PCI 3.0, 3.2.5; here also those to ports): they return at once, arrive at the device in the
- *   order of the calls, and before any later read. What goes wrong with one is told by the next awaited call.
- * - **Reads are awaited**, and do not overtake writes. A read of all ones is checked: if the function's vendor ID reads
- *   all ones too, it is gone, and the read is rejected with `PciGoneError`. Writes to a function that is gone vanish.
- * - Offsets are multiples of the access' width, and inside the region: all else is a `DmaArgumentError`, thrown at once
- *   by writes and by reads as a rejection. So is a value that does not fit; negative numbers, as bitwise operators give
- *   them, stand for their unsigned ones.
- * - A region of ports has no accesses of 64 bits (`PciError`, `ERR_DMAPOOL_PCI_UNSUPPORTED`).
+ * - **Writes are posted** (PCI 3.0, 3.2.5; here to I/O ports too): they return at once, and reach the device in call
+ *   order and before any later read. The next awaited call reports an error of a posted write.
+ * - **Reads are awaited** and follow all earlier writes. After a read of all ones the vendor ID is read. If it is all
+ *   ones too, the function is gone, and the read rejects with `PciGoneError`. Writes to an absent function have no
+ *   effect.
+ * - Offsets must be multiples of the access width within the region, and values must fit the width. Otherwise writes
+ *   throw a `DmaArgumentError` and reads reject with it. Negative values, as bitwise operators return them, are taken
+ *   as two's complement.
+ * - A region of I/O ports has no 64-bit accesses (`PciError`, `ERR_DMAPOOL_PCI_UNSUPPORTED`).
  *
- * After memory was written for the device (descriptors), plain writes before a posted one are seen by the device when the
- * posted write arrives; between threads use `storeRelease32`.
+ * A posted write orders earlier plain writes to memory: the device sees descriptors that were written before the
+ * doorbell. Between threads use `storeRelease32`.
+ *
  *
  * @example
  * ```ts
  * await using machine = await QemuMachine.start({ devices: [{ driver: 'edu', id: 'edu0' }] });
  * await using edu = await machine.open('edu0');
  * const registers = edu.bar(0);
- * registers.write32(0x08, 6); // the device begins to work out 6!
- * while (((await registers.read32(0x20)) & 1) !== 0); // its status: busy
+ * registers.write32(0x08, 6); // starts the computation of 6!
+ * while (((await registers.read32(0x20)) & 1) !== 0); // busy bit
  * console.log(await registers.read32(0x08)); // 720
  * ```
  */
@@ -63,11 +65,11 @@ export class Bar implements BarInfo {
   /**
    * Reads 8 bits, unsigned, after all posted writes.
    *
-   * @param offset Bytes from the beginning of the region, 0 to `size` - 1.
+   * @param offset Bytes from the start of the region, 0 to `size` - 1.
    * @throws `DmaArgumentError` for another offset.
-   * @throws {@link PciGoneError} when it reads all ones, and so does the vendor ID.
+   * @throws {@link PciGoneError} when the value and the vendor ID are all ones.
    * @throws {@link PciError} `ERR_DMAPOOL_PCI_CLOSED` after the function was closed.
-   * @throws what went wrong with a posted write before it.
+   * @throws the error of an earlier posted write.
    */
   read8(offset: number): Promise<number> {
     return this.#read(offset, 8);
@@ -76,7 +78,7 @@ export class Bar implements BarInfo {
   /**
    * Reads 16 bits, unsigned.
    *
-   * @param offset Bytes from the beginning of the region: a multiple of 2, 0 to `size` - 2.
+   * @param offset Bytes from the start of the region: a multiple of 2, 0 to `size` - 2.
    * @throws as {@link Bar.read8}.
    */
   read16(offset: number): Promise<number> {
@@ -86,7 +88,7 @@ export class Bar implements BarInfo {
   /**
    * Reads 32 bits, unsigned.
    *
-   * @param offset Bytes from the beginning of the region: a multiple of 4, 0 to `size` - 4.
+   * @param offset Bytes from the start of the region: a multiple of 4, 0 to `size` - 4.
    * @throws as {@link Bar.read8}.
    */
   read32(offset: number): Promise<number> {
@@ -94,23 +96,23 @@ export class Bar implements BarInfo {
   }
 
   /**
-   * Reads 64 bits, unsigned; a bigint, since registers use bits beyond 2^53. Whether in one access is up to the home.
+   * Reads 64 bits, unsigned, as a bigint. The backend may split the access into two.
    *
-   * @param offset Bytes from the beginning of the region: a multiple of 8, 0 to `size` - 8.
-   * @throws as {@link Bar.read8}, and {@link PciError} `ERR_DMAPOOL_PCI_UNSUPPORTED` for a region of ports.
+   * @param offset Bytes from the start of the region: a multiple of 8, 0 to `size` - 8.
+   * @throws as {@link Bar.read8}, and {@link PciError} `ERR_DMAPOOL_PCI_UNSUPPORTED` for I/O ports.
    */
   async read64(offset: number): Promise<bigint> {
     this.#check(offset, 64);
     const value = await this.#backend.read64(this.index, offset);
-    if (value === MASK_64) await this.#owner.checkThere();
+    if (value === MASK_64) await this.#owner.checkPresent();
     return value;
   }
 
   /**
    * Posts a write of 8 bits.
    *
-   * @param offset Bytes from the beginning of the region, 0 to `size` - 1.
-   * @param value A whole number from -128 to 255; negative numbers stand for their two's complement.
+   * @param offset Bytes from the start of the region, 0 to `size` - 1.
+   * @param value A whole number from -128 to 255; negative numbers are two's complement.
    * @throws `DmaArgumentError` for another offset or value.
    * @throws {@link PciError} `ERR_DMAPOOL_PCI_CLOSED` after the function was closed.
    */
@@ -121,7 +123,7 @@ export class Bar implements BarInfo {
   /**
    * Posts a write of 16 bits.
    *
-   * @param offset Bytes from the beginning of the region: a multiple of 2, 0 to `size` - 2.
+   * @param offset Bytes from the start of the region: a multiple of 2, 0 to `size` - 2.
    * @param value A whole number from -32768 to 65535.
    * @throws as {@link Bar.write8}.
    */
@@ -132,7 +134,7 @@ export class Bar implements BarInfo {
   /**
    * Posts a write of 32 bits.
    *
-   * @param offset Bytes from the beginning of the region: a multiple of 4, 0 to `size` - 4.
+   * @param offset Bytes from the start of the region: a multiple of 4, 0 to `size` - 4.
    * @param value A whole number from -2^31 to 2^32-1.
    * @throws as {@link Bar.write8}.
    */
@@ -141,11 +143,11 @@ export class Bar implements BarInfo {
   }
 
   /**
-   * Posts a write of 64 bits. Whether in one access is up to the home.
+   * Posts a write of 64 bits. The backend may split the access into two.
    *
-   * @param offset Bytes from the beginning of the region: a multiple of 8, 0 to `size` - 8.
+   * @param offset Bytes from the start of the region: a multiple of 8, 0 to `size` - 8.
    * @param value A whole number from 0 to 2^53-1, such as a DMA address, or a bigint from 0 to 2^64-1.
-   * @throws as {@link Bar.write8}, and {@link PciError} `ERR_DMAPOOL_PCI_UNSUPPORTED` for a region of ports.
+   * @throws as {@link Bar.write8}, and {@link PciError} `ERR_DMAPOOL_PCI_UNSUPPORTED` for I/O ports.
    */
   write64(offset: number, value: number | bigint): void {
     this.#check(offset, 64);
@@ -159,8 +161,8 @@ export class Bar implements BarInfo {
   }
 
   /**
-   * Resolves when all writes posted so far, of the whole function, have arrived at the device; rejects if one failed. A
-   * driver needs it where it would otherwise read a register only to be sure (PCI 3.0, 3.2.5).
+   * Resolves when all writes posted so far, of the whole function, have reached the device; rejects if one failed. It
+   * replaces a register read whose only purpose is to flush writes (PCI 3.0, 3.2.5).
    */
   async flush(): Promise<void> {
     this.#owner.guard();
@@ -170,7 +172,7 @@ export class Bar implements BarInfo {
   async #read(offset: number, width: 8 | 16 | 32): Promise<number> {
     this.#check(offset, width);
     const value = await this.#backend.read(this.index, offset, width);
-    if (value === 2 ** width - 1) await this.#owner.checkThere();
+    if (value === 2 ** width - 1) await this.#owner.checkPresent();
     return value;
   }
 
@@ -196,7 +198,7 @@ export class Bar implements BarInfo {
       throw new PciError(
         'ERR_DMAPOOL_PCI_UNSUPPORTED',
         this.#backend.address,
-        `BAR ${String(this.index)} is a region of ports, which has no accesses of 64 bits; use two of 32`,
+        `BAR ${String(this.index)} is an I/O region, which has no 64-bit accesses; use two of 32 bits`,
       );
     }
     this.#owner.guard();

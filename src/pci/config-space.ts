@@ -1,4 +1,4 @@
-/** The configuration space of a PCI function: PCI 3.0, chapter 6; extended: PCI Express 4.0, 7.2 and 7.6. */
+/** Configuration space of a PCI function: PCI 3.0, chapter 6; extended: PCI Express 4.0, 7.2 and 7.6. */
 import { checkInteger } from '../arguments.ts';
 import { DmaArgumentError, hex } from '../errors.ts';
 import type { PciBackend } from './backend.ts';
@@ -9,22 +9,22 @@ import { CONVENTIONAL_CONFIG_SIZE, NO_VENDOR, PCI_CONFIG, PCI_STATUS } from './r
 export interface PciCapability {
   /** Its ID; see `PCI_CAPABILITY`. */
   readonly id: number;
-  /** Where it begins in configuration space, in bytes. */
+  /** Byte offset in configuration space. */
   readonly offset: number;
-  /** Version, of an extended capability; else 0. */
+  /** Version of an extended capability; else 0. */
   readonly version: number;
 }
 
-/** What it needs of the function's backend. @internal */
+/** The part of the backend that configuration space uses. @internal */
 export type ConfigBackend = Pick<PciBackend, 'address' | 'configSize' | 'readConfig' | 'writeConfig'>;
 
-/** Capabilities begin behind the header and are aligned to 4 bytes: no list can be longer than this. */
+/** Capabilities follow the header. */
 const FIRST_CAPABILITY = 0x40;
 
 /**
- * Configuration space: the registers that describe and steer the function itself (PCI 3.0, 6.1; the extended ones: PCI
- * Express 4.0, 7.2). Every access is awaited, also writes: PCI does not post them (PCI 3.0, 3.2.5). Offsets are bytes
- * from the beginning, and multiples of the width; `PCI_CONFIG` names those that every function has.
+ * Configuration space: the registers that identify and control the function (PCI 3.0, 6.1; extended: PCI Express 4.0,
+ * 7.2). Reads and writes are awaited: PCI does not post configuration writes (PCI 3.0, 3.2.5). Offsets are in bytes and
+ * multiples of the width. `PCI_CONFIG` names the registers of every function.
  *
  * @example
  * ```ts
@@ -43,8 +43,8 @@ export class ConfigSpace {
 
   /**
    * @internal
-   * @param guard Throws when the function must not be used any more.
-   * @param onCommand Called with the low bits of the command register before they are written.
+   * @param guard Throws after the function was closed.
+   * @param onCommand Called with the low bits of the command register before each write of it.
    */
   constructor(backend: ConfigBackend, guard: () => void, onCommand?: (command: number) => void) {
     this.#backend = backend;
@@ -52,7 +52,7 @@ export class ConfigSpace {
     this.#onCommand = onCommand;
   }
 
-  /** Bytes: 256, or 4096 where the home reaches the extended space of PCI Express. */
+  /** Bytes: 256, or 4096 where the backend reaches the extended space of PCI Express. */
   get size(): number {
     return this.#backend.configSize;
   }
@@ -60,9 +60,9 @@ export class ConfigSpace {
   /**
    * Reads 8 bits, unsigned.
    *
-   * @param offset Bytes, 0 to `size` - 1.
+   * @param offset In bytes, 0 to `size` - 1.
    * @throws `DmaArgumentError` for another offset.
-   * @throws {@link PciGoneError} when it reads all ones, and so does the vendor ID (PCI 3.0, 6.2.1).
+   * @throws {@link PciGoneError} when the value and the vendor ID are all ones (PCI 3.0, 6.2.1).
    * @throws {@link PciError} `ERR_DMAPOOL_PCI_CLOSED` after the function was closed.
    */
   read8(offset: number): Promise<number> {
@@ -72,7 +72,7 @@ export class ConfigSpace {
   /**
    * Reads 16 bits, unsigned.
    *
-   * @param offset Bytes: a multiple of 2, 0 to `size` - 2.
+   * @param offset In bytes: a multiple of 2, 0 to `size` - 2.
    * @throws as {@link ConfigSpace.read8}.
    */
   read16(offset: number): Promise<number> {
@@ -82,7 +82,7 @@ export class ConfigSpace {
   /**
    * Reads 32 bits, unsigned.
    *
-   * @param offset Bytes: a multiple of 4, 0 to `size` - 4.
+   * @param offset In bytes: a multiple of 4, 0 to `size` - 4.
    * @throws as {@link ConfigSpace.read8}.
    */
   read32(offset: number): Promise<number> {
@@ -90,13 +90,13 @@ export class ConfigSpace {
   }
 
   /**
-   * Writes 8 bits. Resolves when the function has them. To a function that is gone they are lost without a word, as on
-   * the bus, until its home knows that it is gone.
+   * Writes 8 bits. Resolves when the function has received them. A write to an absent function has no effect, as on the
+   * bus, until the backend detects the absence.
    *
-   * @param offset Bytes, 0 to `size` - 1.
-   * @param value A whole number from -128 to 255; negative numbers stand for their two's complement.
+   * @param offset In bytes, 0 to `size` - 1.
+   * @param value A whole number from -128 to 255; negative numbers are two's complement.
    * @throws `DmaArgumentError` for another offset or value.
-   * @throws {@link PciGoneError} when the home knows that the function was unplugged.
+   * @throws {@link PciGoneError} when the backend has detected that the function was unplugged.
    * @throws {@link PciError} `ERR_DMAPOOL_PCI_CLOSED` after the function was closed.
    */
   write8(offset: number, value: number): Promise<void> {
@@ -106,7 +106,7 @@ export class ConfigSpace {
   /**
    * Writes 16 bits.
    *
-   * @param offset Bytes: a multiple of 2, 0 to `size` - 2.
+   * @param offset In bytes: a multiple of 2, 0 to `size` - 2.
    * @param value A whole number from -32768 to 65535.
    * @throws as {@link ConfigSpace.write8}.
    */
@@ -117,7 +117,7 @@ export class ConfigSpace {
   /**
    * Writes 32 bits.
    *
-   * @param offset Bytes: a multiple of 4, 0 to `size` - 4.
+   * @param offset In bytes: a multiple of 4, 0 to `size` - 4.
    * @param value A whole number from -2^31 to 2^32-1.
    * @throws as {@link ConfigSpace.write8}.
    */
@@ -126,12 +126,12 @@ export class ConfigSpace {
   }
 
   /**
-   * Sets bits of a 16-bit register and clears others, and leaves the rest: reads it, and writes it if something
-   * changes. Nothing else may write the register meanwhile. Not for registers in which writing a one clears a bit, as
-   * that of status (PCI 3.0, 6.2.3): it would clear all that are set.
+   * Sets and clears bits of a 16-bit register and keeps the others. Writes only if the value changes. No other code may
+   * write the register meanwhile. Not for write-1-to-clear registers, such as status (PCI 3.0, 6.2.3): it would clear
+   * all bits that are set.
    *
-   * @param offset Bytes: a multiple of 2, 0 to `size` - 2.
-   * @param set Bits to set, 0 to 0xffff. They win over those to clear.
+   * @param offset In bytes: a multiple of 2, 0 to `size` - 2.
+   * @param set Bits to set, 0 to 0xffff. They override `clear`.
    * @param clear Bits to clear, 0 to 0xffff.
    * @throws as {@link ConfigSpace.read8} and {@link ConfigSpace.write8}.
    */
@@ -144,10 +144,9 @@ export class ConfigSpace {
   }
 
   /**
-   * The capabilities, in the order of the function's list (PCI 3.0, 6.7); none where its status says that it has no
-   * list (6.2.3).
+   * Returns the capabilities in list order (PCI 3.0, 6.7); empty if the status register reports no list (6.2.3).
    *
-   * @throws {@link PciError} `ERR_DMAPOOL_PCI_PROTOCOL` for a list that runs in a circle or into the header.
+   * @throws {@link PciError} `ERR_DMAPOOL_PCI_PROTOCOL` for a list with a cycle, or one that points into the header.
    * @throws as {@link ConfigSpace.read8}.
    */
   async capabilities(): Promise<PciCapability[]> {
@@ -168,8 +167,7 @@ export class ConfigSpace {
   }
 
   /**
-   * The extended capabilities (PCI Express 4.0, 7.6.3), in the order of the function's list; none where the space has
-   * 256 bytes.
+   * Returns the extended capabilities in list order (PCI Express 4.0, 7.6.3); empty if the space has 256 bytes.
    *
    * @throws as {@link ConfigSpace.capabilities}.
    */
@@ -181,7 +179,7 @@ export class ConfigSpace {
         throw this.#brokenList(offset);
       }
       const header = await this.read32(offset);
-      // An empty list is a first header of zeros; a function without the space reads all ones.
+      // An empty list has a first header of zeros. A function without extended space reads all ones.
       if (header === 0 || header === 0xffff_ffff) break;
       found.push({ id: header & 0xffff, offset, version: (header >>> 16) & 0xf });
       offset = (header >>> 20) & 0xffc;
@@ -190,10 +188,10 @@ export class ConfigSpace {
   }
 
   /**
-   * The first capability of an ID, or null where there is none. A function may have several of one ID
-   * (`vendorSpecific`): {@link ConfigSpace.capabilities} has all.
+   * Returns the first capability with an ID, or null. A function may have several with one ID (`vendorSpecific`):
+   * {@link ConfigSpace.capabilities} returns all.
    *
-   * @param id 0 to 0xff; see `PCI_CAPABILITY`. Extended capabilities are not looked at.
+   * @param id 0 to 0xff; see `PCI_CAPABILITY`. Extended capabilities are not searched.
    * @throws `DmaArgumentError` for another ID. @throws as {@link ConfigSpace.capabilities}.
    */
   async findCapability(id: number): Promise<PciCapability | null> {
@@ -204,24 +202,24 @@ export class ConfigSpace {
   async #read(offset: number, width: 8 | 16 | 32): Promise<number> {
     this.#check(offset, width);
     const value = await this.#backend.readConfig(offset, width);
-    if (value === 2 ** width - 1) await this.#checkThere();
+    if (value === 2 ** width - 1) await this.#checkPresent();
     return value;
   }
 
   async #write(offset: number, width: 8 | 16 | 32, value: number): Promise<void> {
     this.#check(offset, width);
     checkInteger('value', value, -(2 ** (width - 1)), 2 ** width - 1);
-    // The command register begins at a multiple of 4: its low bits are at the beginning of whatever access has them.
+    // The register is aligned to 4 bytes, so an access of any width that covers it starts there.
     if (offset === PCI_CONFIG.command) this.#onCommand?.(value);
     await this.#backend.writeConfig(offset, width, value < 0 ? value + 2 ** width : value);
   }
 
-  /** All ones were read: is anybody there? @internal */
-  async checkThere(): Promise<void> {
-    await this.#checkThere();
+  /** Rejects when the function is absent. Called after a read of all ones. @internal */
+  async checkPresent(): Promise<void> {
+    await this.#checkPresent();
   }
 
-  async #checkThere(): Promise<void> {
+  async #checkPresent(): Promise<void> {
     const vendor = await this.#backend.readConfig(PCI_CONFIG.vendorId, 16);
     if (vendor === NO_VENDOR) throw new PciGoneError(this.#backend.address, 'its vendor ID reads all ones');
   }
@@ -243,7 +241,7 @@ export class ConfigSpace {
     return new PciError(
       'ERR_DMAPOOL_PCI_PROTOCOL',
       this.#backend.address,
-      `its capability list leads to ${hex(offset)}, where it has been or where none can be`,
+      `its capability list has a cycle or an invalid offset: ${hex(offset)}`,
     );
   }
 }

@@ -1,6 +1,6 @@
 import { DmaError } from '../errors.ts';
 
-/** Why a PCI function could not do what was asked. */
+/** Codes of {@link PciError}. */
 export type PciErrorCode =
   | 'ERR_DMAPOOL_PCI_GONE'
   | 'ERR_DMAPOOL_PCI_RELEASE_REQUESTED'
@@ -13,11 +13,11 @@ export type PciErrorCode =
   | 'ERR_DMAPOOL_PCI_PROTOCOL';
 
 /**
- * A PCI function could not do what was asked: it has no such BAR or capability (`ERR_DMAPOOL_PCI_UNSUPPORTED`), somebody
- * has it open (`ERR_DMAPOOL_PCI_BUSY`), it was closed (`ERR_DMAPOOL_PCI_CLOSED`), there is none of that address
- * (`ERR_DMAPOOL_PCI_NOT_FOUND`), what it says of itself makes no sense (`ERR_DMAPOOL_PCI_PROTOCOL`), the kernel requests
- * its release (`ERR_DMAPOOL_PCI_RELEASE_REQUESTED`), it reported an uncorrectable error (`ERR_DMAPOOL_PCI_FAULT`), or its DMA
- * could not be stopped (`ERR_DMAPOOL_PCI_DMA_ACTIVE`).
+ * An operation on a PCI function failed: it has no such BAR, capability or interrupt (`ERR_DMAPOOL_PCI_UNSUPPORTED`),
+ * it is open already (`ERR_DMAPOOL_PCI_BUSY`), it was closed (`ERR_DMAPOOL_PCI_CLOSED`), no function has that address
+ * (`ERR_DMAPOOL_PCI_NOT_FOUND`), its configuration space is invalid (`ERR_DMAPOOL_PCI_PROTOCOL`), the kernel requests
+ * its release (`ERR_DMAPOOL_PCI_RELEASE_REQUESTED`), it reported an uncorrectable error (`ERR_DMAPOOL_PCI_FAULT`), or
+ * its DMA could not be stopped (`ERR_DMAPOOL_PCI_DMA_ACTIVE`).
  */
 export class PciError extends DmaError {
   declare readonly code: PciErrorCode;
@@ -31,8 +31,8 @@ export class PciError extends DmaError {
 }
 
 /**
- * The function is gone: it was unplugged, or does not answer any more (its vendor ID reads all ones). Nothing it was
- * told to do will be done. Its memory is released after `PciFunction.stopDma`, as always.
+ * The function is gone: it was unplugged, or no longer responds (its vendor ID reads all ones). Outstanding commands
+ * will not complete. Its memory is released after `PciFunction.stopDma`, as always.
  */
 export class PciGoneError extends PciError {
   declare readonly code: 'ERR_DMAPOOL_PCI_GONE';

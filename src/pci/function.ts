@@ -1,11 +1,11 @@
 /**
- * A PCI function as a driver sees it, the same in every home.
+ * A PCI function as a driver sees it, the same for every backend.
  *
  *     PciFunction -- config        configuration space, capabilities       awaited
  *                 -- bar(n)        registers                               writes posted, reads awaited
  *                 -- device        its DMA: mask, coherent memory, pools
- *                 -- interrupts()  the next one, or a time-out
- *                 -- removed       aborted when it is pulled out
+ *                 -- interrupts()  waits for an interrupt, with a time-out
+ *                 -- removed       aborted when the driver must release it
  */
 import { Device } from '../device/device.ts';
 import type { DeviceLog } from '../device/log.ts';
@@ -27,67 +27,65 @@ import { PCI_COMMAND, PCI_CONFIG } from './registers.ts';
 import { functionLevelReset, restoreMsix, restoreState, saveMsix, saveState, type SavedMsix } from './reset.ts';
 import { type DmaStopped, proofOf, proveStopped, STEP_TIME, type StopDmaOptions, within } from './stop.ts';
 
-/** What a function says it is (PCI 3.0, 6.2.1 and 6.2.4). Drivers choose by it what they can drive. */
+/** Identity of a function (PCI 3.0, 6.2.1 and 6.2.4). Drivers match on it. */
 export interface PciIdentity {
   /**
-   * Who made it: 16 bits, given out by the PCI-SIG, such as 0x8086 for Intel. Never 0xffff: that reads where nobody is.
+   * Vendor ID: 16 bits, assigned by the PCI-SIG, such as 0x8086 for Intel. Never 0xffff, the value of an empty slot.
    */
   readonly vendorId: number;
-  /** Which of the vendor's devices it is: 16 bits. */
+  /** Device ID: 16 bits, assigned by the vendor. */
   readonly deviceId: number;
-  /**
-   * Who made the card or system that it is part of: 16 bits, as `vendorId`; 0 where there is nothing more to say
-   * (6.2.4).
-   */
+  /** Subsystem vendor ID: vendor of the card or system, 16 bits; 0 if not implemented (6.2.4). */
   readonly subsystemVendorId: number;
-  /** Which of the subsystem vendor's cards or systems it is: 16 bits (6.2.4). */
+  /** Subsystem ID: 16 bits, assigned by the subsystem vendor (6.2.4). */
   readonly subsystemId: number;
   /** Base class, subclass and programming interface: 24 bits, such as 0x010802 for NVMe (6.2.1). */
   readonly classCode: number;
-  /** Which revision of the device it is: 8 bits, given by the vendor (6.2.1). */
+  /** Revision ID: 8 bits, assigned by the vendor (6.2.1). */
   readonly revision: number;
 }
 
-/** How to open a function. */
+/** Options of opening a function. */
 export interface PciOpenOptions {
-  /** Where its `Device`'s messages go. Default: the console. */
+  /** Log of its `Device`. Default: the console. */
   readonly log?: DeviceLog;
   /**
-   * Where its coherent memory comes from, in place of the home's own: a source that wraps the home's, to count or to
-   * fail. It must give memory that the function can reach.
+   * Coherent allocator in place of the backend's own, such as a wrapper that counts or injects failures. It must return
+   * memory that the function can reach.
    */
   readonly memory?: CoherentAllocator;
-  /** Highest address the device reaches. Default `DMA_BIT_MASK(32)`, as in Linux; drivers raise it by `device.setDmaMask`. */
+  /** Highest reachable address. Default `DMA_BIT_MASK(32)`, as in Linux; drivers raise it by `device.setDmaMask`. */
   readonly dmaMask?: number;
 }
 
 const OPEN_OPTIONS: OptionNames<PciOpenOptions> = { log: true, memory: true, dmaMask: true };
 const STOP_OPTIONS: OptionNames<StopDmaOptions> = { stop: true, timeout: true };
-/** Given by {@link PciFunction.open}: JavaScript can call a private constructor. */
-const MAKING: unique symbol = Symbol('making a function');
+/** Passed by {@link PciFunction.open}: `private` does not keep JavaScript from calling the constructor. */
+const CONSTRUCTOR_KEY: unique symbol = Symbol('PciFunction');
 
-/** The most milliseconds of a step of {@link PciFunction.stopDma}. */
+/** Maximum milliseconds of a step of {@link PciFunction.stopDma}. */
 const MAX_STEP_TIME = 600_000;
-/** How often a function is stopped whose driver switches bus mastering on again meanwhile. */
-const STOP_TRIES = 3;
-/** Milliseconds that a backend may take to end what close() waits for, except for its DMA. */
+/** Attempts to stop a function whose driver re-enables bus mastering meanwhile. */
+const STOP_ATTEMPTS = 3;
+/** Maximum milliseconds of a step of `close`, except for those that stop DMA. */
 const MAX_CLOSE_TIME = 10_000;
+
 /**
- * One function of a PCI device, open for one driver. Got from its home: `QemuMachine.open()` of `dmapool/qemu`.
+ * One function of a PCI device, open for one driver. A backend opens it, such as `QemuMachine.open()` of
+ * `dmapool/qemu`.
  *
- * Fresh from its home a function decodes its registers and may not yet do DMA: give it that right by
- * {@link PciFunction.enableBusMaster} once its memory is ready. `close` takes all back, in the order that keeps a
- * device from writing to memory that is somebody else's.
+ * After opening, the function decodes its registers but can't do DMA. Call {@link PciFunction.enableBusMaster} when its
+ * memory is ready. `close` releases everything in an order that keeps the device from writing to freed memory.
  *
  * @example
  * ```ts
  * await using machine = await QemuMachine.start({
- *   drives: [{ id: 'disk0', file: 'null-co://' }], // a disk that keeps nothing
+ *   drives: [{ id: 'disk0', file: 'null-co://' }], // a null disk
  *   devices: [{ driver: 'nvme', id: 'nvme0', drive: 'disk0', serial: '1' }],
  * });
  * const nvme = await machine.open('nvme0');
  * try {
- *   nvme.device.setDmaMask(DMA_BIT_MASK(64)); // NVMe devices reach all memory
+ *   nvme.device.setDmaMask(DMA_BIT_MASK(64)); // NVMe devices address 64 bits
  *   const prps = DmaPool.createManaged('prp list page', nvme.device, { size: 4096, align: 4096 });
  *   const version = await nvme.bar(0).read32(0x08);
  *   console.log(version.toString(16)); // 10400: NVMe 1.4
@@ -98,7 +96,7 @@ const MAX_CLOSE_TIME = 10_000;
  * ```
  */
 export class PciFunction implements PciIdentity {
-  /** Domain, bus, device and function: `0000:00:04.0`. Also the name of its device. */
+  /** Domain, bus, device and function: `0000:00:04.0`. Also the name of its `device`. */
   readonly address: string;
   readonly vendorId: number;
   readonly deviceId: number;
@@ -108,30 +106,30 @@ export class PciFunction implements PciIdentity {
   readonly revision: number;
   /** Its configuration space. */
   readonly config: ConfigSpace;
-  /** Its regions of registers, ascending by index. */
+  /** Its register regions, ascending by index. */
   readonly bars: readonly Bar[];
-  /** Who does the DMA: mask, coherent memory, pools, log. Detached by {@link PciFunction.close}. */
+  /** The bus master: DMA mask, coherent memory, pools, log. {@link PciFunction.close} detaches it. */
   readonly device: Device;
   readonly #backend: PciBackend;
   #interrupts: Interrupts | 'opening' | null = null;
-  /** The claim of the driver that has the function. */
+  /** The claim of the current driver. */
   #claim: { readonly driver: string } | null = null;
   #closed = false;
-  /** Its memory was released and its backend is closed or being closed. */
-  #handedBack = false;
-  /** The close that runs or succeeded. */
+  /** Memory is released, and the backend is closed or closing. */
+  #released = false;
+  /** The `close` that is running or has succeeded. */
   #closing: Promise<void> | null = null;
   #resetting: Promise<boolean> | null = null;
   #stopping: Promise<DmaStopped> | null = null;
   /** The last proof. */
   #proof: DmaStopped | null = null;
-  /** As it was last written: bus mastering is on. */
+  /** Bus mastering as last written. */
   #isBusMaster = false;
-  #vainReported = false;
-  /** Bus mastering was on since the last proof. */
-  #mayBeAtWork: boolean;
-  /** How often bus mastering was switched on by the driver. */
-  #starts = 0;
+  #blockedReported = false;
+  /** Bus mastering was on at some time since the last proof. */
+  #dmaPossible: boolean;
+  /** Number of times that bus mastering was enabled. */
+  #enableCount = 0;
   readonly #raw: RawConfigSpace;
 
   private constructor(
@@ -141,9 +139,9 @@ export class PciFunction implements PciIdentity {
     wasBusMaster: boolean,
     options: PciOpenOptions,
   ) {
-    if (key !== MAKING) throw new DmaArgumentError('new PciFunction', key, 'PciFunction.open() in its place');
+    if (key !== CONSTRUCTOR_KEY) throw new DmaArgumentError('new PciFunction', key, 'PciFunction.open() instead');
     this.#backend = backend;
-    this.#mayBeAtWork = wasBusMaster;
+    this.#dmaPossible = wasBusMaster;
     this.address = backend.address;
     this.vendorId = identity.vendorId;
     this.deviceId = identity.deviceId;
@@ -162,7 +160,7 @@ export class PciFunction implements PciIdentity {
       this.#isBusMaster = (command & PCI_COMMAND.busMaster) !== 0;
       if (this.#isBusMaster) this.#onBusMaster();
     });
-    const owner: BarOwner = { backend, guard, checkThere: () => this.config.checkThere() };
+    const owner: BarOwner = { backend, guard, checkPresent: () => this.config.checkPresent() };
     this.bars = backend.bars.map((info) => new Bar(owner, info));
     const { log, memory = backend.memory, dmaMask } = options;
     this.device = new Device({
@@ -175,19 +173,19 @@ export class PciFunction implements PciIdentity {
   }
 
   /**
-   * For homes: makes the function of a backend ready for a driver. Decoding of its registers is switched on, bus
-   * mastering off (PCI 3.0, 6.2.2). Drivers get their function from its home, such as `QemuMachine.open()`.
+   * Opens a backend's function for a driver: enables the decoding of its registers and disables bus mastering (PCI 3.0,
+   * 6.2.2). Called by backends; drivers use a backend's method, such as `QemuMachine.open()`.
    *
-   * @param backend The function in its home; closed by {@link PciFunction.close}. See `PciBackend` for an example.
+   * @param backend The backend, which {@link PciFunction.close} closes. See `PciBackend` for an example.
    * @param options Log, memory and DMA mask of its device.
-   * @throws `DmaArgumentError` for wrong options.
-   * @throws {@link PciGoneError} when nobody answers. After an error the backend is still the caller's to close.
+   * @throws `DmaArgumentError` for invalid options.
+   * @throws {@link PciGoneError} when no function responds. After an error the caller closes the backend.
    */
   static async open(backend: PciBackend, options: PciOpenOptions = {}): Promise<PciFunction> {
     const checked = readOptions('options', options, OPEN_OPTIONS);
     checkBackend(backend);
     const config = new ConfigSpace(backend, () => undefined);
-    await config.checkThere();
+    await config.checkPresent();
     const revisionAndClass = await config.read32(PCI_CONFIG.revision);
     const identity: PciIdentity = {
       vendorId: await config.read16(PCI_CONFIG.vendorId),
@@ -198,43 +196,42 @@ export class PciFunction implements PciIdentity {
       revision: revisionAndClass & 0xff,
     };
     const wasBusMaster = ((await config.read16(PCI_CONFIG.command)) & PCI_COMMAND.busMaster) !== 0;
-    const opened = new PciFunction(MAKING, backend, identity, wasBusMaster, checked);
+    const opened = new PciFunction(CONSTRUCTOR_KEY, backend, identity, wasBusMaster, checked);
     const decode = backend.bars.reduce((bits, { kind }) => bits | PCI_COMMAND[kind], 0);
     await config.update16(PCI_CONFIG.command, decode, PCI_COMMAND.busMaster);
     return opened;
   }
 
   /**
-   * Aborted when the driver must let go of the function. The reason is the error that every access fails with from then on:
-   * {@link PciGoneError} when it was pulled out, the backend's own error when that ended, {@link PciError}
-   * `ERR_DMAPOOL_PCI_RELEASE_REQUESTED` when the system requests the function, `ERR_DMAPOOL_PCI_FAULT` when it reported an
-   * uncorrectable error. Hand the signal to whatever must end then. None of these says that DMA has stopped: see
-   * {@link PciFunction.stopDma}.
+   * Aborted when the driver must release the function. All accesses then fail with its reason: {@link PciGoneError}
+   * after an unplug, the backend's own error after its end, {@link PciError} `ERR_DMAPOOL_PCI_RELEASE_REQUESTED` when
+   * the system requests the function, `ERR_DMAPOOL_PCI_FAULT` after an uncorrectable error. None of these implies that
+   * DMA has stopped: see {@link PciFunction.stopDma}.
    */
   get removed(): AbortSignal {
     return this.#backend.removed;
   }
 
-  /** True once {@link PciFunction.close} was called. */
+  /** True after {@link PciFunction.close} was called. */
   get closed(): boolean {
     return this.#closed;
   }
 
   /**
-   * Claims the function for one driver. A driver does so before it touches a register: two on one function would undo each
-   * other's work.
+   * Claims the function for one driver. A driver calls it before its first register access, because two drivers on one
+   * function would corrupt each other's state.
    *
-   * @param driver Its name, for the message that the next one gets.
-   * @returns Ends the claim; called again it does nothing.
-   * @throws {@link PciError} `ERR_DMAPOOL_PCI_BUSY` while a driver has the function, `ERR_DMAPOOL_PCI_CLOSED` after the function
-   *   was closed. @throws {@link PciGoneError} after it was pulled out.
+   * @param driver Its name, for the error message of a second claim.
+   * @returns A function that ends the claim; further calls do nothing.
+   * @throws {@link PciError} `ERR_DMAPOOL_PCI_BUSY` while a driver has claimed the function, `ERR_DMAPOOL_PCI_CLOSED`
+   *   after the function was closed. @throws {@link PciGoneError} after an unplug.
    */
   claim(driver: string): () => void {
-    if (typeof driver !== 'string') throw new DmaArgumentError('driver', driver, "the driver's name");
+    if (typeof driver !== 'string') throw new DmaArgumentError('driver', driver, 'the name of a driver');
     this.removed.throwIfAborted();
     this.#guard();
     if (this.#claim !== null) {
-      const message = `the driver ${this.#claim.driver} has it; close that one first`;
+      const message = `driver ${this.#claim.driver} has claimed it; close that driver first`;
       throw this.#error('ERR_DMAPOOL_PCI_BUSY', message);
     }
     const claim = { driver };
@@ -245,24 +242,25 @@ export class PciFunction implements PciIdentity {
   }
 
   /**
-   * A region of registers (PCI 3.0, 6.2.5).
+   * Returns a register region (PCI 3.0, 6.2.5).
    *
-   * @param index Number of its base address register, 0 to 5; of one of 64 bits, the lower half's.
-   * @throws `DmaArgumentError` for another number. @throws {@link PciError} `ERR_DMAPOOL_PCI_UNSUPPORTED` when the function has no such region.
+   * @param index Number of its base address register, 0 to 5; of a 64-bit one, its lower half.
+   * @throws `DmaArgumentError` for another number.
+   * @throws {@link PciError} `ERR_DMAPOOL_PCI_UNSUPPORTED` when the function has no such BAR.
    */
   bar(index: number): Bar {
     checkBarIndex(index);
     const bar = this.bars.find((candidate) => candidate.index === index);
     if (bar === undefined) {
-      const there = this.bars.map((candidate) => String(candidate.index)).join(', ') || 'none';
-      throw this.#error('ERR_DMAPOOL_PCI_UNSUPPORTED', `it has no BAR ${String(index)}; there are: ${there}`);
+      const all = this.bars.map((candidate) => String(candidate.index)).join(', ') || 'none';
+      throw this.#error('ERR_DMAPOOL_PCI_UNSUPPORTED', `it has no BAR ${String(index)}; it has: ${all}`);
     }
     return bar;
   }
 
   /**
-   * Lets the function do DMA, and send MSI and MSI-X (PCI 3.0, 6.2.2: Bus Master). Call it when the memory that its
-   * registers point to is ready.
+   * Enables bus mastering: the function may do DMA and send MSI and MSI-X (PCI 3.0, 6.2.2). Call it when the memory
+   * that its registers point to is ready.
    *
    * @throws as {@link ConfigSpace.read8}.
    */
@@ -273,7 +271,7 @@ export class PciFunction implements PciIdentity {
   }
 
   /**
-   * Takes the right to do DMA away. It proves nothing: before memory is released call {@link PciFunction.stopDma}.
+   * Disables bus mastering. It proves nothing: call {@link PciFunction.stopDma} before memory is released.
    *
    * @throws as {@link ConfigSpace.read8}.
    */
@@ -281,33 +279,37 @@ export class PciFunction implements PciIdentity {
     await this.config.update16(PCI_CONFIG.command, 0, PCI_COMMAND.busMaster);
   }
 
-  /** True while the function may do DMA. @throws as {@link ConfigSpace.read8}. */
+  /** True while bus mastering is enabled. @throws as {@link ConfigSpace.read8}. */
   async isBusMaster(): Promise<boolean> {
     return ((await this.config.read16(PCI_CONFIG.command)) & PCI_COMMAND.busMaster) !== 0;
   }
 
   /**
-   * Stops the function's DMA and proves it: no memory that the device may reach is released without. Tries, in this order,
-   * until one is proven: `stop`, the driver's own way, and bus mastering off, read back; a reset; that the function is gone.
-   * Waits for a reset that runs first. Works after {@link PciFunction.removed} was aborted, after {@link PciFunction.close}
-   * began, and when accesses reject. Concurrent calls share one attempt, with the options of the first. Bus mastering is off
-   * afterwards; switching it on again voids the proof.
+   * Stops the function's DMA and proves it. Memory that the device may reach is released only with this proof.
    *
-   * @param options The driver's own way to stop the device, and how long each step may take.
-   * @throws `DmaArgumentError` for wrong options.
-   * @throws {@link PciError} `ERR_DMAPOOL_PCI_DMA_ACTIVE` when nothing could be proven: the caller keeps all memory that the
-   *   device may reach. A later call tries again. Each failure is among the `errors` of its `cause`.
+   * Tries these steps in order until one is a proof: the caller's `stop` and then bus mastering off, read back; a
+   * reset; the function's absence. A reset in progress completes first. Works after {@link PciFunction.removed} has
+   * aborted, after {@link PciFunction.close} has begun, and when accesses reject. Concurrent calls share one attempt,
+   * with the options of the first. Afterwards bus mastering is off; enabling it invalidates the proof.
+   *
+   * @param options The driver's own way to stop the device, and the time limit of each step.
+   * @throws `DmaArgumentError` for invalid options.
+   * @throws {@link PciError} `ERR_DMAPOOL_PCI_DMA_ACTIVE` without a proof: the caller must keep all memory that the
+   *   device may reach. A later call tries again. The `errors` of its `cause` have all failures.
    */
   async stopDma(options: StopDmaOptions = {}): Promise<DmaStopped> {
     const { stop, timeout = STEP_TIME } = readOptions('options', options, STOP_OPTIONS);
     if (stop !== undefined) checkFunction('stop', stop);
     checkInteger('timeout', timeout, 1, MAX_STEP_TIME);
-    // With its backend the function went out of this object's hands; it was proven then.
-    if (this.#handedBack) return this.#proof!;
+    // The backend is closed: the function may have another owner. The last proof stands.
+    if (this.#released) return this.#proof!;
     return this.#stopDma(stop, timeout, false);
   }
 
-  /** The proof of {@link PciFunction.stopDma} while it holds, or null. For what can not wait: actions of `device.detach()`. */
+  /**
+   * The proof of {@link PciFunction.stopDma} while it holds, or null. For callers that can't await, such as managed
+   * resources.
+   */
   get dmaStopped(): DmaStopped | null {
     return this.#proof?.holds === true ? this.#proof : null;
   }
@@ -322,43 +324,43 @@ export class PciFunction implements PciIdentity {
   async #prove(stop: (() => Promise<void>) | undefined, timeout: number, isolate: boolean): Promise<DmaStopped> {
     const backend = this.#backend;
     for (let tries = 1; ; tries++) {
-      const starts = this.#starts;
+      const enables = this.#enableCount;
       const reason = await proveStopped(
         {
           address: this.address,
           config: this.#raw,
           resetting: () => this.#resetting,
           reset: () => this.#startReset(),
-          atWork: this.#mayBeAtWork,
+          dmaPossible: this.#dmaPossible,
           settle: backend.settle?.bind(backend),
           isolate: isolate ? backend.isolate?.bind(backend) : undefined,
         },
         stop,
         timeout,
       );
-      if (reason === 'gone' || starts === this.#starts) {
-        this.#isBusMaster = this.#mayBeAtWork = false;
-        const now = this.#starts;
-        return (this.#proof = proofOf(reason, () => now === this.#starts));
+      if (reason === 'gone' || enables === this.#enableCount) {
+        this.#isBusMaster = this.#dmaPossible = false;
+        const now = this.#enableCount;
+        return (this.#proof = proofOf(reason, () => now === this.#enableCount));
       }
-      if (tries === STOP_TRIES) {
-        const message = 'it may still do DMA: bus mastering was switched on again while it was being stopped';
+      if (tries === STOP_ATTEMPTS) {
+        const message = 'it may still do DMA: bus mastering was enabled again while it was being stopped';
         throw this.#error('ERR_DMAPOOL_PCI_DMA_ACTIVE', message);
       }
     }
   }
 
   #onBusMaster(): void {
-    this.#starts++;
-    this.#mayBeAtWork = true;
+    this.#enableCount++;
+    this.#dmaPossible = true;
   }
 
   /**
-   * Resets the function, by the home's own means or a function-level reset (PCI Express 4.0, 6.6.2; it takes 100 ms),
-   * and gives it back its addresses, Device Control, MSI and MSI-X. Bus mastering is off afterwards, and DMA has stopped. While a reset runs, another call
-   * is part of it. A reset that fails proves nothing: see {@link PciFunction.stopDma}.
+   * Resets the function by the platform's own reset, or a function-level reset (PCI Express 4.0, 6.6.2), which takes
+   * 100 ms. Restores its BARs, Device Control, MSI and MSI-X. Afterwards bus mastering is off and DMA has stopped. A
+   * call during a reset joins it. A failed reset proves nothing: see {@link PciFunction.stopDma}.
    *
-   * @returns false when the function offers no reset: it must then be reset through its own registers.
+   * @returns false when no reset is available: the driver must use the device's own registers.
    * @throws as {@link ConfigSpace.capabilities}.
    */
   async reset(): Promise<boolean> {
@@ -375,7 +377,7 @@ export class PciFunction implements PciIdentity {
   }
 
   async #reset(): Promise<boolean> {
-    // What was begun is finished also when the function is closed meanwhile: the next driver needs its addresses.
+    // A reset completes even if the function is closed meanwhile: the next driver needs the restored registers.
     const config = this.#rawConfigSpace();
     if (!this.removed.aborted) await this.#backend.flush();
     const state = await saveState(config);
@@ -386,7 +388,7 @@ export class PciFunction implements PciIdentity {
         if (!(await functionLevelReset(config))) return false;
       }
     } catch (error) {
-      // In whatever state it is: it must not go on with DMA.
+      // The state is unknown. Disable DMA.
       await config.update16(PCI_CONFIG.command, 0, PCI_COMMAND.busMaster).catch(() => undefined);
       throw error;
     }
@@ -396,24 +398,24 @@ export class PciFunction implements PciIdentity {
     return true;
   }
 
-  /** Past the guards: for what goes on after `removed` was aborted and after close() began. */
+  /** Configuration space without guards: works after `removed` has aborted and after close() has begun. */
   #rawConfigSpace(): ConfigSpace {
     const { address, configSize } = this.#backend;
     const readConfig: PciBackend['readConfig'] = (offset, width) => this.#raw.read(offset, width);
     const writeConfig: PciBackend['writeConfig'] = (offset, width, value) => this.#raw.write(offset, width, value);
     return new ConfigSpace({ address, configSize, readConfig, writeConfig }, () => {
-      // A reset that ends late is no longer this function's affair.
-      if (this.#handedBack) this.#guard();
+      // After the release another driver may own the function: a late reset must not touch it.
+      if (this.#released) this.#guard();
     });
   }
 
   /**
-   * Switches interrupts on, of the first wanted kind that there is. One set at a time: close it before asking again.
+   * Enables interrupts of the first available kind. One set at a time: close it before the next call.
    *
-   * @param options Which kinds, how many, how often to poll. Default: one interrupt of the best kind that there is.
-   * @throws `DmaArgumentError` for wrong options.
-   * @throws {@link PciError} `ERR_DMAPOOL_PCI_UNSUPPORTED` when none of the kinds can be had, `ERR_DMAPOOL_PCI_BUSY` when
-   *   there are open ones, `ERR_DMAPOOL_PCI_CLOSED` after the function was closed.
+   * @param options Kinds, number of vectors and polling interval. Default: one interrupt of the best kind.
+   * @throws `DmaArgumentError` for invalid options.
+   * @throws {@link PciError} `ERR_DMAPOOL_PCI_UNSUPPORTED` when no kind is available, `ERR_DMAPOOL_PCI_BUSY` when
+   *   interrupts are open, `ERR_DMAPOOL_PCI_CLOSED` after the function was closed.
    */
   async interrupts(options: InterruptOptions = {}): Promise<Interrupts> {
     const checked = checkInterruptOptions(options);
@@ -444,38 +446,40 @@ export class PciFunction implements PciIdentity {
       (real.length === 0 ? null : await this.#backend.openInterrupts(real, vectors)) ??
       (poll ? new PollingInterrupts(pollInterval, () => this.#backend.flush()) : null);
     if (backend === null) {
-      throw this.#error('ERR_DMAPOOL_PCI_UNSUPPORTED', `it offers none of these interrupts here: ${kinds.join(', ')}`);
+      throw this.#error('ERR_DMAPOOL_PCI_UNSUPPORTED', `none of these interrupts is available: ${kinds.join(', ')}`);
     }
     const onClose = (): void => {
       this.#interrupts = null;
     };
-    const onVain = (): (() => void) | null => (this.#isBusMaster || this.#vainReported ? null : this.#reportVain);
-    return new Interrupts(this.address, backend, this.removed, options, onClose, onVain);
+    const onBlocked = (): (() => void) | null =>
+      this.#isBusMaster || this.#blockedReported ? null : this.#reportBlocked;
+    return new Interrupts(this.address, backend, this.removed, options, onClose, onBlocked);
   }
 
-  readonly #reportVain = (): void => {
-    this.#vainReported = true;
+  readonly #reportBlocked = (): void => {
+    this.#blockedReported = true;
     const message =
-      'waits in vain for an interrupt while bus mastering is off: it can do no DMA, and send no MSI and MSI-X; call enableBusMaster()';
+      'waits for an interrupt while bus mastering is off: it can neither do DMA nor send MSI or MSI-X; ' +
+      'call enableBusMaster()';
     this.device.report('warn', 'bus mastering off', message);
   };
 
   /**
-   * The driver is done: DMA is stopped as by {@link PciFunction.stopDma}, interrupts are closed, the device is detached
-   * (managed pools are destroyed) and its memory reclaimed; then the backend takes the function back. Closing twice is fine,
-   * and a function that is gone can be closed too.
+   * Closes the function: stops DMA as {@link PciFunction.stopDma} does, closes interrupts, detaches the device (which
+   * destroys managed pools), reclaims its memory, and closes the backend. A second call does nothing. An absent
+   * function can be closed too.
    *
-   * A function that nothing stops is cut off from memory where the backend can (VFIO removes its IOMMU mappings). Where it can
-   * not, all memory of the device stays reserved (`device.bytesAllocated`), the device's log says so, the function stays open
-   * for its backend, and a later call tries again.
+   * If DMA can't be stopped, the backend isolates the function from memory if it can (VFIO removes its IOMMU mappings).
+   * Otherwise all memory of the device stays reserved (`device.bytesAllocated`), the device's log reports it, the
+   * backend stays open, and a later call tries again.
    *
-   * @throws `DmaReleaseError` after all was tried, with what failed; {@link PciError} `ERR_DMAPOOL_PCI_DMA_ACTIVE` is among its
-   *   `errors` when memory stays reserved.
+   * @throws `DmaReleaseError` with all failures, after every step was tried; {@link PciError}
+   *   `ERR_DMAPOOL_PCI_DMA_ACTIVE` is among its `errors` when memory stays reserved.
    */
   close(): Promise<void> {
     this.#closed = true;
     this.#closing ??= this.#close().finally(() => {
-      if (!this.#handedBack) this.#closing = null;
+      if (!this.#released) this.#closing = null;
     });
     return this.#closing;
   }
@@ -491,14 +495,14 @@ export class PciFunction implements PciIdentity {
       try {
         await within(MAX_CLOSE_TIME, step, action);
       } catch (error) {
-        // After `removed` they reject by contract.
+        // These steps reject after `removed` has aborted.
         if (!this.removed.aborted) errors.push(error);
       }
     };
     if (!this.removed.aborted) await attempt('flushing posted writes', () => this.#backend.flush());
     let proof: DmaStopped | null = null;
     try {
-      // An attempt of the driver's that runs may not isolate the function.
+      // A running attempt of the driver does not include isolation.
       await this.#stopping?.catch(() => undefined);
       proof = await this.#stopDma(undefined, STEP_TIME, true);
     } catch (error) {
@@ -514,7 +518,7 @@ export class PciFunction implements PciIdentity {
         `${bytes} bytes of memory stay reserved: its DMA could not be stopped`,
       );
     } else {
-      this.#handedBack = true;
+      this.#released = true;
       const memoryErrors = this.#releaseMemory();
       try {
         await this.#backend.close();

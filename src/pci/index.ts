@@ -1,5 +1,5 @@
 /**
- * dmapool/pci: what a PCI function offers a driver, wherever the function is.
+ * dmapool/pci: a PCI function as drivers use it, on any platform.
  *
  * @module dmapool/pci
  * @packageDocumentation

@@ -1,39 +1,42 @@
-/** Interrupts as something to await, and polling where there are none. */
+/** Interrupts as promises, and polling in their absence. */
 import { checkFunction, checkInteger, checkSignal, type OptionNames, reading, readOptions } from '../arguments.ts';
 import { DmaArgumentError, isArray } from '../errors.ts';
 import type { InterruptBackend, InterruptKind } from './backend.ts';
 import { PciError } from './error.ts';
 
-/** Which interrupts a driver wants. */
+/** Options of `PciFunction.interrupts`. */
 export interface InterruptOptions {
   /**
-   * Kinds the driver can deal with, best first; the first that the home offers is taken. Default: `msix`, `msi`, `intx`,
-   * `poll`. Without `poll` it may be that there are none (`ERR_DMAPOOL_PCI_UNSUPPORTED`).
+   * Kinds that the driver supports, best first; the first available one is used. Default: `msix`, `msi`, `intx`,
+   * `poll`. Without `poll` there may be none (`ERR_DMAPOOL_PCI_UNSUPPORTED`).
    */
   readonly kinds?: readonly InterruptKind[];
-  /** How many vectors, 1 (the default) to 2048; INTx and polling have one. Fewer may be given: see {@link Interrupts.vectors}. */
+  /**
+   * Number of vectors, 1 (the default) to 2048; INTx and polling have one. May be reduced: see {@link
+   * Interrupts.vectors}.
+   */
   readonly vectors?: number;
-  /** When polling: milliseconds from one look to the next, 0 to 60000; 0 looks once each turn of the event loop. Default 1. */
+  /** Polling interval in milliseconds, 0 to 60000; 0 polls once each turn of the event loop. Default 1. */
   readonly pollInterval?: number;
   /**
-   * Busy polling: milliseconds that a wait with {@link InterruptWaitOptions.ready} asks that, each turn of the event loop,
-   * before it waits for the interrupt; 0 (the default) to 1000. It saves the way of an interrupt through the system, which
-   * on fast devices takes longer than what is waited for, and costs this thread's time.
+   * Busy polling: milliseconds for which a wait calls its {@link InterruptWaitOptions.ready} once each turn of the
+   * event loop, before it waits for the interrupt; 0 (the default) to 1000. It avoids the latency of an interrupt,
+   * which on fast devices exceeds that of the operation, and costs CPU time of this thread.
    */
   readonly busyPoll?: number;
 }
 
-/** How to wait for an interrupt. */
+/** Options of {@link Interrupts.wait}. */
 export interface InterruptWaitOptions {
-  /** Which one, from 0 (the default). */
+  /** Vector, from 0 (the default). */
   readonly vector?: number;
-  /** Milliseconds to wait at most, 0 to 2^31-1. Default: without end. */
+  /** Maximum milliseconds, 0 to 2^31-1. Default: no limit. */
   readonly timeout?: number;
-  /** Ends the wait; it is then rejected with the signal's reason. */
+  /** Aborts the wait, which then rejects with the signal's reason. */
   readonly signal?: AbortSignal;
   /**
-   * Says whether there is something to see, by a look at memory only; then the wait is over. Asked in the time of
-   * {@link InterruptOptions.busyPoll}, and when polling each turn of the event loop, so that the driver is not woken in vain.
+   * Checks memory for a completion. True ends the wait. Called during {@link InterruptOptions.busyPoll}, and when
+   * polling each turn of the event loop, where it avoids spurious wake-ups.
    */
   readonly ready?: () => boolean;
 }
@@ -49,11 +52,11 @@ const KINDS: readonly InterruptKind[] = ['msix', 'msi', 'intx', 'poll'];
 const MAX_VECTORS = 2048;
 const MAX_POLL_INTERVAL = 60_000;
 const MAX_BUSY_POLL = 1000;
-/** Who polls each turn of the event loop is told after so many milliseconds if a posted write failed. */
+/** Milliseconds between flushes when polling each turn: the limit after which a failed posted write is reported. */
 const FLUSH_INTERVAL = 10;
 const MAX_TIMEOUT = 2 ** 31 - 1;
-/** Milliseconds of a wait in vain until it is reported that the function may do no DMA. */
-const VAIN_TIME = 1000;
+/** Milliseconds of a wait with bus mastering off, after which it is reported. */
+const BLOCKED_TIME = 1000;
 
 interface Waiter {
   readonly vector: number;
@@ -62,7 +65,7 @@ interface Waiter {
   readonly reject: (reason: unknown) => void;
 }
 
-/** A checked {@link InterruptOptions}. @internal */
+/** {@link InterruptOptions} with defaults applied. @internal */
 export interface CheckedInterruptOptions {
   readonly kinds: readonly InterruptKind[];
   readonly vectors: number;
@@ -70,12 +73,12 @@ export interface CheckedInterruptOptions {
   readonly busyPoll: number;
 }
 
-/** Throws unless the options are as they should be. @internal */
+/** Checks the options and applies defaults. @throws `DmaArgumentError` @internal */
 export function checkInterruptOptions(options: InterruptOptions): CheckedInterruptOptions {
   const given = readOptions('options', options, INTERRUPT_OPTIONS);
   const { kinds: wanted = KINDS, vectors = 1, pollInterval = 1, busyPoll = 0 } = given;
   const accepted = `an array of ${KINDS.join(', ')}`;
-  // A copy: it is looked at again when the interrupts are opened.
+  // Copy it: the caller may change the array before the interrupts are opened.
   const kinds = isArray(wanted) ? reading('kinds', wanted, accepted, () => [...(wanted as InterruptKind[])]) : [];
   if (kinds.length === 0 || !kinds.every((kind) => KINDS.includes(kind))) {
     throw new DmaArgumentError('kinds', wanted, accepted);
@@ -89,11 +92,12 @@ export function checkInterruptOptions(options: InterruptOptions): CheckedInterru
 }
 
 /**
- * The interrupts of a function, got from `PciFunction.interrupts()`.
+ * The interrupts of a function, from `PciFunction.interrupts()`.
  *
- * A wait that resolves to true says: look at the device. There may be nothing to see: lines are shared, and polling looks
- * now and then. The next wait says that all there was to see was dealt with, so ask the device (or its rings) before
- * each wait, and nothing is missed:
+ * `wait` resolves to true when the driver should check the device. The check may find nothing, since lines are shared
+ * and polling is periodic. Each `wait` implies that all earlier events were handled. Check the device (or its rings)
+ * before each wait, as here, and no event is missed:
+ *
  *
  * @example
  * ```ts
@@ -101,13 +105,13 @@ export function checkInterruptOptions(options: InterruptOptions): CheckedInterru
  * await using edu = await machine.open('edu0');
  * const registers = edu.bar(0);
  * const interrupts = await edu.interrupts();
- * registers.write32(0x20, 0x80); // from now on an interrupt when a result is there
- * registers.write32(0x08, 6); // work out 6!
+ * registers.write32(0x20, 0x80); // raise an interrupt when a result is ready
+ * registers.write32(0x08, 6); // compute 6!
  * let raised: number;
  * while ((raised = await registers.read32(0x24)) === 0) {
  *   if (!(await interrupts.wait({ timeout: 5000 }))) throw new Error('no interrupt within 5 s');
  * }
- * registers.write32(0x64, raised); // acknowledge: the device lowers its line
+ * registers.write32(0x64, raised); // acknowledge: the device deasserts its line
  * console.log(await registers.read32(0x08)); // 720
  * ```
  */
@@ -119,8 +123,8 @@ export class Interrupts {
   readonly #waiters = new Set<Waiter>();
   readonly #onRemoved: () => void;
   readonly #onClose: () => void;
-  /** Set while the function may not do DMA and that was not reported: reports it. */
-  readonly #onVain: () => (() => void) | null;
+  /** Returns a function that reports disabled bus mastering; null when it is enabled or was reported. */
+  readonly #onBlocked: () => (() => void) | null;
   readonly #busyPoll: number;
   #closed = false;
 
@@ -131,19 +135,19 @@ export class Interrupts {
     removed: AbortSignal,
     options: CheckedInterruptOptions,
     onClose: () => void,
-    onVain: () => (() => void) | null = () => null,
+    onBlocked: () => (() => void) | null = () => null,
   ) {
     this.#address = address;
     this.#backend = backend;
     this.#removed = removed;
     this.#onClose = onClose;
-    this.#onVain = onVain;
+    this.#onBlocked = onBlocked;
     const { busyPoll, pollInterval } = options;
-    // Which looks each turn anyway.
+    // Polling at interval 0 calls `ready` each turn anyway.
     this.#busyPoll = backend.kind === 'poll' && pollInterval === 0 ? Math.max(busyPoll, FLUSH_INTERVAL) : busyPoll;
     this.#pending = new Array<boolean>(backend.vectors).fill(false);
     backend.listen((vector) => {
-      this.#notice(vector);
+      this.#notify(vector);
     });
     this.#onRemoved = () => {
       this.#fail(removed.reason as Error);
@@ -151,26 +155,26 @@ export class Interrupts {
     removed.addEventListener('abort', this.#onRemoved);
   }
 
-  /** Which kind they are. */
+  /** The chosen kind. */
   get kind(): InterruptKind {
     return this.#backend.kind;
   }
 
-  /** How many there are, numbered from 0. */
+  /** Number of vectors. */
   get vectors(): number {
     return this.#backend.vectors;
   }
 
   /**
-   * Waits for the next interrupt of a vector. Posted writes arrive before that begins. An interrupt since the last
-   * wait ends it at once. All who wait on a vector are woken together. A wait in vain while bus mastering is off is reported
-   * on the device's log, once: the function can then do no DMA, and send no MSI and MSI-X.
+   * Waits for the next interrupt of a vector. Posted writes reach the device first. An interrupt since the last wait
+   * ends it at once. An interrupt wakes all waiters of its vector. A wait with bus mastering off is reported on the
+   * device's log, once: the function can neither do DMA nor send MSI or MSI-X.
    *
-   * @param options Which vector, and how long. Default: the first one, without end.
-   * @returns true: look at the device; false: the time is over.
-   * @throws what `ready` throws.
-   * @throws `DmaArgumentError` for wrong options. @throws the reason of the signal when that is aborted.
-   * @throws {@link PciGoneError} when the device goes away; the home's own error when that ends.
+   * @param options Vector, time limit and abort signal. Default: vector 0, no limit.
+   * @returns true: check the device; false: the time limit has passed.
+   * @throws the error that `ready` throws.
+   * @throws `DmaArgumentError` for invalid options. @throws the reason of the signal when it is aborted.
+   * @throws {@link PciGoneError} when the device is unplugged; the backend's own error when it ends.
    * @throws {@link PciError} `ERR_DMAPOOL_PCI_CLOSED` when the interrupts or the function are closed.
    */
   async wait(options: InterruptWaitOptions = {}): Promise<boolean> {
@@ -182,14 +186,14 @@ export class Interrupts {
     signal?.throwIfAborted();
     if (this.#closed) throw this.#closedError();
     this.#removed.throwIfAborted();
-    // What was noticed of a level is old news: whether it still stands is for the home to say.
+    // A past notification of a level is stale. rearm() returns the current state.
     if (this.#backend.level) this.#pending[vector] = false;
     return new Promise((resolve, reject) => {
       let timer: ReturnType<typeof setTimeout> | undefined;
-      let vain: ReturnType<typeof setTimeout> | undefined;
-      const leave = (): boolean => {
+      let blocked: ReturnType<typeof setTimeout> | undefined;
+      const finish = (): boolean => {
         clearTimeout(timer);
-        clearTimeout(vain);
+        clearTimeout(blocked);
         signal?.removeEventListener('abort', onAbort);
         return this.#waiters.delete(waiter);
       };
@@ -197,10 +201,10 @@ export class Interrupts {
         vector,
         ready,
         resolve: (pending) => {
-          if (leave()) resolve(pending);
+          if (finish()) resolve(pending);
         },
         reject: (reason) => {
-          if (leave()) reject(reason);
+          if (finish()) reject(reason);
         },
       };
       const onAbort = (): void => {
@@ -211,30 +215,30 @@ export class Interrupts {
       signal?.addEventListener('abort', onAbort);
       if (timeout !== undefined) {
         timer = setTimeout(() => {
-          this.#onVain()?.();
+          this.#onBlocked()?.();
           waiter.resolve(false);
           this.#disarm(vector);
         }, timeout);
       }
-      if (this.#onVain() !== null) vain = setTimeout(() => this.#onVain()?.(), VAIN_TIME);
-      if (this.#pending[vector]) this.#notice(vector);
-      else if (ready !== undefined && this.#busyPoll > 0) this.#look(waiter, performance.now() + this.#busyPoll);
+      if (this.#onBlocked() !== null) blocked = setTimeout(() => this.#onBlocked()?.(), BLOCKED_TIME);
+      if (this.#pending[vector]) this.#notify(vector);
+      else if (ready !== undefined && this.#busyPoll > 0) this.#poll(waiter, performance.now() + this.#busyPoll);
       else this.#arm(waiter);
     });
   }
 
-  /** Busy polling: now, in the next turn of the event loop, and so on. */
-  #look(waiter: Waiter, end: number): void {
-    // It may be over otherwise.
+  /** Busy polling: checks now, and once each turn of the event loop until `end`. */
+  #poll(waiter: Waiter, end: number): void {
+    // The wait may have ended otherwise.
     if (!this.#waiters.has(waiter) || this.#isReady(waiter)) return;
     if (performance.now() < end) {
       later(0, () => {
-        this.#look(waiter, end);
+        this.#poll(waiter, end);
       });
     } else this.#arm(waiter);
   }
 
-  /** Ends a wait if there is something to see. True when it is over. */
+  /** Ends a wait whose `ready` returns true or throws. Returns true when the wait has ended. */
   #isReady(waiter: Waiter): boolean {
     try {
       if (waiter.ready!()) waiter.resolve(true);
@@ -249,8 +253,8 @@ export class Interrupts {
     this.#backend.rearm(vector).then(
       (pending) => {
         if (!pending) this.#disarm(vector);
-        else if (this.#waiters.has(waiter)) this.#notice(vector);
-        // This wait ended otherwise meanwhile. A level will be asked for again; an event must not be lost.
+        else if (this.#waiters.has(waiter)) this.#notify(vector);
+        // The wait has ended otherwise. The next rearm() reports a level again; an edge must be recorded.
         else if (!this.#backend.level) this.#pending[vector] = true;
       },
       (error: unknown) => {
@@ -259,13 +263,13 @@ export class Interrupts {
     );
   }
 
-  /** Nothing is to be listened for if nobody waits any more. */
+  /** Disarms a vector without waiters. */
   #disarm(vector: number): void {
     for (const waiter of this.#waiters) if (waiter.vector === vector) return;
     this.#backend.disarm?.(vector);
   }
 
-  /** No more interrupts: every wait is rejected. Closing twice is fine. */
+  /** Closes the interrupts and rejects all waits. A second call does nothing. */
   async close(): Promise<void> {
     if (this.#closed) return;
     this.#closed = true;
@@ -280,7 +284,7 @@ export class Interrupts {
     return this.close();
   }
 
-  #notice(vector: number): void {
+  #notify(vector: number): void {
     const woken = [...this.#waiters].filter((waiter) => waiter.vector === vector);
     this.#pending[vector] = woken.length === 0;
     for (const waiter of woken) waiter.resolve(true);
@@ -295,7 +299,7 @@ export class Interrupts {
   }
 }
 
-/** Where there are no interrupts: after each interval the driver is told to look. @internal */
+/** Polling as an interrupt backend: each interval ends in an interrupt. @internal */
 export class PollingInterrupts implements InterruptBackend {
   readonly kind = 'poll';
   readonly vectors = 1;
@@ -331,7 +335,9 @@ export class PollingInterrupts implements InterruptBackend {
   }
 }
 
-/** Calls once, after `interval` milliseconds or in the next turn of the event loop; returns what calls it off. */
+/**
+ * Calls `action` after `interval` milliseconds, or in the next turn for 0. Returns a function that cancels the call.
+ */
 function later(interval: number, action: () => void): () => void {
   if (interval === 0 && typeof setImmediate === 'function') {
     const handle = setImmediate(action);

@@ -1,6 +1,6 @@
-/** Names of what every PCI function has. PCI Local Bus Specification 3.0, chapter 6; PCI Express Base 4.0, chapter 7. */
+/** Registers of every PCI function. PCI Local Bus Specification 3.0, chapter 6; PCI Express Base 4.0, chapter 7. */
 
-/** Offsets in the configuration header of type 0. */
+/** Offsets in the type 0 configuration header. */
 export const PCI_CONFIG: {
   readonly vendorId: 0x00;
   readonly deviceId: 0x02;
@@ -45,7 +45,7 @@ export const PCI_STATUS: { readonly interrupt: 0x8; readonly capabilities: 0x10 
   capabilities: 0x10,
 };
 
-/** IDs of capabilities (PCI Code and ID Assignment Specification, section 2). */
+/** Capability IDs (PCI Code and ID Assignment Specification, section 2). */
 export const PCI_CAPABILITY: {
   readonly powerManagement: 0x01;
   readonly msi: 0x05;
@@ -55,11 +55,11 @@ export const PCI_CAPABILITY: {
   readonly advancedFeatures: 0x13;
 } = { powerManagement: 0x01, msi: 0x05, vendorSpecific: 0x09, pciExpress: 0x10, msix: 0x11, advancedFeatures: 0x13 };
 
-/** What reads of a function that is not there give in the vendor ID (PCI 3.0, 6.2.1). */
+/** Vendor ID read from an absent function (PCI 3.0, 6.2.1). */
 export const NO_VENDOR = 0xffff;
 
-/** Bytes of configuration space of a conventional function; what one of PCI Express has beyond them is extended. */
+/** Bytes of conventional configuration space. PCI Express extends it. */
 export const CONVENTIONAL_CONFIG_SIZE = 256;
 
-/** Base address registers of a function: six, of which one of 64 bits takes two. */
+/** Number of base address registers. A 64-bit BAR takes two. */
 export const PCI_BARS = 6;

@@ -1,17 +1,21 @@
-/** The resets that PCI offers, and what a reset loses: PCI Express 4.0, 6.6.2; ECN "Advanced Capabilities for Conventional PCI". */
+/**
+ * PCI resets, and the state that they clear: PCI Express 4.0, 6.6.2; ECN "Advanced Capabilities for Conventional PCI".
+ */
 import type { PciBackend } from './backend.ts';
 import type { ConfigSpace, PciCapability } from './config-space.ts';
 import { PCI_CAPABILITY, PCI_COMMAND, PCI_CONFIG } from './registers.ts';
 
-/** Milliseconds that a function may take after a function-level reset (PCI Express 4.0, 6.6.2). */
+/** Milliseconds until a function is ready after a function-level reset (PCI Express 4.0, 6.6.2). */
 const FLR_TIME = 100;
-/** Milliseconds more in which a function that is not ready yet is looked at. */
+/** Additional milliseconds for functions that are late. */
 const READY_TIME = 1000;
-/** Milliseconds for pending transactions: completions come or time out. */
+/** Milliseconds for pending transactions to complete or time out. */
 const PENDING_TIME = 1000;
 const POLL_INTERVAL = 10;
 
-/** Offsets in the PCI Express capability: PCI Express Capabilities, Device Capabilities, Control, Status, and Control 2. */
+/**
+ * Offsets in the PCI Express capability: PCI Express Capabilities, Device Capabilities, Control, Status, and Control 2.
+ */
 const EXPRESS = {
   capabilities: 2,
   deviceCapabilities: 4,
@@ -19,9 +23,11 @@ const EXPRESS = {
   deviceStatus: 10,
   deviceControl2: 0x28,
 } as const;
-/** PCI Express Capabilities: version; from 2 on there is a Device Control 2. */
+/** PCI Express Capabilities: version. Device Control 2 exists from version 2 on. */
 const EXPRESS_VERSION = 0xf;
-/** Device Capabilities: Function Level Reset (PCI Express 4.0, 7.5.3.3); Device Control: Initiate it (7.5.3.4). */
+/**
+ * Function Level Reset: in Device Capabilities (PCI Express 4.0, 7.5.3.3), and Initiate in Device Control (7.5.3.4).
+ */
 const EXPRESS_FLR_CAPABLE = 1 << 28;
 const EXPRESS_INITIATE_FLR = 1 << 15;
 /** Device Status: Transactions Pending. */
@@ -33,7 +39,7 @@ const AF_STATUS = 5;
 const AF_FLR_CAPABLE = 2;
 const AF_INITIATE_FLR = 1;
 const AF_PENDING = 1;
-/** The header's registers that a reset loses, but for the command register: BARs, interrupt line and so on. */
+/** Header registers that a reset clears, without the command register: BARs, interrupt line and so on. */
 const HEADER_WORDS: readonly number[] = [0x0c, 0x10, 0x14, 0x18, 0x1c, 0x20, 0x24, 0x30, 0x3c];
 /** MSI and MSI-X: Message Control (PCI 3.0, 6.8.1.3 and 6.8.2.3). */
 const MESSAGE_CONTROL = 2;
@@ -54,11 +60,11 @@ interface Register {
   readonly value: number;
 }
 
-/** The registers of configuration space that a reset loses. */
+/** Configuration registers that a reset clears. */
 export interface SavedState {
   readonly command: number;
   readonly header: readonly Register[];
-  /** Device Control, MSI, and last what switches MSI on. */
+  /** Device Control, MSI, and last the register that enables MSI. */
   readonly capabilities: readonly Register[];
 }
 
@@ -90,7 +96,7 @@ export async function saveState(config: ConfigSpace): Promise<SavedState> {
   return { command, header, capabilities };
 }
 
-/** Gives back what a reset lost, with bus mastering off. */
+/** Restores the registers that a reset cleared, with bus mastering off. */
 export async function restoreState(config: ConfigSpace, state: SavedState): Promise<void> {
   for (const { offset, value } of state.header) await config.write32(offset, value);
   await config.write16(PCI_CONFIG.command, state.command & ~PCI_COMMAND.busMaster);
@@ -100,7 +106,7 @@ export async function restoreState(config: ConfigSpace, state: SavedState): Prom
   }
 }
 
-/** MSI-X as a driver or its backend set it up: the table is in a BAR. */
+/** MSI-X state, including its table in a BAR. */
 export interface SavedMsix {
   readonly capability: number;
   readonly control: number;
@@ -109,7 +115,7 @@ export interface SavedMsix {
   readonly words: readonly number[];
 }
 
-/** Null where MSI-X is off: nobody needs its table then. */
+/** Returns null if MSI-X is disabled: its table is then unused. */
 export async function saveMsix(config: ConfigSpace, backend: PciBackend): Promise<SavedMsix | null> {
   const capability = find(await config.capabilities(), PCI_CAPABILITY.msix);
   if (capability === undefined || backend.removed.aborted) return null;
@@ -126,10 +132,10 @@ export async function saveMsix(config: ConfigSpace, backend: PciBackend): Promis
   return { capability, control, bar: index, offset, words };
 }
 
-/** After {@link restoreState}: the function must decode its memory. */
+/** Restores MSI-X. Call it after {@link restoreState}: the function must decode its memory. */
 export async function restoreMsix(config: ConfigSpace, backend: PciBackend, saved: SavedMsix): Promise<void> {
   const { capability, control, bar, offset, words } = saved;
-  // No entry is used before all are there.
+  // Mask all vectors until the table is complete.
   await config.write16(capability + MESSAGE_CONTROL, control | MSIX_MASK_ALL);
   words.forEach((word, i) => {
     backend.write(bar, offset + i * 4, 32, word);
@@ -139,12 +145,12 @@ export async function restoreMsix(config: ConfigSpace, backend: PciBackend, save
 }
 
 /**
- * A function-level reset by configuration space. Bus mastering goes off first, and what is pending is waited for: a completion
- * that comes after the reset would be taken for that of a new request (PCI Express 5.0, 6.6.2, implementation note "Avoiding
- * Data Corruption From Stale Completions"). What stays pending is reset all the same: its time-out falls into the time of the
- * reset.
+ * Performs a function-level reset. Disables bus mastering first and waits for pending transactions, because a
+ * completion that arrives after the reset would match a new request (PCI Express 5.0, 6.6.2, implementation note
+ * "Avoiding Data Corruption From Stale Completions"). After the time limit it resets anyway: the pending transactions
+ * time out during the reset.
  *
- * @returns false when the function has none.
+ * @returns false when the function has no function-level reset.
  */
 export async function functionLevelReset(config: ConfigSpace): Promise<boolean> {
   const list = await config.capabilities();
@@ -167,14 +173,14 @@ export async function functionLevelReset(config: ConfigSpace): Promise<boolean> 
     return false;
   }
   await sleep(FLR_TIME);
-  // A function that is not ready yet reads all ones. If that does not end, the error says that it is gone.
+  // A function reads all ones until it is ready. After the time limit checkPresent() throws.
   await until(READY_TIME, () =>
-    config.checkThere().then(
+    config.checkPresent().then(
       () => true,
       () => false,
     ),
   );
-  await config.checkThere();
+  await config.checkPresent();
   return true;
 }
 
@@ -182,10 +188,10 @@ function find(list: readonly PciCapability[], id: number): number | undefined {
   return list.find((capability) => capability.id === id)?.offset;
 }
 
-/** Looks again and again, for so many milliseconds. */
-async function until(time: number, isSo: () => Promise<boolean>): Promise<void> {
+/** Polls a condition until it is true or the time limit has passed. */
+async function until(time: number, condition: () => Promise<boolean>): Promise<void> {
   const end = performance.now() + time;
-  while (!(await isSo()) && performance.now() < end) await sleep(POLL_INTERVAL);
+  while (!(await condition()) && performance.now() < end) await sleep(POLL_INTERVAL);
 }
 
 function sleep(time: number): Promise<void> {

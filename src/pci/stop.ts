@@ -1,12 +1,12 @@
 /**
  * Stops the DMA of a function and proves it, for {@link PciFunction.stopDma}.
  *
- *     a reset that runs --> the driver's own stop --> bus mastering off, read back --> reset --> gone? --> isolation
+ *     reset in progress --> the driver's own stop --> bus mastering off, read back --> reset --> gone? --> isolation
  *           | done                (no proof)             | reads clear                 | done   | ones     | unmapped
  *           +--------------------------------------------+---> DmaStopped <------------+--------+----------+
  *
- * Every step is bounded in time, and a step that fails leads to the next one. The configuration space is the raw one: the
- * driver may have lost its access.
+ * Each step has a time limit, and a failed step leads to the next one. All steps use raw configuration space, since the
+ * driver's access may have ended.
  */
 import { describeThrown } from '../errors.ts';
 import type { RawConfigSpace } from './backend.ts';
@@ -14,39 +14,39 @@ import { PciError } from './error.ts';
 import { NO_VENDOR, PCI_COMMAND, PCI_CONFIG } from './registers.ts';
 
 /**
- * How a function was proven unable to reach memory. `bus-master-off`: bus mastering was cleared in configuration space and
- * read back as clear, and nothing was under way any more; `reset`: a function reset completed; `gone`: configuration space
- * reads all ones, or the function's IOMMU mappings were removed.
+ * The evidence that a function can't reach memory. `bus-master-off`: bus mastering was cleared and read back as clear,
+ * and no transfer was in flight any more. `reset`: a function reset completed. `gone`: configuration space reads all
+ * ones, or the function's IOMMU mappings were removed.
  */
 export type DmaStopReason = 'bus-master-off' | 'reset' | 'gone';
 
 declare const PROOF: unique symbol;
 
 /**
- * Proof that a function can not reach memory any more, made by `PciFunction.stopDma` alone. Functions that release memory
- * which the device may reach take it as a parameter, so that code that forgets the proof does not compile.
+ * Proof that a function can't reach memory; only `PciFunction.stopDma` makes it. Functions that release memory which
+ * the device may reach take it as a parameter, so that a call without the proof does not compile.
  */
 export interface DmaStopped {
-  /** How it was proven. */
+  /** The evidence. */
   readonly reason: DmaStopReason;
-  /** False once bus mastering was switched on again: the proof is void. */
+  /** False after bus mastering was enabled again: the proof is void. */
   readonly holds: boolean;
-  /** Not there at run time: it keeps other objects from being taken for a proof. @internal */
+  /** Type-level brand, absent at run time: no other object type-checks as a proof. @internal */
   readonly [PROOF]: true;
 }
 
-/** How to stop a function's DMA. */
+/** Options of `PciFunction.stopDma`. */
 export interface StopDmaOptions {
   /**
-   * The driver's own way to stop the device, through its registers. It may fail or hang: it is no proof, but where it
-   * succeeds nothing is under way when bus mastering is switched off.
+   * The driver's own way to stop the device, through its registers. It may fail or hang, and is no proof. If it
+   * succeeds, no transfer is in flight when bus mastering is disabled.
    */
   readonly stop?: () => Promise<void>;
-  /** Milliseconds that each step may take, 1 to 10 minutes; a reset may take 5 seconds at least. Default 5000. */
+  /** Time limit of each step in milliseconds, 1 to 600,000; a reset gets at least 5 seconds. Default 5000. */
   readonly timeout?: number;
 }
 
-/** Makes a {@link DmaStopped}, which holds while `holds` says so. For `PciFunction` alone. */
+/** Makes a {@link DmaStopped} that is valid while `holds` returns true. Only `PciFunction` calls it. */
 export function proofOf(reason: DmaStopReason, holds: () => boolean): DmaStopped {
   return new Proof(reason, holds) as unknown as DmaStopped;
 }
@@ -65,27 +65,27 @@ class Proof implements Omit<DmaStopped, typeof PROOF> {
   }
 }
 
-/** What is needed of the function. */
+/** The function to stop. */
 export interface StopTarget {
   readonly address: string;
   readonly config: RawConfigSpace;
-  /** The reset that runs, or null. */
+  /** The reset in progress, or null. */
   readonly resetting: () => Promise<boolean> | null;
-  /** Resets the function; false when it offers no reset. */
+  /** Resets the function; false when no reset is available. */
   readonly reset: () => Promise<boolean>;
-  /** Bus mastering was on since the last proof, so that transfers may be under way also where it is off now. */
-  readonly atWork: boolean;
-  /** Resolves when no transfer is under way; undefined where the read of configuration space is enough. */
+  /** Bus mastering was on at some time since the last proof: transfers may be in flight even if it is off now. */
+  readonly dmaPossible: boolean;
+  /** Completes all transfers in flight; undefined if a read of configuration space suffices. */
   readonly settle: (() => Promise<void>) | undefined;
-  /** Takes all memory out of the function's reach by other means than the function; only where that may be done. */
+  /** Isolates the function from memory without its cooperation; undefined if not permitted or not available. */
   readonly isolate: (() => Promise<void>) | undefined;
 }
 
-/** Milliseconds that a step may take by default. */
+/** Default time limit of a step in milliseconds. */
 export const STEP_TIME = 5000;
-/** The least milliseconds that a reset gets: a function-level reset takes some 100 ms, and up to a second more to be ready. */
+/** Minimum time limit of a reset in milliseconds: a function-level reset takes 100 ms, and readiness up to a second. */
 const RESET_TIME = 5000;
-/** Milliseconds for what is under way in the backend; a backend with slow disks bounds that itself. */
+/** Time limit in milliseconds for transfers in flight. A backend with slow disks has its own limit. */
 const SETTLE_TIME = 120_000;
 
 /** @throws {@link PciError} `ERR_DMAPOOL_PCI_DMA_ACTIVE` */
@@ -101,8 +101,8 @@ class Attempt {
   readonly #target: StopTarget;
   readonly #timeout: number;
   readonly #errors: unknown[] = [];
-  /** The driver's own stop succeeded: nothing is under way. */
-  #quiet = false;
+  /** The driver's own stop succeeded: no transfer is in flight. */
+  #driverStopped = false;
 
   constructor(target: StopTarget, timeout: number) {
     this.#target = target;
@@ -113,9 +113,9 @@ class Attempt {
     const { resetting, reset, isolate, address } = this.#target;
     const resetTime = Math.max(this.#timeout, RESET_TIME);
     const running = resetting();
-    if (running !== null && (await this.#try('the reset that runs', resetTime, () => running))) return 'reset';
+    if (running !== null && (await this.#try('the reset in progress', resetTime, () => running))) return 'reset';
     if (stop !== undefined) {
-      this.#quiet = await this.#try("the driver's own stop", this.#timeout, async () => {
+      this.#driverStopped = await this.#try("the driver's own stop", this.#timeout, async () => {
         await stop();
         return true;
       });
@@ -125,7 +125,7 @@ class Attempt {
     if (resetting() === null && (await this.#try('a reset', resetTime, reset))) return 'reset';
     if (await this.#isGone()) return 'gone';
     if (isolate !== undefined) {
-      const isolated = await this.#try('taking its memory from it', SETTLE_TIME, async () => {
+      const isolated = await this.#try('removing its memory mappings', SETTLE_TIME, async () => {
         await isolate();
         return true;
       });
@@ -135,47 +135,47 @@ class Attempt {
     throw new PciError(
       'ERR_DMAPOOL_PCI_DMA_ACTIVE',
       address,
-      `it may still do DMA, and keeps the memory that it can reach: nothing stopped it (${failures})`,
+      `it may still do DMA and keeps its memory; every attempt to stop it failed (${failures})`,
       { cause: new AggregateError(this.#errors) },
     );
   }
 
   async #busMasterOff(): Promise<DmaStopReason | null> {
     const { config, settle } = this.#target;
-    let { atWork } = this.#target;
+    let { dmaPossible } = this.#target;
     const command = await this.#read(PCI_CONFIG.command);
-    if (command === null || command === ALL_ONES) return command === null ? null : this.#silent();
+    if (command === null || command === ALL_ONES) return command === null ? null : this.#readAllOnes();
     if ((command & PCI_COMMAND.busMaster) !== 0) {
-      atWork = true;
-      await this.#try('switching bus mastering off', this.#timeout, async () => {
+      dmaPossible = true;
+      await this.#try('disabling bus mastering', this.#timeout, async () => {
         await config.write(PCI_CONFIG.command, 16, command & ~PCI_COMMAND.busMaster);
         return true;
       });
-      // Also after a write that failed: it may have arrived. The read pushes the function's posted writes to memory ahead of
-      // its completion.
+      // Read back even after a failed write, which may have arrived. The read completes after all posted writes of the
+      // function to memory.
       const after = await this.#read(PCI_CONFIG.command);
-      if (after === null || after === ALL_ONES) return after === null ? null : this.#silent();
+      if (after === null || after === ALL_ONES) return after === null ? null : this.#readAllOnes();
       if ((after & PCI_COMMAND.busMaster) !== 0) {
-        this.#errors.push(new Error('bus mastering reads on after it was switched off'));
+        this.#errors.push(new Error('bus mastering reads as enabled after it was disabled'));
         return null;
       }
     }
-    if (settle === undefined || this.#quiet || !atWork) return 'bus-master-off';
-    const settled = await this.#try('finishing what was under way', SETTLE_TIME, async () => {
+    if (settle === undefined || this.#driverStopped || !dmaPossible) return 'bus-master-off';
+    const settled = await this.#try('completing transfers in flight', SETTLE_TIME, async () => {
       await settle();
       return true;
     });
     return settled ? 'bus-master-off' : null;
   }
 
-  /** The command register reads all ones. */
-  async #silent(): Promise<DmaStopReason | null> {
+  /** Handles a command register of all ones. */
+  async #readAllOnes(): Promise<DmaStopReason | null> {
     if (await this.#isGone()) return 'gone';
-    this.#errors.push(new Error('its command register reads all ones, though it is there or a reset runs'));
+    this.#errors.push(new Error('its command register reads all ones, but it is present or a reset is in progress'));
     return null;
   }
 
-  /** A function in reset reads all ones too, so that they are no proof while a reset runs. */
+  /** All ones are no proof during a reset: a function in reset reads all ones too. */
   async #isGone(): Promise<boolean> {
     return this.#target.resetting() === null && (await this.#read(PCI_CONFIG.vendorId)) === NO_VENDOR;
   }
@@ -189,7 +189,7 @@ class Attempt {
     return value;
   }
 
-  /** False when the step fails or takes too long; why is kept. */
+  /** Runs a step. Records an error and returns false when it fails or exceeds its time limit. */
   async #try(step: string, timeout: number, action: () => Promise<boolean>): Promise<boolean> {
     try {
       return await within(timeout, step, action);
@@ -202,7 +202,7 @@ class Attempt {
 
 const ALL_ONES = 0xffff;
 
-/** Rejects when `action` takes longer than `timeout` milliseconds; what becomes of it then is of no interest. @internal */
+/** Rejects when `action` exceeds `timeout` milliseconds; a later result is ignored. @internal */
 export async function within<T>(timeout: number, step: string, action: () => Promise<T>): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<never>((_, reject) => {

@@ -108,7 +108,7 @@ void describe('a PCI function', () => {
     });
     await rejectsCode('ERR_DMAPOOL_PCI_UNSUPPORTED', fn.bar(3).read64(0));
     const error = throwsCode('ERR_DMAPOOL_PCI_UNSUPPORTED', () => fn.bar(1));
-    assert.match(error.message, /0000:00:05.0: it has no BAR 1; there are: 0, 3/);
+    assert.match(error.message, /0000:00:05.0: it has no BAR 1; it has: 0, 3/);
     for (const wrong of [-1, 6, 0.5]) throwsCode(ARGUMENT, () => fn.bar(wrong));
   });
 

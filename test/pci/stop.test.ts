@@ -149,7 +149,7 @@ void describe('stopDma()', () => {
     backend.sticks = true;
     backend.onReset = () => Promise.reject(new Error("can't reset it: EAGAIN"));
     const error = await rejectsCode(DMA_ACTIVE, fn.stopDma());
-    assert.match(error.message, /bus mastering reads on after it was switched off; .*EAGAIN/);
+    assert.match(error.message, /bus mastering reads as enabled after it was disabled; .*EAGAIN/);
     assert.ok(error.cause instanceof AggregateError && error.cause.errors.length === 2);
     const failed = await rejectsCode('ERR_DMAPOOL_RELEASE', fn.close());
     assert.ok(failed instanceof DmaReleaseError);
