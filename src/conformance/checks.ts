@@ -1,7 +1,7 @@
 /**
- * What every memory source must do: the promises of `CoherentAllocator`, as checks.
+ * The contract of `CoherentAllocator` as executable checks for memory sources.
  *
- * A check is a named async function that throws when the source breaks the promise. It knows no test runner; an
+ * A check is a named async function that throws when the source violates the contract. It depends on no test runner; an
  * adapter registers the checks with one.
  */
 
@@ -9,22 +9,22 @@ import { checkFunction, checkObject, reading } from '../arguments.ts';
 import { describeThrown, DmaArgumentError, DmaMappingError } from '../errors.ts';
 import type { CoherentAllocator, CoherentMemory, DmaTarget } from '../memory/coherent.ts';
 
-/** How the checks get at the source; see {@link conformanceChecks}. */
+/** Creates the sources to check; see {@link conformanceChecks}. */
 export interface SourceFactory {
   /**
-   * Makes a new, unused source. Some of its memory suits a device of 64 bits. Its capacity is at least 4 MiB and small
-   * enough to be exhausted page by page: 64 MiB or less is sensible.
+   * Creates a new, unused source. It must have memory for 64-bit devices. Its capacity is at least 4 MiB, and small
+   * enough to exhaust page by page: at most 64 MiB is sensible.
    */
   create(): CoherentAllocator | Promise<CoherentAllocator>;
-  /** Called once with each `source` created, when its check is over. */
+  /** Called once with each created `source` after its check. */
   close?(source: CoherentAllocator): void | Promise<void>;
 }
 
-/** One promise of a source, and how to check it; from {@link conformanceChecks}. */
+/** One clause of the contract and its check; from {@link conformanceChecks}. */
 export interface ConformanceCheck {
-  /** The promise, such as `gives zeroed memory, new and used`: the name of a test. */
+  /** The clause, such as `returns zeroed memory, new and reused`: the name of a test. */
   readonly name: string;
-  /** Checks it on sources of its own. Rejects with an error that says which promise is broken, and how. */
+  /** Checks the clause on sources of its own. Rejects with an error that describes the violation. */
   readonly run: () => Promise<void>;
 }
 
@@ -38,11 +38,11 @@ interface Bench {
 }
 
 /**
- * The checks for the sources that `factory` makes: all that `CoherentAllocator` promises. Each check makes its own sources,
- * so they may run in any order, or one alone. Checks know no test runner.
+ * Returns the checks for the sources of a factory. Together they cover the contract of `CoherentAllocator`. Each check
+ * creates its own sources, so checks may run alone or in any order.
  *
- * @param factory Makes sources, and ends them.
- * @returns The checks; each `run` rejects with an error that says which promise is broken.
+ * @param factory Creates and closes sources.
+ * @returns The checks; each `run` rejects with an error that describes the violation.
  * @example
  * ```ts
  * for (const { name, run } of conformanceChecks({ create: () => new HeapMemory({ limit: 16 * 1024 * 1024 }) })) {
@@ -52,7 +52,7 @@ interface Bench {
  * ```
  */
 export function conformanceChecks(factory: SourceFactory): readonly ConformanceCheck[] {
-  const accepted = 'an object with a function create, and perhaps one close';
+  const accepted = 'an object with a function create, and optionally one close';
   checkObject('factory', factory, accepted);
   reading('factory', factory, accepted, () => {
     const { create, close } = factory as { readonly [K in keyof SourceFactory]?: unknown };
@@ -77,36 +77,39 @@ async function withSource(factory: SourceFactory, check: (bench: Bench) => void 
 }
 
 const CHECKS: Record<string, (bench: Bench) => void | Promise<void>> = {
-  'says its name and page size': ({ source }) => {
+  'has a name and a page size': ({ source }) => {
     must(typeof source.name === 'string' && source.name !== '', 'the source has a name');
     must(Number.isInteger(Math.log2(source.pageSize)), `page size ${source.pageSize} is a power of two`);
     must(source.pageSize >= 4096, `page size ${source.pageSize} is 4096 or more`);
   },
 
-  'gives what was asked for, naturally aligned': ({ source }) => {
+  'returns memory of the requested size, naturally aligned': ({ source }) => {
     const target = device();
     for (const size of SIZES) {
-      // Twice, the other way round as well, so that alignment is not the luck of the order.
-      for (const asked of [size, 1, size]) {
-        const memory = got(source, target, asked);
-        must(memory.size === asked, `asked for ${asked} bytes, got ${memory.size}`);
+      // Requests of another size in between change the position of the next one.
+      for (const requested of [size, 1, size]) {
+        const memory = got(source, target, requested);
+        must(memory.size === requested, `requested ${requested} bytes, got ${memory.size}`);
         must(Number.isSafeInteger(memory.dma) && memory.dma >= 0, `dma ${memory.dma} is exact`);
-        must(memory.dma % natural(source, asked) === 0, `${asked} bytes at ${memory.dma} are naturally aligned`);
+        must(
+          memory.dma % natural(source, requested) === 0,
+          `${requested} bytes at ${memory.dma} are naturally aligned`,
+        );
         must(memory.byteOffset % 8 === 0, `byteOffset ${memory.byteOffset} is a multiple of 8`);
-        must(memory.byteOffset + asked <= memory.buffer.byteLength, 'the memory is inside its buffer');
-        must(bytes(memory).length === asked, 'a view of it can be made');
+        must(memory.byteOffset + requested <= memory.buffer.byteLength, 'the memory is inside its buffer');
+        must(bytes(memory).length === requested, 'a view covers it');
       }
     }
   },
 
-  'stays below the mask, or gives nothing': ({ source }) => {
+  'stays below the DMA mask, or returns null': ({ source }) => {
     for (const bits of [53, 48, 40, 33, 32, 31, 30, 24, 20, 16, 13]) {
       const mask = bits === 53 ? MASK_64 : 2 ** bits - 1;
       const target = device(mask);
       for (const size of SIZES) {
         const memory = source.allocCoherent({ device: target, size, node: -1 });
         if (memory === null) {
-          must(bits < 53, 'a device of 64 bits gets memory');
+          must(bits < 53, 'a 64-bit device gets memory');
         } else {
           must(memory.dma + size - 1 <= mask, `${size} bytes at ${memory.dma} are below the mask of ${bits} bits`);
           source.freeCoherent(memory);
@@ -115,7 +118,7 @@ const CHECKS: Record<string, (bench: Bench) => void | Promise<void>> = {
     }
   },
 
-  'gives no byte and no address twice': ({ source }) => {
+  'allocates no byte and no address twice': ({ source }) => {
     const target = device();
     const live: CoherentMemory[] = [];
     for (let round = 0; round < 60; round++) {
@@ -125,17 +128,17 @@ const CHECKS: Record<string, (bench: Bench) => void | Promise<void>> = {
     live.forEach((memory, index) => bytes(memory).fill(index + 1));
     live.forEach((memory, index) => {
       const wrong = bytes(memory).findIndex((byte) => byte !== index + 1);
-      must(wrong === -1, `byte ${wrong} of the memory at ${memory.dma} is also somebody else's`);
+      must(wrong === -1, `byte ${wrong} of the memory at ${memory.dma} belongs to one allocation only`);
     });
     distinct(live, (memory) => memory.dma, 1, 'dma');
   },
 
-  'gives zeroed memory, new and used': ({ source }) => {
+  'returns zeroed memory, new and reused': ({ source }) => {
     const target = device();
     for (let round = 0; round < 3; round++) {
       const live = SIZES.map((size) => got(source, target, size));
       for (const memory of live) {
-        // The whole of its pages, as a device could have written there.
+        // Check the whole pages: a device can write to all of them.
         const all = new Uint8Array(memory.buffer, memory.byteOffset, pagesOf(source, memory.size) * source.pageSize);
         must(
           all.every((byte) => byte === 0),
@@ -147,16 +150,16 @@ const CHECKS: Record<string, (bench: Bench) => void | Promise<void>> = {
     }
   },
 
-  'can be exhausted, says so with null, and recovers': ({ source }) => {
+  'returns null when exhausted, and recovers': ({ source }) => {
     const target = device();
     for (const size of [source.pageSize, 5 * source.pageSize]) {
       let counts = 0;
       for (let round = 0; round < 2; round++) {
         const live = exhaust(source, target, size);
-        must(live.length > 0, 'there was something to exhaust');
-        must(round === 0 || live.length === counts, `as much as before came back: ${live.length} of ${counts}`);
+        must(live.length > 0, 'at least one allocation succeeds');
+        must(round === 0 || live.length === counts, `all memory is reusable: ${live.length} of ${counts} allocations`);
         counts = live.length;
-        must(source.allocCoherent({ device: target, size, node: -1 }) === null, 'null again when asked again');
+        must(source.allocCoherent({ device: target, size, node: -1 }) === null, 'a further call returns null too');
         distinct(live, (memory) => memory.dma, 1, 'dma');
         source.freeCoherent(live.pop()!);
         live.push(got(source, target, size));
@@ -167,7 +170,7 @@ const CHECKS: Record<string, (bench: Bench) => void | Promise<void>> = {
     source.freeCoherent(memory);
   },
 
-  'refuses to free twice': ({ source }) => {
+  'refuses a second free': ({ source }) => {
     const target = device();
     const memory = got(source, target, 8192);
     source.freeCoherent(memory);
@@ -177,31 +180,31 @@ const CHECKS: Record<string, (bench: Bench) => void | Promise<void>> = {
     const next = got(source, target, 8192);
     mustRefuse(() => {
       source.freeCoherent(memory);
-    }, 'a second free, the memory being in use again');
+    }, 'a second free after the memory was reallocated');
     bytes(next).fill(1);
     source.freeCoherent(next);
   },
 
-  'refuses to free what it did not give': async ({ source, another }) => {
+  'refuses to free memory of another source': async ({ source, another }) => {
     const target = device();
     const memory = got(source, target, 4096);
     bytes(memory).fill(7);
     const { dma, size, buffer, byteOffset } = memory;
     mustRefuse(() => {
       source.freeCoherent({ dma, size, buffer, byteOffset });
-    }, 'a look-alike');
+    }, 'a copy of the memory object');
     const theirs = got(await another(), target, 4096);
     mustRefuse(() => {
       source.freeCoherent(theirs);
     }, 'memory of another source');
     must(
       bytes(memory).every((byte) => byte === 7),
-      'nothing happened to the memory',
+      'refused frees leave the memory unchanged',
     );
     source.freeCoherent(memory);
   },
 
-  'refuses wrong arguments, and loses nothing by them': ({ source }) => {
+  'refuses invalid arguments without side effects': ({ source }) => {
     const target = device();
     for (const size of [0, -1, 1.5, NaN, Infinity, 2 ** 31, '4096', 4096n, null, undefined]) {
       mustThrow(
@@ -210,11 +213,14 @@ const CHECKS: Record<string, (bench: Bench) => void | Promise<void>> = {
         `size ${String(size)}`,
       );
     }
-    must(source.allocCoherent({ device: target, size: 2 ** 31 - 1, node: -1 }) === null, 'too much is null');
+    must(
+      source.allocCoherent({ device: target, size: 2 ** 31 - 1, node: -1 }) === null,
+      'an excessive size returns null',
+    );
     source.freeCoherent(got(source, target, 4096));
   },
 
-  'never lets a page serve two devices': ({ source }) => {
+  'never shares a page between devices': ({ source }) => {
     const targets = [device(), device(2 ** 32 - 1), device()];
     const live: CoherentMemory[] = [];
     for (let round = 0; round < 60; round++) {
@@ -230,7 +236,7 @@ const CHECKS: Record<string, (bench: Bench) => void | Promise<void>> = {
     }
   },
 
-  'wakes those who wait, once': ({ source }) => {
+  'calls onceAvailable listeners once': ({ source }) => {
     if (source.onceAvailable === undefined) return;
     const target = device();
     let calls = 0;
@@ -239,7 +245,7 @@ const CHECKS: Record<string, (bench: Bench) => void | Promise<void>> = {
     const three = got(source, target, 4096);
     source.onceAvailable(() => {
       calls++;
-      throw new Error('a listener that fails');
+      throw new Error('a failing listener');
     });
     source.onceAvailable(() => {
       calls++;
@@ -250,10 +256,10 @@ const CHECKS: Record<string, (bench: Bench) => void | Promise<void>> = {
     cancel();
     cancel();
     source.freeCoherent(one);
-    must(calls === 2, `both were called, also after the failing one; counted ${calls}`);
+    must(calls === 2, `both listeners are called, the second one after the first throws; counted ${calls}`);
     source.freeCoherent(two);
-    must(calls === 2, 'once only');
-    // Memory is there again when the listener runs, and there is no other.
+    must(calls === 2, 'listeners are called once');
+    // The freed memory is available when the listener runs; all other memory is allocated.
     exhaust(source, target, source.pageSize);
     let again: CoherentMemory | null = null;
     source.onceAvailable(() => {
@@ -299,7 +305,7 @@ function natural(source: CoherentAllocator, size: number): number {
   return chunk;
 }
 
-/** No two ranges share a unit of `unit` bytes. */
+/** Checks that no two ranges share a unit of `unit` bytes. */
 function distinct(live: CoherentMemory[], start: (memory: CoherentMemory) => number, unit: number, what: string): void {
   const ranges = live
     .map((memory) => ({
@@ -309,7 +315,7 @@ function distinct(live: CoherentMemory[], start: (memory: CoherentMemory) => num
     .sort((a, b) => a.from - b.from);
   ranges.forEach((range, index) => {
     const next = ranges[index + 1];
-    must(next === undefined || range.to < next.from, `${what} ${range.to} is handed out twice`);
+    must(next === undefined || range.to < next.from, `${what} ${range.to} is allocated once`);
   });
 }
 
@@ -321,16 +327,16 @@ function mustRefuse(action: () => void, what: string): void {
   );
 }
 
-function mustThrow(action: () => unknown, right: (error: unknown) => boolean, what: string): void {
+function mustThrow(action: () => unknown, accept: (error: unknown) => boolean, what: string): void {
   try {
     action();
   } catch (error) {
-    must(right(error), `${what} is refused; instead: ${describeThrown(error)}`);
+    must(accept(error), `${what} is refused; instead: ${describeThrown(error)}`);
     return;
   }
-  throw new Error(`broken promise: ${what} is refused; nothing was thrown`);
+  throw new Error(`contract violated: ${what} is refused; nothing was thrown`);
 }
 
-function must(condition: boolean, promise: string): void {
-  if (!condition) throw new Error(`broken promise: ${promise}`);
+function must(condition: boolean, clause: string): void {
+  if (!condition) throw new Error(`contract violated: ${clause}`);
 }

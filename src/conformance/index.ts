@@ -1,9 +1,9 @@
 /**
- * dmapool/conformance: what every memory source must do, as checks that any test runner can run.
+ * dmapool/conformance: the contract of memory sources as checks for any test runner.
  *
  *     your source --factory--> conformanceChecks --> { name, run }, ... --> node:test, vitest, Deno.test, a loop
  *
- * `docs/memory-sources.md` shows a source of fifty lines that passes.
+ * `docs/memory-sources.md` shows a conforming source in fifty lines.
  *
  * @module dmapool/conformance
  * @packageDocumentation

@@ -131,20 +131,20 @@ test('a right source passes every check', async () => {
 });
 
 const flaws: [Flaw, RegExp][] = [
-  ['no name', /says its name and page size/],
-  ['odd page size', /says its name and page size/],
+  ['no name', /has a name and a page size/],
+  ['odd page size', /has a name and a page size/],
   ['not naturally aligned', /naturally aligned/],
-  ['ignores the mask', /stays below the mask/],
-  ['not zeroed', /gives zeroed memory/],
-  ['throws when exhausted', /can be exhausted/],
-  ['loses what comes back', /can be exhausted/],
+  ['ignores the mask', /stays below the DMA mask/],
+  ['not zeroed', /returns zeroed memory/],
+  ['throws when exhausted', /returns null when exhausted/],
+  ['loses what comes back', /returns null when exhausted/],
   ['overlaps', /no byte and no address twice/],
-  ['frees twice', /refuses to free twice/],
-  ['frees a look-alike', /refuses to free what it did not give/],
-  ['takes any size', /refuses wrong arguments/],
-  ['loses memory at a wrong size', /refuses wrong arguments/],
-  ['wakes twice', /wakes those who wait, once/],
-  ['wakes too early', /wakes those who wait, once/],
+  ['frees twice', /refuses a second free/],
+  ['frees a look-alike', /refuses to free memory of another source/],
+  ['takes any size', /refuses invalid arguments/],
+  ['loses memory at a wrong size', /refuses invalid arguments/],
+  ['wakes twice', /calls onceAvailable listeners once/],
+  ['wakes too early', /calls onceAvailable listeners once/],
 ];
 
 for (const [flaw, expected] of flaws) {
