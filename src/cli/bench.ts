@@ -43,7 +43,7 @@ export function registerBench(program: Command, io: CliIo): void {
     });
 }
 
-/** The report for people. */
+/** Formats the report as text. */
 export function formatSpeed({ node, results }: SpeedReport): string {
   const heading = [
     'size/align/boundary',

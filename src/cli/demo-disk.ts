@@ -1,4 +1,4 @@
-/** What the demos of disks have in common. */
+/** Helpers of the disk demos. */
 import { createHash, randomBytes } from 'node:crypto';
 import { closeSync, mkdtempSync, openSync, readSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -8,15 +8,15 @@ import { QemuMachine, type QemuOption } from '../qemu/index.ts';
 import { CliExit, EXIT } from './io.ts';
 import type { Style } from './style.ts';
 
-/** A disk's image, past the driver and QEMU. */
+/** A disk's image, read without the driver and QEMU. */
 export interface DiskImage {
-  /** Compares what the driver moved with the whole image, by SHA-256; text that says so. */
+  /** Compares transferred bytes with the whole image by SHA-256. Returns the result as text. */
   readonly compare: (bytes: Uint8Array, style: Style) => string;
 }
 
 /**
- * Runs `use` with a machine that has a disk of random bytes, `disk0`. The image loses its name at once, so that nothing
- * can stay behind.
+ * Runs `use` with a machine that has a disk of random bytes, `disk0`. The image is unlinked as soon as it is open: no
+ * file remains, however the process ends.
  */
 export async function withDisk(
   size: number,

@@ -11,7 +11,7 @@ const PACED_PACKETS = 200_000;
 const UNPACED_PACKETS = 50_000;
 const ECHOED_PACKETS = 100_000;
 
-/** Both ways at once, then one way without pacing, then there and back. Every packet is checked. */
+/** Runs both directions at once, then one direction without pacing, then an echo. Checks every packet. */
 export async function demoE1000(io: CliIo): Promise<void> {
   const bar = new ProgressBar(io.stderr);
   const machine = await QemuMachine.start({
@@ -34,17 +34,17 @@ export async function demoE1000(io: CliIo): Promise<void> {
     for (const nic of [a, b]) {
       io.stdout.write(`\n${nic.device.name}\n${nic.device.readAttribute('pools') ?? ''}`);
       await nic.close();
-      if (nic.packets.active !== 0) throw new CliExit(EXIT.failure, `${nic.device.name}: buffers were lost`);
+      if (nic.packets.active !== 0) throw new CliExit(EXIT.failure, `${nic.device.name}: buffers leaked`);
     }
     for (const pci of functions) await pci.close();
-    io.stdout.write('\nBoth cards were closed, and every buffer came back.\n');
+    io.stdout.write('\nBoth cards are closed; all buffers are free.\n');
   } finally {
     bar.clear();
     await machine.close();
   }
 }
 
-/** Each card sends to the other one, at the pace of its receiver: nothing may be lost. */
+/** Each card sends to the other, paced by its receiver: no packet may be lost. */
 async function bothWays(a: E1000, b: E1000, io: CliIo, bar: ProgressBar): Promise<void> {
   const packets = PACED_PACKETS;
   const meters = [new TrafficMeter(0), new TrafficMeter(1)] as const;
@@ -66,7 +66,7 @@ async function bothWays(a: E1000, b: E1000, io: CliIo, bar: ProgressBar): Promis
   check(meters, packets, true);
 }
 
-/** One card sends, and nobody looks until it is through: losses are found by sequence number. */
+/** One card sends; the other starts to receive at the end. Sequence numbers reveal the losses. */
 async function withoutPacing(a: E1000, b: E1000, io: CliIo, bar: ProgressBar): Promise<void> {
   const packets = UNPACED_PACKETS;
   const meter = new TrafficMeter(2);
@@ -84,7 +84,7 @@ async function withoutPacing(a: E1000, b: E1000, io: CliIo, bar: ProgressBar): P
   check([meter], packets, false);
 }
 
-/** One card sends, the other one sends it back from the very buffers it came in. */
+/** One card sends; the other forwards the packets in their receive buffers. */
 async function thereAndBack(a: E1000, b: E1000, io: CliIo, bar: ProgressBar): Promise<void> {
   const packets = ECHOED_PACKETS;
   const meter = new TrafficMeter(3);
@@ -102,7 +102,7 @@ async function thereAndBack(a: E1000, b: E1000, io: CliIo, bar: ProgressBar): Pr
   check([meter], packets, true);
 }
 
-/** Receives and checks packets until there is enough of them; `done` is told how many came at this look. */
+/** Receives and checks packets until `done` returns true; its argument is the size of the last batch. */
 async function receive(nic: E1000, meter: TrafficMeter, done: (got: number) => boolean): Promise<void> {
   const batch: Packet[] = [];
   for (;;) {
@@ -117,7 +117,7 @@ async function receive(nic: E1000, meter: TrafficMeter, done: (got: number) => b
 async function firstPacket(from: E1000, to: E1000): Promise<void> {
   await generate(from, { packets: 1 });
   if (!(await to.waitForPackets({ timeout: 10_000 }))) {
-    throw new CliExit(EXIT.failure, `${to.device.name}: nothing came within 10 s`);
+    throw new CliExit(EXIT.failure, `${to.device.name}: received nothing within 10 s`);
   }
   const batch: Packet[] = [];
   to.packets.freeBatch(batch, 0, to.receive(batch, 1));
@@ -133,7 +133,7 @@ function print(io: CliIo, title: string, meters: readonly TrafficMeter[], sent: 
   }
   const seconds = milliseconds / 1000;
   const count = (value: number): string => Math.round(value).toLocaleString('en-US');
-  // Of packets that wait for nobody only the loss is of interest.
+  // Without pacing only the losses matter, not the speed.
   const speed =
     milliseconds === 0
       ? 'found by sequence number'
@@ -142,7 +142,7 @@ function print(io: CliIo, title: string, meters: readonly TrafficMeter[], sent: 
   io.stdout.write(`${title.padEnd(26)} ${count(sent)} sent, ${lost}, ${count(total.changed)} changed; ${speed}\n`);
 }
 
-/** Fails unless every packet is accounted for. */
+/** Throws unless every packet is accounted for. */
 function check(meters: readonly TrafficMeter[], sent: number, whole: boolean): void {
   for (const meter of meters) {
     const { packets, lost, changed, late, repeated } = meter.report(sent);

@@ -8,14 +8,14 @@ import { count, ProgressBar, styleFor } from './style.ts';
 
 const MIB = 1024 * 1024;
 const DISK_SIZE = 16 * MIB;
-/** Bytes of one call; the progress bar moves after each. */
+/** Bytes of one call; each advances the progress bar. */
 const PIECE = 256 * 1024;
 const DEVICES: readonly QemuOption[] = [
   { driver: 'usb-ehci', id: 'ehci' },
   { driver: 'usb-storage', bus: 'ehci.0', drive: 'disk0' },
 ];
 
-/** `dmapool demo ehci`: a USB disk is read whole, and written whole. */
+/** `dmapool demo ehci`: reads and writes a whole USB disk. */
 export async function demoEhci(io: CliIo): Promise<void> {
   const style = styleFor(io.stdout, io.env);
   const print = (label: string, text: string): void => {

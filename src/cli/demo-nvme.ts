@@ -8,16 +8,16 @@ import { count, ProgressBar, styleFor } from './style.ts';
 
 const MIB = 1024 * 1024;
 const DISK_SIZE = 128 * MIB;
-/** Bytes of one read or write, and how many of them are under way at a time. */
+/** Bytes of one read or write, and the number in flight. */
 const PIECE = MIB;
 const DEPTH = 8;
-/** Small reads, for the rate. */
+/** Small random reads, to measure the rate. */
 const SMALL = 4096;
 const SMALL_READS = 40_000;
 const SMALL_DEPTH = 32;
 const DEVICES: readonly QemuOption[] = [{ driver: 'nvme', id: 'nvme0', drive: 'disk0', serial: 'demo' }];
 
-/** `dmapool demo nvme`: a disk is read whole, written whole, and read here and there. */
+/** `dmapool demo nvme`: reads and writes a whole disk, then reads it at random. */
 export async function demoNvme(io: CliIo): Promise<void> {
   const style = styleFor(io.stdout, io.env);
   const print = (label: string, text: string): void => {
@@ -46,14 +46,14 @@ export async function demoNvme(io: CliIo): Promise<void> {
       bar.clear();
       print(what, `${count(bytes.length / MIB / seconds)} MiB/s, ${image.compare(bytes, style)}`);
     }
-    print('random read', await readHereAndThere(disk, bytes, bar));
+    print('random read', await readRandom(disk, bytes, bar));
     io.stdout.write(`\n${pci.device.readAttribute('pools') ?? ''}`);
     await nvme.close();
     await pci.close();
   });
 }
 
-/** Runs `job(0)` to `job(jobs - 1)`, so many at a time. */
+/** Runs `job(0)` to `job(jobs - 1)`, `width` at a time. */
 async function sideBySide(width: number, jobs: number, job: (i: number) => Promise<void>): Promise<void> {
   let next = 0;
   const worker = async (): Promise<void> => {
@@ -62,8 +62,8 @@ async function sideBySide(width: number, jobs: number, job: (i: number) => Promi
   await Promise.all(Array.from({ length: width }, worker));
 }
 
-/** Small reads at random places, each compared with what must be there. */
-async function readHereAndThere(disk: NvmeNamespace, bytes: Uint8Array, bar: ProgressBar): Promise<string> {
+/** Reads small pieces at random offsets and compares each with the expected bytes. */
+async function readRandom(disk: NvmeNamespace, bytes: Uint8Array, bar: ProgressBar): Promise<string> {
   let different = 0;
   const buffers: Uint8Array[] = [];
   const begin = performance.now();
@@ -78,5 +78,5 @@ async function readHereAndThere(disk: NvmeNamespace, bytes: Uint8Array, bar: Pro
   const seconds = (performance.now() - begin) / 1000;
   bar.clear();
   if (different > 0) throw new CliExit(EXIT.failure, `${count(different)} of ${count(SMALL_READS)} reads differ`);
-  return `${count(SMALL_READS / seconds)} a second of ${String(SMALL)} bytes, ${String(SMALL_DEPTH)} at a time, all of them right`;
+  return `${count(SMALL_READS / seconds)} a second of ${String(SMALL)} bytes, ${String(SMALL_DEPTH)} at a time, all correct`;
 }

@@ -2,10 +2,10 @@ import { Argument, type Command } from 'commander';
 
 import type { CliIo } from './io.ts';
 
-/** A driver at work on a QEMU machine. */
+/** Runs a driver on a QEMU machine. */
 type Demo = (io: CliIo) => Promise<void>;
 
-/** Each is loaded when it is asked for: the other commands need neither drivers nor QEMU. */
+/** Loaded on demand: the other commands need neither drivers nor QEMU. */
 const DEMOS: Readonly<Record<string, () => Promise<Demo>>> = {
   e1000: async () => (await import('./demo-e1000.ts')).demoE1000,
   ehci: async () => (await import('./demo-ehci.ts')).demoEhci,
@@ -16,12 +16,12 @@ const DEMOS: Readonly<Record<string, () => Promise<Demo>>> = {
 export function registerDemo(program: Command, io: CliIo): void {
   program
     .command('demo')
-    .summary("run a reference driver on one of QEMU's devices")
+    .summary('run a reference driver on a QEMU device')
     .description(
       "Start a QEMU machine, run a reference driver on real data, check every byte, and print the speed and the device's " +
         'pools. Needs qemu-system-x86_64 and the package koffi.',
     )
-    .addArgument(new Argument('<driver>', 'which driver').choices(Object.keys(DEMOS)))
+    .addArgument(new Argument('<driver>', 'the driver').choices(Object.keys(DEMOS)))
     .addHelpText('after', '\nExample:\n  $ dmapool demo e1000')
     .action(async (name: string) => {
       await (

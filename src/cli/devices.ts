@@ -5,11 +5,11 @@ import { bindToVfio, listPciDevices, type PciDevice, type Rebinding, unbindFromV
 import { CliExit, type CliIo, EXIT } from './io.ts';
 import { styleFor } from './style.ts';
 
-/** One line of `dmapool devices --json`. */
+/** An element of `dmapool devices --json`. */
 export interface DeviceDocument extends PciDevice {
-  /** What the class code means. */
+  /** Name of the class. */
   readonly class: string;
-  /** What the system does with it, in words. */
+  /** Current uses, as text. */
   readonly uses: readonly string[];
 }
 
@@ -18,9 +18,7 @@ export function registerDevices(program: Command, io: CliIo): void {
   program
     .command('devices')
     .summary('list PCI functions, their drivers and IOMMU groups')
-    .description(
-      'List the PCI functions of this system: class, driver, IOMMU group, and what the system uses them for.',
-    )
+    .description('List the PCI functions of this system: class, driver, IOMMU group, and current use.')
     .option('--json', 'print a JSON document')
     .action((flags: { json?: true }) => {
       const devices = listPciDevices().map((device) => describeDevice(device));
@@ -28,7 +26,7 @@ export function registerDevices(program: Command, io: CliIo): void {
         io.stdout.write(`${JSON.stringify(devices)}\n`);
         return;
       }
-      if (devices.length === 0) throw new CliExit(EXIT.failure, 'devices: this system shows no PCI functions');
+      if (devices.length === 0) throw new CliExit(EXIT.failure, 'devices: this system has no PCI functions');
       const { bold } = styleFor(io.stdout, io.env);
       const [heading, ...lines] = leftTable([
         ['address', 'id', 'class', 'driver', 'group', 'in use'],
@@ -53,18 +51,17 @@ function deviceRow(device: DeviceDocument): string[] {
 export function registerBind(program: Command, io: CliIo): void {
   program
     .command('bind')
-    .summary('hand PCI functions to vfio-pci, for programs')
+    .summary('bind PCI functions to vfio-pci, for user-space drivers')
     .description(
-      'Hand PCI functions to the driver vfio-pci, so that programs can use them. Refused for what the system is using: ' +
-        'a mounted disk, a network interface that is up, a function whose IOMMU group others have a part in. Needs root.',
+      'Bind PCI functions to the driver vfio-pci, for user-space drivers. Refuses functions in use: a mounted disk, a ' +
+        'network interface that is up, a function whose IOMMU group has other functions with drivers. Needs root.',
     )
     .argument('<address...>', 'PCI addresses, such as 0000:3b:00.0; those of one group together')
     .action((addresses: string[]) => {
-      const done = orMisused('bind', () => bindToVfio(addresses));
+      const done = orUsageError('bind', () => bindToVfio(addresses));
       for (const rebinding of done) report(rebinding, io);
       const changed = done.filter(({ steps }) => steps.length > 0).map(({ address }) => address);
-      if (changed.length > 0)
-        io.stdout.write(`To undo this: dmapool unbind ${changed.join(' ')} (a reboot does it too)\n`);
+      if (changed.length > 0) io.stdout.write(`To undo this: dmapool unbind ${changed.join(' ')} (so does a reboot)\n`);
     });
 }
 
@@ -72,11 +69,11 @@ export function registerBind(program: Command, io: CliIo): void {
 export function registerUnbind(program: Command, io: CliIo): void {
   program
     .command('unbind')
-    .summary("give PCI functions back to the kernel's drivers")
-    .description("Take PCI functions from vfio-pci; the kernel's own drivers get them back. Needs root.")
+    .summary("return PCI functions to the kernel's drivers")
+    .description("Unbind PCI functions from vfio-pci and return them to the kernel's drivers. Needs root.")
     .argument('<address...>', 'PCI addresses, such as 0000:3b:00.0')
     .action((addresses: string[]) => {
-      for (const rebinding of orMisused('unbind', () => unbindFromVfio(addresses))) report(rebinding, io);
+      for (const rebinding of orUsageError('unbind', () => unbindFromVfio(addresses))) report(rebinding, io);
     });
 }
 
@@ -86,7 +83,7 @@ function report({ address, from, to, steps }: Rebinding, io: CliIo): void {
   io.stdout.write([`${address}: ${what}`, ...steps.map((step) => `  ${step}`), ''].join('\n'));
 }
 
-function orMisused<T>(command: string, action: () => T): T {
+function orUsageError<T>(command: string, action: () => T): T {
   try {
     return action();
   } catch (error) {
@@ -106,7 +103,7 @@ function leftTable(rows: readonly (readonly string[])[]): string[] {
   );
 }
 
-/** Names of PCI classes (PCI Code and ID Assignment Specification, section 1): the common ones. */
+/** Names of common PCI classes (PCI Code and ID Assignment Specification, section 1). */
 const SUBCLASSES: Readonly<Record<number, string>> = {
   0x0100: 'SCSI storage',
   0x0101: 'IDE storage',
@@ -151,7 +148,7 @@ const CLASSES: readonly string[] = [
   'accelerator',
 ];
 
-/** A name for a class code of 24 bits. */
+/** Names a 24-bit class code. */
 function pciClassName(classCode: number): string {
   return SUBCLASSES[classCode >> 8] ?? CLASSES[classCode >> 16] ?? 'other';
 }

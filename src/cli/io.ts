@@ -1,26 +1,26 @@
-/** What the command line needs of its surroundings, so that tests can run it in their own process. */
+/** The command's input and output, which tests replace. */
 
-/** Where text goes. */
+/** An output stream. */
 export interface CliStream {
   write(text: string): void;
-  /** True for a terminal: colours and a progress bar are welcome. */
+  /** True for a terminal: colours and a progress bar are enabled. */
   readonly isTTY: boolean;
   /** Width of the terminal in characters, if known. */
   readonly columns?: number | undefined;
 }
 
-/** The surroundings of one run of the command. */
+/** Output streams and environment of one run. */
 export interface CliIo {
   readonly stdout: CliStream;
   readonly stderr: CliStream;
-  /** Environment variables; `NO_COLOR` is honoured. */
+  /** Environment variables, such as `NO_COLOR`. */
   readonly env: Readonly<Record<string, string | undefined>>;
 }
 
-/** How a run ended, as the shell sees it. */
+/** Exit codes. */
 export const EXIT = { success: 0, failure: 1, usage: 2 } as const;
 
-/** Ends the run. With a message it is printed to stderr after the command's name; never with a stack. */
+/** Ends the run with an exit code. A message is printed to stderr after the command's name, without a stack. */
 export class CliExit extends Error {
   readonly exitCode: number;
 
@@ -30,7 +30,7 @@ export class CliExit extends Error {
   }
 }
 
-/** The surroundings of a real process. A reader that goes away (`| head`) ends it quietly. */
+/** The streams of this process. A closed pipe (`| head`) ends the process silently. */
 export function processIo(): CliIo {
   return { stdout: processStream(process.stdout), stderr: processStream(process.stderr), env: process.env };
 }
@@ -47,13 +47,13 @@ function processStream(stream: NodeJS.WritableStream & { isTTY?: boolean; column
     },
     isTTY: stream.isTTY === true,
     get columns(): number | undefined {
-      // Some terminals say 0 for "not known".
+      // Some terminals report 0 for an unknown width.
       return stream.columns === 0 ? undefined : stream.columns;
     },
   };
 }
 
-/** What a failing file operation says to a user, or null if the error is of another kind. */
+/** The reason of a failed file operation, or null for other errors. */
 export function fileErrorMessage(error: unknown): string | null {
   if (!(error instanceof Error) || !('code' in error) || !('syscall' in error)) return null;
   // `ENOENT: no such file or directory, open 'x'`

@@ -12,7 +12,7 @@ interface LayoutFlags {
   readonly json?: true;
 }
 
-/** What `dmapool layout --json` prints. */
+/** Output of `dmapool layout --json`. */
 export interface LayoutDocument {
   readonly size: number;
   readonly align: number;
@@ -30,12 +30,10 @@ export function registerLayout(program: Command, io: CliIo): void {
   program
     .command('layout')
     .summary('show how a page is cut into blocks')
-    .description(
-      'Show how a pool with these arguments cuts its pages into blocks, and whether a pool is the right tool.',
-    )
-    .requiredOption('--size <bytes>', 'bytes of a block', parseBytes)
+    .description('Show how a pool with this geometry cuts its pages into blocks, and whether a pool is the right tool.')
+    .requiredOption('--size <bytes>', 'size of a block', parseBytes)
     .option('--align <bytes>', 'alignment of each block: a power of two', parseBytes)
-    .option('--boundary <bytes>', 'no block crosses a multiple of this: a power of two', parseBytes)
+    .option('--boundary <bytes>', 'multiple that no block crosses: a power of two', parseBytes)
     .option('--json', 'print a JSON document')
     .addHelpText(
       'after',
@@ -67,11 +65,11 @@ function layoutJson(geometry: PoolGeometry): LayoutDocument {
   return { size, align, boundary, blockSize, allocation, effectiveBoundary, blocksPerPage, wastedBytes, offsets };
 }
 
-// ---- the drawing
+// ---- drawing
 
-/** Columns of a row. A power of two, so that boundaries fall between columns and at the same places in all rows. */
+/** Columns of a row: a power of two, so that boundaries fall between columns, at the same column in all rows. */
 const COLUMNS = 64;
-/** Rows of a page at most. */
+/** Maximum rows of a page. */
 const ROWS = 16;
 
 /**
@@ -82,7 +80,7 @@ const ROWS = 16;
  */
 function drawLayout(geometry: PoolGeometry): string[] {
   const { allocation, effectiveBoundary, wastedBytes } = geometry;
-  // A column is a power of two of bytes; of a page of 4096 it is 4.
+  // Bytes of a column: a power of two, 4 for a page of 4096.
   const unit = 2 ** Math.max(0, Math.ceil(Math.log2(allocation / (COLUMNS * ROWS))));
   const cells = paintCells(geometry, unit);
   const rowBytes = unit * COLUMNS;
@@ -113,7 +111,7 @@ function paintCells(geometry: PoolGeometry, unit: number): string[] {
     cells.fill('=', first, last);
     cells[last] = ']';
     cells[first] = '[';
-    // Its number, where there is room for it between the brackets and in the row.
+    // The block's number, if it fits between the brackets and in the row.
     const label = String(block);
     if (last - first > label.length && (first % COLUMNS) + label.length < COLUMNS) {
       Array.from(label).forEach((digit, i) => (cells[first + 1 + i] = digit));
@@ -122,27 +120,27 @@ function paintCells(geometry: PoolGeometry, unit: number): string[] {
   return cells;
 }
 
-// ---- the figures
+// ---- figures
 
-/** The page size that the command speaks of: that of every memory source by default. */
+/** The default page size of memory sources. */
 const PAGE_SIZE = 4096;
-/** From this part of a page unused, it is worth saying how to use it. */
+/** Fraction of unused bytes from which the command gives advice. */
 const NOTABLE_WASTE = 1 / 8;
 
-/** The figures of a layout as text, and what to think of them. */
+/** The figures of a layout as text, with remarks. */
 function layoutFigures(geometry: PoolGeometry, style: Style): string[] {
   const { size, align, blockSize, allocation, effectiveBoundary, blocksPerPage, wastedBytes } = geometry;
   const rounded: string[] = [];
   if (blockSize > size) {
-    const why = align > 1 && blockSize > 16 ? `a multiple of ${count(align)}` : 'the least there is';
+    const why = align > 1 && blockSize > 16 ? `a multiple of ${count(align)}` : 'the minimum';
     rounded.push(`${count(size)} raised to ${why}; ${plural(blockSize - size, 'byte')} of each unused`);
   }
   const figures = table([
     ['block', `${count(blockSize)} bytes`],
     ['page', `${count(allocation)} bytes`],
     ['boundary', `${count(effectiveBoundary)} bytes`],
-    ['blocks of a page', count(blocksPerPage)],
-    ['in no block', plural(wastedBytes, 'byte')],
+    ['blocks in a page', count(blocksPerPage)],
+    ['unused', plural(wastedBytes, 'byte')],
   ]);
   const remarks = [rounded.join(''), pageRemark(geometry), boundaryRemark(geometry), '', wasteRemark(geometry)];
   return [
@@ -160,15 +158,15 @@ function pageRemark({ allocation }: PoolGeometry): string {
 }
 
 function boundaryRemark({ boundary, effectiveBoundary }: PoolGeometry): string {
-  if (boundary === 0) return 'none asked for: the page';
-  return boundary > effectiveBoundary ? `${count(boundary)} asked for: no page reaches that far` : '';
+  if (boundary === 0) return 'default: the page';
+  return boundary > effectiveBoundary ? `${count(boundary)} exceeds the page` : '';
 }
 
 function wasteRemark({ allocation, wastedBytes }: PoolGeometry): string {
   return wastedBytes === 0 ? '' : `${((wastedBytes / allocation) * 100).toFixed(1)} % of the page`;
 }
 
-/** Whether a pool is the right tool, and what else is. */
+/** Tells whether a pool is the right tool, and names the alternative. */
 function advice(geometry: PoolGeometry): string[] {
   const { allocation, blockSize, blocksPerPage, wastedBytes } = geometry;
   const direct = `device.allocCoherent(${String(geometry.size)})`;
@@ -178,18 +176,18 @@ function advice(geometry: PoolGeometry): string[] {
       blockSize > PAGE_SIZE
         ? 'A pool is the wrong tool: a block is larger than a page.'
         : 'A pool is the wrong tool: a page holds one block.',
-      `Each block is a coherent allocation of its own, of ${plural(Math.ceil(allocation / PAGE_SIZE), 'memory page')}` +
-        `${wastedBytes > 0 ? `, with ${plural(wastedBytes, 'byte')} of it unused` : ''}; the pool only keeps it for reuse.`,
+      `Each block takes a coherent allocation of ${plural(Math.ceil(allocation / PAGE_SIZE), 'memory page')}` +
+        `${wastedBytes > 0 ? `, with ${plural(wastedBytes, 'byte')} unused` : ''}; the pool only keeps it for reuse.`,
       `Use ${direct} for blocks that live as long as the driver` +
         (smaller === null
           ? '.'
-          : `, or blocks of at most ${count(smaller.size)} bytes, of which a page holds ${count(smaller.blocks)}.`),
+          : `, or blocks of at most ${count(smaller.size)} bytes: a page holds ${count(smaller.blocks)}.`),
     ];
   }
   if (wastedBytes / allocation >= NOTABLE_WASTE) {
     const smaller = smallerSize(geometry);
     return [
-      'A pool fits, but a good part of each page is unused.',
+      'A pool fits, but much of each page is unused.',
       ...(smaller === null
         ? []
         : [`With blocks of at most ${count(smaller.size)} bytes a page holds ${count(smaller.blocks)} of them.`]),
@@ -198,7 +196,7 @@ function advice(geometry: PoolGeometry): string[] {
   return ['A pool is the right tool.'];
 }
 
-/** The largest block size of which a page of 4096 bytes holds more, or null if none does. */
+/** The largest block size with more blocks in a page of 4096 bytes, or null. */
 function smallerSize({ align, boundary, blocksPerPage }: PoolGeometry): { size: number; blocks: number } | null {
   const step = Math.max(align, 1);
   for (let blocks = blocksPerPage + 1; blocks <= PAGE_SIZE / 16; blocks++) {

@@ -28,10 +28,10 @@ const COMMANDS: readonly Register[] = [
 ];
 
 /**
- * Runs the command.
+ * Runs the command line.
  *
  * @param argv The arguments, without the interpreter and the script.
- * @returns The exit code: 0 right, 1 something differs or fails, 2 misused.
+ * @returns The exit code: 0 success, 1 failure or difference, 2 usage error.
  *
  * @example
  * ```ts
@@ -44,7 +44,7 @@ export async function run(argv: readonly string[], io: CliIo): Promise<number> {
     await program.parseAsync([...argv], { from: 'user' });
     return EXIT.success;
   } catch (error) {
-    // Help, version and wrong usage: commander has printed what there is to say.
+    // commander has printed help, version or usage error.
     if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.success : EXIT.usage;
     if (error instanceof CliExit) {
       if (error.message !== '') io.stderr.write(`dmapool: ${error.message}\n`);
@@ -54,7 +54,7 @@ export async function run(argv: readonly string[], io: CliIo): Promise<number> {
       io.stderr.write(`dmapool: ${error.message}\n`);
       return EXIT.failure;
     }
-    // A mistake of ours, not the user's: here the stack is what helps.
+    // A bug in this program: print the stack.
     io.stderr.write(
       `dmapool: internal error: ${error instanceof Error ? (error.stack ?? error.message) : describeThrown(error)}\n`,
     );
@@ -65,7 +65,7 @@ export async function run(argv: readonly string[], io: CliIo): Promise<number> {
 function createProgram(io: CliIo): Command {
   const program = new Command('dmapool')
     .description(
-      "Linux's DMA pools in user space: replay recorded kernel traffic, look at how pages are cut, hand devices to programs.",
+      "Linux's DMA pools in user space: replay recorded kernel traffic, show page layouts, bind devices to VFIO.",
     )
     .version(packageVersion(), '-V, --version', 'print the version')
     .helpOption('-h, --help', 'print this help')
@@ -85,12 +85,12 @@ function createProgram(io: CliIo): Command {
       getOutHelpWidth: () => io.stdout.columns ?? 80,
       getErrHelpWidth: () => io.stderr.columns ?? 80,
     })
-    .addHelpText('after', '\nExit status: 0 right, 1 something differs or fails, 2 misused.');
+    .addHelpText('after', '\nExit status: 0 success, 1 failure or difference, 2 usage error.');
   for (const register of COMMANDS) register(program, io);
   return program;
 }
 
-/** The version in package.json, which is two directories up from the sources and three from the build. */
+/** The version in package.json: two directories above the sources, three above the build. */
 function packageVersion(): string {
   for (const up of ['../../package.json', '../../../package.json']) {
     const url = new URL(up, import.meta.url);

@@ -1,13 +1,13 @@
-/** What `dmapool replay` prints for people. */
+/** Text output of `dmapool replay`. */
 import type { ReplayFile, ReplayMismatch, ReplayResult, ReplayRow, RowVerdict } from '../trace/index.ts';
 import { count, plural, type Style, table } from './style.ts';
 
-/** Between our row and the kernel's. */
+/** Marks between our row and the kernel's. */
 const MARKS: Readonly<Record<RowVerdict, string>> = { same: '=', moment: '~', fewer: '<', differs: '!', alone: ' ' };
 
 const LEGEND: readonly (readonly [RowVerdict, string])[] = [
-  ['moment', "~  active was equal while the kernel's file was being read"],
-  ['fewer', '<  all equal, with fewer pages of ours'],
+  ['moment', "~  active was equal at some time while the kernel's file was being read"],
+  ['fewer', '<  all equal, but we use fewer pages'],
   ['differs', '!  differs'],
 ];
 
@@ -41,11 +41,11 @@ export function replaySummary(results: readonly ReplayResult[], style: Style): s
   });
   const heading = ['trace', 'calls', 'errors', 'differences', 'ns a call', 'pages', "kernel's"];
   const [head = '', ...body] = table([heading, ...rows, summaryRow('all', total)]);
-  const wrong = results.filter((result) => !isRight(result)).length;
+  const failed = results.filter((result) => !isSuccess(result)).length;
   const verdict =
-    wrong === 0
+    failed === 0
       ? style.good(`${plural(results.length, 'trace')}: no error, no difference.`)
-      : style.bad(`${count(wrong)} of ${plural(results.length, 'trace')} not right.`);
+      : style.bad(`${count(failed)} of ${plural(results.length, 'trace')} failed.`);
   return `${[style.bold(head), ...body].join('\n')}\n\n${verdict}\n`;
 }
 
@@ -71,7 +71,7 @@ function sideBySide(label: string, file: ReplayFile, width: number, style: Style
   const heading = `${label}  ${file.device}`;
   const titles = `  ${heading.padEnd(width)}   ${kernel.length === 0 ? '' : 'the kernel'}`.trimEnd();
   const lines = Array.from({ length: Math.max(ours.length, kernel.length) }, (_, i) => {
-    // The first line of the text is its version; rows come after it.
+    // The first line is the format version; rows follow.
     const row = file.rows[i - 1];
     const [mark, paint] = row === undefined ? [' ', (text: string) => text] : [MARKS[row.verdict], painter(row, style)];
     return `  ${paint(`${(ours[i] ?? '').padEnd(width)} ${mark} ${kernel[i] ?? ''}`.trimEnd())}`;
@@ -88,7 +88,7 @@ function textLines(text: string | null): string[] {
   return text === null ? [] : text.replace(/\n$/, '').split('\n');
 }
 
-/** As wide as our widest line in any snapshot, so that all of them are set alike. */
+/** Width of our longest line in all snapshots, so that all tables align. */
 function columnWidth(result: ReplayResult): number {
   const lines = allFiles(result).flatMap((file) => textLines(file.ours));
   return Math.max(34, ...lines.map((line) => line.length));
@@ -104,7 +104,7 @@ function conclusion(result: ReplayResult, style: Style): string[] {
   const lines = [
     `${plural(events, 'call')}: ${plural(creates, 'create')}, ${plural(allocs, 'alloc')}, ` +
       `${plural(frees, 'free')}, ${plural(destroys, 'destroy')}`,
-    isRight(result)
+    isSuccess(result)
       ? style.good(`no error on any block${hasKernel(result) ? ', no difference to the kernel' : ''}`)
       : style.bad(
           `${plural(failures, 'error')}, ${plural(mismatches.length - listedTroubles(mismatches), 'difference')}`,
@@ -118,11 +118,11 @@ function conclusion(result: ReplayResult, style: Style): string[] {
     ...fewerPages(result).map((line) => `  ${line}`),
     ...result.notes.map((note) => `note: ${note}`),
   ];
-  if (!hasKernel(result)) lines.push("note: nothing of the kernel's to compare with; see --expect");
+  if (!hasKernel(result)) lines.push('note: no kernel output to compare with; see --expect');
   return lines;
 }
 
-function isRight({ failures, mismatches }: ReplayResult): boolean {
+function isSuccess({ failures, mismatches }: ReplayResult): boolean {
   return failures === 0 && mismatches.length === 0;
 }
 
@@ -130,18 +130,18 @@ function hasKernel(result: ReplayResult): boolean {
   return allFiles(result).some((file) => file.kernel !== null);
 }
 
-/** Mismatches at calls; they are errors already. */
+/** Number of mismatches at calls, which count as errors already. */
 function listedTroubles(mismatches: readonly ReplayMismatch[]): number {
   return mismatches.filter((mismatch) => mismatch.snapshot === null).length;
 }
 
 function mismatchText({ snapshot, device, pool, field, ours, kernel }: ReplayMismatch): string {
   if (snapshot === null) return `${device} ${pool}: ${field}: ${String(ours)}`;
-  const value = ours === null ? 'we have no such pool' : `${String(ours)}, the kernel's ${String(kernel)}`;
+  const value = ours === null ? 'missing here' : `${String(ours)}, the kernel's ${String(kernel)}`;
   return `${snapshot} ${device} ${pool}: ${field}: ${value}`;
 }
 
-/** The pools for which ours took fewer pages, with equal ones (a driver loaded twice) in one line, and why. */
+/** Lines for pools with fewer pages than the kernel's, and the reasons. Merges equal pools (a driver loaded twice). */
 function fewerPages(result: ReplayResult): string[] {
   const seen = new Map<string, { times: number; reasons: readonly string[] }>();
   for (const { device, name, pages, kernelPages, reasons } of result.pools) {

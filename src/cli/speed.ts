@@ -1,6 +1,6 @@
 /**
- * The workload of Linux's `dmapool_test` in three forms, and its speed. `dmapool bench` prints it; the comparison with
- * peers (`bench/` in a checkout) runs the same functions.
+ * The workload of Linux's `dmapool_test` in three forms, and its speed. `dmapool bench` prints it. The comparison with
+ * peers (`bench/` in a checkout) uses the same functions.
  */
 import { performance } from 'node:perf_hooks';
 import { setImmediate } from 'node:timers/promises';
@@ -9,14 +9,14 @@ import { runInNewContext } from 'node:vm';
 
 import { Device, type DmaBlock, DmaPool, HeapMemory } from '../index.ts';
 
-/** Arguments of a pool, in bytes; boundary 0: none. */
+/** Geometry of a pool, in bytes; boundary 0: none. */
 export interface Geometry {
   readonly size: number;
   readonly align: number;
   readonly boundary: number;
 }
 
-/** The six geometries of `dmapool_test`. Keep equal to bench/peers/workload.h. */
+/** The six geometries of `dmapool_test`. Must match bench/peers/workload.h. */
 export const KERNEL_GEOMETRIES: readonly Geometry[] = [
   { size: 16, align: 16, boundary: 0 },
   { size: 64, align: 64, boundary: 0 },
@@ -27,8 +27,8 @@ export const KERNEL_GEOMETRIES: readonly Geometry[] = [
 ];
 
 /**
- * The six, and two that are used alike but not reported: an engine that has seen one pool may run it faster than it ever
- * does in a driver, which has several.
+ * The six geometries, and two more that run unreported. An engine that has seen one pool only may run it faster than a
+ * driver with several pools ever does.
  */
 export const USED_GEOMETRIES: readonly Geometry[] = [
   ...KERNEL_GEOMETRIES,
@@ -40,22 +40,22 @@ export function formatGeometry({ size, align, boundary }: Geometry): string {
   return `${String(size)}/${String(align)}/${String(boundary)}`;
 }
 
-/** The most blocks that any workload holds at once. */
+/** Maximum blocks that a workload holds at once. */
 export const MAX_BLOCKS = 8192;
 
-/** Blocks that the workload holds at once, as in `dmapool_test`: what fits in 512 pages, 1024 to 8192. */
+/** Blocks that the workload holds at once, as in `dmapool_test`: the capacity of 512 pages, 1024 to 8192. */
 export function blocksOf(size: number): number {
   return Math.min(Math.max(Math.floor(4096 / size) * 512, 1024), MAX_BLOCKS);
 }
 
-/** A pool in use. */
+/** A pool and its workload. */
 export interface Workload {
   readonly pool: DmaPool;
   /** Blocks to hold at once. */
   readonly blocks: number;
 }
 
-/** A pool of each of {@link USED_GEOMETRIES}, in that order. */
+/** Creates a pool for each of {@link USED_GEOMETRIES}, in that order. */
 export function createWorkloads(device: Device): Workload[] {
   return USED_GEOMETRIES.map((geometry) => ({
     pool: DmaPool.create<string>(formatGeometry(geometry), device, geometry),
@@ -63,10 +63,10 @@ export function createWorkloads(device: Device): Workload[] {
   }));
 }
 
-/** Blocks in one bulk call. Divides the blocks of every workload. */
+/** Blocks of one bulk call. Divides the block count of every workload. */
 export const BULK = 32;
 
-/** Where a round stores blocks. Made before the clock starts. */
+/** Storage for a round's blocks. Created before the clock starts. */
 export interface HeldBlocks {
   readonly objects: (DmaBlock | null)[];
   readonly indices: Int32Array;
@@ -82,10 +82,10 @@ export function createHeldBlocks(capacity: number = MAX_BLOCKS): HeldBlocks {
 }
 
 /**
- * Allocates `count` blocks, then frees them in the same order. Allocates no heap memory of its own.
+ * Allocates `count` blocks and frees them in the same order. Allocates no heap memory of its own.
  *
- * Call it once a round: the engine then enters optimized code at the call, as in a driver. A loop around the rounds would
- * get its code by on-stack replacement, which is another code than a driver gets.
+ * Call it once a round: the engine then enters optimized code at the call, as in a driver. A loop around the rounds
+ * would run code from on-stack replacement, which differs.
  */
 export type Round = (pool: DmaPool, held: HeldBlocks, count: number) => void;
 
@@ -108,7 +108,7 @@ export const ROUNDS: Readonly<Record<Form, Round>> = {
   },
 };
 
-/** The engine's full collection, without a flag on the command line; null where there is none. */
+/** The engine's full garbage collection, enabled without a command-line flag; null if not available. */
 export function findCollector(): (() => void) | null {
   try {
     setFlagsFromString('--expose-gc');
@@ -119,14 +119,14 @@ export function findCollector(): (() => void) | null {
   }
 }
 
-/** Short calls of each form on each pool, to have it compiled. */
+/** Short calls of each form on each pool, which trigger its compilation. */
 export const WARM_CALLS = 2000;
 
 /**
- * Brings engine and pools to their state in a driver that has run for a while.
+ * Brings engine and pools to the steady state of a driver.
  *
- * Short calls come first: if the first calls were long, the engine would replace their running loops by code that is good
- * for the first loop alone, and go through that in every later call.
+ * Short calls come first. If the first calls were long, the engine would replace their running loops with code
+ * specialized for the first loop, and every later call would pass through it.
  */
 export function warmUp(rounds: readonly Round[], workloads: readonly Workload[], held: HeldBlocks): void {
   for (const round of rounds) {
@@ -134,13 +134,13 @@ export function warmUp(rounds: readonly Round[], workloads: readonly Workload[],
       for (const { pool } of workloads) round(pool, held, BULK);
     }
   }
-  // Makes all block objects, and makes them old: storing a young object in an old array costs 3 ns (the write barrier).
+  // Create all block objects and age them: storing a young object in an old array costs 3 ns (the write barrier).
   for (const { pool, blocks } of workloads) ROUNDS.object(pool, held, blocks);
   held.objects.fill(null);
   findCollector()?.();
 }
 
-/** Wall time and processor time of this process, in milliseconds. */
+/** Wall time and CPU time of this process, in milliseconds. */
 export interface Moment {
   readonly wall: number;
   readonly cpu: number;
@@ -152,24 +152,24 @@ export function now(): Moment {
 }
 
 /**
- * Nanoseconds that this thread ran between two moments: the lesser of two upper bounds. Wall time includes what other
- * processes did on this processor; processor time includes the engine's other threads.
+ * Nanoseconds that this thread ran between two moments: the smaller of two upper bounds. Wall time includes other
+ * processes on this CPU; CPU time includes the engine's other threads.
  */
 export function elapsedNs(start: Moment, end: Moment): number {
   const wall = end.wall - start.wall;
-  // Processor time comes in microseconds, and on Windows in ticks of 15.6 ms.
+  // CPU time has a resolution of 1 us, and on Windows of 15.6 ms.
   const coarse = wall < 0.2 || process.platform === 'win32';
   return 1e6 * (coarse ? wall : Math.min(wall, end.cpu - start.cpu));
 }
 
-/** Runs rounds; returns nanoseconds a pair of alloc and free. */
+/** Runs rounds. Returns nanoseconds for one allocation and its free. */
 export function timeRounds(round: Round, pool: DmaPool, held: HeldBlocks, count: number, rounds: number): number {
   const start = now();
   for (let i = 0; i < rounds; i++) round(pool, held, count);
   return elapsedNs(start, now()) / (rounds * count);
 }
 
-/** The middle value, or the mean of the middle two. */
+/** The median: the middle value, or the mean of the two middle ones. */
 export function median(values: readonly number[]): number {
   const sorted = [...values].sort((a, b) => a - b);
   const middle = sorted.length >> 1;
@@ -181,7 +181,7 @@ export function round3(value: number): number {
   return Math.round(value * 1000) / 1000;
 }
 
-/** Nanoseconds for one allocation and its free, over the repetitions of one process. */
+/** Nanoseconds for one allocation and its free, over the repetitions in one process. */
 export interface Sample {
   readonly nsPerPairMedian: number;
   readonly nsPerPairBest: number;
@@ -191,13 +191,13 @@ export function sampleOf(times: readonly number[]): Sample {
   return { nsPerPairMedian: round3(median(times)), nsPerPairBest: round3(Math.min(...times)) };
 }
 
-/** One geometry; the figures of the object form (`alloc`, `free`) stand beside the others. */
+/** Figures of one geometry; those of the object form (`alloc`, `free`) are inherited. */
 export interface SpeedResult extends Geometry, Sample {
   readonly blocks: number;
   readonly blocksPerPage: number;
   /** `allocIndex` and `freeIndex`. */
   readonly index: Sample;
-  /** `allocIndexBulk` and `freeIndexBulk` of {@link BULK}, by the block. */
+  /** `allocIndexBulk` and `freeIndexBulk` of {@link BULK}, per block. */
   readonly bulk32: Sample;
 }
 
@@ -211,17 +211,17 @@ export interface SpeedOptions {
   readonly rounds?: number;
   /** Timed repetitions. Default 21. */
   readonly repetitions?: number;
-  /** Repetitions before the clock counts. Default 3. */
+  /** Untimed repetitions before. Default 3. */
   readonly warmup?: number;
-  /** Milliseconds after which no further repetition begins. Default 40,000. */
+  /** Milliseconds after which no further repetition starts. Default 40,000. */
   readonly budgetMs?: number;
-  /** Receives the fraction that is done, 0 to 1; never while the clock runs. */
+  /** Receives the completed fraction, 0 to 1; never called while the clock runs. */
   readonly onProgress?: (done: number) => void;
 }
 
 /**
- * Measures all forms on eight pools. Form and geometry change from one repetition to the next, so that a machine that
- * slows down for a while slows all alike.
+ * Measures all forms on eight pools. Interleaves forms and geometries, so that a temporary slowdown of the machine
+ * affects all alike.
  */
 export async function measureSpeed(options: SpeedOptions = {}): Promise<SpeedReport> {
   const { rounds = 100, repetitions = 21, warmup = 3, budgetMs = 40_000 } = options;
@@ -241,7 +241,7 @@ export async function measureSpeed(options: SpeedOptions = {}): Promise<SpeedRep
         if (repetition >= 0) times[i]![form].push(ns);
       }
     }
-    // The engine installs code that it compiled meanwhile, and a signal gets its turn.
+    // Let the engine install compiled code, and signals arrive.
     await setImmediate();
   }
 

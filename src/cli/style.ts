@@ -2,7 +2,7 @@ import type { CliIo, CliStream } from './io.ts';
 
 type Paint = (text: string) => string;
 
-/** How pieces of output are set off. Without colours every one of them gives its text back as it is. */
+/** Text styles. Without colours each returns its text unchanged. */
 export interface Style {
   readonly bold: Paint;
   readonly dim: Paint;
@@ -10,7 +10,9 @@ export interface Style {
   readonly bad: Paint;
 }
 
-/** The style for a stream: colours on a terminal, unless `NO_COLOR` is set (no-color.org) or it is a dumb one. */
+/**
+ * Selects the style of a stream: colours on a terminal, unless `NO_COLOR` (no-color.org) is set or `TERM` is `dumb`.
+ */
 export function styleFor(stream: CliStream, env: CliIo['env']): Style {
   const colours = stream.isTTY && (env['NO_COLOR'] ?? '') === '' && env['TERM'] !== 'dumb';
   const sgr = (on: number, off: number): Paint =>
@@ -18,7 +20,7 @@ export function styleFor(stream: CliStream, env: CliIo['env']): Style {
   return { bold: sgr(1, 22), dim: sgr(2, 22), good: sgr(32, 39), bad: sgr(31, 39) };
 }
 
-/** A whole number with separators: 63,536. */
+/** Formats a whole number with separators: 63,536. */
 export function count(value: number): string {
   return value.toLocaleString('en-US', { maximumFractionDigits: 0 });
 }
@@ -29,8 +31,8 @@ export function plural(value: number, noun: string): string {
 }
 
 /**
- * Rows of cells as lines: the first column to the left, the others to the right.
- * @param options.rule Draw a line under the first row.
+ * Formats rows of cells as lines: the first column left-aligned, the others right-aligned.
+ * @param options.rule Draw a line below the first row.
  */
 export function table(rows: readonly (readonly string[])[], { rule = false }: { rule?: boolean } = {}): string[] {
   const widths: number[] = [];
@@ -45,7 +47,7 @@ export function table(rows: readonly (readonly string[])[], { rule = false }: { 
 const BAR_WIDTH = 24;
 const ERASE_LINE = '\r\u001b[K';
 
-/** A progress bar in the last line of a terminal; nothing at all anywhere else. */
+/** A progress bar in the last line of a terminal; no output on other streams. */
 export class ProgressBar {
   readonly #stream: CliStream;
   #shown = '';
@@ -54,7 +56,7 @@ export class ProgressBar {
     this.#stream = stream;
   }
 
-  /** Shows that of `label` the fraction `done`, from 0 to 1, is over. */
+  /** Shows the completed fraction `done` of `label`, 0 to 1. */
   show(label: string, done: number): void {
     if (!this.#stream.isTTY) return;
     const filled = Math.round(done * BAR_WIDTH);
@@ -62,7 +64,7 @@ export class ProgressBar {
     const text = `${label} [${bar}] ${String(Math.floor(done * 100)).padStart(3)}%`;
     if (text === this.#shown) return;
     this.#shown = text;
-    // A line that wraps could not be erased.
+    // Truncate: a wrapped line could not be erased.
     this.#stream.write(ERASE_LINE + text.slice(-((this.#stream.columns ?? 80) - 1)));
   }
 

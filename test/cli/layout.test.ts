@@ -130,12 +130,12 @@ test('blocks that are not whole columns', async () => {
 test('the figures', async () => {
   const text = await layout('68', '32', '4096');
   assert.match(text, /block +96 bytes +\(68 raised to a multiple of 32; 28 bytes of each unused\)/);
-  assert.match(text, /blocks of a page +42\n/);
-  assert.match(text, /in no block +64 bytes +\(1\.6 % of the page\)/);
+  assert.match(text, /blocks in a page +42\n/);
+  assert.match(text, /unused +64 bytes +\(1\.6 % of the page\)/);
   assert.match(text, /A pool is the right tool\.\n$/);
-  assert.match(await layout('4'), /block +16 bytes +\(4 raised to the least there is; 12 bytes/);
+  assert.match(await layout('4'), /block +16 bytes +\(4 raised to the minimum; 12 bytes/);
   assert.match(await layout('5000'), /page +5,000 bytes +\(2 memory pages, of which 3,192 bytes are unused\)/);
-  assert.match(await layout('64', '0', '1M'), /\(1,048,576 asked for: no page reaches that far\)/);
+  assert.match(await layout('64', '0', '1M'), /\(1,048,576 exceeds the page\)/);
 });
 
 test('it says when a pool is the wrong tool, and what to use', async () => {
@@ -145,13 +145,7 @@ test('it says when a pool is the wrong tool, and what to use', async () => {
   const single = await layout('2112', '64', '4096');
   assert.match(single, /A pool is the wrong tool: a page holds one block\./);
   assert.match(single, /1,984 bytes of it unused/);
-  assert.match(
-    single,
-    /Use device\.allocCoherent\(2112\) .*, or blocks of at most 2,048 bytes, of which a page holds 2\./,
-  );
+  assert.match(single, /Use device\.allocCoherent\(2112\) .*, or blocks of at most 2,048 bytes: a page holds 2\./);
   const wasteful = await layout('1100', '0', '2K');
-  assert.match(
-    wasteful,
-    /a good part of each page is unused\.\nWith blocks of at most 1,024 bytes a page holds 4 of them\./,
-  );
+  assert.match(wasteful, /much of each page is unused\.\nWith blocks of at most 1,024 bytes a page holds 4 of them\./);
 });

@@ -60,7 +60,7 @@ test('without expectations kernel is null', async () => {
     assert.equal(code, 0);
     assert.equal(snapshots[0]?.pools[0]?.kernel, null);
     const { out: text } = await runCli(['replay', '--repeat', '1', path('small.trace')]);
-    assert.match(text, /nothing of the kernel's to compare with; see --expect/);
+    assert.match(text, /no kernel output to compare with; see --expect/);
   });
 });
 

@@ -51,7 +51,7 @@ const misuse: readonly (readonly [argv: readonly string[], message: RegExp])[] =
     /package\.json:1: expected ## snapshot/,
   ],
   [['layout'], /^dmapool: required option '--size <bytes>' not specified\n/],
-  [['layout', '--size', 'x'], /'x' is invalid\. Not a number of bytes/],
+  [['layout', '--size', 'x'], /'x' is invalid\. Not a byte count/],
   [['layout', '--size', '-1'], /dmapool: .*--size/],
   [['layout', '--size', '0'], /^dmapool: layout: --size is 0; accepted: a whole number from 1 to 2147483647\n$/],
   [['layout', '--size', '2G'], /^dmapool: layout: --size is 2147483648/],

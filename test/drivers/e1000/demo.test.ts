@@ -20,7 +20,7 @@ test(
     assert.match(out, /^forwarded without a copy +100,000 sent, 0 lost, 0 changed; [\d,]+ packets\/s, [\d,]+ Mb\/s$/m);
     assert.match(out, /^0000:00:03\.0 {2}300001 sent, \d+ received, 0 dropped, MPC [1-9]\d*, RNBC [1-9]\d*$/m);
     assert.match(out, /^0000:00:03\.0\npoolinfo - 0\.1\ne1000 packets +512 +\d+ 2048 +\d+$/m);
-    assert.match(out, /every buffer came back\.\n$/);
+    assert.match(out, /all buffers are free\.\n$/);
     assert.equal(err, '', 'no progress bar but on a terminal');
   },
 );

@@ -13,7 +13,7 @@ void test(
     assert.match(out, /^0000:00:02\.0 +QEMU NVMe Ctrl, NVMe 1\.\d\.0, 2 queue pairs of 64 commands, on QEMU$/m);
     assert.match(out, /^read +[\d,]+ MiB\/s, SHA-256 [0-9a-f]{16}\.\.\. as in the image$/m);
     assert.match(out, /^write +[\d,]+ MiB\/s, SHA-256 [0-9a-f]{16}\.\.\. as in the image$/m);
-    assert.match(out, /^random read +[\d,]+ a second of 4096 bytes, 32 at a time, all of them right$/m);
+    assert.match(out, /^random read +[\d,]+ a second of 4096 bytes, 32 at a time, all correct$/m);
     assert.match(
       out,
       /^poolinfo - 0\.1\nnvme data +0 +\d+ 4096 +\d+\nprp list 256 .*\nprp list page +0 +\d+ 4096 +\d+\n$/m,
