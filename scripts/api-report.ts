@@ -1,21 +1,21 @@
 /**
- * The API report: what each entry point exports, as the compiler declares it, without comments. It is committed in
- * `api/`, so that every change of the public surface shows in a diff; a test keeps it current.
+ * The API report: the exports of each entry point as the compiler declares them, without comments. Committed in `api/`,
+ * it shows every change of the public surface in a diff. A test keeps it current.
  *
- * Ours, since the well-known tool for it reads one entry point at a time with an older compiler of its own.
+ * Written for this project because api-extractor reads one entry point at a time, with an older compiler of its own.
  */
 import { join } from 'node:path';
 import ts from 'typescript';
 
-/** An entry point, as package.json declares it. */
+/** An entry point in package.json. */
 export interface ReportedEntry {
-  /** As it is imported: `dmapool/trace`. */
+  /** Import specifier: `dmapool/trace`. */
   readonly specifier: string;
-  /** Path of its declarations, from the root of the package. */
+  /** Path of its declarations, relative to the package. */
   readonly types: string;
 }
 
-/** The entry points of a package.json. */
+/** Lists the entry points of a package.json. */
 export function reportedEntries(manifest: string): ReportedEntry[] {
   const { name, exports } = JSON.parse(manifest) as {
     name: string;
@@ -26,18 +26,18 @@ export function reportedEntries(manifest: string): ReportedEntry[] {
   );
 }
 
-/** Where the report of an entry point is, from the root of the project. */
+/** Path of an entry point's report, relative to the project. */
 export function reportFile(specifier: string): string {
   return `api/${specifier.replaceAll('/', '-')}.md`;
 }
 
 interface Surface {
   readonly specifier: string;
-  /** Exports by name, in order of name. */
+  /** Exports by name, sorted. */
   readonly exported: ReadonlyMap<string, ts.Symbol>;
 }
 
-/** The report of each entry point, by specifier. Declarations must have been compiled. */
+/** Builds the report of each entry point, by specifier. The declarations must be compiled. */
 export function apiReports(root: string, entries: readonly ReportedEntry[]): Map<string, string> {
   const files = entries.map(({ types }) => join(root, types));
   const program = ts.createProgram(files, {
@@ -72,7 +72,7 @@ function report(checker: ts.TypeChecker, surface: Surface, elsewhere: ReadonlyMa
   const hidden = new Map<string, ts.Symbol>();
   const borrowed = new Set<string>();
   const queue = [...own];
-  // What an export is made of is part of the surface, exported or not: the base class of the pool, for one.
+  // Types that an export refers to are part of the surface, exported or not: the base class of the pool, for example.
   for (let symbol = queue.shift(); symbol !== undefined; symbol = queue.shift()) {
     const from = own.has(symbol) ? undefined : elsewhere.get(symbol);
     if (from !== undefined) {
@@ -84,14 +84,14 @@ function report(checker: ts.TypeChecker, surface: Surface, elsewhere: ReadonlyMa
       if (!own.has(used) && hidden.get(used.name) !== used && !queue.includes(used)) queue.push(used);
     }
   }
-  const lines = [`# API of \`${specifier}\``, '', 'Written by `npm run api`; not to be edited.', '', '```ts'];
+  const lines = [`# API of \`${specifier}\``, '', 'Written by `npm run api`; do not edit.', '', '```ts'];
   for (const [name, symbol] of exported) {
     if (name !== symbol.name) lines.push(`// ${symbol.name} as ${name}`);
     lines.push(...declarations(symbol), '');
   }
   lines.splice(-1, 1, '```');
   if (hidden.size > 0) {
-    lines.push('', '## Not exported, but part of what is', '', '```ts');
+    lines.push('', '## Not exported, but used by exports', '', '```ts');
     for (const [, symbol] of [...hidden].sort(byName)) lines.push(...declarations(symbol), '');
     lines.splice(-1, 1, '```');
   }
@@ -99,7 +99,7 @@ function report(checker: ts.TypeChecker, surface: Surface, elsewhere: ReadonlyMa
   return `${lines.join('\n')}\n`;
 }
 
-/** Names that lie at the top level of our declarations and occur in this symbol's. */
+/** Top-level names of the project that occur in a symbol's declarations. */
 function uses(checker: ts.TypeChecker, symbol: ts.Symbol): ts.Symbol[] {
   const found: ts.Symbol[] = [];
   const visit = (node: ts.Node): void => {
@@ -130,7 +130,7 @@ function declarations(symbol: ts.Symbol): string[] {
 
 const printer = ts.createPrinter({ removeComments: true });
 
-/** Private members of classes are nobody's business; a private constructor says that nobody else makes instances. */
+/** Removes private class members, except constructors: a private one shows that users can't construct the class. */
 const withoutPrivates: ts.TransformerFactory<ts.Node> = (context) => (root) => {
   const visit = (node: ts.Node): ts.Node | undefined =>
     isPrivate(node) ? undefined : ts.visitEachChild(node, visit, context);

@@ -1,6 +1,5 @@
 /**
- * Runs before `npm publish`: refuses unless the version is complete, and everything that must hold does.
- * With `--check` only says what is missing.
+ * Runs before `npm publish`: checks the version, then runs all tests. With `--check` it only lists what is missing.
  */
 import { execFileSync, spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';

@@ -1,7 +1,7 @@
 /**
- * `npm test`: everything that must hold, a line for each stage with its time.
+ * `npm test`: runs all checks and tests, and prints a line with the time of each stage.
  *
- * With DMAPOOL_REQUIRE_TOOLS=1, as in CI, a test that was skipped because a tool is missing counts as failed.
+ * With DMAPOOL_REQUIRE_TOOLS=1, as in CI, a test skipped for a missing tool is a failure.
  */
 import { spawnSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
@@ -36,7 +36,7 @@ const counts = { passed: 0, failed: 0, skipped: 0 };
 /** What failed, printed once more at the end: logs are often cut to their last lines. */
 const failures: string[] = [];
 
-/** Runs every test file in a process of its own; prints what fails and the time of each file. */
+/** Runs each test file in its own process. Prints failures and the time of each file. */
 function runTests(): Promise<boolean> {
   const times = new Map<string, number>();
   return new Promise((resolve) => {
@@ -91,5 +91,5 @@ await stage('tests (node:test)', runTests);
 
 for (const text of failures) console.log(text);
 console.log(`${String(counts.passed)} passed, ${String(counts.failed)} failed, ${String(counts.skipped)} skipped`);
-if (strict && counts.skipped > 0) console.log('DMAPOOL_REQUIRE_TOOLS=1: a skipped test is a failed one');
+if (strict && counts.skipped > 0) console.log('DMAPOOL_REQUIRE_TOOLS=1: skipped tests are failures');
 process.exitCode = failedStages === 0 ? 0 : 1;

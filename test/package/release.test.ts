@@ -18,8 +18,8 @@ test('a complete version may be published, from either CI', () => {
 });
 
 const refusals: readonly (readonly [string, Partial<ReleaseFacts>, RegExp])[] = [
-  ['the lock file is of another version', { lockedVersion: '1.1.0' }, /package-lock\.json is of version 1\.1\.0/],
-  ['something is not committed', { changes: ' M src/index.ts\n' }, /not everything is committed:\n M src\/index\.ts/],
+  ['the lock file is of another version', { lockedVersion: '1.1.0' }, /package-lock\.json has version 1\.1\.0/],
+  ['something is not committed', { changes: ' M src/index.ts\n' }, /there are uncommitted changes:\n M src\/index\.ts/],
   ['the commit is not tagged', { tags: ['v1.1.0', ''] }, /git tag v1\.2\.0/],
   ['the change log has no date', { changelog: '## 1.2.0 (not released yet)\n' }, /"## 1\.2\.0 \(YYYY-MM-DD\)"/],
   ['the change log is of another version', { changelog: '## 1x2.0 (2027-01-31)\n' }, /"## 1\.2\.0/],
