@@ -1,7 +1,7 @@
-/** A bar chart as SVG: groups of horizontal bars, one color for each series, the value at the end of its bar. */
+/** Draws a bar chart as SVG: groups of horizontal bars, one color per series, each with its value. */
 export interface Series {
   readonly name: string;
-  /** One value for each group; null: not measured. */
+  /** One value per group; null: not measured. */
   readonly values: readonly (number | null)[];
 }
 
@@ -18,7 +18,7 @@ const PLOT = WIDTH - LEFT - 70;
 const BAR = 13;
 const GAP = 12;
 const TOP = 62;
-/** Told apart by people who see colors differently too (Okabe and Ito's palette). */
+/** Distinguishable with color vision deficiency (Okabe and Ito's palette). */
 const COLORS = ['#999999', '#e69f00', '#56b4e9', '#009e73', '#0072b2', '#d55e00', '#cc79a7'];
 
 export function drawBarChart({ title, unit, groups, series }: BarChart): string {

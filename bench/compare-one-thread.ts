@@ -1,4 +1,4 @@
-/** dmapool on one thread beside its peers: fresh processes of each in turns, and the tables for people. */
+/** Compares dmapool on one thread with its peers: fresh processes in turns, and the tables. */
 import { fileURLToPath } from 'node:url';
 
 import {
@@ -29,15 +29,15 @@ import {
 export interface ComparisonOptions extends Settings {
   /** Fresh processes of each contender. */
   readonly processes: number;
-  /** Binaries to run the JavaScript contenders with. */
+  /** Binaries that run the JavaScript contenders. */
   readonly runtimes: readonly string[];
-  /** Blocks of the case with many; 373,959 by default. */
+  /** Blocks of the many-blocks case; 373,959 by default. */
   readonly manyBlocks?: number;
-  /** Called before each turn, from 1. */
+  /** Called before each turn with its number, from 1. */
   readonly onTurn?: (turn: number) => void;
 }
 
-/** A contender with how many times as fast as the C peer it is; below 1 it is slower. */
+/** A contender and its speed relative to the C peer; below 1 it is slower. */
 export interface Rival extends Summary {
   readonly fasterBest: number | null;
   readonly fasterMedian: number | null;
@@ -50,13 +50,13 @@ export interface ComparisonRow extends Geometry {
   readonly index: Rival;
   readonly bulk32: Rival;
   readonly floor: Rival;
-  /** Bytes, the most of any form and process; null where a runtime does not tell. */
+  /** Bytes, maximum of all forms and processes; null where the runtime does not report it. */
   readonly garbagePerPair: number | null;
-  /** Bytes beside the DMA memory, the most of any process. */
+  /** Bytes beside the DMA memory, maximum of all processes. */
   readonly heapPerBlock: number | null;
 }
 
-/** DPDK's rte_mempool, one by one and 32 at a time, with a cache of 256. */
+/** DPDK's rte_mempool with a cache of 256: single objects, and bulks of 32. */
 export interface MempoolRow extends Geometry {
   readonly single: Summary;
   readonly bulk32: Summary;
@@ -68,7 +68,7 @@ export interface ManyBlocksRow {
   readonly firstFillNsPerPair: number;
   readonly many: Summary;
   readonly few: Summary;
-  /** A pair among many blocks against a pair among 8,192, best against best and median against median. */
+  /** Time of a pair among many blocks, relative to a pair among 8,192: best to best and median to median. */
   readonly ratioBest: number;
   readonly ratioMedian: number;
 }
@@ -83,7 +83,7 @@ export interface Comparison {
   readonly processes: number;
   /** The command that pinned each process to a CPU; null for none. */
   readonly pinning: string | null;
-  /** Why the C peer is missing; null if it is not. */
+  /** The reason why the C peer is missing; null if it is present. */
   readonly peerMissing: string | null;
   readonly mempool: readonly MempoolRow[] | null;
   readonly mempoolMissing: string | null;
@@ -92,7 +92,7 @@ export interface Comparison {
   readonly runtimes: readonly RuntimeComparison[];
 }
 
-/** What the programs print. */
+/** Output lines of the programs. */
 interface LockLine {
   readonly lockedExchangeNs: number;
   readonly lockUnlockNs: number;
@@ -104,7 +104,7 @@ function script(name: string): string {
   return fileURLToPath(new URL(name, import.meta.url));
 }
 
-/** One JavaScript runtime's samples, and the case with many blocks. */
+/** Samples of one JavaScript runtime, including the many-blocks case. */
 class RuntimeRun {
   readonly #command: readonly string[];
   readonly #book = new SampleBook();
@@ -171,7 +171,7 @@ class RuntimeRun {
       many,
       few,
       ratioBest: many.best / few.best,
-      // Of each process its own ratio: within a process the two took turns.
+      // The ratio within each process, where the two alternated.
       ratioMedian: median(lines.map((line) => line.many.nsPerPairMedian / line.few.nsPerPairMedian)),
     };
   }
@@ -191,8 +191,8 @@ function mempoolRow(peers: SampleBook, geometry: Geometry): MempoolRow {
 }
 
 /**
- * Runs every contender in `processes` fresh processes, one after the other in turns: a machine that is slow for half a
- * minute is slow for all of them.
+ * Runs every contender in `processes` fresh processes, in turns: a machine that is slow for half a minute is slow for
+ * all of them.
  */
 export function compare(options: ComparisonOptions): Comparison {
   const prefix = pinning();
@@ -244,21 +244,21 @@ type Figure = (typeof FIGURES)[number][1];
 
 const HEADING = ['C peer', 'object', 'x', 'index', 'x', 'bulk 32', 'x', 'array', 'x'];
 
-/** The comparison for people. */
+/** Formats the comparison as text. */
 export function formatComparison(comparison: Comparison): string {
   const { processes, pinning, peerMissing, lockedExchangeNs, lockUnlockNs } = comparison;
   const lines = [
-    `Nanoseconds for one allocation and its free, in ${String(processes)} fresh processes of each, in turns,` +
+    `Nanoseconds for one allocation and its free, in ${String(processes)} fresh processes of each contender, in turns,` +
       ` ${pinning === null ? 'not pinned to a CPU (no taskset)' : `pinned by ${pinning}`}.`,
-    'C peer: free list inside the blocks under a spinlock. array: free indices in a JavaScript array, no checks.',
-    "x: how many times as fast as the C peer (below 1 is slower). The workload is Linux's dmapool_test, eight pools in use.",
-    'Garbage: the most of all forms, over rounds that no collection disturbed. A block: its object, its part of page and pool.',
+    'C peer: free list inside the blocks, under a spinlock. array: free indices in a JavaScript array, no checks.',
+    "x: speed relative to the C peer (below 1 is slower). The workload is Linux's dmapool_test, with eight pools alive.",
+    'garbage: maximum of all forms, without collections. a block: its object and its part of page and pool.',
   ];
   if (peerMissing !== null) lines.push(peerMissing);
   if (lockedExchangeNs !== null && lockUnlockNs !== null) {
     lines.push(
       `One uncontended locked exchange costs ${lockedExchangeNs.toFixed(2)} ns on this CPU, the C peer's lock and` +
-        ` unlock ${lockUnlockNs.toFixed(2)} ns; it pays two of them a pair.`,
+        ` unlock ${lockUnlockNs.toFixed(2)} ns; it needs two of them for a pair.`,
     );
   }
   const { mempool, mempoolMissing } = comparison;
@@ -290,13 +290,13 @@ function formatRuntime({ runtime, results, manyBlocks }: RuntimeComparison): str
       `${runtime}, ${blocks.toLocaleString('en')} blocks of 128 bytes, ${form}: best ${many.best.toFixed(1)} ns,` +
         ` median ${many.median.toFixed(1)} ns; 8,192 blocks: best ${few.best.toFixed(1)} ns,` +
         ` median ${few.median.toFixed(1)} ns; ratio ${ratioBest.toFixed(2)} and ${ratioMedian.toFixed(2)};` +
-        ` first filling of a new pool ${firstFillNsPerPair.toFixed(0)} ns`,
+        ` first fill of a new pool ${firstFillNsPerPair.toFixed(0)} ns`,
     );
   }
   return lines;
 }
 
-/** Beside DPDK: below 1 we are slower. */
+/** Compares with DPDK: below 1 dmapool is slower. */
 function formatMempool({ runtime, results }: RuntimeComparison, mempool: readonly MempoolRow[]): string[] {
   const rows = mempool.map(({ single, bulk32, ...geometry }, i) => {
     const { index, bulk32: ours } = results[i]!;
@@ -314,12 +314,12 @@ function formatMempool({ runtime, results }: RuntimeComparison, mempool: readonl
   return [
     ...table([heading, ...rows], { rule: true }),
     '',
-    "DPDK's rte_mempool, a cache of 256 for the thread: get and put are copies of pointers, with no check of what comes",
-    'back and no device address. Ours finds each free block through the word of the one before, which it checks and marks.',
+    "DPDK's rte_mempool with a cache of 256 for the thread: get and put copy pointers, without checks and without device",
+    'addresses. dmapool checks and marks the word of each block, and finds the next free block through it.',
   ];
 }
 
-/** Bytes for a table. */
+/** Formats bytes for a table. */
 export function formatBytes(value: number | null): string {
   if (value === null) return '?';
   return Number.isInteger(value) ? String(value) : value.toFixed(1);

@@ -1,4 +1,4 @@
-/** Workers on one pool beside as many threads of the C peer: fresh processes of each in turns, and the tables for people. */
+/** Compares workers on one pool with threads on the C peer: fresh processes in turns, and the tables. */
 import { fileURLToPath } from 'node:url';
 
 import { formatGeometry, type Geometry, KERNEL_GEOMETRIES, median, type Sample } from '../src/cli/speed.ts';
@@ -9,7 +9,7 @@ import type { WorkersLine } from './ours/workers.ts';
 import { type CompiledPeer, compileIntrusivePool } from './peers/compile.ts';
 import { runJsonLines, runtimeCommand, SampleBook, settingArguments, type Summary } from './processes.ts';
 
-/** The most workers: a shared pool takes 62, its creator and the thread that runs beside among them. */
+/** Maximum workers: a shared pool has 62 slots, and its creator and one more thread take two. */
 export const MAX_WORKERS = 60;
 
 export interface WorkerComparisonOptions extends Omit<ComparisonOptions, 'manyBlocks'> {
@@ -23,17 +23,17 @@ export interface WorkerRow extends Geometry {
   readonly peer: Summary | null;
   readonly shared: Summary;
   readonly unshared: Summary;
-  /** As many threads, each on an unshared pool of its own. */
+  /** As many threads, each with its own unshared pool. */
   readonly apart: Summary;
-  /** Throughput of the workers against one thread on a pool of its own. */
+  /** Throughput of the workers relative to one thread on its own pool. */
   readonly scalesBest: number;
   readonly scalesMedian: number;
-  /** How many times as fast as the C peer; its figures with several threads are unstable, so against its best. */
+  /** Speed relative to the C peer's best: its figures with several threads are unstable. */
   readonly fasterBest: number | null;
   readonly fasterMedian: number | null;
-  /** What a pair takes the worker that does it; the median process. */
+  /** Time of a pair in its worker; median of the processes. */
   readonly ownNsPerPair: number;
-  /** Bytes, of the worker that leaves most in any process; null where the runtime does not tell. */
+  /** Bytes, maximum of all workers and processes; null where the runtime does not report it. */
   readonly garbagePerPair: number | null;
 }
 
@@ -46,18 +46,18 @@ export interface PipelineRow {
 export interface WorkerComparison {
   readonly processes: number;
   readonly workers: number;
-  /** Why the C peer is missing; null if it is not. */
+  /** The reason why the C peer is missing; null if it is present. */
   readonly peerMissing: string | null;
   readonly runtimes: readonly {
     readonly runtime: string;
-    /** Least part of a process's repetitions of a figure in which no worker waited for a processor. */
+    /** Minimum fraction of a figure's repetitions in which no worker waited for a CPU. */
     readonly undisturbed: number;
     readonly results: readonly WorkerRow[];
     readonly pipeline: readonly PipelineRow[];
   }[];
 }
 
-/** What the C peer prints. */
+/** Output line of the C peer. */
 type PeerLine = Geometry & Sample;
 
 const SCRIPT = fileURLToPath(new URL('ours/workers.js', import.meta.url));
@@ -81,7 +81,7 @@ function runOurs({ command, book, lines }: RuntimeBook, settings: readonly strin
 
 /**
  * Runs N workers on shared pools and the C peer with N threads, in `processes` fresh processes of each, in turns. Not
- * pinned: each thread needs a processor.
+ * pinned: each thread needs a CPU.
  */
 export function compareWorkers(options: WorkerComparisonOptions): WorkerComparison {
   const { workers, processes, runtimes } = options;
@@ -160,16 +160,16 @@ const HEADING = [
   'garbage B',
 ];
 
-/** The comparison for people. */
+/** Formats the comparison as text. */
 export function formatWorkerComparison({ processes, workers, peerMissing, runtimes }: WorkerComparison): string {
   const lines = [
-    `Nanoseconds for one allocation and its free, wall time by the pairs of all: ${String(workers)} workers on one shared` +
-      ` pool, the C peer with as many threads, and one thread on an unshared pool; best and median of ${String(processes)}` +
-      ' fresh processes of each, in turns, not pinned.',
-    "x peer: how many times as fast as the C peer, best against best. x one: times the unshared pool's throughput.",
-    'Repetitions in which a thread waited for a processor are left out, of all alike, unless too few remain.',
-    'apart: as many threads, each on an unshared pool of its own; that is what these processors have to give.',
-    'a worker: what a pair takes the worker that does it. garbage: of the worker that leaves most.',
+    `Nanoseconds for one allocation and its free, wall time over the pairs of all threads: ${String(workers)} workers on` +
+      ' one shared pool, the C peer with as many threads, and one thread on an unshared pool; best and median of' +
+      ` ${String(processes)} fresh processes of each, in turns, not pinned.`,
+    'x peer: speed relative to the C peer, best to best. x one: throughput relative to one thread on an unshared pool.',
+    'Repetitions in which a thread waited for a CPU are excluded for all contenders, unless too few remain.',
+    'apart: as many threads, each with its own unshared pool, which shows the capacity of these CPUs.',
+    'a worker: time of a pair in its worker. garbage: maximum of the workers.',
   ];
   if (peerMissing !== null) lines.push(peerMissing);
   for (const { runtime, undisturbed, results, pipeline } of runtimes) {
@@ -193,13 +193,13 @@ export function formatWorkerComparison({ processes, workers, peerMissing, runtim
     lines.push('', ...table([[runtime, ...HEADING], ...rows], { rule: true }), '');
     for (const { batch, block, garbagePerBlock } of pipeline) {
       lines.push(
-        `${runtime}, from worker to worker, ${String(batch)} at a time: best ${block.best.toFixed(0)} ns a block,` +
+        `${runtime}, worker to worker, ${String(batch)} at a time: best ${block.best.toFixed(0)} ns a block,` +
           ` median ${block.median.toFixed(0)} ns, garbage ${formatBytes(garbagePerBlock)} B`,
       );
     }
     lines.push(
-      `${runtime}: in ${((1 - undisturbed) * 100).toFixed(0)} % of the repetitions of some figure, at most, a worker` +
-        ' waited for a processor',
+      `${runtime}: a worker waited for a CPU in at most ${((1 - undisturbed) * 100).toFixed(0)} % of the repetitions of` +
+        ' a figure',
     );
   }
   return lines.join('\n');

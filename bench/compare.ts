@@ -14,7 +14,7 @@ interface Options {
   readonly processes: number;
   readonly runtimes: string[];
   readonly json: boolean;
-  /** Null: one thread. */
+  /** Null for the one-thread comparison. */
   readonly workers: number | null;
 }
 

@@ -1,14 +1,14 @@
-/** Contenders in fresh processes, and the sums of what they print. */
+/** Runs contenders in fresh processes and summarizes their output. */
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { basename } from 'node:path';
 
 import { median, type Sample } from '../src/cli/speed.ts';
 
-/** A command that its arguments follow, such as `['taskset', '-c', '1']`; empty for none. */
+/** A command prefix, such as `['taskset', '-c', '1']`; empty for none. */
 export type Prefix = readonly string[];
 
-/** Pins a process to the last CPU that we may use (the first ones serve the most interrupts); none without taskset. */
+/** Pins a process to the last allowed CPU (the first ones serve most interrupts); empty without taskset. */
 export function pinning(): Prefix {
   let list: string | undefined;
   try {
@@ -22,25 +22,25 @@ export function pinning(): Prefix {
   return spawnSync(prefix[0]!, [...prefix.slice(1), 'true'], { stdio: 'ignore' }).status === 0 ? prefix : [];
 }
 
-/** How a runtime starts a script. */
+/** Command that runs a script on a runtime. */
 export function runtimeCommand(runtime: string): string[] {
   return basename(runtime) === 'deno' ? [runtime, 'run', '--allow-all'] : [runtime];
 }
 
-/** Settings that all programs take; each has defaults. */
+/** Settings of all programs; each has defaults. */
 export interface Settings {
-  /** Rounds in one repetition; the kernel's 100 by default. */
+  /** Rounds in one repetition. Default 100, as in the kernel. */
   readonly rounds?: number;
   readonly repetitions?: number;
   readonly warmup?: number;
 }
 
-/** Settings as arguments of a program. */
+/** Converts settings to arguments of a program. */
 export function settingArguments(settings: Readonly<Record<string, number | undefined>>): string[] {
   return Object.entries(settings).flatMap(([name, value]) => (value === undefined ? [] : [`--${name}`, String(value)]));
 }
 
-/** What a program printed, as one JSON value a line. */
+/** Runs a program and parses its output, one JSON value a line. */
 export function runJsonLines(prefix: Prefix, command: readonly string[]): unknown[] {
   const [program, ...rest] = [...prefix, ...command];
   const { status, signal, error, stdout } = spawnSync(program!, rest, {
@@ -56,13 +56,13 @@ export function runJsonLines(prefix: Prefix, command: readonly string[]): unknow
     .map((line): unknown => JSON.parse(line));
 }
 
-/** What several processes found. */
+/** Result of several processes. */
 export interface Summary {
-  /** The least of all. */
+  /** Minimum of all. */
   readonly best: number;
-  /** The median process's median. */
+  /** Median of the processes' medians. */
   readonly median: number;
-  /** The slowest process's median: far from `median` where a process in two is slow. */
+  /** Maximum of the processes' medians: far from `median` if some processes are slow. */
   readonly slowest: number;
   readonly processes: readonly Sample[];
 }

@@ -1,9 +1,10 @@
 /**
- * `npm run bench:report`: the whole matrix (forms, geometries, workers, runtimes, peers), as a page with charts.
+ * `npm run bench:report`: measures the whole matrix (forms, geometries, workers, runtimes, peers) and writes a page
+ * with charts.
  *
  *     npm run bench:report -- [--processes N] [--workers N] [--node PATH]...
  *
- * Without `--node` it takes the runtime that runs this, and those installed for the tests in test/runtimes.
+ * Default runtimes: the current one, and those installed in test/runtimes.
  */
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';

@@ -1,6 +1,6 @@
 /**
- * The half of `npm run bench:vfio` that runs in the virtual machine, as root: measures the kernel's NVMe driver with fio
- * and ours through VFIO, in turns, on the same disk. Prints what it found as JSON.
+ * The guest's half of `npm run bench:vfio`; runs in the virtual machine as root. Measures the kernel's NVMe driver with
+ * fio and ours through VFIO, in turns, on the same disk. Prints its findings as JSON.
  */
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
@@ -15,7 +15,7 @@ const ADDRESS = '0000:00:10.0';
 const DISK = '/dev/nvme0n1';
 const BYTES = 4096;
 const MIB = 2 ** 20;
-/** Microseconds from one sample of the profiler to the next: dear where the machine is translated. */
+/** Sampling interval of the profiler in microseconds: samples are expensive without KVM. */
 const SAMPLING = 1000;
 
 const INTERRUPTS: Readonly<Record<Mode, InterruptOptions>> = {
@@ -24,7 +24,7 @@ const INTERRUPTS: Readonly<Record<Mode, InterruptOptions>> = {
   polling: { kinds: ['poll'], pollInterval: 0 },
 };
 
-/** Requests a second of the kernel's driver, as fio does them: as cheaply as it can, and without its start. */
+/** Requests a second of the kernel's driver, measured by fio with minimal overhead and without its startup. */
 function fio(depth: number, seconds: number): number {
   const out = execFileSync(
     'fio',
@@ -38,12 +38,12 @@ function fio(depth: number, seconds: number): number {
   return (JSON.parse(out) as { jobs: { read: { iops: number } }[] }).jobs[0]!.read.iops;
 }
 
-/** Interrupts of the disk that the kernel passed on to us. */
+/** Number of the disk's interrupts that the kernel has forwarded through VFIO. */
 function interrupts(): number {
   let total = 0;
   for (const line of readFileSync('/proc/interrupts', 'utf8').split('\n')) {
     if (!line.includes(`vfio-msix`)) continue;
-    // A column for each processor, then words.
+    // One column per CPU, then text.
     for (const column of line.split(':')[1]!.trim().split(/\s+/)) {
       if (!/^\d+$/.test(column)) break;
       total += Number(column);
@@ -57,7 +57,7 @@ interface Run {
   readonly cost: Cost;
 }
 
-/** Keeps `depth` reads at random places going for so long. */
+/** Keeps `depth` random reads in flight for `seconds`. */
 async function runOurs(disk: NvmeNamespace, depth: number, seconds: number): Promise<Run> {
   const places = disk.size / BYTES;
   const blocks = BYTES / disk.blockSize;
@@ -117,7 +117,7 @@ for (let round = 0; round < rounds; round++) {
   const ours: Record<Mode, number[]> = { interrupts: [], 'busy polling': [], polling: [] };
   for (const mode of MODES) {
     await withOurs(mode, async (disk) => {
-      // At first the engine has to get to know it, which takes seconds where it is itself translated.
+      // Warm up. Without KVM the JavaScript engine takes seconds to compile.
       if (round === 0) await runOurs(disk, 8, 4 * seconds);
       for (const depth of DEPTHS) {
         await runOurs(disk, depth, seconds / 4);
@@ -131,7 +131,7 @@ for (const mode of MODES) {
   await withOurs(mode, async (disk) => {
     for (const depth of DEPTHS) {
       await runOurs(disk, depth, seconds / 4);
-      // The profiler has its price, so that this is not done at the same time.
+      // Measure the cost without the profiler, which is expensive.
       const { cost } = await runOurs(disk, depth, seconds);
       const profile = await profileOf(async () => {
         await runOurs(disk, depth, seconds);

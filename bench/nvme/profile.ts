@@ -1,26 +1,26 @@
-/** Where a thread's time goes, by V8's sampling profiler: to allocating and freeing, or to which part of the project. */
+/** CPU time of a thread from V8's sampling profiler: the share of alloc and free, and of each part of the project. */
 import { type Profiler, Session } from 'node:inspector/promises';
 
-/** Microseconds from one sample to the next. */
+/** Sampling interval in microseconds. */
 const INTERVAL = 100;
-/** Calls of a pool that take or give blocks. */
+/** Pool methods that allocate or free blocks. */
 const CALLS = /^(try)?z?(alloc|free)(Index)?(Bulk)?$/i;
 const POOL = /\/src\/pool\/[\w-]+\.[jt]s$/;
 
-/** What was found. */
+/** The share of alloc and free. */
 export interface CpuShare {
-  /** Share of the time, 0 to 1, spent in calls that take or give blocks and all that they call. */
+  /** Fraction of the time, 0 to 1, in calls that allocate or free blocks, callees included. */
   readonly share: number;
-  /** Samples in all, without those in which nothing ran. */
+  /** Number of samples, without idle ones. */
   readonly samples: number;
 }
 
-/** Profiles `action`, which does its work on this thread. */
+/** Profiles `action`, which must run on this thread. */
 export async function profileShare(action: () => Promise<void>): Promise<CpuShare> {
   return shareOf(await profileOf(action));
 }
 
-/** The same; gives the whole profile. @param interval Microseconds from one sample to the next. */
+/** Returns the whole profile of `action`. @param interval Sampling interval in microseconds. */
 export async function profileOf(action: () => Promise<void>, interval: number = INTERVAL): Promise<Profiler.Profile> {
   const session = new Session();
   session.connect();
@@ -36,7 +36,7 @@ export async function profileOf(action: () => Promise<void>, interval: number = 
   }
 }
 
-/** Counts samples in a profile: inlined calls have nodes of their own there. */
+/** Computes the share from a profile, where inlined calls have their own nodes. */
 export function shareOf(profile: Profiler.Profile): CpuShare {
   const byId = new Map(profile.nodes.map((node) => [node.id, node]));
   const inCalls = new Map<number, boolean>();
@@ -58,32 +58,32 @@ export function shareOf(profile: Profiler.Profile): CpuShare {
 }
 
 /**
- * Parts of the time. `epoll`: the event loop waits for the system, or only asks it, as it does in each turn; `pci`: registers
- * and interrupts.
+ * Parts of the time. `epoll`: the event loop waits for events, or polls for them once a turn; `pci`: registers and
+ * interrupts.
  */
 export const PARTS = ['epoll', 'pci', 'driver', 'allocator', 'runtime', 'benchmark'] as const;
 export type Part = (typeof PARTS)[number];
 /** Share of each part, 0 to 1. */
 export type TimeShares = Readonly<Record<Part, number>>;
 
-/** By the path of a module. */
+/** Parts by module path. */
 const MODULES: readonly (readonly [RegExp, Part])[] = [
   [/\/src\/(pci|linux)\//, 'pci'],
   [/\/drivers\//, 'driver'],
   [/\/src\/(pool|memory|device|shared)\//, 'allocator'],
   [/\/bench\//, 'benchmark'],
-  // The event loop, promises.
+  // The event loop and promises.
   [/^node:/, 'runtime'],
 ];
 
 function partOf({ url, functionName }: Profiler.ProfileNode['callFrame'], parent: Part): Part {
   if (functionName === '(idle)') return 'epoll';
   for (const [module, part] of MODULES) if (module.test(url)) return part;
-  // What is native belongs to who called it; the engine's own work has nobody.
+  // Native code belongs to its caller; the engine's own work has none.
   return functionName.startsWith('(') ? 'runtime' : parent;
 }
 
-/** Counts the samples of a profile. */
+/** Computes the share of each part from a profile. */
 export function timeSharesOf(profile: Profiler.Profile): TimeShares {
   const byId = new Map(profile.nodes.map((node) => [node.id, node]));
   const samples: Record<Part, number> = { epoll: 0, pci: 0, driver: 0, allocator: 0, runtime: 0, benchmark: 0 };

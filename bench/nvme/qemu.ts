@@ -1,11 +1,11 @@
 /**
- * `npm run bench:qemu`: what the NVMe driver does on QEMU's device model, and what its pools cost in that.
+ * `npm run bench:qemu`: throughput of the NVMe driver on QEMU's device model, and the share of its pools in CPU time.
  *
  *     npm run bench:qemu -- [--seconds N] [--json]
  *
- * The share of CPU time in alloc and free is found in two ways that have nothing to do with each other: by V8's sampling
- * profiler, and by the price of a block (the same calls, on the same pools, alone in a loop) times the blocks taken. CPU
- * time is that of this process, all its threads; QEMU has its own.
+ * The share of alloc and free is measured by two independent methods: V8's sampling profiler, and the price of a block
+ * (the same calls on the same pools, alone in a loop) times the number of blocks. CPU time is that of this process with
+ * all its threads, without QEMU.
  */
 import { mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -21,11 +21,11 @@ import { type CpuShare, profileShare } from './profile.ts';
 const KIB = 1024;
 const DISK_SIZE = 256 * KIB * KIB;
 const ROUNDS = 5;
-/** The profiled round is so many times longer, for enough samples. */
+/** Length factor of the profiled round, for enough samples. */
 const PROFILED = 3;
-/** The most that alloc and free may take of the CPU time. */
+/** Maximum share of alloc and free in CPU time. */
 const ALLOWED = 0.02;
-/** Blocks taken and given back to find their price. */
+/** Number of allocations to measure the price of a block. */
 const PRICED = 200_000;
 
 interface Load {
@@ -45,7 +45,7 @@ interface Round {
   readonly seconds: number;
   /** CPU time of this process, in seconds. */
   readonly cpu: number;
-  /** Blocks taken, for each pool. */
+  /** Allocated blocks of each pool. */
   readonly blocks: readonly number[];
 }
 
@@ -63,15 +63,15 @@ interface Result extends Load {
   readonly priced: number;
 }
 
-/** Keeps `depth` reads at random places going for so long. */
+/** Keeps `depth` random reads in flight for `seconds`. */
 async function runRound(
   nvme: NvmeController,
   disk: NvmeNamespace,
   { depth, bytes }: Load,
   seconds: number,
 ): Promise<Round> {
-  const taken = (): number[] => nvme.pools.map((pool) => pool.statistics().allocations);
-  const before = taken();
+  const allocated = (): number[] => nvme.pools.map((pool) => pool.statistics().allocations);
+  const before = allocated();
   const places = disk.size / bytes;
   let requests = 0;
   const cpuBefore = process.cpuUsage();
@@ -87,7 +87,7 @@ async function runRound(
   await Promise.all(Array.from({ length: depth }, worker));
   const elapsed = (performance.now() - begin) / 1000;
   const { user, system } = process.cpuUsage(cpuBefore);
-  const after = taken();
+  const after = allocated();
   return {
     requests,
     seconds: elapsed,
@@ -96,7 +96,7 @@ async function runRound(
   };
 }
 
-/** Seconds for a block to be taken and given back, when as many are out at a time as a command of the driver has. */
+/** Seconds for one allocation and its free, with `width` blocks held at a time, as a command of the driver does. */
 function priceOf(pool: DmaPool, width: number): number {
   if (pool.statistics().blocks < width) pool.reserve(width);
   const blocks: DmaBlock[] = [];
@@ -115,7 +115,7 @@ function priceOf(pool: DmaPool, width: number): number {
 async function measure(nvme: NvmeController, disk: NvmeNamespace, seconds: number): Promise<Result[]> {
   for (const load of LOADS) await runRound(nvme, disk, load, seconds / 2);
   const rounds: Round[][] = LOADS.map(() => []);
-  // In turns, for machines drift.
+  // Interleave the loads: machine speed drifts.
   for (let i = 0; i < ROUNDS; i++) {
     for (const [k, load] of LOADS.entries()) rounds[k]!.push(await runRound(nvme, disk, load, seconds));
   }
@@ -172,7 +172,7 @@ function print(results: readonly Result[]): void {
   console.log(table([heading, ...rows], { rule: true }).join('\n'));
   const most = Math.max(...results.flatMap(({ profiled, priced }) => [profiled.share, priced]));
   console.log(
-    `\nAllocating and freeing takes at most ${percent(most)} of the CPU time: ${most < ALLOWED ? 'less' : 'MORE'} than ${percent(ALLOWED)}.`,
+    `\nAllocation and free take at most ${percent(most)} of the CPU time: ${most < ALLOWED ? 'less' : 'MORE'} than ${percent(ALLOWED)}.`,
   );
   if (most >= ALLOWED) process.exitCode = 1;
 }

@@ -1,24 +1,24 @@
-/** What `npm run bench:vfio` finds, and how it is shown. */
+/** Findings of `npm run bench:vfio`, and their tables. */
 import { median } from '../../src/cli/speed.ts';
 import { table } from '../../src/cli/style.ts';
 import { PARTS, type TimeShares } from './profile.ts';
 
-/** Reads under way at a time. */
+/** Reads in flight. */
 export const DEPTHS: readonly number[] = [1, 8, 32];
-/** How our driver learns that a read is done. */
+/** How our driver detects completions. */
 export const MODES = ['interrupts', 'busy polling', 'polling'] as const;
 export type Mode = (typeof MODES)[number];
-/** Milliseconds. */
+/** Busy polling time in milliseconds. */
 export const BUSY_POLL = 1;
 
-/** What a request costs us. */
+/** Cost of one of our requests. */
 export interface Cost {
   /** Microseconds of CPU time of the process, all its threads. */
   readonly user: number;
   readonly system: number;
-  /** Interrupts that the kernel passed on. */
+  /** Interrupts that the kernel forwarded. */
   readonly interrupts: number;
-  /** Times that a thread of the process went to sleep. */
+  /** Voluntary context switches of the process. */
   readonly switches: number;
 }
 
@@ -35,13 +35,13 @@ export interface Profile {
   readonly time: TimeShares;
 }
 
-/** All that the guest tells. */
+/** Output of the guest. */
 export interface Findings {
   readonly rounds: readonly Round[];
   readonly profiles: readonly Profile[];
 }
 
-/** Median, and the least and the most of the rounds. */
+/** Median, minimum and maximum of the rounds. */
 export interface Spread {
   readonly median: number;
   readonly least: number;
@@ -53,7 +53,7 @@ export interface Result extends Profile {
   readonly kernel: Spread;
   /** Requests a second of ours. */
   readonly rate: Spread;
-  /** Ours to the kernel's, round by round. */
+  /** Our rate relative to the kernel's, round by round. */
   readonly ratio: Spread;
   readonly limit: string;
 }
@@ -67,13 +67,13 @@ function cpuOf({ user, system }: Cost): number {
 }
 
 /**
- * What keeps it from doing more.
- * @param least CPU time of a request where it takes least. What takes more than twice that does not work on requests most
- *   of the time: it deals with interrupts, or looks in vain.
+ * Names the bottleneck.
+ * @param least Minimum CPU time of a request over all cases. A case above twice that time spends most of it on
+ *   interrupts or on polls without a result, not on requests.
  */
 function limitOf({ mode, time, cost }: Profile, least: number): string {
   if (cpuOf(cost) > 2 * least) {
-    return mode === 'interrupts' ? 'the way of interrupts' : 'the disk: most looks are in vain';
+    return mode === 'interrupts' ? 'interrupt latency' : 'the disk: most polls find nothing';
   }
   const busy = PARTS.filter((part) => part !== 'epoll');
   return `CPU: ${busy.reduce((most, part) => (time[part] > time[most] ? part : most))}`;
@@ -124,7 +124,7 @@ export function formatResults(results: readonly Result[]): string {
   return [
     'Random reads of 4 KiB a second, medians of the rounds:\n',
     ...table([['ours, by', 'depth', "the kernel's", 'ours', 'rounds', 'ratio', 'rounds'], ...rates], { rule: true }),
-    '\nWhat a request of ours costs, where the time of its thread goes, and what limits it:\n',
+    '\nCost of a request, CPU time of its thread by part, and the bottleneck:\n',
     ...table([['ours, by', 'depth', 'CPU us', 'interrupts', 'sleeps', ...PARTS, 'limit'], ...costs], { rule: true }),
     `\nBest ratio to the kernel's driver: ${best.join(', ')}.`,
   ].join('\n');

@@ -1,12 +1,11 @@
 /**
- * `npm run bench:vfio`: our NVMe driver through VFIO against the kernel's (measured by fio), in the same virtual machine on
- * the same disk, in turns.
+ * `npm run bench:vfio`: compares our NVMe driver through VFIO with the kernel's (measured by fio), in the same virtual
+ * machine on the same disk, in turns.
  *
  *     npm run bench:vfio -- [--rounds N] [--seconds N] [--json]
  *
- * Both stand on the same device model, so that the ratio says something about the drivers and the way of interrupts, and
- * the rates say nothing about disks. Without KVM the guest's processors are translated: everything is slower, and what is
- * slow in both may hide a difference.
+ * Both drivers use the same device model. The ratio therefore compares drivers and interrupt paths; the rates say
+ * nothing about disks. Without KVM all guest code is emulated, and costs common to both may hide a difference.
  */
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
@@ -42,7 +41,7 @@ async function main(): Promise<void> {
       console.error(line);
     },
   });
-  if (exitCode !== 0) throw new Error(`the guest's half failed: ${stderr}`);
+  if (exitCode !== 0) throw new Error(`the guest failed: ${stderr}`);
   const results = resultsOf(JSON.parse(stdout) as Findings);
   if (values.json) console.log(JSON.stringify({ accelerator, rounds, seconds, results }));
   else console.log(formatResults(results));
@@ -51,7 +50,7 @@ async function main(): Promise<void> {
 try {
   await main();
 } catch (error) {
-  // What is missing is said in one line.
+  // A missing tool is reported in one line, without a stack.
   if (!(error instanceof VmError)) throw error;
   console.error(`bench:vfio: ${error.message}`);
   process.exitCode = 1;

@@ -10,16 +10,16 @@ export interface SharedPools {
   readonly ring: SharedArrayBuffer;
 }
 
-/** What a thread of the crew is made with. */
+/** Data passed to a thread of the crew. */
 export interface CrewData {
-  /** The shared pools; null for a thread that has pools of its own. */
+  /** The shared pools; null for a thread with its own pools. */
   readonly shared: SharedPools | null;
-  /** The most blocks that this thread holds at once, of each pool. */
+  /** Maximum blocks that this thread holds at once, for each pool. */
   readonly shares: readonly number[];
   readonly meeting: SharedArrayBuffer;
 }
 
-/** What the coordinator has a thread do. `complete`: see {@link Meeting}. `counts`: this is no warming up. */
+/** A job of a thread. `complete`: see {@link Meeting.attend}. `counts`: false during warm-up. */
 export type Job =
   | { readonly kind: 'warm-up' }
   | {
@@ -42,15 +42,15 @@ export type Job =
   | { readonly kind: 'garbage' }
   | { readonly kind: 'end' };
 
-/** When a job began and ended, in milliseconds on a clock that all threads share. */
+/** Start and end of a job, in milliseconds on a clock common to all threads. */
 export interface Span {
   readonly start: number;
   readonly end: number;
-  /** The thread waited for a processor, here or at the meeting; false also where the system does not say. */
+  /** The thread waited for a CPU during the job or the meeting; false if the system does not report it. */
   readonly disturbed: boolean;
 }
 
-/** Bytes of garbage of this thread for each pair of a pool, and for each block of a pipeline; null: not known. */
+/** Bytes of garbage of this thread: per pair of a pool, and per block of a pipeline; null if unknown. */
 export interface Garbage {
   readonly pools: readonly (number | null)[];
   readonly pipeline: Readonly<Record<Batch, number | null>>;
@@ -58,17 +58,17 @@ export interface Garbage {
 
 export type Reply = Span | Garbage | null;
 
-/** A thread of `npm run bench -- --workers N`, as the coordinator sees it: one job at a time. */
+/** The coordinator's handle of a thread of `npm run bench -- --workers N`. Runs one job at a time. */
 class Thread {
   readonly #worker: Worker;
   #settle: { resolve: (reply: Reply) => void; reject: (error: unknown) => void } | null = null;
 
   constructor(data: CrewData, onFailure: (error: unknown) => void) {
     this.#worker = new Worker(new URL('./thread.js', import.meta.url), { workerData: data });
-    // Each shared pool listens for its end.
+    // Each shared pool adds an exit listener.
     this.#worker.setMaxListeners(0);
     this.#worker.once('exit', () => {
-      // After its last job this is nobody's loss.
+      // After the last job this has no effect.
       this.fail(new Error('a thread of the benchmark ended early'));
     });
     this.#worker.on('message', (reply: Reply) => {
@@ -96,7 +96,7 @@ class Thread {
   }
 }
 
-/** The threads of the benchmark. If one fails, all that is under way fails: nobody waits for it at a meeting. */
+/** The threads of the benchmark. If one fails, all jobs fail: the others would wait for it at a meeting for ever. */
 export class Crew implements AsyncDisposable {
   readonly #threads: readonly Thread[];
 
@@ -113,12 +113,12 @@ export class Crew implements AsyncDisposable {
     return this.#threads.length;
   }
 
-  /** Has a thread do a job; resolves with its answer. */
+  /** Runs a job on a thread. Resolves to its reply. */
   do(member: number, job: Job): Promise<Reply> {
     return this.#threads[member]!.do(job);
   }
 
-  /** Has all threads end in good order. */
+  /** Ends all threads after their cleanup. */
   async end(): Promise<void> {
     await Promise.all(this.#threads.map((thread) => thread.do({ kind: 'end' })));
     await this[Symbol.asyncDispose]();

@@ -5,20 +5,20 @@ import { getHeapStatistics } from 'node:v8';
 import { type HeldBlocks, median, type Moment, now, type Round, round3, type Workload } from '../../src/cli/speed.ts';
 import type { DmaPool } from '../../src/index.ts';
 
-/** Bytes in objects on the JavaScript heap, dead ones included: between two collections it only grows. */
+/** Bytes on the JavaScript heap, dead objects included: it only grows between two collections. */
 export function usedHeapBytes(): number {
   return getHeapStatistics().used_heap_size;
 }
 
-/** Where a probe's objects stay reachable, so that no engine may leave them out. */
+/** Keeps a probe's objects reachable, so that no engine optimizes them away. */
 const probe: unknown[] = new Array<unknown>(1000).fill(null);
 
 /**
- * Whether {@link usedHeapBytes} sees objects at once, to their size. V8's does; where a runtime's only moves now and
- * then, "no growth" would mean nothing.
+ * Tells whether {@link usedHeapBytes} reflects allocations at once and in full, as in V8. Where it is updated rarely,
+ * "no growth" would mean nothing.
  */
 export function seesAllocations(): boolean {
-  // A collection in a probe hides what it made.
+  // Three attempts: a collection during a probe hides its objects.
   return seesProbe() || seesProbe() || seesProbe();
 }
 
@@ -27,7 +27,7 @@ function seesProbe(): boolean {
   for (let i = 0; i < probe.length; i++) probe[i] = { i };
   const growth = usedHeapBytes() - before;
   probe.fill(null);
-  // From an object of two words to one with the engine's spare fields.
+  // Accepts sizes from an object of two words to one with the engine's spare fields.
   return growth >= probe.length * 12 && growth <= probe.length * 100;
 }
 
@@ -37,8 +37,8 @@ interface Span {
 }
 
 /**
- * Remembers when garbage was collected. A reading of the heap across a collection says nothing about what was
- * allocated meanwhile, so such readings have to be left out.
+ * Records garbage collections. Heap growth across a collection says nothing about allocations, so such readings are
+ * discarded.
  */
 export class CollectionWatch implements Disposable {
   readonly #spans: Span[] = [];
@@ -53,13 +53,13 @@ export class CollectionWatch implements Disposable {
     this.#observer.observe({ entryTypes: ['gc'] });
   }
 
-  /** Entries come on the event loop, so let it turn: after this `collectedWithin` knows all that happened before. */
+  /** Turns the event loop, which delivers entries. Then `collectedWithin` covers all earlier collections. */
   async settle(): Promise<void> {
     await setImmediate();
     await setImmediate();
   }
 
-  /** Whether a collection ran at any time between two readings of `performance.now()`. */
+  /** True if a collection ran at any time between two readings of `performance.now()`. */
   collectedWithin(start: number, end: number): boolean {
     return this.#spans.some((span) => span.start <= end && span.end >= start);
   }
@@ -69,16 +69,16 @@ export class CollectionWatch implements Disposable {
   }
 }
 
-/** One repetition: how long its rounds took, and by how much they and the measuring itself made the heap grow. */
+/** One repetition: time of its rounds, and growth of the heap. */
 export interface Reading {
   readonly start: Moment;
   readonly end: Moment;
   readonly pairs: number;
-  /** Includes what reading clock and heap allocates: the same at each reading, see `garbagePerPair`. */
+  /** Includes the constant cost of reading clock and heap, which `garbagePerPair` subtracts. */
   readonly heapGrowth: number;
 }
 
-/** Runs rounds on a pool between two readings of clock and heap. With no rounds it reads what reading costs. */
+/** Runs rounds on a pool between two readings of clock and heap. Zero rounds measure the cost of reading. */
 export function readRounds(round: Round, pool: DmaPool, held: HeldBlocks, count: number, rounds: number): Reading {
   const before = usedHeapBytes();
   const start = now();
@@ -88,10 +88,10 @@ export function readRounds(round: Round, pool: DmaPool, held: HeldBlocks, count:
 }
 
 /**
- * Bytes of garbage that each pair left, from the readings that no collection disturbed; null if all were.
+ * Bytes of garbage per pair, from the readings without a collection; null if there are none.
  *
- * The median over the readings, because garbage that comes from each pair is in all of them, and what the engine
- * allocates now and then for itself (a recompilation) is in few.
+ * Uses the median: garbage of each pair is in all readings, while the engine's occasional allocations (a recompilation)
+ * are in few.
  */
 export function garbagePerPair(
   readings: readonly Reading[],
@@ -100,25 +100,25 @@ export function garbagePerPair(
 ): number | null {
   const undisturbed = (reading: Reading): boolean => !watch.collectedWithin(reading.start.wall, reading.end.wall);
   const costs = empty.filter(undisturbed).map((reading) => reading.heapGrowth);
-  // The engine may allocate more at the first readings of all, while it still interprets the code that reads.
+  // Median, because the first readings allocate more while their code is interpreted.
   const cost = costs.length === 0 ? 0 : median(costs);
   const growths = readings.filter(undisturbed).map((reading) => (reading.heapGrowth - cost) / reading.pairs);
   return growths.length === 0 ? null : Math.max(0, median(growths));
 }
 
-/** The most of several figures; null if any is not known. */
+/** The maximum; null if any value is unknown. */
 export function most(values: readonly (number | null)[]): number | null {
   return values.includes(null) ? null : round3(Math.max(...values.map(Number)));
 }
 
-/** As {@link garbagePerPair}, of rounds on a pool that is warm. */
+/** As {@link garbagePerPair}, for rounds on a warm pool. */
 export async function garbageOfRound(
   round: Round,
   { pool, blocks }: Workload,
   held: HeldBlocks,
   watch: CollectionWatch,
 ): Promise<number | null> {
-  // If collections disturb all of the long runs there is much garbage, and short ones see it.
+  // If collections disturb all long runs there is much garbage, and short runs measure it.
   for (const [count, rounds] of [[blocks, 10] as const, [64, 1] as const]) {
     const empty: Reading[] = [];
     const readings: Reading[] = [];

@@ -6,10 +6,10 @@ import { type DmaBlock, Device, DmaPool, HeapMemory } from '../../src/index.ts';
 type Collect = NonNullable<ReturnType<typeof findCollector>>;
 
 /**
- * Heap and what hangs on it outside (the memory of array buffers), after everything dead was collected.
+ * Live heap bytes, array buffers included, after a full collection.
  *
- * Asynchronous, and repeated until the figure stands still: what a weak reference was read through lives to the end of
- * the job, and the engine frees array buffers in the background.
+ * Repeats asynchronously until the figure is stable: a dereferenced weak reference stays alive to the end of its job,
+ * and the engine frees array buffers in the background.
  */
 async function liveBytes(collect: Collect): Promise<number> {
   let least = Infinity;
@@ -23,7 +23,9 @@ async function liveBytes(collect: Collect): Promise<number> {
   return least;
 }
 
-/** Whether `process.memoryUsage().external` counts shared buffers. V8's does not, and nothing promises either. */
+/**
+ * Tells whether `process.memoryUsage().external` counts shared buffers. V8 does not count them; no standard decides.
+ */
 function countsSharedBuffers(): boolean {
   const bytes = 16 * 2 ** 20;
   const before = process.memoryUsage().external;
@@ -31,7 +33,7 @@ function countsSharedBuffers(): boolean {
   return process.memoryUsage().external - before + probe.byteLength > bytes * 1.5;
 }
 
-/** The DMA memory that the pool's source has committed, as far as it is part of {@link liveBytes}. */
+/** The committed DMA memory of a pool's source, as far as {@link liveBytes} counts it. */
 function countedDmaBytes(pool: DmaPool, objects: readonly (DmaBlock | null)[]): number {
   const buffers = new Set<ArrayBufferLike>();
   for (const block of objects) if (block !== null) buffers.add(pool.bytesOf(block.index).buffer);
@@ -43,18 +45,18 @@ function countedDmaBytes(pool: DmaPool, objects: readonly (DmaBlock | null)[]): 
   return bytes;
 }
 
-/** Blocks in all pools of a measurement together, about. */
+/** Approximate number of blocks in all pools of a measurement. */
 const BLOCKS_MEASURED = 65_536;
 
 /**
- * What a new source, device and pool with all blocks handed out as objects add to the heap, without the DMA memory.
+ * Heap growth of a new source, device and pool with all blocks allocated as objects, without the DMA memory.
  *
- * Several are made and the sum is divided, because the engine's own doings (compiled code that comes and goes) move
- * the heap by tens of kilobytes meanwhile, which is much for one pool and little for eight or more.
+ * Divides the sum of several pools: the engine's own allocations (compiled code) move the heap by tens of kilobytes,
+ * which is much for one pool and little for eight or more.
  */
 async function measureOnce(geometry: Geometry, blocks: number, collect: Collect): Promise<number> {
   const count = Math.ceil(BLOCKS_MEASURED / blocks);
-  // The driver's own lists are not the pools', so they exist before.
+  // These arrays are not part of the pools: create them before the first reading.
   const pools = new Array<DmaPool | null>(count).fill(null);
   const objects = Array.from(pools, () => new Array<DmaBlock | null>(blocks).fill(null));
   const before = await liveBytes(collect);
@@ -74,13 +76,13 @@ async function measureOnce(geometry: Geometry, blocks: number, collect: Collect)
 }
 
 /**
- * Bytes of heap that each block of a pool costs beside its DMA memory: the pool, its pages, the block objects and
- * the source's books, divided by the blocks. Null where the runtime offers no way to collect garbage on demand.
+ * Heap bytes per block beside its DMA memory: the pool, its pages, the block objects and the source's bookkeeping,
+ * divided by the number of blocks. Null where the runtime can't collect garbage on demand.
  */
 export async function heapBytesPerBlock(geometry: Geometry, blocks: number): Promise<number | null> {
   const collect = findCollector();
   if (collect === null) return null;
-  // The first time includes what the engine makes once, such as code and shapes.
+  // Discard the first result: it includes one-time allocations such as code and shapes.
   await measureOnce(geometry, blocks, collect);
   return (await measureOnce(geometry, blocks, collect)) / blocks;
 }

@@ -1,9 +1,9 @@
 /**
- * 373,959 blocks of 128 bytes: what one real SAS driver takes from a pool. Does a pair still cost what it costs in a
- * pool of 8,192? Linux's free was once a search, and took this driver 9 seconds.
+ * A pool of 373,959 blocks of 128 bytes, as a real SAS driver has: compares the time of a pair with that in a pool of
+ * 8,192. Linux's free once searched all pages and took 9 seconds for this driver.
  *
- * Both pools do allocate-all and free-all in turn, as many pairs each, so that neither has the better minute.
- * Prints one line of JSON for each form: nanoseconds a pair, and what the very first filling cost, pages and all.
+ * Both pools allocate and free all blocks in turn, with equal numbers of pairs. Prints one line of JSON for each form:
+ * nanoseconds for a pair, and the cost of the first fill, page allocations included.
  */
 import { createHeldBlocks, ROUNDS, type Sample, sampleOf, timeRounds, warmUp } from '../../src/cli/speed.ts';
 import { Device, DmaPool, HeapMemory } from '../../src/index.ts';
@@ -27,7 +27,7 @@ const few = DmaPool.create<string>('few', device, { size: 128 });
 const held = createHeldBlocks(blocks);
 const rounds = [ROUNDS.object, ROUNDS.index];
 
-// The first filling is of a third pool, with compiled code: what it costs is pages and block objects, not the compiler.
+// First fill of a third pool, with compiled code: its cost is that of pages and block objects, not of the compiler.
 const fresh = DmaPool.create<string>('fresh', device, { size: 128 });
 warmUp(rounds, [{ pool: few, blocks: FEW }], held);
 const firstFillNsPerPair = timeRounds(ROUNDS.object, fresh, held, blocks, 1);

@@ -1,8 +1,8 @@
 /**
- * A barrier in shared memory: threads that meet here leave within a microsecond of each other, if each has a processor.
+ * A barrier in shared memory. Threads leave it within a microsecond of each other, if each has a CPU.
  *
- * The coordinator gives each meeting its number, the count of arrivals at which it is complete; so nothing has to be reset.
- * It is attended twice: who came early may nap the first time, and is awake the second.
+ * Nothing is ever reset: the coordinator passes each meeting the total number of arrivals that completes it. Two
+ * phases: early threads may sleep in the first, and all are awake in the second.
  */
 export class Meeting {
   readonly #arrivals: Int32Array<SharedArrayBuffer>;
@@ -15,30 +15,30 @@ export class Meeting {
     return new SharedArrayBuffer(8);
   }
 
-  /** Comes to the meeting that is complete with the `complete`th arrival ever, and waits for the others. */
+  /** Waits until `complete` threads in total have arrived, over all meetings. */
   attend(complete: number): void {
     Atomics.add(this.#arrivals, 0, 1);
     waitUntil(this.#arrivals, 0, complete);
     Atomics.add(this.#arrivals, 1, 1);
-    waitUntil(this.#arrivals, 1, complete, LOOKS * 4);
+    waitUntil(this.#arrivals, 1, complete, SPINS * 4);
   }
 }
 
-/** Looks before a thread naps between two: on a machine with too much to do, the other may need this processor. */
-const LOOKS = 5000;
-/** Milliseconds of a nap. Nobody is told to end it, for telling would cost the other time at each step. */
-const NAP = 0.02;
+/** Polls before a thread sleeps between polls: on a busy machine another thread may need this CPU. */
+const SPINS = 5000;
+/** Milliseconds of a sleep. No notify ends it early: that would cost the other thread time at each step. */
+const SLEEP = 0.02;
 
-/** Waits until the word has come to `goal`, counting modulo 2^32, and returns the word. */
+/** Waits until the word reaches `goal` (mod 2^32). Returns the word. */
 export function waitUntil(
   words: Int32Array<SharedArrayBuffer>,
   at: number,
   goal: number,
-  patience: number = LOOKS,
+  maxSpins: number = SPINS,
 ): number {
-  for (let looks = 0; ; looks++) {
+  for (let spins = 0; ; spins++) {
     const word = Atomics.load(words, at);
     if (((word - goal) | 0) >= 0) return word;
-    if (looks > patience) Atomics.wait(words, at, word, NAP);
+    if (spins > maxSpins) Atomics.wait(words, at, word, SLEEP);
   }
 }

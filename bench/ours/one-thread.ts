@@ -1,4 +1,4 @@
-/** The speed that `dmapool bench` measures, the garbage of a pair, and the heap of a block. Prints one line of JSON. */
+/** Measures the speed as `dmapool bench` does, garbage per pair, and heap per block. Prints one line of JSON. */
 import {
   createHeldBlocks,
   createWorkloads,
@@ -15,9 +15,9 @@ import { CollectionWatch, garbageOfRound, most, seesAllocations } from './garbag
 import { heapBytesPerBlock } from './heap.ts';
 import { numbersFromArguments, printLine, runtimeName } from './program.ts';
 
-/** One geometry. Null where the runtime does not tell. */
+/** Figures of one geometry; null where the runtime does not report them. */
 export interface OneThreadResult extends SpeedResult {
-  /** The most of the three forms. */
+  /** Maximum of the three forms. */
   readonly garbageBytesPerPair: number | null;
   readonly heapBytesPerBlock: number | null;
 }
@@ -27,7 +27,7 @@ export interface OneThreadLine {
   readonly results: readonly OneThreadResult[];
 }
 
-/** Of each geometry: the most garbage that a pair leaves in any form. */
+/** Garbage per pair of each geometry: maximum of all forms. */
 async function garbagePerPair(): Promise<(number | null)[]> {
   using watch = new CollectionWatch();
   using device = new Device({ name: 'bench', memory: new HeapMemory() });

@@ -1,18 +1,18 @@
-/** Blocks that go from worker to worker, their tickets through a ring. */
+/** A pipeline: blocks pass from worker to worker, their tickets through a ring buffer. */
 import { BULK, type Geometry } from '../../src/cli/speed.ts';
 import type { DmaPool } from '../../src/index.ts';
 import { type SharedPool, sharePool } from '../../src/shared/index.ts';
 import { waitUntil } from './meeting.ts';
 
-/** Tickets that fit: a quarter of the pipeline's blocks. A power of two. */
+/** Capacity in tickets: a quarter of the pipeline's blocks. A power of two. */
 export const RING_CAPACITY = 1024;
 
-// Int32 indices of the two positions: on cache lines of their own, and not on neighbouring ones, which CPUs fetch in pairs.
+// Int32 indices of the two positions, on cache lines that are not adjacent: CPUs fetch adjacent lines in pairs.
 const WRITTEN = 0;
 const READ = 32;
 const POSITION_WORDS = 64;
 
-/** The memory of a ring: one thread writes tickets, another reads them. */
+/** Creates the memory of a ring with one writer and one reader. */
 export function createRing(): SharedArrayBuffer {
   return new SharedArrayBuffer(POSITION_WORDS * 4 + RING_CAPACITY * 8);
 }
@@ -27,13 +27,13 @@ class RingEnd {
   }
 }
 
-/** The end that tickets go in at. */
+/** The writing end of a ring. */
 export class RingWriter extends RingEnd {
   #written = 0;
-  /** How far the reader was when last looked at: no need to look again while there is room by that. */
+  /** The reader's position as last read; reread only when the ring seems full. */
   #read = 0;
 
-  /** Puts `count` tickets in; waits while the ring is full. */
+  /** Writes `count` tickets. Waits while the ring is full. */
   write(tickets: Float64Array, count: number): void {
     const written = this.#written;
     const end = (written + count) | 0;
@@ -44,12 +44,12 @@ export class RingWriter extends RingEnd {
   }
 }
 
-/** The end that tickets come out of. */
+/** The reading end of a ring. */
 export class RingReader extends RingEnd {
   #read = 0;
   #written = 0;
 
-  /** Takes `count` tickets out; waits until there are so many. */
+  /** Reads `count` tickets. Waits until there are enough. */
   read(into: Float64Array, count: number): void {
     const read = this.#read;
     const end = (read + count) | 0;
@@ -60,17 +60,17 @@ export class RingReader extends RingEnd {
   }
 }
 
-/** Blocks that go together: one ticket at a time, or as many as a bulk call of {@link BULK} takes. */
+/** Blocks that pass together: one, or a bulk of {@link BULK}. */
 export type Batch = 1 | typeof BULK;
 export const BATCHES: readonly Batch[] = [1, BULK];
 
 export const PIPELINE_GEOMETRY: Geometry = { size: 64, align: 64, boundary: 0 };
-/** Blocks of the pipeline's pool: what the ring holds, and what two workers keep at hand. */
+/** Blocks of the pipeline's pool: the capacity of the ring, and the magazines of two workers. */
 export const PIPELINE_BLOCKS = 4096;
-/** Blocks in one call of {@link give} or {@link take}: few, for the reason that warmUp in src/cli/speed.ts gives. */
+/** Blocks of one call of a {@link Half}: few, as explained at warmUp in src/cli/speed.ts. */
 export const PIPELINE_CALL: number = BULK;
 
-/** One worker's side of the pipeline; what it needs is made before the clock starts. */
+/** One worker's side of the pipeline. Created before the clock starts. */
 export interface PipelineSide {
   readonly pool: DmaPool;
   readonly shared: SharedPool;
@@ -91,7 +91,7 @@ export function createSide(pool: DmaPool, ring: SharedArrayBuffer): PipelineSide
   };
 }
 
-/** Both halves handle {@link PIPELINE_CALL} blocks. */
+/** One half of the pipeline; a call handles {@link PIPELINE_CALL} blocks. */
 export type Half = (side: PipelineSide) => void;
 
 function giveSingly({ pool, shared, writer, tickets }: PipelineSide): void {
@@ -120,7 +120,7 @@ function takeBulk({ pool, shared, reader, indices, tickets }: PipelineSide): voi
   pool.freeIndexBulk(indices, BULK);
 }
 
-/** What the first worker does, and what the second. */
+/** The halves: `give` runs in the first worker, `take` in the second. */
 export const HALVES: Readonly<Record<Batch, Readonly<Record<'give' | 'take', Half>>>> = {
   1: { give: giveSingly, take: takeSingly },
   32: { give: giveBulk, take: takeBulk },

@@ -1,7 +1,7 @@
-/** What the programs in JavaScript that are measured have in common. */
+/** Helpers of the measured JavaScript programs. */
 import { parseArgs } from 'node:util';
 
-/** Numbers from the command line, `--name N`, with their defaults. */
+/** Parses numbers from the command line, `--name N`, with defaults. */
 export function numbersFromArguments<N extends string>(defaults: Readonly<Record<N, number>>): Record<N, number> {
   const numbers: Record<N, number> = { ...defaults };
   const names = Object.keys(defaults) as N[];
@@ -12,12 +12,12 @@ export function numbersFromArguments<N extends string>(defaults: Readonly<Record
   return numbers;
 }
 
-/** Prints a value as a line of JSON, which the comparison reads. */
+/** Prints a value as a line of JSON for the comparison. */
 export function printLine(value: object): void {
   process.stdout.write(`${JSON.stringify(value)}\n`);
 }
 
-/** The runtime that runs this, for headings: `Node v20.20.2`, `Bun 1.3.0`. */
+/** Name and version of this runtime, for headings: `Node v20.20.2`, `Bun 1.3.0`. */
 export function runtimeName(): string {
   const { bun, deno } = process.versions as Readonly<Record<string, string | undefined>>;
   if (bun !== undefined) return `Bun ${bun}`;

@@ -1,4 +1,4 @@
-/** One thread of the crew of `npm run bench -- --workers N`: does its jobs as they come, and answers each one. */
+/** A thread of `npm run bench -- --workers N`: runs jobs in order and replies to each. */
 import { readFileSync } from 'node:fs';
 import { parentPort, workerData } from 'node:worker_threads';
 
@@ -18,10 +18,7 @@ import {
 import { Meeting } from './meeting.ts';
 import { type Batch, createSide, HALVES, type Half, PIPELINE_CALL, type PipelineSide } from './pipeline.ts';
 
-/**
- * Nanoseconds that this thread was ready to run but the system let others run instead; null where it does not say (not
- * Linux).
- */
+/** Nanoseconds that this thread was runnable without a CPU; null if the system does not report it (not Linux). */
 function delayNs(): number | null {
   try {
     return Number(readFileSync('/proc/thread-self/schedstat', 'utf8').split(' ')[1] ?? NaN);
@@ -48,7 +45,7 @@ const side = shared === null ? null : createSide(attachPool(shared.pipeline).poo
 const subjects = pools.map((pool, i) => ({ pool, blocks: data.shares[i]!, ...newBook() }));
 const pipeline: Readonly<Record<Batch, Book>> = { 1: newBook(), 32: newBook() };
 const held = createHeldBlocks();
-// Each thread's clock may begin with the thread; all of them tick alike.
+// The origin of the clock may differ between threads; the rate is the same.
 const clockOffset = performance.timeOrigin;
 
 function ownPools(): DmaPool[] {
@@ -56,7 +53,7 @@ function ownPools(): DmaPool[] {
   return createWorkloads(device).map(({ pool }) => pool);
 }
 
-/** As {@link readRounds}, of half a pipeline. */
+/** As {@link readRounds}, for half a pipeline. */
 function readCalls(half: Half, of: PipelineSide, calls: number): Reading {
   const before = usedHeapBytes();
   const start = now();
@@ -65,10 +62,10 @@ function readCalls(half: Half, of: PipelineSide, calls: number): Reading {
   return { start, end, pairs: calls * PIPELINE_CALL, heapGrowth: usedHeapBytes() - before };
 }
 
-/** Waiting for a processor for more than this part of the time tells more of others than of the pool. */
+/** Fraction of the time spent waiting for a CPU above which a repetition counts as disturbed. */
 const DISTURBED = 0.02;
 
-/** Begins with the others, times what `read` does, and files it. */
+/** Starts with the other threads, times `read`, and records its reading. */
 function timeTogether(job: { complete: number; counts: boolean }, book: Book, read: (empty: boolean) => Reading): Span {
   const empty = read(true);
   const before = delayNs();
@@ -122,7 +119,7 @@ async function perform(job: Job): Promise<Reply> {
 }
 
 parentPort!.on('message', (job: Job) => {
-  // What goes wrong here is the thread's uncaught error, and so the coordinator's.
+  // An error here is the thread's uncaught error, which the coordinator receives.
   void perform(job).then((reply) => {
     parentPort!.postMessage(reply);
   });

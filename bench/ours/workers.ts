@@ -1,7 +1,6 @@
 /**
- * Workers on one pool, threads on pools of their own beside them, and blocks that go from worker to worker.
- *
- * A program: prints one line of JSON.
+ * Measures workers on one pool, threads on their own pools for comparison, and blocks that pass from worker to worker.
+ * Prints one line of JSON.
  */
 import {
   BULK,
@@ -22,54 +21,54 @@ import { Meeting } from './meeting.ts';
 import { type Batch, BATCHES, createRing, PIPELINE_BLOCKS, PIPELINE_CALL, PIPELINE_GEOMETRY } from './pipeline.ts';
 import { numbersFromArguments, printLine, runtimeName } from './program.ts';
 
-/** Nanoseconds of wall time, divided by the pairs of all threads. */
+/** Nanoseconds of wall time over the pairs of all threads. */
 export interface WorkersResult extends Geometry {
   /** Blocks that all workers together hold at once. */
   readonly blocks: number;
   readonly shared: Sample;
-  /** One thread on a pool that is not shared, with all the blocks. */
+  /** One thread on an unshared pool, with all the blocks. */
   readonly unshared: Sample;
-  /** As many threads, each with its share of the blocks in a pool of its own: what the processors have to give. */
+  /** As many threads, each with its share of the blocks in its own pool: the capacity of these CPUs. */
   readonly apart: Sample;
-  /** What a pair takes the worker that does it: its own time by its own pairs, the mean of the workers; the median. */
+  /** Time of a pair in its worker: the worker's time over its pairs, mean of the workers, median of the repetitions. */
   readonly nsPerPairPerWorker: number;
-  /** Of the worker that leaves most; null where the runtime does not tell. */
+  /** Maximum of the workers; null where the runtime does not report it. */
   readonly garbageBytesPerPair: number | null;
 }
 
 /** Alloc and transfer in one worker, accept and free in another. */
 export interface PipelineResult {
-  /** Blocks that go from worker to worker together. */
+  /** Blocks that pass together. */
   readonly batch: Batch;
-  /** Wall time by the blocks that came through: a pair is a block here. */
+  /** Wall time over the transferred blocks: a pair is a block here. */
   readonly block: Sample;
   readonly garbageBytesPerBlock: number | null;
 }
 
 export interface WorkersLine {
   readonly runtime: string;
-  /** Least part of its repetitions, from 0 to 1, in which no worker waited for a processor. */
+  /** Minimum fraction of a figure's repetitions, 0 to 1, in which no worker waited for a CPU. */
   readonly undisturbed: number;
   readonly results: readonly WorkersResult[];
   readonly pipeline: readonly PipelineResult[];
 }
 
-/** Milliseconds of one repetition of the workload by some threads. */
+/** Milliseconds of one repetition. */
 interface Times {
-  /** From the first one's start to the last one's end. */
+  /** From the first start to the last end. */
   readonly wall: number;
-  /** Mean of what each took. */
+  /** Mean of the threads' times. */
   readonly own: number;
   readonly disturbed: boolean;
 }
 
-/** Milliseconds after which no further repetition begins. */
+/** Milliseconds after which no further repetition starts. */
 const BUDGET = 40_000;
 
-/** A median of fewer is none. */
+/** Minimum number of undisturbed repetitions for a median. */
 const FEWEST_GOOD = 3;
 
-/** The most that a worker keeps at hand by default. */
+/** Default magazine size of a worker. */
 const USUAL_MAGAZINE = 256;
 
 function share(device: Device, geometry: Geometry, maxBlocks: number, magazine?: number): SharedPoolHandle {
@@ -77,7 +76,7 @@ function share(device: Device, geometry: Geometry, maxBlocks: number, magazine?:
   return sharePool(pool, magazine === undefined ? {} : { magazine }).handle;
 }
 
-/** Has threads do timed jobs together. */
+/** Runs timed jobs on several threads at once. */
 class Stopwatch {
   readonly #crew: Crew;
   #arrivals = 0;
@@ -86,7 +85,7 @@ class Stopwatch {
     this.#crew = crew;
   }
 
-  /** The members begin at once, with the jobs that `jobFor` makes of the number of their meeting. */
+  /** Starts a job on each member at the same time; `jobFor` receives the number that completes the meeting. */
   async time(members: readonly number[], jobFor: (member: number, complete: number) => Job): Promise<Times> {
     const complete = (this.#arrivals += members.length);
     const spans = (await Promise.all(
@@ -102,14 +101,14 @@ class Stopwatch {
 }
 
 /**
- * Runs the workload of Linux's `dmapool_test` with N workers on one pool, with one thread on a pool of its own, and with
- * N threads that each have a pool of their own, in turns; then blocks go from worker to worker.
+ * Runs the workload of Linux's `dmapool_test` with N workers on one pool, with one thread on its own pool, and with N
+ * threads that each have a pool, in turns. Then runs the pipeline.
  *
- * Each worker has its share of the blocks, a Nth, as each thread of the C peer has: all begin together, allocate their
- * shares and free them, round after round. The pools have room for more than that, or what idles in one worker's
- * magazine would be missing in another's; no page more is opened for it than is needed. The lone threads have never met
- * a shared pool. All times are wall time, for waiting for each other is part of it. What other processes did is not:
- * repetitions in which a worker had to wait for a processor are left out, where the system tells and some are left.
+ * Each worker has an equal share of the blocks, like the threads of the C peer. All start together, allocate their
+ * shares and free them, round after round. The pools have room for the workers' magazines too: blocks idle in one
+ * magazine would otherwise be missing in another. This opens no unneeded page. The threads with their own pools have
+ * never attached to a shared one. All times are wall time, because the threads' waits for each other count. Waits for a
+ * CPU do not: such repetitions are excluded where the system reports them and enough remain.
  */
 async function measureWorkers(): Promise<WorkersLine> {
   const settings = numbersFromArguments({ workers: 2, magazine: NaN, rounds: 100, repetitions: 15, warmup: 5 });
@@ -124,7 +123,7 @@ async function measureWorkers(): Promise<WorkersLine> {
   );
   const pools = { handles, pipeline: share(device, PIPELINE_GEOMETRY, PIPELINE_BLOCKS), ring: createRing() };
   const meeting = Meeting.createBuffer();
-  // The pipeline takes two, also where one worker does all the rest.
+  // The pipeline needs two workers, even if one runs the rest.
   const threads = Math.max(workers, 2);
   const apart = Array.from({ length: workers }, (_, lone) => threads + lone);
   const together = Array.from({ length: workers }, (_, worker) => worker);
@@ -194,13 +193,13 @@ async function measureWorkers(): Promise<WorkersLine> {
   };
 }
 
-/** All repetitions that nothing disturbed; all there are if too few are left. */
+/** The undisturbed repetitions; all of them if too few are undisturbed. */
 function quiet(times: readonly Times[]): readonly Times[] {
   const undisturbed = times.filter(({ disturbed }) => !disturbed);
   return undisturbed.length >= FEWEST_GOOD ? undisturbed : times;
 }
 
-/** Nanoseconds a pair or block. */
+/** Nanoseconds per pair or block. */
 function figures(times: readonly Times[], count: number): Sample {
   return sampleOf(quiet(times).map(({ wall }) => (wall * 1e6) / count));
 }

@@ -4,10 +4,10 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-/** The sources stay in the checkout: seen from dist/bench/peers/ they are here. */
+/** The C sources in the checkout, relative to dist/bench/peers/. */
 const SOURCES = fileURLToPath(new URL('../../../bench/peers/', import.meta.url));
 
-/** A compiled program in a temporary folder, which goes when this is disposed of. */
+/** A compiled program in a temporary folder. Disposal removes the folder. */
 export class CompiledPeer implements Disposable {
   readonly path: string;
   readonly #folder: string;
@@ -26,7 +26,7 @@ function has(program: string): boolean {
   return spawnSync(program, ['--version'], { stdio: 'ignore' }).status === 0;
 }
 
-/** A line of text in place of a peer; an error then if `DMAPOOL_REQUIRE_TOOLS=1`. */
+/** Returns the message in place of a peer. Throws if `DMAPOOL_REQUIRE_TOOLS=1`. */
 function missing(message: string): string {
   if (process.env['DMAPOOL_REQUIRE_TOOLS'] === '1') throw new Error(message);
   return message;
@@ -45,25 +45,25 @@ function compile(what: string, compiler: string, sources: readonly string[], fla
 }
 
 /**
- * Compiles the C peer with `$CC`, or `cc`. Returns a line of text that says why where there is no compiler; throws
- * then if `DMAPOOL_REQUIRE_TOOLS=1`, and always if the compiler refuses the program.
+ * Compiles the C peer with `$CC`, or `cc`. Without a compiler it returns the reason, or throws if
+ * `DMAPOOL_REQUIRE_TOOLS=1`. Throws if compilation fails.
  */
 export function compileIntrusivePool(): CompiledPeer | string {
   const compiler = process.env['CC'] ?? 'cc';
   if (!has(compiler)) {
-    return missing(`no C compiler (${compiler}): the C peer is left out; install gcc or clang, or set CC`);
+    return missing(`no C compiler (${compiler}): the C peer is skipped; install gcc or clang, or set CC`);
   }
-  // Two translation units and no link-time optimization: the pool is called, as a kernel's is by a driver's module.
+  // Two translation units without link-time optimization: calls cross a module border, as in a kernel.
   return compile('the C peer', compiler, ['intrusive-pool.c', 'intrusive-bench.c'], ['-std=c11', '-pthread']);
 }
 
-/** Compiles the DPDK peer; as {@link compileIntrusivePool}, also where DPDK is missing. */
+/** Compiles the DPDK peer, as {@link compileIntrusivePool}; also handles missing DPDK. */
 export function compileMempool(): CompiledPeer | string {
   const compiler = process.env['CC'] ?? 'cc';
   const { status, stdout } = spawnSync('pkg-config', ['--cflags', '--libs', 'libdpdk'], { encoding: 'utf8' });
   if (!has(compiler) || status !== 0) {
     return missing(
-      `no DPDK (pkg-config libdpdk): its rte_mempool is left out; on Debian, apt install gcc pkg-config libdpdk-dev`,
+      `no DPDK (pkg-config libdpdk): rte_mempool is skipped; on Debian, apt install gcc pkg-config libdpdk-dev`,
     );
   }
   return compile('the DPDK peer', compiler, ['mempool-bench.c'], ['-std=gnu11', ...stdout.trim().split(/\s+/)]);

@@ -1,8 +1,9 @@
 /**
- * The floor: the least that a pool in JavaScript can do. Free indices in an array, `push` and `pop`; no checks,
- * no addresses, no state, no statistics. Not a pool to use, but what its time is, no pool of indices goes below by much.
+ * The lower bound for a pool in JavaScript: free indices in an array, `push` and `pop`, without checks, addresses,
+ * state or statistics. Not usable as a pool; no index pool can be much faster.
  *
- * Run as a program of its own, so that the engine compiles it for nothing else. Prints a line of JSON for each geometry.
+ * Runs as its own program, so that the engine compiles the array for this use only. Prints a line of JSON for each
+ * geometry.
  */
 import {
   BULK,
@@ -45,7 +46,7 @@ const subjects = USED_GEOMETRIES.map((geometry) => {
   return { geometry, blocks, pool: new IndexArray(blocks), times: [] as number[] };
 });
 
-// Short calls first, for the reason that warmUp gives.
+// Short calls first, as explained at warmUp.
 for (let call = 0; call < WARM_CALLS; call++) {
   for (const { pool } of subjects) round(pool, held, BULK);
 }

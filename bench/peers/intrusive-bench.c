@@ -1,13 +1,13 @@
 /*
- * The workload of Linux's dmapool_test on the intrusive pool: the same geometries, blocks, rounds and order
- * as bench/ours/ runs on dmapool, eight pools alive.
+ * The workload of Linux's dmapool_test on the intrusive pool: the same geometries, blocks, rounds and order as
+ * bench/ours/ runs on dmapool, with eight pools alive.
  *
  *     intrusive-bench [--threads N] [--rounds N] [--repetitions N] [--warmup N]
  *
- * Prints one JSON object a line: first the cost of this CPU's locked operations, then one for each geometry.
- * With threads, each has its own share of the blocks, and nsPerPair is wall time over the pairs of all. Repetitions in
- * which a thread had to wait for a processor are left out, unless fewer than three remain, as bench/ours/ does: while one
- * thread is off its processor, the other has the lock to itself.
+ * Prints one JSON object a line: first the cost of this CPU's locked operations, then one for each geometry. With
+ * threads, each has an equal share of the blocks, and nsPerPair is wall time over the pairs of all. As in bench/ours/,
+ * repetitions in which a thread waited for a CPU are excluded, unless fewer than three remain: while one thread is off
+ * its CPU, the other has no contention.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -19,7 +19,7 @@
 #include "spinlock.h"
 #include "workload.h"
 
-/* What a driver keeps of a block. */
+/* A driver's record of a block. */
 struct held {
   void *vaddr;
   dma_addr_t dma;
@@ -44,7 +44,7 @@ struct job {
   double delay_ns;
 };
 
-/* How long this thread was ready to run and had no processor, since it began (proc(5), schedstat). */
+/* Nanoseconds that this thread was runnable without a CPU, since its start (proc(5), schedstat). */
 static double delay_ns(void) {
   char text[128];
   int fd = open("/proc/thread-self/schedstat", O_RDONLY);
@@ -66,15 +66,14 @@ static void *run_job(void *argument) {
   return NULL;
 }
 
-/* Waiting for a processor for more than this part of the time tells more of others than of the pool. */
+/* Fraction of the time spent waiting for a CPU above which a repetition counts as disturbed. */
 #define DISTURBED 0.02
-/* A median of fewer is none. */
+/* Minimum number of undisturbed repetitions for a median. */
 enum { FEWEST_GOOD = 3 };
 
 /*
- * Time of one repetition. One thread is the program's own, and its time is the processor time it used: what other
- * processes did on our processor is not the pool's. Of several threads it is wall time, since waiting for each other
- * is what is measured.
+ * Time of one repetition. One thread is the program's own and is measured in CPU time, which excludes other processes.
+ * Several threads are measured in wall time, which includes their waits for each other.
  */
 static double repetition_ns(struct intrusive_pool *pool, struct held *held, size_t share, int rounds, int threads,
                             int *disturbed) {
@@ -118,7 +117,7 @@ static double locked_exchange_ns(void) {
   return (read_ns(CLOCK_THREAD_CPUTIME_ID) - start) / OPERATIONS;
 }
 
-/* One acquire and one release of the pool's own kind of lock, with nothing between. */
+/* One acquire and one release of the pool's lock, with nothing in between. */
 static double lock_unlock_ns(void) {
   static _Alignas(64) struct spinlock lock;
   double start = read_ns(CLOCK_THREAD_CPUTIME_ID);
@@ -140,7 +139,7 @@ int main(int argc, char **argv) {
 
   struct intrusive_pool *pools[POOLS];
   double *ns[POOLS];
-  /* Those that nothing disturbed come first. */
+  /* Undisturbed repetitions are at the front. */
   int good[POOLS] = {0};
   struct held *held = calloc(MAX_BLOCKS, sizeof *held);
   if (held == NULL) fail("out of memory");

@@ -1,5 +1,5 @@
-/* See intrusive-pool.h for what this is. A translation unit of its own, so that callers call it as a
- * driver calls an exported kernel function: nothing is inlined into, or specialised for, the benchmark. */
+/* See intrusive-pool.h. A separate translation unit: the benchmark calls the pool as a driver calls an exported kernel
+ * function, without inlining or specialization. */
 #define _GNU_SOURCE
 #include "intrusive-pool.h"
 
@@ -11,10 +11,10 @@
 enum { PAGE_BYTES = 4096 };
 #define HUGE_PAGE_BYTES ((size_t)2 << 20)
 #define REGION_BYTES ((size_t)256 << 20)
-/* A device sees memory at another address than the CPU does. */
+/* Base of DMA addresses, which differ from CPU addresses. */
 #define DMA_BASE ((dma_addr_t)1 << 32)
 
-/* What a free block holds; a block in a driver's hands holds the driver's bytes. */
+/* Contents of a free block. An allocated block holds the driver's data. */
 struct free_block {
   struct free_block *next;
   dma_addr_t dma;
@@ -28,7 +28,7 @@ struct page {
 
 struct intrusive_pool {
   struct page *page_list;
-  /* From here to `pages` is all that alloc and free touch. */
+  /* Alloc and free access the fields from here to `pages` only. */
   struct spinlock lock;
   struct free_block *free;
   size_t active;
@@ -39,14 +39,14 @@ struct intrusive_pool {
   size_t boundary;
 };
 
-/* ---- coherent memory: one region, handed out in ascending order -------------------------------- */
+/* ---- coherent memory: one region, allocated in ascending order --------------------------------- */
 
 static struct spinlock region_lock;
 static unsigned char *region;
 static size_t region_used;
 
-/* Huge pages where the system has them: a kernel reaches its memory through a direct map of huge pages,
- * so it pays no TLB misses for it, and neither shall this. */
+/* Uses huge pages if available: a kernel accesses its memory through a direct map of huge pages and has few TLB
+ * misses. */
 static unsigned char *reserve_region(void) {
   unsigned char *raw = mmap(NULL, REGION_BYTES + HUGE_PAGE_BYTES, PROT_READ | PROT_WRITE,
                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -104,13 +104,13 @@ void intrusive_pool_destroy(struct intrusive_pool *pool) {
   free(pool);
 }
 
-/* Offset of the block that comes next at or after `offset`: never one that crosses a boundary. */
+/* Offset of the next block at or after `offset` that crosses no boundary. */
 static size_t place(const struct intrusive_pool *pool, size_t offset) {
   size_t room = pool->boundary - offset % pool->boundary;
   return room < pool->size ? offset + room : offset;
 }
 
-/* Cuts a new page and puts its blocks, in ascending order, before what is on the list. Called with the lock. */
+/* Cuts a new page and puts its blocks, in ascending order, at the front of the free list. The caller holds the lock. */
 static void add_page(struct intrusive_pool *pool, struct page *page) {
   struct free_block *after = pool->free;
   struct free_block **link = &pool->free;
@@ -146,7 +146,7 @@ static inline struct free_block *pop(struct intrusive_pool *pool) {
   return block;
 }
 
-/* Out of line, so that the common path keeps its registers. */
+/* Not inlined, which saves registers in the common path. */
 static __attribute__((noinline)) struct free_block *pop_from_new_page(struct intrusive_pool *pool) {
   struct page *page = new_page(pool);
   if (page == NULL) return NULL;

@@ -1,11 +1,12 @@
 /*
- * The workload of Linux's dmapool_test on DPDK's rte_mempool, with a cache of 256 objects for the thread: one by one,
- * and 32 at a time. The same geometries, blocks, rounds and order as bench/ours/ runs on dmapool, eight pools alive.
+ * The workload of Linux's dmapool_test on DPDK's rte_mempool with a cache of 256 objects for the thread: single
+ * objects, and bulks of 32. The same geometries, blocks, rounds and order as bench/ours/ runs on dmapool, with eight
+ * pools alive.
  *
  *     mempool-bench [--rounds N] [--repetitions N] [--warmup N]
  *
- * A mempool knows no boundary and gives no device address at a get; sizes are padded to cache lines by its own rules.
- * So this compares the cost of calls, not of equal guarantees. Prints one JSON object a line, one for each geometry.
+ * A mempool has no boundary and returns no device address; it pads sizes to cache lines. So this compares the cost of
+ * calls, not equal guarantees. Prints one JSON object a line, one for each geometry.
  */
 #define _GNU_SOURCE
 #include <rte_eal.h>
@@ -15,7 +16,7 @@
 
 enum { CACHE = 256, BULK = 32 };
 
-/* Processor time: what other processes did on our processor is not the pool's. */
+/* CPU time, which excludes other processes. */
 static double cpu_ns(void) { return read_ns(CLOCK_THREAD_CPUTIME_ID); }
 
 static void run_single(struct rte_mempool *pool, void **held, size_t blocks, int rounds) {
@@ -49,7 +50,7 @@ int main(int argc, char **argv) {
   for (int p = 0; p < POOLS; p++) {
     char name[16];
     snprintf(name, sizeof name, "pool%d", p);
-    /* Room for the cache beside what is held: it may keep one and a half times its size. */
+    /* Extra room for the cache, which may hold one and a half times its size. */
     unsigned objects = (unsigned)blocks_for(geometries[p].size) + 2 * CACHE;
     pools[p] = rte_mempool_create(name, objects, (unsigned)geometries[p].size, CACHE, 0, NULL, NULL, NULL, NULL, 0, 0);
     single[p] = malloc(sizeof *single[p] * (size_t)repetitions);

@@ -1,8 +1,8 @@
 /*
- * A test-and-test-and-set spinlock. To acquire: one locked compare-exchange; while somebody else has
- * the lock, wait with plain loads and the CPU's pause hint, so that the line stays shared until it is
- * worth trying again. To release: a plain store (on x86, stores are releases). Uncontended it costs one
- * locked operation, which is the least any lock of this kind can cost and what Linux's costs.
+ * A test-and-test-and-set spinlock. Acquire: one locked compare-exchange; under contention it polls with plain loads
+ * and the CPU's pause hint, which keeps the cache line shared until the lock is free. Release: a plain store (on x86,
+ * stores are releases). Uncontended it costs one locked operation, the minimum for such a lock, and the cost of
+ * Linux's.
  */
 #ifndef SPINLOCK_H
 #define SPINLOCK_H

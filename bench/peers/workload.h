@@ -1,4 +1,4 @@
-/* The workload of Linux's dmapool_test, and what the programs that run it have in common. */
+/* The workload of Linux's dmapool_test, and helpers of the programs that run it. */
 #ifndef WORKLOAD_H
 #define WORKLOAD_H
 
@@ -12,7 +12,7 @@ struct geometry {
   int reported;
 };
 
-/* Keep equal to KERNEL_GEOMETRIES in src/cli/speed.ts. */
+/* Must match USED_GEOMETRIES in src/cli/speed.ts. */
 static const struct geometry geometries[] = {
     {16, 16, 0, 1},     {64, 64, 0, 1},    {256, 256, 0, 1}, {1024, 1024, 0, 1},
     {4096, 4096, 0, 1}, {68, 32, 4096, 1}, {32, 32, 0, 0},   {192, 64, 0, 0},
@@ -40,7 +40,7 @@ static inline int ascending(const void *a, const void *b) {
   return (x > y) - (x < y);
 }
 
-/* The value after `name` among the arguments, a whole number from 1; or `value`. */
+/* Parses the option `name`, a whole number from 1; `value` is the default. */
 static inline int option(int argc, char **argv, const char *name, int value) {
   for (int i = 1; i < argc; i += 2) {
     if (strcmp(argv[i], name) != 0) continue;
