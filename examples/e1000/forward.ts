@@ -1,8 +1,8 @@
 /**
- * A forwarder, like ixy-fwd: what comes in at one card goes out at another, or at the same one.
+ * A forwarder, like ixy-fwd: sends packets received on one card out of another, or out of the same one.
  *
- * Back out at the same card a packet is never copied. To another card it is, once: a page of memory serves one device
- * only, for that is what an IOMMU can protect.
+ * The same card sends a packet from its receive buffer. Another card needs one copy: a page of memory belongs to one
+ * device, since an IOMMU protects whole pages.
  */
 import { DmaArgumentError } from 'dmapool';
 import { checkBytes, checkInteger, checkSignal, type OptionNames, readOptions } from 'dmapool/arguments';
@@ -10,39 +10,39 @@ import type { E1000, Packet } from 'dmapool/drivers/e1000';
 import { setImmediate as turn } from 'node:timers/promises';
 import { checkCard, Watchdog } from './traffic.ts';
 
-/** How to forward. */
+/** Options of {@link forward}. */
 export interface ForwardOptions {
-  /** How many packets. Default: until the signal. */
+  /** Number of packets. Default: no limit. */
   readonly packets?: number;
-  /** New destination address of each packet, 6 bytes. Default: where it came from. */
+  /** New destination address of each packet, 6 bytes. Default: its source address. */
   readonly destination?: Uint8Array;
-  /** Packets moved at one time, 1 to 1024. Default 64. */
+  /** Packets in a batch, 1 to 1024. Default 64. */
   readonly batch?: number;
-  /** Ends the forwarding. */
+  /** Stops forwarding. */
   readonly signal?: AbortSignal;
 }
 
-/** What was forwarded. */
+/** Result of {@link forward}. */
 export interface ForwardReport {
-  /** Packets that the outgoing card was given. */
+  /** Packets passed to the outgoing card. */
   readonly packets: number;
-  /** Their bytes, without Ethernet checksums. */
+  /** Their bytes, without the Ethernet checksum. */
   readonly bytes: number;
 }
 
 const OPTIONS: OptionNames<ForwardOptions> = { packets: true, destination: true, batch: true, signal: true };
 const MAX_BATCH = 1024;
-/** After so many looks at an empty ring it is time to sleep until an interrupt. */
-const PATIENCE = 64;
+/** Number of polls of an empty ring before it waits for an interrupt. */
+const MAX_IDLE_POLLS = 64;
 
 /**
- * Forwards packets. When the outgoing card can't keep up, they wait, and in the end the incoming one drops what comes.
+ * Forwards packets. When the outgoing card can't keep up, the incoming one drops packets once its ring is full.
  *
- * @param from Where packets come in.
- * @param to Where they go out.
- * @param options How many, until when, and to whom.
- * @throws `DmaArgumentError`; {@link E1000Error} `ERR_DMAPOOL_E1000_TIMEOUT` when nothing can be sent, or received for want of a
- *   buffer, for 5 seconds; what `receive` and `transmit` throw. Packets under way are free then.
+ * @param from The incoming card.
+ * @param to The outgoing card.
+ * @param options Number of packets, destination, batch size and abort signal.
+ * @throws `DmaArgumentError`; {@link E1000Error} `ERR_DMAPOOL_E1000_TIMEOUT` when no packet can be sent, or received
+ *   for want of a buffer, for 5 seconds; errors of `receive` and `transmit`. Packets in transit are then freed.
  *
  * @example
  * ```ts
@@ -60,7 +60,7 @@ const PATIENCE = 64;
 export async function forward(from: E1000, to: E1000, options: ForwardOptions = {}): Promise<ForwardReport> {
   const { packets = Infinity, destination, batch: most = 64, signal } = readOptions('options', options, OPTIONS);
   if (packets !== Infinity && (!Number.isInteger(packets) || packets < 0)) {
-    throw new DmaArgumentError('packets', packets, 'a whole number from 0 up');
+    throw new DmaArgumentError('packets', packets, 'a whole number, 0 or more');
   }
   if (destination !== undefined) checkBytes('destination', destination, 6, 6);
   checkInteger('batch', most, 1, MAX_BATCH);
@@ -76,14 +76,14 @@ export async function forward(from: E1000, to: E1000, options: ForwardOptions = 
   while (forwarded < packets && signal?.aborted !== true) {
     const count = from.receive(batch, Math.min(most, packets - forwarded));
     if (count === 0) {
-      // What came waits for a buffer, which is somebody else's to free.
+      // Received packets wait for a buffer, which other code must free.
       if (from.starving) {
         await watchdog.turn('no buffer came free');
         continue;
       }
       watchdog.progress();
-      // Looking costs nothing but this processor's time; interrupts cost time for each packet that is waited for.
-      if (++idle < PATIENCE) await turn();
+      // Poll first: an interrupt would add latency to each packet.
+      if (++idle < MAX_IDLE_POLLS) await turn();
       else await sleep(from, signal);
       continue;
     }
@@ -115,13 +115,13 @@ export async function forward(from: E1000, to: E1000, options: ForwardOptions = 
   return { packets: forwarded, bytes };
 }
 
-/** Puts copies of `batch[0..count)` in buffers of the other card in their place. */
+/** Replaces `batch[0..count)` with copies in buffers of the other card. */
 async function moveBatch(batch: Packet[], count: number, to: E1000, watchdog: Watchdog): Promise<void> {
   for (let i = 0; i < count; i++) {
     const packet = batch[i]!;
     let copy = to.packets.tryAlloc();
     while (copy === null) {
-      // All buffers are under way, or the user's; looking for those that are out frees them.
+      // All buffers are in flight or held by the user. tryAlloc() reclaims those that were sent.
       if (to.transmitting > 0) await watchdog.turn('the card sent nothing');
       else await watchdog.turn('no buffer came free');
       copy = to.packets.tryAlloc();
@@ -137,7 +137,7 @@ async function sleep(nic: E1000, signal: AbortSignal | undefined): Promise<void>
   try {
     await nic.waitForPackets(signal === undefined ? {} : { signal });
   } catch (error) {
-    // That it shall end is no failure.
+    // An abort is not a failure.
     if (signal?.aborted !== true || error !== signal.reason) throw error;
   }
 }

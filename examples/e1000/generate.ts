@@ -1,43 +1,43 @@
-/** A packet generator, like ixy-pktgen: sends numbered packets of random sizes as fast as it may. */
+/** A packet generator, like ixy-pktgen: sends numbered packets of random sizes at full speed. */
 import { DmaArgumentError } from 'dmapool';
 import { checkBytes, checkFunction, checkSignal, type OptionNames, readOptions } from 'dmapool/arguments';
 import type { E1000, Packet } from 'dmapool/drivers/e1000';
 import { setImmediate as turn } from 'node:timers/promises';
-import { checkCard, fillPacket, LEAST_BYTES, MOST_BYTES, sizeOf, Watchdog } from './traffic.ts';
+import { checkCard, fillPacket, MAX_BYTES, MIN_BYTES, sizeOf, Watchdog } from './traffic.ts';
 
-/** What to send. */
+/** Options of {@link generate}. */
 export interface GenerateOptions {
-  /** How many packets, 0 to 2^32-1. Default: until the signal. */
+  /** Number of packets, 0 to 2^32-1. Default: 2^32-1. */
   readonly packets?: number;
-  /** Bytes of a packet at least, without the Ethernet checksum: 60 (the default) to 1514. */
+  /** Minimum bytes of a packet, without the Ethernet checksum: 60 (the default) to 1514. */
   readonly minSize?: number;
-  /** Bytes of a packet at most: up to 1514, the default. */
+  /** Maximum bytes of a packet, up to 1514, the default. */
   readonly maxSize?: number;
-  /** Number of the stream, 0 (the default) to 65535: to tell senders apart. */
+  /** Number of the stream, 0 (the default) to 65535; distinguishes senders. */
   readonly stream?: number;
-  /** For whom: 6 bytes. Default: everybody. */
+  /** Destination address, 6 bytes. Default: broadcast. */
   readonly destination?: Uint8Array;
   /**
-   * How many packets the receiver has dealt with so far. With it, the sender stays at most `window` ahead of that: a
-   * wire has no other brake, and what a receiver is too slow for is lost. The window is to be smaller than the receive
-   * ring, by 64 or more.
+   * Returns the number of packets that the receiver has processed. The sender then stays at most `window` packets
+   * ahead. Ethernet has no other flow control here: a slow receiver loses packets. The window must be smaller than the
+   * receive ring by at least 64.
    */
   readonly acknowledged?: () => number;
   /** Default 256. */
   readonly window?: number;
-  /** Packets handed to the card at one time, 1 to 1024. Default 64. */
+  /** Packets in a batch, 1 to 1024. Default 64. */
   readonly batch?: number;
-  /** Ends the sending. */
+  /** Stops sending. */
   readonly signal?: AbortSignal;
-  /** Told now and then how many were sent. */
+  /** Called after each batch with the number of packets sent. */
   readonly onProgress?: (sent: number) => void;
 }
 
-/** What was sent. */
+/** Result of {@link generate}. */
 export interface GenerateReport {
-  /** Packets that are out. */
+  /** Packets sent. */
   readonly packets: number;
-  /** Their bytes, without Ethernet checksums. */
+  /** Their bytes, without the Ethernet checksum. */
   readonly bytes: number;
 }
 
@@ -53,17 +53,17 @@ const OPTIONS: OptionNames<GenerateOptions> = {
   signal: true,
   onProgress: true,
 };
-const EVERYBODY = new Uint8Array(6).fill(0xff);
+const BROADCAST = new Uint8Array(6).fill(0xff);
 const MAX_PACKETS = 2 ** 32 - 1;
 const MAX_BATCH = 1024;
 
 /**
- * Sends packets that a {@link TrafficMeter} can check. Returns when all are out.
+ * Sends packets that a {@link TrafficMeter} can check. Resolves when all are sent.
  *
- * @param nic Where to send.
- * @param options What, how much and to whom.
- * @throws `DmaArgumentError`; {@link E1000Error} `ERR_DMAPOOL_E1000_TIMEOUT` when nothing moves for 5 seconds; what `transmit`
- *   and `drain` throw. Its packets are free then, or the card's.
+ * @param nic The card.
+ * @param options Number, sizes, destination and pacing of the packets.
+ * @throws `DmaArgumentError`; {@link E1000Error} `ERR_DMAPOOL_E1000_TIMEOUT` after 5 seconds without progress; errors
+ *   of `transmit` and `drain`. Packets that the card does not own are then freed.
  *
  * @example
  * ```ts
@@ -115,7 +115,7 @@ export async function generate(nic: E1000, options: GenerateOptions = {}): Promi
       await turn();
       continue;
     }
-    // No buffer is free, or there is no credit. Looking for packets that are out frees their buffers.
+    // No buffer is free, or there is no credit. tryAlloc() reclaims the buffers of sent packets.
     if (nic.transmitting === 0 && wanted > 0) await watchdog.turn('no buffer came free');
     else await watchdog.turn('the receiver acknowledged nothing');
   }
@@ -127,12 +127,12 @@ type WithDefault = 'packets' | 'minSize' | 'maxSize' | 'stream' | 'destination' 
 
 function check(options: GenerateOptions): GenerateOptions & Required<Pick<GenerateOptions, WithDefault>> {
   const given = readOptions('options', options, OPTIONS);
-  const { packets = MAX_PACKETS, minSize = LEAST_BYTES, maxSize = MOST_BYTES, stream = 0 } = given;
-  const { destination = EVERYBODY, window = 256, batch = 64, acknowledged, signal, onProgress } = given;
+  const { packets = MAX_PACKETS, minSize = MIN_BYTES, maxSize = MAX_BYTES, stream = 0 } = given;
+  const { destination = BROADCAST, window = 256, batch = 64, acknowledged, signal, onProgress } = given;
   const ranges: readonly (readonly [string, number, number, number])[] = [
     ['packets', packets, 0, MAX_PACKETS],
-    ['minSize', minSize, LEAST_BYTES, MOST_BYTES],
-    ['maxSize', maxSize, minSize, MOST_BYTES],
+    ['minSize', minSize, MIN_BYTES, MAX_BYTES],
+    ['maxSize', maxSize, minSize, MAX_BYTES],
     ['stream', stream, 0, 0xffff],
     ['window', window, 1, MAX_PACKETS],
     ['batch', batch, 1, MAX_BATCH],

@@ -1,44 +1,44 @@
 /**
- * What the programs send, so that the other end can tell what was lost or changed:
+ * Format of the test packets, which lets the receiver detect loss and corruption:
  *
  *     0   destination, source      6 bytes each
  *     12  type 0x88b5              for experiments (IEEE 802, 9.2)
- *     14  stream                   2 bytes, little-endian as all that follows
- *     16  sequence number          4 bytes, from 0 on
- *     20  check                    4 bytes, over stream, sequence, length and all that follows
- *     24  bytes that look random, made from stream and sequence
+ *     14  stream                   2 bytes; this field and the following are little-endian
+ *     16  sequence number          4 bytes, from 0
+ *     20  checksum                 4 bytes, over stream, sequence, length and payload
+ *     24  payload                  pseudo-random, seeded with stream and sequence
  */
 import { DmaArgumentError } from 'dmapool';
 import { checkInteger, isInstance } from 'dmapool/arguments';
 import { E1000, E1000Error, type Packet } from 'dmapool/drivers/e1000';
 import { setImmediate as turn } from 'node:timers/promises';
 
-/** Bytes of the smallest packet with all of this, and of the largest: Ethernet's own limits without its checksum. */
-export const LEAST_BYTES = 60;
-export const MOST_BYTES = 1514;
+/** Minimum and maximum bytes of a packet: Ethernet's limits without the checksum. */
+export const MIN_BYTES = 60;
+export const MAX_BYTES = 1514;
 
 const TYPE_OFFSET = 12;
 const TYPE_WORD = 0xb588;
 const PAYLOAD_WORD = 6;
 
-/** One step of Marsaglia's xorshift with the triple 13, 17, 5: every number but 0 comes once in 2^32 - 1. */
+/** One step of Marsaglia's xorshift with the triple 13, 17, 5: a permutation of period 2^32 - 1 on non-zero numbers. */
 function scramble(x: number): number {
   x ^= x << 13;
   x ^= x >>> 17;
   return x ^ (x << 5);
 }
 
-/** Start of the random numbers of one packet; never 0. */
+/** Seed of a packet's random numbers; never 0. */
 function seedOf(stream: number, sequence: number): number {
   return (Math.imul(sequence + 1, 0x9e37_79b1) ^ Math.imul(stream + 1, 0x85eb_ca6b)) | 1;
 }
 
-/** One step of the check (FNV-1a, a word at a time): two packets that differ in one word never have the same. */
+/** One step of the checksum (FNV-1a on words): packets that differ in one word have different checksums. */
 function mix(check: number, word: number): number {
   return Math.imul(check ^ word, 0x0100_0193);
 }
 
-/** The check of what is in the packet. */
+/** Computes a packet's checksum. */
 function checkOf(packet: Packet): number {
   const { words, bytes, length } = packet;
   let check = mix(mix(mix(0x811c_9dc5, words[3]! >>> 16), words[4]!), length);
@@ -48,13 +48,13 @@ function checkOf(packet: Packet): number {
   return check;
 }
 
-/** Bytes of a packet of a stream: from `least` to `most`, each equally often. */
+/** Size of a packet of a stream in bytes: uniformly distributed from `least` to `most`. */
 export function sizeOf(stream: number, sequence: number, least: number, most: number): number {
   const random = scramble(scramble(seedOf(stream, sequence))) >>> 0;
   return least + (random % (most - least + 1));
 }
 
-/** Fills a packet of `length` bytes. @param stream 0 to 65535. @param sequence 0 to 2^32-1. */
+/** Fills a packet with `length` bytes. @param stream 0 to 65535. @param sequence 0 to 2^32-1. */
 export function fillPacket(
   packet: Packet,
   length: number,
@@ -80,24 +80,24 @@ export function fillPacket(
   words[5] = checkOf(packet);
 }
 
-/** What a {@link TrafficMeter} saw. */
+/** Result of a {@link TrafficMeter}. */
 export interface TrafficReport {
-  /** Packets that were whole. */
+  /** Intact packets. */
   readonly packets: number;
   /** Their bytes. */
   readonly bytes: number;
-  /** Sequence numbers that did not come at all. */
+  /** Sequence numbers not received. */
   readonly lost: number;
-  /** Packets whose check is wrong, or that are none of ours. */
+  /** Packets with a wrong checksum or another format. */
   readonly changed: number;
-  /** Packets that came after one with a higher number. */
+  /** Packets received after one with a higher number. */
   readonly late: number;
-  /** Packets that came a second time. */
+  /** Packets received a second time. */
   readonly repeated: number;
 }
 
 /**
- * Checks the packets of one stream as they come.
+ * Checks the received packets of one stream.
  *
  * @example
  * ```ts
@@ -127,20 +127,20 @@ export class TrafficMeter {
   #changed = 0;
   #late = 0;
   #repeated = 0;
-  /** Numbers below the next one that did not come: from `starts[i]` to before `ends[i]`, ascending. */
+  /** Missing numbers below `#next`: ranges from `starts[i]` up to, not including, `ends[i]`, ascending. */
   readonly #starts: number[] = [];
   readonly #ends: number[] = [];
 
-  /** @param stream The number that `generate` was given. */
+  /** @param stream The `stream` option of `generate`. */
   constructor(stream = 0) {
     checkInteger('stream', stream, 0, 0xffff);
     this.#stream = stream;
   }
 
-  /** Looks at `packet`. Returns whether it is whole and of this stream. */
+  /** Checks `packet`. Returns true if it is intact and of this stream. */
   count(packet: Packet): boolean {
     const { words, length } = packet;
-    const ours = length >= LEAST_BYTES && words[3] === (TYPE_WORD | (this.#stream << 16)) >>> 0;
+    const ours = length >= MIN_BYTES && words[3] === (TYPE_WORD | (this.#stream << 16)) >>> 0;
     if (!ours || words[5] !== checkOf(packet) >>> 0) {
       this.#changed++;
       return false;
@@ -161,13 +161,13 @@ export class TrafficMeter {
     return true;
   }
 
-  /** A number of before came: true if it was missing. */
+  /** Removes a number from the missing ones. Returns false if it was not missing. */
   #fillGap(sequence: number): boolean {
     const i = this.#ends.findIndex((end) => sequence < end);
     const start = this.#starts[i];
     const end = this.#ends[i];
     if (start === undefined || end === undefined || sequence < start) return false;
-    // What is left of the gap: before the number, and behind it.
+    // The remaining parts of the gap, before and after the number.
     const rest = [
       [start, sequence],
       [sequence + 1, end],
@@ -177,14 +177,14 @@ export class TrafficMeter {
     return true;
   }
 
-  /** Packets that were whole. */
+  /** Intact packets. */
   get packets(): number {
     return this.#packets;
   }
 
   /**
-   * What was seen so far.
-   * @param sent How many the other end sent, if it has ended: then those missing at the end are lost too.
+   * Returns the counts so far.
+   * @param sent Number of packets sent, if the sender has finished: packets missing at the end then count as lost.
    */
   report(sent: number = this.#next): TrafficReport {
     checkInteger('sent', sent, 0, Number.MAX_SAFE_INTEGER);
@@ -202,7 +202,7 @@ export class TrafficMeter {
 /** Milliseconds without progress after which a program gives up. */
 const PROGRESS_TIMEOUT = 5000;
 
-/** Ends a program that does not get on: a wait without an end is a hang. */
+/** Aborts a program that makes no progress. */
 export class Watchdog {
   readonly #address: string;
   #since = performance.now();
@@ -211,12 +211,12 @@ export class Watchdog {
     this.#address = address;
   }
 
-  /** Something was done. */
+  /** Records progress. */
   progress(): void {
     this.#since = performance.now();
   }
 
-  /** Lets the event loop turn. @throws {@link E1000Error} `ERR_DMAPOOL_E1000_TIMEOUT` after 5 seconds without progress. */
+  /** Turns the event loop. @throws {@link E1000Error} `ERR_DMAPOOL_E1000_TIMEOUT` after 5 seconds without progress. */
   async turn(what: string): Promise<void> {
     if (performance.now() - this.#since > PROGRESS_TIMEOUT) {
       throw new E1000Error('ERR_DMAPOOL_E1000_TIMEOUT', this.#address, `${what} for ${String(PROGRESS_TIMEOUT)} ms`);
@@ -225,7 +225,7 @@ export class Watchdog {
   }
 }
 
-/** Throws `DmaArgumentError` unless `value` is a card. */
+/** Checks an argument. @throws `DmaArgumentError` unless `value` is an E1000. */
 export function checkCard(argument: string, value: unknown): asserts value is E1000 {
   if (!isInstance(value, E1000)) throw new DmaArgumentError(argument, value, 'an E1000');
 }
