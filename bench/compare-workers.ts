@@ -23,7 +23,7 @@ export interface WorkerRow extends Geometry {
   readonly peer: Summary | null;
   readonly shared: Summary;
   readonly unshared: Summary;
-  /** As many threads, each with its own unshared pool. */
+  /** The same number of threads, each with its own unshared pool. */
   readonly apart: Summary;
   /** Throughput of the workers relative to one thread on its own pool. */
   readonly scalesBest: number;
@@ -31,7 +31,7 @@ export interface WorkerRow extends Geometry {
   /** Speed relative to the C peer's best: its figures with several threads are unstable. */
   readonly fasterBest: number | null;
   readonly fasterMedian: number | null;
-  /** Time of a pair in its worker; median of the processes. */
+  /** Time of a pair as its worker measures it; median of the processes. */
   readonly ownNsPerPair: number;
   /** Bytes, maximum of all workers and processes; null where the runtime does not report it. */
   readonly garbagePerPair: number | null;
@@ -168,8 +168,8 @@ export function formatWorkerComparison({ processes, workers, peerMissing, runtim
       ` ${String(processes)} fresh processes of each, in turns, not pinned.`,
     'x peer: speed relative to the C peer, best to best. x one: throughput relative to one thread on an unshared pool.',
     'Repetitions in which a thread waited for a CPU are excluded for all contenders, unless too few remain.',
-    'apart: as many threads, each with its own unshared pool, which shows the capacity of these CPUs.',
-    'a worker: time of a pair in its worker. garbage: maximum of the workers.',
+    'apart: the same number of threads, each with its own unshared pool, which shows the capacity of these CPUs.',
+    'a worker: time of a pair as its worker measures it. garbage: maximum of the workers.',
   ];
   if (peerMissing !== null) lines.push(peerMissing);
   for (const { runtime, undisturbed, results, pipeline } of runtimes) {

@@ -17,12 +17,12 @@ const probe: unknown[] = new Array<unknown>(1000).fill(null);
  * Tells whether {@link usedHeapBytes} reflects allocations at once and in full, as in V8. Where it is updated rarely,
  * "no growth" would mean nothing.
  */
-export function seesAllocations(): boolean {
+export function heapReflectsAllocations(): boolean {
   // Three attempts: a collection during a probe hides its objects.
-  return seesProbe() || seesProbe() || seesProbe();
+  return reflectsProbe() || reflectsProbe() || reflectsProbe();
 }
 
-function seesProbe(): boolean {
+function reflectsProbe(): boolean {
   const before = usedHeapBytes();
   for (let i = 0; i < probe.length; i++) probe[i] = { i };
   const growth = usedHeapBytes() - before;

@@ -51,8 +51,8 @@ const BLOCKS_MEASURED = 65_536;
 /**
  * Heap growth of a new source, device and pool with all blocks allocated as objects, without the DMA memory.
  *
- * Divides the sum of several pools: the engine's own allocations (compiled code) move the heap by tens of kilobytes,
- * which is much for one pool and little for eight or more.
+ * Averages over several pools, because the engine's own allocations (compiled code) move the heap by tens of kilobytes:
+ * much for one pool, little for eight or more.
  */
 async function measureOnce(geometry: Geometry, blocks: number, collect: Collect): Promise<number> {
   const count = Math.ceil(BLOCKS_MEASURED / blocks);

@@ -2,8 +2,8 @@
  * A pool of 373,959 blocks of 128 bytes, as a real SAS driver has: compares the time of a pair with that in a pool of
  * 8,192. Linux's free once searched all pages and took 9 seconds for this driver.
  *
- * Both pools allocate and free all blocks in turn, with equal numbers of pairs. Prints one line of JSON for each form:
- * nanoseconds for a pair, and the cost of the first fill, page allocations included.
+ * The two pools take turns to allocate and free all of their blocks, with equal numbers of pairs. Prints one line of
+ * JSON for each form: nanoseconds for a pair, and the cost of the first fill, page allocations included.
  */
 import { createHeldBlocks, ROUNDS, type Sample, sampleOf, timeRounds, warmUp } from '../../src/cli/speed.ts';
 import { Device, DmaPool, HeapMemory } from '../../src/index.ts';

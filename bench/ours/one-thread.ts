@@ -11,7 +11,7 @@ import {
   warmUp,
 } from '../../src/cli/speed.ts';
 import { Device, HeapMemory } from '../../src/index.ts';
-import { CollectionWatch, garbageOfRound, most, seesAllocations } from './garbage.ts';
+import { CollectionWatch, garbageOfRound, most, heapReflectsAllocations } from './garbage.ts';
 import { heapBytesPerBlock } from './heap.ts';
 import { numbersFromArguments, printLine, runtimeName } from './program.ts';
 
@@ -34,7 +34,7 @@ async function garbagePerPair(): Promise<(number | null)[]> {
   const workloads = createWorkloads(device);
   const held = createHeldBlocks();
   warmUp(Object.values(ROUNDS), workloads, held);
-  const visible = seesAllocations();
+  const visible = heapReflectsAllocations();
   const worst: (number | null)[] = [];
   for (const workload of workloads.slice(0, KERNEL_GEOMETRIES.length)) {
     const found: (number | null)[] = [];

@@ -2,7 +2,7 @@
 import { BULK, type Geometry } from '../../src/cli/speed.ts';
 import type { DmaPool } from '../../src/index.ts';
 import { type SharedPool, sharePool } from '../../src/shared/index.ts';
-import { waitUntil } from './meeting.ts';
+import { waitUntil } from './barrier.ts';
 
 /** Capacity in tickets: a quarter of the pipeline's blocks. A power of two. */
 export const RING_CAPACITY = 1024;

@@ -6,16 +6,16 @@ import { createHeldBlocks, createWorkloads, now, ROUNDS, warmUp } from '../../sr
 import type { DmaPool } from '../../src/index.ts';
 import { Device, HeapMemory } from '../../src/index.ts';
 import { attachPool } from '../../src/shared/index.ts';
-import type { CrewData, Garbage, Job, Reply, Span } from './crew.ts';
+import type { ThreadData, Garbage, Job, Reply, Span } from './thread-group.ts';
 import {
   CollectionWatch,
   garbagePerPair,
   type Reading,
   readRounds,
-  seesAllocations,
+  heapReflectsAllocations,
   usedHeapBytes,
 } from './garbage.ts';
-import { Meeting } from './meeting.ts';
+import { Barrier } from './barrier.ts';
 import { type Batch, createSide, HALVES, type Half, PIPELINE_CALL, type PipelineSide } from './pipeline.ts';
 
 /** Nanoseconds that this thread was runnable without a CPU; null if the system does not report it (not Linux). */
@@ -36,8 +36,8 @@ function newBook(): Book {
   return { readings: [], empty: [] };
 }
 
-const data = workerData as CrewData;
-const meeting = new Meeting(data.meeting);
+const data = workerData as ThreadData;
+const barrier = new Barrier(data.barrier);
 const watch = new CollectionWatch();
 const { shared } = data;
 const pools = shared === null ? ownPools() : shared.handles.map((handle): DmaPool => attachPool(handle).pool);
@@ -69,7 +69,7 @@ const DISTURBED = 0.02;
 function timeTogether(job: { complete: number; counts: boolean }, book: Book, read: (empty: boolean) => Reading): Span {
   const empty = read(true);
   const before = delayNs();
-  meeting.attend(job.complete);
+  barrier.wait(job.complete);
   const reading = read(false);
   const after = delayNs();
   if (job.counts) {
@@ -86,7 +86,7 @@ function timeTogether(job: { complete: number; counts: boolean }, book: Book, re
 
 async function garbage(): Promise<Garbage> {
   await watch.settle();
-  const visible = seesAllocations();
+  const visible = heapReflectsAllocations();
   const of = ({ readings, empty }: Book): number | null => (visible ? garbagePerPair(readings, empty, watch) : null);
   return { pools: subjects.map(of), pipeline: { 1: of(pipeline[1]), 32: of(pipeline[32]) } };
 }

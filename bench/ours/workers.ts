@@ -15,9 +15,9 @@ import {
 } from '../../src/cli/speed.ts';
 import { Device, DmaPool, HeapMemory } from '../../src/index.ts';
 import { type SharedPoolHandle, sharePool } from '../../src/shared/index.ts';
-import { Crew, type Garbage, type Job, type Span } from './crew.ts';
+import { ThreadGroup, type Garbage, type Job, type Span } from './thread-group.ts';
 import { most } from './garbage.ts';
-import { Meeting } from './meeting.ts';
+import { Barrier } from './barrier.ts';
 import { type Batch, BATCHES, createRing, PIPELINE_BLOCKS, PIPELINE_CALL, PIPELINE_GEOMETRY } from './pipeline.ts';
 import { numbersFromArguments, printLine, runtimeName } from './program.ts';
 
@@ -28,9 +28,9 @@ export interface WorkersResult extends Geometry {
   readonly shared: Sample;
   /** One thread on an unshared pool, with all the blocks. */
   readonly unshared: Sample;
-  /** As many threads, each with its share of the blocks in its own pool: the capacity of these CPUs. */
+  /** The same number of threads, each with its share of the blocks in its own pool: the capacity of these CPUs. */
   readonly apart: Sample;
-  /** Time of a pair in its worker: the worker's time over its pairs, mean of the workers, median of the repetitions. */
+  /** A worker's time over its own pairs: mean of the workers, median of the repetitions. */
   readonly nsPerPairPerWorker: number;
   /** Maximum of the workers; null where the runtime does not report it. */
   readonly garbageBytesPerPair: number | null;
@@ -66,10 +66,10 @@ interface Times {
 const BUDGET = 40_000;
 
 /** Minimum number of undisturbed repetitions for a median. */
-const FEWEST_GOOD = 3;
+const MIN_UNDISTURBED = 3;
 
 /** Default magazine size of a worker. */
-const USUAL_MAGAZINE = 256;
+const DEFAULT_MAGAZINE = 256;
 
 function share(device: Device, geometry: Geometry, maxBlocks: number, magazine?: number): SharedPoolHandle {
   const pool = DmaPool.create<string>(String(geometry.size), device, { ...geometry, maxBlocks });
@@ -78,18 +78,18 @@ function share(device: Device, geometry: Geometry, maxBlocks: number, magazine?:
 
 /** Runs timed jobs on several threads at once. */
 class Stopwatch {
-  readonly #crew: Crew;
+  readonly #group: ThreadGroup;
   #arrivals = 0;
 
-  constructor(crew: Crew) {
-    this.#crew = crew;
+  constructor(group: ThreadGroup) {
+    this.#group = group;
   }
 
-  /** Starts a job on each member at the same time; `jobFor` receives the number that completes the meeting. */
+  /** Starts a job on each member at the same time; `jobFor` receives the number that completes the barrier. */
   async time(members: readonly number[], jobFor: (member: number, complete: number) => Job): Promise<Times> {
     const complete = (this.#arrivals += members.length);
     const spans = (await Promise.all(
-      members.map((member) => this.#crew.do(member, jobFor(member, complete))),
+      members.map((member) => this.#group.do(member, jobFor(member, complete))),
     )) as Span[];
     const own = spans.map(({ start, end }) => end - start).reduce((sum, time) => sum + time, 0);
     return {
@@ -106,7 +106,7 @@ class Stopwatch {
  *
  * Each worker has an equal share of the blocks, like the threads of the C peer. All start together, allocate their
  * shares and free them, round after round. The pools have room for the workers' magazines too: blocks idle in one
- * magazine would otherwise be missing in another. This opens no unneeded page. The threads with their own pools have
+ * magazine would otherwise be missing in another. Unused room opens no page. The threads with their own pools have
  * never attached to a shared one. All times are wall time, because the threads' waits for each other count. Waits for a
  * CPU do not: such repetitions are excluded where the system reports them and enough remain.
  */
@@ -119,22 +119,22 @@ async function measureWorkers(): Promise<WorkersLine> {
   const blocks = USED_GEOMETRIES.map(({ size }) => blocksOf(size));
   const shares = blocks.map((count) => Math.max(1, Math.floor(count / workers)));
   const handles = USED_GEOMETRIES.map((geometry, i) =>
-    share(device, geometry, workers * (Math.max(shares[i]!, BULK) + (magazine ?? USUAL_MAGAZINE)), magazine),
+    share(device, geometry, workers * (Math.max(shares[i]!, BULK) + (magazine ?? DEFAULT_MAGAZINE)), magazine),
   );
   const pools = { handles, pipeline: share(device, PIPELINE_GEOMETRY, PIPELINE_BLOCKS), ring: createRing() };
-  const meeting = Meeting.createBuffer();
+  const barrier = Barrier.createBuffer();
   // The pipeline needs two workers, even if one runs the rest.
   const threads = Math.max(workers, 2);
   const apart = Array.from({ length: workers }, (_, lone) => threads + lone);
   const together = Array.from({ length: workers }, (_, worker) => worker);
 
-  await using crew = new Crew([
-    ...Array.from({ length: threads }, () => ({ shared: pools, shares, meeting })),
-    ...apart.map(() => ({ shared: null, shares: blocks, meeting })),
+  await using group = new ThreadGroup([
+    ...Array.from({ length: threads }, () => ({ shared: pools, shares, barrier })),
+    ...apart.map(() => ({ shared: null, shares: blocks, barrier })),
   ]);
-  for (let member = 0; member < crew.size; member++) await crew.do(member, { kind: 'warm-up' });
+  for (let member = 0; member < group.size; member++) await group.do(member, { kind: 'warm-up' });
 
-  const stopwatch = new Stopwatch(crew);
+  const stopwatch = new Stopwatch(group);
   const shared = USED_GEOMETRIES.map((): Times[] => []);
   const unshared = USED_GEOMETRIES.map((): Times[] => []);
   const separate = USED_GEOMETRIES.map((): Times[] => []);
@@ -165,9 +165,9 @@ async function measureWorkers(): Promise<WorkersLine> {
 
   const garbage: Garbage[] = [];
   for (let worker = 0; worker < threads; worker++) {
-    garbage.push((await crew.do(worker, { kind: 'garbage' })) as Garbage);
+    garbage.push((await group.do(worker, { kind: 'garbage' })) as Garbage);
   }
-  await crew.end();
+  await group.end();
 
   const all = [...shared, ...unshared, ...separate, pipeline[1], pipeline[32]];
   return {
@@ -196,7 +196,7 @@ async function measureWorkers(): Promise<WorkersLine> {
 /** The undisturbed repetitions; all of them if too few are undisturbed. */
 function quiet(times: readonly Times[]): readonly Times[] {
   const undisturbed = times.filter(({ disturbed }) => !disturbed);
-  return undisturbed.length >= FEWEST_GOOD ? undisturbed : times;
+  return undisturbed.length >= MIN_UNDISTURBED ? undisturbed : times;
 }
 
 /** Nanoseconds per pair or block. */

@@ -69,7 +69,7 @@ static void *run_job(void *argument) {
 /* Fraction of the time spent waiting for a CPU above which a repetition counts as disturbed. */
 #define DISTURBED 0.02
 /* Minimum number of undisturbed repetitions for a median. */
-enum { FEWEST_GOOD = 3 };
+enum { MIN_UNDISTURBED = 3 };
 
 /*
  * Time of one repetition. One thread is the program's own and is measured in CPU time, which excludes other processes.
@@ -166,7 +166,7 @@ int main(int argc, char **argv) {
   for (int p = 0; p < POOLS; p++) {
     const struct geometry *g = &geometries[p];
     if (g->reported) {
-      int counted = good[p] >= FEWEST_GOOD ? good[p] : repetitions;
+      int counted = good[p] >= MIN_UNDISTURBED ? good[p] : repetitions;
       qsort(ns[p], (size_t)counted, sizeof *ns[p], ascending);
       printf("{\"size\":%zu,\"align\":%zu,\"boundary\":%zu,\"blocks\":%zu,\"blocksPerPage\":%zu,"
              "\"nsPerPairMedian\":%.3f,\"nsPerPairBest\":%.3f}\n",

@@ -37,9 +37,6 @@ void test('bench:qemu prints what the driver does and what its pools cost', { sk
   // What the figures are is for a quiet machine to say.
   assert.match(stdout, /^4 KiB +1 +[\d,]+ .* %$/m, stderr);
   assert.match(stdout, /^4 KiB +32 +[\d,]+ .* %$/m);
-  assert.match(
-    stdout,
-    /^Allocating and freeing takes at most \d+\.\d\d % of the CPU time: (less|MORE) than 2\.00 %\.$/m,
-  );
+  assert.match(stdout, /^Allocation and free take at most \d+\.\d\d % of the CPU time: (less|MORE) than 2\.00 %\.$/m);
   assert.equal(stderr, '');
 });

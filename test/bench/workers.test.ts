@@ -4,8 +4,8 @@ import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 
 import { compareWorkers, formatWorkerComparison } from '../../bench/compare-workers.ts';
-import { Crew } from '../../bench/ours/crew.ts';
-import { Meeting } from '../../bench/ours/meeting.ts';
+import { ThreadGroup } from '../../bench/ours/thread-group.ts';
+import { Barrier } from '../../bench/ours/barrier.ts';
 import { createRing, RING_CAPACITY, RingReader, RingWriter } from '../../bench/ours/pipeline.ts';
 import type { WorkersLine } from '../../bench/ours/workers.ts';
 import { runJsonLines, settingArguments } from '../../bench/processes.ts';
@@ -19,7 +19,7 @@ function assertTimes({ nsPerPairBest, nsPerPairMedian }: Sample): void {
 }
 
 for (const workers of [1, 2, 3]) {
-  test(`the line of ${String(workers)} of the crew has just what it should`, () => {
+  test(`the line of ${String(workers)} workers has just what it should`, () => {
     const command = [process.execPath, PROGRAM, ...settingArguments({ ...TINY, workers })];
     const [line] = runJsonLines([], command) as [WorkersLine];
     assert.deepEqual(Object.keys(line), ['runtime', 'undisturbed', 'results', 'pipeline']);
@@ -55,11 +55,11 @@ for (const workers of [1, 2, 3]) {
 }
 
 test('a thread that fails ends the benchmark, though another waits for it', { timeout: 60_000 }, async () => {
-  const data = { shared: null, shares: [32], meeting: Meeting.createBuffer() };
-  await using crew = new Crew([data, data]);
+  const data = { shared: null, shares: [32], barrier: Barrier.createBuffer() };
+  await using group = new ThreadGroup([data, data]);
   const job = { kind: 'rounds', blocks: 8, rounds: 1, complete: 2, counts: true } as const;
-  const waiting = crew.do(0, { ...job, pool: 0 });
-  const failing = crew.do(1, { ...job, pool: 99 });
+  const waiting = group.do(0, { ...job, pool: 0 });
+  const failing = group.do(1, { ...job, pool: 99 });
   await assert.rejects(failing, TypeError);
   await assert.rejects(waiting, TypeError);
 });
@@ -105,13 +105,13 @@ test('tickets come out of the ring as they went in, round and round', () => {
   }
 });
 
-test('nobody leaves a meeting before all are there', async () => {
-  const buffer = Meeting.createBuffer();
-  const url = new URL('../../bench/ours/meeting.js', import.meta.url).href;
+test('no thread leaves a barrier before all have arrived', async () => {
+  const buffer = Barrier.createBuffer();
+  const url = new URL('../../bench/ours/barrier.js', import.meta.url).href;
   const code = `
     const { workerData, parentPort } = require('node:worker_threads');
-    import(workerData.url).then(({ Meeting }) => {
-      new Meeting(workerData.buffer).attend(2);
+    import(workerData.url).then(({ Barrier }) => {
+      new Barrier(workerData.buffer).wait(2);
       parentPort.postMessage('left');
     });`;
   const workers = [0, 1].map(() => new Worker(code, { eval: true, workerData: { url, buffer } }));

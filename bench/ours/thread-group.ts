@@ -10,16 +10,16 @@ export interface SharedPools {
   readonly ring: SharedArrayBuffer;
 }
 
-/** Data passed to a thread of the crew. */
-export interface CrewData {
+/** Data passed to a thread of the group. */
+export interface ThreadData {
   /** The shared pools; null for a thread with its own pools. */
   readonly shared: SharedPools | null;
   /** Maximum blocks that this thread holds at once, for each pool. */
   readonly shares: readonly number[];
-  readonly meeting: SharedArrayBuffer;
+  readonly barrier: SharedArrayBuffer;
 }
 
-/** A job of a thread. `complete`: see {@link Meeting.attend}. `counts`: false during warm-up. */
+/** A job of a thread. `complete`: see {@link Barrier.wait}. `counts`: false during warm-up. */
 export type Job =
   | { readonly kind: 'warm-up' }
   | {
@@ -46,7 +46,7 @@ export type Job =
 export interface Span {
   readonly start: number;
   readonly end: number;
-  /** The thread waited for a CPU during the job or the meeting; false if the system does not report it. */
+  /** The thread waited for a CPU during the job or at the barrier; false if the system does not report it. */
   readonly disturbed: boolean;
 }
 
@@ -63,7 +63,7 @@ class Thread {
   readonly #worker: Worker;
   #settle: { resolve: (reply: Reply) => void; reject: (error: unknown) => void } | null = null;
 
-  constructor(data: CrewData, onFailure: (error: unknown) => void) {
+  constructor(data: ThreadData, onFailure: (error: unknown) => void) {
     this.#worker = new Worker(new URL('./thread.js', import.meta.url), { workerData: data });
     // Each shared pool adds an exit listener.
     this.#worker.setMaxListeners(0);
@@ -96,11 +96,11 @@ class Thread {
   }
 }
 
-/** The threads of the benchmark. If one fails, all jobs fail: the others would wait for it at a meeting for ever. */
-export class Crew implements AsyncDisposable {
+/** The threads of the benchmark. If one fails, all jobs fail: the others would wait for it at a barrier for ever. */
+export class ThreadGroup implements AsyncDisposable {
   readonly #threads: readonly Thread[];
 
-  constructor(members: readonly CrewData[]) {
+  constructor(members: readonly ThreadData[]) {
     this.#threads = members.map(
       (data) =>
         new Thread(data, (error) => {

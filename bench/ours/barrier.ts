@@ -1,10 +1,10 @@
 /**
  * A barrier in shared memory. Threads leave it within a microsecond of each other, if each has a CPU.
  *
- * Nothing is ever reset: the coordinator passes each meeting the total number of arrivals that completes it. Two
- * phases: early threads may sleep in the first, and all are awake in the second.
+ * The count of arrivals is never reset: the coordinator passes each wait the total that completes it. A wait has two
+ * phases. Early threads may sleep in the first; all are awake in the second.
  */
-export class Meeting {
+export class Barrier {
   readonly #arrivals: Int32Array<SharedArrayBuffer>;
 
   constructor(buffer: SharedArrayBuffer) {
@@ -15,8 +15,8 @@ export class Meeting {
     return new SharedArrayBuffer(8);
   }
 
-  /** Waits until `complete` threads in total have arrived, over all meetings. */
-  attend(complete: number): void {
+  /** Waits until `complete` threads in total have arrived, over all waits. */
+  wait(complete: number): void {
     Atomics.add(this.#arrivals, 0, 1);
     waitUntil(this.#arrivals, 0, complete);
     Atomics.add(this.#arrivals, 1, 1);
