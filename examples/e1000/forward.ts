@@ -41,8 +41,8 @@ const MAX_IDLE_POLLS = 64;
  * @param from The incoming card.
  * @param to The outgoing card.
  * @param options Number of packets, destination, batch size and abort signal.
- * @throws `DmaArgumentError`; {@link E1000Error} `ERR_DMAPOOL_E1000_TIMEOUT` when no packet can be sent, or received
- *   for want of a buffer, for 5 seconds; errors of `receive` and `transmit`. Packets in transit are then freed.
+ * @throws `DmaArgumentError`; {@link E1000Error} `ERR_DMAPOOL_E1000_TIMEOUT` when no packet can be sent, or no buffer
+ *   is free to receive one, for 5 seconds; errors of `receive` and `transmit`. Packets in transit are then freed.
  *
  * @example
  * ```ts
@@ -121,7 +121,7 @@ async function moveBatch(batch: Packet[], count: number, to: E1000, watchdog: Wa
     const packet = batch[i]!;
     let copy = to.packets.tryAlloc();
     while (copy === null) {
-      // All buffers are in flight or held by the user. tryAlloc() reclaims those that were sent.
+      // All buffers are in flight or held by the user. Reading `transmitting` frees those that were sent.
       if (to.transmitting > 0) await watchdog.turn('the card sent nothing');
       else await watchdog.turn('no buffer came free');
       copy = to.packets.tryAlloc();

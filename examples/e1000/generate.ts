@@ -19,7 +19,7 @@ export interface GenerateOptions {
   readonly destination?: Uint8Array;
   /**
    * Returns the number of packets that the receiver has processed. The sender then stays at most `window` packets
-   * ahead. Ethernet has no other flow control here: a slow receiver loses packets. The window must be smaller than the
+   * ahead. Nothing else slows the sender down: a slow receiver loses packets. The window must be smaller than the
    * receive ring by at least 64.
    */
   readonly acknowledged?: () => number;
@@ -115,7 +115,7 @@ export async function generate(nic: E1000, options: GenerateOptions = {}): Promi
       await turn();
       continue;
     }
-    // No buffer is free, or there is no credit. tryAlloc() reclaims the buffers of sent packets.
+    // No buffer is free, or there is no credit. Reading `transmitting` frees the buffers of sent packets.
     if (nic.transmitting === 0 && wanted > 0) await watchdog.turn('no buffer came free');
     else await watchdog.turn('the receiver acknowledged nothing');
   }

@@ -196,7 +196,7 @@ function advice(geometry: PoolGeometry): string[] {
   return ['A pool is the right tool.'];
 }
 
-/** The largest block size with more blocks in a page of 4096 bytes, or null. */
+/** The largest block size that puts more blocks into a page of 4096 bytes, or null. */
 function smallerSize({ align, boundary, blocksPerPage }: PoolGeometry): { size: number; blocks: number } | null {
   const step = Math.max(align, 1);
   for (let blocks = blocksPerPage + 1; blocks <= PAGE_SIZE / 16; blocks++) {

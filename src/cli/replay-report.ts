@@ -107,7 +107,7 @@ function conclusion(result: ReplayResult, style: Style): string[] {
     isSuccess(result)
       ? style.good(`no error on any block${hasKernel(result) ? ', no difference to the kernel' : ''}`)
       : style.bad(
-          `${plural(failures, 'error')}, ${plural(mismatches.length - listedTroubles(mismatches), 'difference')}`,
+          `${plural(failures, 'error')}, ${plural(mismatches.length - callMismatches(mismatches), 'difference')}`,
         ),
     ...mismatches.map((mismatch) => style.bad(`  ${mismatchText(mismatch)}`)),
     `${nsPerCall(elapsedNs, events)} ns a call` +
@@ -131,7 +131,7 @@ function hasKernel(result: ReplayResult): boolean {
 }
 
 /** Number of mismatches at calls, which count as errors already. */
-function listedTroubles(mismatches: readonly ReplayMismatch[]): number {
+function callMismatches(mismatches: readonly ReplayMismatch[]): number {
   return mismatches.filter((mismatch) => mismatch.snapshot === null).length;
 }
 

@@ -241,7 +241,7 @@ export async function measureSpeed(options: SpeedOptions = {}): Promise<SpeedRep
         if (repetition >= 0) times[i]![form].push(ns);
       }
     }
-    // Let the engine install compiled code, and signals arrive.
+    // Lets the engine install compiled code, and Node handle signals.
     await setImmediate();
   }
 

@@ -94,8 +94,8 @@ function bindAll(addresses: readonly string[], folders: SystemFolders): Rebindin
  * @example
  * ```ts
  * try {
- *   for (const { to } of unbindFromVfio(['fffe:3b:00.0'])) console.log(`given to ${to}`);
  *   for (const { to } of unbindFromVfio(['fffe:3b:00.0'])) console.log(`bound to ${to}`);
+ * } catch (error) {
  *   if (!(error instanceof DmaError)) throw error;
  *   console.error(error.message);
  * }

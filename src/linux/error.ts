@@ -43,7 +43,7 @@ export class HugepageError extends DmaError {
   /**
    * @param code The error code.
    * @param message The problem and the remedy.
-   * @param options The cause, if another error is.
+   * @param options The cause, if there is one.
    */
   constructor(code: 'ERR_DMAPOOL_NO_HUGEPAGES' | 'ERR_DMAPOOL_FRAMES_HIDDEN', message: string, options?: ErrorOptions) {
     super(code, message, options);
@@ -59,7 +59,7 @@ export type BindErrorCode =
   | 'ERR_DMAPOOL_BIND_FAILED';
 
 /**
- * Binding a PCI function to vfio-pci, or unbinding it, failed: the system or a process uses it
+ * A PCI function can't be bound to or unbound from vfio-pci: the system or a process uses it
  * (`ERR_DMAPOOL_BIND_IN_USE`), it is a bridge or other functions block its IOMMU group (`ERR_DMAPOOL_BIND_GROUP`),
  * there is no IOMMU (`ERR_DMAPOOL_BIND_NO_IOMMU`), root is needed (`ERR_DMAPOOL_BIND_PERMISSION`), or the kernel
  * refused (`ERR_DMAPOOL_BIND_FAILED`).
@@ -73,7 +73,7 @@ export class BindError extends DmaError {
    * @param code The error code.
    * @param address Address of the function.
    * @param message The problem and the remedy.
-   * @param options The cause, if another error is.
+   * @param options The cause, if there is one.
    */
   constructor(code: BindErrorCode, address: string, message: string, options?: ErrorOptions) {
     super(code, `${address}: ${message}`, options);

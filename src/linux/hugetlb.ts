@@ -7,10 +7,10 @@
  *                           zone  zone  zone          adjacent hugepages are one zone
  *
  * Only hugepages will do. The kernel migrates ordinary pages, mlock(2)ed ones too. It neither swaps hugepages nor moves
- * them for ordinary compaction or NUMA balancing. It still migrates a hugepage when it takes its memory offline
- * (hot-unplug, virtio-mem), needs its range for a contiguous allocation (CMA, gigantic pages), soft-offlines it after
- * memory errors, or executes move_pages(2), migrate_pages(2), mbind(2) or a cpuset change. The device's address is
- * then stale. VFIO pins its pages and has no such restriction.
+ * them for ordinary compaction or NUMA balancing. It still migrates a hugepage for memory offlining (hot-unplug,
+ * virtio-mem), contiguous allocations (CMA, gigantic pages), soft offlining after memory errors, and on move_pages(2),
+ * migrate_pages(2), mbind(2) or a change of the cpuset. The device then uses a stale address. VFIO pins its pages and
+ * has no such restriction.
  */
 import { closeSync } from 'node:fs';
 import { checkInteger, type OptionNames, readOptions } from '../arguments.ts';
@@ -30,7 +30,7 @@ export interface HugetlbOptions {
    * for the rest.
    */
   readonly hugepageSize?: number;
-  /** NUMA node to allocate on, strictly; -1, the default, for any. */
+  /** NUMA node. The memory comes from this node only. -1, the default, means any. */
   readonly node?: number;
 }
 
@@ -65,13 +65,13 @@ const MAX_SIZE = 2 ** 46;
  *   const memory = new HugetlbMemory({ size: 4 * 2 ** 20 });
  *   const device = new Device({ name: '0000:3b:00.0', dmaMask: DMA_BIT_MASK(64), memory });
  *   const pool = DmaPool.create('prp', device, { size: 4096 });
- *   // ... and at the end, with the device stopped:
  *   // ... finally, after the device has stopped:
+ *   pool.destroy();
  *   memory.close();
  * } catch (error) {
  *   if (!(error instanceof HugepageError)) throw error;
- *   console.error(error.message); // has the command that reserves hugepages
  *   console.error(error.message); // includes the command that reserves hugepages
+ * }
  * ```
  */
 export class HugetlbMemory implements CoherentAllocator {

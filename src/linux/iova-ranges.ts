@@ -10,7 +10,7 @@ export interface IovaRange {
 }
 
 /** Assumed where an old kernel reports no ranges: all addresses but the interrupt range of x86. */
-const USUAL_RANGES: readonly IovaRange[] = [
+const DEFAULT_RANGES: readonly IovaRange[] = [
   { first: 0, last: 0xfedf_ffff },
   { first: 0xfef0_0000, last: 2 ** 39 - 1 },
 ];
@@ -24,7 +24,7 @@ export class IovaRanges {
   readonly #parts: { readonly base: number; readonly end: number; readonly pages: PageAllocator }[] = [];
 
   /** @param pageSize Bytes of a page, a power of two. */
-  constructor(ranges: readonly IovaRange[] = USUAL_RANGES, pageSize = 4096) {
+  constructor(ranges: readonly IovaRange[] = DEFAULT_RANGES, pageSize = 4096) {
     for (const { first, last } of ranges) {
       // Address 0 is never used: many devices take it as "none".
       const from = Math.max(pageSize, Math.ceil(first / pageSize) * pageSize);

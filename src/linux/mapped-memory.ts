@@ -38,7 +38,7 @@ export interface MapSource {
   readonly offset: number;
 }
 
-/** A piece of a mapping made of several. */
+/** One of several file ranges that together fill a mapping. */
 export interface MapPiece extends MapSource {
   /** Bytes, a multiple of the page size. */
   readonly length: number;

@@ -25,7 +25,7 @@ export const VFIO_IOMMU_MAP_DMA: number = request(13);
 export const VFIO_IOMMU_UNMAP_DMA: number = request(14);
 
 export const VFIO_API_VERSION = 0;
-/** IOMMU types, best first, and an extension; arguments of VFIO_CHECK_EXTENSION. */
+/** Arguments of VFIO_CHECK_EXTENSION: two IOMMU types, and enforced DMA coherency. */
 export const VFIO_TYPE1_IOMMU = 1;
 export const VFIO_TYPE1V2_IOMMU = 3;
 export const VFIO_DMA_CC_IOMMU = 4;

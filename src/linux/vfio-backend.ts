@@ -35,7 +35,7 @@ const BAR_IO = 1;
 const BAR_64 = 4;
 const BAR_PREFETCHABLE = 8;
 
-/** A read of a device that is off the bus. */
+/** Value of a 32-bit read from a device that is off the bus. */
 const ALL_ONES = 0xffff_ffff;
 
 export class VfioBackend implements PciBackend {
@@ -89,7 +89,7 @@ export class VfioBackend implements PciBackend {
     }
   }
 
-  /** Works after `removed` has aborted: a device that the kernel wants released, or that failed, may still do DMA. */
+  /** Works after `removed` has aborted: a device whose release was requested, or that failed, may still do DMA. */
   readonly rawConfig: RawConfigSpace = {
     // eslint-disable-next-line @typescript-eslint/require-await -- turns a throw into a rejection
     read: async (offset, width) => {
@@ -261,7 +261,7 @@ export class VfioBackend implements PciBackend {
     attempt(() => {
       this.#container.close();
     });
-    // Retry what failed: the device can't reach its memory any more. Completed steps are no-ops.
+    // Retry the failed steps, now that the device can't reach its memory. Completed steps do nothing.
     if (errors.length > 0) {
       attempt(() => {
         this.memory.close();

@@ -87,7 +87,7 @@ export class VfioInterrupts implements InterruptBackend {
     return false;
   }
 
-  /** Stops watching, which would hold a thread and the process. Interrupts meanwhile accumulate in the counter. */
+  /** Stops watching: a watched counter holds a thread and the process. The counter keeps interrupts for rearm(). */
   disarm(vector: number): void {
     if (!this.#closed) this.#poller.unwatch(this.#eventfds[vector]!);
   }

@@ -52,7 +52,7 @@ export interface VfioMemoryOptions {
    * number of mappings is limited and a mapping can't be split.
    */
   readonly strict?: boolean;
-  /** NUMA node to allocate on, strictly; -1, the default, for any. */
+  /** NUMA node. The memory comes from this node only. -1, the default, means any. */
   readonly node?: number;
 }
 
@@ -300,7 +300,10 @@ export class VfioMemory implements CoherentAllocator {
     return false;
   }
 
-  /** Maps a step, or its beginning if not all of it fits: `needed` bytes, or at least `size`. */
+  /**
+   * Maps a step for the device, or only its first `needed` bytes if the whole step does not fit. Returns false if
+   * neither can be mapped or has `size` bytes.
+   */
   #mapStep(step: Step, size: number, needed: number, mask: number): boolean {
     for (const room of step.size > needed ? [step.size, needed] : [step.size]) {
       if (room < roundUp(size, this.pageSize)) continue;

@@ -1,10 +1,10 @@
 /**
  * Access to a region of a device's registers: mapped where possible, else through the device's file.
  *
- * A register needs one access of its own width. A typed array element is accessed so (a `DataView` may access byte by
- * byte), and V8 neither omits nor merges such accesses across calls. A write to memory must also be visible before a
- * later register write. x86 guarantees this order. Other architectures need a barrier that JavaScript lacks, so there
- * registers are accessed through the kernel, which has it.
+ * A register must be read or written in one access of its own width. Typed arrays do this; a `DataView` may access byte
+ * by byte. V8 neither omits nor merges typed array accesses across calls. A write to memory must also be visible before
+ * a later register write. x86 guarantees this order. Other architectures need a barrier, which JavaScript lacks. There
+ * registers are accessed through the kernel, which has the barrier.
  */
 import { readSync, writeSync } from 'node:fs';
 import { roundUp } from '../arguments.ts';

@@ -49,7 +49,7 @@ export interface InterruptBackend {
    */
   rearm(vector: number): Promise<boolean>;
   /**
-   * The last waiter of a vector has gone without an interrupt. The backend may stop listening until the next
+   * The last waiter of a vector stopped waiting without an interrupt. The backend may stop listening until the next
    * {@link InterruptBackend.rearm}, which returns true if an interrupt came meanwhile.
    *
    * @param vector From 0 to {@link InterruptBackend.vectors} - 1.
@@ -143,7 +143,7 @@ export interface PciBackend {
   readonly rawConfig?: RawConfigSpace;
 
   /**
-   * Reads configuration space, after all posted writes. Returns all ones without a response (PCI 3.0, 6.1).
+   * Reads configuration space, after all posted writes. Returns all ones if no device responds (PCI 3.0, 6.1).
    *
    * @param offset In bytes: a multiple of the width, below {@link PciBackend.configSize}.
    * @param width Bits.
@@ -160,7 +160,7 @@ export interface PciBackend {
    */
   writeConfig(offset: number, width: 8 | 16 | 32, value: number): Promise<void>;
   /**
-   * Reads a register, after all posted writes. Returns all ones without a response.
+   * Reads a register, after all posted writes. Returns all ones if no device responds.
    *
    * @param bar `index` of one of {@link PciBackend.bars}.
    * @param offset Bytes from the start of the region: a multiple of the width, within its size.
@@ -208,8 +208,8 @@ export interface PciBackend {
    * Resets the function by the platform's own means, in place of PCI's (function-level reset: PCI Express 4.0, 6.6.2).
    * The caller restores the configuration header. Also works after {@link PciBackend.removed} has aborted.
    *
-   * @returns true if the reset completed; DMA has then stopped. False without a reset for this function. Rejects when
-   *   the reset failed; DMA may then continue.
+   * @returns true if the reset completed; DMA has then stopped. False if the platform has no reset for this function.
+   *   Rejects when the reset failed; DMA may then continue.
    */
   reset?(): Promise<boolean>;
   /**

@@ -28,8 +28,8 @@ export interface BarOwner {
  *   as two's complement.
  * - A region of I/O ports has no 64-bit accesses (`PciError`, `ERR_DMAPOOL_PCI_UNSUPPORTED`).
  *
- * A posted write orders earlier plain writes to memory: the device sees descriptors that were written before the
- * doorbell. Between threads use `storeRelease32`.
+ * Plain writes to memory are visible to the device before a later posted write arrives: write descriptors first, then
+ * the doorbell. Between threads use `storeRelease32`.
  *
  *
  * @example

@@ -502,7 +502,7 @@ export class PciFunction implements PciIdentity {
     if (!this.removed.aborted) await attempt('flushing posted writes', () => this.#backend.flush());
     let proof: DmaStopped | null = null;
     try {
-      // A running attempt of the driver does not include isolation.
+      // Wait for a running stopDma() of the driver, which would not isolate the function.
       await this.#stopping?.catch(() => undefined);
       proof = await this.#stopDma(undefined, STEP_TIME, true);
     } catch (error) {

@@ -12,8 +12,8 @@ export interface InterruptOptions {
    */
   readonly kinds?: readonly InterruptKind[];
   /**
-   * Number of vectors, 1 (the default) to 2048; INTx and polling have one. May be reduced: see {@link
-   * Interrupts.vectors}.
+   * Number of vectors, 1 (the default) to 2048; INTx and polling have one. The backend may provide
+   * fewer: see {@link Interrupts.vectors}.
    */
   readonly vectors?: number;
   /** Polling interval in milliseconds, 0 to 60000; 0 polls once each turn of the event loop. Default 1. */
@@ -299,7 +299,7 @@ export class Interrupts {
   }
 }
 
-/** Polling as an interrupt backend: each interval ends in an interrupt. @internal */
+/** Polling as an interrupt backend: raises an interrupt after each interval. @internal */
 export class PollingInterrupts implements InterruptBackend {
   readonly kind = 'poll';
   readonly vectors = 1;

@@ -6,7 +6,7 @@ import type { MachineBus } from './bus.ts';
 import type { AssignedBar, FoundFunction } from './enumerate.ts';
 import type { InterruptLines } from './interrupt-lines.ts';
 
-/** Milliseconds between checks of a shared line that is high: it does not rise again for this function. */
+/** Milliseconds between checks of a shared line: while another function holds it high, it has no rising edge. */
 const SHARED_LINE_INTERVAL = 2;
 
 /** The function's environment: its machine. */

@@ -78,7 +78,7 @@ class Window {
   }
 }
 
-/** Enumerates all functions except bridges by address. Their decoding stays off. */
+/** Enumerates all functions except bridges, in address order. Their decoding stays off. */
 export async function enumerate(bus: MachineBus): Promise<FoundFunction[]> {
   return new Enumeration(bus).run();
 }

@@ -158,8 +158,8 @@ export class QemuMachine {
   }
 
   /**
-   * Starts a machine and assigns addresses to its PCI functions. Creates no file, socket or folder. QEMU ends with this
-   * process, however that ends.
+   * Starts a machine and assigns addresses to its PCI functions. Creates no file, socket or folder. QEMU never
+   * outlives this process.
    *
    * @param options Components of the machine, and timeouts. Default: a PC with 64 MiB of RAM and no devices.
    * @throws `DmaArgumentError` for invalid options. @throws {@link DmaDependencyError} without koffi.
@@ -527,7 +527,7 @@ function checkVersion({ major, minor }: { readonly major: number; readonly minor
   );
 }
 
-/** Converts the end of QEMU with an error code before it was ready to `_REFUSED`: its output has the reason. */
+/** Turns `_DIED` into `_REFUSED` if QEMU exited with an error code before it was ready: its output has the reason. */
 async function startError(error: unknown, options: CheckedOptions, process: QemuProcess): Promise<unknown> {
   if (!(error instanceof QemuError) || error.code !== 'ERR_DMAPOOL_QEMU_DIED') return error;
   const how = await process.ended;
