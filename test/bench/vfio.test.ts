@@ -50,7 +50,7 @@ void test('ratios are those of rounds, and what limits is what costs', () => {
   assert.deepEqual(first!.ratio, { median: 0.25, least: 0.125, most: 0.5 });
   assert.deepEqual(first!.kernel, { median: 200, least: 100, most: 400 });
   assert.deepEqual(third!.ratio, { median: 3, least: 1.5, most: 6 });
-  assert.match(first!.limit, /interrupts/);
+  assert.match(first!.limit, /interrupt latency/);
   assert.match(second!.limit, /the disk/);
   assert.match(third!.limit, /CPU: driver/);
   assert.match(

@@ -144,7 +144,7 @@ test('it says when a pool is the wrong tool, and what to use', async () => {
   assert.match(large, /Use device\.allocCoherent\(147456\)/);
   const single = await layout('2112', '64', '4096');
   assert.match(single, /A pool is the wrong tool: a page holds one block\./);
-  assert.match(single, /1,984 bytes of it unused/);
+  assert.match(single, /1,984 bytes unused/);
   assert.match(single, /Use device\.allocCoherent\(2112\) .*, or blocks of at most 2,048 bytes: a page holds 2\./);
   const wasteful = await layout('1100', '0', '2K');
   assert.match(wasteful, /much of each page is unused\.\nWith blocks of at most 1,024 bytes a page holds 4 of them\./);
