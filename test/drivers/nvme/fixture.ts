@@ -18,12 +18,27 @@ export interface BenchOptions {
   readonly devices?: readonly QemuOption[];
   readonly memory?: number;
   readonly highMemory?: number;
+  /** Names of QEMU's trace events, which go to the file {@link traceOf}. */
+  readonly trace?: string;
+}
+
+/** Where the trace of a machine with this disk is, after the machine was closed. */
+export function traceOf(file: string): string {
+  return `${file}.trace`;
 }
 
 /** A machine with an NVMe controller `nvme0` on a disk. Half its memory is above 4 GiB, so that no half of an address is lost. */
 export async function startBench(
   t: TestContext,
-  { size = 16 * MIB, drive = {}, device = {}, devices = [], memory = 128 * MIB, highMemory = memory / 2 }: BenchOptions,
+  {
+    size = 16 * MIB,
+    drive = {},
+    device = {},
+    devices = [],
+    memory = 128 * MIB,
+    highMemory = memory / 2,
+    trace,
+  }: BenchOptions,
 ): Promise<{ machine: QemuMachine; file: string }> {
   const file = diskImage(t, size);
   const machine = await startMachine(t, {
@@ -31,6 +46,7 @@ export async function startBench(
     highMemory,
     drives: [{ id: 'disk0', file, options: { discard: 'unmap', ...drive } }],
     devices: [{ driver: 'nvme', id: 'nvme0', drive: 'disk0', serial: 'S/N 1', ...device }, ...devices],
+    args: trace === undefined ? [] : ['-trace', trace, '-D', traceOf(file)],
   });
   return { machine, file };
 }

@@ -1,21 +1,22 @@
 /** Commands that take too long: aborted, then the controller is reset, and life goes on. */
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import { NvmeError, type NvmeResetError, NvmeTimeoutError } from 'dmapool/drivers/nvme';
 import type { QemuMachine } from 'dmapool/qemu';
 import { withoutQemu } from '../../qemu/qemu.ts';
-import { assertIdle, closeNvme, startNvme } from './fixture.ts';
+import { assertIdle, closeNvme, startNvme, traceOf } from './fixture.ts';
 import { MIB } from '../../support/sizes.ts';
 import { Random } from '../../support/random.ts';
 import { until } from '../../support/until.ts';
 
-/** Lets the disk do so many requests a second; 0: as many as it can. */
-async function throttle(machine: QemuMachine, iops: number): Promise<void> {
+/** Lets the disk do so many requests, and write so many bytes, a second; 0: as many as it can. */
+async function throttle(machine: QemuMachine, iops: number, bytesWritten = 0): Promise<void> {
   await machine.qmp('block_set_io_throttle', {
     device: 'disk0',
     bps: 0,
     bps_rd: 0,
-    bps_wr: 0,
+    bps_wr: bytesWritten,
     iops,
     iops_rd: 0,
     iops_wr: 0,
@@ -78,6 +79,49 @@ void describe('commands that take too long', { skip: withoutQemu }, () => {
     for (const pool of pools) assert.equal(pool.statistics().active, 0);
     await pci.close();
     assert.doesNotMatch(log.text, /busy/);
+  });
+
+  void it('are none of them a Format NVM, which has minutes', async (t) => {
+    const bench = await startNvme(t, { timeout: 200, bench: { size: 4 * MIB } });
+    const { machine, nvme, disk } = bench;
+    await disk.write(0, new Uint8Array(disk.size).fill(0xff));
+    await throttle(machine, 0, MIB);
+    // This one is done at once, and what comes after it waits for two seconds.
+    await disk.writeZeroes(0, (2 * MIB) / disk.blockSize);
+    const begin = performance.now();
+    // To blocks of 4096 bytes: QEMU's LBA format 4.
+    await nvme.admin({ opcode: 0x80, nsid: 1, cdw10: 4 });
+    assert.ok(performance.now() - begin > 1000, `formatted in ${String(performance.now() - begin)} ms`);
+    const { resets, timeouts, aborts } = nvme.statistics();
+    assert.deepEqual({ resets, timeouts, aborts }, { resets: 0, timeouts: 0, aborts: 0 });
+    await throttle(machine, 0);
+    const formatted = await nvme.namespace(1);
+    assert.equal(formatted.blockSize, 4096);
+    const back = new Uint8Array(formatted.size).fill(1);
+    await formatted.read(0, back);
+    assert.ok(back.every((byte) => byte === 0));
+    await closeNvme(bench);
+  });
+
+  void it('have a close during the reset end with a shutdown', async (t) => {
+    const bench = await startNvme(t, { queueDepth: 4, timeout: 300, bench: { size: MIB, trace: 'pci_nvme_mmio_s*' } });
+    const { machine, file, nvme, disk, pci } = bench;
+    await throttle(machine, 1);
+    const outcomes = Promise.allSettled(Array.from({ length: 4 }, (_, i) => disk.read(i, new Uint8Array(512))));
+    // Each access of the reset takes a turn of the event loop: it has just begun.
+    while (nvme.statistics().resets === 0) await new Promise((resolve) => setImmediate(resolve));
+    await nvme.close();
+    await pci.close();
+    await machine.close();
+    const events = readFileSync(traceOf(file), 'utf8').match(
+      /(?<=pci_nvme_mmio_)(start_success|stopped|shutdown_set)/g,
+    );
+    // The start, the reset, and the close after it.
+    assert.deepEqual(events, ['start_success', 'stopped', 'start_success', 'shutdown_set', 'stopped']);
+    const lost = (await outcomes).filter(({ status }) => status === 'rejected') as PromiseRejectedResult[];
+    assert.ok(lost.length > 0);
+    for (const { reason } of lost) assert.equal((reason as NvmeError).code, 'ERR_DMAPOOL_NVME_RESET');
+    assert.equal(nvme.statistics().resets, 1);
   });
 
   void it('may fail for good when the device goes during the reset', async (t) => {
