@@ -18,20 +18,22 @@ import { checkBytes, checkInteger } from 'dmapool/arguments';
 import type { DmaStopped, Interrupts, PciFunction } from 'dmapool/pci';
 import { checkFunctionOf, checkMaking, MAKING } from '../common/arguments.ts';
 import { releaseStopped } from '../common/release.ts';
-import { abortable, settled } from '../common/time.ts';
+import { abortable, settled, waitUntil } from '../common/time.ts';
 import { ControllerRegisters } from './controller-registers.ts';
 import { BouncedData, BouncePages, type CommandData } from './data.ts';
 import { Dispatcher } from './dispatcher.ts';
 import { NvmeError, NvmeResetError, NvmeStatusError, NvmeTimeoutError } from './errors.ts';
+import { NamespaceFormats } from './formats.ts';
 import {
   type NvmeIdentity,
+  type NvmeNamespaceIdentity,
   parseController,
   parseNamespace,
   parseNamespaceList,
   parseNamespaceSize,
 } from './identify.ts';
 import { LifeCycle, type LifeEvent } from './life-cycle.ts';
-import { NvmeNamespace } from './namespace.ts';
+import { type NamespaceOwner, NvmeNamespace } from './namespace.ts';
 import {
   type CheckedNvmeOptions,
   checkNvmeOptions,
@@ -42,10 +44,10 @@ import {
 } from './options.ts';
 import {
   adminTimeout,
-  changesFormats,
   checkAdminTransfer,
   checkNvmTransfer,
   directionOf,
+  formatChangedBy,
   transfersBlocks,
 } from './passthrough.ts';
 import { PrpLists } from './prp.ts';
@@ -138,8 +140,7 @@ export class NvmeController {
   #identity!: NvmeIdentity;
   #interrupts: Interrupts | null = null;
   #dispatcher: Dispatcher | null = null;
-  /** Block sizes of namespaces, for commands of the caller's own. Forgotten when one may have changed. */
-  readonly #blockSizes = new Map<number, number>();
+  readonly #formats = new NamespaceFormats();
   #resets = 0;
 
   private constructor(
@@ -251,7 +252,7 @@ export class NvmeController {
   }
 
   /**
-   * Opens a namespace.
+   * Opens a namespace. While a command runs that may change its format (see {@link NvmeController.admin}), that is waited for.
    *
    * @param nsid Its ID, from 1 up; see {@link NvmeController.namespaceIds}.
    * @throws {@link NvmeError} `ERR_DMAPOOL_NVME_NO_NAMESPACE` when there is none of that ID, `ERR_DMAPOOL_NVME_UNSUPPORTED` when it has
@@ -266,27 +267,27 @@ export class NvmeController {
         `there is no namespace ${String(nsid)}: ${why}`,
         options,
       );
-    const bytes = await this.#identify(IDENTIFY.namespace, nsid).catch((error: unknown) => {
-      const isInvalid = error instanceof NvmeStatusError && error.is(0, STATUS.invalidNamespace);
-      throw isInvalid ? none(error.status, { cause: error }) : error;
-    });
-    const identity = parseNamespace(bytes, this.address, nsid);
-    // Of those that it might have, but has not, it tells zeros (5.15.2.1).
-    if (identity.blocks === 0) throw none('it is not active');
-    const namespace = new NvmeNamespace(
-      {
+    const identify = async (): Promise<NvmeNamespaceIdentity> => {
+      const bytes = await this.#identify(IDENTIFY.namespace, nsid).catch((error: unknown) => {
+        const isInvalid = error instanceof NvmeStatusError && error.is(0, STATUS.invalidNamespace);
+        throw isInvalid ? none(error.status, { cause: error }) : error;
+      });
+      const identity = parseNamespace(bytes, this.address, nsid);
+      // Of those that it might have, but has not, it tells zeros (5.15.2.1).
+      if (identity.blocks === 0) throw none('it is not active');
+      return identity;
+    };
+    return this.#formats.open(nsid, identify, (identity, format) => {
+      const owner: NamespaceOwner = {
         address: this.address,
         identity: this.#identity,
         maxTransfer: this.maxTransfer,
         lists: this.#lists,
         bounce: this.#bounce,
         transfer: (command, data, timeout) => this.#submitIo(command, data, timeout),
-      },
-      nsid,
-      identity,
-    );
-    this.#blockSizes.set(nsid, namespace.blockSize);
-    return namespace;
+      };
+      return new NvmeNamespace(owner, nsid, identity, format);
+    });
   }
 
   /**
@@ -296,6 +297,8 @@ export class NvmeController {
    * Commands that create or delete queues, Doorbell Buffer Config, Host Memory Buffer and Asynchronous Event Request are
    * refused: they give the controller memory beyond their completion, or wait for what this driver does not deal with. After
    * Format NVM, Namespace Management and Namespace Attachment open namespaces anew: their block size may be another one.
+   * From the call on, commands to a namespace that was opened before fail with `ERR_DMAPOOL_NVME_STALE_NAMESPACE`; those that
+   * are under way come first.
    *
    * @param command Dwords of the command.
    * @param buffer Needed exactly when the command transfers data; of as many bytes as it transfers, where that is known.
@@ -308,8 +311,14 @@ export class NvmeController {
     const timeout = commandTimeout(options) ?? adminTimeout(checked, this.#options.timeout);
     const length = this.#lengthOf(buffer);
     const isSizeKnown = checkAdminTransfer(checked, length);
-    if (changesFormats(checked)) this.#blockSizes.clear();
-    return this.#submitAdmin(checked, this.#dataOf(checked, buffer, isSizeKnown), timeout);
+    const data = this.#dataOf(checked, buffer, isSizeKnown);
+    const nsid = formatChangedBy(checked, this.#identity);
+    if (nsid === null) return this.#submitAdmin(checked, data, timeout);
+    return this.#formats.change(nsid, async () => {
+      const isIdle = (): boolean => this.#life.refusal !== null || !this.#dispatcher!.hasIoOf(nsid);
+      await waitUntil(isIdle, Infinity);
+      return this.#submitAdmin(checked, data, timeout);
+    });
   }
 
   /**
@@ -335,8 +344,9 @@ export class NvmeController {
     timeout: number | undefined,
   ): Promise<number> {
     const { nsid = 0 } = command;
-    const blockSize = this.#blockSizes.get(nsid) ?? (await this.namespace(nsid)).blockSize;
-    checkNvmTransfer(command, length, blockSize);
+    let format = this.#formats.get(nsid);
+    for (; format === undefined; format = this.#formats.get(nsid)) await this.namespace(nsid);
+    checkNvmTransfer(command, length, format.blockSize);
     return this.#submitIo(command, this.#dataOf(command, buffer, true), timeout);
   }
 

@@ -87,6 +87,11 @@ export class Dispatcher {
     return this.#queues.reduce((sum, queue) => sum + queue.load, 0);
   }
 
+  /** Says whether there are I/O commands to a namespace, or to any for `ALL_NAMESPACES`: in flight, or waiting. */
+  hasIoOf(nsid: number): boolean {
+    return this.ioQueues.some((queue) => queue.hasCommandOf(nsid));
+  }
+
   /** Commands that took too long. */
   get timeouts(): number {
     return this.#timeouts;

@@ -15,6 +15,7 @@ import { nvmeStatusName } from './status.ts';
  * | `ERR_DMAPOOL_NVME_RESET` | `NvmeResetError` | the controller was reset while it had the command |
  * | `ERR_DMAPOOL_NVME_CLOSED` | `NvmeError` | the driver was closed |
  * | `ERR_DMAPOOL_NVME_NO_NAMESPACE` | `NvmeError` | there is no namespace of that ID |
+ * | `ERR_DMAPOOL_NVME_STALE_NAMESPACE` | `NvmeError` | the namespace may have another block size than when it was opened |
  * | `ERR_DMAPOOL_NVME_UNSUPPORTED` | `NvmeError` | the controller or namespace needs what this driver has not |
  * | `ERR_DMAPOOL_NVME_PROTOCOL` | `NvmeError` | what the controller says makes no sense |
  */
@@ -24,6 +25,7 @@ export type NvmeErrorCode =
   | 'ERR_DMAPOOL_NVME_RESET'
   | 'ERR_DMAPOOL_NVME_CLOSED'
   | 'ERR_DMAPOOL_NVME_NO_NAMESPACE'
+  | 'ERR_DMAPOOL_NVME_STALE_NAMESPACE'
   | 'ERR_DMAPOOL_NVME_UNSUPPORTED'
   | 'ERR_DMAPOOL_NVME_PROTOCOL';
 

@@ -31,6 +31,8 @@ export interface NvmeIdentity {
   readonly datasetManagement: boolean;
   /** It has the Write Zeroes command (ONCS). */
   readonly writeZeroes: boolean;
+  /** A Format NVM of one namespace formats all of them (FNA). */
+  readonly formatsAll: boolean;
   /** It has a write cache that loses its content without power: flush what must last. */
   readonly volatileWriteCache: boolean;
 }
@@ -79,6 +81,7 @@ export function parseController(bytes: Uint8Array, version: number): NvmeIdentit
     maxNamespaceId: view.getUint32(516, true),
     datasetManagement: (oncs & 0x4) !== 0,
     writeZeroes: (oncs & 0x8) !== 0,
+    formatsAll: (bytes[524]! & 0x1) !== 0,
     volatileWriteCache: (bytes[525]! & 0x1) !== 0,
   };
 }

@@ -12,6 +12,7 @@ import {
 } from 'dmapool/arguments';
 import { BouncedData, type BouncePages, type CommandData, DirectData, type DmaMemory } from './data.ts';
 import { NvmeError } from './errors.ts';
+import type { NamespaceFormat } from './formats.ts';
 import type { NvmeIdentity, NvmeNamespaceIdentity } from './identify.ts';
 import { checkTimeout, commandTimeout, MAX_TRANSFER, type NvmeCommandOptions } from './options.ts';
 import type { PrpLists } from './prp.ts';
@@ -71,6 +72,9 @@ const RANGE: OptionNames<NvmeRange> = { lba: true, blocks: true };
  * their parts run side by side; when one fails, the others are awaited first. Whether a block exists is the controller's
  * to say (`LBA Out of Range`).
  *
+ * Whatever may change its format (Format NVM, Namespace Management, Namespace Attachment by `NvmeController.admin`) makes it
+ * stale: each command fails with `ERR_DMAPOOL_NVME_STALE_NAMESPACE`, for its block size may be another one. Open it anew.
+ *
  * Buffers must be left alone until the promise is settled. One that was detached (by `postMessage`, say) or resized before
  * its command was submitted, or before what was read could be copied into it, is a `DmaArgumentError`.
  *
@@ -107,12 +111,14 @@ export class NvmeNamespace {
   /** What deallocated blocks read as. */
   readonly deallocatedReads: 'zeros' | 'ones' | 'unknown';
   readonly #owner: NamespaceOwner;
+  readonly #format: NamespaceFormat;
   /** Bytes of one command: whole blocks. */
   readonly #maxBytes: number;
 
   /** @internal */
-  constructor(owner: NamespaceOwner, nsid: number, identity: NvmeNamespaceIdentity) {
+  constructor(owner: NamespaceOwner, nsid: number, identity: NvmeNamespaceIdentity, format: NamespaceFormat) {
     this.#owner = owner;
+    this.#format = format;
     this.nsid = nsid;
     this.blockSize = identity.blockSize;
     this.blocks = identity.blocks;
@@ -172,7 +178,7 @@ export class NvmeNamespace {
 
   /** What was written lasts from now on, also without power (6.8). @param options How long it may take. */
   async flush(options: NvmeCommandOptions = {}): Promise<void> {
-    await this.#owner.transfer({ opcode: NVM.flush, nsid: this.nsid }, null, commandTimeout(options));
+    await this.#submit({ opcode: NVM.flush, nsid: this.nsid }, null, commandTimeout(options));
   }
 
   /**
@@ -217,7 +223,7 @@ export class NvmeNamespace {
     }
     const { nsid } = this;
     const command = { opcode: NVM.datasetManagement, nsid, cdw10: ranges.length - 1, cdw11: DSM_DEALLOCATE };
-    await this.#owner.transfer(command, new BouncedData(this.#owner.bounce, list, 'toDevice'), timeout);
+    await this.#submit(command, new BouncedData(this.#owner.bounce, list, 'toDevice'), timeout);
   }
 
   #transferBuffer(opcode: number, lba: number, buffer: Uint8Array, flags: number): Promise<void> {
@@ -290,7 +296,13 @@ export class NvmeNamespace {
       cdw11: lba / 2 ** 32,
       cdw12: flags + count - 1,
     };
-    await this.#owner.transfer(command, data, timeout);
+    await this.#submit(command, data, timeout);
+  }
+
+  #submit(command: NvmeCommand, data: CommandData | null, timeout?: number): Promise<number> {
+    if (!this.#format.isStale) return this.#owner.transfer(command, data, timeout);
+    const message = `the format of namespace ${String(this.nsid)} may have changed since it was opened; open it anew`;
+    return Promise.reject(new NvmeError('ERR_DMAPOOL_NVME_STALE_NAMESPACE', this.#owner.address, message));
   }
 
   #checkSupport(supported: boolean, command: string): void {

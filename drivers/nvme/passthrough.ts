@@ -7,6 +7,8 @@
  * that data is transferred; that it is long enough is then the caller's to see to.
  */
 import { DmaArgumentError } from 'dmapool';
+import { ALL_NAMESPACES } from './formats.ts';
+import type { NvmeIdentity } from './identify.ts';
 import type { NvmeCommand } from './queue-pair.ts';
 import { ADMIN, DSM_RANGE_SIZE, FEATURE, IDENTIFY_SIZE, NVM, opcodeName } from './registers.ts';
 
@@ -91,9 +93,24 @@ export function adminTimeout({ opcode }: NvmeCommand, timeout: number): number {
   return Math.max(timeout, LEAST_TIMES[opcode] ?? 0);
 }
 
-/** Says whether an admin command may change the block size of a namespace. */
-export function changesFormats({ opcode }: NvmeCommand): boolean {
-  return opcode === ADMIN.formatNvm || opcode === ADMIN.namespaceManagement || opcode === ADMIN.namespaceAttachment;
+/** The namespace whose block size an admin command may change, or all of them; null for none. */
+export function formatChangedBy(command: NvmeCommand, { formatsAll }: NvmeIdentity): number | null {
+  const { opcode, nsid = 0 } = command;
+  switch (opcode) {
+    case ADMIN.formatNvm:
+      return formatsAll ? ALL_NAMESPACES : nsid;
+    case ADMIN.namespaceManagement:
+      return isNamespaceDeletion(command) ? nsid : null;
+    case ADMIN.namespaceAttachment:
+      return nsid;
+    default:
+      return null;
+  }
+}
+
+/** Namespace Management: Select, dword 10 bits 3:0, is 1. */
+function isNamespaceDeletion({ cdw10 = 0 }: NvmeCommand): boolean {
+  return (cdw10 & 0xf) === 1;
 }
 
 /** Bytes that an admin command transfers; null when this driver does not know. */
@@ -109,8 +126,7 @@ function adminSize(command: NvmeCommand): number | null {
     case ADMIN.getFeatures:
       return featureSize(command);
     case ADMIN.namespaceManagement:
-      // Select, bits 3:0: 1 deletes one.
-      return (cdw10 & 0xf) === 1 ? 0 : 4096;
+      return isNamespaceDeletion(command) ? 0 : 4096;
     case ADMIN.namespaceAttachment:
       return 4096;
     case ADMIN.firmwareImageDownload:

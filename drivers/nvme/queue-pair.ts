@@ -21,6 +21,7 @@ import type { Bar, DmaStopped } from 'dmapool/pci';
 import { releaseAll } from '../common/release.ts';
 import type { CommandData } from './data.ts';
 import { NvmeStatusError } from './errors.ts';
+import { covers } from './formats.ts';
 import { COMPLETION_ENTRY, opcodeName, REGISTER, SUBMISSION_ENTRY } from './registers.ts';
 
 /** A command as the specification lays it out (4.2), without what the driver fills in itself. Dwords default to 0. */
@@ -248,6 +249,15 @@ export class QueuePair {
       shortest = Math.min(shortest, request.timeout);
     }
     return shortest;
+  }
+
+  /** Says whether a command to a namespace is in flight or waits; for `ALL_NAMESPACES`, any command. */
+  hasCommandOf(nsid: number): boolean {
+    for (const request of this.#slots) if (request !== null && covers(nsid, request.command.nsid ?? 0)) return true;
+    for (let request = this.#firstWaiting; request !== null; request = request.next) {
+      if (covers(nsid, request.command.nsid ?? 0)) return true;
+    }
+    return false;
   }
 
   get hasWaiting(): boolean {

@@ -8,6 +8,7 @@ import { withoutQemu } from '../../qemu/qemu.ts';
 import { assertIdle, closeNvme, startNvme, traceOf } from './fixture.ts';
 import { MIB } from '../../support/sizes.ts';
 import { Random } from '../../support/random.ts';
+import { rejectsAs } from '../../support/errors.ts';
 import { until } from '../../support/until.ts';
 
 /** Lets the disk do so many requests, and write so many bytes, a second; 0: as many as it can. */
@@ -97,6 +98,7 @@ void describe('commands that take too long', { skip: withoutQemu }, () => {
     await throttle(machine, 0);
     const formatted = await nvme.namespace(1);
     assert.equal(formatted.blockSize, 4096);
+    await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_STALE_NAMESPACE', disk.read(0, new Uint8Array(512)));
     const back = new Uint8Array(formatted.size).fill(1);
     await formatted.read(0, back);
     assert.ok(back.every((byte) => byte === 0));
