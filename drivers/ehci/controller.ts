@@ -87,6 +87,7 @@ export class EhciController {
   readonly #pci: PciFunction;
   readonly #registers: OperationalRegisters;
   readonly #timeout: number;
+  readonly #endClaim: () => void;
   #engine!: TransferEngine;
   readonly #attached = new Map<number, UsbDevice>();
   /** Ends of the changes of PORTSC, by port. */
@@ -96,15 +97,21 @@ export class EhciController {
   /** One port at a time is reset, for there is one default address (USB 2.0, 9.1.1.3). */
   #connecting: Promise<unknown> = Promise.resolve();
   #closing: Promise<void> | null = null;
-  #endClaim: () => void = () => undefined;
 
-  private constructor(key: symbol, pci: PciFunction, version: number, ports: number, length: number, timeout: number) {
+  private constructor(
+    key: symbol,
+    pci: PciFunction,
+    capabilities: Capabilities,
+    timeout: number,
+    endClaim: () => void,
+  ) {
     checkMaking(key, 'EhciController', 'EhciController.open()');
     this.#pci = pci;
-    this.version = version;
-    this.ports = ports;
-    this.#registers = new OperationalRegisters(pci.bar(0), length, pci.address);
+    this.version = capabilities.version;
+    this.ports = capabilities.ports;
+    this.#registers = new OperationalRegisters(pci.bar(0), capabilities.length, pci.address);
     this.#timeout = timeout;
+    this.#endClaim = endClaim;
   }
 
   /**
@@ -115,7 +122,8 @@ export class EhciController {
    * @throws `DmaArgumentError` for a function of another kind, or wrong options.
    * @throws {@link UsbError} `ERR_DMAPOOL_USB_CONTROLLER` when it does not do what it is told.
    * @throws `PciError` `ERR_DMAPOOL_PCI_BUSY` when a driver has it already, which goes on; and others.
-   * @throws `DmaOutOfMemoryError` Nothing is kept then.
+   * @throws `DmaOutOfMemoryError` After an error nothing is kept. Only when nothing stops the controller, its memory is kept
+   *   until `pci.close()`, the device's log says so, and no other driver gets the function.
    */
   static async open(pci: PciFunction, options: EhciOptions = {}): Promise<EhciController> {
     if (!isInstance(pci, PciFunction) || pci.classCode !== EHCI_CLASS) {
@@ -125,37 +133,24 @@ export class EhciController {
     checkInteger('timeout', timeout, 1, MAX_TIMEOUT);
     const endClaim = pci.claim('EHCI');
     let opened: Interrupts | null = null;
+    let controller: EhciController | null = null;
     try {
       opened = await pci.interrupts(interrupts);
-      const controller = await EhciController.#openWith(pci, timeout, opened);
-      controller.#endClaim = endClaim;
+      const capabilities = await readCapabilities(pci);
+      controller = new EhciController(MAKING, pci, capabilities, timeout, endClaim);
+      await controller.#takeOver(capabilities.extended);
+      await controller.#start(capabilities, opened);
       return controller;
     } catch (error) {
       await opened?.close();
-      endClaim();
+      // Another driver would switch on the DMA of a controller that may still reach what is kept.
+      if (controller === null || !controller.#keepsMemory) endClaim();
       throw error;
     }
   }
 
-  static async #openWith(pci: PciFunction, timeout: number, interrupts: Interrupts): Promise<EhciController> {
-    const bar = pci.bar(0);
-    const length = await bar.read8(CAPABILITY.length);
-    const version = await bar.read16(CAPABILITY.version);
-    const structural = await bar.read32(CAPABILITY.structural);
-    const parameters = await bar.read32(CAPABILITY.parameters);
-    const ports = structural & STRUCTURAL.ports;
-    if (length % 4 !== 0 || length + REGISTER.firstPort + 4 * ports > bar.size || ports === 0) {
-      const what = `${String(ports)} ports, and registers at ${String(length)}`;
-      throw new UsbError('ERR_DMAPOOL_USB_CONTROLLER', pci.address, `its capability registers make no sense: ${what}`);
-    }
-    const controller = new EhciController(MAKING, pci, version, ports, length, timeout);
-    await controller.#takeOver((parameters >> PARAMETERS.extendedShift) & PARAMETERS.extendedMask);
-    await controller.#start(
-      (structural & STRUCTURAL.portPower) !== 0,
-      (parameters & PARAMETERS.address64) !== 0,
-      interrupts,
-    );
-    return controller;
+  get #keepsMemory(): boolean {
+    return (this.#engine as TransferEngine | undefined)?.keepsMemory === true;
   }
 
   /** Aborted when the controller stopped, with the {@link UsbError} that says why: gone, failed, closed. */
@@ -233,7 +228,7 @@ export class EhciController {
   }
 
   /** Controller initialization (4.1). */
-  async #start(portPower: boolean, address64: boolean, interrupts: Interrupts): Promise<void> {
+  async #start({ portPower, address64 }: Capabilities, interrupts: Interrupts): Promise<void> {
     const registers = this.#registers;
     registers.command(0, COMMAND.run);
     await registers.until(REGISTER.status, STATUS.halted, STATUS.halted, REGISTER_TIMEOUT, 'halt');
@@ -242,7 +237,8 @@ export class EhciController {
     this.#pci.device.setDmaMask(dmaBitMask(32));
     // The upper halves of all addresses.
     if (address64) registers.write(REGISTER.segment, 0);
-    this.#engine = await TransferEngine.start(this.#pci, registers, interrupts, () => this.#onPortChange());
+    this.#engine = new TransferEngine(this.#pci, registers, interrupts, () => this.#onPortChange());
+    await this.#engine.start();
     this.ended.addEventListener('abort', () => {
       for (const device of this.devices) void device.end(this.ended.reason as UsbError);
     });
@@ -422,6 +418,40 @@ export class EhciController {
   #portName(port: number): string {
     return `${this.#pci.address} port ${String(port)}`;
   }
+}
+
+/** What a controller says of itself (2.2). */
+interface Capabilities {
+  /** Bytes from the beginning of the registers to the operational ones. */
+  readonly length: number;
+  readonly version: number;
+  readonly ports: number;
+  readonly portPower: boolean;
+  readonly address64: boolean;
+  /** Where the extended capabilities begin in configuration space; 0: there are none. */
+  readonly extended: number;
+}
+
+/** @throws {@link UsbError} `ERR_DMAPOOL_USB_CONTROLLER` */
+async function readCapabilities(pci: PciFunction): Promise<Capabilities> {
+  const bar = pci.bar(0);
+  const length = await bar.read8(CAPABILITY.length);
+  const version = await bar.read16(CAPABILITY.version);
+  const structural = await bar.read32(CAPABILITY.structural);
+  const parameters = await bar.read32(CAPABILITY.parameters);
+  const ports = structural & STRUCTURAL.ports;
+  if (length % 4 !== 0 || length + REGISTER.firstPort + 4 * ports > bar.size || ports === 0) {
+    const what = `${String(ports)} ports, and registers at ${String(length)}`;
+    throw new UsbError('ERR_DMAPOOL_USB_CONTROLLER', pci.address, `its capability registers make no sense: ${what}`);
+  }
+  return {
+    length,
+    version,
+    ports,
+    portPower: (structural & STRUCTURAL.portPower) !== 0,
+    address64: (parameters & PARAMETERS.address64) !== 0,
+    extended: (parameters >> PARAMETERS.extendedShift) & PARAMETERS.extendedMask,
+  };
 }
 
 /** A device on an enabled port stays the same one as long as nothing changes. */

@@ -31,7 +31,12 @@ export class TransferEngine {
   #proof: DmaStopped | null = null;
   #serving: Promise<void> = Promise.resolve();
 
-  private constructor(
+  /**
+   * @param registers Of a controller that has been reset.
+   * @param interrupts The engine closes them, but not when it can not be made.
+   * @throws `DmaOutOfMemoryError`
+   */
+  constructor(
     pci: PciFunction,
     registers: OperationalRegisters,
     interrupts: Interrupts,
@@ -72,30 +77,25 @@ export class TransferEngine {
     });
   }
 
-  /**
-   * @param registers Of a controller that has been reset.
-   * @param interrupts The engine closes them, but not when it fails to start.
-   * @throws `DmaOutOfMemoryError`
-   */
-  static async start(
-    pci: PciFunction,
-    registers: OperationalRegisters,
-    interrupts: Interrupts,
-    onPortChange: () => Promise<void>,
-  ): Promise<TransferEngine> {
-    const engine = new TransferEngine(pci, registers, interrupts, onPortChange);
+  /** Starts the controller. When that fails, the engine is closed. */
+  async start(): Promise<void> {
+    const registers = this.#registers;
     try {
-      await pci.enableBusMaster();
+      await this.#pci.enableBusMaster();
       registers.write(REGISTER.interruptEnable, INTERRUPTS);
       registers.command(COMMAND.run | COMMAND.threshold8);
       await registers.until(REGISTER.status, STATUS.halted, 0, STOP_TIMEOUT, 'start');
     } catch (error) {
       // Report the original error; the device's log has memory that is kept.
-      await engine.close().catch(() => undefined);
+      await this.close().catch(() => undefined);
       throw error;
     }
-    engine.#serving = engine.#serve();
-    return engine;
+    this.#serving = this.#serve();
+  }
+
+  /** True while the controller may reach memory of the engine's. */
+  get keepsMemory(): boolean {
+    return this.#proof === null;
   }
 
   /** True once the controller is being stopped. */

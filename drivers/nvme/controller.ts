@@ -169,8 +169,8 @@ export class NvmeController {
    * @param pci An open function of class 010802h. It stays the caller's to close, after {@link NvmeController.close}.
    * @param options Queues, their depth, time-outs; all have defaults.
    * @throws `DmaArgumentError`, `DmaOutOfMemoryError`, `PciGoneError`, {@link NvmeError} and its kin. The controller is
-   *   then stopped, and all memory is released. When nothing stops it, its memory is kept until `pci.close()`, and the
-   *   device's log says so.
+   *   then stopped, and all memory is released. When nothing stops it, its memory is kept until `pci.close()`, the device's
+   *   log says so, and no other driver gets the function.
    * @throws `PciError` `ERR_DMAPOOL_PCI_BUSY` when a driver has the function already. That one goes on.
    */
   static async open(pci: PciFunction, options: NvmeOptions = {}): Promise<NvmeController> {
@@ -181,14 +181,16 @@ export class NvmeController {
       throw new NvmeError('ERR_DMAPOOL_NVME_UNSUPPORTED', pci.address, message);
     }
     const endClaim = pci.claim('NVMe');
+    let controller: NvmeController | null = null;
     try {
       // PRP entries have 64 bits.
       pci.device.setDmaMask(dmaBitMask(64));
-      const controller = new NvmeController(MAKING, pci, checked, await ControllerRegisters.read(pci), endClaim);
+      controller = new NvmeController(MAKING, pci, checked, await ControllerRegisters.read(pci), endClaim);
       await controller.#start();
       return controller;
     } catch (error) {
-      endClaim();
+      // Another driver would switch on the DMA of a controller that may still reach what is kept.
+      if (controller === null || controller.#life.state !== 'stuck') endClaim();
       throw error;
     }
   }

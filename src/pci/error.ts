@@ -10,14 +10,16 @@ export type PciErrorCode =
   | 'ERR_DMAPOOL_PCI_BUSY'
   | 'ERR_DMAPOOL_PCI_NOT_FOUND'
   | 'ERR_DMAPOOL_PCI_UNSUPPORTED'
+  | 'ERR_DMAPOOL_PCI_TIMEOUT'
   | 'ERR_DMAPOOL_PCI_PROTOCOL';
 
 /**
  * An operation on a PCI function failed: it has no such BAR, capability or interrupt (`ERR_DMAPOOL_PCI_UNSUPPORTED`),
  * it is open already (`ERR_DMAPOOL_PCI_BUSY`), it was closed (`ERR_DMAPOOL_PCI_CLOSED`), no function has that address
  * (`ERR_DMAPOOL_PCI_NOT_FOUND`), its configuration space is invalid (`ERR_DMAPOOL_PCI_PROTOCOL`), the kernel requests
- * its release (`ERR_DMAPOOL_PCI_RELEASE_REQUESTED`), it reported an uncorrectable error (`ERR_DMAPOOL_PCI_FAULT`), or
- * its DMA could not be stopped (`ERR_DMAPOOL_PCI_DMA_ACTIVE`).
+ * its release (`ERR_DMAPOOL_PCI_RELEASE_REQUESTED`), it reported an uncorrectable error (`ERR_DMAPOOL_PCI_FAULT`), its
+ * DMA could not be stopped (`ERR_DMAPOOL_PCI_DMA_ACTIVE`), or a step of `close()` exceeded its time limit
+ * (`ERR_DMAPOOL_PCI_TIMEOUT`).
  */
 export class PciError extends DmaError {
   declare readonly code: PciErrorCode;

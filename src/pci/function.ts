@@ -69,6 +69,8 @@ const MAX_STEP_TIME = 600_000;
 const STOP_ATTEMPTS = 3;
 /** Maximum milliseconds of a step of `close`, except for those that stop DMA. */
 const MAX_CLOSE_TIME = 10_000;
+/** Maximum milliseconds of the backend's close: it may reset the device, and a kernel waits up to a minute for that. */
+const MAX_BACKEND_CLOSE_TIME = 90_000;
 
 /**
  * One function of a PCI device, open for one driver. A backend opens it, such as `QemuMachine.open()` of
@@ -231,7 +233,7 @@ export class PciFunction implements PciIdentity {
     this.removed.throwIfAborted();
     this.#guard();
     if (this.#claim !== null) {
-      const message = `driver ${this.#claim.driver} has claimed it; close that driver first`;
+      const message = `driver ${this.#claim.driver} has claimed it; close that driver, or the function, first`;
       throw this.#error('ERR_DMAPOOL_PCI_BUSY', message);
     }
     const claim = { driver };
@@ -473,8 +475,9 @@ export class PciFunction implements PciIdentity {
    * Otherwise all memory of the device stays reserved (`device.bytesAllocated`), the device's log reports it, the
    * backend stays open, and a later call tries again.
    *
-   * @throws `DmaReleaseError` with all failures, after every step was tried; {@link PciError}
-   *   `ERR_DMAPOOL_PCI_DMA_ACTIVE` is among its `errors` when memory stays reserved.
+   * @throws `DmaReleaseError` with all failures, after every step was tried. Its `errors` contain {@link PciError}
+   *   `ERR_DMAPOOL_PCI_DMA_ACTIVE` when memory stays reserved, and `ERR_DMAPOOL_PCI_TIMEOUT` when a step exceeds its time
+   *   limit, such as a backend that does not close within 90 seconds.
    */
   close(): Promise<void> {
     this.#closed = true;
@@ -493,7 +496,7 @@ export class PciFunction implements PciIdentity {
     const errors: unknown[] = [];
     const attempt = async (step: string, action: () => Promise<void>): Promise<void> => {
       try {
-        await within(MAX_CLOSE_TIME, step, action);
+        await within(this.address, MAX_CLOSE_TIME, step, action);
       } catch (error) {
         // These steps reject after `removed` has aborted.
         if (!this.removed.aborted) errors.push(error);
@@ -521,7 +524,7 @@ export class PciFunction implements PciIdentity {
       this.#released = true;
       const memoryErrors = this.#releaseMemory();
       try {
-        await this.#backend.close();
+        await within(this.address, MAX_BACKEND_CLOSE_TIME, 'closing its backend', () => this.#backend.close());
       } catch (error) {
         errors.push(error);
       }

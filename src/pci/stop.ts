@@ -192,7 +192,7 @@ class Attempt {
   /** Runs a step. Records an error and returns false when it fails or exceeds its time limit. */
   async #try(step: string, timeout: number, action: () => Promise<boolean>): Promise<boolean> {
     try {
-      return await within(timeout, step, action);
+      return await within(this.#target.address, timeout, step, action);
     } catch (error) {
       this.#errors.push(error);
       return false;
@@ -202,12 +202,16 @@ class Attempt {
 
 const ALL_ONES = 0xffff;
 
-/** Rejects when `action` exceeds `timeout` milliseconds; a later result is ignored. @internal */
-export async function within<T>(timeout: number, step: string, action: () => Promise<T>): Promise<T> {
+/**
+ * Rejects when `action` exceeds `timeout` milliseconds; a later result is ignored.
+ *
+ * @throws {@link PciError} `ERR_DMAPOOL_PCI_TIMEOUT` @internal
+ */
+export async function within<T>(address: string, timeout: number, step: string, action: () => Promise<T>): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(() => {
-      reject(new Error(`${step} took longer than ${String(timeout)} ms`));
+      reject(new PciError('ERR_DMAPOOL_PCI_TIMEOUT', address, `${step} took longer than ${String(timeout)} ms`));
     }, timeout);
   });
   try {

@@ -252,6 +252,26 @@ void describe('stopDma()', () => {
     assert.equal((await fn.stopDma()).reason, 'gone');
   });
 
+  void it('does not wait for ever for a backend that does not close', async (t) => {
+    const { backend, fn } = await atWork(new GuardedBackend());
+    let asked = false;
+    backend.close = () => {
+      asked = true;
+      return new Promise(() => undefined);
+    };
+    t.mock.timers.enable({ apis: ['setTimeout'] });
+    const closing = rejectsCode('ERR_DMAPOOL_RELEASE', fn.close());
+    while (!asked) await new Promise((resolve) => setImmediate(resolve));
+    t.mock.timers.tick(90_000);
+    const { errors } = (await closing) as DmaReleaseError;
+    assert.deepEqual(
+      errors.map((error) => (error as PciError).code),
+      ['ERR_DMAPOOL_PCI_TIMEOUT'],
+    );
+    assert.match(String(errors[0]), /0000:00:05\.0: closing its backend took longer than 90000 ms/);
+    assert.equal(backend.memory.bytesInUse, 0);
+  });
+
   void it('refuses wrong options', async () => {
     const { fn } = await atWork(new GuardedBackend());
     for (const options of [{ stop: 1 }, { timeout: 0 }, { timeout: 600_001 }, { wrong: 1 }, null]) {

@@ -29,6 +29,8 @@ export class FakeEhci extends FakeBackend {
   doorbells = 0;
   /** The port's register changes, and says so, at each read of it, which takes some milliseconds. */
   restless = false;
+  /** Called when the controller is told to run, before it does. */
+  onRun: () => void = () => undefined;
   /** Milliseconds that each reset of the port took. */
   readonly portResets: number[] = [];
   #resetBegan = 0;
@@ -82,6 +84,7 @@ export class FakeEhci extends FakeBackend {
     if (offset === STATUS) {
       super.write(bar, offset, width, old & ~value);
     } else if (offset === COMMAND) {
+      if ((value & 1) !== 0) this.onRun();
       super.write(bar, offset, width, this.stuck ? value : value & ~0x42);
       let status = (value & 1) === 0 && !this.stuck ? HALTED : 0;
       if ((value & 0x21) === 0x21) status |= ASYNC_ACTIVE;

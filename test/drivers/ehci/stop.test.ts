@@ -75,6 +75,36 @@ test('memory is kept when the device is detached while the controller runs', asy
   assert.equal(pci.device.bytesAllocated, 0);
 });
 
+test('memory is kept, and no other driver gets the function, when a start fails and nothing stops the controller', async () => {
+  const fake = new FakeEhci();
+  const log = new RecordingLog();
+  const pci = await PciFunction.open(fake, { log });
+  fake.onRun = () => {
+    Object.assign(fake, { stuck: true, sticks: true });
+    throw new Error('the bus broke');
+  };
+  await assert.rejects(EhciController.open(pci), /the bus broke/);
+  assert.match(log.text, /1 queue heads, 0 transfer descriptors and 0 pages are kept/);
+  assert.notEqual(pci.device.bytesAllocated, 0);
+  Object.assign(fake, { stuck: false, sticks: false, onRun: () => undefined });
+  await rejectsCode('ERR_DMAPOOL_PCI_BUSY', EhciController.open(pci));
+  await pci.close();
+  assert.equal(pci.device.bytesAllocated, 0);
+});
+
+test('a start that fails keeps nothing when the controller can be stopped', async () => {
+  const fake = new FakeEhci();
+  const pci = await PciFunction.open(fake, { log: new RecordingLog() });
+  fake.onRun = () => {
+    fake.onRun = (): void => undefined;
+    throw new Error('the bus broke');
+  };
+  await assert.rejects(EhciController.open(pci), /the bus broke/);
+  assert.equal(pci.device.bytesAllocated, 0);
+  await (await EhciController.open(pci)).close();
+  await pci.close();
+});
+
 /** A schedule with two queue heads. */
 async function schedule(): Promise<{ fake: FakeEhci; pci: PciFunction; ring: AsyncSchedule; qhs: QhBlock[] }> {
   const fake = new FakeEhci();

@@ -132,6 +132,8 @@ void describe('memory of the NVMe driver', () => {
     assert.match(log.text, /memory of its queues and of 1 commands is kept/);
     assert.ok(pci.device.bytesAllocated > 0);
     letGo(fake);
+    // The next driver would switch its DMA on again.
+    await rejectsCode('ERR_DMAPOOL_PCI_BUSY', NvmeController.open(pci));
     await pci.close();
     assert.equal(pci.device.bytesAllocated, 0);
     assert.deepEqual(fake.faults, []);
