@@ -42,11 +42,11 @@ export interface ConnectOptions {
 const OPTIONS: OptionNames<EhciOptions> = { timeout: true, interrupts: true };
 const CONNECT_OPTIONS: OptionNames<ConnectOptions> = { port: true, wait: true };
 
-/** Milliseconds for what the specification gives microframes; emulated controllers may be slow. */
+/** Milliseconds for what the specification gives microframes, or 2 ms (PORTSC, Port Reset, 2.3.9); emulated controllers may be slow. */
 const REGISTER_TIMEOUT = 1000;
 /** Milliseconds that a BIOS gets to let go of the controller (as Linux has it). */
 const HANDOVER_TIMEOUT = 1000;
-/** Milliseconds after power is on (HCSPARAMS.PPC, 2.2.3, and 4.19: 20 ms). */
+/** Milliseconds after power is on, where ports have switches for it (PORTSC, Port Power, 2.3.9). */
 const POWER_TIME = 20;
 /** Milliseconds of a connection that does not bounce any more (USB 2.0, 7.1.7.3). */
 const DEBOUNCE_TIME = 100;

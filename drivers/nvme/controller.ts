@@ -238,7 +238,7 @@ export class NvmeController {
   }
 
   /**
-   * IDs of the namespaces there are now, ascending; the first 1024 (5.15.2.3). A controller of version 1.0 has no list: each
+   * IDs of the namespaces there are now, ascending; the first 1024 (5.15.2). A controller of version 1.0 has no list: each
    * ID up to 1024 is then looked at.
    */
   async namespaceIds(): Promise<number[]> {
@@ -275,7 +275,7 @@ export class NvmeController {
         throw isInvalid ? none(error.status, { cause: error }) : error;
       });
       const identity = parseNamespace(bytes, this.address, nsid);
-      // Of those that it might have, but has not, it tells zeros (5.15.2.1).
+      // Of those that it might have, but has not, it tells zeros (5.15.2).
       if (identity.blocks === 0) throw none('it is not active');
       return identity;
     };

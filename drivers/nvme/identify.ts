@@ -126,7 +126,7 @@ export function parseNamespace(bytes: Uint8Array, device: string, nsid: number):
   };
 }
 
-/** The IDs in an Active Namespace ID list (5.15.2.3): ascending, ended by 0. */
+/** The IDs in an Active Namespace ID list (5.15.2): ascending, ended by 0. */
 export function parseNamespaceList(bytes: Uint8Array): number[] {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const ids: number[] = [];

@@ -177,7 +177,7 @@ export class QueuePair {
     this.depth = depth;
     this.entries = depth + 1;
     this.vector = vector;
-    // 3.1.24, 3.1.25
+    // SQyTDBL, CQyHDBL (3.1)
     this.#tailDoorbell = REGISTER.doorbells + 2 * id * owner.doorbellStride;
     this.#headDoorbell = this.#tailDoorbell + owner.doorbellStride;
     this.#slots = new Array<Request | null>(depth).fill(null);

@@ -20,7 +20,7 @@ export const REGISTER: Readonly<Record<'cap' | 'vs' | 'cc' | 'csts' | 'aqa' | 'a
   /** Admin Submission and Completion Queue Base Address, 64 bits each (3.1.9, 3.1.10). */
   asq: 0x28,
   acq: 0x30,
-  /** The first doorbell (3.1.24); the others follow at the stride of CAP.DSTRD. */
+  /** The first doorbell, SQ0TDBL (3.1); the others follow at the stride of CAP.DSTRD. */
   doorbells: 0x1000,
 };
 
@@ -130,7 +130,7 @@ export const NVM: Readonly<
   datasetManagement: 0x09,
 };
 
-/** What Identify is asked for: CNS (5.15.1). */
+/** What Identify is asked for: CNS (5.15). */
 export const IDENTIFY: Readonly<Record<'namespace' | 'controller' | 'activeNamespaces', number>> = {
   namespace: 0x00,
   controller: 0x01,
@@ -169,7 +169,7 @@ export const COMPLETION_ENTRY = 16;
 export const PAGE_SIZE = 4096;
 /** Bytes of an Identify data structure, whichever it is (5.15). */
 export const IDENTIFY_SIZE = 4096;
-/** IDs in an Active Namespace ID list (5.15.2.3). */
+/** IDs in an Active Namespace ID list (5.15.2). */
 export const NAMESPACE_LIST_LENGTH: number = IDENTIFY_SIZE / 4;
 
 /** Names of commands for messages. */
