@@ -5,7 +5,7 @@
  * @module dmapool/arguments
  * @packageDocumentation
  */
-import { DmaArgumentError, DmaError } from './errors.ts';
+import { describe, DmaArgumentError, DmaError } from './errors.ts';
 
 export { describeThrown, isArray } from './errors.ts';
 
@@ -124,7 +124,7 @@ export function checkBytes(
   most: number = Number.POSITIVE_INFINITY,
 ): asserts value is Uint8Array {
   if (ArrayBuffer.isView(value) && value instanceof Uint8Array && value.length >= least && value.length <= most) return;
-  const count = least === most ? ` of ${least} bytes` : most === Infinity ? '' : ` of ${least} to ${most} bytes`;
+  const count = most === Infinity ? '' : ` of ${least === most ? '' : `${least} to `}${most} bytes`;
   throw new DmaArgumentError(argument, value, `a Uint8Array${count}`);
 }
 
@@ -206,12 +206,16 @@ export type OptionNames<T> = { readonly [K in keyof T]-?: boolean };
  * ```
  */
 export function readOptions<T extends object>(argument: string, given: unknown, names: OptionNames<T>): T {
-  checkObject('names', names, 'an object with the names that are accepted');
+  checkObject('names', names);
   const known = names as Readonly<Record<string, boolean>>;
-  checkObject(argument, given, `an object with ${documented(known).join(', ')}`);
-  return reading(argument, given, 'an object whose options can be read', () => {
+  const documented = Object.keys(known).filter((name) => known[name]);
+  const accepted = `an object with ${documented.join(', ')}`;
+  checkObject(argument, given, accepted);
+  return reading(argument, given, accepted, () => {
     for (const name in given) {
-      if (!Object.hasOwn(known, name) && !(name in Object.prototype)) throw unknownOption(argument, given, name, known);
+      if (!Object.hasOwn(known, name) && !(name in Object.prototype)) {
+        throw unknownOption(argument, given, name, documented);
+      }
     }
     const read: Record<string, unknown> = {};
     for (const name of Object.keys(known)) {
@@ -222,67 +226,41 @@ export function readOptions<T extends object>(argument: string, given: unknown, 
   });
 }
 
-function documented(names: Readonly<Record<string, boolean>>): string[] {
-  return Object.keys(names).filter((name) => names[name]);
+function unknownOption(argument: string, given: object, name: string, names: readonly string[]): DmaArgumentError {
+  const near = nearest(name.slice(0, 20).toLowerCase(), names);
+  const guess = near === undefined ? ';' : `; did you mean ${near}?`;
+  const [path, where] = argument === 'options' ? [name, ''] : [`${argument}.${name}`, ` of ${argument}`];
+  const accepted = names.join(', ');
+  const message = `unknown option ${describe(name)}${where}${guess} accepted: ${accepted}`;
+  return new DmaArgumentError(path, given, accepted, { message });
 }
 
-function unknownOption(
-  argument: string,
-  given: object,
-  name: string,
-  names: Readonly<Record<string, boolean>>,
-): DmaArgumentError {
-  const near = nearest(name, documented(names));
-  const accepted = documented(names).join(', ');
-  const guess = near === undefined ? ';' : `; did you mean '${near}'?`;
-  const where = argument === 'options' ? '' : ` of ${argument}`;
-  // Quoted like any text of the caller's: cut, and control characters visible.
-  const message = `unknown option '${quoted(name)}'${where}${guess} accepted: ${accepted}`;
-  return new DmaArgumentError(argument === 'options' ? name : `${argument}.${name}`, given, accepted, { message });
-}
-
-function quoted(text: string): string {
-  return JSON.stringify(text.length > 60 ? `${text.slice(0, 60)}...` : text).slice(1, -1);
-}
-
-/** The name that takes the fewest edits, of those that take at most a third of its length, 1 at least. */
+/** The name that begins with the most letters of `wrong`, two at least. */
 function nearest(wrong: string, names: readonly string[]): string | undefined {
-  if (wrong.length > 60) return undefined;
-  let best: string | undefined;
-  let least = Infinity;
-  for (const name of names) {
-    const edits = distance(wrong.toLowerCase(), name.toLowerCase());
-    if (edits < least && edits <= Math.max(1, Math.floor(name.length / 3))) {
-      best = name;
-      least = edits;
-    }
-  }
-  return best;
-}
-
-/** Insertions, deletions, replacements, and swaps of neighbours that make `to` of `from` (optimal string alignment). */
-function distance(from: string, to: string): number {
-  let before: number[] = [];
-  let row = Array.from({ length: to.length + 1 }, (_, i) => i);
-  for (let i = 1; i <= from.length; i++) {
-    const next = [i];
-    for (let k = 1; k <= to.length; k++) {
-      const replaced = row[k - 1]! + Number(from[i - 1] !== to[k - 1]);
-      let edits = Math.min(replaced, row[k]! + 1, next[k - 1]! + 1);
-      if (i > 1 && k > 1 && from[i - 1] === to[k - 2] && from[i - 2] === to[k - 1]) {
-        edits = Math.min(edits, before[k - 2]! + 1);
-      }
-      next.push(edits);
-    }
-    before = row;
-    row = next;
-  }
-  return row[to.length]!;
+  if (wrong.length < 2) return undefined;
+  return names.find((name) => name.toLowerCase().startsWith(wrong)) ?? nearest(wrong.slice(0, -1), names);
 }
 
 /** True for 1, 2, 4, ... up to 2^53. Free of 32-bit operators, so that large boundaries are judged right. @internal */
 export function isPowerOfTwo(value: number): boolean {
   return Number.isInteger(value) && value >= 1 && 2 ** Math.round(Math.log2(value)) === value;
+}
+
+/** Throws unless `value` is a text, and one that `pattern` matches. @internal */
+export function checkText(
+  argument: string,
+  value: unknown,
+  pattern = /(?:)/,
+  accepted = 'a text',
+): asserts value is string {
+  if (typeof value !== 'string' || !pattern.test(value)) throw new DmaArgumentError(argument, value, accepted);
+}
+
+/** Throws unless `value` is a power of two from `low` to `high`, a power of two itself. @internal */
+export function checkPowerOfTwo(argument: string, value: unknown, low: number, high: number): void {
+  if (!isPowerOfTwo(value as number) || (value as number) < low || (value as number) > high) {
+    throw new DmaArgumentError(argument, value, `a power of two from ${low} to 2^${Math.log2(high)}`);
+  }
 }
 
 /** The smallest power of two that is not below `value`; `value` from 1 to 2^53. @internal */

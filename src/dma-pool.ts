@@ -1,13 +1,13 @@
 /** The class behind {@link DmaPool}: hot path, backend and block objects put together. */
-import { checkBoolean, checkInteger, checkObject, type OptionNames, readOptions } from './arguments.ts';
+import { checkBoolean, checkInteger, checkObject, checkText, type OptionNames, readOptions } from './arguments.ts';
 import { type Device, isDevice } from './device/device.ts';
 import { NUMA_NO_NODE } from './device/mask.ts';
 import { DmaArgumentError, DmaBlockError, type DmaError, hex, isArray } from './errors.ts';
-import type { PoolBackend } from './pool/backend.ts';
+import { labelOf, type PoolBackend } from './pool/backend.ts';
 import { isBlock, makeBlock } from './pool/block.ts';
 import { type AllocOptions, type DmaBlock, type DmaPool as Contract, INSPECT } from './pool/contract.ts';
 import { type DebugBook, LocalBook, makeHooks } from './pool/debug.ts';
-import { debugByEnvironment, type ExitReporter, forgetAtExit, reportAtExit } from './pool/exit-report.ts';
+import { debugByEnvironment, forgetAtExit, reportAtExit } from './pool/exit-report.ts';
 import { type ListControl, QUARANTINED } from './pool/free-list.ts';
 import { type GeometryOptions, PoolGeometry } from './pool/geometry.ts';
 import { type DebugOptions, OWN_TEXTS, type PoolModes, type ReportTexts } from './pool/hooks.ts';
@@ -17,7 +17,6 @@ import {
   hasObject,
   HotPath,
   isAllocated,
-  isCurrent,
   MAX_BLOCKS,
   objectOf,
   openList,
@@ -27,7 +26,7 @@ import {
   setSlowPath,
 } from './pool/hot-path.ts';
 import { LocalBackend } from './pool/local-backend.ts';
-import { type ListedPool, listPool, unlistPool } from './pool/pools-attribute.ts';
+import { listPool, unlistPool } from './pool/pools-attribute.ts';
 import type { PoolStatistics } from './pool/statistics.ts';
 import type { WaitOptions } from './pool/waiting.ts';
 
@@ -72,22 +71,16 @@ export interface PoolParts<N extends string> {
 }
 
 /** The inside of a pool, for other parts of the package; the package exports none of it. */
-export interface PoolInside<N extends string> extends PoolParts<N> {
+export interface PoolInside<N extends string = string> extends PoolParts<N> {
+  readonly hot: HotPath<DmaBlock<N>>;
   readonly list: ListControl;
-  readonly backend: PoolBackend;
+  backend: PoolBackend;
   /** What debug mode records of each block; null when it is off. */
-  readonly book: DebugBook | null;
-  /** Sets the backend, before the first call and when the pool becomes a shared one. */
-  plug(backend: PoolBackend, book: DebugBook | null): void;
-  /** Adds the pool to its device's `pools`. If that throws, nothing has changed. */
-  enlist(): void;
-  /** The last of the pool's memory was given back: there is nothing to report at the end of the process. */
-  onGone(): void;
-  /** The object of a block, made when first needed. */
-  objectOf(index: number): DmaBlock<N>;
-  /** The block's index. @throws the pool's error for anything that is not the current object of a block of this pool. */
-  indexOf(block: unknown): number;
+  book: DebugBook | null;
 }
+
+/** What does all that the hot path does not. */
+type Plugged = Pick<PoolInside, 'backend' | 'book'>;
 
 /** True for a pool: not for a look-alike, nor for a proxy of one. */
 export let isPool: (value: unknown) => value is Contract;
@@ -105,11 +98,7 @@ export let createPool: <N extends string>(
 ) => Contract<N>;
 
 class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N> {
-  #backend!: PoolBackend;
-  #book: DebugBook | null = null;
-  readonly #parts: PoolParts<N>;
-  /** What others see of the pool: its device's `pools`, and the report at the end of the process. */
-  readonly #listed: ExitReporter & ListedPool;
+  readonly #inside: PoolInside<N>;
   #forgetManaged: (() => boolean) | null = null;
 
   readonly name: N;
@@ -117,74 +106,61 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
   readonly geometry: PoolGeometry;
   readonly maxBlocks: number;
 
-  constructor(parts: PoolParts<N>) {
+  constructor(parts: PoolParts<N>, plugged: (list: ListControl) => Plugged) {
     super(new Int32Array(0));
-    setObjectMaker<DmaBlock<N>>(this, (index) => this.#makeObject(index));
-    const { name, device, geometry, maxBlocks } = parts;
-    this.#parts = parts;
-    this.#listed = {
-      name,
-      geometry,
-      counts: () => this.#backend.counts(),
-      idlePages: (most) => this.#backend.idlePages(most),
-      reportLeaks: () => {
-        if (this.#backend.counts().active === 0) return;
-        device.report('error', `${name} leaked`, `${name}: at the end of the process ${this.#backend.holders()}`);
-      },
-    };
-    this.name = name;
-    this.device = device;
-    this.geometry = geometry;
-    this.maxBlocks = maxBlocks;
+    setObjectMaker<DmaBlock<N>>(this, {
+      make: (index) => this.#makeObject(index),
+      notOurs: (block) => this.#notOurs(block),
+    });
+    this.name = parts.name;
+    this.device = parts.device;
+    this.geometry = parts.geometry;
+    this.maxBlocks = parts.maxBlocks;
+    const list = openList(this);
+    this.#inside = { ...parts, hot: this, list, ...plugged(list) };
+    setSlowPath(this, this.#backend);
+  }
+
+  get #backend(): PoolBackend {
+    return this.#inside.backend;
   }
 
   #makeObject(index: number): DmaBlock<N> {
-    const book = this.#book;
+    const { book } = this.#inside;
     if (book !== null) return putObject(this, index, makeBlock(this, index, book.generationOf(index)));
     // A whole run of the page at once: neighbours in the page become neighbours in the heap, and making objects stays
     // rare, so that the engine does not take it for the usual case while a pool is new.
     const { blocksPerPage } = this.geometry;
-    const slot = Math.floor(index / blocksPerPage);
-    const first = index - ((index - slot * blocksPerPage) % MADE_AT_ONCE);
-    const end = Math.min(first + MADE_AT_ONCE, (slot + 1) * blocksPerPage);
+    const inPage = index % blocksPerPage;
+    const first = index - (inPage % MADE_AT_ONCE);
+    const end = Math.min(first + MADE_AT_ONCE, index - inPage + blocksPerPage);
     for (let i = first; i < end; i++) if (!hasObject(this, i)) putObject(this, i, makeBlock(this, i, 0));
     return objectOf(this, index);
   }
 
-  protected override notOurs(block: unknown): DmaError {
+  #notOurs(block: unknown): DmaError {
     if (!isBlock(block)) return new DmaArgumentError('block', block, `a block of pool ${this.name}`);
     const { index, pool, generation } = block;
-    const where = `${this.device.name}: pool ${this.name}`;
+    const { backend, book, list } = this.#inside;
+    const message = `${labelOf(this)}: block ${index} `;
     // Widened for the comparison: at run time any block may come.
     if (pool !== (this as Contract)) {
-      return new DmaBlockError(
-        'ERR_DMAPOOL_WRONG_POOL',
-        `${where}: block ${index} belongs to pool ${pool.name} of ${pool.device.name}`,
-      );
+      return new DmaBlockError('ERR_DMAPOOL_WRONG_POOL', `${message}belongs to ${labelOf(pool)}`);
     }
-    if (this.#backend.gone) return this.#backend.badFree(index);
-    return new DmaBlockError(
-      'ERR_DMAPOOL_STALE_BLOCK',
-      `${where}: this handle of block ${index} is not the current one: ` +
-        `${this.#whatHappened(index, generation)}${this.#backend.history(index)}`,
-    );
-  }
-
-  /** How a handle of block `index` came to be an old one. */
-  #whatHappened(index: number, generation: number): string {
-    const word = openList(this).word(index);
-    if (word === QUARANTINED) {
-      return 'the block was freed, was written to while it was free, and is in quarantine: it is never allocated again';
-    }
-    const now = this.#book?.generationOf(index) ?? generation;
-    if (now !== generation) {
-      return `the block was freed and allocated again since (handle of generation ${generation}, now ${now})`;
-    }
-    return 'the block was freed and its page was given back since';
+    if (backend.gone) return backend.badFree(index);
+    const now = book?.generationOf(index) ?? generation;
+    const since =
+      list.word(index) === QUARANTINED
+        ? 'written to while it was free: in quarantine'
+        : now === generation
+          ? 'its page was given back'
+          : `allocated again (generation ${generation}, now ${now})`;
+    return new DmaBlockError('ERR_DMAPOOL_STALE_BLOCK', `${message}was freed; ${since}${backend.history(index)}`);
   }
 
   allocBulk(into: DmaBlock<N>[], count: number, options?: AllocOptions): void {
-    checkBulk('into', into, count, MAX_BLOCKS);
+    checkArray('into', into);
+    checkInteger('count', count, 0, MAX_BLOCKS);
     const taken = borrowScratch(this, count);
     try {
       this.allocIndexBulk(taken, count, options);
@@ -200,12 +176,15 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
     } catch {
       // One by one: the array may be a proxy whose code has freed some.
       for (let i = 0; i < count; i++) if (isAllocated(this, taken[i]!)) this.freeIndex(taken[i]!);
-      throw new DmaArgumentError('into', into, 'an array that can be written to');
+      throw new DmaArgumentError('into', into, 'a writable array');
     }
   }
 
   freeBulk(blocks: readonly DmaBlock<N>[], count?: number): void {
-    const wanted = checkBulk('blocks', blocks, count, isArray(blocks) ? blocks.length : 0);
+    checkArray('blocks', blocks);
+    const { length } = blocks;
+    const wanted = count === undefined ? length : count;
+    checkInteger('count', wanted, 0, length);
     const going = borrowScratch(this, wanted);
     try {
       for (let i = 0; i < wanted; i++) {
@@ -246,13 +225,10 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
     checkInteger('dma', dma);
     this.#backend.checkNotGone();
     const index = this.#backend.pages.indexAt(dma);
-    const start = index < 0 ? -1 : this.#backend.dmaOf(index);
+    const start = index < 0 ? -1 : this.dmaOf(index);
     if (start !== dma) {
-      const where = index < 0 ? 'in no block of it' : `inside block ${index}, which begins at ${hex(start)}`;
-      throw new DmaBlockError(
-        'ERR_DMAPOOL_BAD_ADDRESS',
-        `${this.device.name}: pool ${this.name}: ${hex(dma)} is ${where}`,
-      );
+      const where = index < 0 ? 'no block' : `block ${index} from ${hex(start)}`;
+      throw new DmaBlockError('ERR_DMAPOOL_BAD_ADDRESS', `${labelOf(this)}: ${hex(dma)} is in ${where}`);
     }
     this.freeIndex(index);
   }
@@ -281,7 +257,7 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
   }
 
   destroy(): void {
-    unlistPool(this.device, this.#listed);
+    unlistPool(this.#inside);
     this.#forgetManaged?.();
     this.#forgetManaged = null;
     this.#backend.destroy();
@@ -291,66 +267,29 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
     this.destroy();
   }
 
-  #plug(backend: PoolBackend, book: DebugBook | null): void {
-    this.#backend = backend;
-    this.#book = book;
-    setSlowPath(this, backend);
-  }
-
-  static #createLocal<const N extends string>(
-    name: N,
-    device: Device,
-    given: DmaPoolOptions,
-    texts: ReportTexts,
-  ): Pool<N> {
-    if (typeof name !== 'string' || name === '' || hasControlCharacter(name)) {
-      throw new DmaArgumentError('name', name, 'a text that is not empty, without control characters');
-    }
-    if (!isDevice(device)) throw new DmaArgumentError('device', device, 'a Device');
-    const pool = new Pool(readParts(name, device, readOptions('options', given, POOL_OPTIONS), texts));
-    const { geometry, node, maxBlocks, modes } = pool.#parts;
-    const list = openList(pool);
-    const onGone = (): void => {
-      forgetAtExit(pool.#listed);
-    };
-    const backend = new LocalBackend({ name, device, geometry, node, maxBlocks, list, onGone, texts });
-    const book = modes.debug === null ? null : new LocalBook();
-    const hooks = makeHooks(name, geometry.blockSize, backend.pages, modes, book);
-    if (hooks !== null) backend.setHooks(hooks);
-    pool.#plug(backend, book);
-    listPool(device, pool.#listed);
-    if (book !== null) reportAtExit(pool.#listed);
-    return pool;
-  }
-
   static {
-    isPool = (value): value is Contract => typeof value === 'object' && value !== null && #backend in value;
-    openPool = (pool) => {
+    isPool = (value): value is Contract => #inside in (Object(value) as object);
+    openPool = <M extends string>(pool: Contract<M>) => {
       if (!isPool(pool)) throw new DmaArgumentError('pool', pool, 'a DmaPool');
-      return insideOf(pool as unknown as Pool<(typeof pool)['name']>);
+      return (pool as unknown as Pool<M>).#inside;
     };
-    const insideOf = <N extends string>(pool: Pool<N>): PoolInside<N> => ({
-      ...pool.#parts,
-      list: openList(pool),
-      backend: pool.#backend,
-      book: pool.#book,
-      plug: (backend, book) => {
-        pool.#plug(backend, book);
-      },
-      enlist: () => {
-        listPool(pool.device, pool.#listed);
-      },
-      onGone: () => {
-        forgetAtExit(pool.#listed);
-      },
-      objectOf: (index) => objectOf(pool, index),
-      indexOf: (block) => {
-        if (!isBlock(block) || !isCurrent(pool, block)) throw pool.notOurs(block);
-        return block.index;
-      },
-    });
     createPool = (name, device, options, texts, managed) => {
-      const pool = Pool.#createLocal(name, device, options, texts);
+      checkText('name', name, /^\P{Cc}+$/u, 'a text: not empty, no control characters');
+      if (!isDevice(device)) throw new DmaArgumentError('device', device, 'a Device');
+      const parts = readParts(name, device, readOptions('options', options, POOL_OPTIONS), texts);
+      const { geometry, modes } = parts;
+      const pool = new Pool(parts, (list) => {
+        const backend = new LocalBackend({ ...parts, list }, () => {
+          forgetAtExit(inside);
+        });
+        const book = modes.debug === null ? null : new LocalBook();
+        const hooks = makeHooks(name, geometry.blockSize, backend.pages, modes, book);
+        if (hooks !== null) backend.setHooks(hooks);
+        return { backend, book };
+      });
+      const inside = pool.#inside;
+      listPool(inside);
+      if (inside.book !== null) reportAtExit(inside);
       if (managed) {
         pool.#forgetManaged = device.addAction(() => {
           pool.destroy();
@@ -361,9 +300,15 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
   }
 }
 
-/** Makes a pool, still without a backend. */
-export function makePool<N extends string>(parts: PoolParts<N>): Contract<N> {
-  return new Pool(parts);
+/** Sets the backend of a pool that becomes a shared one. */
+export function plug(inside: PoolInside, plugged: Plugged): void {
+  Object.assign(inside, plugged);
+  setSlowPath(inside.hot, inside.backend);
+}
+
+/** Makes a pool of another backend than that of one thread. */
+export function makePool<N extends string>(parts: PoolParts<N>, plugged: (list: ListControl) => Plugged): Contract<N> {
+  return new Pool(parts, plugged);
 }
 
 /** Creates pools. See {@link DmaPool} for what a pool does. */
@@ -406,7 +351,7 @@ export type DmaPool<N extends string = string> = Contract<N>;
 export const DmaPool: DmaPoolConstructor = class DmaPool {
   constructor() {
     throw new DmaArgumentError('new DmaPool', undefined, 'DmaPool.create()', {
-      message: 'DmaPool has no constructor; use DmaPool.create()',
+      message: 'use DmaPool.create()',
     });
   }
 
@@ -430,36 +375,35 @@ function readParts<N extends string>(
   options: DmaPoolOptions,
   texts: ReportTexts,
 ): PoolParts<N> {
-  const { size, align = 0, boundary = 0 } = options;
+  const {
+    size,
+    align = 0,
+    boundary = 0,
+    maxBlocks = MAX_BLOCKS,
+    node = device.numaNode,
+    initOnAlloc = false,
+    initOnFree = false,
+    debug = debugByEnvironment(),
+  } = options;
   const geometry = new PoolGeometry({ size, align, boundary, pageSize: device.memory.pageSize });
-  const { maxBlocks = MAX_BLOCKS, node = device.numaNode, initOnAlloc = false, initOnFree = false } = options;
-  const { debug: debugWanted = debugByEnvironment() } = options;
   checkInteger('maxBlocks', maxBlocks, 1, MAX_BLOCKS);
   checkInteger('node', node, NUMA_NO_NODE, 1023);
   checkBoolean('initOnAlloc', initOnAlloc);
   checkBoolean('initOnFree', initOnFree);
-  const modes: PoolModes = { debug: debugOptions(debugWanted), initOnAlloc, initOnFree, texts };
+  const modes: PoolModes = { debug: debugOptions(debug), initOnAlloc, initOnFree, texts };
   return { name, device, geometry, node, maxBlocks, modes };
 }
 
-/** How many of `array`: `count`, or all of them. */
-function checkBulk(argument: string, array: readonly unknown[], count: number | undefined, most: number): number {
+function checkArray(argument: string, array: unknown): void {
   if (!isArray(array)) throw new DmaArgumentError(argument, array, 'an array');
-  if (count === undefined && argument === 'blocks') return array.length;
-  checkInteger('count', count, 0, most);
-  return count;
 }
 
 function debugOptions(debug: unknown): DebugOptions | null {
   if (debug === false) return null;
-  if (debug === true) return {};
-  checkObject('debug', debug, 'true, false, or an object with quarantine and sites');
-  const { quarantine = true, sites = true } = readOptions('debug', debug, DEBUG_OPTIONS);
+  const given = debug === true ? {} : debug;
+  checkObject('debug', given, 'true or false, or an object');
+  const { quarantine = true, sites = true } = readOptions('debug', given, DEBUG_OPTIONS);
   checkBoolean('debug.quarantine', quarantine);
   checkBoolean('debug.sites', sites);
   return { quarantine, sites };
-}
-
-function hasControlCharacter(text: string): boolean {
-  return Array.from(text).some((character) => character < ' ' || character === '\x7f');
 }

@@ -89,7 +89,7 @@ export class DmaMaskError extends DmaError {
     super(
       'ERR_DMAPOOL_MASK',
       `${device}: memory at ${hex(dma)}-${hex(dma + size - 1)} is above the DMA mask ${hex(mask)}; ` +
-        'use a memory source with lower addresses, or raise the mask if the device can do more',
+        'use lower memory, or raise the mask',
     );
     this.dma = dma;
     this.mask = mask;
@@ -205,9 +205,8 @@ export function describe(value: unknown): string {
     case 'bigint':
       return BigInt.asIntN(QUOTED, value) === value ? `${value}n` : 'a large bigint';
     case 'function':
-      return 'a function';
     case 'symbol':
-      return 'a symbol';
+      return `a ${typeof value}`;
     case 'object':
       return value === null ? 'null' : isArray(value) ? 'an array' : 'an object';
     default:

@@ -4,8 +4,9 @@ import {
   ceilPowerOfTwo,
   checkFunction,
   checkInteger,
+  checkPowerOfTwo,
+  checkText,
   INT_MAX,
-  isPowerOfTwo,
   type OptionNames,
   reading,
   readOptions,
@@ -121,21 +122,15 @@ export class Device implements DmaTarget, Disposable {
       numaNode = NUMA_NO_NODE,
       log = consoleLog,
     } = readOptions('options', options, DEVICE_OPTIONS);
-    if (typeof name !== 'string' || !/^[^/\p{Cc}]+$/u.test(name)) {
-      throw new DmaArgumentError('name', name, 'a device name: not empty, no slash, no control characters');
-    }
-    if (path !== undefined && typeof path !== 'string') throw new DmaArgumentError('path', path, 'a text');
+    checkText('name', name, /^[^/\p{Cc}]+$/u, 'a text: not empty, no slash, no control characters');
+    if (path !== undefined) checkText('path', path);
     if (memory !== undefined) checkSource(memory);
-    for (const level of LEVELS) {
-      const accepted = `an object with a method ${level}`;
-      const method: unknown = reading(
-        'log',
-        log,
-        accepted,
-        () => (log as { readonly [K in keyof DeviceLog]?: unknown } | null | undefined)?.[level],
-      );
-      if (typeof method !== 'function') throw new DmaArgumentError('log', log, accepted);
-    }
+    const methods = 'a DeviceLog';
+    const given: unknown = log;
+    const complete = reading('log', log, methods, () =>
+      LEVELS.every((level) => typeof (given as Partial<DeviceLog> | null)?.[level] === 'function'),
+    );
+    if (!complete) throw new DmaArgumentError('log', log, methods);
     if (parent !== undefined && !isDevice(parent)) throw new DmaArgumentError('parent', parent, 'a Device');
     checkInteger('dmaMask', dmaMask, 1);
     checkInteger('numaNode', numaNode, NUMA_NO_NODE, MAX_NODE);
@@ -250,8 +245,8 @@ export class Device implements DmaTarget, Disposable {
    */
   report(level: keyof DeviceLog, kind: string, message: string): void {
     if (!LEVELS.includes(level)) throw new DmaArgumentError('level', level, LEVELS.join(', '));
-    if (typeof kind !== 'string') throw new DmaArgumentError('kind', kind, 'a text');
-    if (typeof message !== 'string') throw new DmaArgumentError('message', message, 'a text');
+    checkText('kind', kind);
+    checkText('message', message);
     const print = this.#limiter.allows(kind, (missed) => {
       this.#write(level, `${this.name}: ${kind}: ${missed} messages suppressed`);
     });
@@ -263,7 +258,7 @@ export class Device implements DmaTarget, Disposable {
     try {
       this.#log[level](message);
     } catch (error) {
-      consoleLog.error(`${this.name}: the log threw ${describeThrown(error)}; message was: ${message}`);
+      consoleLog.error(`${this.name}: the log threw ${describeThrown(error)} at: ${message}`);
     }
   }
 
@@ -276,11 +271,9 @@ export class Device implements DmaTarget, Disposable {
    * @throws {@link DmaExistsError} if there is one of that name.
    */
   addAttribute(name: string, show: AttributeShow): () => boolean {
-    if (typeof name !== 'string' || name === '' || name.includes('/') || name.includes('\0')) {
-      throw new DmaArgumentError('attribute name', name, 'a file name: not empty, no slash');
-    }
+    checkText('attribute name', name, /^[^/\0]+$/, 'a text: not empty, no slash');
     checkFunction('show', show);
-    if (this.#attributes.has(name)) throw new DmaExistsError(`${this.name}: an attribute ${name} exists already`);
+    if (this.#attributes.has(name)) throw new DmaExistsError(`${this.name}: attribute ${name} exists`);
     // Wrapped, so that two attributes are never taken for one because they share a function.
     const own: AttributeShow = () => show();
     this.#attributes.set(name, own);
@@ -314,7 +307,7 @@ export class Device implements DmaTarget, Disposable {
 
   /** Has a resource disposed of by the next {@link Device.detach}, and returns it. */
   manage<T extends Disposable>(resource: T): T {
-    const accepted = 'an object with a Symbol.dispose method';
+    const accepted = 'a Disposable';
     const dispose: unknown = reading('resource', resource, accepted, () => resource?.[Symbol.dispose]);
     if (typeof dispose !== 'function') throw new DmaArgumentError('resource', resource, accepted);
     this.addAction(() => {
@@ -330,10 +323,7 @@ export class Device implements DmaTarget, Disposable {
    * @throws {@link DmaReleaseError} after all were tried, if any of them threw.
    */
   detach(): void {
-    const errors = this.#managed.releaseAll();
-    if (errors.length > 0) {
-      throw new DmaReleaseError(`${this.name}: ${errors.length} managed resources failed to release`, errors);
-    }
+    this.#throwAll(this.#managed.releaseAll());
   }
 
   /**
@@ -355,8 +345,12 @@ export class Device implements DmaTarget, Disposable {
         errors.push(error);
       }
     }
-    if (errors.length > 0) throw new DmaReleaseError(`${this.name}: memory failed to go back`, errors);
+    this.#throwAll(errors);
     return pages;
+  }
+
+  #throwAll(errors: readonly unknown[]): void {
+    if (errors.length > 0) throw new DmaReleaseError(`${this.name}: ${errors.length} releases failed`, errors);
   }
 
   /** Registers who has memory to give back at {@link Device.reclaim}; returns a function that takes it back. */
@@ -374,7 +368,7 @@ export class Device implements DmaTarget, Disposable {
   }
 
   static {
-    isDevice = (value): value is Device => typeof value === 'object' && value !== null && #dmaMask in value;
+    isDevice = (value): value is Device => #dmaMask in (Object(value) as object);
     allocPage = (device, size, node) => {
       const page = device.#alloc(size, node);
       if (page !== null) {
@@ -398,31 +392,24 @@ export function naturalAlignment(size: number, pageSize: number): number {
 }
 
 function checkSource(memory: CoherentAllocator): void {
-  const accepted = 'a CoherentAllocator, with pages of a power of two from 4096 bytes';
-  const sane = reading('memory', memory, accepted, () => {
-    return (
-      typeof memory === 'object' &&
-      memory !== null &&
-      typeof memory.allocCoherent === 'function' &&
-      typeof memory.freeCoherent === 'function' &&
-      isPowerOfTwo(memory.pageSize) &&
-      memory.pageSize >= 4096
-    );
+  const accepted = 'a CoherentAllocator';
+  const pageSize = reading('memory', memory, accepted, () => {
+    const complete = typeof memory.allocCoherent === 'function' && typeof memory.freeCoherent === 'function';
+    return complete ? memory.pageSize : null;
   });
-  if (!sane) throw new DmaArgumentError('memory', memory, accepted);
+  if (pageSize === null) throw new DmaArgumentError('memory', memory, accepted);
+  checkPowerOfTwo('memory.pageSize', pageSize, 4096, 2 ** 53);
 }
 
 /** What of a source's answer breaks its promises, as `gave ...`; null if nothing does. */
 function whatIsWrong(memory: unknown, size: number, alignment: number): string | null {
-  if (typeof memory !== 'object' || memory === null) return `${describe(memory)} in place of memory`;
+  if (typeof memory !== 'object' || memory === null) return describe(memory);
   const { dma, buffer, byteOffset } = memory as Partial<CoherentMemory>;
-  if (!Number.isSafeInteger(dma) || dma! < 0) return `the address ${describe(dma)}`;
-  if (dma! % alignment !== 0) {
-    return `${hex(dma!)} for ${size} bytes, which is not aligned to ${alignment}`;
+  if (!Number.isSafeInteger(dma) || dma! < 0 || dma! % alignment !== 0) {
+    return `the address ${describe(dma)}, no multiple of ${alignment}`;
   }
-  const length = (buffer as ArrayBuffer | undefined)?.byteLength;
-  if (typeof length !== 'number' || !Number.isInteger(byteOffset) || byteOffset! < 0 || byteOffset! % 8 !== 0) {
-    return `${hex(dma!)} without a buffer, or at an odd place in it`;
-  }
-  return byteOffset! + size > length ? `${hex(dma!)} with a buffer that ends before its ${size} bytes do` : null;
+  const { byteLength } = (buffer ?? {}) as Partial<ArrayBuffer>;
+  const holds =
+    Number.isInteger(byteOffset) && byteOffset! >= 0 && byteOffset! % 8 === 0 && byteOffset! + size <= byteLength!;
+  return holds ? null : `${hex(dma!)} with a wrong buffer or byteOffset`;
 }

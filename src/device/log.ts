@@ -23,9 +23,9 @@ const INTERVAL = 5000;
 const BURST = 10;
 
 interface Window {
-  begin: number;
-  printed: number;
-  missed: number;
+  readonly begin: number;
+  /** Messages since then, printed or not. */
+  count: number;
 }
 
 /**
@@ -45,21 +45,12 @@ export class RateLimiter {
   allows(kind: string, suppressed: (count: number) => void): boolean {
     const now = this.#now();
     let window = this.#windows.get(kind);
-    if (window === undefined) {
-      window = { begin: now, printed: 0, missed: 0 };
+    if (window === undefined || now - window.begin >= INTERVAL) {
+      const missed = (window?.count ?? 0) - BURST;
+      window = { begin: now, count: 0 };
       this.#windows.set(kind, window);
-    } else if (now - window.begin >= INTERVAL) {
-      const { missed } = window;
-      window.begin = now;
-      window.printed = 0;
-      window.missed = 0;
       if (missed > 0) suppressed(missed);
     }
-    if (window.printed >= BURST) {
-      window.missed++;
-      return false;
-    }
-    window.printed++;
-    return true;
+    return ++window.count <= BURST;
   }
 }

@@ -1,5 +1,6 @@
 /** One buffer that grows in place, up to a maximum that is reserved at the start. */
 
+import { roundUp } from '../arguments.ts';
 import { DmaOutOfMemoryError } from '../errors.ts';
 
 /**
@@ -17,9 +18,6 @@ export class Arena {
   /** Bytes of a page; `limit` is a multiple of it. */
   readonly pageSize: number;
   readonly #step: number;
-  #bytes: Uint8Array;
-  // Of doubles, since V8 fills shared memory element by element: this is three times as fast as bytes.
-  #words: Float64Array;
 
   /** Throws `DmaOutOfMemoryError` when the engine can't reserve `limit` bytes. */
   constructor(limit: number, step: number, pageSize: number) {
@@ -27,41 +25,36 @@ export class Arena {
     this.pageSize = pageSize;
     this.#step = step;
     this.buffer = reserve(limit);
-    this.#bytes = new Uint8Array(this.buffer, 0, this.buffer.byteLength);
-    this.#words = new Float64Array(this.buffer, 0, this.buffer.byteLength / 8);
   }
 
   /** True when workers can see this memory. */
   get shareable(): boolean {
-    return isShared(this.buffer);
+    return 'grow' in this.buffer;
   }
 
-  /** The bytes there are so far, as a view of fixed length; another one after growth. */
-  get bytes(): Uint8Array {
-    return this.#bytes;
+  /** A view of `length` bytes that exist. */
+  bytes(from: number, length: number): Uint8Array {
+    return new Uint8Array(this.buffer, from, length);
   }
 
   /** Sees to it that the first `end` bytes exist. False when the engine has no memory for them. */
   growTo(end: number): boolean {
-    if (end <= this.#bytes.length) return true;
-    if (!isShared(this.buffer)) return false;
+    const { buffer } = this;
+    if (end <= buffer.byteLength) return true;
+    if (!('grow' in buffer)) return false;
     try {
-      // Who holds the buffer can grow it too; it can't be made smaller then.
-      if (end > this.buffer.byteLength) {
-        this.buffer.grow(Math.min(Math.ceil(end / this.#step) * this.#step, this.limit));
-      }
+      buffer.grow(Math.min(roundUp(end, this.#step), this.limit));
+      return true;
     } catch (error) {
       if (error instanceof RangeError) return false;
       throw error;
     }
-    this.#bytes = new Uint8Array(this.buffer, 0, this.buffer.byteLength);
-    this.#words = new Float64Array(this.buffer, 0, this.buffer.byteLength / 8);
-    return true;
   }
 
-  /** Makes the bytes from `from` to `to` zero: both multiples of 8 and at most `bytes.length`. */
+  /** Makes the bytes from `from` to `to` zero, which exist: both are multiples of 8. */
   zero(from: number, to: number): void {
-    this.#words.fill(0, from / 8, to / 8);
+    // As doubles, since V8 fills shared memory element by element: three times as fast as bytes.
+    new Float64Array(this.buffer, from, (to - from) / 8).fill(0);
   }
 }
 
@@ -69,17 +62,13 @@ function reserve(limit: number): ArrayBuffer | SharedArrayBuffer {
   try {
     // Both are asked for at run time: the types say that they always exist, browsers say otherwise.
     const Shared = (globalThis as { SharedArrayBuffer?: SharedArrayBufferConstructor }).SharedArrayBuffer;
-    if (Shared !== undefined && typeof Shared.prototype.grow === 'function') {
-      return new Shared(0, { maxByteLength: limit });
-    }
+    if (typeof Shared?.prototype.grow === 'function') return new Shared(0, { maxByteLength: limit });
     return new ArrayBuffer(limit);
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
-    const message = `can't reserve ${limit} bytes of memory (${error.message}); ask for a lower limit`;
-    throw new DmaOutOfMemoryError('ERR_DMAPOOL_NO_MEMORY', message);
+    throw new DmaOutOfMemoryError(
+      'ERR_DMAPOOL_NO_MEMORY',
+      `can't reserve ${limit} bytes: ${error.message}; lower limit`,
+    );
   }
-}
-
-function isShared(buffer: ArrayBuffer | SharedArrayBuffer): buffer is SharedArrayBuffer {
-  return typeof SharedArrayBuffer === 'function' && buffer instanceof SharedArrayBuffer;
 }

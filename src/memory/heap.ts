@@ -10,14 +10,12 @@
  */
 
 import { checkBytes, checkInteger, type OptionNames, readOptions, roundUp } from '../arguments.ts';
-import { DmaMappingError } from '../errors.ts';
 import { Arena } from './arena.ts';
 import { Availability } from './availability.ts';
 import type { CoherentAllocator, CoherentMemory, CoherentRequest, DmaTarget } from './coherent.ts';
-import { HeapAllocation } from './heap-allocation.ts';
-import { checkPageSize, SoftwareIommu } from './iommu.ts';
+import { checkPageSize, type IommuDomain, SoftwareIommu } from './iommu.ts';
 import { MAX_REGION_PAGES, PageAllocator } from './page-allocator.ts';
-import { checkRequest, checkTarget } from './request.ts';
+import { checkRequest, checkTarget, notLive } from './request.ts';
 
 /** How much memory a {@link HeapMemory} may use, and how it takes it from the system. */
 export interface HeapOptions {
@@ -30,6 +28,55 @@ export interface HeapOptions {
 }
 
 const HEAP_OPTIONS: OptionNames<HeapOptions> = { limit: true, step: true, pageSize: true };
+
+/**
+ * Memory from `HeapMemory`. There may be one of these for each page in use, so it holds five words and computes the
+ * rest: page numbers are small integers to the engine, where an address above 2^31 would be an object of its own.
+ */
+class HeapAllocation implements CoherentMemory {
+  readonly #arena: Arena;
+  readonly #domain: IommuDomain;
+  readonly #page: number;
+  readonly #iovaPage: number;
+  /** Bytes asked for; negative once the memory was given back. */
+  #size: number;
+
+  constructor(arena: Arena, domain: IommuDomain, page: number, iovaPage: number, size: number) {
+    this.#arena = arena;
+    this.#domain = domain;
+    this.#page = page;
+    this.#iovaPage = iovaPage;
+    this.#size = size;
+  }
+
+  get dma(): number {
+    return this.#iovaPage * this.#arena.pageSize;
+  }
+
+  get size(): number {
+    return Math.abs(this.#size);
+  }
+
+  get buffer(): ArrayBuffer | SharedArrayBuffer {
+    return this.#arena.buffer;
+  }
+
+  get byteOffset(): number {
+    return this.#page * this.#arena.pageSize;
+  }
+
+  /**
+   * Marks memory as given back and returns its device's domain; null, and nothing is changed, unless it is live memory
+   * of this arena, and of domain `owner` if one is given. Static, so that those who hold the memory have no method to spoil it with.
+   */
+  static retire(memory: unknown, arena: Arena, owner: IommuDomain | null): IommuDomain | null {
+    if (typeof memory !== 'object' || memory === null || !(#arena in memory)) return null;
+    if (memory.#arena !== arena || memory.#size < 0) return null;
+    if (owner !== null && memory.#domain !== owner) return null;
+    memory.#size = -memory.#size;
+    return memory.#domain;
+  }
+}
 
 /**
  * Coherent memory from the JavaScript engine, with synthetic bus addresses.
@@ -84,7 +131,7 @@ export class HeapMemory implements CoherentAllocator {
 
   /** Bytes taken from the engine so far; never shrinks. Where it is not `shareable`, the whole limit from the start. */
   get bytesCommitted(): number {
-    return this.#arena.bytes.length;
+    return this.#arena.buffer.byteLength;
   }
 
   /** The most bytes that this source will ever have, a multiple of the page size. */
@@ -145,9 +192,7 @@ export class HeapMemory implements CoherentAllocator {
     const owner = device === undefined ? null : this.#iommu.domain(device);
     const domain = HeapAllocation.retire(memory, this.#arena, owner);
     if (domain === null) {
-      const of = device === undefined ? 'this source' : `${device.name} from this source`;
-      const message = `freeCoherent: this is no memory of ${of}, or it was given back before`;
-      throw new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', message);
+      throw notLive(device);
     }
     const { dma, size, byteOffset } = memory;
     const bytes = roundUp(size, this.pageSize);
@@ -174,7 +219,7 @@ export class HeapMemory implements CoherentAllocator {
   translate(device: DmaTarget, dma: number, length: number): Uint8Array {
     checkTarget(device);
     const physical = this.#iommu.domain(device).translate(dma, length);
-    return new Uint8Array(this.#arena.buffer, physical, length);
+    return this.#arena.bytes(physical, length);
   }
 
   /**
@@ -204,7 +249,7 @@ export class HeapMemory implements CoherentAllocator {
     for (let done = 0; done < length;) {
       const piece = domain.contiguous(dma + done, length - done);
       const physical = domain.translate(dma + done, piece, access);
-      const memory = this.#arena.bytes.subarray(physical, physical + piece);
+      const memory = this.#arena.bytes(physical, piece);
       if (toMemory) memory.set(data.subarray(done, done + piece));
       else data.set(memory, done);
       done += piece;

@@ -7,18 +7,17 @@
  * `freeIova`) are two things: who maps an address that was not handed out must know that nobody else will.
  */
 
-import { checkInteger, isPowerOfTwo } from '../arguments.ts';
+import { checkInteger, checkPowerOfTwo } from '../arguments.ts';
 import { DmaArgumentError, DmaMappingError, hex, IommuFaultError } from '../errors.ts';
 import type { DmaTarget } from './coherent.ts';
-import { IovaSpace } from './iova-space.ts';
-import { checkMultiple } from './page-allocator.ts';
+import { checkMultiple, MAX_REGION_PAGES, PageAllocator } from './page-allocator.ts';
 import { MAX_ENTRY, PageTable } from './page-table.ts';
+
+const FOUR_GIB = 2 ** 32;
 
 /** Checks a page size: a power of two from 4096 to 2^30. */
 export function checkPageSize(pageSize: number): void {
-  if (!isPowerOfTwo(pageSize) || pageSize < 4096 || pageSize > 2 ** 30) {
-    throw new DmaArgumentError('pageSize', pageSize, 'a power of two from 4096 to 1073741824');
-  }
+  checkPowerOfTwo('pageSize', pageSize, 4096, 2 ** 30);
 }
 
 /** What the domains of one IOMMU have in common. */
@@ -54,11 +53,6 @@ export class SoftwareIommu {
     this.#shared = { pageSize, owners: new PageTable(), faults: 0 };
   }
 
-  /** Bytes of a page: what can be mapped and protected by itself. */
-  get pageSize(): number {
-    return this.#shared.pageSize;
-  }
-
   /** Accesses stopped so far, of all devices. */
   get faults(): number {
     return this.#shared.faults;
@@ -82,20 +76,23 @@ export class IommuDomain {
   readonly #shared: Shared;
   readonly #number: number;
   readonly #table = new PageTable();
-  readonly #iovas: IovaSpace;
-  #faults = 0;
+  /**
+   * Two halves of the IOVAs, made on first use: most devices need one of them only.
+   *
+   *     0        one page                          4 GiB                            4 GiB + 2^29 pages
+   *     | never  |  low: for devices of 32 bits     |  high: first for all that reach it  |
+   *              |  or less, else when high is full |
+   *
+   * A driver that loses the upper half of an address then fails at once, in the first test, and not on the one machine
+   * with much memory. And 32-bit devices keep their addresses for themselves as long as possible.
+   */
+  readonly #halves: PageAllocator[] = [];
 
   /** @internal */
   constructor(shared: Shared, device: string, number: number) {
     this.#shared = shared;
     this.device = device;
     this.#number = number;
-    this.#iovas = new IovaSpace(shared.pageSize);
-  }
-
-  /** Accesses of this device stopped so far. */
-  get faults(): number {
-    return this.#faults;
   }
 
   /**
@@ -103,12 +100,21 @@ export class IommuDomain {
    * Never 0. From 4 GiB up if the limit allows, which shows drivers that lose the upper half; else below.
    */
   allocIova(bytes: number, limit: number): number {
-    return this.#iovas.alloc(bytes, limit);
+    const high = limit < FOUR_GIB ? -1 : this.#halfFor(FOUR_GIB).alloc(bytes, limit);
+    return high < 0 ? this.#halfFor(0).alloc(bytes, limit) : high;
   }
 
   /** Gives an IOVA back; throws `DmaMappingError` and changes nothing when the range is not all handed out. */
   freeIova(iova: number, bytes: number): void {
-    this.#iovas.free(iova, bytes);
+    this.#halfFor(iova).free(iova, bytes);
+  }
+
+  #halfFor(iova: number): PageAllocator {
+    const { pageSize } = this.#shared;
+    const high = iova >= FOUR_GIB;
+    const base = high ? FOUR_GIB : pageSize;
+    const size = high ? Math.min(MAX_REGION_PAGES * pageSize, 2 ** 53 - FOUR_GIB) : FOUR_GIB - pageSize;
+    return (this.#halves[high ? 1 : 0] ??= new PageAllocator({ base, size, pageSize }));
   }
 
   /**
@@ -125,13 +131,8 @@ export class IommuDomain {
     const first = iova / pageSize;
     const frame = physical / pageSize;
     for (let i = 0; i < count; i++) {
-      if (this.#table.get(first + i) !== -1) {
-        throw this.#mappingError('ERR_DMAPOOL_ALREADY_MAPPED', first + i, 'is mapped already; unmap it first');
-      }
-      const owner = owners.get(frame + i);
-      if (owner !== -1) {
-        const whose = owner === this.#number ? 'for it already' : 'for another device';
-        const problem = `can't lead to physical page ${hex((frame + i) * pageSize)}, which is mapped ${whose}`;
+      if (this.#table.get(first + i) !== -1 || owners.get(frame + i) !== -1) {
+        const problem = `or physical page ${hex((frame + i) * pageSize)} is mapped`;
         throw this.#mappingError('ERR_DMAPOOL_ALREADY_MAPPED', first + i, problem);
       }
     }
@@ -172,7 +173,7 @@ export class IommuDomain {
     this.check(dma, length, access);
     const run = this.contiguous(dma, length);
     if (run < length) {
-      throw new DmaArgumentError('length', length, `1 to ${run}: the memory at ${hex(dma)} is in several pieces`);
+      throw new DmaArgumentError('length', length, `1 to ${run}: ${hex(dma)} has several pieces`);
     }
     const { pageSize } = this.#shared;
     return this.#table.get(Math.floor(dma / pageSize)) * pageSize + (dma % pageSize);
@@ -221,7 +222,6 @@ export class IommuDomain {
   }
 
   #fault(dma: number, length: number, access: string): IommuFaultError {
-    this.#faults++;
     this.#shared.faults++;
     return new IommuFaultError(this.device, dma, `${access} of ${length} bytes`);
   }

@@ -16,7 +16,7 @@
  * region of terabytes costs about two bytes for each page below the highest one used.
  */
 
-import { checkInteger, isPowerOfTwo } from '../arguments.ts';
+import { checkInteger, checkPowerOfTwo } from '../arguments.ts';
 import { DmaArgumentError, DmaMappingError, hex } from '../errors.ts';
 
 /** The most pages of one region: node numbers stay below 2^31, where the engine's integers are fast. */
@@ -66,7 +66,7 @@ export class PageAllocator {
   /** Throws `DmaArgumentError` for a region that is out of the ranges stated at {@link PageRegion}. */
   constructor(region: PageRegion) {
     const { base, size, pageSize } = region;
-    if (!isPowerOfTwo(pageSize)) throw new DmaArgumentError('pageSize', pageSize, 'a power of two');
+    checkPowerOfTwo('pageSize', pageSize, 1, 2 ** 53);
     checkMultiple('base', base, pageSize);
     checkMultiple('size', size, pageSize, pageSize, Math.min(MAX_REGION_PAGES * pageSize, 2 ** 53 - base));
     this.pageSize = pageSize;
@@ -139,8 +139,7 @@ export class PageAllocator {
     const inside =
       from >= Math.max(this.#start, this.#first) && to <= Math.min(this.#start + 2 ** this.#order, this.#end);
     if (!inside || !this.#allUsed(1, this.#order, this.#start, from, to)) {
-      const span = `${hex(address)}-${hex(address + bytes - 1)}`;
-      throw new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', `${span} is not wholly allocated`);
+      throw new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', `${bytes} bytes at ${hex(address)}: not all allocated`);
     }
     this.#mark(1, this.#order, this.#start, from, to, true);
     this.#used -= to - from;
@@ -251,8 +250,6 @@ export function checkMultiple(
   low = 0,
   high: number = Number.MAX_SAFE_INTEGER,
 ): void {
-  if (typeof value !== 'number' || !Number.isInteger(value) || value < low || value > high || value % multiple !== 0) {
-    const accepted = `a multiple of ${multiple} from ${low} to ${high}`;
-    throw new DmaArgumentError(argument, value, accepted);
-  }
+  checkInteger(argument, value, low, high);
+  if (value % multiple !== 0) throw new DmaArgumentError(argument, value, `a multiple of ${multiple}`);
 }

@@ -20,15 +20,10 @@ interface Leaf {
 /** Page numbers (0 to 2^41) to values (0 to {@link MAX_ENTRY}). */
 export class PageTable {
   readonly #leaves = new Map<number, Leaf>();
-  // The leaf of the last access, as a TLB would have it: accesses come in runs.
-  #lastKey = -1;
-  #lastLeaf: Leaf | undefined;
-  // One empty leaf is kept, so that a page that comes and goes does not make garbage each time.
-  #spare: Leaf | undefined;
 
   /** The page's value, or -1 if it has none. */
   get(page: number): number {
-    const leaf = this.#leaf(Math.floor(page / LEAF_PAGES));
+    const leaf = this.#leaves.get(Math.floor(page / LEAF_PAGES));
     return leaf === undefined ? -1 : leaf.entries[page % LEAF_PAGES]! - 1;
   }
 
@@ -54,33 +49,18 @@ export class PageTable {
   clear(page: number, count: number): void {
     for (let done = 0; done < count; done++) {
       const key = Math.floor((page + done) / LEAF_PAGES);
-      const leaf = this.#leaf(key);
+      const leaf = this.#leaves.get(key);
       if (leaf === undefined) continue;
       leaf.entries[(page + done) % LEAF_PAGES] = 0;
-      if (--leaf.used === 0) {
-        this.#leaves.delete(key);
-        this.#lastLeaf = undefined;
-        this.#lastKey = -1;
-        this.#spare = leaf;
-      }
+      if (--leaf.used === 0) this.#leaves.delete(key);
     }
-  }
-
-  #leaf(key: number): Leaf | undefined {
-    if (key !== this.#lastKey) {
-      this.#lastLeaf = this.#leaves.get(key);
-      this.#lastKey = key;
-    }
-    return this.#lastLeaf;
   }
 
   #leafFor(key: number): Leaf {
-    let leaf = this.#leaf(key);
+    let leaf = this.#leaves.get(key);
     if (leaf === undefined) {
-      leaf = this.#spare ?? { entries: new Int32Array(LEAF_PAGES), used: 0 };
-      this.#spare = undefined;
+      leaf = { entries: new Int32Array(LEAF_PAGES), used: 0 };
       this.#leaves.set(key, leaf);
-      this.#lastLeaf = leaf;
     }
     return leaf;
   }

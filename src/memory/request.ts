@@ -1,5 +1,5 @@
-import { checkInteger, checkObject, INT_MAX, reading } from '../arguments.ts';
-import { DmaArgumentError } from '../errors.ts';
+import { checkInteger, checkObject, checkText, INT_MAX, reading } from '../arguments.ts';
+import { DmaMappingError } from '../errors.ts';
 import type { CoherentRequest, DmaTarget } from './coherent.ts';
 
 /** A request whose parts were each read once: what was checked is what is used. */
@@ -9,7 +9,7 @@ export interface CheckedRequest {
   readonly size: number;
 }
 
-const ACCEPTED = 'an object with device, size and node';
+const ACCEPTED = 'an object with device and size';
 
 /** Checks what a source of memory was asked for; throws `DmaArgumentError`. */
 export function checkRequest(request: CoherentRequest): CheckedRequest {
@@ -25,10 +25,15 @@ export function checkRequest(request: CoherentRequest): CheckedRequest {
 
 /** Checks for whom memory is; returns its mask. */
 export function checkTarget(device: DmaTarget): number {
-  const accepted = 'an object with name and dmaMask, such as a Device';
+  const accepted = 'an object with name and dmaMask';
   checkObject('device', device, accepted);
   const { name, dmaMask } = reading('device', device, accepted, () => ({ name: device.name, dmaMask: device.dmaMask }));
-  if (typeof name !== 'string') throw new DmaArgumentError('device.name', name, 'a string');
+  checkText('device.name', name);
   checkInteger('device.dmaMask', dmaMask);
   return dmaMask;
+}
+
+/** The error for what a source is asked to take back and did not give, or has back already. */
+export function notLive(device?: DmaTarget): DmaMappingError {
+  return new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', `${device?.name ?? 'freeCoherent'}: this memory is not mapped`);
 }

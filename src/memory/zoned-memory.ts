@@ -8,12 +8,11 @@
  * driver that loses the upper half of an address fails in its first test.
  */
 import { roundUp } from '../arguments.ts';
-import { DmaMappingError } from '../errors.ts';
 import type { CoherentAllocator, CoherentMemory, CoherentRequest, SharedRegion } from './coherent.ts';
 import { Availability } from './availability.ts';
 import { checkPageSize } from './iommu.ts';
 import { checkMultiple, PageAllocator } from './page-allocator.ts';
-import { checkRequest } from './request.ts';
+import { checkRequest, notLive } from './request.ts';
 
 /** A piece of memory whose addresses follow one another. */
 export interface MemoryZone {
@@ -156,10 +155,7 @@ export class ZonedMemory implements CoherentAllocator {
 
   freeCoherent(memory: CoherentMemory): void {
     const zone = ZoneAllocation.retire(memory, this.#zones);
-    if (zone === null) {
-      const message = 'freeCoherent: this is no memory of this source, or it was given back before';
-      throw new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', message);
-    }
+    if (zone === null) throw notLive();
     this.#watch?.returned(zone.byteOffset + (memory.dma - zone.dma), roundUp(memory.size, this.pageSize));
     zone.pages.free(memory.dma, memory.size);
     this.#availability.announce();

@@ -3,7 +3,11 @@
  * Everything else goes through this interface, so that a pool of one thread and a pool shared by workers have the very
  * same hot path and differ only in what implements the interface.
  */
-import type { DmaError } from '../errors.ts';
+import type { Device } from '../device/device.ts';
+import { DmaBlockError, type DmaError, DmaOutOfMemoryError, hex } from '../errors.ts';
+import type { Bytes } from './contract.ts';
+import { QUARANTINED } from './free-list.ts';
+import type { PoolGeometry } from './geometry.ts';
 import type { PoolPages } from './pages.ts';
 import type { PoolStatistics } from './statistics.ts';
 import type { WaitOptions } from './waiting.ts';
@@ -46,7 +50,7 @@ export interface PoolBackend {
   /** Where a block lies; throws if it is in no page. */
   dmaOf(index: number): number;
   /** A new view of a block's bytes; throws if the block is in no page. */
-  bytesOf(index: number): Uint8Array<ArrayBuffer | SharedArrayBuffer>;
+  bytesOf(index: number): Bytes;
   /** Fills a block with one byte value, without making a view of it. */
   fill(index: number, value: number): void;
 
@@ -72,7 +76,7 @@ export interface PoolBackend {
   history(index: number): string;
   /** Who holds blocks, for messages. */
   holders(): string;
-  /** The worker that owns an allocated block, for messages; empty where there is only one. */
+  /** The worker that owns a block, or that it is not allocated, for messages; empty if it is, and there is one worker. */
   ownerOf(index: number): string;
   /** The figures of the whole pool at this moment. */
   counts(): PoolCounts;
@@ -84,3 +88,84 @@ export type SlowPath = Pick<
   PoolBackend,
   'refill' | 'prepare' | 'drain' | 'badFree' | 'refused' | 'dmaOf' | 'bytesOf' | 'fill' | 'ownerOf'
 >;
+
+/** What every backend is made of. */
+export interface BackendOptions {
+  readonly name: string;
+  readonly device: Device;
+  readonly geometry: PoolGeometry;
+  readonly maxBlocks: number;
+}
+
+/** Device and pool, as every message begins. */
+export function labelOf({ name, device }: Pick<BackendOptions, 'name' | 'device'>): string {
+  return `${device.name}: pool ${name}`;
+}
+
+/** Where blocks lie, the same for every backend. */
+export abstract class BackendBase {
+  readonly pages: PoolPages;
+
+  constructor(pages: PoolPages) {
+    this.pages = pages;
+  }
+
+  dmaOf(index: number): number {
+    const dma = this.pages.dmaOf(index);
+    if (dma < 0) throw this.pages.noSuchBlock(index);
+    return dma;
+  }
+
+  bytesOf(index: number): Bytes {
+    return this.pages.bytesOf(index);
+  }
+
+  fill(index: number, value: number): void {
+    this.pages.fill(index, value);
+  }
+}
+
+/** The error for the free of a block that is not allocated; `history` is what is known of its past. */
+export function notAllocated(
+  pages: PoolPages,
+  index: number,
+  word: number | undefined,
+  history: string,
+): DmaBlockError {
+  const state = word === QUARANTINED ? 'in quarantine' : 'not allocated';
+  return new DmaBlockError('ERR_DMAPOOL_NOT_ALLOCATED', `${pages.describe(index)} is ${state}${history}`);
+}
+
+/**
+ * The error for `count` blocks that could not be had.
+ *
+ * @param idle Which pools or workers have some, as a clause that begins with a separator; may be empty.
+ */
+export function refusalError(
+  refusal: number,
+  count: number,
+  options: BackendOptions,
+  counts: PoolCounts,
+  idle: string,
+): DmaOutOfMemoryError {
+  const { device, geometry, maxBlocks } = options;
+  const [code, why, advice] =
+    refusal === AT_LIMIT
+      ? ([
+          'ERR_DMAPOOL_LIMIT',
+          `exceed its limit of ${maxBlocks}`,
+          'free some, raise maxBlocks, or use allocWait()',
+        ] as const)
+      : refusal === NO_PAGE_ALLOWED
+        ? (['ERR_DMAPOOL_NO_FREE_BLOCK', 'need a new page, and grow is false', 'reserve() enough'] as const)
+        : ([
+            'ERR_DMAPOOL_NO_MEMORY',
+            `need ${geometry.allocation} bytes of memory source ${device.memory.name} below ${hex(device.dmaMask)}`,
+            'free some, raise its limit, or use allocWait()',
+          ] as const);
+  return new DmaOutOfMemoryError(
+    code,
+    `${labelOf(options)}: ${count === 1 ? 'a block' : `${count} blocks`} would ${why} ` +
+      `(${counts.active} of ${counts.blocks} blocks on ${counts.pages} pages are out)${idle}; ${advice}`,
+  );
+}

@@ -1,4 +1,5 @@
 import { DmaBlockError, hex } from '../errors.ts';
+import { labelOf } from './backend.ts';
 import { type DmaBlock, type DmaPool, INSPECT } from './contract.ts';
 import { checkCurrent, type HotPath, isAllocated, isCurrent, ownerOf } from './hot-path.ts';
 
@@ -72,17 +73,17 @@ class Block<N extends string = string> implements DmaBlock<N> {
 
   get u16(): Uint16Array {
     const views = viewsOf(this);
-    return (views.u16 ??= new Uint16Array(views.bytes.buffer, alignedOffset(this, 2), views.bytes.length >> 1));
+    return (views.u16 ??= makeWords(this, views.bytes, Uint16Array));
   }
 
   get u32(): Uint32Array {
     const views = viewsOf(this);
-    return (views.u32 ??= new Uint32Array(views.bytes.buffer, alignedOffset(this, 4), views.bytes.length >> 2));
+    return (views.u32 ??= makeWords(this, views.bytes, Uint32Array));
   }
 
   get i32(): Int32Array {
     const views = viewsOf(this);
-    return (views.i32 ??= new Int32Array(views.bytes.buffer, alignedOffset(this, 4), views.bytes.length >> 2));
+    return (views.i32 ??= makeWords(this, views.bytes, Int32Array));
   }
 
   free(): void {
@@ -97,14 +98,13 @@ class Block<N extends string = string> implements DmaBlock<N> {
   [INSPECT](): string {
     const { name, device } = this.#pool;
     const block = `DmaBlock ${this.index} of pool ${name} (${device.name})`;
-    if (!isCurrent(this.#pool, this)) return `${block}, a handle of an earlier allocation`;
+    if (!isCurrent(this.#pool, this)) return `${block}, a stale handle`;
     const owner = ownerOf(this.#pool, this.index);
-    const state = owner !== '' ? `, ${owner}` : isAllocated(this.#pool, this.index) ? '' : ', not allocated';
-    return `${block} at ${hex(this.#pool.dmaOf(this.index))}${state}`;
+    return `${block} at ${hex(this.#pool.dmaOf(this.index))}${owner && `, ${owner}`}`;
   }
 
   static {
-    isBlock = (value): value is DmaBlock => typeof value === 'object' && value !== null && #pool in value;
+    isBlock = (value): value is DmaBlock => #pool in (Object(value) as object);
     viewsOf = (block) => {
       // Of a reused block, views made earlier stay good. Those of a debug handle can't be called back (poison shows their
       // writes), but none is given out any more.
@@ -130,14 +130,17 @@ class DebugBlock<N extends string> extends Block<N> {
   }
 }
 
-function alignedOffset(block: DmaBlock, unit: number): number {
-  const { byteOffset } = block.bytes;
-  if (byteOffset % unit !== 0) {
-    throw new DmaBlockError(
-      'ERR_DMAPOOL_UNALIGNED',
-      `${block.pool.device.name}: pool ${block.pool.name}: block ${block.index} at ${hex(block.dma)} is not aligned to ` +
-        `${unit} bytes; create the pool with align ${unit} or more, or use block.view`,
-    );
-  }
-  return byteOffset;
+/** A class of typed arrays. */
+interface WordArray<T> {
+  readonly BYTES_PER_ELEMENT: number;
+  new (buffer: ArrayBufferLike, byteOffset: number, length: number): T;
+}
+
+function makeWords<T>(block: DmaBlock, { buffer, byteOffset, length }: Uint8Array, Words: WordArray<T>): T {
+  const unit = Words.BYTES_PER_ELEMENT;
+  if (byteOffset % unit === 0) return new Words(buffer, byteOffset, Math.floor(length / unit));
+  throw new DmaBlockError(
+    'ERR_DMAPOOL_UNALIGNED',
+    `${labelOf(block.pool)}: block ${block.index} at ${hex(block.dma)} is not aligned to ${unit} bytes; raise align`,
+  );
 }

@@ -6,15 +6,9 @@
  *
  * On each allocation every byte must still be 0xa7; Linux can't check the first sixteen, because its links are there.
  */
+import { roundUp } from '../arguments.ts';
 import { hex } from '../errors.ts';
-import {
-  type BlockHooks,
-  type DebugOptions,
-  InitHooks,
-  listBlocks,
-  type PoolModes,
-  type ReportTexts,
-} from './hooks.ts';
+import { type BlockHooks, InitHooks, listBlocks, type PoolModes } from './hooks.ts';
 import { captureSite, type Site } from './site.ts';
 
 /** Byte of a free block (Linux: POOL_POISON_FREED). */
@@ -25,9 +19,9 @@ const POISON_ALLOCATED = 0xa9;
 /** What the hooks need of the pages of the pool they belong to. */
 export interface DebugPages {
   dmaOf(index: number): number;
-  slotOf(index: number): number;
+  pageOf(index: number): number;
   offsetOf(index: number): number;
-  viewOf(slot: number): Uint8Array;
+  viewOf(page: number): Uint8Array;
   fill(index: number, value: number): void;
 }
 
@@ -41,36 +35,26 @@ export class DebugHooks implements BlockHooks {
   readonly #blockSize: number;
   readonly #pages: DebugPages;
   readonly #sites: boolean;
-  readonly #zeroOnAlloc: boolean;
-  readonly #texts: ReportTexts;
+  readonly #modes: PoolModes;
   /** What is known of each block's past. */
   readonly book: DebugBook;
 
-  constructor(
-    name: string,
-    blockSize: number,
-    pages: DebugPages,
-    options: DebugOptions,
-    zeroOnAlloc: boolean,
-    book: DebugBook,
-    texts: ReportTexts,
-  ) {
+  constructor(name: string, blockSize: number, pages: DebugPages, modes: PoolModes, book: DebugBook) {
     this.book = book;
     this.#name = name;
     this.#blockSize = blockSize;
     this.#pages = pages;
-    this.quarantines = options.quarantine ?? true;
-    this.#sites = options.sites ?? true;
-    this.#zeroOnAlloc = zeroOnAlloc;
-    this.#texts = texts;
+    this.#modes = modes;
+    this.quarantines = modes.debug?.quarantine !== false;
+    this.#sites = modes.debug?.sites !== false;
   }
 
-  pageOpened(slot: number): void {
-    this.#pages.viewOf(slot).fill(POISON_FREED);
+  pageOpened(page: number): void {
+    this.#pages.viewOf(page).fill(POISON_FREED);
   }
 
   allocated(index: number): void {
-    this.#pages.fill(index, this.#zeroOnAlloc ? 0 : POISON_ALLOCATED);
+    this.#pages.fill(index, this.#modes.initOnAlloc ? 0 : POISON_ALLOCATED);
     this.book.allocated(index, this.#sites ? captureSite() : undefined);
   }
 
@@ -86,7 +70,7 @@ export class DebugHooks implements BlockHooks {
 
   inspect(index: number): string | null {
     const offset = this.#pages.offsetOf(index);
-    const page = this.#pages.viewOf(this.#pages.slotOf(index));
+    const page = this.#pages.viewOf(this.#pages.pageOf(index));
     const end = offset + this.#blockSize;
     let first = offset;
     while (first < end && page[first] === POISON_FREED) first++;
@@ -100,7 +84,7 @@ export class DebugHooks implements BlockHooks {
       (freedAt === undefined ? '' : `; freed at ${freedAt}`) +
       (this.quarantines ? '; it is now in quarantine' : '') +
       `\n${hexDump(page.subarray(offset, end), first - offset)}`;
-    return this.#texts.corrupted(this.#name, page.byteOffset + offset, details);
+    return this.#modes.texts.corrupted(this.#name, page.byteOffset + offset, details);
   }
 
   history(index: number): string {
@@ -123,10 +107,10 @@ export class DebugHooks implements BlockHooks {
     }
     const sites = [...bySite].sort(([, a], [, b]) => b.length - a.length);
     const lines = sites.slice(0, NAMED).map(([site, blocks]) => {
-      const named = listBlocks(blocks, (index) => hex(this.#pages.dmaOf(index)));
+      const named = listBlocks(blocks, this.#pages);
       return `\n  ${blocks.length} allocated at ${site}: ${named}`;
     });
-    if (sites.length > NAMED) lines.push(`\n  and from ${sites.length - NAMED} more places`);
+    if (sites.length > NAMED) lines.push(`\n  ${sites.length - NAMED} more places`);
     return lines.join('');
   }
 }
@@ -172,43 +156,43 @@ export class LocalBook implements DebugBook {
 }
 
 const PER_ROW = 16;
-/** Rows shown, so that a report of a large block stays readable. */
-const MAX_ROWS = 16;
+/** Bytes shown, so that a report of a large block stays readable. */
+const MOST_SHOWN = 16 * PER_ROW;
 
 /**
  * Rows of 16 bytes in hex and ASCII, as the kernel's `print_hex_dump` has them. Of a long block only the rows from
- * the one with byte `from` on, and how many were left out.
+ * the one with byte `from` on, and how many bytes there are.
  */
 export function hexDump(bytes: Uint8Array, from = 0): string {
+  const { length } = bytes;
+  const first = Math.min(from, roundUp(Math.max(0, length - MOST_SHOWN), PER_ROW)) & -PER_ROW;
+  const last = Math.min(length, first + MOST_SHOWN);
   const rows: string[] = [];
-  const all = Math.ceil(bytes.length / PER_ROW);
-  const first = all <= MAX_ROWS ? 0 : Math.min(Math.floor(from / PER_ROW), all - MAX_ROWS);
-  const last = Math.min(all, first + MAX_ROWS);
-  if (first > 0) rows.push(`  ... ${first * PER_ROW} bytes before`);
-  for (let row = first; row < last; row++) {
-    const part = bytes.subarray(row * PER_ROW, (row + 1) * PER_ROW);
-    const numbers = Array.from(part, (byte) => byte.toString(16).padStart(2, '0')).join(' ');
-    const text = Array.from(part, (byte) => (byte >= 0x20 && byte < 0x7f ? String.fromCharCode(byte) : '.')).join('');
-    const offset = (row * PER_ROW).toString(16).padStart(8, '0');
-    rows.push(`  ${offset}: ${numbers.padEnd(PER_ROW * 3 - 1)}  ${text}`);
+  for (let at = first; at < last; at += PER_ROW) {
+    const part = [...bytes.subarray(at, at + PER_ROW)];
+    const numbers = part.map((byte) => padHex(byte, 2)).join(' ');
+    const text = part.map((byte) => (byte >= 0x20 && byte < 0x7f ? String.fromCharCode(byte) : '.')).join('');
+    rows.push(`  ${padHex(at, 8)}: ${numbers.padEnd(PER_ROW * 3 - 1)}  ${text}`);
   }
-  if (last < all) rows.push(`  ... ${bytes.length - last * PER_ROW} bytes after`);
+  if (length > MOST_SHOWN) rows.push(`  ... of ${length} bytes`);
   return rows.join('\n');
 }
 
-/** The hooks for these modes, null if none is needed. */
+function padHex(value: number, width: number): string {
+  return value.toString(16).padStart(width, '0');
+}
+
+/** The hooks for these modes, null if none is needed. `book` is not null exactly in debug mode. */
 export function makeHooks(
   name: string,
   blockSize: number,
   pages: DebugPages,
-  { debug, initOnAlloc, initOnFree, texts }: PoolModes,
+  modes: PoolModes,
   book: DebugBook | null,
 ): BlockHooks | null {
-  if (debug !== null && book !== null) {
-    return new DebugHooks(name, blockSize, pages, debug, initOnAlloc, book, texts);
-  }
-  if (!initOnAlloc && !initOnFree) return null;
-  return new InitHooks(initOnAlloc, initOnFree, (index) => {
+  if (book !== null) return new DebugHooks(name, blockSize, pages, modes, book);
+  if (!modes.initOnAlloc && !modes.initOnFree) return null;
+  return new InitHooks(modes, (index) => {
     pages.fill(index, 0);
   });
 }

@@ -1,8 +1,13 @@
 /** Reports, when the process ends, the blocks of debug pools that are still out. */
 
-/** A pool that wants to be asked at the end. */
+import type { Device } from '../device/device.ts';
+import type { PoolBackend } from './backend.ts';
+
+/** A pool whose blocks are reported at the end. */
 export interface ExitReporter {
-  reportLeaks(): void;
+  readonly name: string;
+  readonly device: Device;
+  readonly backend: Pick<PoolBackend, 'counts' | 'holders'>;
 }
 
 /** The little of Node's `process` that is needed; Bun and Deno have it too, browsers do not. */
@@ -24,9 +29,11 @@ export function reportAtExit(pool: ExitReporter): void {
   if (listening) return;
   listening = true;
   processLike()?.on?.('exit', () => {
-    for (const each of pools) {
+    for (const { name, device, backend } of pools) {
       try {
-        each.reportLeaks();
+        if (backend.counts().active > 0) {
+          device.report('error', `${name} leaked`, `${name}: at the end of the process ${backend.holders()}`);
+        }
       } catch {
         // The log is the user's code. The other pools have their turn, and the other listeners theirs.
       }

@@ -49,7 +49,7 @@ export interface ListControl {
   readonly out: number;
   /** Blocks that are out or on the list: for the slow path to keep. */
   readonly owned: number;
-  setOwned(count: number): void;
+  addOwned(count: number): void;
   /** Sets the word of blocks that are handed out here. */
   setMark(mark: number): void;
   /** With so few blocks out, or fewer, a free takes the slow path; below 0: never. */
@@ -58,12 +58,11 @@ export interface ListControl {
   readonly top: number;
   /** Replaces the list by the one that begins there. */
   setTop(index: number): void;
-  /** A block that is out leaves for good; the bound of `setFewestOut` goes down with what is owned. */
-  depart(): void;
-  /** A block comes that is out, allocated somewhere else; the bound goes up with what is owned. */
-  arrive(): void;
-  /** Blocks ever handed out by an allocation here: `allocationsHigh` times 2^30 and `allocationsLow`. */
+  /**
+   * A block that is out comes from another worker (1), or goes to one (-1); the bound of `setFewestOut` goes up or down
+   * with what is owned.
+   */
+  move(count: 1 | -1): void;
+  /** Blocks ever handed out by an allocation here. */
   readonly allocations: number;
-  readonly allocationsLow: number;
-  readonly allocationsHigh: number;
 }

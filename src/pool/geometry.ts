@@ -11,7 +11,7 @@
  * Blocks lie in ascending order; one that would cross a boundary starts at that boundary instead. One that ends
  * exactly at a boundary does not cross it (kernels before 6.4 thought it did, and wasted it).
  */
-import { checkInteger, INT_MAX, isPowerOfTwo, type OptionNames, readOptions, roundUp } from '../arguments.ts';
+import { checkInteger, checkPowerOfTwo, INT_MAX, type OptionNames, readOptions, roundUp } from '../arguments.ts';
 import { DmaArgumentError } from '../errors.ts';
 
 /** Linux raises every size to what its free-list entry needs inside a block. Ours needs nothing there; numbers agree. */
@@ -67,29 +67,13 @@ export class PoolGeometry {
   constructor(options: GeometryOptions) {
     const { size, align = 0, boundary = 0, pageSize = 4096 } = readOptions('options', options, GEOMETRY_OPTIONS);
     checkInteger('size', size, 1, INT_MAX);
-    if (align !== 0 && !isPowerOfTwo(align))
-      throw new DmaArgumentError('align', align, 'a power of two, or 0 for none');
-    if (!isPowerOfTwo(pageSize) || pageSize < MIN_BLOCK_SIZE || pageSize > INT_MAX) {
-      throw new DmaArgumentError('pageSize', pageSize, 'a power of two from 16 to 2^30');
-    }
-    const blockSize = roundUp(Math.max(size, MIN_BLOCK_SIZE), Math.max(align, 1));
-    if (blockSize > INT_MAX) {
-      const largest = INT_MAX - (INT_MAX % align);
-      throw new DmaArgumentError(
-        largest === 0 ? 'align' : 'size',
-        largest === 0 ? align : size,
-        largest === 0
-          ? 'a power of two up to 2^30'
-          : `at most ${largest}, so that it is not above 2^31-1 when rounded up to align ${align}`,
-      );
-    }
-    if (boundary !== 0 && (!isPowerOfTwo(boundary) || boundary < blockSize)) {
-      throw new DmaArgumentError(
-        'boundary',
-        boundary,
-        `a power of two not below ${blockSize} (the size, raised to 16 and rounded up to align), or 0 for none`,
-      );
-    }
+    if (align !== 0) checkPowerOfTwo('align', align, 1, 2 ** 30);
+    checkPowerOfTwo('pageSize', pageSize, MIN_BLOCK_SIZE, 2 ** 30);
+    const multiple = Math.max(align, 1);
+    const blockSize = roundUp(Math.max(size, MIN_BLOCK_SIZE), multiple);
+    const largest = INT_MAX - (INT_MAX % multiple);
+    if (blockSize > largest) throw new DmaArgumentError('size', size, `at most ${largest} with align ${align}`);
+    if (boundary !== 0) checkPowerOfTwo('boundary', boundary, blockSize, 2 ** 53);
     this.size = size;
     this.align = align;
     this.boundary = boundary;
@@ -103,20 +87,19 @@ export class PoolGeometry {
     this.wastedBytes = this.allocation - this.blocksPerPage * blockSize;
   }
 
-  /** Byte offset in its page of block `slot`, 0 to `blocksPerPage - 1`. Other slots give meaningless numbers. */
-  offsetOf(slot: number): number {
-    if (typeof slot !== 'number') throw new DmaArgumentError('slot', slot, 'the number of a block in its page');
-    const segment = Math.floor(slot / this.#perSegment);
-    return segment * this.effectiveBoundary + (slot - segment * this.#perSegment) * this.blockSize;
+  /** Byte offset in its page of block `n` of it, 0 to `blocksPerPage - 1`. Other numbers give meaningless offsets. */
+  offsetOf(n: number): number {
+    if (typeof n !== 'number') throw new DmaArgumentError('n', n, 'a number');
+    const segment = Math.floor(n / this.#perSegment);
+    return segment * this.effectiveBoundary + (n - segment * this.#perSegment) * this.blockSize;
   }
 
   /** Which block of a page contains byte `offset` of it; -1 for a byte that is in no block. */
-  slotAt(offset: number): number {
-    if (typeof offset !== 'number') throw new DmaArgumentError('offset', offset, 'a byte of the page');
+  indexAt(offset: number): number {
+    if (typeof offset !== 'number') throw new DmaArgumentError('offset', offset, 'a number');
     const segment = Math.floor(offset / this.effectiveBoundary);
     const within = Math.floor((offset - segment * this.effectiveBoundary) / this.blockSize);
-    if (within >= this.#perSegment) return -1;
-    const slot = segment * this.#perSegment + within;
-    return slot < this.blocksPerPage ? slot : -1;
+    const n = segment * this.#perSegment + within;
+    return within < this.#perSegment && n < this.blocksPerPage ? n : -1;
   }
 }

@@ -1,4 +1,5 @@
 /** What some pools do to a block when it changes hands, how such a pool is set, and the texts of its reports. */
+import { hex } from '../errors.ts';
 
 /** What a debug pool does. */
 export interface DebugOptions {
@@ -40,7 +41,7 @@ export interface BlockHooks {
   /** Each allocation makes a new handle, instead of the block's one. */
   readonly renewsHandles: boolean;
   /** A page came from the memory source, zeroed. */
-  pageOpened(slot: number): void;
+  pageOpened(page: number): void;
   /** A block that fails its inspection is never handed out again. */
   readonly quarantines: boolean;
   /** A block was taken from the list. Returns what is wrong with it, for the log, or null. Changes nothing. */
@@ -61,8 +62,8 @@ export interface BlockHooks {
 const NAMED = 8;
 
 /** Names blocks by index and address. */
-export function listBlocks(indices: readonly number[], dmaOf: (index: number) => string): string {
-  const named = indices.slice(0, NAMED).map((index) => `block ${index} at ${dmaOf(index)}`);
+export function listBlocks(indices: readonly number[], pages: { dmaOf(index: number): number }): string {
+  const named = indices.slice(0, NAMED).map((index) => `block ${index} at ${hex(pages.dmaOf(index))}`);
   if (indices.length > NAMED) named.push(`${indices.length - NAMED} more`);
   return named.join(', ');
 }
@@ -71,13 +72,11 @@ export function listBlocks(indices: readonly number[], dmaOf: (index: number) =>
 export class InitHooks implements BlockHooks {
   readonly renewsHandles: boolean = false;
   readonly quarantines: boolean = false;
-  readonly #onAlloc: boolean;
-  readonly #onFree: boolean;
+  readonly #modes: PoolModes;
   readonly #zero: (index: number) => void;
 
-  constructor(onAlloc: boolean, onFree: boolean, zero: (index: number) => void) {
-    this.#onAlloc = onAlloc;
-    this.#onFree = onFree;
+  constructor(modes: PoolModes, zero: (index: number) => void) {
+    this.#modes = modes;
     this.#zero = zero;
   }
 
@@ -90,7 +89,7 @@ export class InitHooks implements BlockHooks {
   }
 
   allocated(index: number): void {
-    if (this.#onAlloc) this.#zero(index);
+    if (this.#modes.initOnAlloc) this.#zero(index);
   }
 
   freed(index: number): void {
@@ -98,7 +97,7 @@ export class InitHooks implements BlockHooks {
   }
 
   scrub(index: number): void {
-    if (this.#onFree) this.#zero(index);
+    if (this.#modes.initOnFree) this.#zero(index);
   }
 
   history(): string {

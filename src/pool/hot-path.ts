@@ -46,6 +46,11 @@ function bulkCount(argument: string, array: Int32Array, count: number | undefine
   return count;
 }
 
+/** The error for an array that lost elements during the call. */
+function tooShort(into: Int32Array, count: number): Error {
+  return new DmaArgumentError('into', into, `an Int32Array that keeps its ${count} elements`);
+}
+
 const ALLOC_OPTIONS: OptionNames<AllocOptions> = { zero: true, grow: true };
 const NO_OPTIONS: AllocOptions = {};
 
@@ -81,8 +86,16 @@ function checkedGrow(options: AllocOptions, grow: boolean | undefined): boolean 
 export let openList: (pool: HotPath) => ListControl;
 /** Sets the slow path, before the first call and when the pool becomes a shared one. */
 export let setSlowPath: (pool: HotPath, slow: SlowPath) => void;
-/** Sets what makes the object of a block that has none; once, before the first call. */
-export let setObjectMaker: <B extends Indexed>(pool: HotPath<B>, make: (index: number) => B) => void;
+/** What a pool does with block objects. */
+export interface ObjectMaker<B> {
+  /** Makes the object of a block that has none. */
+  make(index: number): B;
+  /** The error for what was given in place of a block of this pool. */
+  notOurs(block: unknown): Error;
+}
+
+/** Sets what makes block objects; once, before the first call. */
+export let setObjectMaker: <B extends Indexed>(pool: HotPath<B>, maker: ObjectMaker<B>) => void;
 /** The object of a block, made when first needed. */
 export let objectOf: <B extends Indexed>(pool: HotPath<B>, index: number) => B;
 export let hasObject: (pool: HotPath, index: number) => boolean;
@@ -121,7 +134,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
   #objects: (B | undefined)[] = [];
   // Cold.
   #slow!: SlowPath;
-  #makeObject!: (index: number) => B;
+  #maker!: ObjectMaker<B>;
   /** The mark, also while the list is held. */
   #ownMark = ALLOCATED;
   #wraps = 0;
@@ -134,9 +147,6 @@ export abstract class HotPath<B extends Indexed = Indexed> {
   protected constructor(words: Int32Array<ArrayBuffer | SharedArrayBuffer>) {
     this.#words = words;
   }
-
-  /** The error for what was given in place of a block of this pool. */
-  protected abstract notOurs(block: unknown): Error;
 
   /** Makes the table of objects as long as that of the words. */
   #fitObjects(): void {
@@ -236,8 +246,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
         return block;
       }
     }
-    const block = this.#tryAllocObjectSlowly(checkedGrow(options, grow));
-    return block === null ? null : this.#zeroed(block, zero);
+    return this.#zeroed(this.#tryAllocObjectSlowly(checkedGrow(options, grow)), zero);
   }
 
   free(block: B): void {
@@ -249,10 +258,10 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     } catch {
       // For callers from JavaScript: nothing at all is a typed error too, and an index that is no key of any object. (To
       // catch costs less than to look first.)
-      throw this.notOurs(block);
+      throw this.#maker.notOurs(block);
     }
     // That the table has this very object says at once that it is a block, of this pool, and current.
-    if (current !== block) throw this.notOurs(block);
+    if (current !== block) throw this.#maker.notOurs(block);
     const words = this.#words;
     const out = (this.#allocations - this.#frees) & COUNT_MASK;
     if (words[index] !== this.#mark || out <= this.#fewestOut) {
@@ -347,8 +356,8 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     return index < 0 ? null : this.#objectOrNothing(index);
   }
 
-  #zeroed(block: B, zero: boolean | undefined): B {
-    if (zero === true) this.#slow.fill(block.index, 0);
+  #zeroed<T extends B | null>(block: T, zero: boolean | undefined): T {
+    if (zero === true && block !== null) this.#slow.fill(block.index, 0);
     return block;
   }
 
@@ -361,7 +370,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
   /** The object of a block that was just taken; if the engine has no room for it, the block goes back. */
   #objectOrNothing(index: number): B {
     try {
-      return this.#objects[index] ?? this.#makeObject(index);
+      return this.#objects[index] ?? this.#maker.make(index);
     } catch (error) {
       this.#giveSlowly(index);
       if (!(error instanceof RangeError)) throw error;
@@ -382,7 +391,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
   }
 
   freeIndex(index: number): void {
-    if (typeof index !== 'number') throw new DmaArgumentError('index', index, 'an index from allocIndex()');
+    if (typeof index !== 'number') throw new DmaArgumentError('index', index, 'an index');
     // Also makes -0 a 0, which V8 would keep as a boxed double for ever after.
     const block = index | 0;
     const words = this.#words;
@@ -412,7 +421,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
       if (refusal < 0) return refusal;
       if (typedArrayLength('Int32Array', into) < count) {
         this.#giveBulk(taken, count);
-        throw new DmaArgumentError('into', into, `an Int32Array that keeps its ${count} elements during the call`);
+        throw tooShort(into, count);
       }
       for (let i = 0; i < count; i++) {
         this.#slow.fill(taken[i]!, 0);
@@ -459,7 +468,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
       }
       if (got < count) return last;
       if (typedArrayLength('Int32Array', into) < count) {
-        throw new DmaArgumentError('into', into, `an Int32Array that keeps its ${count} elements during the call`);
+        throw tooShort(into, count);
       }
       for (let i = 0; i < count; i++) {
         into[i] = taken[i]!;
@@ -717,8 +726,8 @@ export abstract class HotPath<B extends Indexed = Indexed> {
         return this.#pool.#owned;
       }
 
-      setOwned(count: number): void {
-        this.#pool.#owned = count;
+      addOwned(count: number): void {
+        this.#pool.#owned += count;
       }
 
       setMark(mark: number): void {
@@ -740,42 +749,27 @@ export abstract class HotPath<B extends Indexed = Indexed> {
         else this.#pool.#head = index;
       }
 
-      depart(): void {
+      move(count: 1 | -1): void {
         const pool = this.#pool;
         pool.#mostOut = this.mostOut;
-        pool.#frees = (pool.#frees + 1) & COUNT_MASK;
-        pool.#owned--;
-        if (pool.#fewestOut !== ALWAYS) pool.#fewestOut--;
-      }
-
-      arrive(): void {
-        const pool = this.#pool;
-        // As if its free had not been: it was allocated once only.
-        pool.#frees = (pool.#frees - 1) & COUNT_MASK;
-        pool.#owned++;
-        if (pool.#fewestOut !== ALWAYS) pool.#fewestOut++;
+        // One that comes counts as if its free had not been: it was allocated once only.
+        pool.#frees = (pool.#frees - count) & COUNT_MASK;
+        pool.#owned += count;
+        if (pool.#fewestOut !== ALWAYS) pool.#fewestOut += count;
       }
 
       get allocations(): number {
         return this.#pool.#wraps * COUNT_RANGE + this.#pool.#allocations;
-      }
-
-      get allocationsLow(): number {
-        return this.#pool.#allocations;
-      }
-
-      get allocationsHigh(): number {
-        return this.#pool.#wraps;
       }
     }
     openList = (pool) => new List(pool);
     setSlowPath = (pool, slow) => {
       pool.#slow = slow;
     };
-    setObjectMaker = (pool, make) => {
-      pool.#makeObject = make;
+    setObjectMaker = (pool, maker) => {
+      pool.#maker = maker;
     };
-    objectOf = (pool, index) => pool.#objects[index] ?? pool.#makeObject(index);
+    objectOf = (pool, index) => pool.#objects[index] ?? pool.#maker.make(index);
     hasObject = (pool, index) => pool.#objects[index] !== undefined;
     putObject = (pool, index, block) => {
       if (index >= pool.#objects.length) pool.#fitObjects();
@@ -792,7 +786,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     // Only of a number: any other value would be made a property name, by code of its own.
     isAllocated = (pool, index) => typeof index === 'number' && pool.#words[index] === pool.#ownMark;
     checkCurrent = (pool, block) => {
-      if (!isCurrent(pool, block)) throw pool.notOurs(block);
+      if (!isCurrent(pool, block)) throw pool.#maker.notOurs(block);
     };
     ownerOf = (pool, index) => pool.#slow.ownerOf(index);
     borrowScratch = (pool, count) => pool.#borrowScratch(count);

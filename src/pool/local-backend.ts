@@ -10,43 +10,40 @@
  * wherever they are called. Three rules make every such call safe:
  *
  * - All state is settled before the user's code runs, and read again afterwards.
- * - No slot number outlives a call of the user's code, for the page there may be another one by then. A call that must
+ * - No page number outlives a call of the user's code, for the page there may be another one by then. A call that must
  *   know its pages afterwards keeps them in an {@link Intake}, which pages leave when they leave the pool.
  * - A block that a call has taken and nobody has yet is QUARANTINED or RESERVED, so nobody else can free it.
  */
 import { checkInteger } from '../arguments.ts';
 import { allocPage, type Device, freePage, naturalAlignment } from '../device/device.ts';
-import {
-  DmaBlockError,
-  DmaDestroyedError,
-  type DmaError,
-  type DmaOutOfMemoryError,
-  DmaSourceError,
-  hex,
-} from '../errors.ts';
+import { DmaDestroyedError, type DmaError, type DmaOutOfMemoryError, DmaSourceError, hex } from '../errors.ts';
 import type { CoherentMemory } from '../memory/coherent.ts';
-import { AT_LIMIT, NO_MEMORY, NO_PAGE_ALLOWED, type PoolBackend, type PoolCounts, type Refusal } from './backend.ts';
+import {
+  AT_LIMIT,
+  BackendBase,
+  type BackendOptions,
+  labelOf,
+  NO_MEMORY,
+  NO_PAGE_ALLOWED,
+  notAllocated,
+  type PoolBackend,
+  type PoolCounts,
+  type Refusal,
+  refusalError,
+} from './backend.ts';
 import { ABSENT, ALLOCATED, EMPTY, type ListControl, QUARANTINED, RESERVED } from './free-list.ts';
-import type { PoolGeometry } from './geometry.ts';
 import { type BlockHooks, listBlocks, type ReportTexts } from './hooks.ts';
 import { MAX_BLOCKS } from './hot-path.ts';
 import { PoolPages } from './pages.ts';
 import { idlePagesElsewhere } from './pools-attribute.ts';
-import { refusalError } from './refusal.ts';
 import type { PoolStatistics } from './statistics.ts';
-import { checkWaitOptions, MemoryWish, type WaitOptions, WaitQueue } from './waiting.ts';
+import { checkWaitOptions, MemorySubscription, type WaitOptions, WaitQueue } from './waiting.ts';
 
 /** What the backend of one thread's pool is made of. */
-export interface LocalBackendOptions {
-  readonly name: string;
-  readonly device: Device;
-  readonly geometry: PoolGeometry;
+export interface LocalBackendOptions extends BackendOptions {
   readonly node: number;
-  readonly maxBlocks: number;
   readonly list: ListControl;
-  /** Called once, when the pool is destroyed and the last of its memory given back. */
-  readonly onGone: () => void;
-  readonly texts: ReportTexts;
+  readonly modes: { readonly texts: ReportTexts };
 }
 
 /** In place of an index: the engine has no larger table. */
@@ -57,20 +54,26 @@ const CARVED_AT_ONCE = 256;
 
 type State = 'open' | 'destroyed' | 'gone';
 
-export class LocalBackend implements PoolBackend {
+export class LocalBackend extends BackendBase implements PoolBackend {
   readonly #options: LocalBackendOptions;
+  readonly #onGone: () => void;
   readonly #device: Device;
   readonly #list: ListControl;
   readonly #maxBlocks: number;
   /** Device and pool, for messages. */
   readonly #label: string;
   readonly #perPage: number;
-  readonly #fresh = new FreshBlocks();
+  /**
+   * Pages with fresh blocks, which were never on the list, in the order in which they will be; from `#freshAt` on, for to
+   * take from the front of an array one by one would cost its length each time. `#freshCount` blocks in all.
+   */
+  #fresh: number[] = [];
+  #freshAt = 0;
+  #freshCount = 0;
   readonly #waiters: WaitQueue;
-  readonly pages: PoolPages;
   #hooks: BlockHooks | null = null;
   #state: State = 'open';
-  readonly #wish: MemoryWish;
+  readonly #subscription: MemorySubscription;
   #forgetReclaim: (() => void) | null = null;
   /** Of the calls in progress that open pages. */
   readonly #intakes = new Set<Intake>();
@@ -84,19 +87,22 @@ export class LocalBackend implements PoolBackend {
   #failures = 0;
   #waits = 0;
 
-  constructor(options: LocalBackendOptions) {
-    const { device, geometry, list, maxBlocks, name } = options;
+  /** @param onGone Called once, when the pool is destroyed and the last of its memory given back. */
+  constructor(options: LocalBackendOptions, onGone: () => void) {
+    const { device, geometry, list, maxBlocks } = options;
+    const label = labelOf(options);
+    super(new PoolPages(label, geometry, naturalAlignment(geometry.allocation, device.memory.pageSize)));
     this.#options = options;
+    this.#onGone = onGone;
     this.#device = device;
     this.#list = list;
     this.#maxBlocks = maxBlocks;
-    this.#label = `${device.name}: pool ${name}`;
+    this.#label = label;
     this.#perPage = geometry.blocksPerPage;
-    this.#waiters = new WaitQueue(this.#label);
-    this.#wish = new MemoryWish(device.memory, () => {
+    this.#waiters = new WaitQueue(label);
+    this.#subscription = new MemorySubscription(device.memory, () => {
       this.#tryAgain();
     });
-    this.pages = new PoolPages(this.#label, geometry, naturalAlignment(geometry.allocation, device.memory.pageSize));
   }
 
   /** Has `hooks` run on every block from now on. Before the first call to the pool. */
@@ -143,7 +149,7 @@ export class LocalBackend implements PoolBackend {
         // Serve queued waiters first.
         if (opened >= 0) this.#serveWaiters();
         // A source under pressure may have freed blocks of this very pool before it gave up.
-        else if (this.#list.out === this.#list.owned && this.#fresh.count === 0) return opened;
+        else if (this.#list.out === this.#list.owned && this.#freshCount === 0) return opened;
       }
     }
   }
@@ -165,16 +171,20 @@ export class LocalBackend implements PoolBackend {
 
   /** Puts a run of fresh blocks on the empty list, if there are any and the limit allows. False: no tables for them. */
   #carve(): boolean {
-    const { slot } = this.#fresh;
+    const page = this.#fresh[this.#freshAt];
     const room = this.#limit - this.#list.owned;
-    if (slot < 0 || room <= 0) return true;
-    const carved = this.pages.carvedOf(slot);
+    if (page === undefined || room <= 0) return true;
+    const carved = this.pages.carvedOf(page);
     const count = Math.min(this.#perPage - carved, room, CARVED_AT_ONCE);
-    const first = slot * this.#perPage + carved;
+    const first = page * this.#perPage + carved;
     if (!this.#growTables(first + count)) return false;
-    this.pages.setCarved(slot, carved + count);
-    this.#fresh.carved(count, carved + count === this.#perPage);
-    this.#list.setOwned(this.#list.owned + count);
+    this.pages.setCarved(page, carved + count);
+    this.#freshCount -= count;
+    if (carved + count === this.#perPage && ++this.#freshAt === this.#fresh.length) {
+      this.#fresh = [];
+      this.#freshAt = 0;
+    }
+    this.#list.addOwned(count);
     this.#list.append(first, count);
     return true;
   }
@@ -225,7 +235,7 @@ export class LocalBackend implements PoolBackend {
 
   #quarantine(index: number, change: 1 | -1): void {
     this.#list.setWord(index, change > 0 ? QUARANTINED : ALLOCATED);
-    this.#list.setOwned(this.#list.owned - change);
+    this.#list.addOwned(-change);
     this.#quarantined += change;
   }
 
@@ -244,21 +254,21 @@ export class LocalBackend implements PoolBackend {
       for (;;) {
         const { out, owned } = this.#list;
         const missing = count - (owned - out);
-        if (missing <= Math.min(this.#fresh.count, this.#limit - owned)) {
-          intake.slots.clear();
+        if (missing <= Math.min(this.#freshCount, this.#limit - owned)) {
+          intake.pages.clear();
           return 0;
         }
         if (missing > this.#limit - owned) return AT_LIMIT;
         if (!grow) return NO_PAGE_ALLOWED;
         if (!goesOn) return NO_MEMORY;
-        const slot = this.openPage();
-        if (slot >= 0) {
-          goesOn = intake.opened(slot, this.pages.count);
+        const page = this.openPage();
+        if (page >= 0) {
+          goesOn = intake.opened(page, this.pages.count);
           this.#serveWaiters();
           this.checkOpen();
         } else if (count - (this.#list.owned - this.#list.out) >= missing) {
           // A source under pressure may have freed blocks of this very pool before it gave up: then look again.
-          return slot as Refusal;
+          return page as Refusal;
         }
       }
     } finally {
@@ -276,47 +286,41 @@ export class LocalBackend implements PoolBackend {
   /** Gives back what is left in the intake, except for pages of which blocks were handed out meanwhile. */
   endIntake(intake: Intake): void {
     this.#intakes.delete(intake);
-    const untouched = [...intake.slots].filter((slot) => this.pages.carvedOf(slot) === 0);
+    const untouched = [...intake.pages].filter((page) => this.pages.carvedOf(page) === 0);
     // What the source throws is not reported: the call has its own result.
     this.#giveBack(untouched);
   }
 
   refused(refusal: number, count = 1): DmaOutOfMemoryError {
-    return refusalError(refusal, count, {
-      label: this.#label,
-      source: this.#device.memory.name,
-      allocation: this.#options.geometry.allocation,
-      mask: this.#device.dmaMask,
-      maxBlocks: this.#maxBlocks,
-      counts: this.counts(),
-      idle: refusal === NO_MEMORY ? idlePagesElsewhere(this.#device.memory, this.#options.name, this.#device) : '',
-    });
+    const idle = refusal === NO_MEMORY ? idlePagesElsewhere(this.#device.memory, this) : '';
+    return refusalError(refusal, count, this.#options, this.counts(), idle);
   }
 
-  /** Takes a page from the source; its slot, or a refusal. No code of the user's runs after the page is known to be there. */
+  /** Takes a page from the source; its number, or a refusal. No code of the user's runs after the page is known to be there. */
   openPage(): number {
-    if (this.#outOfSlots()) return AT_LIMIT;
+    if (this.#outOfNumbers()) return AT_LIMIT;
     const { geometry, node } = this.#options;
     const memory = this.callOut(() => allocPage(this.#device, geometry.allocation, node));
     if (memory === null) return NO_MEMORY;
     // The source may have called the pool meanwhile.
-    if (this.#state !== 'open' || this.#outOfSlots()) {
+    if (this.#state !== 'open' || this.#outOfNumbers()) {
       freePage(this.#device, memory, this.#options.geometry.allocation);
       this.checkOpen();
       return AT_LIMIT;
     }
-    const slot = this.#addPage(memory);
-    if (slot < 0) return slot;
-    const first = slot * this.#perPage;
+    const page = this.#addPage(memory);
+    if (page < 0) return page;
+    const first = page * this.#perPage;
     this.#list.words.fill(EMPTY, first, first + this.#perPage);
-    this.#fresh.add(slot, this.#perPage);
+    this.#fresh.push(page);
+    this.#freshCount += this.#perPage;
     // The memory is the source's object; looking at it may run its code.
-    this.callOut(() => this.#hooks?.pageOpened(slot));
-    return this.pages.holds(slot, memory) ? slot : NO_MEMORY;
+    this.callOut(() => this.#hooks?.pageOpened(page));
+    return this.pages.holds(page, memory) ? page : NO_MEMORY;
   }
 
-  #outOfSlots(): boolean {
-    return (this.pages.nextSlot + 1) * this.#perPage > MAX_BLOCKS;
+  #outOfNumbers(): boolean {
+    return (this.pages.next + 1) * this.#perPage > MAX_BLOCKS;
   }
 
   #addPage(memory: CoherentMemory): number {
@@ -359,23 +363,17 @@ export class LocalBackend implements PoolBackend {
   }
 
   badFree(index: number): DmaError {
-    if (!this.pages.has(index)) return this.gone ? this.#goneError() : this.pages.noSuchBlock(index);
-    const block = `block ${index} at ${hex(this.pages.dmaOf(index))}`;
-    const quarantined = this.#list.word(index) === QUARANTINED;
-    return new DmaBlockError(
-      'ERR_DMAPOOL_NOT_ALLOCATED',
-      `${this.#label}: ${block} ${quarantined ? 'is in quarantine' : 'is not allocated (freed twice?)'}` +
-        (this.#hooks?.history(index) ?? ''),
-    );
+    if (!this.pages.has(index)) return this.gone ? this.#destroyedError() : this.pages.noSuchBlock(index);
+    return notAllocated(this.pages, index, this.#list.word(index), this.history(index));
   }
 
-  #goneError(): DmaDestroyedError {
-    return new DmaDestroyedError(`${this.#label} was destroyed and its memory given back; there is nothing to free`);
+  #destroyedError(): DmaDestroyedError {
+    return new DmaDestroyedError(`${this.#label} was destroyed`);
   }
 
   /** Throws if the pool is gone, so that what is left of its blocks gets the error that says so. */
   checkNotGone(): void {
-    if (this.gone) throw this.#goneError();
+    if (this.gone) throw this.#destroyedError();
   }
 
   // ---- waiting
@@ -399,7 +397,7 @@ export class LocalBackend implements PoolBackend {
       const waiting = this.#waiters.join({}, give, checked, () => {
         this.#settleWaiters();
       });
-      this.#wishForMemory();
+      this.#subscribe();
       return waiting;
     } catch (error) {
       // Rejected as thrown: a signal's reason need not be an Error.
@@ -408,17 +406,15 @@ export class LocalBackend implements PoolBackend {
   }
 
   /** Subscribes to the next "memory available" event of the source. */
-  #wishForMemory(): void {
+  #subscribe(): void {
     try {
       // Each round but the last lowers the number of waiters, so the loop ends.
       while (this.#waiters.length > 0 && this.#roomForMore()) {
         const before = this.#waiters.length;
-        const granted = this.callOut(() => this.#wish.make());
+        const granted = this.callOut(() => this.#subscription.subscribe());
         if (!granted) return;
         if (this.#waiters.length >= before) {
-          throw new DmaSourceError(
-            `${this.#label}: memory source ${this.#device.memory.name} says at once that memory came back, and gives none`,
-          );
+          throw new DmaSourceError(`${this.#label}: memory source announced memory, and gives none`);
         }
       }
     } catch (error) {
@@ -438,7 +434,7 @@ export class LocalBackend implements PoolBackend {
       this.#waiters.failAll(error);
     }
     this.#settleWaiters();
-    this.#wishForMemory();
+    this.#subscribe();
   }
 
   #serveWaiters(): void {
@@ -456,7 +452,7 @@ export class LocalBackend implements PoolBackend {
     // The list first: the source may call the pool when the wish is taken back, and somebody may wait again afterwards.
     if (this.#state === 'open' && this.#hooks === null) this.#list.release();
     this.callOut(() => {
-      this.#wish.forget();
+      this.#subscription.cancel();
     });
   }
 
@@ -472,27 +468,27 @@ export class LocalBackend implements PoolBackend {
   /** Gives back every page of which no block is out or in quarantine; returns how many. */
   trim(): number {
     if (this.#state !== 'open') return 0;
-    const idle = this.#idleSlots();
+    const idle = this.#idlePages();
     throwFirst(this.#giveBack(idle));
     return idle.length;
   }
 
   /** Pages that {@link trim} would give back, of the first `most` pages. */
   idlePages(most: number): number {
-    return this.#state === 'open' ? this.#idleSlots(most).length : 0;
+    return this.#state === 'open' ? this.#idlePages(most).length : 0;
   }
 
-  #idleSlots(most = Infinity): number[] {
+  #idlePages(most = Infinity): number[] {
     return this.pages
-      .slots()
+      .numbers()
       .slice(0, most)
-      .filter((slot) => this.#isIdle(slot));
+      .filter((page) => this.#isIdle(page));
   }
 
-  #isIdle(slot: number): boolean {
+  #isIdle(page: number): boolean {
     const { words } = this.#list;
-    const first = slot * this.#perPage;
-    for (let index = first; index < first + this.pages.carvedOf(slot); index++) {
+    const first = page * this.#perPage;
+    for (let index = first; index < first + this.pages.carvedOf(page); index++) {
       const word = words[index];
       if (word === ALLOCATED || word === QUARANTINED || word === RESERVED) return false;
     }
@@ -500,21 +496,25 @@ export class LocalBackend implements PoolBackend {
   }
 
   /** Everything of ours first, the source last. Returns what the source threw, after all pages went. */
-  #giveBack(slots: readonly number[]): unknown[] {
+  #giveBack(pages: readonly number[]): unknown[] {
     const errors: unknown[] = [];
-    if (slots.length === 0) return errors;
-    for (const intake of this.#intakes) intake.left(slots);
-    const going = new Set(slots);
-    this.#list.filter((index) => !going.has(this.pages.slotOf(index)));
-    this.#fresh.remove(going, (slot) => this.#perPage - this.pages.carvedOf(slot));
-    for (const slot of slots) {
-      const carved = this.pages.carvedOf(slot);
-      const first = slot * this.#perPage;
+    if (pages.length === 0) return errors;
+    for (const intake of this.#intakes) intake.left(pages);
+    const going = new Set(pages);
+    this.#list.filter((index) => !going.has(this.pages.pageOf(index)));
+    this.#fresh = this.#fresh.slice(this.#freshAt).filter((page) => {
+      if (going.has(page)) this.#freshCount -= this.#perPage - this.pages.carvedOf(page);
+      return !going.has(page);
+    });
+    this.#freshAt = 0;
+    for (const page of pages) {
+      const carved = this.pages.carvedOf(page);
+      const first = page * this.#perPage;
       this.#list.words.fill(ABSENT, first, first + this.#perPage);
       for (let index = first; index < first + carved; index++) this.#list.dropObject(index);
-      this.#list.setOwned(this.#list.owned - carved);
+      this.#list.addOwned(-carved);
     }
-    for (const memory of this.pages.remove(slots)) {
+    for (const memory of this.pages.remove(pages)) {
       try {
         freePage(this.#device, memory, this.#options.geometry.allocation);
       } catch (error) {
@@ -531,7 +531,7 @@ export class LocalBackend implements PoolBackend {
     if (this.#state !== 'open') return;
     this.#state = 'destroyed';
     this.#list.hold();
-    this.#waiters.failAll(new DmaDestroyedError(`${this.#label} was destroyed`));
+    this.#waiters.failAll(this.#destroyedError());
     this.#settleWaiters();
     // The source may have freed the last block meanwhile.
     if (this.gone) return;
@@ -545,9 +545,9 @@ export class LocalBackend implements PoolBackend {
       this.#giveBackAll();
       return count;
     });
-    const errors = this.#giveBack(this.#idleSlots());
-    const { name, texts } = this.#options;
-    if (!this.gone) this.#device.report('error', `${name} busy`, texts.busy(name, this.holders()));
+    const errors = this.#giveBack(this.#idlePages());
+    const { name, modes } = this.#options;
+    if (!this.gone) this.#device.report('error', `${name} busy`, modes.texts.busy(name, this.holders()));
     throwFirst(errors);
   }
 
@@ -560,16 +560,16 @@ export class LocalBackend implements PoolBackend {
     return this.#hooks?.history(index) ?? '';
   }
 
-  ownerOf(): string {
-    return '';
+  ownerOf(index: number): string {
+    return this.#list.word(index) === ALLOCATED ? '' : 'not allocated';
   }
 
   /** Who holds blocks, for messages. */
   holders(out: readonly number[] = this.#indicesOut()): string {
     const known = this.#hooks?.holders(out) ?? '';
-    const blocks = listBlocks(out, (index) => hex(this.pages.dmaOf(index)));
+    const blocks = listBlocks(out, this.pages);
     const count = `${out.length} ${out.length === 1 ? 'block is' : 'blocks are'} still out`;
-    return known === '' ? `${count}: ${blocks} (debug: true tells who allocated them)` : `${count}:${known}`;
+    return known === '' ? `${count}: ${blocks} (see option debug)` : `${count}:${known}`;
   }
 
   #giveBackAll(): void {
@@ -578,34 +578,18 @@ export class LocalBackend implements PoolBackend {
     this.#forgetReclaim = null;
     // What is in quarantine goes with its page, and what is out is lost, so that the figures end at nothing.
     this.#list.writeOff();
-    this.#list.setOwned(this.#list.owned + this.#quarantined);
+    this.#list.addOwned(this.#quarantined);
     this.#quarantined = 0;
-    this.#options.onGone();
-    throwFirst(this.#giveBack(this.pages.slots()));
+    this.#onGone();
+    throwFirst(this.#giveBack(this.pages.numbers()));
   }
 
   /** @throws {@link DmaDestroyedError} once the pool is destroyed. */
   checkOpen(): void {
-    if (this.#state !== 'open') {
-      throw new DmaDestroyedError(`${this.#label} was destroyed; it has no more blocks to give`);
-    }
+    if (this.#state !== 'open') throw this.#destroyedError();
   }
 
   // ---- figures, and where things are
-
-  dmaOf(index: number): number {
-    const dma = this.pages.dmaOf(index);
-    if (dma < 0) throw this.pages.noSuchBlock(index);
-    return dma;
-  }
-
-  bytesOf(index: number): Uint8Array<ArrayBuffer | SharedArrayBuffer> {
-    return this.pages.bytesOf(index);
-  }
-
-  fill(index: number, value: number): void {
-    this.pages.fill(index, value);
-  }
 
   /** Indices of all blocks that are out, ascending. */
   #indicesOut(): number[] {
@@ -642,55 +626,14 @@ function throwFirst(errors: readonly unknown[]): void {
   if (errors.length > 0) throw errors[0];
 }
 
-/** Pages with blocks that were never on the list, in the order in which they will be. */
-export class FreshBlocks {
-  #slots: number[] = [];
-  /** First of `#slots` that still counts: taking from the front of an array one by one would cost its length each time. */
-  #first = 0;
-  #count = 0;
-
-  /** Blocks in all. */
-  get count(): number {
-    return this.#count;
-  }
-
-  /** The page to carve from, -1 if there is none. */
-  get slot(): number {
-    return this.#slots[this.#first] ?? -1;
-  }
-
-  /** A page came, with so many blocks. */
-  add(slot: number, blocks: number): void {
-    this.#slots.push(slot);
-    this.#count += blocks;
-  }
-
-  /** So many of the first page's blocks are fresh no more, and whether it has no others. */
-  carved(blocks: number, exhausted: boolean): void {
-    this.#count -= blocks;
-    if (exhausted && ++this.#first === this.#slots.length) {
-      this.#slots = [];
-      this.#first = 0;
-    }
-  }
-
-  /** Pages go; `freshIn` tells how many fresh blocks each has. */
-  remove(going: ReadonlySet<number>, freshIn: (slot: number) => number): void {
-    const slots = this.#slots.slice(this.#first);
-    for (const slot of slots) if (going.has(slot)) this.#count -= freshIn(slot);
-    this.#slots = slots.filter((slot) => !going.has(slot));
-    this.#first = 0;
-  }
-}
-
-/** The pages that one call takes from the memory source while it is in progress. */
-
 /**
+ * The pages that one call takes from the memory source while it is in progress.
+ *
  * The source is the user's code and may call the pool: trim it, allocate from it, reserve more. Two invariants hold all
  * the same.
  *
- * - `slots` are exactly those of the pages that this call opened and that the pool still has. A page that leaves the pool
- *   leaves every intake ({@link Intake.left}), so a slot that was given back, and opened anew by another call, is not
+ * - `pages` are exactly those that this call opened and that the pool still has. A page that leaves the pool
+ *   leaves every intake ({@link Intake.left}), so a number that was given back, and opened anew by another call, is not
  *   taken for one of this call's.
  * - The call ends. Each page that it opens either raises the number of the pool's pages above `most`, the highest number
  *   during the call, or uses up one of `spare`. The first is bounded by the number of indices, the second by its start
@@ -698,7 +641,7 @@ export class FreshBlocks {
  *   idle pages of the process once, this call's included, and then has enough.
  */
 export class Intake {
-  readonly slots: Set<number> = new Set<number>();
+  readonly pages: Set<number> = new Set<number>();
   #most: number;
   #spare: number;
 
@@ -711,9 +654,9 @@ export class Intake {
     this.#spare = needed;
   }
 
-  /** The call opened the page in `slot`, and the pool has `pages` now. False if the call must end. */
-  opened(slot: number, pages: number): boolean {
-    this.slots.add(slot);
+  /** The call opened `page`, and the pool has `pages` now. False if the call must end. */
+  opened(page: number, pages: number): boolean {
+    this.pages.add(page);
     if (pages > this.#most) {
       this.#most = pages;
       return true;
@@ -722,7 +665,7 @@ export class Intake {
   }
 
   /** Pages left the pool. */
-  left(slots: readonly number[]): void {
-    for (const slot of slots) this.slots.delete(slot);
+  left(pages: readonly number[]): void {
+    for (const page of pages) this.pages.delete(page);
   }
 }

@@ -16,7 +16,7 @@ export interface Site {
 let ownFolder: string | undefined;
 
 function findOwnFolder(): string {
-  const own = frames(new Error('own').stack ?? '')[0] ?? '';
+  const own = frames(new Error().stack ?? '')[0] ?? '';
   const end = own.lastIndexOf('pool/site.');
   // From the path's first character, which comes after the frame's function, up to the folder that holds `pool`.
   return end < 0 ? '' : /[^(@]*$/.exec(own.slice(0, end))![0].replace(/^at /, '');
@@ -31,7 +31,7 @@ export function captureSite(): Site {
   const errors = Error as { stackTraceLimit?: number };
   const before = errors.stackTraceLimit;
   setStackTraceLimit(FRAMES);
-  const error = new Error('site');
+  const error = new Error();
   setStackTraceLimit(before);
   return { describe: () => describeStack(error.stack ?? '') };
 }
@@ -50,7 +50,7 @@ function describeStack(stack: string): string {
   const all = frames(stack);
   const folder = ownFolder;
   const user = folder === '' ? undefined : all.find((frame) => !frame.includes(folder));
-  const place = (user ?? all.at(-1) ?? 'an unknown place').replace(/^at /, '').replace('file://', '');
+  const place = (user ?? all.at(-1) ?? 'an unknown place').replace(/^at |file:\/\//g, '');
   // With source maps on, Node names the top level of a module so; the place alone says as much.
   return place.replace(/^<anonymous> \((.*)\)$/, '$1');
 }

@@ -41,7 +41,7 @@ export function checkWaitOptions(options: WaitOptions): CheckedWaitOptions {
   const { signal, timeout, zero = false } = readOptions('options', options, WAIT_OPTIONS);
   checkSignal('signal', signal);
   if (timeout !== undefined && !(typeof timeout === 'number' && timeout >= 0 && timeout <= MAX_TIMEOUT)) {
-    throw new DmaArgumentError('timeout', timeout, 'milliseconds from 0 to 2^31-1');
+    throw new DmaArgumentError('timeout', timeout, `a number from 0 to ${MAX_TIMEOUT}`);
   }
   checkBoolean('zero', zero);
   return { signal, timeout, zero };
@@ -60,10 +60,8 @@ export function checkWaitOptions(options: WaitOptions): CheckedWaitOptions {
  */
 export class WaitQueue<K extends object = object> {
   readonly #label: string;
-  // A Map keeps the order of arrival, and those who give up leave it in O(1).
-  readonly #waiters = new Map<K, Waiter>();
-  /** Those who wait, in the order of arrival. */
-  readonly waiters: ReadonlyMap<K, Waiter> = this.#waiters;
+  /** The waiters, in the order of arrival, which a Map keeps; one that gives up leaves it in O(1). */
+  readonly waiters: Map<K, Waiter> = new Map<K, Waiter>();
   readonly #groups = new Map<AbortSignal, SignalGroup>();
   #keepAlive: ReturnType<typeof setInterval> | undefined;
 
@@ -73,7 +71,7 @@ export class WaitQueue<K extends object = object> {
   }
 
   get length(): number {
-    return this.#waiters.size;
+    return this.waiters.size;
   }
 
   /**
@@ -88,13 +86,13 @@ export class WaitQueue<K extends object = object> {
     return new Promise<T>((resolve, reject) => {
       let timer: ReturnType<typeof setTimeout> | undefined;
       const giveUp = (error: unknown): void => {
-        if (!this.#waiters.has(key)) return;
+        if (!this.waiters.has(key)) return;
         waiter.fail(error);
         left();
       };
       const leave = (): void => {
-        this.#waiters.delete(key);
-        if (this.#waiters.size === 0) {
+        this.waiters.delete(key);
+        if (this.waiters.size === 0) {
           clearInterval(this.#keepAlive);
           this.#keepAlive = undefined;
         }
@@ -118,11 +116,11 @@ export class WaitQueue<K extends object = object> {
           reject(error);
         },
       };
-      this.#waiters.set(key, waiter);
+      this.waiters.set(key, waiter);
       this.#keepAlive ??= setInterval(() => undefined, MAX_TIMEOUT);
       if (timeout !== undefined) {
         timer = setTimeout(() => {
-          giveUp(new DmaTimeoutError(`${this.#label}: no block came free within ${timeout} ms`));
+          giveUp(new DmaTimeoutError(`${this.#label}: no free block within ${timeout} ms`));
         }, timeout);
       }
       if (signal !== undefined) this.#listen(signal, giveUp);
@@ -161,13 +159,13 @@ export class WaitQueue<K extends object = object> {
 
   /** Gives a block to the one who waits longest; false if nobody took it. */
   deliver(index: number): boolean {
-    for (const waiter of this.#waiters.values()) if (waiter.deliver(index)) return true;
+    for (const waiter of this.waiters.values()) if (waiter.deliver(index)) return true;
     return false;
   }
 
   /** Ends every wait. */
   failAll(error: unknown): void {
-    for (const key of [...this.#waiters.keys()]) this.#waiters.get(key)?.fail(error);
+    for (const key of [...this.waiters.keys()]) this.waiters.get(key)?.fail(error);
   }
 }
 
@@ -189,52 +187,52 @@ function removeListener(signal: AbortSignal, listener: () => void): void {
   }
 }
 
-/** A wish to hear of the next memory that comes back to a source; at most one at a time. */
-export class MemoryWish {
+/** Subscription to the next "memory available" event of a memory source; at most one at a time. */
+export class MemorySubscription {
   readonly #memory: CoherentAllocator;
-  readonly #granted: () => void;
-  #takeBack: (() => void) | null = null;
-  /** The source is being called: it may call the pool, which may want to make the same wish. */
-  #making = false;
+  readonly #onMemory: () => void;
+  #cancel: (() => void) | null = null;
+  /** The source is being called: it may call the pool, which may subscribe too. */
+  #subscribing = false;
 
-  /** @param granted Called when memory came back; the wish is over then. */
-  constructor(memory: CoherentAllocator, granted: () => void) {
+  /** @param onMemory Called at the event; the subscription is over then. */
+  constructor(memory: CoherentAllocator, onMemory: () => void) {
     this.#memory = memory;
-    this.#granted = granted;
+    this.#onMemory = onMemory;
   }
 
   /**
-   * Makes the wish, if it is not made yet and the source knows wishes. Throws what the source throws.
+   * Subscribes, if that is not done yet and the source has such events. Throws what the source throws.
    *
-   * @returns True if the source granted it at once: it is over then.
+   * @returns True if the event came at once: the subscription is over then.
    */
-  make(): boolean {
-    if (this.#takeBack !== null || this.#making) return false;
+  subscribe(): boolean {
+    if (this.#cancel !== null || this.#subscribing) return false;
     let over = false;
-    let takeBack: (() => void) | null;
-    this.#making = true;
+    let cancel: (() => void) | null;
+    this.#subscribing = true;
     try {
-      takeBack =
+      cancel =
         this.#memory.onceAvailable?.(() => {
           // A source may call twice.
           if (over) return;
           over = true;
-          this.#takeBack = null;
-          this.#granted();
+          this.#cancel = null;
+          this.#onMemory();
         }) ?? null;
     } finally {
-      this.#making = false;
+      this.#subscribing = false;
     }
-    if (!over) this.#takeBack = takeBack;
+    if (!over) this.#cancel = cancel;
     return over;
   }
 
-  /** Takes it back. What the source throws then is its own trouble: a free or a destroy is no place to report it. */
-  forget(): void {
-    const takeBack = this.#takeBack;
-    this.#takeBack = null;
+  /** Ends the subscription. What the source throws then is dropped: a free or a destroy is no place to report it. */
+  cancel(): void {
+    const cancel = this.#cancel;
+    this.#cancel = null;
     try {
-      takeBack?.();
+      cancel?.();
     } catch {
       // See above.
     }

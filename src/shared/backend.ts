@@ -1,6 +1,5 @@
 /** The backend of one worker's side of a shared pool: the shared core with promises, messages and errors around it. */
 import { checkFunction, checkInteger } from '../arguments.ts';
-import type { Device } from '../device/device.ts';
 import {
   describeThrown,
   DmaBlockError,
@@ -8,17 +7,23 @@ import {
   type DmaError,
   DmaOutOfMemoryError,
   DmaTimeoutError,
-  hex,
 } from '../errors.ts';
 import type { DebugBook } from '../pool/debug.ts';
 import { DebugHooks } from '../pool/debug.ts';
 import { type ListControl, QUARANTINED } from '../pool/free-list.ts';
-import type { PoolGeometry } from '../pool/geometry.ts';
 import type { BlockHooks } from '../pool/hooks.ts';
 import { MAX_BLOCKS } from '../pool/hot-path.ts';
 import type { PoolPages } from '../pool/pages.ts';
-import { refusalError } from '../pool/refusal.ts';
-import { AT_LIMIT, type PoolBackend, type PoolCounts } from '../pool/backend.ts';
+import {
+  AT_LIMIT,
+  BackendBase,
+  type BackendOptions,
+  labelOf,
+  notAllocated,
+  type PoolBackend,
+  type PoolCounts,
+  refusalError,
+} from '../pool/backend.ts';
 import type { PoolStatistics } from '../pool/statistics.ts';
 import type { WaitOptions } from '../pool/waiting.ts';
 import { PER_PAGE_ENTRY, type SharedPoolHandle } from './handle.ts';
@@ -39,11 +44,7 @@ import {
 } from './threads.ts';
 
 /** What one worker's side of a shared pool is made of. */
-export interface SharedBackendOptions {
-  readonly name: string;
-  readonly device: Device;
-  readonly geometry: PoolGeometry;
-  readonly maxBlocks: number;
+export interface SharedBackendOptions extends BackendOptions {
   readonly pages: PoolPages;
   readonly control: Control;
   readonly list: ListControl;
@@ -67,14 +68,13 @@ const REQUESTS = 2;
  */
 const EVENT_PATIENCE = 20;
 
-export class SharedBackend implements PoolBackend {
+export class SharedBackend extends BackendBase implements PoolBackend {
   readonly #options: SharedBackendOptions;
   readonly #header: Int32Array<SharedArrayBuffer>;
   readonly #label: string;
   readonly #core: SharedCore;
   readonly #figures: SharedFigures;
   readonly #waits: SharedWaits;
-  readonly pages: PoolPages;
   readonly #exitListeners = new Set<{ readonly listener: (exit: WorkerExit) => void }>();
   #left = false;
   #released = false;
@@ -88,11 +88,11 @@ export class SharedBackend implements PoolBackend {
   #forgetReclaim: () => void;
 
   constructor(options: SharedBackendOptions) {
-    const { control, device, list, magazine, mayPark, mostMagazine, name, pages, worker } = options;
+    const { control, device, list, magazine, mayPark, mostMagazine, pages, worker } = options;
+    super(pages);
     this.#options = options;
     this.#header = control.header;
-    this.#label = `${device.name}: pool ${name}`;
-    this.pages = pages;
+    this.#label = labelOf(options);
     this.#core = new SharedCore({ control, hooks: options.hooks, list, worker, magazine, mostMagazine, mayPark });
     this.#figures = new SharedFigures(control, worker, pages, options.hooks);
     this.#waits = new SharedWaits(control.header, this.#core, this.#label, {
@@ -238,13 +238,8 @@ export class SharedBackend implements PoolBackend {
     if (!this.pages.has(index)) return this.pages.noSuchBlock(index);
     const word = Atomics.load(this.#options.control.words, index);
     const holder = holderOf(word);
-    const block = `${this.#label}: block ${String(index)} at ${hex(this.pages.dmaOf(index))}`;
-    if (holder === 0) {
-      return new DmaBlockError(
-        'ERR_DMAPOOL_NOT_ALLOCATED',
-        `${block} ${word === QUARANTINED ? 'is in quarantine' : 'is not allocated (freed twice?)'}${this.#options.hooks?.history(index) ?? ''}`,
-      );
-    }
+    if (holder === 0) return notAllocated(this.pages, index, word, this.history(index));
+    const block = this.pages.describe(index);
     const thread = this.#figures.threadOf(holder);
     return new DmaBlockError(
       'ERR_DMAPOOL_NOT_OWNER',
@@ -256,18 +251,9 @@ export class SharedBackend implements PoolBackend {
 
   /** Never for want of memory: `share()` took all pages, so the idle pages of other pools are not named here. */
   refused(refusal: number, count = 1): DmaOutOfMemoryError {
-    const { device, geometry, maxBlocks } = this.#options;
-    const error = refusalError(refusal, count, {
-      label: this.#label,
-      source: device.memory.name,
-      allocation: geometry.allocation,
-      mask: device.dmaMask,
-      maxBlocks,
-      counts: this.counts(),
-    });
-    const idle = this.#figures.idleElsewhere();
-    if (refusal !== AT_LIMIT || idle.length === 0) return error;
-    return new DmaOutOfMemoryError('ERR_DMAPOOL_LIMIT', `${error.message}; idle in magazines: ${idle.join(', ')}`);
+    const elsewhere = refusal === AT_LIMIT ? this.#figures.idleElsewhere() : [];
+    const idle = elsewhere.length === 0 ? '' : `; idle in magazines: ${elsewhere.join(', ')}`;
+    return refusalError(refusal, count, this.#options, this.counts(), idle);
   }
 
   // ---- waiting
@@ -293,7 +279,7 @@ export class SharedBackend implements PoolBackend {
     if (this.#leaving) this.#detach();
     if (this.#isOut()) return;
     if (this.#deadToRecover || this.#core.hasOrphans()) this.#recoverDead(EVENT_PATIENCE);
-    this.#core.publish();
+    this.#core.storeCounts();
     // Others wait and want what idles here.
     this.#core.returnIdleBlocks();
     this.#waits.dropTickets();
@@ -578,7 +564,7 @@ export class SharedBackend implements PoolBackend {
   }
 
   #destroyedError(): DmaDestroyedError {
-    return new DmaDestroyedError(`${this.#label} was destroyed; it has no more blocks to give`);
+    return new DmaDestroyedError(`${this.#label} was destroyed`);
   }
 
   checkNotGone(): void {
@@ -623,20 +609,6 @@ export class SharedBackend implements PoolBackend {
     const holder = holderOf(word);
     if (holder === 0) return 'not allocated';
     return `${isFlight(word) ? 'in transit from' : 'owned by'} worker ${String(holder)}`;
-  }
-
-  dmaOf(index: number): number {
-    const dma = this.pages.dmaOf(index);
-    if (dma < 0) throw this.pages.noSuchBlock(index);
-    return dma;
-  }
-
-  bytesOf(index: number): Uint8Array<ArrayBuffer | SharedArrayBuffer> {
-    return this.pages.bytesOf(index);
-  }
-
-  fill(index: number, value: number): void {
-    this.pages.fill(index, value);
   }
 
   counts(): PoolCounts {

@@ -125,17 +125,17 @@ export class SharedCore {
   abandon(): void {
     this.#list.hold();
     this.#list.setTop(EMPTY);
-    this.#list.setOwned(this.#list.out);
+    this.#list.addOwned(this.#list.out - this.#list.owned);
   }
 
   /** Tells the others what this worker counted. Its own words of its own slot: no lock is needed. */
-  publish(): void {
+  storeCounts(): void {
     const list = this.#list;
-    this.#workers.publish(this.#me, list.owned - list.out, list.allocationsLow, list.allocationsHigh);
+    this.#workers.storeCounts(this.#me, list.owned - list.out, list.allocations);
   }
 
   #leave(): void {
-    this.publish();
+    this.storeCounts();
     const inHands = this.#depot.away - (this.#list.owned - this.#list.out);
     if (inHands > this.#header[H_HIGH_WATER]!) this.#header[H_HIGH_WATER] = inHands;
     this.#lock.release();
@@ -194,7 +194,7 @@ export class SharedCore {
   #own(first: number, count: number): void {
     this.#fetched = true;
     this.#list.setTop(first);
-    this.#list.setOwned(this.#list.owned + count);
+    this.#list.addOwned(count);
     this.#setLimit();
   }
 
@@ -275,7 +275,7 @@ export class SharedCore {
       this.#enter();
       this.#depot.give(first, last, taken);
       this.#list.setTop(rest);
-      this.#list.setOwned(this.#list.owned - taken);
+      this.#list.addOwned(-taken);
       this.#leave();
       this.#announce(H_SUPPLY);
     }
@@ -293,7 +293,7 @@ export class SharedCore {
     this.#depot.quarantine(index);
     this.#header[H_CORRUPTED] = this.#header[H_CORRUPTED]! + 1;
     this.#list.uncount(1);
-    this.#list.setOwned(this.#list.owned - 1);
+    this.#list.addOwned(-1);
     this.#leave();
     this.#setLimit();
   }
@@ -303,7 +303,7 @@ export class SharedCore {
     this.#enter();
     this.#depot.release(index, this.#me, this.#mark);
     this.#list.uncount(-1);
-    this.#list.setOwned(this.#list.owned + 1);
+    this.#list.addOwned(1);
     this.#leave();
     this.#setLimit();
   }
@@ -436,7 +436,7 @@ export class SharedCore {
       this.#recovery.reclaim(this.#me);
       this.#list.writeOff();
       this.#list.setTop(EMPTY);
-      this.#list.setOwned(0);
+      this.#list.addOwned(-this.#list.owned);
     } finally {
       this.#leave();
     }
@@ -464,10 +464,10 @@ export class SharedCore {
     this.#enter();
     const out = this.#recovery.recover(this.#me, false);
     this.#tickets.dropAllOf(this.#me);
-    this.publish();
+    this.storeCounts();
     this.#workers.settle(this.#me, 0);
     this.#list.setTop(EMPTY);
-    this.#list.setOwned(this.#list.out);
+    this.#list.addOwned(this.#list.out - this.#list.owned);
     this.#lock.release();
     // Only now: the lock must not be held by somebody who is not attached.
     if (out.length === 0) this.#workers.release(this.#me);

@@ -87,7 +87,7 @@ export class SharedFigures {
   }
 
   list(blocks: readonly number[]): string {
-    return listBlocks(blocks, (index) => hex(this.#pages.dmaOf(index)));
+    return listBlocks(blocks, this.#pages);
   }
 
   /** @param own Allocations of this worker, which knows better than the others. */

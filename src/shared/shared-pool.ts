@@ -9,16 +9,20 @@ import {
   typedArrayLength,
 } from '../arguments.ts';
 import { Device, isDevice, naturalAlignment } from '../device/device.ts';
-import { makePool, openPool, type PoolInside } from '../dma-pool.ts';
+import { makePool, openPool, plug, type PoolInside } from '../dma-pool.ts';
 import { DmaArgumentError, DmaDestroyedError, DmaMappingError, DmaOutOfMemoryError, hex, isArray } from '../errors.ts';
 import type { CoherentAllocator, CoherentMemory, SharedRegion } from '../memory/coherent.ts';
 import { type DmaBlock, type DmaPool, INSPECT } from '../pool/contract.ts';
 import { makeHooks } from '../pool/debug.ts';
 import { ABSENT, ALLOCATED, EMPTY, type ListControl, QUARANTINED } from '../pool/free-list.ts';
+import { forgetAtExit } from '../pool/exit-report.ts';
 import { PoolGeometry } from '../pool/geometry.ts';
 import { OWN_TEXTS, type PoolModes } from '../pool/hooks.ts';
+import { checkCurrent, objectOf } from '../pool/hot-path.ts';
 import { LocalBackend } from '../pool/local-backend.ts';
 import { PoolPages } from '../pool/pages.ts';
+import { listPool } from '../pool/pools-attribute.ts';
+import { labelOf } from '../pool/backend.ts';
 import { SharedBackend } from './backend.ts';
 import { SharedBook } from './book.ts';
 import { Depot } from './depot.ts';
@@ -135,7 +139,8 @@ export class SharedPool<N extends string = string> {
    * @throws `DmaBlockError` as `free`; `ERR_DMAPOOL_NOT_OWNER` when the block is another worker's.
    */
   transfer(block: DmaBlock<N>): number {
-    return this.#backend.transfer(this.#inside.indexOf(block));
+    checkCurrent(this.#inside.hot, block);
+    return this.#backend.transfer(block.index);
   }
 
   /** {@link transfer} in the index form. */
@@ -167,7 +172,7 @@ export class SharedPool<N extends string = string> {
    *   its giver died.
    */
   accept(ticket: number): DmaBlock<N> {
-    return this.#inside.objectOf(this.#backend.accept(ticket));
+    return objectOf(this.#inside.hot, this.#backend.accept(ticket));
   }
 
   /** {@link accept} in the index form. */
@@ -196,7 +201,7 @@ export class SharedPool<N extends string = string> {
    *   dead holds the pool's lock. Nothing is changed then.
    */
   recall(tickets?: readonly number[]): DmaBlock<N>[] {
-    return this.recallIndex(tickets).map((index) => this.#inside.objectOf(index));
+    return this.recallIndex(tickets).map((index) => objectOf(this.#inside.hot, index));
   }
 
   /** {@link recall} in the index form. */
@@ -321,11 +326,12 @@ export function sharePool<N extends string>(pool: DmaPool<N>, options: ShareOpti
   if (known !== undefined) return known;
   // A pool has either a local backend or a shared one, and the shared ones are known.
   if (!(inside.backend instanceof LocalBackend)) throw new DmaArgumentError('pool', pool, 'a pool of this thread');
-  return remember(pool, share(inside, inside.backend, magazine));
+  const backend = share(inside, inside.backend, magazine);
+  plug(inside, { backend, book: backend.book });
+  return remember(pool, backend);
 }
 
 function remember<N extends string>(pool: DmaPool<N>, backend: SharedBackend): SharedPool<N> {
-  openPool(pool).plug(backend, backend.book);
   const shared = new SharedPool(pool, backend);
   sharedPools.set(pool, shared);
   return shared;
@@ -341,7 +347,7 @@ function share<N extends string>(
   wantedMagazine: number | undefined,
 ): SharedBackend {
   const { name, device, geometry, node, maxBlocks, list, modes } = pool;
-  const label = `${device.name}: pool ${name}`;
+  const label = labelOf(pool);
   const refuse = (why: string): DmaSharingError => new DmaSharingError('ERR_DMAPOOL_NOT_SHAREABLE', `${label}: ${why}`);
   if (typeof SharedArrayBuffer === 'undefined') {
     throw refuse('there is no SharedArrayBuffer here (a web page needs cross-origin isolation)');
@@ -408,7 +414,7 @@ function share<N extends string>(
     hooks: makeHooks(name, geometry.blockSize, local.pages, modes, book),
     release: () => {
       releaseAll(device, memories, geometry.allocation, () => {
-        pool.onGone();
+        forgetAtExit(pool);
       });
     },
   });
@@ -476,7 +482,7 @@ function fillControl(control: Control, list: ListControl, opened: number, perPag
   list.replaceWords(words);
   list.fitObjects();
   list.setTop(EMPTY);
-  list.setOwned(list.out);
+  list.addOwned(list.out - list.owned);
 }
 
 /**
@@ -506,17 +512,18 @@ export function attachPool<N extends string = string>(
   const { device, geometry } = attached;
   const { name, node, maxBlocks, debug, initOnAlloc, initOnFree } = attached.handle;
   const modes: PoolModes = { debug, initOnAlloc, initOnFree, texts: OWN_TEXTS };
-  const pool = makePool({ name: name as N, device, geometry, node, maxBlocks, modes });
+  const pool = makePool({ name: name as N, device, geometry, node, maxBlocks, modes }, (list) => {
+    const backend = attachBackend(attached, modes, list);
+    return { backend, book: backend.book };
+  });
   const inside = openPool(pool);
-  const backend = attachBackend(attached, modes, inside.list);
-  const shared = remember(pool, backend);
   try {
-    inside.enlist();
+    listPool(inside);
   } catch (error) {
-    backend.destroy();
+    inside.backend.destroy();
     throw error;
   }
-  return shared;
+  return remember(pool, inside.backend as SharedBackend);
 }
 
 /** What an attached pool is made of. */
@@ -608,7 +615,7 @@ function attachBackend(
   list: ListControl,
 ): SharedBackend {
   const { name, pageSize, maxBlocks, magazine, mostMagazine } = handle;
-  const label = `${device.name}: pool ${name}`;
+  const label = labelOf({ name, device });
   const pages = new PoolPages(label, geometry, naturalAlignment(geometry.allocation, pageSize));
   for (let at = 0; at < handle.pages.length; at += PER_PAGE_ENTRY) {
     pages.add({

@@ -6,7 +6,7 @@ import { NO_MEMORY } from '../pool/backend.ts';
 import type { LocalBackend } from '../pool/local-backend.ts';
 
 /**
- * Takes pages until there are `count`, in slots without a gap, and has `local` give up its memory. Changes nothing when it
+ * Takes pages until there are `count`, numbered without a gap, and has `local` give up its memory. Changes nothing when it
  * throws.
  *
  * @param refuse Makes the error for a pool that can't be shared as things are now.
@@ -33,21 +33,21 @@ export function surrender<T>(
   let goesOn = true;
   try {
     while (pages.count < Math.max(count, pages.limit / perPage)) {
-      const slot = goesOn ? local.openPage() : NO_MEMORY;
+      const page = goesOn ? local.openPage() : NO_MEMORY;
       local.checkOpen();
-      if (slot < 0) throw local.refused(slot);
-      goesOn = intake.opened(slot, pages.count);
+      if (page < 0) throw local.refused(page);
+      goesOn = intake.opened(page, pages.count);
     }
     const memories = pages.memories();
     const prepared = local.callOut(() => prepare(memories));
     check();
-    if (memories.length !== pages.count || !memories.every((memory, slot) => pages.holds(slot, memory))) {
+    if (memories.length !== pages.count || !memories.every((memory, page) => pages.holds(page, memory))) {
       throw refuse('its pages changed while it was shared');
     }
     // From here on no code of the user's runs.
     let opened = memories.length;
-    while (opened > 0 && intake.slots.has(opened - 1) && pages.carvedOf(opened - 1) === 0) opened--;
-    intake.slots.clear();
+    while (opened > 0 && intake.pages.has(opened - 1) && pages.carvedOf(opened - 1) === 0) opened--;
+    intake.pages.clear();
     local.markGone();
     return { memories, opened, prepared };
   } finally {

@@ -94,7 +94,7 @@ export class Transfers {
     const at = slotAt(this.#me) + W_NONCE;
     const nonce = (this.#header[at]! + 1) & (NONCES - 1);
     this.#header[at] = nonce;
-    this.#list.depart();
+    this.#list.move(-1);
     const way = wayOf(this.#me, nonce);
     this.#launch(index, way);
     return encodeTicket(way, index);
@@ -114,7 +114,7 @@ export class Transfers {
     if (Atomics.compareExchange(this.#words, index, word, this.#mark) !== word) return false;
     // Before the block can be free again, which is when the owner matters.
     this.#owners[index] = this.#me;
-    this.#list.arrive();
+    this.#list.move(1);
     return true;
   }
 
@@ -157,7 +157,7 @@ export class Transfers {
     for (let i = 0; i < count; i++) {
       if (this.#land(indices[i]!, ways[i]!)) continue;
       for (let k = i - 1; k >= 0; k--) {
-        this.#list.depart();
+        this.#list.move(-1);
         this.#launch(indices[k]!, ways[k]!);
       }
       return encodeTicket(ways[i]!, indices[i]!);

@@ -182,12 +182,12 @@ export class Workers {
     return found;
   }
 
-  /** Tells the others what idles here, and what was counted: `high` times 2^30 and `low`. */
-  publish(w: number, idle: number, low: number, high: number): void {
+  /** Stores the counts of worker `w`, which the others read: free blocks in its magazine, and its allocations. */
+  storeCounts(w: number, idle: number, allocations: number): void {
     const slot = slotAt(w);
     this.#header[slot + W_IDLE] = idle;
-    this.#header[slot + W_ALLOCATIONS] = low;
-    this.#header[slot + W_ALLOCATIONS_HIGH] = high;
+    this.#header[slot + W_ALLOCATIONS] = allocations % RANGE;
+    this.#header[slot + W_ALLOCATIONS_HIGH] = Math.floor(allocations / RANGE);
   }
 
   /** Allocations of workers that left. */

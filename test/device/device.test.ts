@@ -151,7 +151,7 @@ test('messages go to the device’s log, and a log that throws does no harm', (t
     },
   });
   broken.report('error', 'kind', 'hello');
-  assert.match(String(printed.mock.calls[0]?.arguments[0]), /b: the log threw Error: disk full; message was: b: hello/);
+  assert.match(String(printed.mock.calls[0]?.arguments[0]), /b: the log threw Error: disk full at: b: hello/);
 });
 
 test('coherent memory: zeroed, aligned, within the mask', () => {
@@ -179,7 +179,7 @@ test('a device takes back its own memory only', () => {
     throwsCode('ERR_DMAPOOL_NOT_MAPPED', () => {
       nic.freeCoherent(its);
     }).message,
-    /^freeCoherent: this is no memory of nic/,
+    /^nic: this memory is not mapped/,
   );
   assert.equal(memory.bytesInUse, 4096);
   disk.freeCoherent(its);

@@ -47,8 +47,8 @@ export const mutants: readonly Mutant[] = [
   allocator(
     STORE,
     'the last block of a page is not looked at by trim',
-    'index < first + this.pages.carvedOf(slot); index++',
-    'index < first + this.pages.carvedOf(slot) - 1; index++',
+    'index < first + this.pages.carvedOf(page); index++',
+    'index < first + this.pages.carvedOf(page) - 1; index++',
   ),
   allocator(
     STORE,
@@ -71,13 +71,13 @@ export const mutants: readonly Mutant[] = [
   allocator(
     STORE,
     'a block in quarantine is counted twice',
-    'this.#list.setOwned(this.#list.owned - change);',
-    'this.#list.setOwned(this.#list.owned);',
+    'this.#list.addOwned(-change);',
+    'this.#list.addOwned(0);',
   ),
   allocator(
     'src/pool/waiting.ts',
     'a wait that was given up stays in the queue',
-    'this.#waiters.delete(key);',
+    'this.waiters.delete(key);',
     'void key;',
   ),
   allocator(
@@ -95,8 +95,8 @@ export const mutants: readonly Mutant[] = [
   allocator(
     'src/pool/hooks.ts',
     'initOnFree does nothing',
-    'if (this.#onFree)',
-    'if (!this.#onFree && !this.#onAlloc)',
+    'if (this.#modes.initOnFree)',
+    'if (!this.#modes.initOnFree && !this.#modes.initOnAlloc)',
   ),
   allocator(PAGES, 'pages that are freed are not counted', 'this.#used -= to - from;', 'this.#used -= 1;'),
   allocator(
@@ -138,8 +138,8 @@ export const mutants: readonly Mutant[] = [
   shared(
     CORE,
     'a magazine that gives back forgets how many',
-    'this.#list.setOwned(this.#list.owned - taken);',
-    'this.#list.setOwned(this.#list.owned - taken + 1);',
+    'this.#list.addOwned(-taken);',
+    'this.#list.addOwned(-taken + 1);',
   ),
   shared(TRANSFERS, 'a ticket can be accepted twice', '!== word) return false;', '=== 0) return false;'),
   shared(

@@ -52,7 +52,7 @@ describe('lines on the log', () => {
     dma_pool_destroy(qtds);
     assert.deepEqual(lines(), [
       'error 0000:00:1d.7: dma_pool_destroy ehci_qtd busy',
-      `  1 block is still out: block 0 at 0x${qtd.dma.toString(16)} (debug: true tells who allocated them)`,
+      `  1 block is still out: block 0 at 0x${qtd.dma.toString(16)} (see option debug)`,
     ]);
     dma_pool_destroy(qtds);
     dma_pool_free(qtds, qtd, qtd.dma);

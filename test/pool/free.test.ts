@@ -18,7 +18,7 @@ test('every wrong free is a typed error and changes nothing', () => {
     throwsCode('ERR_DMAPOOL_WRONG_POOL', () => {
       wrong.free(foreign);
     }).message,
-    /pool p: block 0 belongs to pool q/,
+    /pool p: block 0 belongs to .*pool q/,
   );
   for (const junk of [null, undefined, 5, 'block', {}, { index: 0 }, []]) {
     throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => {
@@ -39,7 +39,7 @@ test('every wrong free is a typed error and changes nothing', () => {
     throwsCode('ERR_DMAPOOL_BAD_ADDRESS', () => {
       pool.freeAt(block.dma + 16);
     }).message,
-    /is inside block 0, which begins at/,
+    /is in block 0 from 0x/,
   );
   throwsCode('ERR_DMAPOOL_BAD_ADDRESS', () => {
     pool.freeAt(0);

@@ -46,8 +46,8 @@ test('the layout is that of the plain rule', () => {
         assert.equal(geometry.wastedBytes, allocation - offsets.length * blockSize);
         for (const [slot, offset] of offsets.entries()) {
           assert.equal(geometry.offsetOf(slot), offset);
-          assert.equal(geometry.slotAt(offset), slot);
-          assert.equal(geometry.slotAt(offset + blockSize - 1), slot);
+          assert.equal(geometry.indexAt(offset), slot);
+          assert.equal(geometry.indexAt(offset + blockSize - 1), slot);
           assert.equal(offset % Math.max(align, 1), 0);
           assert.equal(Math.floor(offset / effective), Math.floor((offset + blockSize - 1) / effective));
         }
@@ -55,7 +55,7 @@ test('the layout is that of the plain rule', () => {
         const inBlocks = new Set(offsets.flatMap((offset) => [offset, offset + blockSize - 1]));
         for (const offset of offsets) {
           const after = offset + blockSize;
-          if (after < allocation && !inBlocks.has(after)) assert.equal(geometry.slotAt(after), -1);
+          if (after < allocation && !inBlocks.has(after)) assert.equal(geometry.indexAt(after), -1);
         }
       },
     ),
@@ -115,7 +115,7 @@ test('wrong geometries are refused, and the message says which argument and what
       'ERR_DMAPOOL_INVALID_ARGUMENT',
       () => new PoolGeometry({ size: 64, boundary: value as number }),
     );
-    assert.match(message, /^boundary is .*; accepted: a power of two not below 64/);
+    assert.match(message, /^boundary is .*; accepted: a power of two from 64/);
   }
   // Above the limit only when rounded up.
   assert.match(

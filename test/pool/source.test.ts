@@ -92,7 +92,7 @@ test('an out-of-memory error names the pools of the same source that hold idle p
   for (let i = 0; i < 5; i++) busy.alloc();
   const pool = DmaPool.create('sq', disk!, { size: 4096 });
   const { message } = throwsCode('ERR_DMAPOOL_NO_MEMORY', () => pool.alloc());
-  assert.match(message, /pool rx of nic holds 2 idle pages \(8192 bytes\): trim\(\) it/);
+  assert.match(message, /pool rx of nic holds 2 idle pages/);
   assert.doesNotMatch(message, /cq|far/);
   assert.equal(idle.trim(), 2);
   pool.alloc();

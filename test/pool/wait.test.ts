@@ -75,7 +75,7 @@ test('a wait ends with its signal or its time, and takes no block along', async 
   const patient = pool.allocWait({ timeout: 60_000, signal: new AbortController().signal });
   controller.abort(new Error('enough'));
   await assert.rejects(aborted, /enough/);
-  assert.match((await rejectsCode('ERR_DMAPOOL_TIMEOUT', timed)).message, /no block came free within 5 ms/);
+  assert.match((await rejectsCode('ERR_DMAPOOL_TIMEOUT', timed)).message, /no free block within 5 ms/);
   assert.equal(pool.statistics().waiting, 1);
   pool.free(block);
   assert.equal((await patient).index, block.index);

@@ -63,15 +63,11 @@ class BareSlowPath implements SlowPath {
 class BarePool extends HotPath {
   constructor() {
     super(new Int32Array(0));
-    setObjectMaker(this, (index) => ({ index }));
+    setObjectMaker(this, { make: (index) => ({ index }), notOurs: () => new Error('not ours') });
   }
 
   start(slow: SlowPath): void {
     setSlowPath(this, slow);
-  }
-
-  protected override notOurs(): Error {
-    return new Error('not ours');
   }
 }
 
