@@ -406,7 +406,7 @@ function whatIsWrong(memory: unknown, size: number, alignment: number): string |
   if (typeof memory !== 'object' || memory === null) return describe(memory);
   const { dma, buffer, byteOffset } = memory as Partial<CoherentMemory>;
   if (!Number.isSafeInteger(dma) || dma! < 0 || dma! % alignment !== 0) {
-    return `the address ${describe(dma)}, no multiple of ${alignment}`;
+    return `the address ${typeof dma === 'number' ? hex(dma) : describe(dma)}, no multiple of ${alignment}`;
   }
   const { byteLength } = (buffer ?? {}) as Partial<ArrayBuffer>;
   const holds =
