@@ -1,5 +1,4 @@
 /** What a shared pool says of itself: who holds what, and the figures of all workers together. */
-import { hex } from '../errors.ts';
 import { type BlockHooks, listBlocks } from '../pool/hooks.ts';
 import type { PoolPages } from '../pool/pages.ts';
 import type { PoolCounts } from '../pool/backend.ts';

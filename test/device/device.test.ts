@@ -215,7 +215,10 @@ test('a source that breaks its promise of alignment is told so', () => {
     freeCoherent: (): void => undefined,
   };
   const device = new Device({ name: 'x', memory: crooked });
-  assert.match(throwsCode('ERR_DMAPOOL_SOURCE', () => device.allocCoherent(100)).message, /crooked gave the address 0x1040/);
+  assert.match(
+    throwsCode('ERR_DMAPOOL_SOURCE', () => device.allocCoherent(100)).message,
+    /crooked gave the address 0x1040/,
+  );
 });
 
 test('the NUMA node is handed to the source', () => {
