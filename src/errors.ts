@@ -1,6 +1,6 @@
 /**
- * The base class of every error that this package throws on purpose, and the errors of pool, device and memory. Other
- * parts have theirs beside what throws them: `shared/errors.ts`, `pci/error.ts`, `linux/error.ts`, `qemu/error.ts`,
+ * The base class of all errors of this package, and the errors of arguments and pools. Each other part has its own errors:
+ * `memory/errors.ts`, `device/errors.ts`, `shared/errors.ts`, `pci/error.ts`, `linux/error.ts`, `qemu/error.ts`,
  * `trace/error.ts`.
  *
  * One class for each kind of mistake, so that `instanceof` narrows, and one stable `code` for each reason, so that
@@ -77,34 +77,14 @@ export class DmaOutOfMemoryError extends DmaError {
   }
 }
 
-/** Memory was to be had, but only where the device can't reach it. Nothing was handed out. */
-export class DmaMaskError extends DmaError {
-  declare readonly code: 'ERR_DMAPOOL_MASK';
-  /** The address that can't be reached, in bytes. */
-  readonly dma: number;
-  /** The device's mask: the highest address it reaches. */
-  readonly mask: number;
-
-  constructor(device: string, dma: number, size: number, mask: number) {
-    super(
-      'ERR_DMAPOOL_MASK',
-      `${device}: memory at ${hex(dma)}-${hex(dma + size - 1)} is above the DMA mask ${hex(mask)}; ` +
-        'use lower memory, or raise the mask',
-    );
-    this.dma = dma;
-    this.mask = mask;
-  }
-}
-
-/** What is wrong with a block. The last two come from shared pools. */
+/** The reasons of a {@link DmaBlockError}. */
 export type BlockErrorCode =
   | 'ERR_DMAPOOL_NOT_ALLOCATED'
   | 'ERR_DMAPOOL_WRONG_POOL'
   | 'ERR_DMAPOOL_BAD_ADDRESS'
   | 'ERR_DMAPOOL_STALE_BLOCK'
   | 'ERR_DMAPOOL_UNALIGNED'
-  | 'ERR_DMAPOOL_NOT_OWNER'
-  | 'ERR_DMAPOOL_BAD_TICKET';
+  | 'ERR_DMAPOOL_NOT_OWNER';
 
 /** A block was given that can't be used or freed this way; the call changed nothing. */
 export class DmaBlockError extends DmaError {
@@ -127,57 +107,6 @@ export class DmaTimeoutError extends DmaError {
   declare readonly code: 'ERR_DMAPOOL_TIMEOUT';
   constructor(message: string) {
     super('ERR_DMAPOOL_TIMEOUT', message);
-  }
-}
-
-/** A device attribute of that name exists already. */
-export class DmaExistsError extends DmaError {
-  declare readonly code: 'ERR_DMAPOOL_EXISTS';
-  constructor(message: string) {
-    super('ERR_DMAPOOL_EXISTS', message);
-  }
-}
-
-/** Memory was mapped twice, or given back, unmapped or shared though it is not mapped; the call changed nothing. */
-export class DmaMappingError extends DmaError {
-  declare readonly code: 'ERR_DMAPOOL_NOT_MAPPED' | 'ERR_DMAPOOL_ALREADY_MAPPED';
-  constructor(code: 'ERR_DMAPOOL_NOT_MAPPED' | 'ERR_DMAPOOL_ALREADY_MAPPED', message: string) {
-    super(code, message);
-  }
-}
-
-/** A device touched an address that is not mapped for it: what a real IOMMU would stop and report. */
-export class IommuFaultError extends DmaError {
-  declare readonly code: 'ERR_DMAPOOL_IOMMU_FAULT';
-  /** The first faulting address, in bytes. */
-  readonly dma: number;
-  /** Name of the device that made the access. */
-  readonly device: string;
-
-  constructor(device: string, dma: number, access: string) {
-    super('ERR_DMAPOOL_IOMMU_FAULT', `${device}: IOMMU fault: ${access} at ${hex(dma)}, which is not mapped`);
-    this.dma = dma;
-    this.device = device;
-  }
-}
-
-/** One or more managed resources failed to release; all were tried, `errors` has each failure in order. */
-export class DmaReleaseError extends DmaError {
-  declare readonly code: 'ERR_DMAPOOL_RELEASE';
-  /** What each failing release threw, in the order of the releases. */
-  readonly errors: readonly unknown[];
-
-  constructor(message: string, errors: readonly unknown[]) {
-    super('ERR_DMAPOOL_RELEASE', message, { cause: errors[0] });
-    this.errors = errors;
-  }
-}
-
-/** A memory source broke its promises (alignment, exact addresses); what it gave was given back unused. */
-export class DmaSourceError extends DmaError {
-  declare readonly code: 'ERR_DMAPOOL_SOURCE';
-  constructor(message: string, options?: ErrorOptions) {
-    super('ERR_DMAPOOL_SOURCE', message, options);
   }
 }
 

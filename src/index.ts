@@ -9,6 +9,7 @@ export type { DeviceLog } from './device/log.ts';
 export type { ReleaseAction } from './device/managed.ts';
 export { dmaBitMask, NUMA_NO_NODE } from './device/mask.ts';
 export { DmaPool, type DmaPoolConstructor, type DmaPoolOptions } from './dma-pool.ts';
+export { DmaExistsError, DmaReleaseError } from './device/errors.ts';
 export {
   type BlockErrorCode,
   DmaArgumentError,
@@ -16,16 +17,11 @@ export {
   DmaDestroyedError,
   DmaError,
   type DmaErrorCode,
-  DmaExistsError,
-  DmaMappingError,
-  DmaMaskError,
   DmaOutOfMemoryError,
-  DmaReleaseError,
-  DmaSourceError,
   DmaTimeoutError,
-  IommuFaultError,
   type OutOfMemoryCode,
 } from './errors.ts';
+export { DmaMappingError, DmaMaskError, DmaSourceError, IommuFaultError } from './memory/errors.ts';
 export type { CoherentAllocator, CoherentMemory, CoherentRequest, DmaTarget, SharedRegion } from './memory/coherent.ts';
 export { defaultMemory, HeapMemory, type HeapOptions } from './memory/heap.ts';
 export {

@@ -6,7 +6,8 @@
  */
 
 import { checkFunction, checkObject, reading } from '../arguments.ts';
-import { describeThrown, DmaArgumentError, DmaMappingError } from '../errors.ts';
+import { describeThrown, DmaArgumentError } from '../errors.ts';
+import { DmaMappingError } from '../memory/errors.ts';
 import type { CoherentAllocator, CoherentMemory, DmaTarget } from '../memory/coherent.ts';
 
 /** Creates the sources to check; see {@link conformanceChecks}. */

@@ -11,16 +11,9 @@ import {
   reading,
   readOptions,
 } from '../arguments.ts';
-import {
-  describe,
-  describeThrown,
-  DmaArgumentError,
-  DmaExistsError,
-  DmaMaskError,
-  DmaReleaseError,
-  DmaSourceError,
-  hex,
-} from '../errors.ts';
+import { DmaExistsError, DmaReleaseError } from './errors.ts';
+import { describe, describeThrown, DmaArgumentError, hex } from '../errors.ts';
+import { DmaMaskError, DmaSourceError } from '../memory/errors.ts';
 import type { CoherentAllocator, CoherentMemory, DmaTarget } from '../memory/coherent.ts';
 import { defaultMemory } from '../memory/heap.ts';
 import { consoleLog, type DeviceLog, RateLimiter } from './log.ts';

@@ -1,7 +1,8 @@
 /** `dma_alloc_coherent` and the DMA mask (Linux: `include/linux/dma-mapping.h`). */
 import { checkObject, reading } from '../arguments.ts';
 import { type Device, isDevice } from '../device/device.ts';
-import { describe, DmaArgumentError, DmaError, DmaMappingError } from '../errors.ts';
+import { describe, DmaArgumentError, DmaError } from '../errors.ts';
+import { DmaMappingError } from '../memory/errors.ts';
 import type { CoherentMemory } from '../memory/coherent.ts';
 import { pad } from './wording.ts';
 import { EIO } from './errno.ts';

@@ -1,6 +1,7 @@
 /** What the calls here say on the device's log, in Linux's words. */
 import type { Device } from '../device/device.ts';
-import { type DmaError, DmaMaskError, DmaSourceError } from '../errors.ts';
+import { type DmaError } from '../errors.ts';
+import { DmaMaskError, DmaSourceError } from '../memory/errors.ts';
 import { ceilPowerOfTwo } from '../arguments.ts';
 import { __GFP_NOWARN, __GFP_ZERO, formatGfp, type gfp_t } from './gfp.ts';
 

@@ -1,7 +1,8 @@
 /** Device attributes (Linux: `include/linux/device.h`, `include/linux/sysfs.h`). */
 import { type Device, isDevice } from '../device/device.ts';
 import { checkFunction, checkObject, reading } from '../arguments.ts';
-import { DmaArgumentError, DmaError, DmaExistsError } from '../errors.ts';
+import { DmaExistsError } from '../device/errors.ts';
+import { DmaArgumentError, DmaError } from '../errors.ts';
 import { cutToBytes, TEXT_BYTES } from '../pool/pools-attribute.ts';
 import { EEXIST, EINVAL } from './errno.ts';
 

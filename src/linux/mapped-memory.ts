@@ -12,7 +12,8 @@
  */
 import { readFileSync } from 'node:fs';
 import { checkInteger, reading } from '../arguments.ts';
-import { describe, DmaMappingError, hex } from '../errors.ts';
+import { describe, hex } from '../errors.ts';
+import { DmaMappingError } from '../memory/errors.ts';
 import type { SharedRegion } from '../memory/coherent.ts';
 import {
   type Libc,

@@ -1,6 +1,6 @@
 /** PCI backend for a function of this system, through VFIO. */
 import { closeSync, readSync, writeSync } from 'node:fs';
-import { DmaReleaseError } from '../errors.ts';
+import { DmaReleaseError } from '../device/errors.ts';
 import type { BarInfo, InterruptBackend, InterruptKind, PciBackend, RawConfigSpace } from '../pci/backend.ts';
 import { PciError } from '../pci/error.ts';
 import { CONVENTIONAL_CONFIG_SIZE, PCI_BARS, PCI_CAPABILITY, PCI_COMMAND, PCI_CONFIG } from '../pci/registers.ts';

@@ -17,7 +17,9 @@ import {
   readOptions,
   roundUp,
 } from '../arguments.ts';
-import { DmaArgumentError, DmaMappingError, DmaReleaseError, isArray } from '../errors.ts';
+import { DmaReleaseError } from '../device/errors.ts';
+import { DmaArgumentError, isArray } from '../errors.ts';
+import { DmaMappingError } from '../memory/errors.ts';
 import { Availability } from '../memory/availability.ts';
 import type { CoherentAllocator, CoherentMemory, CoherentRequest, SharedRegion } from '../memory/coherent.ts';
 import { PageAllocator } from '../memory/page-allocator.ts';

@@ -8,7 +8,8 @@
  */
 
 import { checkInteger, checkPowerOfTwo } from '../arguments.ts';
-import { DmaArgumentError, DmaMappingError, hex, IommuFaultError } from '../errors.ts';
+import { DmaArgumentError, hex } from '../errors.ts';
+import { DmaMappingError, IommuFaultError } from './errors.ts';
 import type { DmaTarget } from './coherent.ts';
 import { checkMultiple, MAX_REGION_PAGES, PageAllocator } from './page-allocator.ts';
 import { MAX_ENTRY, PageTable } from './page-table.ts';

@@ -17,7 +17,8 @@
  */
 
 import { checkInteger, checkPowerOfTwo } from '../arguments.ts';
-import { DmaArgumentError, DmaMappingError, hex } from '../errors.ts';
+import { DmaArgumentError, hex } from '../errors.ts';
+import { DmaMappingError } from './errors.ts';
 
 /** The most pages of one region: node numbers stay below 2^31, where the engine's integers are fast. */
 export const MAX_REGION_PAGES: number = 2 ** 29;

@@ -1,5 +1,5 @@
 import { checkInteger, checkObject, checkText, INT_MAX, reading } from '../arguments.ts';
-import { DmaMappingError } from '../errors.ts';
+import { DmaMappingError } from './errors.ts';
 import type { CoherentRequest, DmaTarget } from './coherent.ts';
 
 /** A request whose parts were each read once: what was checked is what is used. */

@@ -10,7 +10,8 @@
 import { Device } from '../device/device.ts';
 import type { DeviceLog } from '../device/log.ts';
 import { checkFunction, checkInteger, type OptionNames, readOptions } from '../arguments.ts';
-import { DmaArgumentError, DmaReleaseError } from '../errors.ts';
+import { DmaReleaseError } from '../device/errors.ts';
+import { DmaArgumentError } from '../errors.ts';
 import type { CoherentAllocator } from '../memory/coherent.ts';
 import { checkBackend, type PciBackend, type RawConfigSpace } from './backend.ts';
 import { Bar, type BarOwner, checkBarIndex } from './bar.ts';

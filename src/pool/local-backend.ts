@@ -16,7 +16,8 @@
  */
 import { checkInteger } from '../arguments.ts';
 import { allocPage, type Device, freePage, naturalAlignment } from '../device/device.ts';
-import { DmaDestroyedError, type DmaError, type DmaOutOfMemoryError, DmaSourceError } from '../errors.ts';
+import { DmaDestroyedError, type DmaError, type DmaOutOfMemoryError } from '../errors.ts';
+import { DmaSourceError } from '../memory/errors.ts';
 import type { CoherentMemory } from '../memory/coherent.ts';
 import {
   AT_LIMIT,

@@ -9,7 +9,8 @@
  * arrays, not a Map: a page costs about 20 bytes here, and a Map entry with a boxed address as its key three times that.
  */
 import { roundUp } from '../arguments.ts';
-import { DmaArgumentError, DmaSourceError, hex } from '../errors.ts';
+import { DmaArgumentError, hex } from '../errors.ts';
+import { DmaSourceError } from '../memory/errors.ts';
 import type { CoherentMemory } from '../memory/coherent.ts';
 import type { PoolGeometry } from './geometry.ts';
 

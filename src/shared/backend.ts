@@ -336,8 +336,8 @@ export class SharedBackend extends BackendBase implements PoolBackend {
     if (missing >= 0) throw this.#notInTransit(missing);
   }
 
-  #notInTransit(ticket: number): DmaBlockError {
-    return new DmaBlockError(
+  #notInTransit(ticket: number): DmaSharingError {
+    return new DmaSharingError(
       'ERR_DMAPOOL_BAD_TICKET',
       `${this.#label}: block ${String(indexOfTicket(ticket))} is not in transit from worker ` +
         `${String(giverOfTicket(ticket))} by this ticket: it was accepted or recalled, or its giver died`,

@@ -10,7 +10,8 @@ import {
 } from '../arguments.ts';
 import { Device, isDevice, naturalAlignment } from '../device/device.ts';
 import { makePool, openPool, plug, type PoolInside } from '../dma-pool.ts';
-import { DmaArgumentError, DmaDestroyedError, DmaMappingError, DmaOutOfMemoryError, hex, isArray } from '../errors.ts';
+import { DmaArgumentError, DmaDestroyedError, DmaOutOfMemoryError, hex, isArray } from '../errors.ts';
+import { DmaMappingError } from '../memory/errors.ts';
 import type { CoherentAllocator, CoherentMemory, SharedRegion } from '../memory/coherent.ts';
 import { type DmaBlock, type DmaPool, INSPECT } from '../pool/contract.ts';
 import { makeHooks } from '../pool/debug.ts';
@@ -168,7 +169,7 @@ export class SharedPool<N extends string = string> {
    * may accept its own ticket, too.
    *
    * @param ticket What {@link transfer} returned in the other worker.
-   * @throws `DmaBlockError` `ERR_DMAPOOL_BAD_TICKET` when the block is not in transit: accepted or recalled already, or
+   * @throws {@link DmaSharingError} `ERR_DMAPOOL_BAD_TICKET` when the block is not in transit: accepted or recalled already, or
    *   its giver died.
    */
   accept(ticket: number): DmaBlock<N> {
