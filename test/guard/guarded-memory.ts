@@ -1,0 +1,175 @@
+/**
+ * Memory that knows at any time which bytes are a device's: pages between `allocCoherent` and `freeCoherent`, and in the pages
+ * of pools the blocks that are allocated. Whoever watches is called before memory is given back.
+ *
+ *     HeapMemory <-- GuardedMemory <-- Device <-- DmaPool      page given back --> watchers
+ *                         ^------------------------ free       block freed     --> watchers
+ */
+import {
+  type CoherentAllocator,
+  type CoherentMemory,
+  type CoherentRequest,
+  DmaPool,
+  type DmaTarget,
+  HeapMemory,
+} from 'dmapool';
+
+/** Called before `size` bytes at `dma` are given back: to the source, or to their pool. */
+export type GiveBackWatcher = (dma: number, size: number, what: string) => void;
+
+interface Range {
+  readonly memory: CoherentMemory;
+  readonly device: DmaTarget;
+  /** The pool that it is a page of. */
+  readonly pool: DmaPool | null;
+}
+
+/** What of a pool takes pages, and what gives blocks back. */
+const ALLOCS = ['alloc', 'tryAlloc', 'allocIndex', 'tryAllocIndex', 'allocBulk', 'allocIndexBulk', 'reserve'] as const;
+
+export class GuardedMemory implements CoherentAllocator {
+  readonly name: string = 'guarded';
+  readonly pageSize: number;
+  readonly watchers = new Set<GiveBackWatcher>();
+  /** Says before an allocation whether there is memory. */
+  onAlloc: (request: CoherentRequest) => boolean = () => true;
+  readonly #heap: HeapMemory;
+  /** By page of the device's addresses. */
+  readonly #pages = new Map<number, Range>();
+  readonly #live = new Set<CoherentMemory>();
+  /** The pool whose call runs. */
+  #pool: DmaPool | null = null;
+
+  constructor(heap: HeapMemory = new HeapMemory()) {
+    this.#heap = heap;
+    this.pageSize = heap.pageSize;
+    guards.add(this);
+    watchPools();
+  }
+
+  /** Bytes that were given to devices and not back. */
+  get bytesInUse(): number {
+    return this.#heap.bytesInUse;
+  }
+
+  allocCoherent(request: CoherentRequest): CoherentMemory | null {
+    const memory = this.onAlloc(request) ? this.#heap.allocCoherent(request) : null;
+    if (memory === null) return null;
+    const range = { memory, device: request.device, pool: this.#pool };
+    const { dma, size } = memory;
+    this.#live.add(memory);
+    for (let page = dma; page < dma + size; page += this.pageSize) this.#pages.set(page / this.pageSize, range);
+    return memory;
+  }
+
+  freeCoherent(memory: CoherentMemory, device?: DmaTarget): void {
+    if (this.#live.delete(memory)) {
+      const { dma, size } = memory;
+      for (const watcher of this.watchers) watcher(dma, size, 'memory');
+      for (let page = dma; page < dma + size; page += this.pageSize) this.#pages.delete(page / this.pageSize);
+    }
+    this.#heap.freeCoherent(memory, device);
+  }
+
+  onceAvailable(listener: () => void): () => void {
+    return this.#heap.onceAvailable(listener);
+  }
+
+  /**
+   * Why `length` bytes at `dma` are not all the device's, or null if they are: of one allocation, and of allocated blocks.
+   *
+   * @param device Whose they must be; null: any device's.
+   */
+  whyNot(dma: number, length: number, device: DmaTarget | null): string | null {
+    const range = this.#pages.get(Math.floor(dma / this.pageSize));
+    if (range === undefined) return 'memory that is nobody’s';
+    const { memory, pool } = range;
+    if (device !== null && range.device !== device) return `memory of ${range.device.name}`;
+    if (dma + length > memory.dma + memory.size) return 'more than one allocation';
+    if (pool === null) return null;
+    const { blockSize } = pool.geometry;
+    for (let at = dma; at < dma + length; at += blockSize) {
+      if (pool.indexAt(at) < 0) return `a free block of pool ${pool.name}`;
+    }
+    return pool.indexAt(dma + length - 1) < 0 ? `a free block of pool ${pool.name}` : null;
+  }
+
+  /** Overwrites bytes of a device's as the device does: `bytes` at `dma`, which must be the device's. */
+  scribble(dma: number, bytes: Uint8Array): void {
+    const range = this.#pages.get(Math.floor(dma / this.pageSize));
+    if (range === undefined) return;
+    const { buffer, byteOffset, dma: start, size } = range.memory;
+    const left = Math.min(bytes.length, start + size - dma);
+    new Uint8Array(buffer, byteOffset + dma - start, left).set(bytes.subarray(0, left));
+  }
+
+  /** Runs a call of a pool's, whose pages these are. @internal */
+  inPool<T>(pool: DmaPool, call: () => T): T {
+    const before = this.#pool;
+    this.#pool = pool;
+    try {
+      return call();
+    } finally {
+      this.#pool = before;
+    }
+  }
+
+  /** @internal */
+  blockFreed(pool: DmaPool, dma: number): void {
+    for (const watcher of this.watchers) watcher(dma, pool.geometry.blockSize, `a block of pool ${pool.name}`);
+  }
+}
+
+const guards = new WeakSet<CoherentAllocator>();
+let isWatching = false;
+
+/** Looks into every pool that is created from now on, if it is on guarded memory. */
+function watchPools(): void {
+  if (isWatching) return;
+  isWatching = true;
+  for (const name of ['create', 'createManaged'] as const) {
+    const original = DmaPool[name].bind(DmaPool);
+    DmaPool[name] = <const N extends string>(...args: Parameters<typeof DmaPool.create<N>>): DmaPool<N> => {
+      const pool = original(...args);
+      const { memory } = pool.device;
+      if (memory instanceof GuardedMemory) watchPool(pool, memory);
+      return pool;
+    };
+  }
+}
+
+type Method = (...args: unknown[]) => unknown;
+
+function watchPool(pool: DmaPool, memory: GuardedMemory): void {
+  const methods = pool as unknown as Record<string, Method>;
+  const wrap = (name: string, wrapper: (call: () => unknown, args: readonly unknown[]) => unknown): void => {
+    const original = methods[name]!;
+    Object.defineProperty(pool, name, {
+      configurable: true,
+      value: (...args: unknown[]) => wrapper(() => original.apply(pool, args), args),
+    });
+  };
+  for (const name of ALLOCS) wrap(name, (call) => memory.inPool(pool, call));
+  const freed = (index: unknown): void => {
+    let dma: number;
+    try {
+      dma = pool.dmaOf(index as number);
+    } catch {
+      // No block of the pool's: it refuses it.
+      return;
+    }
+    memory.blockFreed(pool, dma);
+  };
+  wrap('free', (call, [block]) => {
+    freed((block as { readonly index?: number } | undefined)?.index);
+    return call();
+  });
+  wrap('freeIndex', (call, [index]) => {
+    freed(index);
+    return call();
+  });
+  wrap('freeIndexBulk', (call, [from, count]) => {
+    for (const index of (from as Int32Array).subarray(0, count as number | undefined)) freed(index);
+    return call();
+  });
+}
