@@ -220,6 +220,8 @@ export class ConfigSpace {
   }
 
   async #checkPresent(): Promise<void> {
+    // The function may have been closed while the read was in progress.
+    this.#guard();
     const vendor = await this.#backend.readConfig(PCI_CONFIG.vendorId, 16);
     if (vendor === NO_VENDOR) throw new PciGoneError(this.#backend.address, 'its vendor ID reads all ones');
   }

@@ -25,7 +25,15 @@ import {
   PollingInterrupts,
 } from './interrupts.ts';
 import { PCI_COMMAND, PCI_CONFIG } from './registers.ts';
-import { functionLevelReset, restoreMsix, restoreState, saveMsix, saveState, type SavedMsix } from './reset.ts';
+import {
+  functionLevelReset,
+  restoreMsix,
+  restoreState,
+  saveMsix,
+  saveState,
+  type SavedMsix,
+  type TableBackend,
+} from './reset.ts';
 import { type DmaStopped, proofOf, proveStopped, STEP_TIME, type StopDmaOptions, within } from './stop.ts';
 
 /** Identity of a function (PCI 3.0, 6.2.1 and 6.2.4). Drivers match on it. */
@@ -57,6 +65,13 @@ export interface PciOpenOptions {
   readonly memory?: CoherentAllocator;
   /** Highest reachable address. Default `DMA_BIT_MASK(32)`, as in Linux; drivers raise it by `device.setDmaMask`. */
   readonly dmaMask?: number;
+}
+
+interface RunningReset {
+  /** Resolves to false when the function offers no reset. */
+  readonly done: Promise<boolean>;
+  /** As `done`, and false when the reset does not prove that DMA is stopped. */
+  readonly proof: Promise<boolean>;
 }
 
 const OPEN_OPTIONS: OptionNames<PciOpenOptions> = { log: true, memory: true, dmaMask: true };
@@ -122,7 +137,8 @@ export class PciFunction implements PciIdentity {
   #released = false;
   /** The `close` that is running or has succeeded. */
   #closing: Promise<void> | null = null;
-  #resetting: Promise<boolean> | null = null;
+  /** The reset in progress. */
+  #resetting: RunningReset | null = null;
   #stopping: Promise<DmaStopped> | null = null;
   /** The last proof. */
   #proof: DmaStopped | null = null;
@@ -131,8 +147,9 @@ export class PciFunction implements PciIdentity {
   #blockedReported = false;
   /** Bus mastering was on at some time since the last proof. */
   #dmaPossible: boolean;
-  /** Number of times that bus mastering was enabled. */
+  /** Number of times that the driver enabled bus mastering, and that its DMA was stopped. */
   #enableCount = 0;
+  #stopCount = 0;
   readonly #raw: RawConfigSpace;
 
   private constructor(
@@ -265,12 +282,19 @@ export class PciFunction implements PciIdentity {
    * Enables bus mastering: the function may do DMA and send MSI and MSI-X (PCI 3.0, 6.2.2). Call it when the memory
    * that its registers point to is ready.
    *
+   * @throws {@link PciError} `ERR_DMAPOOL_PCI_BUSY` when {@link PciFunction.stopDma} was called meanwhile: bus mastering stays off.
    * @throws as {@link ConfigSpace.read8}.
    */
   async enableBusMaster(): Promise<void> {
     this.#guard();
     this.#onBusMaster();
-    await this.config.update16(PCI_CONFIG.command, PCI_COMMAND.busMaster);
+    const stops = this.#stopCount;
+    const command = await this.config.read16(PCI_CONFIG.command);
+    // After a stop, memory may have been released that the device still has addresses of.
+    if (stops !== this.#stopCount) throw this.#error('ERR_DMAPOOL_PCI_BUSY', 'its DMA was stopped meanwhile');
+    if ((command & PCI_COMMAND.busMaster) === 0) {
+      await this.config.write16(PCI_CONFIG.command, command | PCI_COMMAND.busMaster);
+    }
   }
 
   /**
@@ -304,8 +328,9 @@ export class PciFunction implements PciIdentity {
     const { stop, timeout = STEP_TIME } = readOptions('options', options, STOP_OPTIONS);
     if (stop !== undefined) checkFunction('stop', stop);
     checkInteger('timeout', timeout, 1, MAX_STEP_TIME);
-    // The backend is closed: the function may have another owner. The last proof stands.
-    if (this.#released) return this.#proof!;
+    // Nothing can enable bus mastering any more, and the backend may close at any moment.
+    const proof = this.dmaStopped;
+    if (this.#closed && proof !== null) return proof;
     return this.#stopDma(stop, timeout, false);
   }
 
@@ -318,7 +343,7 @@ export class PciFunction implements PciIdentity {
   }
 
   #stopDma(stop: (() => Promise<void>) | undefined, timeout: number, isolate: boolean): Promise<DmaStopped> {
-    this.#stopping ??= this.#prove(stop, timeout, isolate).finally(() => {
+    this.#stopping ??= later(() => this.#prove(stop, timeout, isolate)).finally(() => {
       this.#stopping = null;
     });
     return this.#stopping;
@@ -326,14 +351,15 @@ export class PciFunction implements PciIdentity {
 
   async #prove(stop: (() => Promise<void>) | undefined, timeout: number, isolate: boolean): Promise<DmaStopped> {
     const backend = this.#backend;
+    this.#stopCount++;
     for (let tries = 1; ; tries++) {
       const enables = this.#enableCount;
       const reason = await proveStopped(
         {
           address: this.address,
           config: this.#raw,
-          resetting: () => this.#resetting,
-          reset: () => this.#startReset(),
+          resetting: () => this.#resetting?.proof ?? null,
+          reset: () => this.#startReset().proof,
           dmaPossible: this.#dmaPossible,
           settle: backend.settle?.bind(backend),
           isolate: isolate ? backend.isolate?.bind(backend) : undefined,
@@ -369,14 +395,20 @@ export class PciFunction implements PciIdentity {
   async reset(): Promise<boolean> {
     this.#guard();
     this.removed.throwIfAborted();
-    return this.#startReset();
+    return this.#startReset().done;
   }
 
-  #startReset(): Promise<boolean> {
-    this.#resetting ??= this.#reset().finally(() => {
+  #startReset(): RunningReset {
+    if (this.#resetting !== null) return this.#resetting;
+    const starts = this.#enableCount;
+    const done = later(() => this.#reset()).finally(() => {
       this.#resetting = null;
     });
-    return this.#resetting;
+    // Bus mastering that was enabled meanwhile may have been enabled after the reset: DMA is possible again.
+    const proof = done.then((isDone) => isDone && starts === this.#enableCount);
+    // Callers of `reset()` ignore the proof.
+    proof.catch(() => undefined);
+    return (this.#resetting = { done, proof });
   }
 
   async #reset(): Promise<boolean> {
@@ -384,10 +416,11 @@ export class PciFunction implements PciIdentity {
     const config = this.#rawConfigSpace();
     if (!this.removed.aborted) await this.#backend.flush();
     const state = await saveState(config);
+    this.#checkOurs();
     let msix: SavedMsix | null = null;
     try {
       if (!((await this.#backend.reset?.()) ?? false)) {
-        msix = await saveMsix(config, this.#backend);
+        msix = await saveMsix(config, this.#tableBackend());
         if (!(await functionLevelReset(config))) return false;
       }
     } catch (error) {
@@ -397,7 +430,7 @@ export class PciFunction implements PciIdentity {
     }
     await restoreState(config, state);
     this.#isBusMaster = false;
-    if (msix !== null && !this.removed.aborted) await restoreMsix(config, this.#backend, msix);
+    if (msix !== null && !this.removed.aborted) await restoreMsix(config, this.#tableBackend(), msix);
     return true;
   }
 
@@ -407,9 +440,34 @@ export class PciFunction implements PciIdentity {
     const readConfig: PciBackend['readConfig'] = (offset, width) => this.#raw.read(offset, width);
     const writeConfig: PciBackend['writeConfig'] = (offset, width, value) => this.#raw.write(offset, width, value);
     return new ConfigSpace({ address, configSize, readConfig, writeConfig }, () => {
-      // After the release another driver may own the function: a late reset must not touch it.
-      if (this.#released) this.#guard();
+      this.#checkOurs();
     });
+  }
+
+  /** Access to the registers that a reset saves and restores. */
+  #tableBackend(): TableBackend {
+    const backend = this.#backend;
+    return {
+      bars: backend.bars,
+      removed: backend.removed,
+      read: (bar, offset, width) => {
+        this.#checkOurs();
+        return backend.read(bar, offset, width);
+      },
+      write: (bar, offset, width, value) => {
+        this.#checkOurs();
+        backend.write(bar, offset, width, value);
+      },
+      flush: () => {
+        this.#checkOurs();
+        return backend.flush();
+      },
+    };
+  }
+
+  /** Throws after the release: another driver may own the function, and a late reset must not touch it. */
+  #checkOurs(): void {
+    if (this.#released) this.#guard();
   }
 
   /**
@@ -482,7 +540,7 @@ export class PciFunction implements PciIdentity {
    */
   close(): Promise<void> {
     this.#closed = true;
-    this.#closing ??= this.#close().finally(() => {
+    this.#closing ??= later(() => this.#close()).finally(() => {
       if (!this.#released) this.#closing = null;
     });
     return this.#closing;
@@ -557,4 +615,12 @@ export class PciFunction implements PciIdentity {
   ): PciError {
     return new PciError(code, this.address, message);
   }
+}
+
+/**
+ * Starts `action` after the caller has stored the promise. A failing access may abort `removed`, and a listener of `removed`
+ * may call the same method: it must find the operation in progress.
+ */
+function later<T>(action: () => Promise<T>): Promise<T> {
+  return Promise.resolve().then(action);
 }

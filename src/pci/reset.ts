@@ -115,8 +115,11 @@ export interface SavedMsix {
   readonly words: readonly number[];
 }
 
+/** The part of a backend that accesses the MSI-X table. */
+export type TableBackend = Pick<PciBackend, 'bars' | 'removed' | 'read' | 'write' | 'flush'>;
+
 /** Returns null if MSI-X is disabled: its table is then unused. */
-export async function saveMsix(config: ConfigSpace, backend: PciBackend): Promise<SavedMsix | null> {
+export async function saveMsix(config: ConfigSpace, backend: TableBackend): Promise<SavedMsix | null> {
   const capability = find(await config.capabilities(), PCI_CAPABILITY.msix);
   if (capability === undefined || backend.removed.aborted) return null;
   const control = await config.read16(capability + MESSAGE_CONTROL);
@@ -133,7 +136,7 @@ export async function saveMsix(config: ConfigSpace, backend: PciBackend): Promis
 }
 
 /** Restores MSI-X. Call it after {@link restoreState}: the function must decode its memory. */
-export async function restoreMsix(config: ConfigSpace, backend: PciBackend, saved: SavedMsix): Promise<void> {
+export async function restoreMsix(config: ConfigSpace, backend: TableBackend, saved: SavedMsix): Promise<void> {
   const { capability, control, bar, offset, words } = saved;
   // Mask all vectors until the table is complete.
   await config.write16(capability + MESSAGE_CONTROL, control | MSIX_MASK_ALL);
@@ -156,16 +159,20 @@ export async function functionLevelReset(config: ConfigSpace): Promise<boolean> 
   const list = await config.capabilities();
   const express = find(list, PCI_CAPABILITY.pciExpress);
   const advanced = find(list, PCI_CAPABILITY.advancedFeatures);
+  // All ones is the value of an absent function, not a capability: without a reset there is no proof.
+  const offers = (value: number, bit: number, ones: number): boolean => value !== ones && (value & bit) !== 0;
   if (
     express !== undefined &&
-    ((await config.read32(express + EXPRESS.deviceCapabilities)) & EXPRESS_FLR_CAPABLE) !== 0
+    offers(await config.read32(express + EXPRESS.deviceCapabilities), EXPRESS_FLR_CAPABLE, 0xffff_ffff)
   ) {
     await config.update16(PCI_CONFIG.command, 0, PCI_COMMAND.busMaster);
     await until(PENDING_TIME, async () => {
       return ((await config.read16(express + EXPRESS.deviceStatus)) & EXPRESS_PENDING) === 0;
     });
-    await config.update16(express + EXPRESS.deviceControl, EXPRESS_INITIATE_FLR);
-  } else if (advanced !== undefined && ((await config.read8(advanced + AF_CAPABILITIES)) & AF_FLR_CAPABLE) !== 0) {
+    // The bit always reads 0 (7.5.3.4). A read of all ones must not prevent the write.
+    const control = await config.read16(express + EXPRESS.deviceControl);
+    await config.write16(express + EXPRESS.deviceControl, control | EXPRESS_INITIATE_FLR);
+  } else if (advanced !== undefined && offers(await config.read8(advanced + AF_CAPABILITIES), AF_FLR_CAPABLE, 0xff)) {
     await config.update16(PCI_CONFIG.command, 0, PCI_COMMAND.busMaster);
     await until(PENDING_TIME, async () => ((await config.read8(advanced + AF_STATUS)) & AF_PENDING) === 0);
     await config.write8(advanced + AF_CONTROL, AF_INITIATE_FLR);

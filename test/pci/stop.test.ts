@@ -4,11 +4,14 @@ import { DmaPool, DmaReleaseError } from 'dmapool';
 import { type DmaStopped, PciError, PciFunction, PciGoneError, type RawConfigSpace } from 'dmapool/pci';
 import { rejectsCode } from '../support/errors.ts';
 import { RecordingLog } from '../support/log.ts';
-import { FakeBackend } from './fake-backend.ts';
+import { until } from '../support/until.ts';
+import { FakeBackend, FakeInterrupts } from './fake-backend.ts';
 
 const COMMAND = 4;
 const BUS_MASTER = 4;
 const DMA_ACTIVE = 'ERR_DMAPOOL_PCI_DMA_ACTIVE';
+
+const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
 /** A function in a backend whose driver accesses reject after `removed`, as those of VFIO and QEMU do. */
 class GuardedBackend extends FakeBackend {
@@ -207,6 +210,152 @@ void describe('stopDma()', () => {
     assertSafe(bench);
     await fn.close();
     assert.equal(backend.memory.bytesInUse, 0);
+  });
+
+  void it('takes a reset for no proof when bus mastering was switched on during it', async () => {
+    const { backend, fn } = await atWork(new GuardedBackend());
+    let end: (done: boolean) => void = () => undefined;
+    backend.onReset = () => new Promise((resolve) => (end = resolve));
+    const reset = fn.reset();
+    await turn();
+    await fn.enableBusMaster();
+    backend.sticks = true;
+    const stopped = rejectsCode(DMA_ACTIVE, fn.stopDma({ timeout: 50 }));
+    end(true);
+    assert.equal(await reset, true);
+    backend.onReset = () => Promise.resolve(false);
+    await stopped;
+    backend.sticks = false;
+    await fn.close();
+  });
+
+  void it('takes no read of all ones for the capability of a reset', async () => {
+    for (const [id, register, ones] of [
+      [0x10, 0x44, 0xffff_ffff],
+      [0x13, 0x43, 0xff],
+    ] as const) {
+      const backend = new GuardedBackend();
+      backend.putCapabilities([id, 0x40]);
+      if (ones === 0xff) backend.config.setUint8(register, ones);
+      else backend.config.setUint32(register, ones, true);
+      const { fn } = await atWork(backend);
+      assert.equal(await fn.reset(), false);
+      await fn.close();
+    }
+  });
+
+  void it('starts a function-level reset whatever the register reads', async () => {
+    const backend = new GuardedBackend();
+    backend.putCapabilities([0x10, 0x40]);
+    backend.config.setUint32(0x44, 1 << 28, true);
+    const { fn } = await atWork(backend);
+    backend.config.setUint16(0x48, 0xffff, true);
+    backend.calls.length = 0;
+    assert.equal(await fn.reset(), true);
+    assert.ok(backend.calls.includes(`config 72 = ${String(0xffff)}`), backend.calls.join());
+    await fn.close();
+  });
+
+  void it('is not undone by a driver that began to switch bus mastering on before', async () => {
+    const bench = await atWork(new GuardedBackend());
+    const { backend, fn } = bench;
+    await fn.disableBusMaster();
+    let answer: () => void = () => undefined;
+    const slow = new Promise<void>((resolve) => (answer = resolve));
+    const read = backend.readConfig.bind(backend);
+    backend.readConfig = (offset, width) => slow.then(() => read(offset, width));
+    const enabled = rejectsCode('ERR_DMAPOOL_PCI_BUSY', fn.enableBusMaster());
+    const proof = await fn.stopDma();
+    answer();
+    await enabled;
+    assert.equal(backend.isBusMaster, false);
+    assert.equal(proof.holds, true);
+    await fn.close();
+  });
+
+  void it('is over for a driver that stops when close() ends its waits', async () => {
+    const bench = await atWork(new GuardedBackend());
+    const { backend, fn } = bench;
+    backend.interrupts = new FakeInterrupts('msix');
+    const interrupts = await fn.interrupts();
+    const stopped = interrupts.wait().catch(() => fn.stopDma());
+    await turn();
+    let isClosed = false;
+    backend.close = () => {
+      isClosed = true;
+      return Promise.resolve();
+    };
+    backend.onAccess = () => {
+      assert.ok(!isClosed, 'no access after close');
+    };
+    await fn.close();
+    assert.equal(((await stopped) as DmaStopped).holds, true);
+  });
+
+  void it('has closed once when an access of close() calls it again', async () => {
+    const { backend, fn } = await atWork(new GuardedBackend());
+    let again: Promise<void> | null = null;
+    backend.flush = () => {
+      again ??= fn.close();
+      return Promise.resolve();
+    };
+    await fn.close();
+    await (again as Promise<void> | null);
+    assert.equal(backend.calls.filter((call) => call === 'close').length, 1);
+  });
+
+  void it('leaves a function alone that was closed while a register was read', async () => {
+    const { backend, fn } = await atWork(new GuardedBackend());
+    let answer: (value: number) => void = () => undefined;
+    backend.read = () => new Promise((resolve) => (answer = resolve));
+    const read = rejectsCode('ERR_DMAPOOL_PCI_CLOSED', fn.bar(0).read32(0));
+    await fn.close();
+    backend.readConfig = () => assert.fail('read after close');
+    answer(0xffff_ffff);
+    await read;
+  });
+
+  void it('does not reset a function that was closed while its state was saved for that', async () => {
+    const { backend, fn } = await atWork(new GuardedBackend());
+    const LAST = 0x06;
+    let answer: (() => void) | null = null;
+    const slow = new Promise<void>((resolve) => (answer = resolve));
+    let isFirst = true;
+    backend.rawConfig.read = async (offset, width) => {
+      const value = await FakeBackend.prototype.readConfig.call(backend, offset, width);
+      if (offset === LAST && isFirst) {
+        isFirst = false;
+        await slow;
+      }
+      return value;
+    };
+    const reset = rejectsCode('ERR_DMAPOOL_PCI_CLOSED', fn.reset());
+    await until('the state is saved', () => !isFirst);
+    await fn.close();
+    backend.calls.length = 0;
+    answer!();
+    await reset;
+    assert.deepEqual(backend.calls, []);
+  });
+
+  void it('leaves a function alone that was closed while its MSI-X table was saved for a reset', async () => {
+    const backend = new GuardedBackend();
+    backend.putCapabilities([0x11, 0x40]);
+    backend.config.setUint16(0x42, 0x8001, true);
+    backend.config.setUint32(0x44, 0x800, true);
+    const { fn } = await atWork(backend);
+    let reads = 0;
+    let answer: (value: number) => void = () => undefined;
+    backend.read = () => {
+      reads++;
+      return new Promise((resolve) => (answer = resolve));
+    };
+    const reset = rejectsCode('ERR_DMAPOOL_PCI_CLOSED', fn.reset());
+    await until('the table is being saved', () => reads === 1);
+    await fn.close();
+    answer(7);
+    await reset;
+    assert.equal(reads, 1);
   });
 
   void it('notices that the function is gone', async () => {

@@ -85,6 +85,7 @@ export async function inference(device: Device, handle: SharedPoolHandle): Promi
     is<
       | 'ERR_DMAPOOL_NOT_SHAREABLE'
       | 'ERR_DMAPOOL_NOT_TRIMMABLE'
+      | 'ERR_DMAPOOL_BAD_TICKET'
       | 'ERR_DMAPOOL_THREAD_ALIVE'
       | 'ERR_DMAPOOL_DECLARED_ENDED'
     >()(code);
