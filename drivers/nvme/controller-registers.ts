@@ -106,6 +106,9 @@ export class ControllerRegisters {
     bar.write32(REGISTER.aqa, (admin.entries - 1) | ((admin.entries - 1) << 16));
     bar.write64(REGISTER.asq, admin.submissionAddress);
     bar.write64(REGISTER.acq, admin.completionAddress);
+    // A write that failed says so here: a controller that is enabled without these addresses writes to others.
+    await bar.flush();
+    signal.throwIfAborted();
     // Round robin, pages of 4096 bytes, NVM command set: all of these are 0.
     bar.write32(REGISTER.cc, CC.entrySizes | CC.enable);
     const settled = (status: number): boolean => (status & (CSTS.ready | CSTS.fatal)) !== 0;

@@ -127,7 +127,7 @@ export class NvmeController {
   readonly #bounce: BouncePages;
   readonly #endClaim: () => void;
   /** Takes back what is to be done should the function be closed under us. */
-  readonly #forget: () => boolean;
+  #forget: () => boolean = () => false;
   readonly #life = new LifeCycle();
   /** Ends the activity that runs. */
   #activity = new AbortController();
@@ -158,7 +158,11 @@ export class NvmeController {
     this.#lists = new PrpLists(pci.device, MAX_TRANSFER / PAGE_SIZE);
     this.#bounce = new BouncePages(pci.device, this.#lists, options.bounceMemory / PAGE_SIZE);
     // After the pools, so that it comes before them.
-    this.#forget = pci.device.addAction(() => {
+    this.#watchDetach();
+  }
+
+  #watchDetach(): void {
+    this.#forget = this.#pci.device.addAction(() => {
       this.#onDetach();
     });
   }
@@ -627,6 +631,10 @@ export class NvmeController {
     const proof = this.#pci.dmaStopped;
     if (proof === null) {
       this.#advance('stop', reason);
+      // What is kept until there is a proof is released by close(), or by the detach of the function's close.
+      queueMicrotask(() => {
+        if (this.#life.state !== 'closed') this.#watchDetach();
+      });
       return;
     }
     this.#activity.abort(reason);

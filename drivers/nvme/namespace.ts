@@ -10,6 +10,7 @@ import {
   readOptions,
   isArray,
 } from 'dmapool/arguments';
+import { PciError } from 'dmapool/pci';
 import { BouncedData, type BouncePages, type CommandData, DirectData, type DmaMemory } from './data.ts';
 import { NvmeError } from './errors.ts';
 import type { NamespaceFormat } from './formats.ts';
@@ -316,9 +317,16 @@ function flagsOf(fua = false): number {
   return fua ? IO_FLAG.forceUnitAccess : 0;
 }
 
-/** Waits for all, and only then tells of the first that failed: the user's memory is not touched any more. */
+/**
+ * Waits for all, and only then tells of the first that failed: the user's memory is not touched any more. If one failed
+ * because nothing stopped the controller, that is told, for the controller may still use the memory.
+ */
 async function all(parts: readonly Promise<void>[]): Promise<void> {
   const outcomes = await Promise.allSettled(parts);
-  const failed = outcomes.find((outcome) => outcome.status === 'rejected');
-  if (failed !== undefined) throw failed.reason;
+  const reasons = outcomes.flatMap((outcome) => (outcome.status === 'rejected' ? [outcome.reason as unknown] : []));
+  if (reasons.length > 0) throw reasons.find(isDmaActive) ?? reasons[0];
+}
+
+function isDmaActive(error: unknown): boolean {
+  return error instanceof PciError && error.code === 'ERR_DMAPOOL_PCI_DMA_ACTIVE';
 }

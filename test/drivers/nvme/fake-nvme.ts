@@ -21,6 +21,22 @@ export interface SeenCommand {
   readonly cdw12: number;
 }
 
+/** A completion queue entry; what is left out is what a controller that keeps to the specification writes. */
+export interface Completion {
+  readonly cid: number;
+  /** SCT << 8 | SC, and above it CRD, M and DNR. */
+  readonly status: number;
+  readonly result?: number;
+  readonly reserved?: number;
+  readonly submissionHead?: number;
+  readonly submissionQueue?: number;
+  /** The phase is the wrong one: the entry is not there yet, and the next one takes its place. */
+  readonly wrongPhase?: boolean;
+}
+
+/** Memory, as address and bytes. */
+export type Piece = readonly [dma: number, bytes: number];
+
 interface Queue {
   readonly base: number;
   readonly entries: number;
@@ -78,6 +94,8 @@ export class FakeNvme implements PciBackend {
   readonly hung: SeenCommand[] = [];
 
   // How it behaves.
+  /** Bytes of a block, as it transfers them. */
+  blockSize: number = BLOCK;
   mdts = 0;
   maxVectors = 8;
   becomesReady = true;
@@ -110,6 +128,10 @@ export class FakeNvme implements PciBackend {
   onIdentify: (cns: number, view: DataView) => void = () => undefined;
   /** Called when the controller is disabled, before it stops. */
   onDisable: () => void = () => undefined;
+  /** Called for each command when it was fetched, before it is looked at. */
+  onFetch: (command: SeenCommand) => void = () => undefined;
+  /** Called when the controller has a queue of its own: `base` is where it is, `bytes` its length; and has it no more: null. */
+  onQueue: (kind: 'submission' | 'completion', id: number, place: Piece | null) => void = () => undefined;
 
   constructor(blocks = 4096) {
     this.disk = new Uint8Array(blocks * BLOCK);
@@ -220,6 +242,18 @@ export class FakeNvme implements PciBackend {
     this.#registers.setUint32(0x1c, 0, true);
   }
 
+  /** A reset of the whole function: bus mastering is off, and all is forgotten. */
+  resetFunction(): void {
+    this.config.setUint16(4, 0, true);
+    this.#registers.setUint32(0x14, 0, true);
+    this.halt();
+  }
+
+  /** Entries of a completion queue; 0 where there is none. */
+  completionEntries(id: number): number {
+    return this.#completion.get(id)?.entries ?? 0;
+  }
+
   // ---- the controller
 
   #configure(was: number, now: number): void {
@@ -229,15 +263,16 @@ export class FakeNvme implements PciBackend {
     if ((now & 1) !== 0 && (was & 1) === 0) {
       const entries = (this.#registers.getUint32(0x24, true) & 0xfff) + 1;
       const at = (register: number): number => Number(this.#registers.getBigUint64(register, true));
-      this.#submission.set(0, { base: at(0x28), entries, at: 0, phase: 1, vector: 0, completion: 0 });
-      this.#completion.set(0, { base: at(0x30), entries, at: 0, phase: 1, vector: 0, completion: 0 });
+      const made = (base: number): Queue => ({ base, entries, at: 0, phase: 1, vector: 0, completion: 0 });
+      this.#add('submission', 0, made(at(0x28)));
+      this.#add('completion', 0, made(at(0x30)));
       if (this.becomesReady) status(1);
     } else if ((now & 1) === 0 && (was & 1) !== 0) {
       this.onDisable();
       if (((this.#registers.getUint32(0x1c, true) >>> 2) & 3) === 1) this.faults.push('disabled during its shutdown');
       if (!this.stops) return;
       after(this.stopTime, () => {
-        this.halt();
+        if ((this.#registers.getUint32(0x14, true) & 1) === 0) this.halt();
       });
     } else if ((now & 0xc000) === 0x4000) {
       this.shutdowns++;
@@ -264,8 +299,10 @@ export class FakeNvme implements PciBackend {
     }
     const fetched: SeenCommand[] = [];
     while (queue.at !== value) {
-      fetched.push(this.#fetch(id, queue));
+      const command = this.#fetch(id, queue);
       queue.at = (queue.at + 1) % queue.entries;
+      this.onFetch(command);
+      fetched.push(command);
     }
     // The doorbell's writer has gone on by then, as with hardware.
     setImmediate(() => {
@@ -305,47 +342,66 @@ export class FakeNvme implements PciBackend {
 
   /** Does a command that hangs after all. */
   finish(command: SeenCommand): void {
+    if (command.queue === 0) {
+      this.#admin(command);
+      return;
+    }
     this.#transfer(command);
     this.complete(command, 0);
   }
 
   /** Does a read or write, by its PRP entries. */
-  #transfer({ opcode, cdw10, cdw12, prp1, prp2 }: SeenCommand): void {
-    if (opcode !== 1 && opcode !== 2) return;
-    const length = ((cdw12 & 0xffff) + 1) * BLOCK;
-    let at = cdw10 * BLOCK;
-    for (const [dma, bytes] of this.#pages(prp1, prp2, length)) {
+  #transfer(command: SeenCommand): void {
+    const { queue, opcode, cdw10 } = command;
+    if (queue === 0 || (opcode !== 1 && opcode !== 2)) return;
+    let at = cdw10 * this.blockSize;
+    for (const [dma, bytes] of this.layout(command).data) {
+      if (at + bytes > this.disk.length) return;
       if (opcode === 1) this.disk.set(this.#dma(dma, bytes, null), at);
       else this.#dma(dma, bytes, this.disk.subarray(at, at + bytes));
       at += bytes;
     }
   }
 
-  /** Where data lies (4.3). */
-  #pages(prp1: number, prp2: number, length: number): [dma: number, bytes: number][] {
+  /** Bytes that a command transfers, as far as this controller knows it. */
+  #lengthOf({ queue, opcode, cdw10, cdw12 }: SeenCommand): number {
+    if (queue === 0) return opcode === 0x06 ? PAGE : 0;
+    if (opcode === 1 || opcode === 2 || opcode === 5) return ((cdw12 & 0xffff) + 1) * this.blockSize;
+    return opcode === 9 ? ((cdw10 & 0xff) + 1) * 16 : 0;
+  }
+
+  /** Where a command's data lies, and the lists that say so (4.3). */
+  layout(command: SeenCommand): { readonly data: readonly Piece[]; readonly lists: readonly Piece[] } {
+    const { prp1, prp2 } = command;
+    const length = this.#lengthOf(command);
+    const data: Piece[] = [];
+    const lists: Piece[] = [];
+    if (length === 0) return { data, lists };
     const first = Math.min(length, PAGE - (prp1 % PAGE));
-    const pages: [number, number][] = [[prp1, first]];
+    data.push([prp1, first]);
     let left = length - first;
     const add = (dma: number): void => {
       if (dma % PAGE !== 0) this.faults.push(`PRP entry 0x${dma.toString(16)} is not that of a page`);
-      pages.push([dma, Math.min(left, PAGE)]);
+      data.push([dma, Math.min(left, PAGE)]);
       left -= Math.min(left, PAGE);
     };
     if (left <= PAGE) {
       if (left > 0) add(prp2);
-      return pages;
+      return { data, lists };
     }
     let list = prp2;
     while (left > 0) {
       // As many entries as are needed, up to the end of the page; the last one leads on if it is not the last page.
       const room = (PAGE - (list % PAGE)) / 8;
       const needed = Math.ceil(left / PAGE);
-      const entries = new BigUint64Array(this.#dma(list, 8 * Math.min(room, needed), null).buffer);
+      const bytes = 8 * Math.min(room, needed);
+      const entries = new BigUint64Array(this.#dma(list, bytes, null).buffer);
+      lists.push([list, bytes]);
       const more = needed > room;
       for (const entry of more ? entries.subarray(0, -1) : entries) add(Number(entry));
       if (more) list = Number(entries.at(-1));
     }
-    return pages;
+    return { data, lists };
   }
 
   /** Writes `from` to memory, or reads `length` bytes of it. */
@@ -362,20 +418,34 @@ export class FakeNvme implements PciBackend {
   }
 
   /** Completes a command, once or as often as one likes. @param status SCT << 8 | SC. */
-  complete(command: Pick<SeenCommand, 'queue' | 'cid'>, status: number, result = 0): void {
-    const submission = this.#submission.get(command.queue);
-    const queue = submission === undefined ? undefined : this.#completion.get(submission.completion);
-    if (submission === undefined || queue === undefined) return;
+  complete({ queue, cid }: Pick<SeenCommand, 'queue' | 'cid'>, status: number, result = 0): void {
+    const submission = this.#submission.get(queue);
+    if (submission !== undefined) this.post(submission.completion, { cid, status, result, submissionQueue: queue });
+  }
+
+  /** Writes an entry to a completion queue. @returns Whether there is such a queue. */
+  post(id: number, completion: Completion): boolean {
+    const queue = this.#completion.get(id);
+    if (queue === undefined) return false;
+    const { cid, status, result = 0, reserved = 0, submissionQueue = id, wrongPhase = false } = completion;
+    const { submissionHead = this.#submission.get(submissionQueue)?.at ?? 0 } = completion;
     const entry = new DataView(new ArrayBuffer(16));
     entry.setUint32(0, result, true);
-    entry.setUint32(8, submission.at | (command.queue << 16), true);
-    entry.setUint32(12, command.cid | (queue.phase << 16) | (status << 17), true);
+    entry.setUint32(4, reserved, true);
+    entry.setUint32(8, submissionHead | (submissionQueue << 16), true);
+    entry.setUint32(12, cid | ((queue.phase ^ (wrongPhase ? 1 : 0)) << 16) | (status << 17), true);
     this.#dma(queue.base + queue.at * 16, 16, new Uint8Array(entry.buffer));
-    if (++queue.at === queue.entries) {
+    if (!wrongPhase && ++queue.at === queue.entries) {
       queue.at = 0;
       queue.phase ^= 1;
     }
-    if (this.interruptsWork && !(this.interruptsAtDeletion && command.queue > 0)) this.#interrupts?.tell(queue.vector);
+    if (this.interruptsWork && !(this.interruptsAtDeletion && id > 0)) this.interrupt(queue.vector);
+    return true;
+  }
+
+  /** Sends an interrupt, whether there is a reason or not. */
+  interrupt(vector: number): void {
+    this.#interrupts?.tell(vector);
   }
 
   #admin(command: SeenCommand): void {
@@ -388,12 +458,13 @@ export class FakeNvme implements PciBackend {
       vector,
       completion,
     });
-    if (opcode === 0x05) this.#completion.set(cdw10 & 0xffff, made(cdw11 >>> 16, 0));
-    else if (opcode === 0x01) this.#submission.set(cdw10 & 0xffff, made(0, cdw11 >>> 16));
+    if (opcode === 0x05) this.#add('completion', cdw10 & 0xffff, made(cdw11 >>> 16, 0));
+    else if (opcode === 0x01) this.#add('submission', cdw10 & 0xffff, made(0, cdw11 >>> 16));
     else if (opcode === 0x00) this.#deleteSubmission(cdw10);
     else if (opcode === 0x04) {
       const vector = this.#completion.get(cdw10)?.vector;
       this.#completion.delete(cdw10);
+      this.onQueue('completion', cdw10, null);
       if (this.interruptsAtDeletion && vector !== undefined) this.#interrupts?.tell(vector);
     } else if (opcode === 0x06) {
       const status = this.#identify(command);
@@ -414,6 +485,12 @@ export class FakeNvme implements PciBackend {
   #deleteSubmission(id: number): void {
     for (const hung of this.hung.splice(0)) if (hung.queue === id) this.complete(hung, 0x08);
     this.#submission.delete(id);
+    this.onQueue('submission', id, null);
+  }
+
+  #add(kind: 'submission' | 'completion', id: number, queue: Queue): void {
+    (kind === 'submission' ? this.#submission : this.#completion).set(id, queue);
+    this.onQueue(kind, id, [queue.base, queue.entries * (kind === 'submission' ? 64 : 16)]);
   }
 
   /** @returns The status that it fails with, or 0. */

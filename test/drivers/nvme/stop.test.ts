@@ -151,6 +151,54 @@ void describe('memory of the NVMe driver', () => {
     assert.equal(pci.device.bytesAllocated, 0);
     assert.deepEqual(fake.faults, []);
   });
+
+  void it('of the caller’s is not said to be free when a part of the transfer may still be under way', async () => {
+    const fake = new FakeNvme();
+    fake.mdts = 1;
+    const bench = await start(fake, { timeout: 500 });
+    const { pci, nvme, disk } = bench;
+    fake.canAbort = false;
+    // One part fails, and the other one hangs.
+    fake.fate = ({ cdw10 }) => (cdw10 === 0 ? 0x81 : 'hang');
+    hold(fake);
+    const memory = pci.device.allocCoherent(4 * 4096)!;
+    await rejectsCode('ERR_DMAPOOL_PCI_DMA_ACTIVE', disk.readDma(0, memory));
+    letGo(fake);
+    // Its last attempt to stop may still run.
+    await nvme.close().catch(() => nvme.close());
+    pci.device.freeCoherent(memory);
+    await pci.close();
+  });
+
+  void it('is released by the close of the function, also when somebody detached its device before', async () => {
+    const fake = new FakeNvme();
+    const { pci, nvme } = await start(fake);
+    pci.device.detach();
+    await until('the controller is stopped', () => !fake.isBusMaster);
+    await pci.close();
+    assert.equal(fake.memory.bytesInUse, 0);
+    await nvme.close();
+  });
+
+  void it('is no other than its queues’ when the write of their address fails', async () => {
+    const fake = new FakeNvme();
+    const ACQ = 0x30;
+    const write64 = fake.write64.bind(fake);
+    let failure: Error | null = null;
+    fake.write64 = (bar, offset, value) => {
+      if (offset === ACQ) failure = new PciError('ERR_DMAPOOL_PCI_FAULT', fake.address, 'the write failed');
+      else write64(bar, offset, value);
+    };
+    // A posted write that failed is told by the next awaited call.
+    fake.flush = () => (failure === null ? Promise.resolve() : Promise.reject(failure));
+    const queues: number[] = [];
+    fake.onQueue = (_kind, _id, place) => void (place === null || queues.push(place[0]));
+    const { pci } = await open(fake);
+    await rejectsCode('ERR_DMAPOOL_PCI_FAULT', NvmeController.open(pci));
+    assert.deepEqual(queues, [], 'it was not enabled');
+    failure = null;
+    await pci.close();
+  });
 });
 
 void describe('closing the NVMe driver', () => {
