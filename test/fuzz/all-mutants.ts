@@ -4,11 +4,12 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Mutant } from './mutant.ts';
 import { mutants } from './mutants.ts';
+import { mutants as drivers } from './mutants-drivers.ts';
 import { mutants as readers } from './mutants-readers.ts';
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
 
-export const allMutants: readonly Mutant[] = [...mutants, ...readers];
+export const allMutants: readonly Mutant[] = [...mutants, ...readers, ...drivers];
 
 /** The mutants whose line is not found exactly once in its file, each as a line that says so. */
 export function misplaced(some: readonly Mutant[]): string[] {

@@ -30,6 +30,8 @@ export interface Finding {
 export interface CampaignResult {
   readonly cases: number;
   readonly operations: number;
+  /** Completions and descriptors that no device should write. */
+  readonly hostile: number;
   readonly seconds: number;
   readonly finding: Finding | null;
 }
@@ -45,6 +47,7 @@ interface Observed {
   began: number;
   cases: number;
   operations: number;
+  hostile: number;
   failure: string | null;
   shrunk: string | null;
   ended: boolean;
@@ -68,6 +71,7 @@ async function watchChild(
     began: performance.now(),
     cases: 0,
     operations: 0,
+    hostile: 0,
     failure: null,
     shrunk: null,
     ended: false,
@@ -111,7 +115,7 @@ function hear(seen: Observed, line: string): void {
     seen.began = performance.now();
   } else if (word === 'ok') {
     seen.cases++;
-    seen.operations = Number(rest);
+    [seen.operations = 0, seen.hostile = 0] = rest.split(' ').map(Number);
     seen.began = performance.now();
   } else if (word === 'fail') {
     seen.failure ??= JSON.parse(rest) as string;
@@ -132,6 +136,7 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
   return {
     cases: seen.cases,
     operations: seen.operations,
+    hostile: seen.hostile,
     seconds: (performance.now() - begin) / 1000,
     finding:
       seen.failure === null ? null : { started: seen.seed !== null, seed: seen.seed ?? seed, message: seen.failure },

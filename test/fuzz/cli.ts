@@ -5,7 +5,7 @@
 import { parseArgs } from 'node:util';
 import { runCampaign, shrinkCase } from './campaign.ts';
 
-const TARGETS = ['allocator', 'shared', 'trace', 'qmp'];
+const TARGETS = ['allocator', 'shared', 'trace', 'qmp', 'pci', 'nvme'];
 
 const USAGE = `Usage: npm run fuzz -- --target ${TARGETS.join('|')} [options]
 
@@ -81,6 +81,7 @@ async function fuzz(options: Options): Promise<number> {
   let { seed } = options;
   let cases = 0;
   let operations = 0;
+  let hostile = 0;
   let left = seconds;
   let told = performance.now();
   do {
@@ -98,6 +99,7 @@ async function fuzz(options: Options): Promise<number> {
     });
     cases += result.cases;
     operations += result.operations;
+    hostile += result.hostile;
     const { finding } = result;
     if (finding === null) break;
     cases++;
@@ -113,7 +115,8 @@ async function fuzz(options: Options): Promise<number> {
   } while (keepGoing && left > 0 && cases < options.cases);
   const elapsed = seconds - (deadline - performance.now()) / 1000;
   const verdict = kinds.size === 0 ? 'ok' : `${String(kinds.size)} kinds of failure`;
-  const counted = operations > 0 ? `${String(operations)} operations, ` : '';
+  const lies = hostile > 0 ? `${String(hostile)} hostile answers, ` : '';
+  const counted = `${operations > 0 ? `${String(operations)} operations, ` : ''}${lies}`;
   console.log(`fuzz ${target}: ${verdict}: ${String(cases)} cases, ${counted}${elapsed.toFixed(1)} s`);
   return kinds.size === 0 ? 0 : 1;
 }

@@ -1,5 +1,6 @@
-/** How many calls the cases of this process made so far, for the summary. */
+/** How many calls the cases of this process made so far, and how often a device lied to them, for the summary. */
 let operations = 0;
+let hostile = 0;
 
 export function countOperations(count: number): void {
   operations += count;
@@ -7,4 +8,13 @@ export function countOperations(count: number): void {
 
 export function operationsSoFar(): number {
   return operations;
+}
+
+/** Counts completions and descriptors that no device should write. */
+export function countHostile(count: number): void {
+  hostile += count;
+}
+
+export function hostileSoFar(): number {
+  return hostile;
 }

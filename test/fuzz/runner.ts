@@ -1,12 +1,12 @@
 /**
  * The process that runs cases: `node runner.js TARGET FIRST-SEED CASES SECONDS` or `node runner.js TARGET SEED shrink`.
  *
- * It reports on file descriptor 3, a line each: `case SEED` before a case, `ok OPERATIONS` after it, `fail JSON`. The
+ * It reports on file descriptor 3, a line each: `case SEED` before a case, `ok OPERATIONS HOSTILE` after it, `fail JSON`. The
  * writes are synchronous, so that the parent knows the seed of a case that never returns or ends the process.
  */
 import { writeSync } from 'node:fs';
 import { inspect } from 'node:util';
-import { operationsSoFar } from './operations.ts';
+import { hostileSoFar, operationsSoFar } from './operations.ts';
 import type { FuzzTarget } from './target.ts';
 
 const REPORT = 3;
@@ -48,7 +48,7 @@ async function runCases(target: FuzzTarget, first: number, cases: number, second
     }
     // What the case left behind, such as a rejection that nobody handles, is this case's.
     await turn();
-    tell(`ok ${String(operationsSoFar())}`);
+    tell(`ok ${String(operationsSoFar())} ${String(hostileSoFar())}`);
   }
 }
 

@@ -23,7 +23,7 @@ export type AccessKind =
  * - `slow`: done, after `time` milliseconds.
  * - `reject`: not done, and the caller is told; `reject-late`: done, and the caller is told that it was not.
  * - `ones`: a read gives all ones. `lost`: a write does not arrive, and nobody is told; a reset that the function does not have.
- * - `hang`: a reset that never ends.
+ * - `hang`: a reset that does not end before the plan does, and fails then.
  */
 export interface Fault {
   readonly kind: 'slow' | 'reject' | 'reject-late' | 'ones' | 'lost' | 'hang';
@@ -68,6 +68,10 @@ export class FaultPlan {
   readonly #shown: string[] = [];
   #accesses = 0;
   #faults = 0;
+  #isOver = false;
+  #end: () => void = () => undefined;
+  /** When {@link FaultPlan.end} was called. */
+  readonly ended: Promise<void> = new Promise((resolve) => (this.#end = resolve));
 
   constructor(decide: Decide = () => null) {
     this.#decide = decide;
@@ -115,11 +119,17 @@ export class FaultPlan {
     this.#actions.set(at, actions);
   }
 
+  /** Nothing goes wrong or happens any more, and what hangs fails. */
+  end(): void {
+    this.#isOver = true;
+    this.#end();
+  }
+
   /** The next access: what goes wrong with it. */
   next(access: AccessKind, details = ''): Fault | null {
     const number = this.#accesses++;
-    for (const action of this.#actions.get(number) ?? []) action();
-    const fault = this.#decide(access, number);
+    if (!this.#isOver) for (const action of this.#actions.get(number) ?? []) action();
+    const fault = this.#isOver ? null : this.#decide(access, number);
     if (fault !== null) this.#faults++;
     const what = fault === null ? '' : ` ${fault.kind}${fault.time === undefined ? '' : ` ${String(fault.time)} ms`}`;
     this.#shown.push(`${String(number)} ${access} ${details}${what}`);

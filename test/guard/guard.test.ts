@@ -78,6 +78,7 @@ void describe('guarded memory', () => {
     const memory = fn.device.allocCoherent(100)!;
     const pool = DmaPool.createManaged('blocks', fn.device, { size: 256 });
     const block = pool.alloc();
+    await fn.enableBusMaster();
     dma.learn('nothing', 0, 4096, 'write');
     dma.learn('beyond', memory.dma, 101, 'write');
     dma.learn('all blocks', block.dma, 512, 'read');
@@ -104,7 +105,7 @@ void describe('guarded memory', () => {
     assert.deepEqual(kinds(dma), []);
     // It was only stopped, and still knows the address.
     await fn.enableBusMaster();
-    assert.deepEqual(kinds(dma), ['its memory was given back while the device was stopped, which now goes on']);
+    assert.deepEqual(kinds(dma), ['its memory is not the device’s, which was stopped and now goes on']);
     dma.learn('third', (third as { dma: number }).dma, 64, 'write');
     await fn.reset();
     await fn.enableBusMaster();

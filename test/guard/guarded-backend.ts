@@ -32,7 +32,7 @@ export interface GuardedOptions {
   readonly plan: FaultPlan;
   /** It can take all memory out of the function's reach. */
   readonly isolates?: boolean;
-  /** It makes sure that nothing is under way. */
+  /** It makes sure that nothing is under way, which reads of configuration space do not. */
   readonly settles?: boolean;
 }
 
@@ -55,6 +55,9 @@ export class GuardedBackend implements PciBackend {
   readonly #plan: FaultPlan;
   #isPulled = false;
   #isClosed = false;
+  /** When the access before the next one has arrived, and how many are under way. */
+  #last: Promise<void> = Promise.resolve();
+  #underWay = 0;
   /** Posted writes that did not arrive yet. */
   readonly #posted: (() => void)[] = [];
   /** What went wrong with a posted write, for the next awaited call. */
@@ -83,12 +86,16 @@ export class GuardedBackend implements PciBackend {
       write: (offset, width, value) => this.#writeConfig('raw-write', offset, width, value, inner),
     };
     if (fake.reset !== undefined) this.reset = () => this.#reset();
-    if (settles) this.settle = () => this.#run('settle', '', () => Promise.resolve());
+    if (settles) {
+      this.settle = () =>
+        this.#step('settle', () => {
+          if (!this.#fake.isBusMaster()) this.#dma.proven();
+        });
+    }
     if (isolates) {
       this.isolate = () =>
-        this.#run('isolate', '', () => {
+        this.#step('isolate', () => {
           this.#dma.cutOff();
-          return Promise.resolve();
         });
     }
   }
@@ -115,17 +122,27 @@ export class GuardedBackend implements PciBackend {
 
   // ---- accesses
 
-  /** An access that is awaited: has the plan's fault, and whatever the device does meanwhile. */
+  /** An access that is awaited: has the plan's fault, and whatever the device does meanwhile. In order, as on a bus. */
   async #run<T>(kind: AccessKind, details: string, action: () => Promise<T>, ones?: T): Promise<T> {
     const fault = this.#begin(kind, details);
-    if (fault?.kind === 'hang') return new Promise<T>(() => undefined);
-    if (fault?.kind === 'slow') await new Promise((resolve) => setTimeout(resolve, fault.time));
-    if (fault?.kind === 'reject') throw this.#failure(kind, details);
-    if (fault?.kind === 'ones' && ones !== undefined) return ones;
-    if (this.#isPulled && ones !== undefined) return ones;
-    const result = await action();
-    if (fault?.kind === 'reject-late') throw this.#failure(kind, details);
-    return result;
+    const before = this.#last;
+    let end: () => void = () => undefined;
+    this.#last = new Promise((resolve) => (end = resolve));
+    this.#underWay++;
+    try {
+      await before;
+      if (fault?.kind === 'slow') await sleep(fault.time);
+      this.#arrive();
+      if (fault?.kind === 'reject') throw this.#failure(kind, details);
+      if (fault?.kind === 'ones' && ones !== undefined) return ones;
+      if (this.#isPulled && ones !== undefined) return ones;
+      const result = fault?.kind === 'lost' ? undefined : await action();
+      if (fault?.kind === 'reject-late') throw this.#failure(kind, details);
+      return result as T;
+    } finally {
+      end();
+      if (--this.#underWay === 0) this.#arrive();
+    }
   }
 
   #begin(kind: AccessKind, details: string): Fault | null {
@@ -142,7 +159,6 @@ export class GuardedBackend implements PciBackend {
   /** As every awaited access of a driver's: not after `removed`, after all posted writes, with what went wrong with those. */
   #enter(): void {
     this.removed.throwIfAborted();
-    this.#arrive();
     const error = this.#postedError;
     this.#postedError = null;
     if (error !== null) throw error;
@@ -159,19 +175,18 @@ export class GuardedBackend implements PciBackend {
     space: RawConfigSpace,
   ): Promise<number> {
     const ones = 2 ** width - 1;
+    // All ones in place of the vendor of a function that is there would be a lie.
+    const mayBeOnes = offset !== VENDOR_ID || kind === 'config-read' || this.#isPulled;
     const value = await this.#run(
       kind,
       `0x${offset.toString(16)}`,
-      async () => {
-        this.#arrive();
-        return space.read(offset, width);
-      },
-      // All ones in place of the vendor of a function that is there would be a lie.
-      offset === VENDOR_ID && kind === 'raw-read' && !this.#isPulled ? undefined : ones,
+      () => (this.#isPulled ? Promise.resolve(ones) : space.read(offset, width)),
+      mayBeOnes ? ones : undefined,
     );
     // Here the host sees it.
     if (offset === COMMAND && value !== ones && (value & BUS_MASTER) === 0 && !this.#fake.isBusMaster()) {
-      this.#dma.proven();
+      // What is under way is so no more after a read of configuration space, or only when the home made sure of that.
+      if (this.settle === undefined || this.#dma.grants === 0) this.#dma.proven();
     }
     return value;
   }
@@ -183,15 +198,11 @@ export class GuardedBackend implements PciBackend {
     value: number,
     space: RawConfigSpace,
   ): Promise<void> {
-    const fault = this.#begin(kind, `0x${offset.toString(16)} = 0x${value.toString(16)}`);
-    if (fault?.kind === 'hang') return new Promise(() => undefined);
-    if (fault?.kind === 'slow') await new Promise((resolve) => setTimeout(resolve, fault.time));
-    if (fault?.kind === 'reject') throw this.#failure(kind, `0x${offset.toString(16)}`);
-    if (fault?.kind === 'lost' || this.#isPulled) return;
-    this.#arrive();
-    await space.write(offset, width, value);
-    if (offset === COMMAND && this.#fake.isBusMaster()) this.#dma.resumed();
-    if (fault?.kind === 'reject-late') throw this.#failure(kind, `0x${offset.toString(16)}`);
+    await this.#run(kind, `0x${offset.toString(16)} = 0x${value.toString(16)}`, async () => {
+      if (this.#isPulled) return;
+      await space.write(offset, width, value);
+      if (offset === COMMAND && this.#fake.isBusMaster()) this.#dma.resumed();
+    });
   }
 
   async readConfig(offset: number, width: 8 | 16 | 32): Promise<number> {
@@ -243,7 +254,7 @@ export class GuardedBackend implements PciBackend {
       setTimeout(() => {
         this.#arrive();
       }, fault.time);
-    } else if (this.#posted.length === 1) this.#arrive();
+    } else if (this.#posted.length === 1 && this.#underWay === 0) this.#arrive();
   }
 
   async flush(): Promise<void> {
@@ -276,16 +287,27 @@ export class GuardedBackend implements PciBackend {
       listen: (listener) => {
         inner.listen(listener);
       },
-      close: () => this.#run('close', 'interrupts', () => inner.close()),
+      close: async () => {
+        await this.#step('close', () => undefined);
+        await inner.close();
+      },
     };
+  }
+
+  /** What the home does itself, beside all accesses. */
+  async #step(kind: AccessKind, action: () => void): Promise<void> {
+    const fault = this.#begin(kind, '');
+    if (fault?.kind === 'slow') await sleep(fault.time);
+    if (fault?.kind === 'reject') throw this.#failure(kind, '');
+    action();
   }
 
   /** The home's reset: works after `removed` too. */
   async #reset(): Promise<boolean> {
     const fault = this.#begin('reset', '');
-    if (fault?.kind === 'hang') return new Promise(() => undefined);
-    if (fault?.kind === 'slow') await new Promise((resolve) => setTimeout(resolve, fault.time));
-    if (fault?.kind === 'reject') throw this.#failure('reset', '');
+    if (fault?.kind === 'hang') await this.#plan.ended;
+    if (fault?.kind === 'slow') await sleep(fault.time);
+    if (fault?.kind === 'reject' || fault?.kind === 'hang') throw this.#failure('reset', '');
     if (fault?.kind === 'lost') return false;
     if (this.#isPulled) throw this.#failure('reset', 'of a function that is gone');
     this.#fake.reset!();
@@ -300,8 +322,12 @@ export class GuardedBackend implements PciBackend {
     if (this.#dma.isLive) this.misuse.push('closed while it may do DMA');
     const fault = this.#begin('close', '');
     this.#isClosed = true;
-    if (fault?.kind === 'slow') await new Promise((resolve) => setTimeout(resolve, fault.time));
+    if (fault?.kind === 'slow') await sleep(fault.time);
     if (fault?.kind === 'reject') throw this.#failure('close', '');
     await this.#inner.close();
   }
+}
+
+function sleep(time = 0): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, time));
 }

@@ -47,9 +47,11 @@ export class GuardedMemory implements CoherentAllocator {
     watchPools();
   }
 
-  /** Bytes that were given to devices and not back. */
-  get bytesInUse(): number {
-    return this.#heap.bytesInUse;
+  /** Bytes that devices asked for, and did not give back. */
+  get bytesAllocated(): number {
+    let bytes = 0;
+    for (const { size } of this.#live) bytes += size;
+    return bytes;
   }
 
   allocCoherent(request: CoherentRequest): CoherentMemory | null {
@@ -94,13 +96,14 @@ export class GuardedMemory implements CoherentAllocator {
     return pool.indexAt(dma + length - 1) < 0 ? `a free block of pool ${pool.name}` : null;
   }
 
-  /** Overwrites bytes of a device's as the device does: `bytes` at `dma`, which must be the device's. */
-  scribble(dma: number, bytes: Uint8Array): void {
+  /** Overwrites the first and the last of `length` bytes at `dma`, which are a device's, as the device does. */
+  scribble(dma: number, length: number, value: number): void {
     const range = this.#pages.get(Math.floor(dma / this.pageSize));
     if (range === undefined) return;
-    const { buffer, byteOffset, dma: start, size } = range.memory;
-    const left = Math.min(bytes.length, start + size - dma);
-    new Uint8Array(buffer, byteOffset + dma - start, left).set(bytes.subarray(0, left));
+    const { buffer, byteOffset, dma: start } = range.memory;
+    const bytes = new Uint8Array(buffer, byteOffset + dma - start, length);
+    bytes[0] = value;
+    bytes[length - 1] = value;
   }
 
   /** Runs a call of a pool's, whose pages these are. @internal */

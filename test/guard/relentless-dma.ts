@@ -55,8 +55,12 @@ export class RelentlessDma {
   target: DmaTarget | null = null;
   readonly violations: Violation[] = [];
   readonly #memory: GuardedMemory;
-  /** With where its memory was given back while the device was stopped, if it was. */
+  /** With where its memory was given back, or the address given, while the device was stopped; null: it is the device's. */
   readonly #grants = new Map<Grant, Error | null>();
+  /** How many of these are not null. */
+  #dead = 0;
+  /** Those that were not accessed in this round. */
+  #turn: Iterator<Grant, unknown> = this.#grants.keys();
   /** The host knows that it does no DMA. */
   #isStopped = true;
   /** It can reach no memory any more, whatever happens. */
@@ -75,6 +79,11 @@ export class RelentlessDma {
     return !this.#isStopped && !this.#isCutOff;
   }
 
+  /** It reaches no memory any more. */
+  get isCutOff(): boolean {
+    return this.#isCutOff;
+  }
+
   /** Addresses that it remembers. */
   get grants(): number {
     return this.#grants.size;
@@ -90,6 +99,8 @@ export class RelentlessDma {
     const grant = { command, dma, length, access, scribble };
     const wrong = this.#memory.whyNot(dma, length, this.target);
     if (wrong === null) this.#grants.set(grant, null);
+    // A device that is stopped does no harm with it until it goes on.
+    else if (!this.isLive) this.#markDead(grant, new Error(`given here: ${wrong}`));
     // It is not remembered: what is wrong was said.
     else this.#report(grant, `it was given ${wrong}`, new Error('given here'));
     return grant;
@@ -97,12 +108,12 @@ export class RelentlessDma {
 
   /** The command that gave the address is complete: the device does not use it any more. */
   release(grant: Grant): void {
-    this.#grants.delete(grant);
+    this.#forget(grant);
   }
 
   /** The device was reset: it forgets all. */
   reset(): void {
-    this.#grants.clear();
+    this.#forgetAll();
   }
 
   /** The host has seen that the device does no DMA. */
@@ -119,22 +130,42 @@ export class RelentlessDma {
   /** It is off the bus, or all mappings are removed. */
   cutOff(): void {
     this.#isCutOff = true;
-    this.#grants.clear();
+    this.#forgetAll();
   }
 
-  /** It accesses all that it remembers. */
+  /** It accesses what it remembers: all of it where something is wrong, else one address after the other. */
   strike(): void {
     if (!this.isLive) return;
+    this.#strikes++;
+    if (this.#dead > 0) this.#strikeDead();
+    let next = this.#turn.next();
+    if (next.done === true) next = (this.#turn = this.#grants.keys()).next();
+    const grant = next.value as Grant | undefined;
+    if (grant?.scribble === true) this.#memory.scribble(grant.dma, grant.length, this.#strikes & 0xff);
+  }
+
+  #strikeDead(): void {
     for (const [grant, freed] of this.#grants) {
-      this.#strikes++;
-      if (freed !== null) {
-        this.#grants.delete(grant);
-        this.#report(grant, 'its memory was given back while the device was stopped, which now goes on', freed);
-      } else if (grant.scribble) {
-        const pattern = this.#strikes & 0xff;
-        this.#memory.scribble(grant.dma, new Uint8Array(Math.min(grant.length, 16)).fill(pattern));
-      }
+      if (freed === null) continue;
+      this.#forget(grant);
+      this.#report(grant, 'its memory is not the device’s, which was stopped and now goes on', freed);
     }
+  }
+
+  #forget(grant: Grant): void {
+    if ((this.#grants.get(grant) ?? null) !== null) this.#dead--;
+    this.#grants.delete(grant);
+  }
+
+  #forgetAll(): void {
+    this.#grants.clear();
+    this.#dead = 0;
+  }
+
+  /** @param freed Where its memory ceased to be the device's. */
+  #markDead(grant: Grant, freed: Error): void {
+    this.#grants.set(grant, freed);
+    this.#dead++;
   }
 
   #onGiveBack(dma: number, size: number, what: string): void {
@@ -143,10 +174,10 @@ export class RelentlessDma {
       if (grant.dma >= dma + size || grant.dma + grant.length <= dma || before !== null) continue;
       freed ??= new Error('given back here');
       if (!this.isLive) {
-        this.#grants.set(grant, freed);
+        this.#markDead(grant, freed);
         continue;
       }
-      this.#grants.delete(grant);
+      this.#forget(grant);
       this.#report(grant, `${what} is given back under it`, freed);
     }
   }

@@ -1,0 +1,122 @@
+/** Mistakes in what lets a device reach memory: the PCI function and the drivers. */
+import type { Mutant } from './mutant.ts';
+
+const STOP = 'src/pci/stop.ts';
+const FUNCTION = 'src/pci/function.ts';
+const RESET = 'src/pci/reset.ts';
+const QUEUE = 'drivers/nvme/queue-pair.ts';
+const DISPATCHER = 'drivers/nvme/dispatcher.ts';
+const CONTROLLER = 'drivers/nvme/controller.ts';
+
+function pci(file: string, name: string, from: string, to: string): Mutant {
+  return { target: 'pci', file, name, from, to };
+}
+
+function nvme(file: string, name: string, from: string, to: string): Mutant {
+  return { target: 'nvme', file, name, from, to };
+}
+
+export const mutants: readonly Mutant[] = [
+  pci(
+    STOP,
+    'bus mastering that reads on after it was switched off counts as off',
+    'if ((after & PCI_COMMAND.busMaster) !== 0) {',
+    'if ((after & PCI_COMMAND.busMaster) > 8) {',
+  ),
+  pci(
+    STOP,
+    'what is under way is not waited for',
+    "if (settle === undefined || this.#quiet || !atWork) return 'bus-master-off';",
+    "if (settle === undefined || this.#timeout > 0) return 'bus-master-off';",
+  ),
+  pci(
+    STOP,
+    'a reset that the function does not have counts as one',
+    "(await this.#try('a reset', resetTime, reset))) return 'reset';",
+    "((await this.#try('a reset', resetTime, reset)) || this.#errors.length < 9)) return 'reset';",
+  ),
+  pci(
+    STOP,
+    'a command register of all ones counts as a function that is gone',
+    "if (await this.#isGone()) return 'gone';\n    this.#errors.push(",
+    "if (this.#timeout > 0) return 'gone';\n    this.#errors.push(",
+  ),
+  pci(
+    FUNCTION,
+    'a proof holds though bus mastering was switched on again',
+    'return (this.#proof = proofOf(reason, () => now === this.#starts));',
+    'return (this.#proof = proofOf(reason, () => now <= this.#starts));',
+  ),
+  pci(
+    FUNCTION,
+    'close releases memory without a proof',
+    'if (proof === null) {',
+    'if (proof === null && this.device.bytesAllocated === 0) {',
+  ),
+  pci(
+    RESET,
+    'a reset gives bus mastering back',
+    'state.command & ~PCI_COMMAND.busMaster',
+    'state.command | (0 & PCI_COMMAND.busMaster)',
+  ),
+  nvme(
+    QUEUE,
+    'an entry of the wrong phase is taken for new',
+    'if (((last >>> 16) & 1) !== this.#phase) break;',
+    'if (((last >>> 16) & 1) !== this.#phase && (last & 0xffff) === 0) break;',
+  ),
+  nvme(
+    QUEUE,
+    'the phase stays when the completion queue starts anew',
+    '        this.#head = 0;\n        this.#phase ^= 1;',
+    '        this.#head = 0;\n        this.#phase ^= 0;',
+  ),
+  nvme(
+    QUEUE,
+    'a completion is taken for that of an earlier command in the same slot',
+    'if (request?.cid !== cid) {',
+    'if (request === null || request === undefined) {',
+  ),
+  nvme(
+    QUEUE,
+    'memory of commands that fail without proof is released',
+    'for (const request of this.#slots) request?.reject(error);',
+    'for (const request of this.#slots) if (request !== null) (this.#release(request, false), request.reject(error));',
+  ),
+  nvme(
+    QUEUE,
+    'the doorbell is rung before the command is written',
+    'storeRelease32(words, at, command.opcode | (request.cid << 16));',
+    'queueMicrotask(() => storeRelease32(words, at, command.opcode | (request.cid << 16)));',
+  ),
+  nvme(
+    QUEUE,
+    'the doorbell of a completion queue that is deleted is written',
+    "if (reaped > 0 && this.state !== 'absent')",
+    "if (reaped > 0 && this.state !== 'wrong')",
+  ),
+  nvme(
+    DISPATCHER,
+    'the memory of a command that is late is released at once',
+    '    request.abortSent = true;\n',
+    '    request.abortSent = true;\n    request.data?.unmap(false);\n',
+  ),
+  nvme(
+    'drivers/nvme/prp.ts',
+    'a list is given back while the command has it',
+    'into.prp2 = into.lists[0]!.dma;',
+    'into.prp2 = into.lists[0]!.dma;\n    this.unmap(into);',
+  ),
+  nvme(
+    'drivers/nvme/controller-registers.ts',
+    'the controller is enabled with addresses that did not arrive',
+    '    await bar.flush();\n',
+    '    await Promise.resolve();\n',
+  ),
+  nvme(
+    CONTROLLER,
+    'the controller is started again though it was not disabled',
+    '    dispatcher.reset();\n    if (failure !== null) await this.#registers.resetFunction(failure, signal);',
+    '    dispatcher.reset();\n    void failure;',
+  ),
+];

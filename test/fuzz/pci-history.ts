@@ -1,0 +1,490 @@
+/**
+ * A random history of a `PciFunction` under guard: memory, pools, bus mastering, proofs, resets, interrupts and closes, by
+ * several users at once who keep to its rules, with faults at any access, removal and release requests. What must hold:
+ *
+ * - no memory is given back, by `close` or by whoever has a proof that holds, that the device may still reach;
+ * - every promise is settled, and whatever it rejects with is a `DmaError`;
+ * - a reset gives back what it lost;
+ * - after a close that succeeds nothing is out but what users have; one that fails says that memory is kept, and a later one
+ *   succeeds.
+ */
+import assert from 'node:assert/strict';
+import { type CoherentMemory, type DmaBlock, DmaError, DmaPool, DmaReleaseError } from 'dmapool';
+import { type DmaStopped, type Interrupts, PciError, PciFunction, type StopDmaOptions } from 'dmapool/pci';
+import { FaultPlan, randomFault } from '../guard/fault-plan.ts';
+import { GuardedBackend } from '../guard/guarded-backend.ts';
+import { GuardedMemory } from '../guard/guarded-memory.ts';
+import { RelentlessDma } from '../guard/relentless-dma.ts';
+import { inVirtualTime, type VirtualClock } from '../guard/virtual-clock.ts';
+import type { FakeInterrupts } from '../pci/fake-backend.ts';
+import { CONTROL, GuardedFunction, SLOT_COUNT, SLOTS } from '../pci/guarded-function.ts';
+import { RecordingLog } from '../support/log.ts';
+import { Random } from '../support/random.ts';
+import { countOperations } from './operations.ts';
+
+export type Feature = 'faults' | 'events' | 'trouble';
+export const FEATURES: readonly Feature[] = ['faults', 'events', 'trouble'];
+
+export interface HistoryOptions {
+  readonly seed: number;
+  readonly operations?: number;
+  readonly features?: ReadonlySet<Feature>;
+}
+
+const MOST_OPERATIONS = 60;
+const COMMAND = 4;
+const REST = 400_000;
+
+interface Operation {
+  readonly name: string;
+  outcome: 'pending' | 'done' | 'failed';
+  error: unknown;
+}
+
+/** Memory that a user has, and the slot of the device that has its address. */
+interface Held {
+  readonly dma: number;
+  readonly size: number;
+  readonly free: () => void;
+  slot: number;
+  /** The device was told of it. */
+  isGiven: boolean;
+}
+
+export class PciHistory {
+  readonly #seed: number;
+  readonly #most: number;
+  readonly #features: ReadonlySet<Feature>;
+  readonly #random: Random;
+  readonly #memory = new GuardedMemory();
+  readonly #dma: RelentlessDma;
+  readonly #device: GuardedFunction;
+  readonly #plan: FaultPlan;
+  #backend: GuardedBackend;
+  readonly #settings: { readonly isolates: boolean; readonly settles: boolean; readonly resets: boolean };
+  readonly #log = new RecordingLog();
+  readonly #operations: Operation[] = [];
+  #fn!: PciFunction;
+  #pools: DmaPool[] = [];
+  readonly #held = new Set<Held>();
+  readonly #freeSlots = new Set<number>();
+  #interrupts: Interrupts | null = null;
+  /** What a reset of the function must give back. */
+  readonly #state: readonly number[];
+  /** The device may know addresses from before it was stopped: it must be reset before it may go on. */
+  #isStale = false;
+  /** Who stops the device gives it nothing more to do meanwhile. */
+  #stopping = 0;
+  /** Proofs that were used. */
+  #proofs = 0;
+
+  constructor({ seed, operations = MOST_OPERATIONS, features = new Set(FEATURES) }: HistoryOptions) {
+    this.#seed = seed;
+    this.#most = operations;
+    this.#features = features;
+    this.#random = new Random(seed);
+    this.#dma = new RelentlessDma(this.#memory);
+    const random = this.#randomOf(1);
+    this.#device = new GuardedFunction(this.#dma, random.pick(['none', 'express', 'advanced']));
+    this.#state = this.#device.state;
+    this.#settings = { isolates: random.chance(0.3), settles: random.chance(0.3), resets: random.chance(0.5) };
+    this.#plan = this.#makePlan();
+    this.#backend = this.#makeBackend();
+  }
+
+  #randomOf(subject: number): Random {
+    return new Random(this.#seed + subject * 0x9e37_79b1);
+  }
+
+  #has(feature: Feature): boolean {
+    return this.#features.has(feature);
+  }
+
+  get report(): string {
+    const operations = this.#operations.map(({ name, outcome, error }) => {
+      return `${name}: ${outcome}${outcome === 'failed' ? ` ${String(error)}` : ''}`;
+    });
+    return [...operations, ...this.#log.lines, ...this.#plan.trace].join('\n    ');
+  }
+
+  #makePlan(): FaultPlan {
+    const random = this.#randomOf(2);
+    if (!this.#has('faults') || random.chance(0.3)) return new FaultPlan();
+    const from = random.chance(0.1) ? 0 : random.below(120);
+    const single = random.chance(0.3);
+    const share = random.pick([0.01, 0.05, 0.2, 0.5]);
+    return new FaultPlan((access, number) => {
+      if (single ? number !== from : number < from || !random.chance(share)) return null;
+      return randomFault(random, access);
+    });
+  }
+
+  #makeBackend(): GuardedBackend {
+    const { resets, ...settings } = this.#settings;
+    const reset = (): void => {
+      this.#device.resetByHome();
+    };
+    const fake = {
+      backend: this.#device,
+      isBusMaster: () => this.#device.isBusMaster,
+      ...(resets ? { reset } : {}),
+    };
+    return new GuardedBackend({ fake, memory: this.#memory, dma: this.#dma, plan: this.#plan, ...settings });
+  }
+
+  async run(): Promise<void> {
+    await inVirtualTime((clock) => this.#run(clock), { time: 50_000_000, steps: 500_000 });
+  }
+
+  async #run(clock: VirtualClock): Promise<void> {
+    this.#setUp();
+    try {
+      this.#fn = await PciFunction.open(this.#backend, { log: this.#log });
+    } catch (error) {
+      assert.ok(error instanceof DmaError, `open rejects with ${String(error)}`);
+      return;
+    }
+    this.#dma.target = this.#fn.device;
+    for (let slot = 0; slot < SLOT_COUNT; slot++) this.#freeSlots.add(slot);
+    clock.onTurn = () => {
+      this.#dma.strike();
+      this.#checkProof();
+    };
+    this.#schedule();
+    const users = this.#random.pick([1, 2, 4]);
+    try {
+      await this.#waitFor(Promise.all(Array.from({ length: users }, () => this.#use())));
+      await this.#end();
+    } finally {
+      clock.onTurn = () => undefined;
+    }
+    countOperations(this.#operations.length);
+    this.#dma.check();
+    assert.deepEqual(this.#backend.misuse, [], 'misuse of the backend');
+  }
+
+  /** Whoever asks for the proof may release memory at this moment. */
+  #checkProof(): void {
+    const isProven = this.#fn.dmaStopped !== null;
+    assert.ok(!isProven || !this.#dma.isLive || this.#dma.grants === 0, 'a proof holds, and the device is not stopped');
+  }
+
+  #setUp(): void {
+    const random = this.#randomOf(3);
+    const device = this.#device;
+    // What firmware left.
+    if (random.chance(0.2)) device.config.setUint16(COMMAND, 4, true);
+    if (!this.#has('trouble')) return;
+    device.readyTime = random.pick([0, 0, 50, 300, 1050, 5000]);
+    device.resetTime = random.pick([0, 0, 30, 6000, Infinity]);
+    device.sticks = random.chance(0.1);
+    if (random.chance(0.2)) device.pend(random.below(2000));
+  }
+
+  #schedule(): void {
+    const random = this.#randomOf(4);
+    if (!this.#has('events')) return;
+    const events: readonly (() => void)[] = [
+      () => {
+        this.#backend.pull(random.chance(0.5));
+      },
+      () => {
+        this.#backend.request();
+      },
+      () => void this.#try('close', () => this.#fn.close()),
+      () => void this.#stop(random),
+      () => void this.#try('reset', () => this.#reset()),
+      () => void this.#enable(),
+      () => {
+        this.#interrupt(random.below(2));
+      },
+    ];
+    const count = random.pick([0, 1, 1, 2, 4]);
+    for (let i = 0; i < count; i++) {
+      const event = random.pick(events);
+      this.#plan.before(8 + random.below(150), event);
+    }
+  }
+
+  #interrupt(vector: number): void {
+    (this.#device.interrupts as FakeInterrupts).fire(vector);
+  }
+
+  async #try<T>(name: string, call: () => Promise<T>): Promise<T | null> {
+    const operation: Operation = { name, outcome: 'pending', error: null };
+    this.#operations.push(operation);
+    try {
+      const value = await call();
+      operation.outcome = 'done';
+      return value;
+    } catch (error) {
+      operation.outcome = 'failed';
+      operation.error = error;
+      return null;
+    }
+  }
+
+  /** Not for ever: a reset may hang. */
+  async #waitFor(promise: Promise<unknown>): Promise<void> {
+    let timer: NodeJS.Timeout | undefined;
+    const late = new Promise((resolve) => {
+      timer = setTimeout(resolve, REST);
+    });
+    await Promise.race([promise, late]);
+    clearTimeout(timer);
+  }
+
+  // ---- users
+
+  async #use(): Promise<void> {
+    const random = this.#random;
+    while (this.#operations.length < this.#most && !this.#fn.closed) {
+      await this.#operation(random);
+      if (random.chance(0.1)) await new Promise((resolve) => setTimeout(resolve, random.below(50)));
+    }
+  }
+
+  async #operation(random: Random): Promise<void> {
+    const fn = this.#fn;
+    switch (random.below(14)) {
+      case 0:
+      case 1:
+        await this.#try('take memory', () => this.#take(random));
+        break;
+      case 2:
+      case 3:
+        await this.#try('give address', () => this.#give(random));
+        break;
+      case 4:
+        await this.#try('take address back', () => this.#takeBack(random));
+        break;
+      case 5:
+      case 6:
+        await this.#enable();
+        break;
+      case 7:
+        await this.#stop(random);
+        break;
+      case 8:
+        await this.#try('reset', () => this.#reset());
+        break;
+      case 9:
+        await this.#try('disable', () => fn.disableBusMaster());
+        break;
+      case 10:
+        await this.#try('interrupts', () => this.#useInterrupts(random));
+        break;
+      case 11:
+        await this.#try('registers', async () => {
+          fn.bar(0).write32(0x400, random.next());
+          await fn.bar(0).read32(0x400);
+        });
+        break;
+      case 12:
+        await this.#try('pool', () => this.#usePool(random));
+        break;
+      default:
+        if (random.chance(0.1)) await this.#try('close', () => fn.close());
+    }
+  }
+
+  #take(random: Random): Promise<void> {
+    const { device } = this.#fn;
+    const pool = this.#pools.length > 0 && random.chance(0.6) ? random.pick(this.#pools) : null;
+    if (pool !== null) {
+      const block: DmaBlock = pool.alloc();
+      const { dma, size } = block;
+      const { index } = block;
+      this.#held.add({ dma, size, slot: -1, isGiven: false, free: () => void pool.freeIndex(index) });
+    } else {
+      const memory: CoherentMemory | null = device.allocCoherent(random.pick([64, 4096, 20_000]));
+      if (memory === null) return Promise.resolve();
+      const { dma, size } = memory;
+      this.#held.add({ dma, size, slot: -1, isGiven: false, free: () => void device.freeCoherent(memory) });
+    }
+    return Promise.resolve();
+  }
+
+  #usePool(random: Random): Promise<void> {
+    if (this.#pools.length < 3) {
+      this.#pools.push(DmaPool.createManaged(`p${String(this.#operations.length)}`, this.#fn.device, { size: 256 }));
+    } else if (random.chance(0.3)) {
+      const pool = random.pick(this.#pools);
+      this.#pools = this.#pools.filter((other) => other !== pool);
+      pool.destroy();
+    }
+    return Promise.resolve();
+  }
+
+  /** Has the device take an address: it is in the register before the length is written. */
+  async #give(random: Random): Promise<void> {
+    const held = [...this.#held].find(({ slot }) => slot < 0);
+    const [slot] = this.#freeSlots;
+    if (held === undefined || slot === undefined || this.#stopping > 0) return;
+    this.#freeSlots.delete(slot);
+    held.slot = slot;
+    const bar = this.#fn.bar(0);
+    const at = SLOTS + slot * 16;
+    bar.write64(at, held.dma);
+    if ((await bar.read64(at)) !== BigInt(held.dma)) return;
+    // What was given back meanwhile, with a proof, is nothing to be given.
+    if (!this.#held.has(held) || this.#stopping > 0) return;
+    held.isGiven = true;
+    bar.write32(at + 8, random.chance(0.5) ? held.size : 16);
+  }
+
+  /** The device says that it is done with an address: the memory goes. */
+  async #takeBack(random: Random): Promise<void> {
+    const given = [...this.#held].filter(({ isGiven }) => isGiven);
+    if (given.length === 0) return;
+    const held = random.pick(given);
+    const { slot } = held;
+    const bar = this.#fn.bar(0);
+    const at = SLOTS + slot * 16 + 12;
+    bar.write32(at, 1);
+    if ((await bar.read32(at)) !== 1 || !this.#held.has(held) || held.slot !== slot) return;
+    this.#freeSlots.add(slot);
+    this.#release(held);
+  }
+
+  #release(held: Held): void {
+    this.#held.delete(held);
+    held.free();
+  }
+
+  /** A driver does not let a device go on that knows old addresses. */
+  async #enable(): Promise<void> {
+    await this.#try('enable', async () => {
+      if (this.#isStale) await this.#resetDevice();
+      if (!this.#isStale) await this.#fn.enableBusMaster();
+    });
+  }
+
+  /** Resets the device by its register. */
+  async #resetDevice(): Promise<void> {
+    const bar = this.#fn.bar(0);
+    const proofs = this.#proofs;
+    bar.write32(CONTROL, 1);
+    const end = performance.now() + 3000;
+    while ((await bar.read32(CONTROL)) !== 0) {
+      if (performance.now() > end) throw new PciError('ERR_DMAPOOL_PCI_PROTOCOL', 'test', 'the device does not reset');
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    // It was reset before what was given back since.
+    if (proofs === this.#proofs) this.#isStale = false;
+  }
+
+  async #reset(): Promise<void> {
+    if (!(await this.#fn.reset())) return;
+    if (this.#plan.faults > 0 || this.#backend.removed.aborted || this.#backend.isPulled) return;
+    assert.deepEqual(this.#device.state, this.#state, 'a reset gives back what it lost');
+  }
+
+  async #stop(random: Random): Promise<void> {
+    const options: StopDmaOptions = {
+      timeout: random.pick([10, 1000, 5000]),
+      ...(random.chance(0.6) ? { stop: () => this.#ownStop(random) } : {}),
+    };
+    this.#stopping++;
+    await this.#try('stopDma', async () => {
+      this.#useProof(await this.#fn.stopDma(options));
+    });
+    this.#stopping--;
+  }
+
+  #ownStop(random: Random): Promise<void> {
+    if (random.chance(0.1)) return new Promise(() => undefined);
+    if (random.chance(0.1)) return Promise.reject(new PciError('ERR_DMAPOOL_PCI_PROTOCOL', 'test', 'it does not stop'));
+    return this.#resetDevice();
+  }
+
+  /** With a proof that holds, memory goes at once. */
+  #useProof(proof: DmaStopped): void {
+    if (!proof.holds) return;
+    this.#checkProof();
+    this.#isStale = true;
+    this.#proofs++;
+    for (const held of [...this.#held]) {
+      if (held.slot < 0) continue;
+      // The slot is the device's until it was reset.
+      this.#release(held);
+    }
+  }
+
+  async #useInterrupts(random: Random): Promise<void> {
+    if (this.#interrupts === null) {
+      this.#interrupts = await this.#fn.interrupts({
+        vectors: 2,
+        kinds: random.pick([['msix'], ['poll'], ['msix', 'poll']]),
+      });
+      return;
+    }
+    if (random.chance(0.3)) {
+      const interrupts = this.#interrupts;
+      this.#interrupts = null;
+      await interrupts.close();
+      return;
+    }
+    if (random.chance(0.5)) this.#interrupt(random.below(2));
+    await this.#interrupts.wait({ timeout: random.pick([0, 5, 2000]) });
+  }
+
+  // ---- the end
+
+  async #end(): Promise<void> {
+    const fn = this.#fn;
+    const random = this.#random;
+    if (random.chance(0.3)) void this.#try('close', () => fn.close());
+    let failure: unknown = null;
+    await this.#try('the last close', () =>
+      fn.close().catch((error: unknown) => {
+        failure = error;
+        throw error;
+      }),
+    );
+    if (failure !== null) {
+      this.#checkKept(failure);
+      await this.#closeAgain();
+    }
+    // What hangs fails.
+    this.#plan.end();
+    await new Promise((resolve) => setTimeout(resolve, REST));
+    const hung = this.#operations.filter(({ outcome }) => outcome === 'pending').map(({ name }) => name);
+    assert.deepEqual(hung, [], 'operations that are not settled though the function is closed');
+    for (const { name, outcome, error } of this.#operations) {
+      if (outcome === 'failed') assert.ok(error instanceof DmaError, `${name} rejects with ${String(error)}`);
+    }
+    const proof = await fn.stopDma();
+    assert.ok(proof.holds, 'a closed function is stopped');
+    for (const held of [...this.#held]) {
+      try {
+        this.#release(held);
+      } catch (error) {
+        // Its pool went with the function.
+        assert.ok(error instanceof DmaError, String(error));
+      }
+    }
+    assert.equal(this.#memory.bytesAllocated, 0, 'memory is out though the function was closed');
+    assert.equal(fn.device.bytesAllocated, 0);
+  }
+
+  #checkKept(error: unknown): void {
+    assert.ok(error instanceof DmaReleaseError, `close rejects with ${String(error)}`);
+    const isKept = error.errors.some((each) => each instanceof PciError && each.code === 'ERR_DMAPOOL_PCI_DMA_ACTIVE');
+    if (!isKept) return;
+    const { bytesAllocated } = this.#fn.device;
+    assert.equal(bytesAllocated, this.#memory.bytesAllocated, 'the device counts what is kept');
+    assert.match(this.#log.text, new RegExp(`error .*${String(bytesAllocated)} bytes of memory stay reserved`));
+  }
+
+  async #closeAgain(): Promise<void> {
+    this.#plan.end();
+    this.#device.sticks = false;
+    await new Promise((resolve) => setTimeout(resolve, REST));
+    await this.#fn.close().catch((error: unknown) => {
+      assert.ok(error instanceof DmaReleaseError, String(error));
+      const what = error.errors.map(String).join();
+      assert.ok(!what.includes('may still do DMA'), `a later close fails: ${what}`);
+    });
+  }
+}
