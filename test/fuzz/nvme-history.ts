@@ -123,7 +123,7 @@ export class NvmeHistory {
     const { fake } = this;
     const random = this.#randomOf(3);
     const stride = random.pick([0, 0, 0, 1, 4]);
-    fake.setCapabilities({ mqes: random.pick([1, 2, 7, 63, 1023]), to: 1 + random.below(3), stride });
+    fake.setCapabilities({ mqes: random.pick([1, 2, 7, 63, 1023, 1023]), to: 1 + random.below(3), stride });
     fake.stride = 4 << stride;
     fake.version = random.pick([0x0001_0000, 0x0001_0200, 0x0001_0400]);
     fake.mdts = random.pick([0, 0, 1, 3, 5]);
@@ -153,16 +153,17 @@ export class NvmeHistory {
   #setFates(): void {
     const { fake } = this;
     const random = this.#randomOf(4);
-    const hangs = random.pick([0, 0.02, 0.2]);
-    const fails = random.pick([0, 0.02, 0.1]);
     const hostile = this.#has('hostile') && random.chance(0.5) ? random.pick([0.05, 0.5, 3]) : 0;
     if (hostile > 0) this.#isHonest = false;
+    const hangs = hostile > 0 ? 0.2 : random.pick([0, 0.02, 0.2]);
+    const fails = random.pick([0, 0.02, 0.1]);
     const fate = (command: SeenCommand): 'hang' | number | null => {
       if (hostile > 0) this.#lie(random, command.queue, hostile);
       if (!fake.reachesMemory || !fake.has(command)) return 'hang';
       if (!this.#has('fates')) return null;
       if (random.chance(hangs)) {
         if (random.chance(0.5)) this.#finishLater(command, random);
+        if (hostile > 0) this.#flood(random, command.queue, 1 + random.below(100));
         return 'hang';
       }
       return random.chance(fails) ? random.pick([0x01, 0x02, 0x06, 0x07, 0x08, 0x0b, 0x80, 0x281, 0x7ff]) : null;
@@ -188,15 +189,31 @@ export class NvmeHistory {
   /** Writes entries that no controller should. @param share How many, on average, up to some. */
   #lie(random: Random, queue: number, share: number): void {
     for (let left = share; left > 0 && (left >= 1 || random.chance(left)); left--) {
-      const { fake } = this;
-      const known = fake.inFlight(queue);
-      const cid = known.length > 0 && random.chance(0.5) ? random.pick(known) : random.below(0x1_0000);
-      const repeats = random.chance(0.05) ? random.below(40) : 1;
-      for (let i = 0; i < repeats; i++) {
-        countHostile(1);
-        fake.post(queue, this.#completion(random, queue, cid));
-      }
-      if (random.chance(0.1)) fake.interrupt(random.below(4));
+      this.#lieAbout(random, queue, random.chance(0.05) ? random.below(40) : 1);
+      if (random.chance(0.1)) this.fake.interrupt(random.below(4));
+    }
+  }
+
+  /** Fills the queue turn by turn, as fast as the host takes what is there; most of it about commands that nobody gave. */
+  #flood(random: Random, queue: number, turns: number): void {
+    const { fake } = this;
+    for (let left = fake.room(queue); left > 0 && fake.reachesMemory; left--) {
+      const cid = random.below(0x1_0000);
+      if (fake.post(queue, this.#completion(random, queue, cid))) countHostile(1);
+    }
+    if (turns > 1 && fake.reachesMemory) {
+      setImmediate(() => {
+        this.#flood(random, queue, turns - 1);
+      });
+    }
+  }
+
+  #lieAbout(random: Random, queue: number, repeats: number): void {
+    const { fake } = this;
+    const known = random.chance(0.3) ? fake.inFlight(queue) : [];
+    const cid = known.length > 0 ? random.pick(known) : random.below(0x1_0000);
+    for (let i = 0; i < repeats; i++) {
+      if (fake.post(queue, this.#completion(random, queue, cid))) countHostile(1);
     }
   }
 
@@ -335,7 +352,7 @@ export class NvmeHistory {
     if (pci === null) return;
     const options: NvmeOptions = {
       queues: random.pick([1, 1, 2, 3]),
-      queueDepth: random.pick([1, 2, 8, 64]),
+      queueDepth: random.pick([1, 2, 8, 64, 64, 256]),
       timeout: random.pick([5, 50, 1000, 30_000]),
       bounceMemory: 4 * 1024 * 1024,
       interrupts: random.pick<NonNullable<NvmeOptions['interrupts']>>([

@@ -16,7 +16,6 @@ import { GuardedBackend } from '../guard/guarded-backend.ts';
 import { GuardedMemory } from '../guard/guarded-memory.ts';
 import { RelentlessDma } from '../guard/relentless-dma.ts';
 import { inVirtualTime, type VirtualClock } from '../guard/virtual-clock.ts';
-import type { FakeInterrupts } from '../pci/fake-backend.ts';
 import { CONTROL, GuardedFunction, SLOT_COUNT, SLOTS } from '../pci/guarded-function.ts';
 import { RecordingLog } from '../support/log.ts';
 import { Random } from '../support/random.ts';
@@ -207,7 +206,7 @@ export class PciHistory {
   }
 
   #interrupt(vector: number): void {
-    (this.#device.interrupts as FakeInterrupts).fire(vector);
+    this.#device.interrupts!.fire(vector);
   }
 
   async #try<T>(name: string, call: () => Promise<T>): Promise<T | null> {
@@ -295,12 +294,28 @@ export class PciHistory {
       const block: DmaBlock = pool.alloc();
       const { dma, size } = block;
       const { index } = block;
-      this.#held.add({ dma, size, slot: -1, isGiven: false, free: () => void pool.freeIndex(index) });
+      this.#held.add({
+        dma,
+        size,
+        slot: -1,
+        isGiven: false,
+        free: () => {
+          pool.freeIndex(index);
+        },
+      });
     } else {
       const memory: CoherentMemory | null = device.allocCoherent(random.pick([64, 4096, 20_000]));
       if (memory === null) return Promise.resolve();
       const { dma, size } = memory;
-      this.#held.add({ dma, size, slot: -1, isGiven: false, free: () => void device.freeCoherent(memory) });
+      this.#held.add({
+        dma,
+        size,
+        slot: -1,
+        isGiven: false,
+        free: () => {
+          device.freeCoherent(memory);
+        },
+      });
     }
     return Promise.resolve();
   }

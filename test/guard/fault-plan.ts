@@ -71,7 +71,7 @@ export class FaultPlan {
   #isOver = false;
   #end: () => void = () => undefined;
   /** When {@link FaultPlan.end} was called. */
-  readonly ended: Promise<void> = new Promise((resolve) => (this.#end = resolve));
+  readonly ended = new Promise<void>((resolve) => (this.#end = resolve));
 
   constructor(decide: Decide = () => null) {
     this.#decide = decide;

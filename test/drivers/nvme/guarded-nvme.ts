@@ -52,6 +52,12 @@ export class RelentlessNvme extends FakeNvme {
     return [...this.#commands.keys()].filter((key) => key >>> 16 === queue).map((key) => key & 0xffff);
   }
 
+  /** Entries that a completion queue has room for, as far as the host has said. */
+  room(queue: number): number {
+    const entries = this.completionEntries(queue);
+    return Math.max(0, entries - 1 - (this.#untaken.get(queue)?.cids.length ?? entries));
+  }
+
   /** True if an entry may have the wrong phase without being taken for one of another round. */
   mayMistakePhase(queue: number): boolean {
     const untaken = this.#untaken.get(queue);

@@ -192,7 +192,9 @@ void describe('memory of the NVMe driver', () => {
     // A posted write that failed is told by the next awaited call.
     fake.flush = () => (failure === null ? Promise.resolve() : Promise.reject(failure));
     const queues: number[] = [];
-    fake.onQueue = (_kind, _id, place) => void (place === null || queues.push(place[0]));
+    fake.onQueue = (_kind, _id, place) => {
+      if (place !== null) queues.push(place[0]);
+    };
     const { pci } = await open(fake);
     await rejectsCode('ERR_DMAPOOL_PCI_FAULT', NvmeController.open(pci));
     assert.deepEqual(queues, [], 'it was not enabled');
