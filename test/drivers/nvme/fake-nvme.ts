@@ -170,6 +170,8 @@ export class FakeNvme implements PciBackend {
   readonly rawConfig: RawConfigSpace = {
     read: (offset, width) => Promise.resolve(this.silent ? 2 ** width - 1 : read(this.config, offset, width)),
     write: (offset, width, value) => {
+      // The other bits of the command register are reserved, and read 0 (PCI 3.0, 6.2.2).
+      if (offset === 4) value &= 0x7ff;
       if (offset === 4 && (value & 4) === 0 && this.isBusMaster) {
         this.onBusMasterOff();
         if (this.busMasterSticks) return Promise.resolve();
