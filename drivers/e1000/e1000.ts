@@ -79,7 +79,7 @@ export class E1000 {
   #dead: Error | null = null;
   #closing: Promise<void> | null = null;
   #released = false;
-  #forgetManaged: () => boolean = () => false;
+  #forgetManaged: () => unknown = () => undefined;
   #endClaim: () => void = () => undefined;
 
   private constructor(key: symbol, pci: PciFunction, options: Required<E1000Options>) {
@@ -376,10 +376,26 @@ export class E1000 {
   #manage(): void {
     this.#forgetManaged = this.#pci.device.addAction(() => {
       this.#dead ??= this.#closedError();
-      const proof = this.#pci.dmaStopped;
-      if (proof !== null) this.#release(proof);
-      else this.#reportKept('its device was detached while the card may do DMA');
+      if (this.#releaseIfStopped()) return;
+      this.#reportKept('its device was detached while the card may do DMA');
+      this.#awaitReclaim();
     });
+  }
+
+  /** The action of detach() is spent: what is kept goes back when the function is closed. */
+  #awaitReclaim(): void {
+    const { device } = this.#pci;
+    this.#forgetManaged = device.onReclaim(() => {
+      const before = device.bytesAllocated;
+      if (!this.#releaseIfStopped()) this.#awaitReclaim();
+      return Math.ceil((before - device.bytesAllocated) / device.memory.pageSize);
+    });
+  }
+
+  #releaseIfStopped(): boolean {
+    const proof = this.#pci.dmaStopped;
+    if (proof !== null) this.#release(proof);
+    return proof !== null;
   }
 
   #reportKept(reason: string): void {

@@ -162,6 +162,18 @@ void describe('memory of the e1000 driver', () => {
     await nic.close();
   });
 
+  void it('that is kept when its device is detached is released by a close of the function', async () => {
+    const bench = await open();
+    const { pci, nic } = bench;
+    transmitTwo(bench);
+    pci.device.detach();
+    assert.equal(nic.packets.active, 10);
+    assert.equal(pci.device.reclaim(), 0, 'nothing is reclaimed while the card runs');
+    await pci.close();
+    assert.deepEqual([nic.packets.active, pci.device.bytesAllocated], [0, 0]);
+    await nic.close();
+  });
+
   void it("stays the card's when its device is detached while it runs", async () => {
     const bench = await open();
     const { fake, pci, nic, log } = bench;
