@@ -178,7 +178,10 @@ export class EndpointQueue {
       if ((token & TOKEN.active) !== 0) return null;
       if (i < first || i >= end) continue;
       const left = (token >>> TOKEN.lengthShift) & TOKEN.lengthMask;
-      moved += lengthOf(i - first, request.length) - left;
+      const given = lengthOf(i - first, request.length);
+      // There is no such end: the controller may go on with any of the qTDs.
+      if (left > given || (left > 0 && request.pid === PID.out)) return this.#explainLeft(left, given);
+      moved += given - left;
       // A short packet ends the data; the controller goes on at the alternate link (4.10.2).
       if (left > 0) i = end - 1;
     }
@@ -344,9 +347,15 @@ export class EndpointQueue {
       : this.#error('ERR_DMAPOOL_USB_TRANSACTION', 'three transactions failed');
   }
 
+  #explainLeft(left: number, given: number): UsbError {
+    const what = `the controller ended a transfer with ${String(left)} of ${String(given)} bytes left`;
+    return this.#error('ERR_DMAPOOL_USB_CONTROLLER', what);
+  }
+
   #error(
     code:
       | 'ERR_DMAPOOL_USB_BABBLE'
+      | 'ERR_DMAPOOL_USB_CONTROLLER'
       | 'ERR_DMAPOOL_USB_STALL'
       | 'ERR_DMAPOOL_USB_DATA_BUFFER'
       | 'ERR_DMAPOOL_USB_TRANSACTION'

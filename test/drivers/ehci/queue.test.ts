@@ -67,6 +67,10 @@ class FakeController {
     return this.queue.run({ setup: null, pid: PID.in, buffer, length: buffer.length, timeout: 1 });
   }
 
+  look(): void {
+    this.queue.poll(performance.now());
+  }
+
   lookLate(): void {
     this.queue.poll(performance.now() + 10);
   }
@@ -135,6 +139,39 @@ test('the toggle of a packet that came while its transfer was taken back is kept
   await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_TIMEOUT', reading);
   await turn();
   assert.notEqual(fake.toggle, 0);
+  buffer.free();
+  await fake.close();
+});
+
+test('a controller that says to have left more bytes than it was given is not believed', async () => {
+  const fake = new FakeController();
+  await fake.queue.link();
+  const buffer = new UsbBuffer(fake.data, 512);
+  const reading = fake.read(buffer);
+  await turn();
+  fake.execute(513);
+  fake.look();
+  await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_CONTROLLER', reading);
+  buffer.free();
+  await fake.close();
+});
+
+test('bytes that are left of a transfer to the device do not end it: the controller goes on with the next qTD', async () => {
+  const fake = new FakeController();
+  await fake.queue.link();
+  const buffer = new UsbBuffer(fake.data, 6 * PAGE);
+  const writing = fake.queue.run({ setup: null, pid: PID.out, buffer, length: buffer.length, timeout: 1000 });
+  await turn();
+  const { active } = fake.qtds.statistics();
+  let inWindow = 0;
+  fake.inWindow = () => {
+    inWindow = fake.qtds.statistics().active;
+  };
+  fake.execute(100);
+  fake.look();
+  assert.equal(fake.qtds.statistics().active, active, 'nothing is freed while the queue head is linked');
+  await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_CONTROLLER', writing);
+  assert.equal(inWindow, active);
   buffer.free();
   await fake.close();
 });
