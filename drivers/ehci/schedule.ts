@@ -52,9 +52,9 @@ export class AsyncSchedule {
   link(qh: QhBlock): Promise<void> {
     return this.#change(() => {
       if (this.#ended) return Promise.resolve();
-      const { u32 } = this.#head;
-      qh.u32[QH.link] = u32[QH.link]!;
-      storeRelease32(u32, QH.link, linkTo(qh, LINK.queueHead));
+      // By what is known here: the controller can write to the links in memory.
+      qh.u32[QH.link] = linkTo(this.#ring[0] ?? this.#head, LINK.queueHead);
+      storeRelease32(this.#head.u32, QH.link, linkTo(qh, LINK.queueHead));
       if (this.#ring.unshift(qh) === 1) {
         // The register has moved on to wherever the controller stopped (2.3.7).
         this.#registers.write(REGISTER.asyncList, this.#head.dma);
@@ -84,9 +84,10 @@ export class AsyncSchedule {
       const at = this.#ring.indexOf(qh);
       if (at === -1) return UNLINKED;
       const before = at === 0 ? this.#head : this.#ring[at - 1]!;
+      const after = this.#ring[at + 1] ?? this.#head;
       const wasActive = isActive(qh);
       try {
-        storeRelease32(before.u32, QH.link, qh.u32[QH.link]!);
+        storeRelease32(before.u32, QH.link, linkTo(after, LINK.queueHead));
         this.#ring.splice(at, 1);
         if (this.#ring.length === 0) await this.#stop();
         else for (let cycle = 0; cycle < DOORBELL_CYCLES; cycle++) await this.#ringDoorbell();

@@ -106,7 +106,13 @@ test('a start that fails keeps nothing when the controller can be stopped', asyn
 });
 
 /** A schedule with two queue heads. */
-async function schedule(): Promise<{ fake: FakeEhci; pci: PciFunction; ring: AsyncSchedule; qhs: QhBlock[] }> {
+async function schedule(): Promise<{
+  fake: FakeEhci;
+  pci: PciFunction;
+  pool: DmaPool<'ehci_qh'>;
+  ring: AsyncSchedule;
+  qhs: QhBlock[];
+}> {
   const fake = new FakeEhci();
   const pci = await PciFunction.open(fake, { log: new RecordingLog() });
   const registers = new OperationalRegisters(pci.bar(0), OPERATIONAL, 'fake');
@@ -118,7 +124,7 @@ async function schedule(): Promise<{ fake: FakeEhci; pci: PciFunction; ring: Asy
     writeQueueHead(qh, 0, 0, LINK.terminate);
     await ring.link(qh);
   }
-  return { fake, pci, ring, qhs };
+  return { fake, pci, pool, ring, qhs };
 }
 
 test('an unlinked queue head is free after two answers to the doorbell', async () => {
@@ -148,4 +154,19 @@ test('an unlinked queue head that was active is free when its overlay was stable
     await unlinking;
     await pci.close();
   }
+});
+
+test('links that a controller overwrote do not spread', async () => {
+  const { fake, pci, pool, ring, qhs } = await schedule();
+  const [last, first] = qhs as [QhBlock, QhBlock];
+  const head = pool.blockAt(fake.registers.getUint32(OPERATIONAL + 0x18, true))!;
+  const linkOf = (qh: QhBlock): number => qh.u32[QH.link]!;
+  assert.deepEqual([linkOf(head), linkOf(first), linkOf(last)], [first.dma + 2, last.dma + 2, head.dma + 2]);
+  first.u32[QH.link] = 0xdead_0000;
+  await ring.unlink(first);
+  assert.equal(linkOf(head), last.dma + 2);
+  head.u32[QH.link] = 0xdead_0000;
+  await ring.link(first);
+  assert.deepEqual([linkOf(head), linkOf(first)], [first.dma + 2, last.dma + 2]);
+  await pci.close();
 });
