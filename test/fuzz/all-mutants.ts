@@ -5,11 +5,12 @@ import { fileURLToPath } from 'node:url';
 import type { Mutant } from './mutant.ts';
 import { mutants } from './mutants.ts';
 import { mutants as drivers } from './mutants-drivers.ts';
+import { mutants as ehciAndE1000 } from './mutants-ehci-e1000.ts';
 import { mutants as readers } from './mutants-readers.ts';
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
 
-export const allMutants: readonly Mutant[] = [...mutants, ...readers, ...drivers];
+export const allMutants: readonly Mutant[] = [...mutants, ...readers, ...drivers, ...ehciAndE1000];
 
 /** The mutants whose line is not found exactly once in its file, each as a line that says so. */
 export function misplaced(some: readonly Mutant[]): string[] {

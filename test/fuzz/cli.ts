@@ -5,7 +5,7 @@
 import { parseArgs } from 'node:util';
 import { runCampaign, shrinkCase } from './campaign.ts';
 
-const TARGETS = ['allocator', 'shared', 'trace', 'qmp', 'pci', 'nvme'];
+const TARGETS = ['allocator', 'shared', 'trace', 'qmp', 'pci', 'nvme', 'ehci', 'e1000'];
 
 const USAGE = `Usage: npm run fuzz -- --target ${TARGETS.join('|')} [options]
 

@@ -1,0 +1,70 @@
+/** Mistakes in the drivers for EHCI and the network card, each of one line: memory given back too early, or never. */
+import type { Mutant } from './mutant.ts';
+
+const E1000 = 'drivers/e1000/e1000.ts';
+const RECEIVE = 'drivers/e1000/receive.ts';
+const TRANSMIT = 'drivers/e1000/transmit.ts';
+const QUEUE = 'drivers/ehci/queue.ts';
+const SCHEDULE = 'drivers/ehci/schedule.ts';
+const STRUCTURES = 'drivers/ehci/structures.ts';
+
+function e1000(file: string, name: string, from: string, to: string): Mutant {
+  return { target: 'e1000', file, name, from, to };
+}
+
+function ehci(file: string, name: string, from: string, to: string): Mutant {
+  return { target: 'ehci', file, name, from, to };
+}
+
+export const mutants: readonly Mutant[] = [
+  e1000(RECEIVE, "a packet in the user's hands stays in the ring", 'index = fresh;', 'void fresh;'),
+  e1000(
+    RECEIVE,
+    'a refilled descriptor still says that it is done',
+    'words[at + 3] = 0;',
+    'words[at + 3] = words[at + 3]!;',
+  ),
+  e1000(
+    RECEIVE,
+    'a length beyond the largest packet is believed',
+    'length <= MAX_PACKET_BYTES;',
+    'length <= 16 * MAX_PACKET_BYTES;',
+  ),
+  e1000(
+    TRANSMIT,
+    'buffers are free before they are sent',
+    'if ((status & TX.done) === 0) break;',
+    'if ((status & TX.done) > 1) break;',
+  ),
+  e1000(
+    E1000,
+    'a device that is detached has its memory released while the card runs',
+    'if (proof !== null) this.#release(proof);\n    return',
+    'this.#release(proof ?? ({ holds: true } as DmaStopped));\n    return',
+  ),
+  ehci(
+    SCHEDULE,
+    'one answer to the doorbell is taken for enough',
+    'const DOORBELL_CYCLES = 2;',
+    'const DOORBELL_CYCLES = 1;',
+  ),
+  ehci(
+    SCHEDULE,
+    'an active queue head is free before its overlay is at rest',
+    'if (wasActive || isActive(qh)) await',
+    'if (wasActive && this.#freed) await',
+  ),
+  ehci(
+    QUEUE,
+    'bytes that are left of a transfer to the device end it',
+    'if (left > given || (left > 0 && request.pid === PID.out)) return',
+    'if (left > given) return',
+  ),
+  ehci(
+    SCHEDULE,
+    'the last queue head is free before the schedule has ended',
+    'if (this.#ring.length === 0) await this.#stop();',
+    'if (this.#ring.length === 0) void this.#stop().catch(() => undefined);',
+  ),
+  ehci(STRUCTURES, 'the end of a queue may be active', 'words.fill(0, 0, QTD.words);', 'words.fill(0, 0, QTD.token);'),
+];
