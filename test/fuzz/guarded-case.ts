@@ -16,6 +16,9 @@ const SPANS: readonly number[] = [60, 200, 800, 3000];
 /** Shares of all accesses that something goes wrong with, in histories of many faults. */
 const SHARES: readonly number[] = [0.001, 0.01, 0.1, 0.5];
 
+/** Milliseconds that all slow accesses of a history take. */
+const MOST_SLOW_TIME = 60_000;
+
 /** Calls that the report of a failure shows. */
 const SHOWN = 40;
 
@@ -44,6 +47,8 @@ export class GuardedCase {
   /** The access from which on something may go wrong; null: not yet. */
   #since: number | null;
   readonly #isLate: boolean;
+  /** Milliseconds that slow accesses took. */
+  #slowTime = 0;
   /** A reset of the function never ends. */
   #isResetForEver = false;
   readonly #calls: Promise<unknown>[] = [];
@@ -69,7 +74,10 @@ export class GuardedCase {
       if (this.#since === null) return null;
       const fault = decide(access, number - this.#since);
       if (access === 'reset' && fault?.kind === 'hang') this.#isResetForEver = true;
-      return fault;
+      if (fault?.kind !== 'slow') return fault;
+      // Accesses wait for those before them: all of it must be over before the accounts are made.
+      this.#slowTime += fault.time ?? 0;
+      return this.#slowTime > MOST_SLOW_TIME ? { kind: 'slow', time: 1 } : fault;
     });
   }
 
