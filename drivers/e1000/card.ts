@@ -21,6 +21,8 @@ export async function resetCard(pci: PciFunction, signal?: AbortSignal): Promise
   const ctrl = await bar.read32(REG.ctrl);
   signal?.throwIfAborted();
   bar.write32(REG.ctrl, ctrl | CTRL.rst);
+  // Reports a failed write here: without a reset, the bit below reads 0 too.
+  await bar.flush();
   // Nothing may touch the card for a microsecond (13.4.1).
   await delay(1);
   if (!(await waitUntil(async () => ((await bar.read32(REG.ctrl)) & CTRL.rst) === 0, RESET_TIMEOUT))) {

@@ -233,6 +233,8 @@ export class EhciController {
     registers.command(0, COMMAND.run);
     await registers.until(REGISTER.status, STATUS.halted, STATUS.halted, REGISTER_TIMEOUT, 'halt');
     registers.ring(COMMAND.reset);
+    // Reports a failed write here: without a reset, the bit below reads 0 too.
+    await this.#pci.bar(0).flush();
     await registers.until(REGISTER.command, COMMAND.reset, 0, REGISTER_TIMEOUT, 'end of the reset');
     this.#pci.device.setDmaMask(dmaBitMask(32));
     // The upper halves of all addresses.

@@ -196,6 +196,8 @@ export class TransferEngine {
       await this.#registers.until(REGISTER.status, STATUS.halted, STATUS.halted, STOP_TIMEOUT, 'halt');
       attempt.signal.throwIfAborted();
       this.#registers.ring(COMMAND.reset);
+      // Reports a failed write here: without a reset, the bit below reads 0 too.
+      await this.#pci.bar(0).flush();
       await this.#registers.until(REGISTER.command, COMMAND.reset, 0, STOP_TIMEOUT, 'end of the reset');
     };
     try {

@@ -66,6 +66,43 @@ class FakeCard extends FakeBackend {
   }
 }
 
+/** A card whose transfers continue until they are settled. Its next reset write fails, and the next awaited call reports that. */
+class LossyCard extends FakeCard {
+  losesReset = false;
+  settled = 0;
+  #failure: Error | null = null;
+
+  override write(bar: number, offset: number, width: 8 | 16 | 32, value: number): void {
+    if (!this.losesReset || offset !== CTRL) {
+      super.write(bar, offset, width, value);
+      return;
+    }
+    this.losesReset = false;
+    this.#failure = new Error('the reset write failed');
+  }
+
+  override async read(bar: number, offset: number, width: 8 | 16 | 32): Promise<number> {
+    this.#reportFailure();
+    return super.read(bar, offset, width);
+  }
+
+  override async flush(): Promise<void> {
+    this.#reportFailure();
+    await super.flush();
+  }
+
+  settle(): Promise<void> {
+    this.settled++;
+    return Promise.resolve();
+  }
+
+  #reportFailure(): void {
+    const failure = this.#failure;
+    this.#failure = null;
+    if (failure !== null) throw failure;
+  }
+}
+
 /** An EEPROM with the address 52:54:00:12:34:56, and the sum that it must have. */
 const WORDS: readonly number[] = [0x5452, 0x1200, 0x5634, (0xbaba - 0x5452 - 0x1200 - 0x5634) & 0xffff];
 
@@ -113,6 +150,21 @@ void describe('memory of the e1000 driver', () => {
     };
     await nic.close();
     assert.deepEqual([atStop, nic.packets.active, fake.isBusMaster], [10, 0, false]);
+    await pci.close();
+  });
+
+  void it('is released after its transfers are settled if the reset write fails, even if another call reports that', async () => {
+    const fake = new LossyCard();
+    const { pci, nic } = await open(fake);
+    fake.losesReset = true;
+    const closing = nic.close();
+    while (fake.losesReset) await Promise.resolve();
+    await pci
+      .bar(0)
+      .read32(CTRL)
+      .catch(() => undefined);
+    await closing;
+    assert.equal(fake.settled, 1);
     await pci.close();
   });
 
