@@ -63,7 +63,7 @@ const TABLE = {
 };
 
 /** Entry points, by path or, as package.json's `exports` gives them, as compiled. */
-const PUBLIC = '(dist/)?((src|src/[^/]+|drivers/[^/]+)/index|src/arguments)[.][jt]s$';
+const PUBLIC = '(dist/)?((src|src/[^/]+|drivers/[^/]+)/index|src/arguments|src/observe/register)[.][jt]s$';
 const OWN_NAME = 'dmapool($|/)';
 
 /** A part and everything below it. */

@@ -3,6 +3,7 @@ import { checkBoolean, checkInteger, checkObject, checkText, type OptionNames, r
 import { type Device, isDevice } from './device/device.ts';
 import { NUMA_NO_NODE } from './device/mask.ts';
 import { DmaArgumentError, DmaBlockError, type DmaError, hex, isArray } from './errors.ts';
+import { observer } from './memory/observer.ts';
 import { labelOf, type PoolBackend } from './pool/backend.ts';
 import { isBlock, makeBlock } from './pool/block.ts';
 import { type AllocOptions, type DmaBlock, type DmaPool as Contract, INSPECT } from './pool/contract.ts';
@@ -290,6 +291,7 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
       const inside = pool.#inside;
       listPool(inside);
       if (inside.book !== null) reportAtExit(inside);
+      observer?.made(pool);
       if (managed) {
         pool.#forgetManaged = device.addAction(() => {
           pool.destroy();

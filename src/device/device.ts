@@ -16,6 +16,7 @@ import { describe, describeThrown, DmaArgumentError, hex } from '../errors.ts';
 import { DmaMaskError, DmaSourceError } from '../memory/errors.ts';
 import type { CoherentAllocator, CoherentMemory, DmaTarget } from '../memory/coherent.ts';
 import { defaultMemory } from '../memory/heap.ts';
+import { observer } from '../memory/observer.ts';
 import { consoleLog, type DeviceLog, RateLimiter } from './log.ts';
 import { ManagedResources, type ReleaseAction } from './managed.ts';
 import { dmaBitMask, NUMA_NO_NODE } from './mask.ts';
@@ -134,6 +135,7 @@ export class Device implements DmaTarget, Disposable {
     this.numaNode = numaNode;
     this.#dmaMask = dmaMask;
     this.#log = log;
+    observer?.made(this);
   }
 
   /** The highest address the device reaches. */

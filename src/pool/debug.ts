@@ -8,6 +8,7 @@
  */
 import { roundUp } from '../arguments.ts';
 import { hex } from '../errors.ts';
+import { observer } from '../memory/observer.ts';
 import { type BlockHooks, InitHooks, listBlocks, type PoolModes } from './hooks.ts';
 import { captureSite, type Site } from './site.ts';
 
@@ -125,6 +126,8 @@ export interface DebugBook {
   /** Where it was handed out last, and where it was freed last, if that is known. */
   allocatedAt(index: number): string | undefined;
   freedAt(index: number): string | undefined;
+  /** When it was handed out last, in milliseconds as `Date.now()` counts, if it was while an observer was there. */
+  allocatedWhen(index: number): number | undefined;
 }
 
 /** The book of one thread. */
@@ -132,10 +135,12 @@ export class LocalBook implements DebugBook {
   readonly #allocatedAt: (Site | undefined)[] = [];
   readonly #freedAt: (Site | undefined)[] = [];
   readonly #generations: number[] = [];
+  readonly #times: number[] = [];
 
   allocated(index: number, site: Site | undefined): void {
     this.#generations[index] = this.generationOf(index) + 1;
     if (site !== undefined) this.#allocatedAt[index] = site;
+    if (observer !== undefined) this.#times[index] = Date.now();
   }
 
   freed(index: number, site: Site | undefined): void {
@@ -152,6 +157,10 @@ export class LocalBook implements DebugBook {
 
   freedAt(index: number): string | undefined {
     return this.#freedAt[index]?.describe();
+  }
+
+  allocatedWhen(index: number): number | undefined {
+    return this.#times[index];
   }
 }
 

@@ -1,6 +1,7 @@
 /** Reports, when the process ends, the blocks of debug pools that are still out. */
 
 import type { Device } from '../device/device.ts';
+import { observer } from '../memory/observer.ts';
 import type { PoolBackend } from './backend.ts';
 
 /** A pool whose blocks are reported at the end. */
@@ -31,7 +32,9 @@ export function reportAtExit(pool: ExitReporter): void {
   processLike()?.on?.('exit', () => {
     for (const { name, device, backend } of pools) {
       try {
-        if (backend.counts().active > 0) {
+        const { active } = backend.counts();
+        if (active > 0) {
+          observer?.event('leak', backend, active);
           device.report('error', `${name} leaked`, `${name}: at the end of the process ${backend.holders()}`);
         }
       } catch {

@@ -19,6 +19,7 @@ import { allocPage, type Device, freePage, naturalAlignment } from '../device/de
 import { DmaDestroyedError, type DmaError, type DmaOutOfMemoryError } from '../errors.ts';
 import { DmaSourceError } from '../memory/errors.ts';
 import type { CoherentMemory } from '../memory/coherent.ts';
+import { observer } from '../memory/observer.ts';
 import {
   AT_LIMIT,
   BackendBase,
@@ -100,7 +101,7 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     this.#maxBlocks = maxBlocks;
     this.#label = label;
     this.#perPage = geometry.blocksPerPage;
-    this.#waiters = new WaitQueue(label);
+    this.#waiters = new WaitQueue(label, this);
     this.#subscription = new MemorySubscription(device.memory, () => {
       this.#tryAgain();
     });
@@ -131,7 +132,7 @@ export class LocalBackend extends BackendBase implements PoolBackend {
 
   refill(grow: boolean): number {
     const index = this.#take(grow);
-    if (index < 0) this.#failures++;
+    if (index < 0) this.#failed(index);
     return index;
   }
 
@@ -224,6 +225,7 @@ export class LocalBackend extends BackendBase implements PoolBackend {
       this.#withheld += returns;
       this.callOut(() => {
         this.#device.report('error', `${this.#options.name} corrupted`, trouble);
+        observer?.event('corrupted', this, index);
       });
       this.#withheld -= returns;
       if (hooks.quarantines || this.#state !== 'open' || this.#list.word(index) !== QUARANTINED) return false;
@@ -242,8 +244,13 @@ export class LocalBackend extends BackendBase implements PoolBackend {
 
   prepare(count: number, grow: boolean): Refusal | 0 {
     const refusal = this.#provide(count, grow);
-    if (refusal < 0) this.#failures++;
+    if (refusal < 0) this.#failed(refusal);
     return refusal;
+  }
+
+  #failed(refusal: number): void {
+    this.#failures++;
+    observer?.event('exhausted', this, refusal);
   }
 
   /** Opens pages until `count` blocks can be had; if that fails, those it opened go back. */
@@ -316,7 +323,10 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     this.#fresh.push(page);
     this.#freshCount += this.#perPage;
     // The memory is the source's object; looking at it may run its code.
-    this.callOut(() => this.#hooks?.pageOpened(page));
+    this.callOut(() => {
+      this.#hooks?.pageOpened(page);
+      observer?.event('page', this, page);
+    });
     return this.pages.holds(page, memory) ? page : NO_MEMORY;
   }
 
@@ -522,6 +532,7 @@ export class LocalBackend extends BackendBase implements PoolBackend {
         errors.push(error);
       }
     }
+    for (const page of pages) observer?.event('page', this, -1 - page);
     return errors;
   }
 
@@ -548,7 +559,10 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     });
     const errors = this.#giveBack(this.#idlePages());
     const { name, modes } = this.#options;
-    if (!this.gone) this.#device.report('error', `${name} busy`, modes.texts.busy(name, this.holders()));
+    if (!this.gone) {
+      this.#device.report('error', `${name} busy`, modes.texts.busy(name, this.holders()));
+      observer?.event('leak', this, this.#list.out);
+    }
     throwFirst(errors);
   }
 

@@ -1,6 +1,7 @@
 import { checkBoolean, checkSignal, type OptionNames, readOptions } from '../arguments.ts';
 import { DmaArgumentError, DmaTimeoutError } from '../errors.ts';
 import type { CoherentAllocator } from '../memory/coherent.ts';
+import { observer } from '../memory/observer.ts';
 
 /** How long and until when to wait for a block. */
 export interface WaitOptions {
@@ -60,14 +61,19 @@ export function checkWaitOptions(options: WaitOptions): CheckedWaitOptions {
  */
 export class WaitQueue<K extends object = object> {
   readonly #label: string;
+  readonly #backend: object;
   /** The waiters, in the order of arrival, which a Map keeps; one that gives up leaves it in O(1). */
   readonly waiters: Map<K, Waiter> = new Map<K, Waiter>();
   readonly #groups = new Map<AbortSignal, SignalGroup>();
   #keepAlive: ReturnType<typeof setInterval> | undefined;
 
-  /** @param label Device and pool, for messages. */
-  constructor(label: string) {
+  /**
+   * @param label Device and pool, for messages.
+   * @param backend Of the pool.
+   */
+  constructor(label: string, backend: object) {
     this.#label = label;
+    this.#backend = backend;
   }
 
   get length(): number {
@@ -97,6 +103,7 @@ export class WaitQueue<K extends object = object> {
           this.#keepAlive = undefined;
         }
         clearTimeout(timer);
+        ended?.();
         if (signal !== undefined) this.#ignore(signal, giveUp);
       };
       const waiter: Waiter = {
@@ -116,6 +123,7 @@ export class WaitQueue<K extends object = object> {
           reject(error);
         },
       };
+      const ended = observer?.waiting(this.#backend);
       this.waiters.set(key, waiter);
       this.#keepAlive ??= setInterval(() => undefined, MAX_TIMEOUT);
       if (timeout !== undefined) {

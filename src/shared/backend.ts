@@ -1,5 +1,6 @@
 /** The backend of one worker's side of a shared pool: the shared core with promises, messages and errors around it. */
 import { checkFunction, checkInteger } from '../arguments.ts';
+import { observer } from '../memory/observer.ts';
 import {
   describeThrown,
   DmaBlockError,
@@ -76,6 +77,8 @@ export class SharedBackend extends BackendBase implements PoolBackend {
   readonly #figures: SharedFigures;
   readonly #waits: SharedWaits;
   readonly #exitListeners = new Set<{ readonly listener: (exit: WorkerExit) => void }>();
+  /** Of the pages that this worker opened, those that an observer was told of. */
+  #pagesTold = 0;
   #left = false;
   #released = false;
   /** Another worker declared this one ended, though it lives. */
@@ -95,7 +98,7 @@ export class SharedBackend extends BackendBase implements PoolBackend {
     this.#label = labelOf(options);
     this.#core = new SharedCore({ control, hooks: options.hooks, list, worker, magazine, mostMagazine, mayPark });
     this.#figures = new SharedFigures(control, worker, pages, options.hooks);
-    this.#waits = new SharedWaits(control.header, this.#core, this.#label, {
+    this.#waits = new SharedWaits(control.header, this.#core, this.#label, this, {
       take: () => this.#take(true, false),
       dress: (index) => this.#dress(index),
       zero: (index) => {
@@ -133,6 +136,16 @@ export class SharedBackend extends BackendBase implements PoolBackend {
     return this.#options.worker;
   }
 
+  /** True once the pool was destroyed, in whichever worker. */
+  get destroyed(): boolean {
+    return this.#core.isDestroyed();
+  }
+
+  /** The control block that all workers share. */
+  get control(): Control {
+    return this.#options.control;
+  }
+
   get thread(): number {
     return currentThread();
   }
@@ -144,7 +157,7 @@ export class SharedBackend extends BackendBase implements PoolBackend {
   // ---- allocating and freeing
 
   refill(grow: boolean): number {
-    return this.#take(grow, true);
+    return this.#reported(this.#take(grow, true));
   }
 
   #take(grow: boolean, counts: boolean): number {
@@ -195,6 +208,7 @@ export class SharedBackend extends BackendBase implements PoolBackend {
         throw error;
       }
       this.#report(`${name} corrupted`, `${trouble}\n  (seen by worker ${String(this.worker)})`);
+      observer?.event('corrupted', this, index);
       if (hooks.quarantines || this.gone || this.#core.isDestroyed() || list.word(index) !== QUARANTINED) return false;
       this.#core.unquarantine(index);
     }
@@ -207,7 +221,15 @@ export class SharedBackend extends BackendBase implements PoolBackend {
     if (this.#core.isDestroyed()) throw this.#ended();
     const refusal = this.#core.prepare(count, grow);
     if (refusal === POOL_DESTROYED) throw this.#ended();
-    return refusal;
+    return this.#reported(refusal);
+  }
+
+  /** Tells the observer, if there is one, of a page that this call opened, and of its refusal. */
+  #reported(result: number): number {
+    if (observer === undefined) return result;
+    for (; this.#pagesTold < this.#core.pagesOpened; this.#pagesTold++) observer.event('page', this, null);
+    if (result < 0) observer.event('exhausted', this, result);
+    return result;
   }
 
   drain(index: number): void {
@@ -430,6 +452,7 @@ export class SharedBackend extends BackendBase implements PoolBackend {
     } finally {
       // Last, and each, whatever it throws: it is the user's code.
       for (const exit of exits) {
+        observer?.event('worker-exit', this, exit);
         for (const { listener } of [...this.#exitListeners]) {
           try {
             listener(exit);
@@ -485,7 +508,9 @@ export class SharedBackend extends BackendBase implements PoolBackend {
 
   #reportBusy(out: readonly number[]): void {
     const { name } = this.#options;
-    if (out.length > 0) this.#report(`${name} busy`, `${name} busy: ${this.holders(out)}`);
+    if (out.length === 0) return;
+    this.#report(`${name} busy`, `${name} busy: ${this.holders(out)}`);
+    observer?.event('leak', this, out.length);
   }
 
   /** Every call takes the slow path from now on, which knows that the pool was destroyed. */

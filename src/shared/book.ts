@@ -1,14 +1,19 @@
 /**
  * The book of a debug pool that several workers share: places in the program as texts in shared memory.
  *
- *     int32   cursor | generations | allocated at | freed at          one of each a block; a place is where its text begins
+ *     int32   cursor | generations | allocated at | freed at | when   one of each a block; a place is where its text begins
  *     bytes   length, text | length, text | ...                       appended, never changed
  */
+import { observer } from '../memory/observer.ts';
 import type { DebugBook } from '../pool/debug.ts';
 import type { Site } from '../pool/site.ts';
 
 /** Bytes for texts; each worker writes each place once, so they last for thousands. */
 const TEXT_BYTES: number = 2 ** 20;
+/** Words that each block has. */
+const WORDS_A_BLOCK = 4;
+/** Times are kept in so many milliseconds, 25 days, and 0 for none. */
+const TIME_RANGE: number = 2 ** 31;
 /** No place. */
 const UNKNOWN = 0;
 
@@ -18,13 +23,14 @@ export class SharedBook implements DebugBook {
   readonly #generations: Int32Array<SharedArrayBuffer>;
   readonly #allocatedAt: Int32Array<SharedArrayBuffer>;
   readonly #freedAt: Int32Array<SharedArrayBuffer>;
+  readonly #times: Int32Array<SharedArrayBuffer>;
   readonly #lengths: Int32Array<SharedArrayBuffer>;
   readonly #text: Uint8Array<SharedArrayBuffer>;
   readonly #known = new Map<string, number>();
 
   /** Bytes of the book for so many blocks. */
   static bytesFor(blocks: number): number {
-    return 4 + blocks * 12 + TEXT_BYTES;
+    return 4 + blocks * WORDS_A_BLOCK * 4 + TEXT_BYTES;
   }
 
   /** @param buffer The book of another worker; default: a new one. */
@@ -34,13 +40,15 @@ export class SharedBook implements DebugBook {
     this.#generations = new Int32Array(buffer, 4, blocks);
     this.#allocatedAt = new Int32Array(buffer, 4 + blocks * 4, blocks);
     this.#freedAt = new Int32Array(buffer, 4 + blocks * 8, blocks);
-    this.#lengths = new Int32Array(buffer, 4 + blocks * 12, TEXT_BYTES / 4);
-    this.#text = new Uint8Array(buffer, 4 + blocks * 12, TEXT_BYTES);
+    this.#times = new Int32Array(buffer, 4 + blocks * 12, blocks);
+    this.#lengths = new Int32Array(buffer, 4 + blocks * WORDS_A_BLOCK * 4, TEXT_BYTES / 4);
+    this.#text = new Uint8Array(buffer, 4 + blocks * WORDS_A_BLOCK * 4, TEXT_BYTES);
   }
 
   allocated(index: number, site: Site | undefined): void {
     Atomics.add(this.#generations, index, 1);
     if (site !== undefined) Atomics.store(this.#allocatedAt, index, this.#place(site.describe()));
+    if (observer !== undefined) this.#setTime(index, Date.now());
   }
 
   freed(index: number, site: Site | undefined): void {
@@ -52,6 +60,12 @@ export class SharedBook implements DebugBook {
     this.#generations[index] = book.generationOf(index);
     this.#allocatedAt[index] = this.#place(book.allocatedAt(index));
     this.#freedAt[index] = this.#place(book.freedAt(index));
+    const when = book.allocatedWhen(index);
+    if (when !== undefined) this.#setTime(index, when);
+  }
+
+  #setTime(index: number, when: number): void {
+    Atomics.store(this.#times, index, Math.max(1, when % TIME_RANGE));
   }
 
   generationOf(index: number): number {
@@ -64,6 +78,13 @@ export class SharedBook implements DebugBook {
 
   freedAt(index: number): string | undefined {
     return this.#read(Atomics.load(this.#freedAt, index));
+  }
+
+  allocatedWhen(index: number): number | undefined {
+    const time = Atomics.load(this.#times, index);
+    if (time === 0) return undefined;
+    const now = Date.now();
+    return now - ((now - time) % TIME_RANGE);
   }
 
   /** Where the text begins; UNKNOWN when there is no room for it any more. */

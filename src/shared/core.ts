@@ -80,6 +80,8 @@ export class SharedCore {
   #mayPark: boolean;
   readonly #recovery: Recovery;
   readonly transfers: Transfers;
+  /** Pages that this worker opened. */
+  pagesOpened = 0;
 
   constructor(options: SharedCoreOptions) {
     const { control, hooks, list, worker, magazine, mostMagazine, mayPark } = options;
@@ -233,6 +235,7 @@ export class SharedCore {
     if (pages * this.#header[H_PER_PAGE]! >= this.#header[H_MAX_BLOCKS]!) return AT_LIMIT;
     if (!grow) return NO_PAGE_ALLOWED;
     this.#header[H_PAGES] = pages + 1;
+    this.pagesOpened++;
     return 0;
   }
 

@@ -27,7 +27,7 @@ export const MAX_SHARED_BLOCKS: number = 2 ** 23;
 export const MAX_TICKETS = 4096;
 
 /** What a control block begins with; another layout has another number. */
-export const VERSION = 0x444d_4102;
+export const VERSION = 0x444d_4103;
 
 // Int32 indices in the header.
 export const H_VERSION = 0;
@@ -70,7 +70,10 @@ export const H_WANTED = 22;
 export const H_KIN = 23;
 /** Living threads whose parent could not be recorded, because that table was full. */
 export const H_KIN_MISSED = 24;
-const HEADER_WORDS = 25;
+/** Waits by their time: a word for each bucket, then their sum in microseconds, in two words of 30 bits. See wait-times.ts. */
+export const H_WAIT_TIMES = 25;
+export const WAIT_BUCKETS = 12;
+const HEADER_WORDS: number = H_WAIT_TIMES + WAIT_BUCKETS + 2;
 
 export const DESTROYED = 1;
 

@@ -13,6 +13,7 @@ import { makePool, openPool, plug, type PoolInside } from '../dma-pool.ts';
 import { DmaArgumentError, DmaDestroyedError, DmaOutOfMemoryError, hex, isArray } from '../errors.ts';
 import { DmaMappingError } from '../memory/errors.ts';
 import type { CoherentAllocator, CoherentMemory, SharedRegion } from '../memory/coherent.ts';
+import { observer } from '../memory/observer.ts';
 import { type DmaBlock, type DmaPool, INSPECT } from '../pool/contract.ts';
 import { makeHooks } from '../pool/debug.ts';
 import { ABSENT, ALLOCATED, EMPTY, type ListControl, QUARANTINED } from '../pool/free-list.ts';
@@ -335,6 +336,7 @@ export function sharePool<N extends string>(pool: DmaPool<N>, options: ShareOpti
 function remember<N extends string>(pool: DmaPool<N>, backend: SharedBackend): SharedPool<N> {
   const shared = new SharedPool(pool, backend);
   sharedPools.set(pool, shared);
+  observer?.made(pool);
   return shared;
 }
 

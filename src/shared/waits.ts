@@ -55,13 +55,13 @@ export class SharedWaits {
   readonly #dropped: number[] = [];
   #listening = false;
 
-  constructor(header: Int32Array<SharedArrayBuffer>, core: SharedCore, label: string, host: WaitHost) {
+  constructor(header: Int32Array<SharedArrayBuffer>, core: SharedCore, label: string, backend: object, host: WaitHost) {
     this.#header = header;
     this.#label = label;
     this.#core = core;
     this.#queue = new WaitTickets(header);
     this.#host = host;
-    this.#local = new WaitQueue(label);
+    this.#local = new WaitQueue(label, backend);
   }
 
   /** True if somebody waits here. */

@@ -15,6 +15,8 @@ export interface Manifest {
   readonly bin: Readonly<Record<string, string>>;
   readonly exports: Readonly<Record<string, string | { readonly types: string; readonly default: string }>>;
   readonly dependencies?: Readonly<Record<string, string>>;
+  /** Modules that do something when they are imported. */
+  readonly sideEffects: readonly string[];
 }
 
 export function readManifest(folder: string): Manifest {

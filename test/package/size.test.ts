@@ -5,7 +5,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { bundle, type Bundle } from './bundle.ts';
-import { entryPoints, root } from './packed.ts';
+import { entryPoints, manifest, root } from './packed.ts';
 
 /** Rows of the README's table: what is imported, and thousands of bytes minified, after gzip and after brotli. */
 const ROW = /^\| `import (.+?) from 'dmapool'` +\| +([\d.]+) \| +([\d.]+) \| +([\d.]+) \|$/gm;
@@ -56,8 +56,9 @@ test('a pool brings neither sharing nor anything else along', async () => {
   assert.deepEqual(builtins, []);
 });
 
-test('importing an entry point for nothing leaves nothing, as package.json says (sideEffects)', async () => {
-  for (const { specifier } of entryPoints) {
+test('importing an entry point for nothing leaves nothing, but for those that package.json names (sideEffects)', async () => {
+  for (const { specifier, module } of entryPoints) {
+    if (manifest.sideEffects.includes(module)) continue;
     const { code } = await bundle(`import '${specifier}';`);
     assert.equal(code, '', specifier);
   }
@@ -80,6 +81,8 @@ const OBSERVER = `
 
 test('and that is true: an import changes nothing, listens to nothing, keeps no process alive', async () => {
   for (const { specifier } of entryPoints) {
+    // It is there for what it does.
+    if (specifier === 'dmapool/observe/register') continue;
     const { builtins } = await bundle(`export * from '${specifier}';`);
     const args = ['--input-type=module', '-e', OBSERVER, specifier, ...builtins];
     const { stdout, stderr, status } = spawnSync(process.execPath, args, {

@@ -1,0 +1,77 @@
+/** What one thread answers of its own devices and pools; questions and answers can be posted between threads. */
+import { threadId } from 'node:worker_threads';
+
+import { DmaArgumentError } from '../errors.ts';
+import { blockSnapshot, type BlockSnapshot, type Holder, holders } from './blocks.ts';
+import { devices } from './registry.ts';
+import { poolById, snapshot, type Snapshot } from './snapshot.ts';
+
+/** A pool of a process: its number is that of its thread. */
+export interface PoolAddress {
+  readonly thread: number;
+  readonly pool: number;
+}
+
+/** A question to a thread. */
+export type Question =
+  | { readonly kind: 'snapshot'; readonly blocks: boolean | PoolAddress }
+  | { readonly kind: 'block'; readonly pool: number; readonly index: number }
+  | { readonly kind: 'holders'; readonly pool: number }
+  | { readonly kind: 'sysfs'; readonly path: string };
+
+/** The answer to each kind of question; null: there is no such thing. */
+export interface Answers {
+  readonly snapshot: Snapshot;
+  readonly block: BlockSnapshot | null;
+  readonly holders: readonly Holder[] | null;
+  readonly sysfs: string | null;
+}
+
+/** Answers a question about this thread. */
+export function answer<K extends Question['kind']>(question: Question & { readonly kind: K }): Answers[K];
+export function answer(question: Question): Answers[Question['kind']] {
+  switch (question.kind) {
+    case 'snapshot': {
+      const { blocks } = question;
+      if (typeof blocks === 'boolean') return snapshot({ blocks });
+      const pool = blocks.thread === threadId ? orNull(() => poolById(blocks.pool)) : null;
+      return snapshot({ blocks: pool ?? false });
+    }
+    case 'block':
+      return orNull(() => blockSnapshot(poolById(question.pool), question.index));
+    case 'holders':
+      return orNull(() => holders(poolById(question.pool)));
+    case 'sysfs':
+      return readSysfs(question.path);
+  }
+}
+
+function orNull<T>(action: () => T): T | null {
+  try {
+    return action();
+  } catch (error) {
+    if (error instanceof DmaArgumentError) return null;
+    throw error;
+  }
+}
+
+/** The text of an attribute; of a device, or of a folder of devices, the names in it, one a line. */
+function readSysfs(path: string): string | null {
+  const names = new Set<string>();
+  const wanted = path.replace(/\/+$/, '');
+  for (const device of devices()) {
+    if (device.path === wanted) for (const name of device.attributeNames()) names.add(name);
+    if (device.path.startsWith(`${wanted}/`)) names.add(device.path.slice(wanted.length + 1).split('/')[0]!);
+    const name = wanted.slice(device.path.length + 1);
+    if (wanted === `${device.path}/${name}`) {
+      const text = device.readAttribute(name);
+      if (text !== undefined) return text;
+    }
+  }
+  return names.size === 0
+    ? null
+    : [...names]
+        .sort()
+        .map((name) => `${name}\n`)
+        .join('');
+}

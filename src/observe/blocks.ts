@@ -1,0 +1,239 @@
+/** The state of each block of a pool, and what can be said of one. */
+import { openPool, type PoolInside } from '../dma-pool.ts';
+import type { DmaPool } from '../pool/contract.ts';
+import { ABSENT, ALLOCATED, QUARANTINED, RESERVED } from '../pool/free-list.ts';
+import { SharedBackend } from '../shared/backend.ts';
+import { H_CARVED, H_PAGES, holderOf, isFlight, MAX_WORKERS } from '../shared/layout.ts';
+import { Workers } from '../shared/workers.ts';
+
+/**
+ * What a byte of a page's `blocks` says: `state * 64 + worker`. The worker is 0 in a pool of one thread, and for blocks
+ * that no worker has.
+ */
+export const BLOCK_STATE = {
+  /** Free: in the depot, or, with a worker, in its magazine. */
+  free: 0,
+  /** Allocated, by this worker. */
+  allocated: 1,
+  /** In transit from this worker to another one. */
+  transit: 2,
+  /** In quarantine (worker 0), or beyond the pool's limit (worker 1): never allocated. */
+  unusable: 3,
+} as const;
+
+const WORKER_BITS = 6;
+const IN_QUARANTINE: number = BLOCK_STATE.unusable << WORKER_BITS;
+const BEYOND_LIMIT: number = IN_QUARANTINE + 1;
+
+/** Page slots that hold an open page, ascending. */
+export function openSlots({ backend, geometry }: PoolInside<string>): number[] {
+  const slots = backend.pages.numbers();
+  if (!(backend instanceof SharedBackend)) return slots;
+  // All pages were taken when the pool was shared; those after the opened ones are not in use.
+  const opened = Math.max(Atomics.load(backend.control.header, H_PAGES), highestHeld(backend) / geometry.blocksPerPage);
+  return slots.slice(0, Math.ceil(opened));
+}
+
+/** Blocks up to the last one that somebody holds. */
+function highestHeld({ control: { words } }: SharedBackend): number {
+  let end = words.length;
+  while (end > 0 && holderOf(words[end - 1]!) === 0) end--;
+  return end;
+}
+
+/** The state bytes of the blocks of one page. */
+export function pageStates(inside: PoolInside<string>, slot: number): Uint8Array<ArrayBuffer> {
+  const { backend, geometry, list } = inside;
+  const states = new Uint8Array(geometry.blocksPerPage);
+  const first = slot * geometry.blocksPerPage;
+  if (backend instanceof SharedBackend) {
+    const { words, owners } = backend.control;
+    for (let n = 0; n < states.length; n++) states[n] = sharedState(words[first + n]!, owners[first + n]!);
+  } else {
+    const { words } = list;
+    for (let n = 0; n < states.length; n++) states[n] = localState(words[first + n]);
+  }
+  return states;
+}
+
+function localState(word: number | undefined): number {
+  switch (word) {
+    case ALLOCATED:
+    case RESERVED:
+      return BLOCK_STATE.allocated << WORKER_BITS;
+    case QUARANTINED:
+      return IN_QUARANTINE;
+    default:
+      return BLOCK_STATE.free;
+  }
+}
+
+function sharedState(word: number, owner: number): number {
+  const holder = holderOf(word);
+  if (holder !== 0) return ((isFlight(word) ? BLOCK_STATE.transit : BLOCK_STATE.allocated) << WORKER_BITS) + holder;
+  if (word === QUARANTINED) return IN_QUARANTINE;
+  if (word === ABSENT) return BEYOND_LIMIT;
+  return owner <= MAX_WORKERS ? owner : BLOCK_STATE.free;
+}
+
+/** Blocks of a worker. */
+export interface WorkerBlocks {
+  held: number;
+  cached: number;
+  transit: number;
+}
+
+/** Counts the blocks of each worker of a shared pool, by its number. */
+export function countByWorker({ control: { header, words, owners } }: SharedBackend): WorkerBlocks[] {
+  const counts = Array.from({ length: MAX_WORKERS + 1 }, () => ({ held: 0, cached: 0, transit: 0 }));
+  const carved = header[H_CARVED]!;
+  for (let index = 0; index < carved; index++) {
+    const state = sharedState(words[index]!, owners[index]!);
+    const worker = counts[state & 63];
+    const kind = state >> WORKER_BITS;
+    if (worker === undefined || kind === BLOCK_STATE.unusable) continue;
+    if (kind === BLOCK_STATE.allocated) worker.held++;
+    else if (kind === BLOCK_STATE.transit) worker.transit++;
+    else worker.cached++;
+  }
+  return counts;
+}
+
+/** One block, as a view shows it. */
+export interface BlockSnapshot {
+  /** Its number in the pool. */
+  readonly index: number;
+  /** Its DMA address, in bytes. */
+  readonly dma: number;
+  /** What it is: `free`, `magazine`, `allocated`, `in transit`, `quarantined` or `beyond the limit`. */
+  readonly state: 'free' | 'magazine' | 'allocated' | 'in transit' | 'quarantined' | 'beyond the limit';
+  /** The worker that has it; 0 in a pool of one thread, and for no worker. */
+  readonly worker: number;
+  /** That worker's thread; null where there is none. */
+  readonly thread: number | null;
+  /** Where it was allocated last (debug mode), or null. */
+  readonly site: string | null;
+  /** Milliseconds since it was allocated (debug mode), or null. */
+  readonly age: number | null;
+}
+
+/** One block of a pool; null if there is no page with it. */
+export function blockSnapshot(pool: DmaPool, index: number): BlockSnapshot | null {
+  const inside = openPool(pool);
+  const { backend, book, geometry } = inside;
+  const slot = Math.floor(index / geometry.blocksPerPage);
+  if (!Number.isInteger(index) || !openSlots(inside).includes(slot)) return null;
+  const byte = pageStates(inside, slot)[index - slot * geometry.blocksPerPage]!;
+  const kind = byte >> WORKER_BITS;
+  const worker = kind === BLOCK_STATE.unusable ? 0 : byte & 63;
+  const isHeld = kind === BLOCK_STATE.allocated || kind === BLOCK_STATE.transit;
+  const when = isHeld ? book?.allocatedWhen(index) : undefined;
+  return {
+    index,
+    dma: backend.pages.dmaOf(index),
+    state: stateName(byte),
+    worker,
+    thread: threadOf(backend, worker),
+    site: isHeld ? (book?.allocatedAt(index) ?? null) : null,
+    age: when === undefined ? null : Math.max(0, Date.now() - when),
+  };
+}
+
+function stateName(byte: number): BlockSnapshot['state'] {
+  const kind = byte >> WORKER_BITS;
+  if (kind === BLOCK_STATE.allocated) return 'allocated';
+  if (kind === BLOCK_STATE.transit) return 'in transit';
+  if (kind === BLOCK_STATE.unusable) return byte === IN_QUARANTINE ? 'quarantined' : 'beyond the limit';
+  return byte === 0 ? 'free' : 'magazine';
+}
+
+/** Thread of a worker of a shared pool, or null. */
+export function threadOf(backend: object, worker: number): number | null {
+  return worker > 0 && backend instanceof SharedBackend ? new Workers(backend.control.header).threadOf(worker) : null;
+}
+
+/** Blocks of one worker from one place in the program. */
+export interface Holder {
+  /** The worker; 0 in a pool of one thread. */
+  readonly worker: number;
+  /** Its thread; null in a pool of one thread. */
+  readonly thread: number | null;
+  /** Where they were allocated, in debug mode with sites; else null. */
+  readonly site: string | null;
+  /** How many blocks, those in transit from the worker included. */
+  readonly count: number;
+  /** Of them, those in transit. */
+  readonly inTransit: number;
+  /** Milliseconds since the oldest and the newest of them were allocated, in debug mode; else null. */
+  readonly oldest: number | null;
+  readonly newest: number | null;
+  /** The first of them, by index: 8 at most. */
+  readonly blocks: readonly number[];
+}
+
+/** Most blocks of a holder that are named. */
+const NAMED = 8;
+
+interface Gathered {
+  readonly worker: number;
+  readonly site: string | null;
+  count: number;
+  inTransit: number;
+  first: number | undefined;
+  last: number | undefined;
+  readonly blocks: number[];
+}
+
+/**
+ * Who holds the blocks of a pool now, most blocks first. Of a shared pool the blocks of all workers.
+ *
+ * Ages are known for what was allocated in debug mode since `dmapool/observe` was imported in the thread that allocated.
+ *
+ * @throws `DmaArgumentError` for what is no pool.
+ *
+ * @example
+ * ```ts
+ * const device = new Device({ name: 'eth0' });
+ * const pool = DmaPool.create('rx', device, { size: 2048, debug: true });
+ * const block = pool.alloc();
+ * for (const { site, count, oldest } of holders(pool)) console.log(`${String(count)} from ${site ?? '?'}, ${String(oldest)} ms`);
+ * block.free();
+ * ```
+ */
+export function holders(pool: DmaPool): Holder[] {
+  const inside = openPool(pool);
+  const { backend, book, geometry } = inside;
+  const found = new Map<string, Gathered>();
+  for (const slot of openSlots(inside)) {
+    const states = pageStates(inside, slot);
+    for (const [n, byte] of states.entries()) {
+      const kind = byte >> WORKER_BITS;
+      if (kind !== BLOCK_STATE.allocated && kind !== BLOCK_STATE.transit) continue;
+      const index = slot * geometry.blocksPerPage + n;
+      const worker = byte & 63;
+      const site = book?.allocatedAt(index) ?? null;
+      const key = `${String(worker)} ${site ?? ''}`;
+      let holder = found.get(key);
+      if (holder === undefined) {
+        holder = { worker, site, count: 0, inTransit: 0, first: undefined, last: undefined, blocks: [] };
+        found.set(key, holder);
+      }
+      holder.count++;
+      if (kind === BLOCK_STATE.transit) holder.inTransit++;
+      const when = book?.allocatedWhen(index);
+      if (when !== undefined) {
+        holder.first = Math.min(holder.first ?? when, when);
+        holder.last = Math.max(holder.last ?? when, when);
+      }
+      if (holder.blocks.length < NAMED) holder.blocks.push(index);
+    }
+  }
+  const now = Date.now();
+  const age = (when: number | undefined): number | null => (when === undefined ? null : Math.max(0, now - when));
+  return [...found.values()]
+    .sort((a, b) => b.count - a.count)
+    .map(({ worker, site, count, inTransit, first, last, blocks }) => {
+      const thread = threadOf(backend, worker);
+      return { worker, thread, site, count, inTransit, oldest: age(first), newest: age(last), blocks };
+    });
+}

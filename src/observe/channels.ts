@@ -1,0 +1,90 @@
+/** The `diagnostics_channel` events: what they carry, and how the pools' own events become messages. */
+import { channel, type Channel } from 'node:diagnostics_channel';
+
+import { openPool } from '../dma-pool.ts';
+import type { ObservedEvent } from '../memory/observer.ts';
+import { AT_LIMIT, NO_MEMORY } from '../pool/backend.ts';
+import type { DmaPool } from '../pool/contract.ts';
+import type { WorkerExit } from '../shared/recovery.ts';
+
+/** Message of `dmapool:page`: a pool took a page from its memory source, or gave one back. */
+export interface PageMessage {
+  /** The pool. */
+  readonly pool: DmaPool;
+  /** True when the page was taken, false when it was given back. */
+  readonly opened: boolean;
+  /** Page slot; null in a shared pool. */
+  readonly slot: number | null;
+}
+
+/** Message of `dmapool:exhausted`: a call got no block. */
+export interface ExhaustedMessage {
+  /** The pool. */
+  readonly pool: DmaPool;
+  /** Why: the memory source has none, the pool's limit is reached, or the call allowed no new page. */
+  readonly reason: 'memory' | 'limit' | 'no-free-block';
+}
+
+/** Message of `dmapool:corrupted`: a block was written to while it was free (debug mode). */
+export interface CorruptedMessage {
+  /** The pool. */
+  readonly pool: DmaPool;
+  /** The block. */
+  readonly index: number;
+  /** Its DMA address. */
+  readonly dma: number;
+}
+
+/** Message of `dmapool:leak`: blocks were allocated when the pool was destroyed, or (debug mode) when the process ended. */
+export interface LeakMessage {
+  /** The pool. */
+  readonly pool: DmaPool;
+  /** How many blocks. */
+  readonly blocks: number;
+}
+
+/** Message of `dmapool:worker-exit`: a worker of a shared pool ended, and its free blocks came back. */
+export interface WorkerExitMessage extends WorkerExit {
+  /** The pool. */
+  readonly pool: DmaPool;
+}
+
+/** The messages by the names of their channels, without the prefix `dmapool:`. */
+export interface ChannelMessages {
+  readonly page: PageMessage;
+  readonly exhausted: ExhaustedMessage;
+  readonly corrupted: CorruptedMessage;
+  readonly leak: LeakMessage;
+  readonly 'worker-exit': WorkerExitMessage;
+}
+
+/** Names of the channels. */
+export const CHANNELS: readonly (keyof ChannelMessages)[] = ['page', 'exhausted', 'corrupted', 'leak', 'worker-exit'];
+
+const channels = new Map<ObservedEvent, Channel>(CHANNELS.map((name) => [name, channel(`dmapool:${name}`)]));
+
+/** Publishes an event of a pool, if anybody listens. */
+export function publish(name: ObservedEvent, pool: DmaPool, details: unknown): void {
+  const to = channels.get(name);
+  if (to?.hasSubscribers === true) to.publish(messageOf(name, pool, details));
+}
+
+function messageOf(name: ObservedEvent, pool: DmaPool, details: unknown): ChannelMessages[keyof ChannelMessages] {
+  switch (name) {
+    case 'page': {
+      const slot = details as number | null;
+      const opened = slot === null || slot >= 0;
+      return { pool, opened, slot: slot === null || opened ? slot : -1 - slot };
+    }
+    case 'exhausted':
+      return { pool, reason: details === NO_MEMORY ? 'memory' : details === AT_LIMIT ? 'limit' : 'no-free-block' };
+    case 'corrupted': {
+      const index = details as number;
+      return { pool, index, dma: openPool(pool).backend.pages.dmaOf(index) };
+    }
+    case 'leak':
+      return { pool, blocks: details as number };
+    case 'worker-exit':
+      return { pool, ...(details as WorkerExit) };
+  }
+}

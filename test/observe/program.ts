@@ -1,0 +1,104 @@
+/** Starts programs that are observed from outside, and asks their sockets. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { request } from 'node:http';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+/** The project's folder, in which programs find the package by its name. */
+export const root: string = fileURLToPath(new URL('../../../', import.meta.url));
+
+/** A program under observation. */
+export interface Program {
+  readonly child: ChildProcess;
+  readonly pid: number;
+  /** The private folder of its socket, as `XDG_RUNTIME_DIR`. */
+  readonly folder: string;
+  readonly socket: string;
+  /** Everything that it printed to stderr so far. */
+  readonly errors: () => string;
+  /** The first line that it printed. */
+  readonly firstLine: string;
+  /** Ends it, and waits until it is gone. */
+  stop(): Promise<void>;
+}
+
+/** What every program begins with. */
+const PRELUDE = `
+  import { Device, DmaPool } from 'dmapool';
+  const log = { error() {}, warn() {}, info() {} };
+  const device = new Device({ name: '0000:00:09.0', log });
+  process.on('SIGTERM', () => process.exit(0));
+`;
+
+/** Starts a program with `--import dmapool/observe/register`; resolves when it has printed a line. */
+export async function startProgram(source: string, folder: string = privateFolder()): Promise<Program> {
+  const args = ['--import', 'dmapool/observe/register', '--input-type=module', '-e', PRELUDE + source];
+  const child = spawn(process.execPath, args, {
+    cwd: root,
+    env: { ...process.env, XDG_RUNTIME_DIR: folder },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  let errors = '';
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (errors += text));
+  const ended = new Promise<void>((resolve) => {
+    child.once('exit', () => {
+      resolve();
+    });
+  });
+  const firstLine = await new Promise<string>((resolve, reject) => {
+    let text = '';
+    child.stdout.setEncoding('utf8').on('data', (piece: string) => {
+      text += piece;
+      if (text.includes('\n')) resolve(text.split('\n')[0]!);
+    });
+    child.once('exit', () => {
+      reject(new Error(`the program ended: ${errors}`));
+    });
+  });
+  return {
+    child,
+    pid: child.pid!,
+    folder,
+    socket: join(folder, `dmapool-${String(child.pid)}.sock`),
+    errors: () => errors,
+    firstLine,
+    stop: async () => {
+      child.kill();
+      await ended;
+      rmSync(folder, { recursive: true, force: true });
+    },
+  };
+}
+
+/** A folder for sockets that only this user can enter. */
+export function privateFolder(): string {
+  return mkdtempSync(join(tmpdir(), 'dmapool-observe-'));
+}
+
+/** An answer. */
+export interface Answer {
+  readonly status: number;
+  readonly type: string;
+  readonly text: string;
+}
+
+/** Asks the socket of a program. */
+export async function ask(
+  { socket }: Pick<Program, 'socket'>,
+  path: string,
+  headers: Readonly<Record<string, string>> = {},
+): Promise<Answer> {
+  return new Promise((resolve, reject) => {
+    const asked = request({ socketPath: socket, path, headers, agent: false }, (response) => {
+      let text = '';
+      response.setEncoding('utf8').on('data', (piece: string) => (text += piece));
+      response.on('end', () => {
+        resolve({ status: response.statusCode!, type: response.headers['content-type'] ?? '', text });
+      });
+    });
+    asked.on('error', reject);
+    asked.end();
+  });
+}
