@@ -12,6 +12,10 @@ const DEMOS: Readonly<Record<string, () => Promise<Demo>>> = {
   nvme: async () => (await import('./demo-nvme.ts')).demoNvme,
 };
 
+function isOn(value: string | undefined): boolean {
+  return value !== undefined && !/^(0|false|no|off|)$/i.test(value);
+}
+
 /** Adds `dmapool demo`. */
 export function registerDemo(program: Command, io: CliIo): void {
   program
@@ -22,8 +26,12 @@ export function registerDemo(program: Command, io: CliIo): void {
         'pools. Needs qemu-system-x86_64 and the package koffi.',
     )
     .addArgument(new Argument('<driver>', 'the driver').choices(Object.keys(DEMOS)))
-    .addHelpText('after', '\nExample:\n  $ dmapool demo e1000')
+    .addHelpText(
+      'after',
+      '\nExample:\n  $ dmapool demo e1000\n\nWith DMAPOOL_OBSERVE=1 in the environment, watch it with: dmapool ps, top, web.',
+    )
     .action(async (name: string) => {
+      if (isOn(io.env['DMAPOOL_OBSERVE'])) await import('../observe/register.ts');
       await (
         await DEMOS[name]!()
       )(io);

@@ -5,8 +5,11 @@ export interface CliStream {
   write(text: string): void;
   /** True for a terminal: colours and a progress bar are enabled. */
   readonly isTTY: boolean;
-  /** Width of the terminal in characters, if known. */
+  /** Width and height of the terminal in characters, if known. */
   readonly columns?: number | undefined;
+  readonly rows?: number | undefined;
+  /** Calls `listener` whenever the terminal changes its size, until the function that it returns is called. */
+  onResize?(listener: () => void): () => void;
 }
 
 /** Output streams and environment of one run. */
@@ -15,6 +18,8 @@ export interface CliIo {
   readonly stderr: CliStream;
   /** Environment variables, such as `NO_COLOR`. */
   readonly env: Readonly<Record<string, string | undefined>>;
+  /** Keys of the terminal, each as it is pressed, until the function that it returns is called. Absent where there is none. */
+  onKey?(listener: (key: string) => void): () => void;
 }
 
 /** Exit codes. */
@@ -32,10 +37,26 @@ export class CliExit extends Error {
 
 /** The streams of this process. A closed pipe (`| head`) ends the process silently. */
 export function processIo(): CliIo {
-  return { stdout: processStream(process.stdout), stderr: processStream(process.stderr), env: process.env };
+  const io = { stdout: processStream(process.stdout), stderr: processStream(process.stderr), env: process.env };
+  return process.stdin.isTTY ? { ...io, onKey: onTerminalKey } : io;
 }
 
-function processStream(stream: NodeJS.WritableStream & { isTTY?: boolean; columns?: number }): CliStream {
+function onTerminalKey(listener: (key: string) => void): () => void {
+  const { stdin } = process;
+  const hear = (text: string): void => {
+    // An escape sequence is one key; else several may come at once.
+    if (text.startsWith('\u001b')) listener(text);
+    else for (const key of text) listener(key);
+  };
+  stdin.setRawMode(true).setEncoding('utf8').on('data', hear).resume();
+  return () => {
+    stdin.off('data', hear).setRawMode(false).pause();
+  };
+}
+
+function processStream(
+  stream: NodeJS.WritableStream & { isTTY?: boolean; columns?: number; rows?: number },
+): CliStream {
   stream.on('error', (error: NodeJS.ErrnoException) => {
     if (error.code === 'EPIPE') process.exit(EXIT.success);
     process.stderr.write(`dmapool: write error: ${fileErrorMessage(error) ?? error.message}\n`);
@@ -49,6 +70,15 @@ function processStream(stream: NodeJS.WritableStream & { isTTY?: boolean; column
     get columns(): number | undefined {
       // Some terminals report 0 for an unknown width.
       return stream.columns === 0 ? undefined : stream.columns;
+    },
+    get rows(): number | undefined {
+      return stream.rows === 0 ? undefined : stream.rows;
+    },
+    onResize: (listener) => {
+      stream.on('resize', listener);
+      return () => {
+        stream.off('resize', listener);
+      };
     },
   };
 }

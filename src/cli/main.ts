@@ -9,7 +9,9 @@ import { registerDemo } from './demo.ts';
 import { registerBind, registerDevices, registerUnbind } from './devices.ts';
 import { CliExit, type CliIo, EXIT } from './io.ts';
 import { registerLayout } from './layout.ts';
+import { registerCat, registerMetrics, registerPs } from './ps.ts';
 import { registerReplay } from './replay.ts';
+import { registerTop } from './top.ts';
 
 export { type CliIo, type CliStream, processIo } from './io.ts';
 
@@ -22,6 +24,10 @@ const COMMANDS: readonly Register[] = [
   registerLayout,
   registerBench,
   registerDemo,
+  registerPs,
+  registerTop,
+  registerCat,
+  registerMetrics,
   registerDevices,
   registerBind,
   registerUnbind,
@@ -65,7 +71,7 @@ export async function run(argv: readonly string[], io: CliIo): Promise<number> {
 function createProgram(io: CliIo): Command {
   const program = new Command('dmapool')
     .description(
-      "Linux's DMA pools in user space: replay recorded kernel traffic, show page layouts, bind devices to VFIO.",
+      "Linux's DMA pools in user space: watch running pools, replay recorded kernel traffic, show page layouts, bind devices to VFIO.",
     )
     .version(packageVersion(), '-V, --version', 'print the version')
     .helpOption('-h, --help', 'print this help')

@@ -22,3 +22,25 @@ export function parseCount(low: number, high: number): (text: string) => number 
     return value;
   };
 }
+
+/** Bytes for people: `512`, `4.0K`, `16M`. */
+export function formatBytes(bytes: number): string {
+  const units = ['', 'K', 'M', 'G', 'T'];
+  let value = bytes;
+  let unit = 0;
+  for (; value >= 1024 && unit < units.length - 1; unit++) value /= 1024;
+  return `${unit === 0 || value >= 10 ? String(Math.round(value)) : value.toFixed(1)}${units[unit]!}`;
+}
+
+/** A time for people: `12s`, `3m05s`, `2h10m`, `4d02h`. */
+export function formatDuration(milliseconds: number): string {
+  const two = (value: number): string => String(value).padStart(2, '0');
+  const seconds = Math.floor(milliseconds / 1000);
+  if (seconds < 60) return `${String(seconds)}s`;
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${String(minutes)}m${two(seconds % 60)}s`;
+  const hours = Math.floor(minutes / 60);
+  return hours < 24
+    ? `${String(hours)}h${two(minutes % 60)}m`
+    : `${String(Math.floor(hours / 24))}d${two(hours % 24)}h`;
+}

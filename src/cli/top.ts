@@ -1,0 +1,307 @@
+/** `dmapool top`: the pools of running processes as a table that follows them. */
+import type { Command } from 'commander';
+
+import { observableProcesses, type Snapshot } from '../observe/index.ts';
+import { CliExit, type CliIo, EXIT } from './io.ts';
+import { formatBytes, formatDuration, parseCount } from './numbers.ts';
+import { snapshotOf } from './observed.ts';
+import { parsePid, printable } from './ps.ts';
+import { count, styleFor } from './style.ts';
+
+/** Milliseconds that a process has to answer, at most. */
+const PATIENCE = 1000;
+
+/** One line of the table. */
+export interface TopRow {
+  readonly pid: number;
+  readonly device: string;
+  readonly pool: string;
+  readonly id: string;
+  readonly blockSize: number;
+  readonly active: number;
+  readonly blocks: number;
+  readonly limit: number | null;
+  readonly highWater: number;
+  readonly pages: number;
+  readonly bytes: number;
+  /** Allocations and failures a second since the look before; null at the first. */
+  readonly rate: number | null;
+  readonly failing: number | null;
+  readonly waiting: number;
+  readonly workers: number;
+  /** True in debug mode. */
+  readonly debug: boolean;
+}
+
+interface Column {
+  readonly title: string;
+  /** The key that sorts by it. */
+  readonly key: string;
+  readonly left?: true;
+  readonly value: (row: TopRow) => number | string;
+  readonly text: (row: TopRow) => string;
+}
+
+/** Of blocks allocated to blocks there may be. */
+function use({ active, blocks, limit }: TopRow): number {
+  const most = limit ?? blocks;
+  return most === 0 ? 0 : active / most;
+}
+
+const dash = (value: number | null, format: (value: number) => string = count): string =>
+  value === null ? '-' : format(value);
+
+const COLUMNS: readonly Column[] = [
+  { title: 'PID', key: 'P', value: ({ pid }) => pid, text: ({ pid }) => String(pid) },
+  { title: 'DEVICE', key: 'd', left: true, value: (row) => row.device, text: (row) => printable(row.device) },
+  { title: 'POOL', key: 'n', left: true, value: (row) => row.pool, text: (row) => printable(row.pool) },
+  { title: 'SIZE', key: 's', value: (row) => row.blockSize, text: (row) => String(row.blockSize) },
+  { title: 'ACTIVE', key: 'a', value: (row) => row.active, text: (row) => count(row.active) },
+  { title: 'BLOCKS', key: 'o', value: (row) => row.blocks, text: (row) => count(row.blocks) },
+  { title: 'USE', key: 'u', value: use, text: (row) => `${String(Math.round(use(row) * 100))}%` },
+  { title: 'PEAK', key: 'p', value: (row) => row.highWater, text: (row) => count(row.highWater) },
+  { title: 'LIMIT', key: 'l', value: (row) => row.limit ?? Infinity, text: (row) => dash(row.limit) },
+  { title: 'MEMORY', key: 'c', value: (row) => row.bytes, text: (row) => formatBytes(row.bytes) },
+  { title: 'ALLOC/s', key: 'r', value: (row) => row.rate ?? -1, text: (row) => dash(row.rate) },
+  { title: 'FAIL/s', key: 'f', value: (row) => row.failing ?? -1, text: (row) => dash(row.failing) },
+  { title: 'WAIT', key: 'w', value: (row) => row.waiting, text: (row) => count(row.waiting) },
+  { title: 'WRK', key: 'k', value: (row) => row.workers, text: (row) => count(row.workers) },
+];
+
+const HELP: readonly string[] = [
+  'q  leave          space  look now        R  turn the order around',
+  '<  >              sort by the column to the left, to the right',
+  ...COLUMNS.map(({ key, title }) => `${key}                 sort by ${title}`),
+  '',
+  'any key: back',
+];
+
+/** Rows of snapshots; rates are those since the looks before. */
+export function topRows(seen: readonly Snapshot[], before: ReadonlyMap<string, Snapshot>): TopRow[] {
+  return seen.flatMap((now) => {
+    const then = before.get(String(now.process.pid));
+    const seconds = then === undefined ? 0 : (now.time - then.time) / 1000;
+    const earlier = new Map(
+      then?.devices.flatMap(({ thread, pools }) => pools.map((pool) => [`${thread}.${pool.id}`, pool] as const)),
+    );
+    return now.devices.flatMap(({ name, pools, thread }) =>
+      pools.map((pool): TopRow => {
+        const id = `${thread}.${pool.id}`;
+        const old = earlier.get(id);
+        const rate = (figure: 'allocations' | 'failures'): number | null =>
+          old === undefined || seconds <= 0 ? null : Math.max(0, (pool[figure] - old[figure]) / seconds);
+        return {
+          pid: now.process.pid,
+          device: name,
+          pool: pool.name,
+          id,
+          blockSize: pool.blockSize,
+          active: pool.active,
+          blocks: pool.blocks,
+          limit: pool.maxBlocks,
+          highWater: pool.highWater,
+          pages: pool.pages,
+          bytes: pool.pages * pool.pageBytes,
+          rate: rate('allocations'),
+          failing: rate('failures'),
+          waiting: pool.waiting,
+          workers: pool.workers.filter(({ state }) => state === 'attached').length,
+          debug: pool.debug,
+        };
+      }),
+    );
+  });
+}
+
+interface TopFlags {
+  readonly interval: number;
+  readonly count?: number;
+  readonly sort: string;
+  readonly json?: true;
+}
+
+/** Adds `dmapool top`. */
+export function registerTop(program: Command, io: CliIo): void {
+  program
+    .command('top')
+    .summary('follow the pools of running processes in a table')
+    .description(
+      'Follow the pools of running processes in a table, by default of all that can be observed. Without a terminal it ' +
+        'prints the lines of each look one after the other.',
+    )
+    .argument('[pid]', 'number of one process', parsePid)
+    .option('-d, --interval <ms>', 'milliseconds between looks', parseCount(100, 3_600_000), 1000)
+    .option('-n, --count <looks>', 'stop after so many looks', parseCount(1, 1_000_000))
+    .option('-s, --sort <key>', `sort by: ${COLUMNS.map(({ key, title }) => `${key} ${title}`).join(', ')}`, 'r')
+    .option('--json', 'print a JSON document a look, one a line')
+    .addHelpText('after', '\nIn the terminal, h shows the keys.')
+    .action(async (pid: number | undefined, flags: TopFlags) => {
+      if (!COLUMNS.some(({ key }) => key === flags.sort)) {
+        throw new CliExit(EXIT.usage, `top: --sort ${flags.sort}: one of ${COLUMNS.map(({ key }) => key).join(' ')}`);
+      }
+      await new Top(io, pid, flags).run();
+    });
+}
+
+class Top {
+  readonly #io: CliIo;
+  readonly #pid: number | undefined;
+  readonly #flags: TopFlags;
+  readonly #before = new Map<string, Snapshot>();
+  readonly #live: boolean;
+  #column: number;
+  #turned = false;
+  #help = false;
+  #rows: TopRow[] = [];
+  #seen: readonly Snapshot[] = [];
+  #quit = false;
+  #wake: () => void = () => undefined;
+
+  constructor(io: CliIo, pid: number | undefined, flags: TopFlags) {
+    this.#io = io;
+    this.#pid = pid;
+    this.#flags = flags;
+    this.#column = COLUMNS.findIndex(({ key }) => key === flags.sort);
+    this.#live = io.stdout.isTTY && io.onKey !== undefined && flags.json === undefined;
+  }
+
+  async run(): Promise<void> {
+    const { stdout } = this.#io;
+    if (!this.#live) {
+      await this.#follow();
+      return;
+    }
+    const ignoreKeys = this.#io.onKey?.((key) => {
+      this.#press(key);
+    });
+    const ignoreSize = stdout.onResize?.(() => {
+      this.#draw();
+    });
+    // The other screen, without a cursor.
+    stdout.write('\u001b[?1049h\u001b[?25l');
+    try {
+      await this.#follow();
+    } finally {
+      stdout.write('\u001b[?25h\u001b[?1049l');
+      ignoreSize?.();
+      ignoreKeys?.();
+    }
+  }
+
+  async #follow(): Promise<void> {
+    const { count: looks = Infinity, interval } = this.#flags;
+    for (let look = 1; !this.#quit; look++) {
+      await this.#look();
+      if (this.#live) this.#draw();
+      else this.#print(look === 1);
+      if (look >= looks) return;
+      if (this.#quit) return;
+      await new Promise<void>((resolve) => {
+        const timer = setTimeout(resolve, interval);
+        this.#wake = () => {
+          clearTimeout(timer);
+          resolve();
+        };
+      });
+    }
+  }
+
+  async #look(): Promise<void> {
+    const pids = this.#pid === undefined ? await observableProcesses() : [this.#pid];
+    const answers = await Promise.all(
+      pids.map(async (pid) => {
+        try {
+          return [await snapshotOf(pid, PATIENCE)];
+        } catch (error) {
+          // With one process there is nothing else to show.
+          if (this.#pid !== undefined || !(error instanceof CliExit)) throw error;
+          return [];
+        }
+      }),
+    );
+    this.#seen = answers.flat();
+    this.#rows = topRows(this.#seen, this.#before);
+    this.#before.clear();
+    for (const seen of this.#seen) this.#before.set(String(seen.process.pid), seen);
+  }
+
+  #sorted(): TopRow[] {
+    const { value } = COLUMNS[this.#column]!;
+    // Numbers from the highest, texts from A.
+    const order = this.#turned ? -1 : 1;
+    return [...this.#rows].sort((a, b) => {
+      const [x, y] = [value(a), value(b)];
+      if (typeof x === 'string' || typeof y === 'string') return order * String(x).localeCompare(String(y));
+      return x === y ? 0 : order * (x < y ? 1 : -1);
+    });
+  }
+
+  #print(withHeading: boolean): void {
+    const { stdout } = this.#io;
+    if (this.#flags.json === true) {
+      const pools = this.#sorted();
+      stdout.write(`${JSON.stringify({ time: Math.max(0, ...this.#seen.map(({ time }) => time)), pools })}\n`);
+      return;
+    }
+    const [heading, ...lines] = layOut(this.#sorted());
+    stdout.write([...(withHeading ? [heading!] : []), ...lines, ''].join('\n'));
+  }
+
+  #press(key: string): void {
+    const back = this.#help;
+    this.#help = false;
+    if (key === 'q' || key === '\u0003') {
+      this.#quit = true;
+      this.#wake();
+      return;
+    }
+    const column = COLUMNS.findIndex((each) => each.key === key);
+    if (back) {
+      this.#draw();
+      return;
+    }
+    if (key === 'h' || key === '?') this.#help = true;
+    else if (key === ' ') this.#wake();
+    else if (key === 'R') this.#turned = !this.#turned;
+    else if (key === '<' || key === '\u001b[D') this.#column = Math.max(0, this.#column - 1);
+    else if (key === '>' || key === '\u001b[C') this.#column = Math.min(COLUMNS.length - 1, this.#column + 1);
+    else if (column >= 0) this.#column = column;
+    else return;
+    this.#draw();
+  }
+
+  #draw(): void {
+    if (this.#quit) return;
+    const { stdout, env } = this.#io;
+    const { columns = 80, rows = 24 } = stdout;
+    const { bold, dim } = styleFor(stdout, env);
+    const { title } = COLUMNS[this.#column]!;
+    const uptimes = this.#seen.map(({ process: { pid, uptime } }) => `${String(pid)} up ${formatDuration(uptime)}`);
+    const bytes = this.#rows.reduce((sum, row) => sum + row.bytes, 0);
+    const summary = [
+      `dmapool top - ${uptimes.length === 0 ? 'no process can be observed' : uptimes.join(', ')}`,
+      `${count(this.#rows.length)} pools, ${formatBytes(bytes)}; sorted by ${title}${this.#turned ? ', turned' : ''}; h: keys, q: leave`,
+      '',
+    ];
+    const [heading, ...lines] = this.#help ? ['keys', ...HELP] : layOut(this.#sorted());
+    const fit = (line: string): string => Array.from(line).slice(0, columns).join('');
+    const shown = [bold(fit(summary[0]!)), dim(fit(summary[1]!)), '', bold(fit(heading!)), ...lines.map(fit)].slice(
+      0,
+      rows,
+    );
+    // Each line over the one before, then nothing below: no flicker.
+    stdout.write(`\u001b[H${shown.map((line) => `${line}\u001b[K`).join('\r\n')}\u001b[J`);
+  }
+}
+
+/** The table, its heading first. */
+function layOut(rows: readonly TopRow[]): string[] {
+  const cells = [COLUMNS.map(({ title }) => title), ...rows.map((row) => COLUMNS.map(({ text }) => text(row)))];
+  const widths = COLUMNS.map((_, i) => Math.max(...cells.map((row) => row[i]!.length)));
+  return cells.map((row) =>
+    row
+      .map((cell, i) => (COLUMNS[i]!.left === true ? cell.padEnd(widths[i]!) : cell.padStart(widths[i]!)))
+      .join('  ')
+      .trimEnd(),
+  );
+}
