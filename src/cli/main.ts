@@ -4,14 +4,17 @@ import { Command, CommanderError } from 'commander';
 
 import { describeThrown } from '../arguments.ts';
 import { DmaError } from '../index.ts';
+import { registerAdvise } from './advise.ts';
 import { registerBench } from './bench.ts';
 import { registerDemo } from './demo.ts';
 import { registerBind, registerDevices, registerUnbind } from './devices.ts';
 import { CliExit, type CliIo, EXIT } from './io.ts';
 import { registerLayout } from './layout.ts';
 import { registerCat, registerMetrics, registerPs } from './ps.ts';
+import { registerRecord } from './record.ts';
 import { registerReplay } from './replay.ts';
 import { registerTop } from './top.ts';
+import { registerWeb } from './web.ts';
 
 export { type CliIo, type CliStream, processIo } from './io.ts';
 
@@ -28,6 +31,9 @@ const COMMANDS: readonly Register[] = [
   registerTop,
   registerCat,
   registerMetrics,
+  registerWeb,
+  registerRecord,
+  registerAdvise,
   registerDevices,
   registerBind,
   registerUnbind,

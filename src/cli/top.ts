@@ -1,7 +1,7 @@
 /** `dmapool top`: the pools of running processes as a table that follows them. */
 import type { Command } from 'commander';
 
-import { observableProcesses, type Snapshot } from '../observe/index.ts';
+import { observableProcesses, type PoolSnapshot, type Snapshot } from '../observe/index.ts';
 import { CliExit, type CliIo, EXIT } from './io.ts';
 import { formatBytes, formatDuration, parseCount } from './numbers.ts';
 import { snapshotOf } from './observed.ts';
@@ -81,7 +81,7 @@ export function topRows(seen: readonly Snapshot[], before: ReadonlyMap<string, S
   return seen.flatMap((now) => {
     const then = before.get(String(now.process.pid));
     const seconds = then === undefined ? 0 : (now.time - then.time) / 1000;
-    const earlier = new Map(
+    const earlier = new Map<string, PoolSnapshot>(
       then?.devices.flatMap(({ thread, pools }) => pools.map((pool) => [`${thread}.${pool.id}`, pool] as const)),
     );
     return now.devices.flatMap(({ name, pools, thread }) =>

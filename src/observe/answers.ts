@@ -2,9 +2,10 @@
 import { threadId } from 'node:worker_threads';
 
 import { DmaArgumentError } from '../errors.ts';
-import { blockSnapshot, type BlockSnapshot, type Holder, holders } from './blocks.ts';
+import { blockSnapshot, holders } from './blocks.ts';
+import type { BlockSnapshot, Holder, Snapshot } from './format.ts';
 import { devices } from './registry.ts';
-import { poolById, snapshot, type Snapshot } from './snapshot.ts';
+import { poolById, snapshot } from './snapshot.ts';
 
 /** A pool of a process: its number is that of its thread. */
 export interface PoolAddress {

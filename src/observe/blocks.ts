@@ -5,21 +5,7 @@ import { ABSENT, ALLOCATED, QUARANTINED, RESERVED } from '../pool/free-list.ts';
 import { SharedBackend } from '../shared/backend.ts';
 import { H_CARVED, H_PAGES, holderOf, isFlight, MAX_WORKERS } from '../shared/layout.ts';
 import { Workers } from '../shared/workers.ts';
-
-/**
- * What a byte of a page's `blocks` says: `state * 64 + worker`. The worker is 0 in a pool of one thread, and for blocks
- * that no worker has.
- */
-export const BLOCK_STATE = {
-  /** Free: in the depot, or, with a worker, in its magazine. */
-  free: 0,
-  /** Allocated, by this worker. */
-  allocated: 1,
-  /** In transit from this worker to another one. */
-  transit: 2,
-  /** In quarantine (worker 0), or beyond the pool's limit (worker 1): never allocated. */
-  unusable: 3,
-} as const;
+import { BLOCK_STATE, type BlockSnapshot, type Holder } from './format.ts';
 
 const WORKER_BITS = 6;
 const IN_QUARANTINE: number = BLOCK_STATE.unusable << WORKER_BITS;
@@ -99,25 +85,20 @@ export function countByWorker({ control: { header, words, owners } }: SharedBack
   return counts;
 }
 
-/** One block, as a view shows it. */
-export interface BlockSnapshot {
-  /** Its number in the pool. */
-  readonly index: number;
-  /** Its DMA address, in bytes. */
-  readonly dma: number;
-  /** What it is: `free`, `magazine`, `allocated`, `in transit`, `quarantined` or `beyond the limit`. */
-  readonly state: 'free' | 'magazine' | 'allocated' | 'in transit' | 'quarantined' | 'beyond the limit';
-  /** The worker that has it; 0 in a pool of one thread, and for no worker. */
-  readonly worker: number;
-  /** That worker's thread; null where there is none. */
-  readonly thread: number | null;
-  /** Where it was allocated last (debug mode), or null. */
-  readonly site: string | null;
-  /** Milliseconds since it was allocated (debug mode), or null. */
-  readonly age: number | null;
-}
-
-/** One block of a pool; null if there is no page with it. */
+/**
+ * One block of a pool, as it is now.
+ *
+ * @param pool The pool.
+ * @param index The block's index.
+ * @returns Null if there is no page with it.
+ * @throws `DmaArgumentError` for what is no pool.
+ *
+ * @example
+ * ```ts
+ * const pool = DmaPool.create('rx', new Device({ name: 'eth0' }), { size: 2048 });
+ * console.log(blockSnapshot(pool, pool.allocIndex())?.state); // allocated
+ * ```
+ */
 export function blockSnapshot(pool: DmaPool, index: number): BlockSnapshot | null {
   const inside = openPool(pool);
   const { backend, book, geometry } = inside;
@@ -152,25 +133,6 @@ export function threadOf(backend: object, worker: number): number | null {
   return worker > 0 && backend instanceof SharedBackend ? new Workers(backend.control.header).threadOf(worker) : null;
 }
 
-/** Blocks of one worker from one place in the program. */
-export interface Holder {
-  /** The worker; 0 in a pool of one thread. */
-  readonly worker: number;
-  /** Its thread; null in a pool of one thread. */
-  readonly thread: number | null;
-  /** Where they were allocated, in debug mode with sites; else null. */
-  readonly site: string | null;
-  /** How many blocks, those in transit from the worker included. */
-  readonly count: number;
-  /** Of them, those in transit. */
-  readonly inTransit: number;
-  /** Milliseconds since the oldest and the newest of them were allocated, in debug mode; else null. */
-  readonly oldest: number | null;
-  readonly newest: number | null;
-  /** The first of them, by index: 8 at most. */
-  readonly blocks: readonly number[];
-}
-
 /** Most blocks of a holder that are named. */
 const NAMED = 8;
 
@@ -187,7 +149,8 @@ interface Gathered {
 /**
  * Who holds the blocks of a pool now, most blocks first. Of a shared pool the blocks of all workers.
  *
- * Ages are known for what was allocated in debug mode since `dmapool/observe` was imported in the thread that allocated.
+ * @param pool The pool.
+ * @returns A line for each worker and place. Ages are known for what was allocated in debug mode since `dmapool/observe` was imported in the thread that allocated.
  *
  * @throws `DmaArgumentError` for what is no pool.
  *

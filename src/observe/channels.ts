@@ -51,10 +51,15 @@ export interface WorkerExitMessage extends WorkerExit {
 
 /** The messages by the names of their channels, without the prefix `dmapool:`. */
 export interface ChannelMessages {
+  /** A page came or went. */
   readonly page: PageMessage;
+  /** A call got no block. */
   readonly exhausted: ExhaustedMessage;
+  /** A free block was found changed. */
   readonly corrupted: CorruptedMessage;
+  /** Blocks were allocated at the end. */
   readonly leak: LeakMessage;
+  /** A worker ended. */
   readonly 'worker-exit': WorkerExitMessage;
 }
 

@@ -6,7 +6,7 @@
  * @module dmapool/observe
  * @packageDocumentation
  */
-export { BLOCK_STATE, blockSnapshot, type BlockSnapshot, type Holder, holders } from './blocks.ts';
+export { blockSnapshot, holders } from './blocks.ts';
 export type {
   ChannelMessages,
   CorruptedMessage,
@@ -15,16 +15,20 @@ export type {
   PageMessage,
   WorkerExitMessage,
 } from './channels.ts';
-export { type MetricsFormat, metricsText } from './metrics.ts';
-export { observableProcesses, processSocket } from './socket.ts';
 export {
+  BLOCK_STATE,
+  type BlockSnapshot,
   type DeviceSnapshot,
+  type Holder,
   type PageSnapshot,
   type PoolSnapshot,
-  snapshot,
   type Snapshot,
-  type SnapshotOptions,
   type SourceSnapshot,
   type WaitHistogram,
   type WorkerSnapshot,
-} from './snapshot.ts';
+} from './format.ts';
+export { type MetricsFormat, metricsText } from './metrics.ts';
+export { PoolRecorder, type RecorderHandle, type RecordOptions, recordPool } from './recorder.ts';
+export type { RecordedOperation } from './ring.ts';
+export { observableProcesses, processSocket } from './socket.ts';
+export { snapshot, type SnapshotOptions } from './snapshot.ts';

@@ -1,5 +1,5 @@
 /** The figures of a snapshot for Prometheus and whatever reads OpenMetrics. docs/observe.md lists the metrics. */
-import type { DeviceSnapshot, PoolSnapshot, Snapshot, SourceSnapshot, WaitHistogram } from './snapshot.ts';
+import type { DeviceSnapshot, PoolSnapshot, Snapshot, SourceSnapshot, WaitHistogram } from './format.ts';
 
 /** `prometheus`: text format 0.0.4; `openmetrics`: OpenMetrics 1.0. They differ in few lines. */
 export type MetricsFormat = 'prometheus' | 'openmetrics';

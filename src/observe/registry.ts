@@ -4,6 +4,7 @@
  */
 import { type Device, isDevice } from '../device/device.ts';
 import { isPool, openPool } from '../dma-pool.ts';
+import { hex } from '../errors.ts';
 import { type ObservedEvent, plugObserver } from '../memory/observer.ts';
 import type { DmaPool } from '../pool/contract.ts';
 import { SharedBackend } from '../shared/backend.ts';
@@ -60,6 +61,13 @@ export function devices(): Device[] {
 /** The pools, oldest first; not those whose memory was given back. */
 export function pools(): DmaPool[] {
   return [...poolList].filter((pool) => !openPool(pool).backend.gone);
+}
+
+/** What identifies a shared pool in every thread: its first page is no other pool's. Null for a pool of one thread. */
+export function sharedName(pool: DmaPool): string | null {
+  const { backend } = openPool(pool);
+  if (!(backend instanceof SharedBackend)) return null;
+  return `${pool.device.path} ${pool.name} ${hex(backend.pages.dmaOf(0))}`;
 }
 
 /** Waits of a pool by their time; of a shared pool those of all threads that observe. */

@@ -7,6 +7,7 @@
  *     GET /pools/ID/blocks/INDEX         JSON
  *     GET /metrics                       Prometheus's text format, or OpenMetrics where `Accept` says so
  *     GET /events[?interval=MS]          server-sent events: `snapshot` each interval, and what happens in between
+ *     GET /trace[?seconds=N&limit=N&pool=ID]  records the pools for so long, and answers with the trace
  *     GET /sys/...                       a device's attribute, in Linux's text
  *
  * ID is THREAD.NUMBER, as in a snapshot.
@@ -15,11 +16,14 @@ import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
 
+import { DmaExistsError } from '../errors.ts';
 import { CHANNELS } from './channels.ts';
 import type { Answers, PoolAddress, Question } from './answers.ts';
 import { METRICS_TYPE, metricsText } from './metrics.ts';
+import { type PoolRecorder, recordPool, traceText } from './recorder.ts';
+import { idOf, pools } from './registry.ts';
 import type { DmaPool } from '../pool/contract.ts';
-import type { Snapshot } from './snapshot.ts';
+import type { Snapshot } from './format.ts';
 import type { Threads } from './threads.ts';
 
 /** Bytes of a request's line and headers, and characters of its path. */
@@ -86,6 +90,10 @@ async function serve(views: Views, request: IncomingMessage, response: ServerRes
       streamEvents(views, intervalOf(url), response);
       return;
     }
+    if (url.pathname === '/trace') {
+      sendTrace(views, recordingOf(url), response);
+      return;
+    }
     const { type, body } = await answerTo(views, url, request.headers.accept ?? '');
     response.writeHead(200, { 'Content-Type': type, 'Cache-Control': 'no-store' });
     response.end(request.method === 'HEAD' ? undefined : body);
@@ -127,7 +135,10 @@ interface Body {
 const json = (value: unknown): Body => ({ type: 'application/json', body: JSON.stringify(value) });
 
 async function answerTo(views: Views, { pathname, searchParams }: URL, accept: string): Promise<Body> {
-  if (pathname === '/snapshot') return json(await views.snapshot(blocksOf(searchParams.get('blocks'))));
+  if (pathname === '/snapshot') {
+    const seen = await views.snapshot(blocksOf(searchParams.get('blocks')));
+    return { type: 'application/json', body: views.textOf(seen) };
+  }
   if (pathname === '/metrics') {
     const format = accept.includes('application/openmetrics-text') ? 'openmetrics' : 'prometheus';
     return { type: METRICS_TYPE[format], body: metricsText(await views.snapshot(null), format) };
@@ -175,6 +186,7 @@ function blocksOf(text: string | null): Blocks {
 class Views {
   readonly #threads: Threads;
   readonly #kept = new Map<string, { readonly at: number; readonly seen: Promise<Snapshot> }>();
+  readonly #texts = new WeakMap<Snapshot, string>();
 
   constructor(threads: Threads) {
     this.#threads = threads;
@@ -188,6 +200,22 @@ class Views {
     for (const [old, { at }] of this.#kept) if (performance.now() - at >= FRESH) this.#kept.delete(old);
     this.#kept.set(key, { at: performance.now(), seen });
     return seen;
+  }
+
+  /** A snapshot as JSON; made once for all that get it. */
+  textOf(seen: Snapshot): string {
+    const text = this.#texts.get(seen) ?? JSON.stringify(seen);
+    this.#texts.set(seen, text);
+    return text;
+  }
+
+  /** Has the other workers of shared pools record too. */
+  startRecording(recorders: readonly PoolRecorder[]): void {
+    for (const { pool, handle } of recorders) this.#threads.record(pool, handle);
+  }
+
+  stopRecording(recorders: readonly PoolRecorder[]): void {
+    for (const { pool } of recorders) this.#threads.record(pool, null);
   }
 
   /** The first answer that is one. */
@@ -214,14 +242,77 @@ function intervalOf({ searchParams }: URL): number {
   return value;
 }
 
+/** What is to be recorded. */
+interface Recording {
+  readonly seconds: number;
+  readonly limit: number;
+  /** Null for all. */
+  readonly pool: number | null;
+}
+
+const SECONDS = { usual: 5, most: 3600 } as const;
+const LIMIT = { least: 64, usual: 65_536, most: 2 ** 24 } as const;
+
+function recordingOf({ searchParams }: URL): Recording {
+  const read = (name: string, usual: number, least: number, most: number): number => {
+    const text = searchParams.get(name);
+    if (text === null) return usual;
+    const value = Number(text);
+    if (!/^\d{1,8}$/.test(text) || value < least || value > most) {
+      throw new Refusal(400, `${name}: a whole number from ${String(least)} to ${String(most)}`);
+    }
+    return value;
+  };
+  const pool = /^0\.(\d{1,9})$/.exec(searchParams.get('pool') ?? '')?.[1];
+  if (searchParams.has('pool') && pool === undefined)
+    throw new Refusal(400, 'pool: one of the main thread, as 0.NUMBER');
+  return {
+    seconds: read('seconds', SECONDS.usual, 1, SECONDS.most),
+    limit: read('limit', LIMIT.usual, LIMIT.least, LIMIT.most),
+    pool: pool === undefined ? null : Number(pool),
+  };
+}
+
+/** Records as long as the client waits, but not longer than it asked for. */
+function sendTrace(views: Views, { seconds, limit, pool }: Recording, response: ServerResponse): void {
+  const wanted = pools().filter((each) => pool === null || idOf(each) === pool);
+  if (wanted.length === 0) throw new Refusal(404, 'the main thread has no such pool');
+  const recorders: PoolRecorder[] = [];
+  const stop = (): void => {
+    for (const recorder of recorders) recorder.stop();
+    views.stopRecording(recorders);
+  };
+  try {
+    for (const each of wanted) recorders.push(recordPool(each, { limit }));
+  } catch (error) {
+    stop();
+    if (error instanceof DmaExistsError) throw new Refusal(409, error.message);
+    throw error;
+  }
+  views.startRecording(recorders);
+  const timer = setTimeout(() => {
+    stop();
+    response.writeHead(200, { 'Content-Type': 'text/plain; charset=utf-8', 'Cache-Control': 'no-store' });
+    response.end(traceText(recorders));
+  }, seconds * 1000);
+  timer.unref();
+  response.on('close', () => {
+    clearTimeout(timer);
+    stop();
+  });
+}
+
 /** Server-sent events, until the client goes. */
 function streamEvents(views: Views, interval: number, response: ServerResponse): void {
   response.writeHead(200, { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-store' });
   const counts = new Map<string, number>();
   let sending = false;
-  const send = (event: string, data: unknown): void => {
+  const sendText = (event: string, data: string): void => {
     // A client that does not read gets no more until it does.
-    if (response.writableLength < 1 << 20) response.write(`event: ${event}\ndata: ${JSON.stringify(data)}\n\n`);
+    if (response.writableLength < 1 << 20) response.write(`event: ${event}\ndata: ${data}\n\n`);
+  };
+  const send = (event: string, data: unknown): void => {
+    sendText(event, JSON.stringify(data));
   };
   const look = async (): Promise<void> => {
     if (sending) return;
@@ -230,7 +321,7 @@ function streamEvents(views: Views, interval: number, response: ServerResponse):
       const seen = await views.snapshot(null);
       for (const [name, count] of counts) if (count > MOST_EVENTS) send('missed', { name, count: count - MOST_EVENTS });
       counts.clear();
-      send('snapshot', seen);
+      sendText('snapshot', views.textOf(seen));
     } catch {
       // The next look may do better.
     } finally {

@@ -1,10 +1,10 @@
-/** {@link snapshot}: everything that can be seen of the pools of a process, as JSON. docs/snapshot.schema.json is its schema. */
+/** {@link snapshot}: everything that can be seen of the pools of a thread. */
 import { threadId } from 'node:worker_threads';
 
 import { type OptionNames, readOptions } from '../arguments.ts';
 import type { Device } from '../device/device.ts';
 import { openPool } from '../dma-pool.ts';
-import { DmaArgumentError, DmaDestroyedError, hex } from '../errors.ts';
+import { DmaArgumentError, DmaDestroyedError } from '../errors.ts';
 import type { CoherentAllocator } from '../memory/coherent.ts';
 import type { DmaPool } from '../pool/contract.ts';
 import { MAX_BLOCKS } from '../pool/hot-path.ts';
@@ -15,150 +15,8 @@ import { ATTACHED, DEAD, LOST, MAX_WORKERS, NO_WORKER } from '../shared/layout.t
 import { WAIT_BOUNDS } from '../shared/wait-times.ts';
 import { Workers } from '../shared/workers.ts';
 import { countByWorker, openSlots, pageStates } from './blocks.ts';
-import { devices, idOf, pools, waitTimes } from './registry.ts';
-
-/** A memory source. Figures that a source does not tell are null. */
-export interface SourceSnapshot {
-  /** Number of the source in its thread. */
-  readonly id: number;
-  /** The thread that has it. */
-  readonly thread: number;
-  /** Kind of memory: `heap`, `hugetlb`, `vfio`, `qemu`. */
-  readonly name: string;
-  /** Bytes of a page. */
-  readonly pageSize: number;
-  /** Bytes taken from the system. */
-  readonly committed: number | null;
-  /** Bytes handed out. */
-  readonly inUse: number | null;
-  /** The most bytes that it may take. */
-  readonly limit: number | null;
-  /** Mappings that it has in an IOMMU. */
-  readonly mappings: number | null;
-  /** Accesses of devices that the IOMMU stopped. */
-  readonly faults: number | null;
-}
-
-/** Calls of `allocWait` that had to wait and ended since `dmapool/observe` was imported, by how long they waited. */
-export interface WaitHistogram {
-  /** Upper bounds of the buckets, in milliseconds, ascending. */
-  readonly bounds: readonly number[];
-  /** Waits in each bucket; one more than bounds: the last is for longer ones. */
-  readonly counts: readonly number[];
-  /** Milliseconds of all of them together. */
-  readonly sum: number;
-}
-
-/** A worker of a shared pool; in a pool of one thread that thread, as worker 0. */
-export interface WorkerSnapshot {
-  /** Its number in the pool. */
-  readonly worker: number;
-  /** Number of its thread. */
-  readonly thread: number;
-  /** `dead`: it ended and is not recovered yet; `lost`: what it holds waits for `reclaim()`. */
-  readonly state: 'attached' | 'attaching' | 'dead' | 'lost';
-  /** Blocks that it holds. */
-  readonly held: number;
-  /** Free blocks that it keeps for itself. */
-  readonly cached: number;
-  /** Blocks in transit from it. */
-  readonly inTransit: number;
-  /** Allocations so far; of another thread as of its last slow call. */
-  readonly allocations: number;
-}
-
-/** A page of a pool. */
-export interface PageSnapshot {
-  /** Its slot: it holds the blocks `slot * blocksPerPage` and up. */
-  readonly slot: number;
-  /** Its DMA address. */
-  readonly dma: number;
-  /** A byte for each block, in base64: `state * 64 + worker`, see `BLOCK_STATE`. */
-  readonly blocks: string;
-}
-
-/** A pool. */
-export interface PoolSnapshot extends PoolStatistics {
-  /** Number of the pool in its thread. */
-  readonly id: number;
-  /** Its name. */
-  readonly name: string;
-  /** Size, alignment and boundary as given. */
-  readonly size: number;
-  readonly align: number;
-  readonly boundary: number;
-  /** Bytes of a block. */
-  readonly blockSize: number;
-  /** Bytes of a page. */
-  readonly pageBytes: number;
-  /** Blocks of a page. */
-  readonly blocksPerPage: number;
-  /** Most blocks that may be allocated; null for no limit. */
-  readonly maxBlocks: number | null;
-  /** NUMA node that its pages should come from; -1: none in particular. */
-  readonly node: number;
-  /** True in debug mode. */
-  readonly debug: boolean;
-  /** Identifies a shared pool in all threads of the process; null if it is not shared. */
-  readonly shared: string | null;
-  /** `destroyed`: it gives no more blocks, and waits for those that are allocated. */
-  readonly state: 'open' | 'destroyed';
-  /** Waits by their time. */
-  readonly waitTimes: WaitHistogram;
-  /** Its workers. */
-  readonly workers: readonly WorkerSnapshot[];
-  /** Its pages, if they were asked for; else null. */
-  readonly map: readonly PageSnapshot[] | null;
-}
-
-/** A device, with its pools in order of creation. */
-export interface DeviceSnapshot {
-  /** Number of the device in its thread. */
-  readonly id: number;
-  /** The thread that has it. */
-  readonly thread: number;
-  /** Its name and sysfs path. */
-  readonly name: string;
-  readonly path: string;
-  /** The highest address that it reaches. */
-  readonly dmaMask: number;
-  /** Its NUMA node; -1: none in particular. */
-  readonly numaNode: number;
-  /** The `id` of its memory source. */
-  readonly source: number;
-  /** Bytes of memory that it has. */
-  readonly bytes: number;
-  /** Names of its attributes. */
-  readonly attributes: readonly string[];
-  /** Its pools. */
-  readonly pools: readonly PoolSnapshot[];
-}
-
-/** What {@link snapshot} returns: plain data for JSON. A later version may add members; other changes raise `version`. */
-export interface Snapshot {
-  /** Always `dmapool-snapshot`. */
-  readonly format: 'dmapool-snapshot';
-  /** Version of the format. */
-  readonly version: 1;
-  /** When it was taken, in milliseconds since 1970. */
-  readonly time: number;
-  /** The process. */
-  readonly process: {
-    readonly pid: number;
-    /** What it runs: the script's path, or the command. */
-    readonly title: string;
-    /** Version of Node. */
-    readonly node: string;
-    /** Milliseconds since it started. */
-    readonly uptime: number;
-    /** The thread that took the snapshot; 0 is the main thread. */
-    readonly thread: number;
-  };
-  /** Memory sources of the devices. */
-  readonly sources: readonly SourceSnapshot[];
-  /** Devices, oldest first. */
-  readonly devices: readonly DeviceSnapshot[];
-}
+import type { DeviceSnapshot, PoolSnapshot, Snapshot, SourceSnapshot, WorkerSnapshot } from './format.ts';
+import { devices, idOf, pools, sharedName, waitTimes } from './registry.ts';
 
 /** What a snapshot has besides the figures. */
 export interface SnapshotOptions {
@@ -172,6 +30,7 @@ const OPTIONS: OptionNames<SnapshotOptions> = { blocks: true };
  * All devices, pools and memory sources of this thread that were made since `dmapool/observe` was imported. The figures of
  * a shared pool are those of the whole pool, whichever thread asks.
  *
+ * @param options Whether the snapshot has blocks.
  * @throws `DmaArgumentError` for wrong options.
  *
  * @example
@@ -269,7 +128,7 @@ export function poolSnapshot(pool: DmaPool, blocks: boolean): PoolSnapshot {
     maxBlocks: maxBlocks === MAX_BLOCKS ? null : maxBlocks,
     node,
     debug: modes.debug !== null,
-    shared: backend instanceof SharedBackend ? sharedName(pool) : null,
+    shared: sharedName(pool),
     state: isOpen(backend) ? 'open' : 'destroyed',
     ...statistics,
     waitTimes: { bounds: WAIT_BOUNDS, counts: [...counts], sum },
@@ -282,11 +141,6 @@ export function poolSnapshot(pool: DmaPool, blocks: boolean): PoolSnapshot {
         }))
       : null,
   };
-}
-
-/** Its first page is no other pool's of that device. */
-function sharedName(pool: DmaPool): string {
-  return `${pool.device.path} ${pool.name} ${hex(openPool(pool).backend.pages.dmaOf(0))}`;
 }
 
 function isOpen(backend: object): boolean {

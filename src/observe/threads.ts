@@ -9,7 +9,11 @@
 import { BroadcastChannel, threadId } from 'node:worker_threads';
 
 import { answer, type Answers, type PoolAddress, type Question } from './answers.ts';
-import type { DeviceSnapshot, Snapshot } from './snapshot.ts';
+import { DmaExistsError } from '../errors.ts';
+import type { DmaPool } from '../pool/contract.ts';
+import type { DeviceSnapshot, Snapshot } from './format.ts';
+import { type PoolRecorder, type RecorderHandle, recordPool } from './recorder.ts';
+import { pools, sharedName } from './registry.ts';
 
 const NAME = 'dmapool:observe';
 /** Milliseconds that a thread has to answer. */
@@ -20,6 +24,7 @@ type Message =
   | { readonly bye: number }
   | { readonly who: true }
   | { readonly ask: number; readonly question: Question & { readonly of?: number } }
+  | { readonly record: string; readonly handle: RecorderHandle | null }
   | { readonly answered: number; readonly thread: number; readonly answer: unknown };
 
 /** In a worker: answers the main thread, as long as the thread lives; keeps it not alive. */
@@ -28,9 +33,11 @@ export function answerMainThread(): void {
   const say = (message: Message): void => {
     channel.postMessage(message);
   };
+  const recorders = new Map<string, PoolRecorder>();
   channel.onmessage = ({ data }: { data: unknown }): void => {
     const message = data as Message;
     if ('who' in message) say({ hello: threadId });
+    if ('record' in message) takePart(recorders, message.record, message.handle);
     if (!('ask' in message) || (message.question.of ?? threadId) !== threadId) return;
     let answered: unknown = null;
     try {
@@ -45,6 +52,20 @@ export function answerMainThread(): void {
     say({ bye: threadId });
   });
   say({ hello: threadId });
+}
+
+/** Starts or ends this thread's part in the recording of a shared pool. */
+function takePart(recorders: Map<string, PoolRecorder>, shared: string, handle: RecorderHandle | null): void {
+  recorders.get(shared)?.stop();
+  recorders.delete(shared);
+  const pool = handle === null ? undefined : pools().find((each) => sharedName(each) === shared);
+  if (handle === null || pool === undefined) return;
+  try {
+    recorders.set(shared, recordPool(pool, { join: handle }));
+  } catch (error) {
+    // The program records it itself.
+    if (!(error instanceof DmaExistsError)) throw error;
+  }
 }
 
 interface Pending {
@@ -127,6 +148,12 @@ export class Threads {
     });
     this.#pending.delete(ask);
     return answers as Answers[K][];
+  }
+
+  /** Has the other workers of a shared pool take part in its recording; null: no longer. */
+  record(pool: DmaPool, handle: RecorderHandle | null): void {
+    const record = sharedName(pool);
+    if (record !== null) this.#channel.postMessage({ record, handle } satisfies Message);
   }
 
   /** One snapshot of the whole process. A pool that several threads share is there once. */

@@ -107,10 +107,16 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     });
   }
 
-  /** Has `hooks` run on every block from now on. Before the first call to the pool. */
-  setHooks(hooks: BlockHooks): void {
+  /** What is done to each block that changes hands. */
+  get hooks(): BlockHooks | null {
+    return this.#hooks;
+  }
+
+  /** Has `hooks` run on every block from now on; null for none. */
+  setHooks(hooks: BlockHooks | null): void {
     this.#hooks = hooks;
-    this.#list.hold();
+    if (hooks !== null) this.#list.hold();
+    else if (this.#state === 'open' && this.#waiters.length === 0) this.#list.release();
   }
 
   /** True once the pool is destroyed and its memory given back. */

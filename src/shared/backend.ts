@@ -71,6 +71,7 @@ const EVENT_PATIENCE = 20;
 
 export class SharedBackend extends BackendBase implements PoolBackend {
   readonly #options: SharedBackendOptions;
+  #hooks: BlockHooks | null = null;
   readonly #header: Int32Array<SharedArrayBuffer>;
   readonly #label: string;
   readonly #core: SharedCore;
@@ -121,7 +122,7 @@ export class SharedBackend extends BackendBase implements PoolBackend {
       });
     });
     this.#forgetReclaim = device.onReclaim(() => this.#reclaimPages());
-    if (options.hooks !== null) list.hold();
+    this.setHooks(options.hooks);
     // A predecessor in the slot may have left some.
     this.#deadToRecover = this.#core.hasWitnessed();
     this.#onEvents();
@@ -134,6 +135,18 @@ export class SharedBackend extends BackendBase implements PoolBackend {
 
   get worker(): number {
     return this.#options.worker;
+  }
+
+  /** What this worker does to each block that changes hands. */
+  get hooks(): BlockHooks | null {
+    return this.#hooks;
+  }
+
+  /** Has `hooks` run on every block that this worker allocates or frees from now on; null for none. */
+  setHooks(hooks: BlockHooks | null): void {
+    this.#hooks = hooks;
+    if (hooks !== null) this.#options.list.hold();
+    else if (!this.gone && !this.#core.isDestroyed()) this.#options.list.release();
   }
 
   /** True once the pool was destroyed, in whichever worker. */
@@ -194,7 +207,8 @@ export class SharedBackend extends BackendBase implements PoolBackend {
 
   /** Lets the hooks have a block that was just taken. False if it was quarantined instead. */
   #dress(index: number): boolean {
-    const { hooks, list, name } = this.#options;
+    const { list, name } = this.#options;
+    const hooks = this.#hooks;
     if (hooks === null) return true;
     if (hooks.renewsHandles) list.dropObject(index);
     const trouble = hooks.inspect(index);
@@ -233,9 +247,8 @@ export class SharedBackend extends BackendBase implements PoolBackend {
   }
 
   drain(index: number): void {
-    const { list } = this.#options;
     if (this.#isOut() || !this.#isMine(index)) throw this.badFree(index);
-    this.#options.hooks?.freed(index);
+    this.#hooks?.freed(index);
     // It is free from here on; that the rest of the magazine could not be moved just now is no failure of this free.
     try {
       this.#core.freeSlow(index);
@@ -243,11 +256,15 @@ export class SharedBackend extends BackendBase implements PoolBackend {
     } catch (error) {
       if (!(error instanceof DmaTimeoutError)) throw error;
     }
-    if (!this.#core.isDestroyed()) return;
+    if (this.#core.isDestroyed()) this.#drained();
+  }
+
+  /** A block came back to a pool that was destroyed. Apart from `drain`, in which a closure would cost each call an object. */
+  #drained(): void {
     tryLocked(() => {
       this.#stop();
     });
-    if (list.out === 0) this.#last();
+    if (this.#options.list.out === 0) this.#last();
   }
 
   #isMine(index: number): boolean {

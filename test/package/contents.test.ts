@@ -22,7 +22,9 @@ function filesIn(directory: string): string[] {
 
 test('the package has the sources, what was compiled from them, the documentation and the command', () => {
   const sources = ['src', 'drivers', 'examples'].flatMap((of) =>
-    filesIn(join(root, of)).map((file) => `${of}/${file}`),
+    filesIn(join(root, of))
+      .filter((file) => file.endsWith('.ts'))
+      .map((file) => `${of}/${file}`),
   );
   const compiled = sources.flatMap((file) =>
     ['.d.ts', '.js', '.js.map'].map((end) => `dist/${file.slice(0, -3)}${end}`),

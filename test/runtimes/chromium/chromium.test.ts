@@ -4,29 +4,16 @@
  *
  * DMAPOOL_CHROMIUM names the browser; else it is looked for on the PATH (Debian: `apt-get install chromium`).
  */
-import { existsSync } from 'node:fs';
-import { delimiter, join } from 'node:path';
 import { after, test } from 'node:test';
 import { type Browser, chromium, type Page } from 'playwright-core';
+import { findBrowser, NO_BROWSER } from '../../support/browser.ts';
 import type { Outcome } from '../suite/check.ts';
 import { entriesAt, reportOutcomes } from '../suite/run.ts';
 import type { Task } from './page.ts';
 import { serve } from './server.ts';
 
 const executablePath = findBrowser();
-const options = {
-  skip: executablePath === undefined ? 'Chromium is not installed: apt-get install chromium' : false,
-  timeout: 120_000,
-};
-
-function findBrowser(): string | undefined {
-  const named = process.env['DMAPOOL_CHROMIUM'];
-  if (named !== undefined) return named;
-  const folders = (process.env['PATH'] ?? '').split(delimiter);
-  return ['chromium', 'chromium-browser', 'google-chrome']
-    .flatMap((name) => folders.map((folder) => join(folder, name)))
-    .find((path) => existsSync(path));
-}
+const options = { skip: executablePath === undefined ? NO_BROWSER : false, timeout: 120_000 };
 
 /** Where the page's program is, for the browser. */
 const FOLDER = '/dist/test/runtimes/chromium';
