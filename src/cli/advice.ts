@@ -144,7 +144,6 @@ function geometryAdvice(geometry: PoolGeometry, figures: TrafficFigures): Advice
   const { align, boundary, size } = geometry;
   const { tail, rounding, pageBytes, blocksPerPage } = figures;
   const waste = (tail + rounding) / pageBytes;
-  if (blocksPerPage === 1) return [];
   const evidence =
     `${plural(tail, 'byte')} of each page in no block, ${plural(rounding, 'byte')} by rounding ${String(size)} up to ` +
     `${String(figures.blockSize)}: ${percent(waste)} of ${plural(figures.pages, 'page')}`;
