@@ -46,7 +46,7 @@ const TABLE = {
   cli: { files: 'src/cli/', also: ['public', 'examples'], outside: ['node:', 'commander'] },
   bin: { files: 'bin/', outside: ['node:'] },
   examples: { files: 'examples/', also: ['public'], outside: ['node:'] },
-  scripts: { files: 'scripts/', outside: ['node:', 'commander', 'typescript'] },
+  scripts: { files: 'scripts/', outside: ['node:', 'commander', 'typescript', 'playwright-core'] },
   bench: { files: 'bench/', also: ['public', 'scripts', 'cli'], outside: ['node:', 'prettier'] },
   // Tests import the inside of the part that they test too: those in test/pool src/pool, those in test/drivers/nvme
   // drivers/nvme: `tested`. The command has no entry point to import, and is tested beside what it does.

@@ -57,8 +57,13 @@ export function registerBind(program: Command, io: CliIo): void {
         'network interface that is up, a function whose IOMMU group has other functions with drivers. Needs root.',
     )
     .argument('<address...>', 'PCI addresses, such as 0000:3b:00.0; those of one group together')
-    .action((addresses: string[]) => {
+    .option('--json', 'print a JSON document')
+    .action((addresses: string[], { json }: { json?: true }) => {
       const done = orUsageError('bind', () => bindToVfio(addresses));
+      if (json === true) {
+        io.stdout.write(`${JSON.stringify(done)}\n`);
+        return;
+      }
       for (const rebinding of done) report(rebinding, io);
       const changed = done.filter(({ steps }) => steps.length > 0).map(({ address }) => address);
       if (changed.length > 0) io.stdout.write(`To undo this: dmapool unbind ${changed.join(' ')} (so does a reboot)\n`);
@@ -72,8 +77,11 @@ export function registerUnbind(program: Command, io: CliIo): void {
     .summary("return PCI functions to the kernel's drivers")
     .description("Unbind PCI functions from vfio-pci and return them to the kernel's drivers. Needs root.")
     .argument('<address...>', 'PCI addresses, such as 0000:3b:00.0')
-    .action((addresses: string[]) => {
-      for (const rebinding of orUsageError('unbind', () => unbindFromVfio(addresses))) report(rebinding, io);
+    .option('--json', 'print a JSON document')
+    .action((addresses: string[], { json }: { json?: true }) => {
+      const rebindings = orUsageError('unbind', () => unbindFromVfio(addresses));
+      if (json === true) io.stdout.write(`${JSON.stringify(rebindings)}\n`);
+      else for (const rebinding of rebindings) report(rebinding, io);
     });
 }
 

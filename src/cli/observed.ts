@@ -1,7 +1,7 @@
 /** Asks processes that run with `dmapool/observe/register`. */
 import { request } from 'node:http';
 
-import { observableProcesses, processSocket, type Snapshot } from '../observe/index.ts';
+import { processSocket, type Snapshot } from '../observe/index.ts';
 import { CliExit, EXIT } from './io.ts';
 
 /** Milliseconds that a process has to answer. */
@@ -63,16 +63,4 @@ export async function snapshotOf(pid: number, patience?: number, query = ''): Pr
   const { status, text } = await askProcess(pid, `/snapshot${query}`, patience === undefined ? {} : { patience });
   if (status !== 200) throw new CliExit(EXIT.failure, `process ${String(pid)}: ${text.trim()}`);
   return JSON.parse(text) as Snapshot;
-}
-
-/** The only process that can be observed. @throws {@link CliExit} if there is none, or if there are several. */
-export async function onlyProcess(command: string): Promise<number> {
-  const pids = await observableProcesses();
-  if (pids.length === 1) return pids[0]!;
-  throw new CliExit(
-    EXIT.usage,
-    pids.length === 0
-      ? `${command}: no process can be observed; start one with: node --import dmapool/observe/register ...`
-      : `${command}: which one? ${pids.join(', ')} can be observed (dmapool ps lists them)`,
-  );
 }

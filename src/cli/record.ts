@@ -10,8 +10,8 @@ import { askProcess } from './observed.ts';
 import { parsePid } from './ps.ts';
 import { count } from './style.ts';
 
-/** Milliseconds that a process has to answer, besides the time of the recording. */
-const PATIENCE = 10_000;
+/** Milliseconds that a process has to answer, besides the time of the recording: a busy one answers late. */
+const PATIENCE = 60_000;
 
 interface RecordFlags {
   readonly output: string;

@@ -1,0 +1,48 @@
+/** A recording of a driver at work replays without a difference. */
+import assert from 'node:assert/strict';
+import { spawn, spawnSync } from 'node:child_process';
+import { rmSync } from 'node:fs';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import { withoutQemu } from '../qemu/qemu.ts';
+import { privateFolder, root } from './program.ts';
+
+const COMMAND = join(root, 'bin', 'dmapool.js');
+
+test(
+  'dmapool demo nvme, with DMAPOOL_OBSERVE=1, is recorded and replays',
+  { skip: withoutQemu, timeout: 180_000 },
+  async () => {
+    const folder = privateFolder();
+    const env = { ...process.env, XDG_RUNTIME_DIR: folder };
+    const demo = spawn(process.execPath, [COMMAND, 'demo', 'nvme'], {
+      env: { ...env, DMAPOOL_OBSERVE: '1' },
+      stdio: ['ignore', 'pipe', 'inherit'],
+    });
+    const ended = new Promise<number | null>((resolve) => demo.once('exit', resolve));
+    const run = (...args: readonly string[]): string => {
+      const { status, stdout, stderr } = spawnSync(process.execPath, [COMMAND, ...args], { env, encoding: 'utf8' });
+      assert.deepEqual([status, stderr], [0, ''], args.join(' '));
+      return stdout;
+    };
+    try {
+      // The first line: the controller is open, and with it the pools.
+      await new Promise((resolve) => demo.stdout.once('data', resolve));
+      const file = join(folder, 'nvme.trace.gz');
+      const args = ['-o', file, '--seconds', '2', '--limit', '1000000', '--json'];
+      const { pools, allocations } = JSON.parse(run('record', String(demo.pid), ...args)) as Record<string, number>;
+      assert.equal(pools, 3);
+      assert.ok(allocations! > 1000, String(allocations));
+      const { failures, mismatches } = JSON.parse(run('replay', file, '--json', '--repeat', '1')) as {
+        failures: number;
+        mismatches: unknown[];
+      };
+      assert.deepEqual({ failures, mismatches }, { failures: 0, mismatches: [] });
+      demo.stdout.resume();
+      assert.equal(await ended, 0);
+    } finally {
+      demo.kill();
+      rmSync(folder, { recursive: true, force: true });
+    }
+  },
+);
