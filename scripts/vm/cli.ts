@@ -9,7 +9,8 @@ import { constants } from 'node:os';
 import { Command, InvalidArgumentError, Option } from 'commander';
 import type { VmDevice } from './devices.ts';
 import { VmError } from './error.ts';
-import { fetchKernel } from './kernel.ts';
+import { fetchHeaders } from './headers.ts';
+import { fetchKernel, KERNEL_SERIES, kernelSeries, type KernelSeries } from './kernel.ts';
 import type { VmOptions } from './options.ts';
 import { runInVm, type VmStage } from './run.ts';
 
@@ -23,6 +24,7 @@ interface Flags {
   readonly env: Record<string, string>;
   readonly cwd?: string;
   readonly timeout?: number;
+  readonly kernel?: KernelSeries;
   readonly accel?: 'kvm' | 'tcg';
   readonly kernelArg: string[];
   readonly qemu: string[];
@@ -57,12 +59,13 @@ const program = new Command('npm run vm --')
   .option('--env <name[=value]>', 'a variable for the command, or one to pass on; repeatable', addVariable, {})
   .option('--cwd <folder>', 'where to run the command (default: here)')
   .option('--timeout <seconds>', 'how long the command may take (default 600)', parseCount)
+  .addOption(new Option('--kernel <series>', 'the kernel (default 6.12)').choices(KERNEL_SERIES))
   .addOption(new Option('--accel <name>', 'instead of KVM where it works, else TCG').choices(['kvm', 'tcg']))
   .option('--kernel-arg <argument>', "one more for the guest's kernel; repeatable", append, [])
   .option('--qemu <argument>', 'one more for QEMU; repeatable', append, [])
   .option('--dmesg <file>', "writes the guest's kernel log there")
   .option('--console', "runs COMMAND on the machine's console, which is this terminal; Ctrl-A X ends the machine")
-  .option('--prepare', 'only fetches the kernel, or a newer one, through apt')
+  .option('--prepare', 'only fetches the kernel and its headers, or newer ones, through apt')
   .option('--quiet', 'says nothing of its own unless something fails')
   .showHelpAfterError('(--help says more)')
   .exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : 125))
@@ -75,7 +78,9 @@ async function main(command: string[], flags: Flags): Promise<void> {
   };
   try {
     if (flags.prepare === true) {
-      const { release, folder } = await fetchKernel(say);
+      const kernel = await fetchKernel(kernelSeries(flags.kernel), say);
+      await fetchHeaders(kernel, say);
+      const { release, folder } = kernel;
       say(`kernel ${release} is in ${folder}`);
       if (command.length === 0) return;
     }
@@ -124,6 +129,7 @@ function machine(flags: Flags): Omit<VmOptions, 'command' | 'onMessage'> {
     ...(flags.hugepages === undefined ? {} : { hugepages: flags.hugepages }),
     ...(flags.cwd === undefined ? {} : { cwd: flags.cwd }),
     ...(flags.timeout === undefined ? {} : { timeout: flags.timeout * 1000 }),
+    ...(flags.kernel === undefined ? {} : { kernel: flags.kernel }),
     ...(flags.accel === undefined ? {} : { accelerator: flags.accel }),
     // A terminal is for --console.
     ...(flags.console === true || process.stdin.isTTY ? {} : { stdin: process.stdin }),

@@ -1,28 +1,24 @@
 /**
  * The guest's kernel, its modules and busybox: Debian's own, fetched once through apt and kept in the user's cache.
  *
- *     $XDG_CACHE_HOME/dmapool-vm/v1-6.1.0-56-amd64/
+ *     $XDG_CACHE_HOME/dmapool-vm/v2-6.12.117+deb12-amd64/
  *         vmlinux      the kernel, unpacked, so that the guest need not do it
  *         busybox      static
- *         lib/modules/6.1.0-56-amd64/
+ *         lib/modules/6.12.117+deb12-amd64/      modules, unpacked
+ *         usr/         the kernel's headers, once they were wanted (headers.ts)
  */
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import {
-  chmodSync,
-  mkdirSync,
-  mkdtempSync,
-  readdirSync,
-  readFileSync,
-  renameSync,
-  rmSync,
-  writeFileSync,
-} from 'node:fs';
-import { homedir } from 'node:os';
+import { chmodSync, existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { cacheFolder, dependencies, download, makeFolder, unpack } from './debian.ts';
 import { VmError } from './error.ts';
 import { findTool, needTool, runTool } from './tools.ts';
+
+/** The kernels that Debian 12 has. */
+export const KERNEL_SERIES = ['6.1', '6.12'] as const;
+export type KernelSeries = (typeof KERNEL_SERIES)[number];
 
 /** A kernel that is ready to boot. */
 export interface VmKernel {
@@ -33,13 +29,10 @@ export interface VmKernel {
 }
 
 /** To be raised when what is in such a folder changes. */
-const RECIPE = 'v1';
+const RECIPE = 'v2';
 
-// The cloud flavour has neither 9p nor e1000.
-const META_PACKAGE = 'linux-image-amd64';
-
-/** The modules worth keeping: what a machine of QEMU's may have, and what user-space drivers need. */
-const MODULE_FOLDERS: readonly string[] = [
+/** The modules to keep, and folders of them: what a machine of QEMU's may have, and what user-space drivers need. */
+const MODULES: readonly string[] = [
   'arch',
   'block',
   'crypto',
@@ -55,10 +48,9 @@ const MODULE_FOLDERS: readonly string[] = [
   'fs/9p',
   'fs/configfs',
   'fs/ext4',
-  'fs/fscache',
   'fs/fuse',
   'fs/jbd2',
-  'fs/mbcache.ko',
+  'fs/mbcache',
   'fs/netfs',
   'fs/overlayfs',
   'drivers/ata',
@@ -69,8 +61,7 @@ const MODULE_FOLDERS: readonly string[] = [
   'drivers/i2c',
   'drivers/net/ethernet/intel',
   'drivers/net/mdio',
-  'drivers/net/mdio.ko',
-  'drivers/net/mii.ko',
+  'drivers/net/mii',
   'drivers/net/phy',
   'drivers/nvme',
   'drivers/pps',
@@ -85,13 +76,21 @@ const MODULE_FOLDERS: readonly string[] = [
   'drivers/virtio',
 ];
 
-function cacheFolder(): string {
-  const base = process.env['XDG_CACHE_HOME'];
-  return join(base === undefined || base === '' ? join(homedir(), '.cache') : base, 'dmapool-vm');
+/** Folders that only kernels of one series have. */
+const MODULES_OF: Readonly<Record<KernelSeries, readonly string[]>> = { '6.1': ['fs/fscache'], '6.12': [] };
+
+/** The series asked for, or DMAPOOL_VM_KERNEL's, or the default one. */
+export function kernelSeries(wanted = process.env['DMAPOOL_VM_KERNEL']): KernelSeries {
+  if (wanted === undefined || wanted === '') return '6.12';
+  const series = KERNEL_SERIES.find((known) => known === wanted);
+  if (series === undefined) {
+    throw new VmError('ERR_VM_OPTION', `the kernel is ${KERNEL_SERIES.join(' or ')}, not ${wanted}`);
+  }
+  return series;
 }
 
-/** The newest kernel in the cache, or null. */
-export function cachedKernel(): VmKernel | null {
+/** The newest kernel of a series in the cache, or null. */
+export function cachedKernel(series: KernelSeries): VmKernel | null {
   const parent = cacheFolder();
   let names: string[];
   try {
@@ -100,108 +99,72 @@ export function cachedKernel(): VmKernel | null {
     return null;
   }
   const newest = names
-    .filter((name) => name.startsWith(`${RECIPE}-`))
+    .filter((name) => name.startsWith(`${RECIPE}-${series}.`))
     .sort(new Intl.Collator('en', { numeric: true }).compare)
     .at(-1);
   return newest === undefined ? null : { release: newest.slice(RECIPE.length + 1), folder: join(parent, newest) };
 }
 
-/** Fetches Debian's current kernel into the cache, unless it is there. `say` gets a line for each step. */
-export async function fetchKernel(say: (line: string) => void): Promise<VmKernel> {
+/** Fetches Debian's current kernel of a series into the cache, unless it is there. `say` gets a line for each step. */
+export async function fetchKernel(series: KernelSeries, say: (line: string) => void): Promise<VmKernel> {
   if (process.arch !== 'x64' || process.platform !== 'linux') {
     throw new VmError(
       'ERR_VM_KERNEL',
       `the virtual machine needs Linux on x86-64, not ${process.platform}-${process.arch}`,
     );
   }
-  const aptGet = needTool('apt-get', 'apt');
-  const aptCache = needTool('apt-cache', 'apt');
-  const dpkgDeb = needTool('dpkg-deb', 'dpkg');
-  const tar = needTool('tar', 'tar');
-
-  const kernelPackage = await currentKernelPackage(aptCache);
+  const kernelPackage = await currentKernelPackage(series);
   const release = kernelPackage.slice('linux-image-'.length);
   const folder = join(cacheFolder(), `${RECIPE}-${release}`);
-  const ready = readyKernel(folder, release);
-  if (ready !== null) return ready;
-
-  mkdirSync(cacheFolder(), { recursive: true });
-  const work = mkdtempSync(join(cacheFolder(), 'new-'));
-  try {
-    // So that apt's own user may write there; it warns otherwise.
-    chmodSync(work, 0o755);
-    say(`fetching ${kernelPackage} and busybox-static through apt`);
-    await runTool(aptGet, ['download', '-qq', kernelPackage, 'busybox-static'], work);
-    const packages = readdirSync(work);
-    const kernelFile = join(
-      work,
-      packages.find((name) => name.startsWith('linux-image-'))!,
-    );
-    const busyboxFile = join(
-      work,
-      packages.find((name) => name.startsWith('busybox-static'))!,
-    );
-
-    say('unpacking');
-    const kept = MODULE_FOLDERS.map((name) => `./lib/modules/${release}/kernel/${name}`);
-    const tables = ['modules.builtin', 'modules.builtin.modinfo', 'modules.order'];
-    await unpack(dpkgDeb, tar, kernelFile, work, [
-      `./boot/vmlinuz-${release}`,
-      ...kept,
-      ...tables.map((name) => `./lib/modules/${release}/${name}`),
-    ]);
-    await unpack(dpkgDeb, tar, busyboxFile, work, ['./bin/busybox', './usr/bin/busybox']);
-    renameSync(join(work, findBusybox(work)), join(work, 'busybox'));
-    const busybox = join(work, 'busybox');
-    await runTool(busybox, ['depmod', '-b', work, release]);
-    const bzImage = readFileSync(join(work, 'boot', `vmlinuz-${release}`));
-    writeFileSync(join(work, 'vmlinux'), await unpackKernel(bzImage, say));
-    for (const name of [...packages, 'boot', 'bin', 'usr']) rmSync(join(work, name), { recursive: true, force: true });
-    return finish(work, folder, release);
-  } finally {
-    rmSync(work, { recursive: true, force: true });
+  if (!existsSync(folder)) {
+    await makeFolder(folder, async (work) => {
+      say(`fetching ${kernelPackage} and busybox-static through apt`);
+      const packages = await download([kernelPackage, 'busybox-static'], work);
+      say('unpacking');
+      await unpackModules(packages[0]!, series, release, work);
+      await unpack(packages[1]!, work, ['./bin/busybox', './usr/bin/busybox']);
+      const busybox = join(work, 'busybox');
+      renameSync(join(work, findBusybox(work)), busybox);
+      await runTool(busybox, ['depmod', '-b', work, release]);
+      const bzImage = readFileSync(join(work, 'boot', `vmlinuz-${release}`));
+      writeFileSync(join(work, 'vmlinux'), await unpackKernel(bzImage, say));
+      for (const path of [...packages, ...['boot', 'bin', 'usr'].map((name) => join(work, name))]) {
+        rmSync(path, { recursive: true, force: true });
+      }
+    });
   }
+  return { release, folder };
 }
 
-async function currentKernelPackage(aptCache: string): Promise<string> {
-  const answer = await runTool(aptCache, ['depends', META_PACKAGE]).catch(() => '');
-  const match = /^\s*Depends:\s*(linux-image-\d\S*)$/m.exec(answer);
-  if (match === null) {
-    throw new VmError(
-      'ERR_VM_KERNEL',
-      `apt does not know ${META_PACKAGE}: run apt-get update, with Debian's package sources`,
-    );
+/** The release's package has the series in its name, whichever of the two meta packages names it. */
+async function currentKernelPackage(series: KernelSeries): Promise<string> {
+  for (const meta of [`linux-image-${series}-amd64`, 'linux-image-amd64']) {
+    const found = (await dependencies(meta)).find((name) => name.startsWith(`linux-image-${series}.`));
+    if (found !== undefined) return found;
   }
-  return match[1]!;
+  throw new VmError(
+    'ERR_VM_KERNEL',
+    `apt knows no kernel ${series}: run apt-get update, with the package sources of Debian 12 and its security archive`,
+  );
 }
 
-function readyKernel(folder: string, release: string): VmKernel | null {
-  try {
-    readFileSync(join(folder, 'busybox'));
-    return { release, folder };
-  } catch {
-    return null;
-  }
-}
+/** Unpacks the image and the modules worth keeping. A module that is neither there nor in the kernel is an error. */
+async function unpackModules(file: string, series: KernelSeries, release: string, work: string): Promise<void> {
+  const root = `./lib/modules/${release}`;
+  const modules = [...MODULES, ...MODULES_OF[series]].map((name) => `${root}/kernel/${name}`);
+  const forms = modules.map((path) => [path, `${path}.ko`, `${path}.ko.xz`]);
+  const tables = ['modules.builtin', 'modules.builtin.modinfo', 'modules.order'].map((name) => `${root}/${name}`);
+  const image = `./boot/vmlinuz-${release}`;
+  const missing = await unpack(file, work, [image, ...tables, ...forms.flat()]);
+  const lost = [image, ...tables].filter((path) => missing.includes(path));
+  lost.push(...forms.filter((each) => each.every((path) => missing.includes(path))).map(([path]) => path!));
+  if (lost.length > 0) throw new VmError('ERR_VM_KERNEL', `${file} lacks ${lost.join(', ')}`);
 
-/** The parts of a package that are there; it is fine for some of them not to be. */
-async function unpack(dpkgDeb: string, tar: string, file: string, into: string, paths: string[]): Promise<void> {
-  const source = spawn(dpkgDeb, ['--fsys-tarfile', file], { stdio: ['ignore', 'pipe', 'pipe'] });
-  const sink = spawn(tar, ['-x', '-C', into, '--no-same-owner', ...paths], {
-    stdio: ['pipe', 'ignore', 'pipe'],
-    env: { ...process.env, LC_ALL: 'C' },
-  });
-  // tar may be gone before all of it arrived; its exit code says so.
-  sink.stdin.on('error', () => undefined);
-  source.stdout.pipe(sink.stdin);
-  let said = '';
-  source.stderr.on('data', (data: Buffer) => (said += data.toString()));
-  sink.stderr.on('data', (data: Buffer) => (said += data.toString()));
-  await Promise.all([once(source, 'close'), once(sink, 'close')]);
-  const missing = said.split('\n').filter((line) => !/Not found in archive|previous errors|^$/.test(line));
-  if (source.exitCode !== 0 || missing.length > 0) {
-    throw new VmError('ERR_VM_KERNEL', `${file} can't be unpacked: ${said.trim()}`);
-  }
+  const packed = readdirSync(join(work, root), { recursive: true, encoding: 'utf8' })
+    .filter((path) => path.endsWith('.ko.xz'))
+    .map((path) => join(work, root, path));
+  // Busybox's tools want modules unpacked.
+  if (packed.length > 0) await runTool(needTool('xz', 'xz-utils'), ['-d', '-T0', ...packed]);
 }
 
 function findBusybox(work: string): string {
@@ -216,6 +179,9 @@ function findBusybox(work: string): string {
   throw new VmError('ERR_VM_KERNEL', 'the package busybox-static holds no busybox');
 }
 
+/** A file of zstd's begins with it, little-endian. */
+const ZSTD_MAGIC = 0xfd2fb528;
+
 /**
  * The kernel proper inside a bzImage (Documentation/arch/x86/boot.rst): its place is in the setup header, and it is
  * followed by its unpacked size. QEMU starts it by its PVH entry, which saves unpacking it in the guest.
@@ -225,10 +191,11 @@ async function unpackKernel(bzImage: Buffer, say: (line: string) => void): Promi
   const offset = (setupSectors + 1) * 512 + bzImage.readUInt32LE(0x248);
   const payload = bzImage.subarray(offset, offset + bzImage.readUInt32LE(0x24c) - 4);
   // Busybox's own does not know the filter for machine code that kernels are packed with.
-  const xz = findTool('xz');
-  const vmlinux = xz === null ? null : await filter(xz, ['-dc'], payload);
+  const [tool, debianPackage] = payload.readUInt32LE() === ZSTD_MAGIC ? ['zstd', 'zstd'] : ['xz', 'xz-utils'];
+  const path = findTool(tool);
+  const vmlinux = path === null ? null : await filter(path, ['-dc'], payload);
   if (vmlinux?.toString('latin1', 0, 4) === '\x7fELF') return vmlinux;
-  say('the kernel stays packed, which costs some seconds at each boot: apt-get install xz-utils, and fetch it again');
+  say(`the kernel stays packed, and each boot takes longer: apt-get install ${debianPackage}, and fetch it again`);
   return bzImage;
 }
 
@@ -241,16 +208,6 @@ async function filter(path: string, args: readonly string[], input: Uint8Array):
   child.stdin.on('error', () => undefined).end(input);
   await once(child, 'close');
   return child.exitCode === 0 ? Buffer.concat(parts) : null;
-}
-
-/** Puts the finished folder in place; if somebody else was faster, theirs is as good. */
-function finish(work: string, folder: string, release: string): VmKernel {
-  try {
-    renameSync(work, folder);
-  } catch (error) {
-    if (readyKernel(folder, release) === null) throw error;
-  }
-  return { release, folder };
 }
 
 /** The modules that the guest needs to reach the host's file system, each after those that it depends on. */
@@ -267,10 +224,12 @@ export function bootModules(kernel: VmKernel): { readonly name: string; readonly
     for (const dependency of dependencies.get(path) ?? []) add(dependency);
     ordered.push(path);
   };
+  const builtin = readFileSync(join(root, 'modules.builtin'), 'utf8').split('\n');
   for (const name of ['virtio_pci', 'virtio_console', '9pnet_virtio', '9p', 'overlay']) {
-    // One that is built into the kernel is in no table.
-    const path = [...dependencies.keys()].find((known) => known.endsWith(`/${name}.ko`));
+    const isNamed = (path: string): boolean => path.endsWith(`/${name}.ko`);
+    const path = [...dependencies.keys()].find(isNamed);
     if (path !== undefined) add(path);
+    else if (!builtin.some(isNamed)) throw new VmError('ERR_VM_KERNEL', `${kernel.release} has no module ${name}`);
   }
   return ordered.map((path, index) => ({
     name: `${String(index).padStart(2, '0')}-${path.split('/').at(-1)!}`,

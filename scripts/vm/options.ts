@@ -4,6 +4,7 @@ import { statSync } from 'node:fs';
 import { resolve } from 'node:path';
 import type { VmDevice } from './devices.ts';
 import { VmError } from './error.ts';
+import type { KernelSeries } from './kernel.ts';
 
 /** What to run, and in what machine. */
 export interface VmOptions {
@@ -37,6 +38,8 @@ export interface VmOptions {
   readonly timeout?: number;
   /** Ends the machine with `ERR_VM_ABORT`. */
   readonly signal?: AbortSignal;
+  /** The guest's kernel; by default DMAPOOL_VM_KERNEL, else 6.12. */
+  readonly kernel?: KernelSeries;
   /** KVM or TCG whatever is there; by default DMAPOOL_VM_ACCEL, else KVM where it works. */
   readonly accelerator?: 'kvm' | 'tcg';
   /** The command runs on the machine's serial console, which is this process's terminal; nothing is collected. */

@@ -22,7 +22,7 @@ import { cpioArchive, file, folder } from './cpio.ts';
 import { deviceArguments } from './devices.ts';
 import { VmError, type VmErrorCode, type VmOutput } from './error.ts';
 import { formatKernelLog } from './kernel-log.ts';
-import { bootModules, cachedKernel, fetchKernel, type VmKernel } from './kernel.ts';
+import { bootModules, cachedKernel, fetchKernel, kernelSeries, type VmKernel } from './kernel.ts';
 import {
   guestCommand,
   guestSettings,
@@ -70,7 +70,7 @@ const POWER_OFF_TIMEOUT = 30_000;
 export function vmUnavailable(): string | null {
   if (findTool('qemu-system-x86_64') === null) return 'qemu-system-x86_64 is not installed (Debian: qemu-system-x86)';
   if (findTool('setpriv') === null) return 'setpriv is not installed (Debian: util-linux)';
-  if (cachedKernel() === null) return 'no kernel for the virtual machine: npm run vm -- --prepare';
+  if (cachedKernel(kernelSeries()) === null) return 'no kernel for the virtual machine: npm run vm -- --prepare';
   return null;
 }
 
@@ -90,7 +90,8 @@ export async function runInVm(options: VmOptions): Promise<VmResult> {
   // What is wrong with the options shows before anything is fetched or started.
   shapeOf(options);
   guestCommand(options);
-  const kernel = cachedKernel() ?? (await fetchKernel(say));
+  const series = kernelSeries(options.kernel);
+  const kernel = cachedKernel(series) ?? (await fetchKernel(series, say));
   const accelerator = wantedAccelerator(options);
   say(accelerator.why);
   try {

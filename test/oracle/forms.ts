@@ -1,0 +1,197 @@
+/** The forms in which our pools are called. All of them must answer as the kernel does. */
+import { type Device, type DmaBlock, DmaError, DmaOutOfMemoryError, DmaPool } from 'dmapool';
+import * as kernel from 'dmapool/kernel';
+import { sharePool } from 'dmapool/shared';
+import { ATOMIC, MOST_BLOCKS, ZERO } from './operation.ts';
+
+/** What a pool is created with. */
+export interface Asked {
+  readonly size: number;
+  readonly align: number;
+  readonly boundary: number;
+}
+
+/** A pool in one form, with the blocks that are out in the order of their allocation. */
+export abstract class TestedPool<B = unknown> {
+  readonly blocks: B[] = [];
+  readonly pool: DmaPool;
+
+  constructor(pool: DmaPool) {
+    this.pool = pool;
+  }
+
+  /** Takes so many blocks, or none and returns null. */
+  abstract take(count: number, flags: number): B[] | null;
+  /** Gives blocks back, in this order. */
+  abstract give(blocks: readonly B[]): void;
+  abstract dmaOf(block: B): number;
+  abstract bytesOf(block: B): Uint8Array;
+
+  destroy(): void {
+    this.pool.destroy();
+  }
+}
+
+/** Takes blocks one by one; if one is refused, all go back, the last one first. */
+function takeSingly<B>(count: number, take: () => B | null, free: (block: B) => void): B[] | null {
+  const taken: B[] = [];
+  while (taken.length < count) {
+    const block = take();
+    if (block === null) {
+      for (const each of taken.reverse()) free(each);
+      return null;
+    }
+    taken.push(block);
+  }
+  return taken;
+}
+
+class ObjectPool extends TestedPool<DmaBlock> {
+  take(count: number, flags: number): DmaBlock[] | null {
+    const take = (): DmaBlock | null =>
+      (flags & ZERO) === 0 ? this.pool.tryAlloc() : this.pool.tryAlloc({ zero: true });
+    return takeSingly(count, take, (block) => {
+      this.pool.free(block);
+    });
+  }
+
+  give(blocks: readonly DmaBlock[]): void {
+    for (const block of blocks) this.pool.free(block);
+  }
+
+  dmaOf(block: DmaBlock): number {
+    return block.dma;
+  }
+
+  bytesOf(block: DmaBlock): Uint8Array {
+    return block.bytes;
+  }
+}
+
+class ObjectBulkPool extends ObjectPool {
+  override take(count: number, flags: number): DmaBlock[] | null {
+    const blocks: DmaBlock[] = [];
+    return succeeds(() => {
+      this.pool.allocBulk(blocks, count, { zero: (flags & ZERO) !== 0 });
+    })
+      ? blocks
+      : null;
+  }
+
+  override give(blocks: readonly DmaBlock[]): void {
+    this.pool.freeBulk(blocks);
+  }
+}
+
+class IndexPool extends TestedPool<number> {
+  take(count: number, flags: number): number[] | null {
+    const take = (): number | null => {
+      const index = (flags & ZERO) === 0 ? this.pool.tryAllocIndex() : this.pool.tryAllocIndex({ zero: true });
+      return index === -1 ? null : index;
+    };
+    return takeSingly(count, take, (index) => {
+      this.pool.freeIndex(index);
+    });
+  }
+
+  give(indices: readonly number[]): void {
+    for (const index of indices) this.pool.freeIndex(index);
+  }
+
+  dmaOf(index: number): number {
+    return this.pool.dmaOf(index);
+  }
+
+  bytesOf(index: number): Uint8Array {
+    return this.pool.bytesOf(index);
+  }
+}
+
+class IndexBulkPool extends IndexPool {
+  override take(count: number, flags: number): number[] | null {
+    const indices = new Int32Array(count);
+    return succeeds(() => {
+      this.pool.allocIndexBulk(indices, count, { zero: (flags & ZERO) !== 0 });
+    })
+      ? [...indices]
+      : null;
+  }
+
+  override give(indices: readonly number[]): void {
+    this.pool.freeIndexBulk(Int32Array.from(indices));
+  }
+}
+
+class KernelPool extends ObjectPool {
+  override take(count: number, flags: number): DmaBlock[] | null {
+    const gfp = ((flags & ATOMIC) === 0 ? kernel.GFP_KERNEL : kernel.GFP_ATOMIC) | kernel.__GFP_NOWARN;
+    const alloc = (flags & ZERO) === 0 ? kernel.dma_pool_alloc : kernel.dma_pool_zalloc;
+    const free = (block: DmaBlock): void => {
+      kernel.dma_pool_free(this.pool, block, block.dma);
+    };
+    return takeSingly(count, () => alloc(this.pool, gfp), free);
+  }
+
+  override give(blocks: readonly DmaBlock[]): void {
+    for (const block of blocks) kernel.dma_pool_free(this.pool, block, block.dma);
+  }
+
+  override destroy(): void {
+    kernel.dma_pool_destroy(this.pool);
+  }
+}
+
+/** Whether a bulk call finds memory. */
+function succeeds(call: () => void): boolean {
+  try {
+    call();
+    return true;
+  } catch (error) {
+    if (error instanceof DmaOutOfMemoryError) return false;
+    throw error;
+  }
+}
+
+/** Creates a pool; null if the arguments are refused. */
+export type Create = (name: string, device: Device, asked: Asked) => TestedPool | null;
+
+/** A form: whether its log has the kernel's own words, and how a pool is created. */
+export interface Form {
+  readonly create: Create;
+  readonly wordsOfLinux: boolean;
+}
+
+function ours(wrap: (pool: DmaPool) => TestedPool, options: { debug?: boolean; maxBlocks?: number } = {}): Form {
+  const create: Create = (name, device, asked) => {
+    try {
+      return wrap(DmaPool.create(name, device, { ...asked, ...options }));
+    } catch (error) {
+      if (error instanceof DmaError) return null;
+      throw error;
+    }
+  };
+  return { create, wordsOfLinux: false };
+}
+
+/** Every second pool takes objects, every other one indices. */
+let bulkPools = 0;
+
+export const FORMS = {
+  object: ours((pool) => new ObjectPool(pool)),
+  index: ours((pool) => new IndexPool(pool)),
+  bulk: ours((pool) => (bulkPools++ % 2 === 0 ? new ObjectBulkPool(pool) : new IndexBulkPool(pool))),
+  debug: ours((pool) => new ObjectPool(pool), { debug: true }),
+  kernel: {
+    create: (name, device, { size, align, boundary }) => {
+      const pool = kernel.dma_pool_create(name, device, size, align, boundary);
+      return pool === null ? null : new KernelPool(pool);
+    },
+    wordsOfLinux: true,
+  },
+  // One worker, whose magazine never overflows: then its order is the pool's.
+  shared: ours((pool) => new ObjectPool(sharePool(pool, { magazine: 65_536 }).pool), { maxBlocks: MOST_BLOCKS }),
+} as const satisfies Record<string, Form>;
+
+export type FormName = keyof typeof FORMS;
+
+export const FORM_NAMES: readonly FormName[] = Object.keys(FORMS) as FormName[];

@@ -1,0 +1,83 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0 */
+/*
+ * The living kernel as an oracle: carries out operations on its dma_pool for a device of our own, and answers.
+ *
+ *     main.c         lines of text in, answers out (/dev/dmapool_oracle)
+ *     stream.c       operations from a seed; the same generator is in ../stream.ts
+ *     operations.c   one operation on the kernel's pools
+ *     memory.c       the device's coherent memory: counts, refuses when asked to, numbers its pages
+ */
+#ifndef DMAPOOL_ORACLE_H
+#define DMAPOOL_ORACLE_H
+
+#include <linux/device.h>
+#include <linux/types.h>
+
+/* ../operation.ts has the same limits. */
+#define SLOTS 128
+#define MOST_BLOCKS 512
+#define LARGEST_PAGE (1 << 20)
+#define CHUNK 4096
+#define NAME_SIZE 64
+
+/* A page's DMA address is its number shifted by this, so an address tells page and offset. */
+#define PAGE_NUMBER_SHIFT 20
+
+enum order { STACK, QUEUE, ANYWHERE };
+enum flags { ZERO = 1, ATOMIC = 2 };
+
+struct operation {
+	/* c create, a alloc, f free, d destroy, t text, x refuse, k kept */
+	char kind;
+	u32 slot;
+	u64 size;
+	u64 align;
+	u64 boundary;
+	char name[NAME_SIZE];
+	u32 flags;
+	u32 count;
+	enum order order;
+	u32 position;
+};
+
+/* main.c */
+extern struct device *oracle_device;
+void answer_word(u32 word);
+void answer_bytes(const char *bytes, size_t length);
+
+/* memory.c */
+struct memory_state {
+	/* The slot whose pool the next page is for. */
+	u32 owner;
+	/* So many requests are refused from now on. */
+	u32 refusals;
+	/* Requests since the reset, refused ones too. */
+	u32 requests;
+	/* Pages that are out. */
+	u32 live;
+	/* The machine itself had no page: nothing after it can be compared. */
+	bool exhausted;
+};
+extern struct memory_state memory;
+int memory_init(struct device *device);
+void memory_exit(void);
+void memory_reset(void);
+u32 memory_release(u32 owner);
+bool memory_is_at(dma_addr_t dma, const void *address);
+
+/* operations.c */
+int operations_init(void);
+void operations_exit(void);
+void operations_reset(void);
+void operate(const struct operation *operation);
+bool slot_used(u32 slot);
+u32 slot_blocks(u32 slot);
+/* The most blocks that a stream takes from the pool in this slot. */
+u32 slot_room(u32 slot);
+
+/* stream.c */
+void stream_begin(u32 seed);
+u32 stream_slots(void);
+void stream_next(struct operation *operation);
+
+#endif

@@ -1,0 +1,94 @@
+/** The operations that the kernel and our pools are given; `module/oracle.h` has the same. */
+
+export const SLOTS = 128;
+export const MOST_BLOCKS = 512;
+/** Bytes of the largest page that either side's memory gives. */
+export const LARGEST_PAGE = 2 ** 20;
+/** Operations of a stream for each hash. */
+export const CHUNK = 4096;
+
+/** Flags of an alloc. */
+export const ZERO = 1;
+export const ATOMIC = 2;
+
+/** The order of a free: the last block, the first one, or the one at a position. */
+export const STACK = 0;
+export const QUEUE = 1;
+export const ANYWHERE = 2;
+
+/** One operation on the pool in a slot. */
+export type Operation =
+  | {
+      readonly kind: 'create';
+      readonly slot: number;
+      readonly size: number;
+      readonly align: number;
+      readonly boundary: number;
+      readonly name: string;
+    }
+  /** All `count` blocks or none, as in our bulk calls. */
+  | { readonly kind: 'alloc'; readonly slot: number; readonly flags: number; readonly count: number }
+  | {
+      readonly kind: 'free';
+      readonly slot: number;
+      readonly order: number;
+      readonly count: number;
+      readonly position: number;
+    }
+  | { readonly kind: 'destroy'; readonly slot: number }
+  /** Reads the device's `pools` attribute. */
+  | { readonly kind: 'text' }
+  /** The next `count` requests for a page are refused. */
+  | { readonly kind: 'refuse'; readonly count: number }
+  /** How many pages the last destroy kept. */
+  | { readonly kind: 'kept' };
+
+/** The operation as a line for the module. */
+export function moduleLine(operation: Operation): string {
+  switch (operation.kind) {
+    case 'create': {
+      const { slot, size, align, boundary, name } = operation;
+      return `c ${slot} ${size} ${align} ${boundary} ${Buffer.from(name).toString('hex') || '-'}`;
+    }
+    case 'alloc':
+      return `a ${operation.slot} ${operation.flags} ${operation.count}`;
+    case 'free':
+      return `f ${operation.slot} ${operation.order} ${operation.count} ${operation.position}`;
+    case 'destroy':
+      return `d ${operation.slot}`;
+    case 'text':
+      return 't';
+    case 'refuse':
+      return `x ${operation.count}`;
+    case 'kept':
+      return 'k';
+  }
+}
+
+/** The operation as a call, for people. */
+export function describeOperation(operation: Operation): string {
+  switch (operation.kind) {
+    case 'create': {
+      const { slot, size, align, boundary, name } = operation;
+      return `pool[${slot}] = create(${JSON.stringify(name)}, size ${size}, align ${align}, boundary ${boundary})`;
+    }
+    case 'alloc': {
+      const { slot, flags, count } = operation;
+      const gfp = (flags & ATOMIC) === 0 ? 'GFP_KERNEL' : 'GFP_ATOMIC';
+      return `${(flags & ZERO) === 0 ? 'alloc' : 'zalloc'}(pool[${slot}], ${gfp})${count === 1 ? '' : ` ${count} times`}`;
+    }
+    case 'free': {
+      const { slot, order, count, position } = operation;
+      const which = order === STACK ? 'last' : order === QUEUE ? 'first' : `at ${position}`;
+      return `free(pool[${slot}], ${which})${count === 1 ? '' : ` ${count} times`}`;
+    }
+    case 'destroy':
+      return `destroy(pool[${operation.slot}])`;
+    case 'text':
+      return 'read the device’s pools';
+    case 'refuse':
+      return `refuse the next ${operation.count} pages`;
+    case 'kept':
+      return 'pages that the last destroy kept';
+  }
+}
