@@ -24,7 +24,12 @@ export async function dependencies(name: string): Promise<string[]> {
 export async function download(names: readonly string[], folder: string): Promise<string[]> {
   await runTool(needTool('apt-get', 'apt'), ['download', '-qq', ...names], folder);
   const files = readdirSync(folder);
-  return names.map((name) => join(folder, files.find((file) => file.startsWith(`${name}_`))!));
+  return names.map((name) =>
+    join(
+      folder,
+      files.find((file) => file.startsWith(`${name}_`))!,
+    ),
+  );
 }
 
 /**

@@ -31,7 +31,12 @@ export async function fetchHeaders(kernel: VmKernel, say: (line: string) => void
       rmSync(file);
     }
     // Debian's names the place where the package would be installed.
-    const common = join(folder, 'usr', 'src', parts.find((name) => name.endsWith('-common'))!);
+    const common = join(
+      folder,
+      'usr',
+      'src',
+      parts.find((name) => name.endsWith('-common'))!,
+    );
     writeFileSync(join(work, 'usr', 'src', main, 'Makefile'), `include ${join(common, 'Makefile')}\n`);
   });
 }

@@ -7,7 +7,7 @@ import { createPool, isPool } from '../dma-pool.ts';
 import { __GFP_ZERO, checkFlags, type gfp_t } from './gfp.ts';
 import { checkDmaHandle, type dma_addr_t, type DmaHandle, writeDma } from './handle.ts';
 import { reportBadMemory, reportNoPages, reportRefused } from './report.ts';
-import { LINUX_TEXTS, pad, pointer } from './wording.ts';
+import { LINUX_TEXTS, pad, pointer, poolName } from './wording.ts';
 
 /** Pools made by {@link dmam_pool_create}, for {@link dmam_pool_destroy}. */
 const managed = new WeakSet<DmaPool>();
@@ -15,7 +15,7 @@ const managed = new WeakSet<DmaPool>();
 /**
  * Creates a pool: `DmaPool.create` by Linux's name.
  *
- * @param name Shown in messages and in the `pools` attribute, which cuts it to 31 bytes.
+ * @param name Shown in messages and in the `pools` attribute, cut to 31 bytes.
  * @param dev Who will use the blocks.
  * @param size Bytes of a block, 1 to 2^31-1.
  * @param align A power of two, or 0 for none.
@@ -154,7 +154,7 @@ export function dma_pool_alloc<N extends string>(
   try {
     block = (mem_flags & __GFP_ZERO) === 0 ? pool.tryAlloc() : pool.tryAlloc({ zero: true });
   } catch (error) {
-    return reportBadMemory(pool.device, `dma_pool_alloc ${pool.name}`, error);
+    return reportBadMemory(pool.device, `dma_pool_alloc ${poolName(pool.name)}`, error);
   }
   if (block === null) {
     // At a limit of the pool's own there are pages, and Linux has no such limit to have words for.
@@ -249,7 +249,7 @@ function isRefusal(error: unknown): error is DmaError {
 }
 
 function reportBadFree(pool: DmaPool, vaddr: unknown, dma: dma_addr_t | null, error: DmaError | null): void {
-  const call = `dma_pool_free ${pool.name}`;
+  const call = `dma_pool_free ${poolName(pool.name)}`;
   const address = typeof dma === 'number' && Number.isSafeInteger(dma) && dma >= 0 ? dma : null;
   const where = address === null ? '(null)' : pad(address);
   let line: string;
@@ -328,7 +328,12 @@ export function dma_pool_destroy(pool: DmaPool | null | undefined): void {
 export function dmam_pool_destroy(pool: DmaPool): void {
   checkPool(pool);
   if (managed.delete(pool)) pool.destroy();
-  else pool.device.report('warn', 'dmam_pool_destroy', `WARNING: dmam_pool_destroy ${pool.name}: it is not managed`);
+  else
+    pool.device.report(
+      'warn',
+      'dmam_pool_destroy',
+      `WARNING: dmam_pool_destroy ${poolName(pool.name)}: it is not managed`,
+    );
 }
 
 function checkPool(pool: unknown): void {

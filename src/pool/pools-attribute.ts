@@ -16,7 +16,7 @@ export interface ListedPool {
 }
 
 /** Linux keeps a pool's name in 32 bytes, the last one zero. */
-const NAME_BYTES = 31;
+export const NAME_BYTES = 31;
 const NAME_WIDTH = 16;
 /** A sysfs file is one page, the last byte zero. */
 export const TEXT_BYTES = 4095;

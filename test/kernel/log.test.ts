@@ -59,6 +59,16 @@ describe('lines on the log', () => {
     assert.equal(lines().length, 2, 'once, and the late free is fine');
   });
 
+  it('a long name as Linux keeps it, cut to 31 bytes', () => {
+    const pool = dma_pool_create('n'.repeat(40), device, 64, 0, 0)!;
+    const block = dma_pool_alloc(pool, GFP_KERNEL)!;
+    dma_pool_free(pool, block, block.dma + 1);
+    dma_pool_destroy(pool);
+    const name = 'n'.repeat(31);
+    assert.match(log.text, new RegExp(`: dma_pool_free ${name}, .* vaddr\\)`));
+    assert.match(log.text, new RegExp(`: dma_pool_destroy ${name} busy\n`));
+  });
+
   it('busy at detach, for a managed pool', () => {
     dma_pool_alloc(dmam_pool_create('ehci_qh', device, 96, 32, 4096)!, GFP_KERNEL);
     device.detach();

@@ -2,16 +2,22 @@
  * `npm run oracle`: random streams, the grid of arguments and the meant differences, through the kernel in the virtual
  * machine and through our pools. Exit code 0: no difference but the meant ones; 1: another one; 2: wrong usage.
  */
-import { parseArgs } from 'node:util';
-import { compareStreams, describeReproducer, shrink } from './compare.ts';
+import { isDeepStrictEqual, parseArgs } from 'node:util';
+import { compareStreams, describeReproducer, ourAnswers, shrink, STREAM_OPERATIONS } from './compare.ts';
 import { FORM_NAMES, type FormName } from './forms.ts';
+import { GRID } from './grid.ts';
 import { KernelOracle } from './kernel.ts';
+import { MEANT_DIFFERENCES } from './meant-differences.ts';
+import type { Operation } from './operation.ts';
 
 const USAGE = `Usage: npm run oracle -- [--kernel 6.12] [--operations N] [--seed N] [--form NAME]
 
   --operations N   operations for each form (default 500000)
   --seed N         seed of the first stream (default 1)
   --form NAME      one of ${FORM_NAMES.join(', ')}; repeatable (default: all)`;
+
+/** Operations between two lines of progress. */
+const PROGRESS = 2 ** 20;
 
 interface Flags {
   readonly operations: number;
@@ -37,16 +43,48 @@ async function main({ operations, seed, forms }: Flags): Promise<number> {
     console.error(`oracle: ${line}`);
   };
   const kernel = await KernelOracle.open('6.12', say);
+  const answering = (list: readonly Operation[]): Promise<string[]> => kernel.answers(list);
   let wrong = 0;
+  const report = async (form: FormName, list: readonly Operation[]): Promise<void> => {
+    wrong++;
+    const reproducer = await shrink(answering, form, list);
+    console.log(reproducer === null ? '  but not if asked one by one' : describeReproducer(reproducer));
+  };
+
   for (const form of forms) {
     const begin = performance.now();
-    const { streams, operations: done, difference } = await compareStreams(kernel, form, operations, seed);
+    const {
+      streams,
+      operations: done,
+      difference,
+    } = await compareStreams(kernel, form, operations, seed, (count) => {
+      if (count % PROGRESS < STREAM_OPERATIONS && count < operations)
+        say(`${form}: ${count} operations, no difference`);
+    });
     const rate = Math.round(done / ((performance.now() - begin) / 1000));
-    console.log(`${form.padEnd(8)} ${done} operations in ${streams} streams, ${rate} a second: ${difference === null ? 'no difference' : `seed ${difference.seed} differs`}`);
-    if (difference === null) continue;
+    const verdict = difference === null ? 'no difference' : `seed ${difference.seed} differs`;
+    console.log(`${form.padEnd(8)} ${done} operations in ${streams} streams, ${rate} a second: ${verdict}`);
+    if (difference !== null) await report(form, difference.operations);
+  }
+
+  const theirs = await kernel.answers(GRID);
+  // A shared pool's pages are all taken when it is shared, so there it says nothing of the arguments.
+  for (const form of forms.filter((name) => name !== 'shared')) {
+    const ours = ourAnswers(form, GRID);
+    const different = theirs.findIndex((answer, i) => answer !== ours[i]) !== -1;
+    console.log(
+      `${form.padEnd(8)} ${GRID.length} operations on a grid of arguments: ${different ? 'differs' : 'no difference'}`,
+    );
+    if (different) await report(form, GRID);
+  }
+
+  for (const { name, operations: list, ...meant } of MEANT_DIFFERENCES) {
+    const answers = { kernel: await kernel.answers(list), ours: ourAnswers('kernel', list) };
+    const as = isDeepStrictEqual(answers, meant);
+    console.log(`${as ? 'as meant' : 'NOT AS MEANT'}: ${name}`);
+    if (as) continue;
     wrong++;
-    const reproducer = await shrink((list) => kernel.answers(list), form, difference.operations);
-    console.log(reproducer === null ? 'but not when its operations are given one by one' : describeReproducer(reproducer));
+    console.log(answers);
   }
   await kernel.close();
   return wrong === 0 ? 0 : 1;

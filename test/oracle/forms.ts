@@ -2,6 +2,7 @@
 import { type Device, type DmaBlock, DmaError, DmaOutOfMemoryError, DmaPool } from 'dmapool';
 import * as kernel from 'dmapool/kernel';
 import { sharePool } from 'dmapool/shared';
+import type { CountedMemory } from './memory.ts';
 import { ATOMIC, MOST_BLOCKS, ZERO } from './operation.ts';
 
 /** What a pool is created with. */
@@ -141,6 +142,34 @@ class KernelPool extends ObjectPool {
   }
 }
 
+/**
+ * A shared pool with one worker, whose magazine never overflows: then its order is the pool's. All its pages are taken
+ * when it is shared, so a page is counted when its first block comes out, and refused by `grow: false`.
+ */
+class SharedPool extends ObjectPool {
+  readonly #memory: CountedMemory;
+
+  constructor(pool: DmaPool) {
+    const memory = pool.device.memory as CountedMemory;
+    super(memory.reserve(() => sharePool(pool, { magazine: 65_536 }).pool));
+    this.#memory = memory;
+  }
+
+  override take(count: number, flags: number): DmaBlock[] | null {
+    const zero = (flags & ZERO) !== 0;
+    const take = (): DmaBlock | null => {
+      const grow = this.#memory.refusals === 0;
+      const block = this.pool.tryAlloc({ zero, grow });
+      if (block !== null) this.#memory.numberAt(block.dma);
+      else if (!grow) this.#memory.refuses();
+      return block;
+    };
+    return takeSingly(count, take, (block) => {
+      this.pool.free(block);
+    });
+  }
+}
+
 /** Whether a bulk call finds memory. */
 function succeeds(call: () => void): boolean {
   try {
@@ -188,8 +217,7 @@ export const FORMS = {
     },
     wordsOfLinux: true,
   },
-  // One worker, whose magazine never overflows: then its order is the pool's.
-  shared: ours((pool) => new ObjectPool(sharePool(pool, { magazine: 65_536 }).pool), { maxBlocks: MOST_BLOCKS }),
+  shared: ours((pool) => new SharedPool(pool), { maxBlocks: MOST_BLOCKS }),
 } as const satisfies Record<string, Form>;
 
 export type FormName = keyof typeof FORMS;

@@ -5,9 +5,14 @@ import { LARGEST_PAGE } from './operation.ts';
 interface Page {
   readonly memory: CoherentMemory;
   readonly owner: number;
+  /** In order of their first use; null until then, for a page that was only reserved. */
+  number: number | null;
 }
 
-/** A page's address is its number times the size of the largest page, so an address tells page and offset. */
+/** Addresses of reserved pages begin here; there is no other page up here. */
+const RESERVED = 2 ** 51;
+
+/** Its pages are numbered, and an address tells page and offset. */
 export class CountedMemory implements CoherentAllocator {
   readonly name: string = 'counted';
   readonly pageSize: number = 4096;
@@ -17,51 +22,90 @@ export class CountedMemory implements CoherentAllocator {
   refusals = 0;
   /** Requests so far, refused ones too. */
   requests = 0;
-  /** Pages that are out, by number. */
-  readonly #live = new Map<number, Page>();
-  readonly #heap: HeapMemory = new HeapMemory({ limit: 2 ** 29 });
+  /** Pages that were given and not given back, by address. */
+  readonly #pages = new Map<number, Page>();
+  readonly #heap: HeapMemory = new HeapMemory({ limit: 2 ** 30 });
   #next = 0;
+  #reserving = false;
+  #nextReserved = RESERVED;
 
-  /** Pages that are out; of one owner, if given. */
+  /** Pages that are in use; of one owner, if given. */
   live(owner?: number): number {
-    if (owner === undefined) return this.#live.size;
-    return [...this.#live.values()].filter((page) => page.owner === owner).length;
+    let count = 0;
+    for (const page of this.#pages.values()) {
+      if (page.number !== null && (owner === undefined || page.owner === owner)) count++;
+    }
+    return count;
   }
 
   /** Begins anew, with page 0. */
   reset(): void {
-    if (this.#live.size > 0) throw new Error(`${this.#live.size} pages were not given back`);
+    if (this.#pages.size > 0) throw new Error(`${this.#pages.size} pages were not given back`);
     this.#next = 0;
     this.requests = 0;
     this.refusals = 0;
   }
 
-  allocCoherent(request: CoherentRequest): CoherentMemory | null {
-    this.requests++;
-    if (this.refusals > 0) {
-      this.refusals--;
-      return null;
+  /** The pages that `call` takes are neither counted nor refused, and have no number before their first use. */
+  reserve<T>(call: () => T): T {
+    this.#reserving = true;
+    try {
+      return call();
+    } finally {
+      this.#reserving = false;
     }
+  }
+
+  allocCoherent(request: CoherentRequest): CoherentMemory | null {
+    if (!this.#reserving && this.refuses()) return null;
     if (request.size > LARGEST_PAGE) return null;
     const memory = this.#heap.allocCoherent(request);
     if (memory === null) throw new Error('the heap is too small for this stream');
-    const number = this.#next++;
-    this.#live.set(number, { memory, owner: this.owner });
     const { size, buffer, byteOffset } = memory;
-    return { dma: number * LARGEST_PAGE, size, buffer, byteOffset };
+    let dma: number;
+    if (this.#reserving) {
+      dma = this.#nextReserved;
+      this.#nextReserved += LARGEST_PAGE;
+    } else {
+      dma = this.#next * LARGEST_PAGE;
+    }
+    this.#pages.set(dma, { memory, owner: this.owner, number: this.#reserving ? null : this.#next++ });
+    return { dma, size, buffer, byteOffset };
   }
 
   freeCoherent({ dma }: CoherentMemory): void {
-    const number = dma / LARGEST_PAGE;
-    const page = this.#live.get(number);
-    if (page === undefined) throw new Error(`page ${number} is given back twice`);
-    this.#live.delete(number);
+    const page = this.#pages.get(dma);
+    if (page === undefined) throw new Error(`a page at ${dma} is given back twice`);
+    this.#pages.delete(dma);
     this.#heap.freeCoherent(page.memory);
+  }
+
+  /** Counts a request; true if it is to be refused. */
+  refuses(): boolean {
+    this.requests++;
+    if (this.refusals === 0) return false;
+    this.refusals--;
+    return true;
+  }
+
+  /** The number of the page at an address. The first use of a reserved page counts as the request for it. */
+  numberAt(dma: number): number {
+    const page = this.#pageAt(dma);
+    if (page === undefined) return -1;
+    if (page.number === null) {
+      this.requests++;
+      page.number = this.#next++;
+    }
+    return page.number;
   }
 
   /** Whether these bytes are where the address says. */
   isAt(dma: number, bytes: Uint8Array): boolean {
-    const page = this.#live.get(Math.floor(dma / LARGEST_PAGE));
+    const page = this.#pageAt(dma);
     return page?.memory.buffer === bytes.buffer && bytes.byteOffset === page.memory.byteOffset + (dma % LARGEST_PAGE);
+  }
+
+  #pageAt(dma: number): Page | undefined {
+    return this.#pages.get(dma - (dma % LARGEST_PAGE));
   }
 }

@@ -94,6 +94,7 @@ export class Ours implements PoolsView {
       return;
     }
     const { size, align, boundary } = asked;
+    this.#memory.owner = number;
     slot.pool = FORMS[this.#form].create(name, this.#device, { size, align, boundary });
     slot.size = size;
     slot.align = align;
@@ -114,7 +115,7 @@ export class Ours implements PoolsView {
       const bytes = pool.bytesOf(block);
       let right = Number(this.#memory.isAt(dma, bytes));
       if ((flags & ZERO) !== 0 && Buffer.compare(bytes.subarray(0, size), ZEROS.subarray(0, size)) !== 0) right |= 2;
-      answers.word(Math.floor(dma / LARGEST_PAGE));
+      answers.word(this.#memory.numberAt(dma));
       answers.word(dma % LARGEST_PAGE);
       answers.word(right);
       bytes.fill(WRITTEN_WITH, 0, Math.min(size, WRITTEN));
