@@ -2,6 +2,9 @@
 import type { ReplayFile, ReplayMismatch, ReplayResult, ReplayRow, RowVerdict } from '../trace/index.ts';
 import { count, plural, type Style, table } from './style.ts';
 
+/** Calls from which on the time of a call is printed. */
+const TIMED_CALLS = 10_000;
+
 /** Marks between our row and the kernel's. */
 const MARKS: Readonly<Record<RowVerdict, string>> = { same: '=', moment: '~', fewer: '<', differs: '!', alone: ' ' };
 
@@ -25,44 +28,70 @@ export function replayReport(result: ReplayResult, style: Style): string {
   return `${lines.join('\n')}\n`;
 }
 
-/** The table after several traces. */
+/** A line for each trace, and what the lines mean. */
 export function replaySummary(results: readonly ReplayResult[], style: Style): string {
-  const total = { events: 0, failures: 0, mismatches: 0, elapsedNs: 0, pages: 0, kernelPages: 0 };
+  const total = { events: 0, allocs: 0, differences: 0, pages: 0, kernelPages: 0 };
   const rows = results.map((result) => {
-    const row = {
-      events: result.events,
-      failures: result.failures,
-      mismatches: result.mismatches.length,
-      elapsedNs: result.elapsedNs,
-      ...pageTotals(result),
-    };
+    const { events, allocs, mismatches } = result;
+    const row = { events, allocs, differences: mismatches.length, ...pageTotals(result) };
     for (const key of Object.keys(total) as (keyof typeof total)[]) total[key] += row[key];
     return summaryRow(result.trace, row);
   });
-  const heading = ['trace', 'calls', 'errors', 'differences', 'ns a call', 'pages', "kernel's"];
-  const [head = '', ...body] = table([heading, ...rows, summaryRow('all', total)]);
-  const failed = results.filter((result) => !isSuccess(result)).length;
-  const verdict =
-    failed === 0
-      ? style.good(`${plural(results.length, 'trace')}: no error, no difference.`)
-      : style.bad(`${count(failed)} of ${plural(results.length, 'trace')} failed.`);
-  return `${[style.bold(head), ...body].join('\n')}\n\n${verdict}\n`;
+  if (results.length > 1) rows.push(summaryRow('all', total));
+  const [head = '', ...body] = table([
+    ['trace', 'calls', 'blocks checked', 'differences', 'pages', "the kernel's"],
+    ...rows,
+  ]);
+  return `${[style.bold(head), ...body, '', ...meaning(results, style)].join('\n')}\n`;
 }
 
 function summaryRow(
   name: string,
-  row: Readonly<Record<'events' | 'failures' | 'mismatches' | 'elapsedNs' | 'pages' | 'kernelPages', number>>,
+  row: Readonly<Record<'events' | 'allocs' | 'differences' | 'pages' | 'kernelPages', number>>,
 ): string[] {
-  const { events, failures, mismatches, elapsedNs, pages, kernelPages } = row;
-  return [
-    name,
-    count(events),
-    count(failures),
-    count(mismatches),
-    nsPerCall(elapsedNs, events),
-    count(pages),
-    count(kernelPages),
+  const { events, allocs, differences, pages, kernelPages } = row;
+  return [name, ...[events, allocs, differences, pages, kernelPages].map(count)];
+}
+
+function meaning(results: readonly ReplayResult[], style: Style): string[] {
+  const wrong = results.filter((result) => !isSuccess(result)).length;
+  const compared = results.filter(hasKernel);
+  const placed = compared.reduce((sum, result) => sum + result.placed, 0);
+  const lines = [
+    wrong === 0
+      ? style.good(`${plural(results.length, 'trace')}: no error${compared.length > 0 ? ', no difference' : ''}.`)
+      : style.bad(`${count(wrong)} of ${plural(results.length, 'trace')} not right.`),
+    'Of every block: alignment, boundary, whole in one page, in no other hands, zero where asked for, kept until its free.',
   ];
+  if (compared.length > 0)
+    lines.push("At every snapshot: the kernel's own text of its pools beside ours (--snapshots prints both).");
+  if (placed > 0) {
+    lines.push(
+      `Of ${plural(placed, 'block')} of Linux 6.4 and later, page and offset too: the very ones of the kernel.`,
+    );
+  }
+  const fewer = results.flatMap(fewerPagesOf);
+  if (fewer.length > 0)
+    lines.push('', 'Where the kernel took more pages than ours:', ...fewer.map((line) => `  ${line}`));
+  for (const { trace, notes } of results) lines.push(...notes.map((note) => `note: ${trace}: ${note}`));
+  for (const { trace } of results.filter((result) => !hasKernel(result))) {
+    lines.push(`note: ${trace}: nothing of the kernel's to compare with; see --expect`);
+  }
+  return lines;
+}
+
+/** One line for each reason in a trace. */
+function fewerPagesOf(result: ReplayResult): string[] {
+  const sums = new Map<string, { pages: number; kernelPages: number }>();
+  for (const { pages, kernelPages, reasons } of result.pools) {
+    if (pages >= kernelPages) continue;
+    const reason = reasons.join('; ');
+    const sum = sums.get(reason) ?? { pages: 0, kernelPages: 0 };
+    sums.set(reason, { pages: sum.pages + pages, kernelPages: sum.kernelPages + kernelPages });
+  }
+  return [...sums].map(([reason, { pages, kernelPages }]) => {
+    return `${result.trace}: ${count(kernelPages)} for ${count(pages)}: ${reason}`;
+  });
 }
 
 function sideBySide(label: string, file: ReplayFile, width: number, style: Style): string[] {
@@ -99,7 +128,7 @@ function allFiles(result: ReplayResult): ReplayFile[] {
 }
 
 function conclusion(result: ReplayResult, style: Style): string[] {
-  const { events, creates, allocs, frees, destroys, failures, mismatches, runsNs, elapsedNs, medianNs } = result;
+  const { events, creates, allocs, frees, destroys, failures, mismatches } = result;
   const { pages, kernelPages } = pageTotals(result);
   const lines = [
     `${plural(events, 'call')}: ${plural(creates, 'create')}, ${plural(allocs, 'alloc')}, ` +
@@ -110,10 +139,7 @@ function conclusion(result: ReplayResult, style: Style): string[] {
           `${plural(failures, 'error')}, ${plural(mismatches.length - callMismatches(mismatches), 'difference')}`,
         ),
     ...mismatches.map((mismatch) => style.bad(`  ${mismatchText(mismatch)}`)),
-    `${nsPerCall(elapsedNs, events)} ns a call` +
-      (runsNs.length === 1
-        ? ''
-        : `, the best of ${count(runsNs.length)} replays; median ${nsPerCall(medianNs, events)}`),
+    ...(events < TIMED_CALLS ? [] : [speed(result)]),
     `${plural(pages, 'page')} at most, the kernel ${count(kernelPages)}`,
     ...fewerPages(result).map((line) => `  ${line}`),
     ...result.notes.map((note) => `note: ${note}`),
@@ -122,7 +148,15 @@ function conclusion(result: ReplayResult, style: Style): string[] {
   return lines;
 }
 
-function isSuccess({ failures, mismatches }: ReplayResult): boolean {
+/** Time of a call. */
+function speed({ events, runsNs, elapsedNs, medianNs }: ReplayResult): string {
+  const best = `${nsPerCall(elapsedNs, events)} ns a call`;
+  if (runsNs.length === 1) return best;
+  return `${best}, the best of ${count(runsNs.length)} replays; median ${nsPerCall(medianNs, events)}`;
+}
+
+/** True if nothing failed and nothing differs. */
+export function isSuccess({ failures, mismatches }: ReplayResult): boolean {
   return failures === 0 && mismatches.length === 0;
 }
 
@@ -161,6 +195,5 @@ function pageTotals(result: ReplayResult): { pages: number; kernelPages: number 
 }
 
 function nsPerCall(ns: number, calls: number): string {
-  if (calls === 0) return '-';
   return (ns / calls).toLocaleString('en-US', { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 }

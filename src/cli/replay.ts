@@ -1,5 +1,6 @@
 import { existsSync } from 'node:fs';
 import { basename } from 'node:path';
+import { fileURLToPath } from 'node:url';
 
 import type { Command } from 'commander';
 
@@ -16,13 +17,14 @@ import {
 } from '../trace/index.ts';
 import { CliExit, type CliIo, EXIT, fileErrorMessage } from './io.ts';
 import { parseCount } from './numbers.ts';
-import { replayReport, replaySummary } from './replay-report.ts';
+import { isSuccess, replayReport, replaySummary } from './replay-report.ts';
 import { ProgressBar, styleFor } from './style.ts';
 
 interface ReplayFlags {
   readonly expect?: string;
   readonly debug?: true;
   readonly repeat?: number;
+  readonly snapshots?: true;
   readonly json?: true;
 }
 
@@ -32,10 +34,10 @@ export function registerReplay(program: Command, io: CliIo): void {
     .command('replay')
     .summary("replay recorded kernel traffic beside the kernel's own numbers")
     .description(
-      "Replay the dma_pool calls of a real kernel's drivers through this allocator, check every block, and print our " +
-        "pools beside the kernel's at every snapshot.",
+      "Replay the dma_pool calls of a real kernel's drivers through this allocator, check every block, and compare " +
+        "our pools with the kernel's at every snapshot.",
     )
-    .argument('<file...>', 'trace, packed with gzip or plain')
+    .argument('[file...]', 'trace, packed with gzip or plain (default: one that comes with the package)')
     .option(
       '--expect <pools.txt>',
       "the kernel's answers (default: NAME.pools.txt beside NAME.trace.gz, if it is there)",
@@ -46,13 +48,14 @@ export function registerReplay(program: Command, io: CliIo): void {
       `timed replays (default: ${String(DEFAULT_REPEAT)}, with --debug 1)`,
       parseCount(1, MAX_REPEAT),
     )
+    .option('--snapshots', "print our pools beside the kernel's at every snapshot")
     .option('--json', 'print one JSON document a file, one a line')
-    .addHelpText('after', '\nExample:\n  $ dmapool replay traces/*.trace.gz')
+    .addHelpText('after', '\nExample:\n  $ dmapool replay traces/*/*.trace.gz')
     .action(async (files: string[], flags: ReplayFlags, command: Command) => {
       if (flags.expect !== undefined && files.length > 1) {
         command.error('error: --expect goes with one trace only', { exitCode: EXIT.usage });
       }
-      const exitCode = await replayFiles(files, flags, io);
+      const exitCode = await replayFiles(files.length === 0 ? [shippedTrace()] : files, flags, io);
       if (exitCode !== EXIT.success) throw new CliExit(exitCode);
     });
 }
@@ -68,8 +71,9 @@ async function replayFiles(files: readonly string[], flags: ReplayFlags, io: Cli
         bar.show(basename(file), done);
       });
       bar.clear();
-      if (result.failures > 0 || result.mismatches.length > 0) exitCode = Math.max(exitCode, EXIT.failure);
-      io.stdout.write(flags.json === true ? `${JSON.stringify(replayJson(result))}\n` : replayReport(result, style));
+      if (!isSuccess(result)) exitCode = Math.max(exitCode, EXIT.failure);
+      if (flags.json === true) io.stdout.write(`${JSON.stringify(replayJson(result))}\n`);
+      else if (flags.snapshots === true || !isSuccess(result)) io.stdout.write(replayReport(result, style));
       results.push(result);
     } catch (error) {
       bar.clear();
@@ -80,7 +84,7 @@ async function replayFiles(files: readonly string[], flags: ReplayFlags, io: Cli
       exitCode = EXIT.usage;
     }
   }
-  if (flags.json !== true && results.length > 1) io.stdout.write(replaySummary(results, style));
+  if (flags.json !== true && results.length > 0) io.stdout.write(replaySummary(results, style));
   return exitCode;
 }
 
@@ -95,6 +99,14 @@ async function replayFile(file: string, flags: ReplayFlags, onProgress: (done: n
     onProgress,
     ...(flags.repeat === undefined ? {} : { repeat: flags.repeat }),
   });
+}
+
+/** The trace that comes with the package: two directories up from the sources and three from the build. */
+function shippedTrace(): string {
+  const [source, built] = ['../..', '../../..'].map((up) =>
+    fileURLToPath(new URL(`${up}/traces/6.12/xhci.trace.gz`, import.meta.url)),
+  );
+  return existsSync(source!) ? source! : built!;
 }
 
 /** `NAME.pools.txt` for `NAME.trace.gz`, `NAME.trace` or `NAME.gz`, if there is such a file. */

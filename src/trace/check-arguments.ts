@@ -12,7 +12,7 @@ export function checkTrace(trace: DecodedTrace): void {
   checkObject('trace', trace, TRACE);
   reading('trace', trace, TRACE, () => {
     const { name, header, pools, devices, snapshots, operations, counts, slots, refused } = trace;
-    const { poolOf, slotOf, pageOf, lineOf } = trace;
+    const { poolOf, slotOf, pageOf, offsetOf, lineOf } = trace;
     must(typeof name === 'string', 'name', name);
     must(isInstance(header?.fields, Map), 'header', header);
     must(isArray(pools), 'pools', pools);
@@ -25,7 +25,7 @@ export function checkTrace(trace: DecodedTrace): void {
     for (const kind of ['creates', 'allocs', 'frees', 'destroys'] as const) {
       checkInteger(`trace.counts.${kind}`, counts[kind], 0, operations.length);
     }
-    for (const [what, array] of Object.entries({ poolOf, slotOf, pageOf, lineOf })) {
+    for (const [what, array] of Object.entries({ poolOf, slotOf, pageOf, offsetOf, lineOf })) {
       must(isInstance(array, Uint32Array) && array.length === operations.length, what, array);
     }
     for (const pool of pools) {

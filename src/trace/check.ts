@@ -5,7 +5,7 @@ import { Fleet } from './fleet.ts';
 import { Ledger } from './ledger.ts';
 import { type EpochRow, MomentRecorder, type PoolsNow, type SnapshotMoments } from './moments.ts';
 import { BlockOracle } from './oracle.ts';
-import { kernelVersion, skipsExactFit } from './pages.ts';
+import { type KernelVersion, kernelVersion, ordersAsOurs, skipsExactFit } from './pages.ts';
 import type { ReplayMismatch } from './result.ts';
 
 /** What went wrong at calls is listed up to this number; beyond it is only counted. */
@@ -21,6 +21,8 @@ export interface CheckResult {
   /** By index of the pool. */
   readonly ledgers: readonly Ledger[];
   readonly failures: number;
+  /** Allocs whose page and offset were compared with the kernel's. */
+  readonly placed: number;
   readonly troubles: readonly ReplayMismatch[];
   /** 1 for each operation that failed, so that a timed pass leaves it out. */
   readonly failed: Uint8Array;
@@ -39,7 +41,9 @@ export class CheckingPass implements PoolsNow {
   readonly #recorder = new MomentRecorder(this);
   readonly #failed: Uint8Array;
   readonly #troubles: ReplayMismatch[] = [];
+  readonly #version: KernelVersion | null;
   #failures = 0;
+  #placed = 0;
   /** Index of the operation at hand. */
   #at = 0;
 
@@ -48,7 +52,8 @@ export class CheckingPass implements PoolsNow {
     this.devices = trace.devices;
     this.#failed = new Uint8Array(trace.operations.length);
     this.#held = new Array<DmaBlock | undefined>(trace.slots).fill(undefined);
-    const skips = skipsExactFit(kernelVersion(trace.header.fields.get('kernel')));
+    this.#version = kernelVersion(trace.header.fields.get('kernel'));
+    const skips = skipsExactFit(this.#version);
     this.#ledgers = trace.pools.map((pool) => new Ledger(pool, skips));
     for (const device of trace.devices) this.#living.set(device, []);
     const complain = (message: string): void => {
@@ -86,6 +91,7 @@ export class CheckingPass implements PoolsNow {
       snapshots: this.#recorder.snapshots,
       ledgers: this.#ledgers,
       failures: this.#failures,
+      placed: this.#placed,
       troubles: [...this.#troubles],
       failed: this.#failed,
     };
@@ -103,7 +109,13 @@ export class CheckingPass implements PoolsNow {
       const { active, blocks, pages } = pool.statistics();
       const { recorded, raced, peak } = this.#ledgers[index]!;
       const row = { name: pool.name, active, blocks, size: pool.geometry.blockSize, pages };
-      return { pool: index, row, actives: new Set([active]), pages: { recorded, raced, peak } };
+      return {
+        pool: index,
+        row,
+        actives: new Set([active]),
+        pageCounts: new Set([pages]),
+        pages: { recorded, raced, peak },
+      };
     });
   }
 
@@ -125,7 +137,7 @@ export class CheckingPass implements PoolsNow {
       this.#failed[this.#at] = 1;
       this.#trouble(FIELDS[operation] ?? '', error.message);
     }
-    this.#recorder.active(index, ledger.active);
+    this.#recorder.counts(index, ledger.active, ledger.pageCount);
   }
 
   #create(index: number, { device }: Ledger): void {
@@ -142,10 +154,25 @@ export class CheckingPass implements PoolsNow {
     ledger.alloc();
     if (this.#held[slot] !== undefined) this.#trouble('alloc', 'the trace hands out a block that is out already');
     this.#held[slot] = block;
+    this.#comparePlace(block, ledger);
     const { blockSize, align, boundary } = pool.geometry;
     const demand = { size: blockSize, align, boundary };
     const broken = this.#oracle(ledger).taken(slot, block, demand, zero, this.#fleet.device(ledger.device));
     for (const { rule, message } of broken) this.#trouble(rule, message);
+  }
+
+  /** Is it the kernel's page and offset? Once it took a page too many, its free list is another one than ours. */
+  #comparePlace({ dma }: DmaBlock, ledger: Ledger): void {
+    const begin = this.#oracle(ledger).pageAt(dma);
+    const page = ledger.pageNumber(begin);
+    if (!ordersAsOurs(this.#version) || ledger.raced > 0) return;
+    this.#placed++;
+    const recorded = { page: this.#trace.pageOf[this.#at]!, offset: this.#trace.offsetOf[this.#at]! };
+    if (page === recorded.page && dma - begin === recorded.offset) return;
+    const [ours, kernels] = [{ page, offset: dma - begin }, recorded].map((place) => {
+      return `page ${String(place.page)}, offset ${String(place.offset)}`;
+    });
+    this.#trouble('place', `the block is at ${ours!}, the kernel's at ${kernels!}`);
   }
 
   #free(index: number, slot: number, ledger: Ledger): void {

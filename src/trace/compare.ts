@@ -4,7 +4,7 @@ import type { DecodedTrace } from './decode.ts';
 import type { PoolsFile, PoolsRow } from './expectations.ts';
 import type { Ledger } from './ledger.ts';
 import type { DeviceMoments, EpochRow, SnapshotMoments } from './moments.ts';
-import { explainPages, type KernelVersion } from './pages.ts';
+import { explainPages, type KernelVersion, ordersAsOurs } from './pages.ts';
 import type { ReplayFile, ReplayMismatch, ReplayRow, ReplaySnapshot, RowVerdict } from './result.ts';
 
 /** In these snapshots nothing happened while the files were read, so active must be exactly ours at the beginning. */
@@ -89,29 +89,43 @@ export class Comparer {
     if (size !== kernel.size) found.push({ field: 'size', ours: size, theirs: kernel.size });
     const right = exact ? active === kernel.active : ours.actives.has(kernel.active);
     if (!right) found.push({ field: 'active', ours: active, theirs: kernel.active });
-    // Pages only grow, so the fewest of ours are those of the beginning.
-    if (pages > kernel.pages) found.push({ field: 'pages', ours: pages, theirs: kernel.pages });
+    if (ordersAsOurs(this.#version) && ours.pages.raced === 0) {
+      const equal = exact ? pages === kernel.pages : ours.pageCounts.has(kernel.pages);
+      // These kernels count their blocks.
+      const blocks = kernel.pages * this.#geometry(ours.pool).blocksPerPage;
+      if (!equal) found.push({ field: 'pages', ours: pages, theirs: kernel.pages });
+      else if (blocks !== kernel.blocks) found.push({ field: 'blocks', ours: blocks, theirs: kernel.blocks });
+    } else if (pages > kernel.pages) {
+      // Pages only grow, so the fewest of ours are those of the beginning.
+      found.push({ field: 'pages', ours: pages, theirs: kernel.pages });
+    }
     return found;
   }
 
   #reasons(ours: EpochRow | undefined, kernel: PoolsRow): string[] {
     if (ours === undefined) return [];
-    const { size, align, boundary } = this.#trace.pools[ours.pool]!;
+    // More of ours came while the file was read.
+    if (ours.pageCounts.has(kernel.pages)) return [];
     return explainPages(
       {
         ...ours.pages,
         ours: ours.row.pages,
-        oursPerPage: new PoolGeometry({ size, align, boundary }).blocksPerPage,
+        oursPerPage: this.#geometry(ours.pool).blocksPerPage,
         kernel: kernel.pages,
         kernelPerPage: this.#ledgers[ours.pool]!.kernelPerPage,
       },
       this.#version,
     );
   }
+
+  #geometry(pool: number): PoolGeometry {
+    const { size, align, boundary } = this.#trace.pools[pool]!;
+    return new PoolGeometry({ size, align, boundary });
+  }
 }
 
 interface Difference {
-  readonly field: 'name' | 'size' | 'active' | 'pages';
+  readonly field: 'name' | 'size' | 'active' | 'pages' | 'blocks';
   readonly ours: string | number | null;
   readonly theirs: string | number;
 }
@@ -120,7 +134,8 @@ function verdict(ours: PoolsRow | null, kernel: PoolsRow | null, differences: nu
   if (kernel === null) return 'alone';
   if (ours === null || differences > 0) return 'differs';
   if (reasons > 0) return 'fewer';
-  return ours.active === kernel.active && cutName(ours.name) === kernel.name ? 'same' : 'moment';
+  const same = ours.active === kernel.active && ours.pages === kernel.pages && cutName(ours.name) === kernel.name;
+  return same ? 'same' : 'moment';
 }
 
 /** A name as the kernel shows it. */

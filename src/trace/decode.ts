@@ -41,6 +41,8 @@ export interface DecodedTrace {
   readonly slotOf: Uint32Array;
   /** The kernel's number of the page the block lies in. 0 where there is no block. */
   readonly pageOf: Uint32Array;
+  /** Bytes from that page's start to the block's, in the kernel. 0 where there is no block. */
+  readonly offsetOf: Uint32Array;
   /** Number of the line in the file. */
   readonly lineOf: Uint32Array;
   /** How many slots there are. */
@@ -57,7 +59,7 @@ export interface DecodedTrace {
 }
 
 /**
- * Reads a whole trace into a compact form for {@link replayTrace}: 17 bytes for each call.
+ * Reads a whole trace into a compact form for {@link replayTrace}: 21 bytes for each call.
  *
  * @param source A path, a `file:` URL, bytes, or a stream of them; packed with gzip or plain.
  * @param options The name for messages.
@@ -66,7 +68,7 @@ export interface DecodedTrace {
  *
  * @example
  * ```ts
- * const trace = await decodeTrace('traces/ehci.trace.gz');
+ * const trace = await decodeTrace('traces/6.12/ehci.trace.gz');
  * console.log(trace.pools.length, trace.counts.allocs);
  * ```
  */
@@ -81,8 +83,8 @@ export async function decodeTrace(source: TraceSource, options: ReadTraceOptions
   return decoder.finish();
 }
 
-/** The largest number that `pageOf` can hold. */
-const PAGE_LIMIT = 0xffff_ffff;
+/** The largest number that `pageOf` and `offsetOf` can hold. */
+const WORD_LIMIT = 0xffff_ffff;
 
 class Decoder {
   header: TraceHeader = { type: 'header', line: 1, version: 1, fields: new Map() };
@@ -112,6 +114,7 @@ class Decoder {
   readonly #poolOf: number[] = [];
   readonly #slotOf: number[] = [];
   readonly #pageOf: number[] = [];
+  readonly #offsetOf: number[] = [];
   readonly #lineOf: number[] = [];
 
   constructor(file: string) {
@@ -133,7 +136,7 @@ class Decoder {
         this.#count(event, this.#pools.length, 'pools', 'pools');
         this.#count(event, this.#devices.size, 'devices', 'devices');
         this.#changeLiving(event, event.device, 1);
-        this.#push(OPERATION.create, event, this.#pools.length - 1, 0, 0);
+        this.#push(OPERATION.create, event, this.#pools.length - 1, 0);
         break;
       case 'alloc':
         if (event.block === -1) this.#refused++;
@@ -168,6 +171,7 @@ class Decoder {
       poolOf: Uint32Array.from(this.#poolOf),
       slotOf: Uint32Array.from(this.#slotOf),
       pageOf: Uint32Array.from(this.#pageOf),
+      offsetOf: Uint32Array.from(this.#offsetOf),
       lineOf: Uint32Array.from(this.#lineOf),
       slots: this.#slotCount,
       counts: {
@@ -184,7 +188,7 @@ class Decoder {
     // Twice is the replay's business.
     if (!this.#destroyed.has(pool)) this.#changeLiving(event, this.#pools[pool]!.device, -1);
     this.#destroyed.add(pool);
-    this.#push(OPERATION.destroy, event, pool, 0, 0);
+    this.#push(OPERATION.destroy, event, pool, 0);
   }
 
   #changeLiving(event: TraceCall, device: string, by: 1 | -1): void {
@@ -206,8 +210,10 @@ class Decoder {
 
   #block(operation: number, event: TraceAlloc | TraceFree): void {
     const pool = this.#pool(event);
-    if (event.page > PAGE_LIMIT)
-      throw this.#error(event, `a page number of at most ${String(PAGE_LIMIT)}`, String(event.page));
+    if (event.page > WORD_LIMIT)
+      throw this.#error(event, `a page number of at most ${String(WORD_LIMIT)}`, String(event.page));
+    if (event.offset > WORD_LIMIT)
+      throw this.#error(event, `an offset of at most ${String(WORD_LIMIT)}`, String(event.offset));
     const slots = this.#slots[pool]!;
     let slot = slots.get(event.block);
     if (slot === undefined) {
@@ -219,14 +225,15 @@ class Decoder {
       this.#bytes += this.#blockSizes[pool]!;
       this.#count(event, this.#bytes, 'bytes', 'bytes in all blocks handed out');
     }
-    this.#push(operation, event, pool, slot, event.page);
+    this.#push(operation, event, pool, slot, event);
   }
 
-  #push(operation: number, event: TraceCall, pool: number, slot: number, page: number): void {
+  #push(operation: number, event: TraceCall, pool: number, slot: number, block?: TraceAlloc | TraceFree): void {
     this.#operations.push(operation);
     this.#poolOf.push(pool);
     this.#slotOf.push(slot);
-    this.#pageOf.push(page);
+    this.#pageOf.push(block?.page ?? 0);
+    this.#offsetOf.push(block?.offset ?? 0);
     this.#lineOf.push(event.line);
   }
 

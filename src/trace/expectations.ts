@@ -58,7 +58,7 @@ const HEADING_LIMIT = 8192;
  *
  * @example
  * ```ts
- * for (const file of await readPools('traces/ehci.pools.txt')) {
+ * for (const file of await readPools('traces/6.12/ehci.pools.txt')) {
  *   console.log(file.label, file.device, file.rows.length);
  * }
  * ```

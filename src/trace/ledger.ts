@@ -8,6 +8,8 @@ export class Ledger implements KernelPages {
   readonly name: string;
   /** Blocks that the recorded kernel cut from a page. */
   readonly kernelPerPage: number;
+  /** Our pages by their addresses, in the order in which they were taken. */
+  readonly #pageNumbers = new Map<number, number>();
   active = 0;
   peak = 0;
   allocs = 0;
@@ -45,6 +47,19 @@ export class Ledger implements KernelPages {
     this.allocs++;
     this.active++;
     this.peak = Math.max(this.peak, this.active);
+  }
+
+  /** The number of our page at that address, in the order in which their first blocks came out. */
+  pageNumber(dma: number): number {
+    const known = this.#pageNumbers.get(dma);
+    if (known !== undefined) return known;
+    this.#pageNumbers.set(dma, this.#pageNumbers.size);
+    return this.#pageNumbers.size - 1;
+  }
+
+  /** Pages that ours has taken. */
+  get pageCount(): number {
+    return this.#pageNumbers.size;
   }
 
   /** Ours took a block back. */

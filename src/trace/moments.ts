@@ -14,6 +14,8 @@ export interface EpochRow {
   readonly row: PoolsRow;
   /** Every number of active blocks there was. */
   readonly actives: Set<number>;
+  /** Every number of pages there was. */
+  readonly pageCounts: Set<number>;
   /** What explains the kernel's pages, when the epoch began. */
   readonly pages: KernelPages;
 }
@@ -93,8 +95,11 @@ export class MomentRecorder {
     epochs.push(rows);
   }
 
-  /** A pool has so many active blocks now. */
-  active(pool: number, active: number): void {
-    if (this.#open !== null) this.#rows.get(pool)?.actives.add(active);
+  /** A pool has so many active blocks and pages now. */
+  counts(pool: number, active: number, pages: number): void {
+    if (this.#open === null) return;
+    const row = this.#rows.get(pool);
+    row?.actives.add(active);
+    row?.pageCounts.add(pages);
   }
 }

@@ -112,6 +112,11 @@ export class BlockOracle implements CoherentAllocator {
     return [{ rule: 'kept', message: `block at ${hex(held.dma)} was written to while it was in the driver's hands` }];
   }
 
+  /** The address at which the page begins that contains this one; -1 if it is in none. */
+  pageAt(dma: number): number {
+    return this.#granted.get(Math.floor(dma / this.pageSize))?.dma ?? -1;
+  }
+
   /** Why a block is not whole inside one page of its pool, in memory that the device reaches; null if it is. */
   #outside({ dma, bytes }: DmaBlock, size: number, device: Device): string | null {
     const page = this.#granted.get(Math.floor(dma / this.pageSize));

@@ -2,9 +2,9 @@
  * Why the kernel needed the pages it needed.
  *
  * Neither Linux nor this package takes a page while a block is free, so both need ceil(most blocks out / blocks of a
- * page), whatever order they hand blocks out in. Two things make kernels before 6.4 need more:
- * - their rule for a page skips a block that would end exactly at the boundary;
- * - with no block free they drop the pool's lock while they get a page, and then use it even if blocks came free
+ * page), whatever order they hand blocks out in. Two things make kernels need more:
+ * - before 6.4 their rule for a page skips a block that would end exactly at the boundary;
+ * - with no block free all of them drop the pool's lock while they get a page, and then use it even if blocks came free
  *   meanwhile. The trace shows that as a new page at a moment when blocks were free.
  */
 import type { TraceCreate } from './events.ts';
@@ -25,6 +25,11 @@ export function kernelVersion(header: string | undefined): KernelVersion | null 
 /** True if that kernel skips the block that would end at the boundary. Without a version: the traces' kernels do. */
 export function skipsExactFit(version: KernelVersion | null): boolean {
   return version === null || version.major < 6 || (version.major === 6 && version.minor < 4);
+}
+
+/** True if that kernel hands out blocks in our order, from our pages: from 6.4 on. */
+export function ordersAsOurs(version: KernelVersion | null): boolean {
+  return !skipsExactFit(version);
 }
 
 /** How many blocks the recorded kernel cut from one page of a pool. */

@@ -29,7 +29,7 @@ const VERSION = 'v1';
  * @example
  * ```ts
  * let allocs = 0;
- * for await (const event of readTrace('traces/ehci.trace.gz')) {
+ * for await (const event of readTrace('traces/6.12/ehci.trace.gz')) {
  *   if (event.type === 'alloc') allocs++;
  * }
  * ```

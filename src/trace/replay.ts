@@ -46,8 +46,8 @@ export const MAX_REPEAT = 10_000;
  *
  * @example
  * ```ts
- * const trace = await decodeTrace('traces/ehci.trace.gz');
- * const expected = await readPools('traces/ehci.pools.txt');
+ * const trace = await decodeTrace('traces/6.12/ehci.trace.gz');
+ * const expected = await readPools('traces/6.12/ehci.pools.txt');
  * const { failures, mismatches, elapsedNs, events } = replayTrace(trace, { expected });
  * console.log(failures, mismatches.length, elapsedNs / events);
  * ```
@@ -91,6 +91,7 @@ export function replayTrace(trace: DecodedTrace, options: ReplayOptions = {}): R
     allocs,
     frees,
     destroys,
+    placed: check.placed,
     failures: check.failures,
     mismatches: [...check.troubles, ...mismatches],
     runsNs,
@@ -156,6 +157,18 @@ function notes(trace: DecodedTrace, check: CheckResult): string[] {
     if (stated !== undefined && Number(stated) !== count) {
       found.push(`the header counts ${stated} lines of ${kind}, the trace has ${String(count)}`);
     }
+  }
+  const raced = check.ledgers.reduce((sum, ledger) => sum + ledger.raced, 0);
+  if (check.placed > 0 && raced > 0) {
+    const pages = `${String(raced)} ${raced === 1 ? 'page' : 'pages'}`;
+    const rest = String(counts.allocs - check.placed);
+    found.push(
+      `the kernel took ${pages} although blocks were free; the places of ${rest} blocks after that are not compared`,
+    );
+  }
+  const stated = /\bof these (\d+)\b/.exec(header.fields.get('pages') ?? '')?.[1];
+  if (stated !== undefined && Number(stated) !== raced) {
+    found.push(`the header counts ${stated} pages taken while a block was free, the trace shows ${String(raced)}`);
   }
   return found;
 }

@@ -10,9 +10,9 @@ export interface ReplayMismatch {
   /** The pool's name. */
   readonly pool: string;
   /**
-   * What differs. In a snapshot: `name`, `size`, `active` or `pages`. At a call: `create`, `alloc`, `free` or
+   * What differs. In a snapshot: `name`, `size`, `active`, `pages` or `blocks`. At a call: `create`, `alloc`, `free` or
    * `destroy` if it failed; `align`, `boundary`, `contained`, `overlap`, `zero` or `kept` if a block broke that rule;
-   * `log` if the device logged an error.
+   * `place` if it was another block than the kernel's; `log` if the device logged an error.
    */
   readonly field: string;
   /** Our value; null where we have no such pool. At a call: what happened, and on which line of the trace. */
@@ -23,7 +23,7 @@ export interface ReplayMismatch {
 
 /**
  * How a row of ours stands to the kernel's:
- * `same`; `moment` when active was equal at another moment of the snapshot; `fewer` when all is well with fewer pages;
+ * `same`; `moment` when active and pages were equal at another moment of the snapshot; `fewer` when all is well with fewer pages;
  * `differs`; `alone` when the kernel's file has no such row, or there is no file.
  */
 export type RowVerdict = 'same' | 'moment' | 'fewer' | 'differs' | 'alone';
@@ -112,6 +112,11 @@ export interface ReplayResult {
   readonly frees: number;
   /** Pools destroyed. */
   readonly destroys: number;
+  /**
+   * Blocks whose page and offset were compared with the kernel's: all of a kernel from 6.4 on, except in a pool that
+   * took a page although a block was free, from there on. None of older kernels, whose order is another.
+   */
+  readonly placed: number;
   /** Calls that failed, and blocks that broke a rule. Each is among the mismatches, up to a thousand. */
   readonly failures: number;
   /** What does not hold, at calls and in snapshots. */

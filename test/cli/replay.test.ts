@@ -108,7 +108,13 @@ test('an error at a call is named with its line', async () => {
 });
 
 test('the report on a recorded trace', async () => {
-  const { code, out, err } = await runCli(['replay', '--repeat', '3', tracePath('megasas.trace.gz')]);
+  const { code, out, err } = await runCli([
+    'replay',
+    '--snapshots',
+    '--repeat',
+    '3',
+    tracePath('6.1/megasas.trace.gz'),
+  ]);
   assert.deepEqual([code, err], [0, '']);
   for (const text of [
     'loaded  0000:00:02.0',
@@ -125,14 +131,29 @@ test('the report on a recorded trace', async () => {
   assert.ok(!out.includes('\u001b'));
 });
 
-test('several traces end in a table', async () => {
-  const files = [tracePath('e100.trace.gz'), tracePath('ohci.trace.gz')];
+test('a line a trace, and what the lines mean', async () => {
+  const files = [tracePath('6.1/e100.trace.gz'), tracePath('6.1/nvme.trace.gz'), tracePath('6.12/ohci.trace.gz')];
   const { code, out } = await runCli(['replay', '--repeat', '1', ...files]);
   assert.equal(code, 0);
-  assert.match(out, /\ntrace +calls +errors +differences +ns a call +pages +kernel's\n/);
-  assert.match(out, /\nall +4,236 +0 +0 +[\d.,]+ +5 +5\n\n2 traces: no error, no difference\.\n$/);
+  assert.match(out, /^trace +calls +blocks checked +differences +pages +the kernel's\n/);
+  assert.match(out, /\nall +67,776 +33,876 +0 +129 +131\n\n3 traces: no error, no difference\.\n/);
+  assert.match(out, /\nOf 2,092 blocks of Linux 6\.4 and later, page and offset too/);
+  assert.match(out, /nvme\.trace\.gz: 16 for 14: Linux 6\.1 cuts 15 blocks from a page where 16 fit/);
+  assert.doesNotMatch(out, /poolinfo|ns a call/);
   const json = await runCli(['replay', '--json', '--repeat', '1', ...files]);
-  assert.equal(json.out.trimEnd().split('\n').length, 2);
+  assert.equal(json.out.trimEnd().split('\n').length, 3);
+});
+
+test('times of a few calls are not shown', async () => {
+  const { out } = await runCli(['replay', '--snapshots', tracePath('6.12/e100.trace.gz')]);
+  assert.match(out, /\n {2}40 calls: /);
+  assert.doesNotMatch(out, /ns a call/);
+});
+
+test('without a file, a trace that comes with the package', async () => {
+  const { code, out } = await runCli(['replay', '--repeat', '1']);
+  assert.equal(code, 0);
+  assert.match(out, /xhci\.trace\.gz +2,304 +1,140 +0 +149 +149\n\n1 trace: no error, no difference\.\n/);
 });
 
 test('--debug changes no number but time', async () => {

@@ -41,13 +41,16 @@ const misuse: readonly (readonly [argv: readonly string[], message: RegExp])[] =
   [['replay', '--expect', 'a', 'b', 'c'], /^dmapool: --expect goes with one trace only\n/],
   [['replay', '/nonexistent/x.trace.gz'], /^dmapool: \/nonexistent\/x\.trace\.gz: no such file or directory\n$/],
   [['replay', '/'], /^dmapool: \/: illegal operation on a directory\n$/],
-  [['replay', '--expect', '/nonexistent/p', tracePath('e100.trace.gz')], /^dmapool: \/nonexistent\/p: no such file/],
+  [
+    ['replay', '--expect', '/nonexistent/p', tracePath('6.1/e100.trace.gz')],
+    /^dmapool: \/nonexistent\/p: no such file/,
+  ],
   [
     ['replay', checkoutPath('package.json')],
     /^dmapool: \S*package\.json:1: expected .*separated by tabs; found "\{"\n$/,
   ],
   [
-    ['replay', '--expect', checkoutPath('package.json'), tracePath('e100.trace.gz')],
+    ['replay', '--expect', checkoutPath('package.json'), tracePath('6.1/e100.trace.gz')],
     /package\.json:1: expected ## snapshot/,
   ],
   [['layout'], /^dmapool: required option '--size <bytes>' not specified\n/],
@@ -80,7 +83,7 @@ test('one bad file does not keep the others from being replayed', async () => {
     '--repeat',
     '1',
     '/nonexistent',
-    tracePath('e100.trace.gz'),
+    tracePath('6.1/e100.trace.gz'),
   ]);
   assert.equal(code, 2);
   assert.match(err, /no such file/);
@@ -106,7 +109,7 @@ test('the executable', () => {
 });
 
 test('a reader that goes away ends it quietly', async () => {
-  const command = `'${process.execPath}' '${BIN}' replay --repeat 1 '${tracePath('xhci.trace.gz')}' '${tracePath('e100.trace.gz')}' | head -n 1`;
+  const command = `'${process.execPath}' '${BIN}' replay --repeat 1 '${tracePath('6.1/xhci.trace.gz')}' '${tracePath('6.1/e100.trace.gz')}' | head -n 1`;
   const { stdout: out, stderr: err } = await promisify(execFile)('sh', ['-c', command]);
   assert.match(out, /xhci\.trace\.gz\n$/);
   assert.equal(err, '');

@@ -51,7 +51,7 @@ class LinuxPool {
 
   /** What `poolinfo` prints as the number of blocks. */
   get printedBlocks(): number {
-    return this.pages * Math.floor(this.allocation / this.size);
+    return this.pages * this.perPage;
   }
 
   alloc(): { block: number; page: number; offset: number } {

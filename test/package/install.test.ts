@@ -14,7 +14,7 @@ import { runsAnywhere } from './bundle.ts';
 import { type EntryPoint, entryPoints, manifest, pack, readManifest, root, scratchFolder } from './packed.ts';
 
 const project = scratchFolder();
-const trace = join(root, 'traces', 'e100.trace.gz');
+const trace = join(root, 'traces', '6.1', 'e100.trace.gz');
 
 before(() => {
   writeFileSync(join(project, 'package.json'), JSON.stringify({ private: true, type: 'module' }));

@@ -4,8 +4,12 @@ import { gzipSync } from 'node:zlib';
 import type { TraceEvent } from 'dmapool/trace';
 import { readTrace } from 'dmapool/trace';
 
-/** Names of the recorded traces. */
-export const TRACES = ['e100', 'ehci', 'megasas', 'mixed', 'nvme', 'ohci', 'uhci', 'usb-iso', 'xhci'] as const;
+/** Names of the recorded traces, in folders by kernel. */
+const DRIVERS = ['e100', 'ehci', 'megasas', 'mixed', 'nvme', 'ohci', 'uhci', 'usb-iso', 'xhci'];
+export const TRACES: readonly string[] = [
+  ...DRIVERS.map((name) => `6.1/${name}`),
+  ...[...DRIVERS, 'mixed-smp4', 'nvme-grow', 'nvme-smp2'].map((name) => `6.12/${name}`),
+];
 
 /** Path of a file of the checkout, wherever the tests were built to. */
 export function checkoutPath(file: string): string {

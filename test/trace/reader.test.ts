@@ -253,7 +253,7 @@ test('events do not depend on how the bytes are cut into chunks', async () => {
 });
 
 test('all kinds of sources', async () => {
-  const path = tracePath('e100.trace.gz');
+  const path = tracePath('6.1/e100.trace.gz');
   const expected = await eventsOf(path);
   const blob = new Blob([readFileSync(path)]);
   assert.deepEqual(await eventsOf(pathToFileURL(path)), expected);

@@ -8,12 +8,12 @@ export async function traces(event: TraceEvent, trace: DecodedTrace): Promise<vo
   // @ts-expect-error TS2367: there is no such event
   if (event.type === 'zalloc') console.log(event);
   // @ts-expect-error TS2740: events come one by one
-  const events: TraceEvent[] = readTrace('traces/ehci.trace.gz');
+  const events: TraceEvent[] = readTrace('traces/6.12/ehci.trace.gz');
   console.log(events.length);
   // @ts-expect-error TS2345: a number is no trace
   await decodeTrace(3);
   // @ts-expect-error TS2345: a trace is decoded before it is replayed
-  replayTrace('traces/ehci.trace.gz');
+  replayTrace('traces/6.12/ehci.trace.gz');
   // @ts-expect-error TS2561: options are checked for spelling
   replayTrace(trace, { repeats: 3 });
   // @ts-expect-error TS2540: a trace is a record
