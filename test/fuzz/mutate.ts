@@ -4,71 +4,25 @@
  *
  * A mutant changes one file of `dist`, in a copy of it: the build that others use stays as it is, whatever interrupts.
  */
-import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import ts from 'typescript';
 import { allMutants, misplaced } from './all-mutants.ts';
 import { type CampaignOptions, type CampaignResult, runCampaign } from './campaign.ts';
 import type { Mutant } from './mutant.ts';
+import { Workbench } from './workbench.ts';
 
-const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
 /** Share of the mutants that must be found. */
 const WANTED = 0.95;
 /** Seconds that one case may take: a mutant may loop for ever. */
 const BOUND = 15;
 
-/** The text of the mutant's file, mutated and compiled. */
-function compile({ file, from, to }: Mutant): string {
-  const text = readFileSync(join(ROOT, file), 'utf8');
-  const { config } = ts.readConfigFile(join(ROOT, 'tsconfig.json'), (path) => ts.sys.readFile(path)) as {
-    config: { compilerOptions: object };
-  };
-  const { options } = ts.convertCompilerOptionsFromJson(config.compilerOptions, ROOT);
-  const { outputText } = ts.transpileModule(
-    text.replace(from, () => to),
-    {
-      // NodeNext would look for a package.json, and take what it does not find for CommonJS.
-      compilerOptions: { ...options, module: ts.ModuleKind.ESNext, sourceMap: false, declaration: false },
-      fileName: join(ROOT, file),
-    },
-  );
-  return outputText;
-}
-
-/** A copy of what the fuzzers run. */
-class Workbench {
-  readonly folder: string = mkdtempSync(join(tmpdir(), 'dmapool-mutants-'));
-
-  constructor() {
-    // Whatever ends this process, no copy stays; a signal that nobody handles would skip `exit`.
-    process.once('exit', () => {
-      rmSync(this.folder, { recursive: true, force: true });
-    });
-    for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-      process.once(signal, () => {
-        process.exit(130);
-      });
-    }
-    cpSync(join(ROOT, 'dist'), join(this.folder, 'dist'), { recursive: true });
-    cpSync(join(ROOT, 'package.json'), join(this.folder, 'package.json'));
-    symlinkSync(join(ROOT, 'node_modules'), join(this.folder, 'node_modules'));
-  }
-
-  async fuzz(mutant: Mutant | null, options: Omit<CampaignOptions, 'root' | 'bound'>): Promise<CampaignResult> {
-    const campaign = { ...options, root: this.folder, bound: BOUND };
-    if (mutant === null) return runCampaign(campaign);
-    const path = join(this.folder, 'dist', mutant.file.replace(/\.ts$/, '.js'));
-    const before = readFileSync(path);
-    writeFileSync(path, compile(mutant));
-    try {
-      return await runCampaign(campaign);
-    } finally {
-      writeFileSync(path, before);
-    }
-  }
+/** Has the fuzzer of a target look for the mutant, or for anything without one. */
+function fuzz(
+  bench: Workbench,
+  mutant: Mutant | null,
+  options: Omit<CampaignOptions, 'root' | 'bound'>,
+): Promise<CampaignResult> {
+  const run = (): Promise<CampaignResult> => runCampaign({ ...options, root: bench.folder, bound: BOUND });
+  return mutant === null ? run() : bench.with(mutant, run);
 }
 
 const USAGE = 'Usage: npm run mutants -- [--seconds N] [--seed N] [--target NAME] [--only TEXT] [--no-check]';
@@ -97,14 +51,14 @@ async function main(): Promise<number> {
   console.log(`${String(mutants.length)} mutants, at most ${String(seconds)} s each, seed ${String(seed)}`);
   let clean = true;
   for (const name of check ? new Set(mutants.map((mutant) => mutant.target)) : []) {
-    const { finding } = await bench.fuzz(null, { target: name, seed, seconds: Math.min(seconds, 20) });
+    const { finding } = await fuzz(bench, null, { target: name, seed, seconds: Math.min(seconds, 20) });
     if (finding === null) continue;
     clean = false;
     console.log(`without a mutant ${name} fails too, so what it finds proves nothing: ${finding.message}`);
   }
   let foundCount = 0;
   for (const mutant of mutants) {
-    const { finding, seconds: took } = await bench.fuzz(mutant, { target: mutant.target, seed, seconds });
+    const { finding, seconds: took } = await fuzz(bench, mutant, { target: mutant.target, seed, seconds });
     // A mutant that does not load is no mutant.
     const found = finding?.started === true;
     if (found) foundCount++;

@@ -2,6 +2,7 @@
  * `npm run oracle`: random streams, the grid of arguments and the meant differences, through the kernel in the virtual
  * machine and through our pools. Exit code 0: no difference but the meant ones; 1: another one; 2: wrong usage.
  */
+import { writeFileSync } from 'node:fs';
 import { isDeepStrictEqual, parseArgs } from 'node:util';
 import { compareStreams, describeReproducer, ourAnswers, shrink, STREAM_OPERATIONS } from './compare.ts';
 import { FORM_NAMES, type FormName } from './forms.ts';
@@ -9,12 +10,14 @@ import { GRID } from './grid.ts';
 import { KernelOracle } from './kernel.ts';
 import { MEANT_DIFFERENCES } from './meant-differences.ts';
 import type { Operation } from './operation.ts';
+import { RECORDED_STREAMS } from './recorded.ts';
 
-const USAGE = `Usage: npm run oracle -- [--kernel 6.12] [--operations N] [--seed N] [--form NAME]
+const USAGE = `Usage: npm run oracle -- [--kernel 6.12] [--operations N] [--seed N] [--form NAME] [--record FILE]
 
   --operations N   operations for each form (default 500000)
   --seed N         seed of the first stream (default 1)
-  --form NAME      one of ${FORM_NAMES.join(', ')}; repeatable (default: all)`;
+  --form NAME      one of ${FORM_NAMES.join(', ')}; repeatable (default: all)
+  --record FILE    only writes the kernel's hashes of the first ${RECORDED_STREAMS} streams to a file`;
 
 /** Operations between two lines of progress. */
 const PROGRESS = 2 ** 20;
@@ -23,26 +26,41 @@ interface Flags {
   readonly operations: number;
   readonly seed: number;
   readonly forms: readonly FormName[];
+  readonly record: string | undefined;
 }
 
 function parse(): Flags {
   const text = { type: 'string' } as const;
   const { values } = parseArgs({
-    options: { kernel: text, operations: text, seed: text, form: { type: 'string', multiple: true } },
+    options: { kernel: text, operations: text, seed: text, form: { type: 'string', multiple: true }, record: text },
   });
   const { kernel = '6.12', operations = '500000', seed = '1', form = FORM_NAMES } = values;
   const forms = FORM_NAMES.filter((name) => form.includes(name));
   // Before 6.4 the kernel's allocator is another one.
   const right = kernel === '6.12' && /^[1-9]\d{0,9}$/.test(operations) && /^\d{1,9}$/.test(seed);
   if (!right || forms.length < new Set(form).size) throw new TypeError(USAGE);
-  return { operations: Number(operations), seed: Number(seed), forms };
+  return { operations: Number(operations), seed: Number(seed), forms, record: values.record };
 }
 
-async function main({ operations, seed, forms }: Flags): Promise<number> {
+/** Writes hashes down, for checks without the machine. */
+async function record(kernel: KernelOracle, file: string): Promise<void> {
+  let text = '';
+  for (let seed = 1; seed <= RECORDED_STREAMS; seed++) {
+    text += `${[seed, ...(await Promise.all(kernel.stream(seed, STREAM_OPERATIONS)))].join(' ')}\n`;
+  }
+  writeFileSync(file, text);
+  await kernel.close();
+}
+
+async function main({ operations, seed, forms, record: file }: Flags): Promise<number> {
   const say = (line: string): void => {
     console.error(`oracle: ${line}`);
   };
   const kernel = await KernelOracle.open('6.12', say);
+  if (file !== undefined) {
+    await record(kernel, file);
+    return 0;
+  }
   const answering = (list: readonly Operation[]): Promise<string[]> => kernel.answers(list);
   let wrong = 0;
   const report = async (form: FormName, list: readonly Operation[]): Promise<void> => {
