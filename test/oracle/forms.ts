@@ -49,8 +49,10 @@ function takeSingly<B>(count: number, take: () => B | null, free: (block: B) => 
 
 class ObjectPool extends TestedPool<DmaBlock> {
   take(count: number, flags: number): DmaBlock[] | null {
+    const options = (flags & ZERO) === 0 ? undefined : { zero: true };
+    // Both calls are tried: the one that throws, and the one that returns null.
     const take = (): DmaBlock | null =>
-      (flags & ZERO) === 0 ? this.pool.tryAlloc() : this.pool.tryAlloc({ zero: true });
+      (flags & ATOMIC) === 0 ? orNull(() => this.pool.alloc(options)) : this.pool.tryAlloc(options);
     return takeSingly(count, take, (block) => {
       this.pool.free(block);
     });
@@ -72,11 +74,10 @@ class ObjectPool extends TestedPool<DmaBlock> {
 class ObjectBulkPool extends ObjectPool {
   override take(count: number, flags: number): DmaBlock[] | null {
     const blocks: DmaBlock[] = [];
-    return succeeds(() => {
+    return orNull(() => {
       this.pool.allocBulk(blocks, count, { zero: (flags & ZERO) !== 0 });
-    })
-      ? blocks
-      : null;
+      return blocks;
+    });
   }
 
   override give(blocks: readonly DmaBlock[]): void {
@@ -86,8 +87,10 @@ class ObjectBulkPool extends ObjectPool {
 
 class IndexPool extends TestedPool<number> {
   take(count: number, flags: number): number[] | null {
+    const options = (flags & ZERO) === 0 ? undefined : { zero: true };
     const take = (): number | null => {
-      const index = (flags & ZERO) === 0 ? this.pool.tryAllocIndex() : this.pool.tryAllocIndex({ zero: true });
+      if ((flags & ATOMIC) === 0) return orNull(() => this.pool.allocIndex(options));
+      const index = this.pool.tryAllocIndex(options);
       return index === -1 ? null : index;
     };
     return takeSingly(count, take, (index) => {
@@ -111,11 +114,10 @@ class IndexPool extends TestedPool<number> {
 class IndexBulkPool extends IndexPool {
   override take(count: number, flags: number): number[] | null {
     const indices = new Int32Array(count);
-    return succeeds(() => {
+    return orNull(() => {
       this.pool.allocIndexBulk(indices, count, { zero: (flags & ZERO) !== 0 });
-    })
-      ? [...indices]
-      : null;
+      return [...indices];
+    });
   }
 
   override give(indices: readonly number[]): void {
@@ -170,13 +172,12 @@ class SharedPool extends ObjectPool {
   }
 }
 
-/** Whether a bulk call finds memory. */
-function succeeds(call: () => void): boolean {
+/** What the call returns; null if it finds no memory. */
+function orNull<T>(call: () => T): T | null {
   try {
-    call();
-    return true;
+    return call();
   } catch (error) {
-    if (error instanceof DmaOutOfMemoryError) return false;
+    if (error instanceof DmaOutOfMemoryError) return null;
     throw error;
   }
 }

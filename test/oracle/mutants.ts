@@ -93,13 +93,7 @@ export const oracleMutants: readonly Mutant[] = [
     'if (memory === null) return NO_MEMORY;',
     'if (memory === null || allocPage(this.#device, geometry.allocation, node) === null) return NO_MEMORY;',
   ),
-  mutant(
-    'object',
-    BACKEND,
-    'fresh blocks are carved one too far',
-    'const first = slot * this.#perPage + carved;',
-    'const first = slot * this.#perPage + (carved > 0 && carved + count < this.#perPage ? carved + 1 : carved);',
-  ),
+  mutant('object', PAGES, 'a page counts twice', '    this.#count++;', '    this.#count += 2;'),
   mutant(
     'object',
     PAGES,
