@@ -11,7 +11,7 @@ import { findTool, needTool, runTool } from './tools.ts';
 /** Why no modules can be built for the kernel without fetching or installing something, or null if they can. */
 export function modulesUnavailable(kernel: VmKernel): string | null {
   for (const tool of ['make', 'gcc']) if (findTool(tool) === null) return `${tool} is not installed (Debian: ${tool})`;
-  return existsSync(headersFolder(kernel)) ? null : 'no kernel headers: npm run vm -- --prepare';
+  return existsSync(headersFolder(kernel)) ? null : `no headers of ${kernel.release}: npm run vm -- --prepare`;
 }
 
 /** Fetches the kernel's headers into its folder, unless they are there. */

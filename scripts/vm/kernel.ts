@@ -81,7 +81,7 @@ const MODULES_OF: Readonly<Record<KernelSeries, readonly string[]>> = { '6.1': [
 
 /** The series asked for, or DMAPOOL_VM_KERNEL's, or the default one. */
 export function kernelSeries(wanted = process.env['DMAPOOL_VM_KERNEL']): KernelSeries {
-  if (wanted === undefined || wanted === '') return '6.12';
+  if (wanted === undefined || wanted === '') return '6.1';
   const series = KERNEL_SERIES.find((known) => known === wanted);
   if (series === undefined) {
     throw new VmError('ERR_VM_OPTION', `the kernel is ${KERNEL_SERIES.join(' or ')}, not ${wanted}`);

@@ -38,7 +38,7 @@ export interface VmOptions {
   readonly timeout?: number;
   /** Ends the machine with `ERR_VM_ABORT`. */
   readonly signal?: AbortSignal;
-  /** The guest's kernel; by default DMAPOOL_VM_KERNEL, else 6.12. */
+  /** The guest's kernel; by default DMAPOOL_VM_KERNEL, else 6.1. */
   readonly kernel?: KernelSeries;
   /** KVM or TCG whatever is there; by default DMAPOOL_VM_ACCEL, else KVM where it works. */
   readonly accelerator?: 'kvm' | 'tcg';
