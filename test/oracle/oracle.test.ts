@@ -65,7 +65,9 @@ describe('a difference', () => {
 function skipReason(): string | false {
   if (vmSkip !== false || process.env['DMAPOOL_REQUIRE_TOOLS'] === '1') return vmSkip;
   const kernel = cachedKernel('6.12');
-  return kernel === null ? 'no kernel 6.12: npm run vm -- --kernel 6.12 --prepare' : (modulesUnavailable(kernel) ?? false);
+  return kernel === null
+    ? 'no kernel 6.12: npm run vm -- --kernel 6.12 --prepare'
+    : (modulesUnavailable(kernel) ?? false);
 }
 
 describe('the living kernel', { skip: skipReason(), timeout: 600_000 }, () => {
