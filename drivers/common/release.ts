@@ -1,7 +1,7 @@
 import { DmaArgumentError, DmaReleaseError } from 'dmapool';
 import type { DmaStopped } from 'dmapool/pci';
 
-/** Calls all of `releases` in order, whichever of them throw. @throws `DmaReleaseError` of this message, with what they threw. */
+/** Calls all `releases` in order, even if some throw. @throws `DmaReleaseError` with `message` and the errors. */
 export function releaseAll(message: string, releases: readonly (() => void)[]): void {
   const errors: unknown[] = [];
   for (const release of releases) {
@@ -15,16 +15,17 @@ export function releaseAll(message: string, releases: readonly (() => void)[]): 
 }
 
 /**
- * {@link releaseAll} for memory that a device was told of.
+ * {@link releaseAll} for memory that the device may have reached.
  *
- * @param proof That the device can not reach it any more.
+ * @param proof Proof that the device does no DMA.
+ * @throws `DmaArgumentError` if the proof does not hold; nothing is released then.
  */
 export function releaseStopped(proof: DmaStopped, message: string, releases: readonly (() => void)[]): void {
-  if (!proof.holds) throw new DmaArgumentError('proof', proof.reason, 'a proof that holds');
+  if (!proof.holds) throw new DmaArgumentError('proof', proof.reason, 'a proof that still holds');
   releaseAll(message, releases);
 }
 
-/** Runs all of `steps` one after the other, whichever of them fail. @returns What those threw. */
+/** Runs all `steps` in order, even if some fail. @returns Their errors. */
 export async function runAll(steps: readonly (() => unknown)[]): Promise<unknown[]> {
   const errors: unknown[] = [];
   for (const step of steps) {

@@ -1,11 +1,11 @@
-/** Waiting for a device. Every wait has a bound. */
+/** Waits with time limits. */
 
-/** Resolves after some milliseconds. */
+/** Resolves after `milliseconds`. */
 export function delay(milliseconds: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
 
-/** Lets the event loop turn once: what was posted goes out, and answers and timers come in. */
+/** Yields one turn of the event loop: pending writes are sent, responses and timers are processed. */
 export function turn(): Promise<void> {
   return new Promise((resolve) => {
     setImmediate(resolve);
@@ -13,10 +13,10 @@ export function turn(): Promise<void> {
 }
 
 /**
- * Looks until `done()`, every `interval` milliseconds. The last look begins after `timeout` milliseconds, so that a process
- * that was stopped meanwhile does not miss what is done.
+ * Calls `done` every `interval` milliseconds until it returns true or `timeout` milliseconds have passed. One
+ * last call follows the timeout, so that a process that was suspended meanwhile does not report a false timeout.
  *
- * @returns Whether it was done in time. @throws The reason of `signal`; what `done` throws.
+ * @returns True if `done` returned true. @throws The reason of `signal`; errors of `done`.
  */
 export async function waitUntil(
   done: () => boolean | Promise<boolean>,
@@ -34,7 +34,7 @@ export async function waitUntil(
   }
 }
 
-/** Settles as `promise`, or rejects when `signal` is aborted first. */
+/** Settles with `promise`, or rejects with the reason of `signal` if that is aborted first. */
 export function abortable<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
   return new Promise((resolve, reject) => {
     const onAbort = (): void => {
@@ -48,7 +48,7 @@ export function abortable<T>(promise: Promise<T>, signal: AbortSignal): Promise<
   });
 }
 
-/** Resolves when `promise` is settled, or after some milliseconds. */
+/** Resolves when `promise` settles, or after `timeout` milliseconds. */
 export async function settled(promise: Promise<unknown>, timeout: number): Promise<void> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<void>((resolve) => {

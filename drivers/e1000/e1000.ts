@@ -1,17 +1,17 @@
 /**
- * A driver for Intel's 82540EM network card, the "e1000" of QEMU, from its manual (see registers.ts).
+ * Driver for Intel's 82540EM network card, QEMU's "e1000", written from the manual (see registers.ts).
  *
  *     user <--receive-- [packet][packet]...   receive ring <--DMA-- card <== wire
  *          --transmit-> [packet][packet]...  transmit ring --DMA--> card ==> wire
  *                 \--- alloc, free: one pool of buffers ---/
  *
- * Limits: no jumbo packets (a packet fits one buffer of 2048 bytes), no VLAN, checksum or segmentation offload, no flow
- * control, no wake-up, and of the multicast filter only all or nothing.
+ * Not supported: jumbo packets (a packet fits one buffer of 2048 bytes), VLANs, checksum and segmentation offload, flow
+ * control, wake-up, and multicast filters: the card receives all multicasts or none.
  */
 import { type Device, DmaArgumentError, DmaReleaseError } from 'dmapool';
 import type { Bar, DmaStopped, Interrupts, PciFunction } from 'dmapool/pci';
 import { isArray } from 'dmapool/arguments';
-import { checkFunctionOf, checkMaking, MAKING } from '../common/arguments.ts';
+import { checkFunctionOf, checkConstructorKey, CONSTRUCTOR_KEY } from '../common/arguments.ts';
 import { releaseStopped, runAll } from '../common/release.ts';
 import { turn, waitUntil } from '../common/time.ts';
 import { configure, enableReceiver, enableTransmitter, formatMac, readMac, resetCard, silence } from './card.ts';
@@ -25,27 +25,27 @@ import { TransmitQueue } from './transmit.ts';
 
 /** State of the link. */
 export interface E1000Link {
-  /** True if there is somebody at the other end. */
+  /** The link partner is connected. */
   readonly up: boolean;
-  /** Megabits a second: 10, 100 or 1000. */
+  /** Megabits per second: 10, 100 or 1000. */
   readonly speed: number;
-  /** Both ends may send at once. */
+  /** Both ends may send at the same time. */
   readonly fullDuplex: boolean;
 }
 
-/** Milliseconds to wait for packets, for the link, for packets to be out, unless the user says. */
+/** Default time limits in milliseconds: for packets to arrive, the link to come up, transmission to finish. */
 const WAIT_TIMEOUT = 1000;
 const LINK_TIMEOUT = 5000;
 const DRAIN_TIMEOUT = 5000;
-/** Milliseconds between looks at what raises no interrupt. */
-const LOOK_INTERVAL = 5;
+/** Polling interval in milliseconds for states that raise no interrupt. */
+const POLL_INTERVAL = 5;
 const SPEEDS: readonly number[] = [10, 100, 1000, 1000];
 
 /**
- * One 82540EM.
+ * Driver of one 82540EM.
  *
- * `receive` and `transmit` are plain calls without waiting, on batches: they look at descriptors in memory, touch one
- * register a batch, and make no garbage. Packets are buffers that the card itself reads and writes; nothing is copied.
+ * `receive` and `transmit` are synchronous and handle batches. They read descriptors in memory, write one register per
+ * batch, and allocate no JavaScript objects. The card reads and writes packet buffers directly; nothing is copied.
  *
  * @example
  * ```ts
@@ -68,14 +68,14 @@ export class E1000 {
   readonly #bar: Bar;
   readonly #options: Required<E1000Options>;
   readonly #counters: Counters;
-  /** What is given back at the end, last things first. Each needs the proof that the card stopped. */
+  /** Release functions, called in reverse order. Each takes the proof that the card does no DMA. */
   readonly #held: ((proof: DmaStopped) => void)[] = [];
   #mac: Uint8Array = new Uint8Array(6);
   #packets: PacketPool | null = null;
   #receive!: ReceiveQueue;
   #transmit!: TransmitQueue;
   #interrupts: Interrupts | null = null;
-  /** Why nothing goes any more. */
+  /** Error that ended the driver; null while it works. */
   #dead: Error | null = null;
   #closing: Promise<void> | null = null;
   #released = false;
@@ -83,7 +83,7 @@ export class E1000 {
   #endClaim: () => void = () => undefined;
 
   private constructor(key: symbol, pci: PciFunction, options: Required<E1000Options>) {
-    checkMaking(key, 'E1000', 'E1000.open()');
+    checkConstructorKey(key, 'E1000', 'E1000.open()');
     this.#pci = pci;
     this.#options = options;
     this.#bar = pci.bar(0);
@@ -91,29 +91,27 @@ export class E1000 {
   }
 
   /**
-   * Resets a card and makes it send and receive. The link may take its time: see {@link E1000.waitForLink}.
+   * Resets a card and starts receiving and transmitting. The link may come up later: see {@link E1000.waitForLink}.
    *
-   * The DMA mask is left as it is, 32 bits unless you raise it: descriptors have addresses of 64 bits, but this card is
-   * said to be unsafe with them on some boards.
+   * The DMA mask stays as it is, 32 bits by default. Descriptors hold 64-bit addresses, but addresses above 4 GiB are
+   * said to be unreliable on some boards.
    *
-   * @param pci The card's function. It stays yours to close, after the driver.
-   * @throws `DmaArgumentError` for wrong options.
-   * @throws {@link E1000Error} `ERR_DMAPOOL_E1000_UNSUPPORTED` for another device, `ERR_DMAPOOL_E1000_TIMEOUT`, `ERR_DMAPOOL_E1000_EEPROM`.
-   * @throws `PciError` `ERR_DMAPOOL_PCI_BUSY` when a driver has it already; `PciGoneError`;
-   *   `DmaOutOfMemoryError`. All memory was given back then, and the card is silent.
+   * @param pci The card's function. The caller closes it, after the driver.
+   * @throws `DmaArgumentError` for invalid options.
+   * @throws {@link E1000Error} `ERR_DMAPOOL_E1000_UNSUPPORTED` for another device; `ERR_DMAPOOL_E1000_TIMEOUT`;
+   *   `ERR_DMAPOOL_E1000_EEPROM`.
+   * @throws `PciError` `ERR_DMAPOOL_PCI_BUSY` when another driver has claimed the function; `PciGoneError`;
+   *   `DmaOutOfMemoryError`. After any error all memory is released. If the card can't be stopped, its memory is kept
+   *   until `pci.close()`, and the device's log reports it.
    */
   static async open(pci: PciFunction, options: E1000Options = {}): Promise<E1000> {
     const checked = checkOptions(options);
     checkFunctionOf(pci);
     if (pci.vendorId !== VENDOR_INTEL || !DEVICE_IDS.includes(pci.deviceId)) {
       const id = [pci.vendorId, pci.deviceId].map((part) => part.toString(16).padStart(4, '0')).join(':');
-      throw new E1000Error(
-        'ERR_DMAPOOL_E1000_UNSUPPORTED',
-        pci.address,
-        `this is no 82540EM, but a device of ID ${id}`,
-      );
+      throw new E1000Error('ERR_DMAPOOL_E1000_UNSUPPORTED', pci.address, `device ${id} is not an 82540EM`);
     }
-    const nic = new E1000(MAKING, pci, checked);
+    const nic = new E1000(CONSTRUCTOR_KEY, pci, checked);
     nic.#endClaim = pci.claim('e1000');
     try {
       await nic.#start();
@@ -125,32 +123,33 @@ export class E1000 {
     return nic;
   }
 
-  /** Buffers for packets to transmit, and where those received go back to. */
+  /** The packet buffers. */
   get packets(): PacketPool {
     return this.#packets!;
   }
 
-  /** The card's own address, 6 bytes. */
+  /** The card's Ethernet address, 6 bytes. */
   get mac(): Uint8Array {
     return this.#mac.slice();
   }
 
-  /** The card's own address as text: `52:54:00:12:34:56`. */
+  /** The card's Ethernet address in text form: `52:54:00:12:34:56`. */
   get macAddress(): string {
     return formatMac(this.#mac);
   }
 
-  /** Who does the DMA. */
+  /** The device that does the DMA. */
   get device(): Device {
     return this.#pci.device;
   }
 
   /**
-   * Takes packets that have come, at once: at most `max`, in the order of their arrival, into `into[0..n)`. They are the
-   * caller's, to free or to transmit. Damaged ones are dropped and counted.
+   * Takes up to `max` received packets, in order of arrival, into `into[0..n)`. It does not wait. The caller owns the
+   * packets and must free or transmit them. Damaged packets are dropped and counted.
    *
-   * @returns How many. Fewer than `max`: there are no more, or no fresh buffers to put in their place; those wait. Buffers
-   *   of packets that are out count as fresh ones: it looks for them when there are no others.
+   * @returns The number of packets, n. Fewer than `max` if no more packets have arrived, or if no buffer is free to
+   *   refill the ring; the other packets then stay in the ring. If no buffer is free, those of transmitted packets are
+   *   reclaimed.
    * @throws `DmaArgumentError`; {@link E1000Error} `ERR_DMAPOOL_E1000_CLOSED`; `PciGoneError`.
    */
   receive(into: Packet[], max: number): number {
@@ -161,15 +160,15 @@ export class E1000 {
   }
 
   /**
-   * Hands `packets[from..to)` to the card, as many as there is room for; those are the card's, and free once they are
-   * out. Packets of less than 60 bytes are filled up with zeros.
+   * Queues `packets[from..to)` for transmission, as many as fit in the ring. The card owns those packets; they are
+   * freed after transmission. Packets of less than 60 bytes are padded with zeros.
    *
-   * @param packets What to send.
-   * @param from First of them, 0 by default.
-   * @param to Behind the last of them, all by default.
-   * @returns How many were taken, from `from` on. The rest is still the caller's: try again later.
-   * @throws `DmaArgumentError` for a length out of range, `DmaBlockError` for a packet that is not the
-   *   caller's to give: none is taken then. @throws {@link E1000Error} `ERR_DMAPOOL_E1000_CLOSED`; `PciGoneError`.
+   * @param packets Packets to send.
+   * @param from Index of the first packet. Default 0.
+   * @param to Index after the last packet. Default: the length of `packets`.
+   * @returns The number of packets queued, counted from `from`. The caller still owns the rest and may retry later.
+   * @throws `DmaArgumentError` for an invalid length, `DmaBlockError` for a packet that the caller does not own. No
+   *   packet is queued then. @throws {@link E1000Error} `ERR_DMAPOOL_E1000_CLOSED`; `PciGoneError`.
    */
   transmit(packets: readonly Packet[], from = 0, to: number = countOf(packets)): number {
     if (this.#dead !== null) throw this.#dead;
@@ -178,26 +177,25 @@ export class E1000 {
   }
 
   /**
-   * Packets that the card was given and that are not out yet. Looks, and frees the buffers of those that are out;
-   * `transmit` does so too.
+   * Number of packets in the transmit ring. Reading it frees the buffers of transmitted packets, as `transmit` does.
    */
   get transmitting(): number {
     if (this.#dead !== null) throw this.#dead;
     return this.#transmit.reap();
   }
 
-  /** True if the last `receive` left packets in the ring for want of a fresh buffer: free some. */
+  /** The last `receive` left packets in the ring because no buffer was free. Free some packets. */
   get starving(): boolean {
     return this.#receive.starving;
   }
 
   /**
-   * Waits until there is something to receive, or the time is over. The event loop turns at least once, so a loop around
-   * this call never keeps out all else.
+   * Waits until packets can be received or the timeout expires. Each call yields at least one turn of the event loop,
+   * so a loop of calls does not block other work.
    *
-   * @param options The time-out, by default 1000 ms, and a signal.
-   * @returns Whether there is.
-   * @throws the signal's reason; {@link E1000Error} `ERR_DMAPOOL_E1000_CLOSED`; `PciGoneError`.
+   * @param options Timeout, 1000 ms by default, and an abort signal.
+   * @returns True if packets can be received.
+   * @throws The signal's reason; {@link E1000Error} `ERR_DMAPOOL_E1000_CLOSED`; `PciGoneError`.
    */
   async waitForPackets(options: E1000WaitOptions = {}): Promise<boolean> {
     const { timeout, signal } = checkWait(options, WAIT_TIMEOUT);
@@ -209,7 +207,7 @@ export class E1000 {
       if (this.#receive.ready) return true;
       const left = Math.ceil(end - performance.now());
       if (left <= 0) return false;
-      // A cause that came up in between stands, masked, and interrupts as soon as it is unmasked (13.4.20).
+      // A cause that was set while masked raises its interrupt once it is unmasked (13.4.20): no packet is missed.
       this.#bar.write32(REG.ims, INTERRUPT.receiveTimer | INTERRUPT.receiveOverrun | INTERRUPT.receiveLow);
       try {
         const wait = { timeout: left, ...(signal === undefined ? {} : { signal }) };
@@ -221,16 +219,17 @@ export class E1000 {
   }
 
   /**
-   * Waits until all packets are out.
+   * Waits until all queued packets are transmitted.
    *
-   * @param options The time-out, by default 5000 ms, and a signal.
-   * @throws {@link E1000Error} `ERR_DMAPOOL_E1000_TIMEOUT`: the card hangs, or has no link; `ERR_DMAPOOL_E1000_CLOSED`. `PciGoneError`
+   * @param options Timeout, 5000 ms by default, and an abort signal.
+   * @throws {@link E1000Error} `ERR_DMAPOOL_E1000_TIMEOUT` when the card hangs or the link is down;
+   *   `ERR_DMAPOOL_E1000_CLOSED`. @throws `PciGoneError`
    */
   async drain(options: E1000WaitOptions = {}): Promise<void> {
-    const out = await this.#look(options, DRAIN_TIMEOUT, () => this.transmitting === 0);
+    const out = await this.#poll(options, DRAIN_TIMEOUT, () => this.transmitting === 0);
     if (out) return;
     const [head, tail] = await Promise.all([this.#bar.read32(REG.tdh), this.#bar.read32(REG.tdt)]);
-    const where = `its head is at ${String(head)}, its tail at ${String(tail)}`;
+    const where = `head ${String(head)}, tail ${String(tail)}`;
     const message = `${String(this.transmitting)} packets are not out after the time for it; ${where}`;
     throw new E1000Error('ERR_DMAPOOL_E1000_TIMEOUT', this.#pci.address, message);
   }
@@ -247,16 +246,16 @@ export class E1000 {
   }
 
   /**
-   * Waits for the link: negotiation takes seconds.
+   * Waits until the link is up. Negotiation takes seconds.
    *
-   * @param options The time-out, by default 5000 ms, and a signal.
-   * @returns Whether it is up.
+   * @param options Timeout, 5000 ms by default, and an abort signal.
+   * @returns True if the link is up.
    */
   async waitForLink(options: E1000WaitOptions = {}): Promise<boolean> {
-    return this.#look(options, LINK_TIMEOUT, async () => (await this.link()).up);
+    return this.#poll(options, LINK_TIMEOUT, async () => (await this.link()).up);
   }
 
-  /** What the card and the driver counted since the driver was opened. */
+  /** Counts of the card and the driver since `open`. */
   async statistics(): Promise<E1000Statistics> {
     if (this.#dead !== null) throw this.#dead;
     const counters = await this.#counters.read();
@@ -266,7 +265,7 @@ export class E1000 {
     return { ...counters, received, receivedBytes, dropped, starved, sent, sentBytes, failed };
   }
 
-  /** Receive also what is for others (`on`: true), or no longer. */
+  /** Switches promiscuous mode: with `on`, the card also receives packets for other addresses. */
   setPromiscuous(on: boolean): void {
     if (this.#dead !== null) throw this.#dead;
     if (typeof on !== 'boolean') throw new DmaArgumentError('on', on, 'true or false');
@@ -274,13 +273,13 @@ export class E1000 {
   }
 
   /**
-   * Stops the card and gives all memory back: what was being sent may be lost (see {@link E1000.drain}), waits are
-   * rejected. Packets in the user's hands can still be freed, and the memory goes back with the last of them. Closing
-   * twice is fine, and so is closing a card that is gone.
+   * Stops the card and releases all memory. Queued packets may be lost (see {@link E1000.drain}), and waits reject. The
+   * caller may still free its packets; their memory is released with the last one. It is safe to call `close` twice and
+   * to close a card that is gone.
    *
-   * @throws `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` when nothing proves that the card stopped: the memory of both rings and
-   *   their buffers is kept, the device's log says so, and a later call tries again, as `pci.close()` does.
-   * @throws `DmaReleaseError` when memory failed to go back; what closing the interrupts fails with.
+   * @throws `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` when the card can't be proven to have stopped. The memory of both
+   *   rings and their buffers is kept, and the device's log reports it. A later `close` or `pci.close()` tries again.
+   * @throws `DmaReleaseError` when releasing memory failed; errors of closing the interrupts.
    */
   close(): Promise<void> {
     return (this.#closing ??= this.#close().finally(() => {
@@ -297,7 +296,7 @@ export class E1000 {
     const pci = this.#pci;
     pci.removed.throwIfAborted();
     pci.removed.addEventListener('abort', this.#onRemoved);
-    // Should the function be closed before the driver, its device takes the memory with it.
+    // If the function is closed before the driver, its device releases the memory.
     this.#manage();
     await resetCard(pci);
     this.#mac = await readMac(pci);
@@ -323,15 +322,15 @@ export class E1000 {
     await this.#counters.clear();
     this.#interrupts = await pci.interrupts();
     await pci.enableBusMaster();
-    // Closed meanwhile, the memory of the rings was released.
+    // If the driver was closed meanwhile, the memory of the rings is released: do not install them.
     this.#throwIfDead();
-    // The rings first: the card reads them from the moment that it is enabled.
+    // Install the rings first: the card reads them as soon as it is enabled.
     receive.install();
     enableReceiver(this.#bar, this.#options.promiscuous);
     transmit.install();
     enableTransmitter(this.#bar);
     await this.#bar.flush();
-    // It may have been pulled out or closed in the meantime.
+    // The card may have been unplugged, or the driver closed, meanwhile.
     this.#throwIfDead();
   }
 
@@ -358,7 +357,7 @@ export class E1000 {
     if (errors.length > 1) throw new DmaReleaseError(`${this.#pci.address}: failed to close all of it`, errors);
   }
 
-  /** Proves that the card does no DMA any more. @throws `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` */
+  /** Proves that the card does no DMA. @throws `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` */
   async #stop(): Promise<DmaStopped> {
     const attempt = new AbortController();
     try {
@@ -367,12 +366,12 @@ export class E1000 {
       this.#reportKept((error as Error).message);
       throw error;
     } finally {
-      // A reset that hangs must not go on when the card is another driver's.
+      // A hanging reset must not write to the card after another driver has claimed it.
       attempt.abort();
     }
   }
 
-  /** Has the memory released with the device, should the function be closed before the driver. */
+  /** Registers the release of the memory with the device, in case the function is closed before the driver. */
   #manage(): void {
     this.#forgetManaged = this.#pci.device.addAction(() => {
       this.#dead ??= this.#closedError();
@@ -382,7 +381,7 @@ export class E1000 {
     });
   }
 
-  /** The action of detach() is spent: what is kept goes back when the function is closed. */
+  /** Registers the release of kept memory with the close of the function: the detach action has already run. */
   #awaitReclaim(): void {
     const { device } = this.#pci;
     this.#forgetManaged = device.onReclaim(() => {
@@ -405,7 +404,7 @@ export class E1000 {
     this.#pci.device.report('error', 'e1000 kept memory', message);
   }
 
-  /** Gives the memory back. */
+  /** Releases all memory. */
   #release(proof: DmaStopped): void {
     this.#forgetManaged();
     this.#released = true;
@@ -415,7 +414,7 @@ export class E1000 {
       .map((release) => () => {
         release(proof);
       });
-    releaseStopped(proof, `${this.#pci.address}: memory of the network card failed to go back`, releases);
+    releaseStopped(proof, `${this.#pci.address}: releasing the driver's memory failed`, releases);
   }
 
   readonly #onRemoved = (): void => {
@@ -426,9 +425,13 @@ export class E1000 {
     return new E1000Error('ERR_DMAPOOL_E1000_CLOSED', this.#pci.address, 'the driver was closed');
   }
 
-  /** Looks now and then until `done`, or the time is over; returns which. */
-  async #look(options: E1000WaitOptions, usual: number, done: () => boolean | Promise<boolean>): Promise<boolean> {
-    const { timeout, signal } = checkWait(options, usual);
-    return waitUntil(done, timeout, LOOK_INTERVAL, signal);
+  /** Polls until `done` returns true or the timeout expires. @returns True if `done` returned true. */
+  async #poll(
+    options: E1000WaitOptions,
+    defaultTimeout: number,
+    done: () => boolean | Promise<boolean>,
+  ): Promise<boolean> {
+    const { timeout, signal } = checkWait(options, defaultTimeout);
+    return waitUntil(done, timeout, POLL_INTERVAL, signal);
   }
 }

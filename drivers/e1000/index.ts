@@ -1,5 +1,5 @@
 /**
- * dmapool/drivers/e1000: a driver for Intel's 82540EM network card.
+ * dmapool/drivers/e1000: driver for Intel's 82540EM network card.
  *
  * @module dmapool/drivers/e1000
  * @packageDocumentation

@@ -1,28 +1,28 @@
-/** What the caller can choose, and its checks. */
+/** Options of the driver and their checks. */
 import { DmaArgumentError } from 'dmapool';
 import { checkBoolean, checkInteger, checkSignal, type OptionNames, readOptions } from 'dmapool/arguments';
 
-/** How to open a card. */
+/** Options of `E1000.open`. */
 export interface E1000Options {
-  /** Descriptors of the receive ring: a multiple of 8 from 8 to 4096. Default 512. Each has a buffer at all times. */
+  /** Descriptors of the receive ring: a multiple of 8, 8 to 4096. Default 512. Each one always has a buffer. */
   readonly receiveDescriptors?: number;
-  /** Descriptors of the transmit ring: a multiple of 8 from 8 to 4096. Default 512. */
+  /** Descriptors of the transmit ring: a multiple of 8, 8 to 4096. Default 512. */
   readonly transmitDescriptors?: number;
   /**
-   * Most packet buffers in all: those of the receive ring, of packets being transmitted, and in the user's hands. At
-   * least one more than the receive ring has, at most 2^20. Default: both rings' and 512 more. Each takes 2048 bytes
-   * once it was needed.
+   * Maximum number of packet buffers: in the receive ring, in the transmit ring and owned by the caller. More than
+   * `receiveDescriptors`, at most 2^20. Default: `receiveDescriptors` + `transmitDescriptors` + 512. Each takes 2048
+   * bytes from its first use on.
    */
   readonly buffers?: number;
-  /** Receive also what is for others, multicasts included. Default false. */
+  /** Receive packets for all addresses, multicasts included. Default false. */
   readonly promiscuous?: boolean;
 }
 
-/** How to wait. */
+/** Options of a wait. */
 export interface E1000WaitOptions {
-  /** Milliseconds, 0 to 2^31-1. */
+  /** Maximum milliseconds, 0 to 2^31-1. */
   readonly timeout?: number;
-  /** Ends the wait; it is then rejected with the signal's reason. */
+  /** Aborts the wait, which then rejects with the signal's reason. */
   readonly signal?: AbortSignal;
 }
 
@@ -36,18 +36,18 @@ const WAIT_OPTIONS: OptionNames<E1000WaitOptions> = { timeout: true, signal: tru
 const MAX_TIMEOUT = 2 ** 31 - 1;
 const MAX_BUFFERS = 2 ** 20;
 
-/** Checks how to wait; `usual` is the default of the time-out. @internal */
+/** Checks the options of a wait and applies the default timeout. @internal */
 export function checkWait(
   options: E1000WaitOptions,
-  usual: number,
+  defaultTimeout: number,
 ): { timeout: number; signal: AbortSignal | undefined } {
-  const { timeout = usual, signal } = readOptions('options', options, WAIT_OPTIONS);
+  const { timeout = defaultTimeout, signal } = readOptions('options', options, WAIT_OPTIONS);
   checkInteger('timeout', timeout, 0, MAX_TIMEOUT);
   checkSignal('signal', signal);
   return { timeout, signal };
 }
 
-/** Checks options and fills in the defaults. @internal */
+/** Checks the options and applies defaults. @internal */
 export function checkOptions(options: E1000Options): Required<E1000Options> {
   const given = readOptions('options', options, OPTIONS);
   const { receiveDescriptors = 512, transmitDescriptors = 512, promiscuous = false } = given;

@@ -1,18 +1,18 @@
-/** Packet buffers: blocks of one pool, each with an owner. */
+/** Packet buffers: blocks of one pool, each with one owner. */
 import { type Device, DmaArgumentError, DmaBlockError, DmaPool, lower32Bits, upper32Bits } from 'dmapool';
 import { isArray } from 'dmapool/arguments';
 import { BUFFER_BYTES } from './registers.ts';
 
-/** Whose a buffer is. */
+/** Owner of a buffer. */
 const FREE = 0;
 const USER = 1;
 const CARD = 2;
 
 /**
- * A packet and its buffer of 2048 bytes. What `receive` gives and `transmit` takes; in between nothing is copied.
+ * A packet in its buffer of 2048 bytes. `receive` returns packets and `transmit` takes them; nothing is copied.
  *
- * A packet is made once for each buffer and used again, as the buffer is: keep no reference after it was freed or
- * transmitted.
+ * There is one `Packet` object per buffer, and it is reused with the buffer. Keep no reference after the packet was
+ * freed or transmitted.
  *
  * @example
  * ```ts
@@ -20,7 +20,7 @@ const CARD = 2;
  * const pci = await machine.open('nic0');
  * const nic = await E1000.open(pci);
  * const packet: Packet = nic.packets.alloc();
- * packet.bytes.fill(0xff, 0, 6); // to everybody
+ * packet.bytes.fill(0xff, 0, 6); // broadcast
  * packet.bytes.set(nic.mac, 6);
  * packet.length = 60;
  * nic.transmit([packet]);
@@ -31,15 +31,15 @@ const CARD = 2;
  * ```
  */
 export class Packet {
-  /** Number of its buffer in the pool. */
+  /** Index of its buffer in the pool. */
   readonly index: number;
-  /** Address of the buffer for the card. */
+  /** DMA address of the buffer. */
   readonly dma: number;
-  /** The whole buffer. The packet is its first {@link Packet.length} bytes, from the destination address on. */
+  /** The whole buffer. The packet is its first {@link Packet.length} bytes, starting with the destination address. */
   readonly bytes: Uint8Array;
-  /** The same as 32-bit words. */
+  /** The buffer as 32-bit words. */
   readonly words: Uint32Array;
-  /** Bytes of the packet, without the Ethernet checksum: 14 to 1518. Set it before `transmit`. */
+  /** Length of the packet in bytes, without the Ethernet checksum: 14 to 1518. Set it before `transmit`. */
   length = 0;
   readonly #packets: PacketPool;
 
@@ -52,22 +52,22 @@ export class Packet {
     this.words = new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length / 4);
   }
 
-  /** The pool that it belongs to. */
+  /** The pool of its buffer. */
   get packets(): PacketPool {
     return this.#packets;
   }
 
-  /** True for a packet, false for anything else. @internal */
+  /** @returns True if `value` is a packet. @internal */
   static is(value: unknown): value is Packet {
     return typeof value === 'object' && value !== null && #packets in value;
   }
 }
 
 /**
- * The buffers of one card. They come from a `DmaPool` page by page, as they are needed, up to a limit.
+ * The packet buffers of one card. They come from a `DmaPool`, which grows page by page as needed, up to a limit.
  *
- * Each buffer is free, the user's (from `alloc` or `receive`, until `free` or `transmit`), or the card's. Only the user's
- * can be freed and transmitted: everything else is an error, at once.
+ * Each buffer is free, owned by the caller (from `alloc` or `receive` until `free` or `transmit`), or owned by the
+ * card. To free or transmit a buffer that the caller does not own is an error.
  *
  * @example
  * ```ts
@@ -85,11 +85,11 @@ export class Packet {
  * ```
  */
 export class PacketPool {
-  /** Most buffers that there can be. */
+  /** Maximum number of buffers. */
   readonly limit: number;
   readonly #pool: DmaPool<'e1000 packets'>;
   readonly #device: Device;
-  // By index of the buffer: its packet, whose it is, and its address in halves, as descriptors have it.
+  // By buffer index: its packet, its owner, and the two halves of its address, as descriptors hold it.
   #packets: (Packet | undefined)[] = [];
   #owners = new Uint8Array(0);
   #low = new Uint32Array(0);
@@ -102,27 +102,27 @@ export class PacketPool {
     this.#pool = DmaPool.create('e1000 packets', device, { size: BUFFER_BYTES, align: BUFFER_BYTES, maxBlocks: limit });
   }
 
-  /** Buffers that are not free: the user's and the card's. */
+  /** Buffers that are not free: those of the caller and those of the card. */
   get active(): number {
     return this.#pool.statistics().active;
   }
 
   /**
-   * Takes a buffer. Its bytes are whatever was there before.
-   * @throws `DmaOutOfMemoryError` when there is none. @throws `DmaDestroyedError` after the driver was closed.
+   * Allocates a buffer. Its content is undefined.
+   * @throws `DmaOutOfMemoryError` when none is free. @throws `DmaDestroyedError` after the driver was closed.
    */
   alloc(): Packet {
     return this.#handOut(this.#pool.allocIndex());
   }
 
-  /** {@link alloc}, but null when there is none. */
+  /** {@link alloc}, but returns null when no buffer is free. */
   tryAlloc(): Packet | null {
     const index = this.#pool.tryAllocIndex();
     return index < 0 ? null : this.#handOut(index);
   }
 
   /**
-   * Takes `count` buffers into `into[0..count)`: all, or none and an error.
+   * Allocates `count` buffers into `into[0..count)`: all, or none if it throws.
    * @throws as {@link alloc}
    */
   allocBatch(into: Packet[], count: number): void {
@@ -142,8 +142,8 @@ export class PacketPool {
   }
 
   /**
-   * Gives the buffer of `packet` back. Also after the driver was closed.
-   * @throws `DmaBlockError` when it is not the user's, as after an earlier `free` or `transmit`.
+   * Frees the buffer of `packet`. It may be called after the driver was closed.
+   * @throws `DmaBlockError` when the caller does not own it, for example after an earlier `free` or `transmit`.
    */
   free(packet: Packet): void {
     this.#check(packet);
@@ -152,16 +152,16 @@ export class PacketPool {
   }
 
   /**
-   * Gives `packets[from..to)` back, all of them by default: `from` is the first, `to` is behind the last.
-   * @throws `DmaArgumentError` for a range that is not in the array. @throws as {@link free}; those before the wrong one
-   *   are free then.
+   * Frees `packets[from..to)`, all by default.
+   * @throws `DmaArgumentError` for a range that is not in the array. @throws as {@link free}; the packets before the
+   *   invalid one are freed.
    */
   freeBatch(packets: readonly Packet[], from = 0, to: number = countOf(packets)): void {
     checkRange(packets, from, to);
     for (let i = from; i < to; i++) this.free(packets[i]!);
   }
 
-  /** A buffer for the card to fill. @internal @throws as {@link PacketPool.alloc} */
+  /** Allocates a buffer for the receive ring. @internal @throws as {@link PacketPool.alloc} */
   allocForCard(): number {
     const index = this.#pool.allocIndex();
     if (this.#packets[index] === undefined) this.#make(index);
@@ -169,13 +169,13 @@ export class PacketPool {
     return index;
   }
 
-  /** {@link allocForCard}, but -1 when there is none. @internal */
+  /** {@link allocForCard}, but returns -1 when no buffer is free. @internal */
   tryAllocForCard(): number {
     let index: number;
     try {
       index = this.#pool.tryAllocIndex();
     } catch {
-      // A memory source of the user's threw. In the middle of a batch that must not lose the packets before this one.
+      // The caller's coherent allocator threw. In the middle of a batch, an exception would lose the earlier packets.
       return -1;
     }
     if (index < 0) return -1;
@@ -184,7 +184,7 @@ export class PacketPool {
     return index;
   }
 
-  /** The card filled a buffer: it is the user's now. @internal */
+  /** Transfers a filled buffer from the card to the caller. @internal */
   toUser(index: number, length: number): Packet {
     this.#owners[index] = USER;
     const packet = this.#packets[index]!;
@@ -192,25 +192,25 @@ export class PacketPool {
     return packet;
   }
 
-  /** The user's packet becomes the card's. @internal @throws as {@link free} */
+  /** Transfers the caller's packet to the card. @internal @throws as {@link free} */
   toCard(packet: Packet): void {
     this.#check(packet);
     this.#owners[packet.index] = CARD;
   }
 
-  /** The card has no use for a buffer any more. @internal */
+  /** Frees a buffer that the card owned. @internal */
   backFromCard(index: number): void {
     this.#owners[index] = FREE;
     this.#pool.freeIndex(index);
   }
 
-  /** Writes a buffer's address into the first two words of a descriptor. @internal */
+  /** Writes a buffer's address to the first two words of a descriptor. @internal */
   writeAddress(words: Uint32Array, at: number, index: number): void {
     words[at] = this.#low[index]!;
     words[at + 1] = this.#high[index]!;
   }
 
-  /** No more buffers; the memory goes back as soon as none is the user's. @internal */
+  /** Ends allocation. The memory is released once the caller owns no buffer. @internal */
   destroy(): void {
     this.#pool.destroy();
   }
@@ -229,7 +229,7 @@ export class PacketPool {
     return (this.#packets[index] = new Packet(this, index, dma, this.#pool.bytesOf(index)));
   }
 
-  /** A page at a time. Blocks in quarantine (debug mode) can bring indices beyond the limit. */
+  /** Grows the tables by whole pages. Blocks in quarantine (debug mode) can raise indices above the limit. */
   #grow(least: number): void {
     const { blocksPerPage } = this.#pool.geometry;
     const length = Math.max(Math.ceil(Math.max(least, this.limit) / blocksPerPage) * blocksPerPage, least);
@@ -247,7 +247,7 @@ export class PacketPool {
     if (!Packet.is(packet)) throw new DmaArgumentError('packet', packet, 'a Packet from alloc or receive');
     const { name } = this.#device;
     if (packet.packets !== this) {
-      const message = `${name}: packet ${String(packet.index)} belongs to another card; copy it into one of this card's`;
+      const message = `${name}: packet ${String(packet.index)} belongs to another card; copy it to a packet of this card`;
       throw new DmaBlockError('ERR_DMAPOOL_WRONG_POOL', message);
     }
     const owner = this.#owners[packet.index];
@@ -255,18 +255,18 @@ export class PacketPool {
     throw owner === CARD
       ? new DmaBlockError(
           'ERR_DMAPOOL_NOT_OWNER',
-          `${name}: packet ${String(packet.index)} is the card's: it is in a ring`,
+          `${name}: packet ${String(packet.index)} is in a ring; the card owns it`,
         )
       : new DmaBlockError('ERR_DMAPOOL_NOT_ALLOCATED', `${name}: packet ${String(packet.index)} is free`);
   }
 }
 
-/** How many `packets` there are, whatever they are. @internal */
+/** @returns The length of `packets`, or 0 if it is not an array. @internal */
 export function countOf(packets: readonly Packet[] | undefined): number {
   return isArray(packets) ? packets.length : 0;
 }
 
-/** Throws unless `packets` is an array that has a range from `from` to before `to`. @internal */
+/** @throws `DmaArgumentError` unless `packets` is an array and `from..to` a range in it. @internal */
 export function checkRange(packets: readonly Packet[], from: number, to: number): void {
   if (!isArray(packets)) throw new DmaArgumentError('packets', packets, 'an array');
   if (!Number.isInteger(to) || to < 0 || to > packets.length) {

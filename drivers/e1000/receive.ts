@@ -1,6 +1,6 @@
 /**
- * Receiving (manual, 3.2). Every descriptor always holds a buffer. A filled one is handed to the user as it is, and a
- * fresh one takes its place; one descriptor is kept back, since a full ring and an empty one would look alike.
+ * Receive queue (manual, 3.2). Every descriptor holds a buffer at all times. `receive` hands a filled buffer to the
+ * caller and puts a fresh one in its place. The card never gets the last descriptor: head == tail means an empty ring.
  */
 import { loadAcquire32, type Device, storeRelease32 } from 'dmapool';
 import type { Bar, DmaStopped } from 'dmapool/pci';
@@ -8,7 +8,7 @@ import type { Packet, PacketPool } from './packets.ts';
 import { DESCRIPTOR_WORDS, HEADER_BYTES, MAX_PACKET_BYTES, REG, RX } from './registers.ts';
 import { DescriptorRing } from './ring.ts';
 
-/** The tail is written once in so many descriptors, or in a quarter of the ring: each write crosses the bus. */
+/** Maximum number of descriptors refilled before the tail is written; each write is a bus transaction. */
 const TAIL_BATCH = 32;
 
 export class ReceiveQueue {
@@ -16,26 +16,26 @@ export class ReceiveQueue {
   readonly #packets: PacketPool;
   readonly #bar: Bar;
   readonly #batch: number;
-  /** The descriptor that is filled next. */
+  /** Index of the descriptor that the card fills next. */
   #next = 0;
-  /** Descriptors with fresh buffers that the card was not told of. */
-  #untold = 0;
-  /** In the middle of a packet that took more than one buffer. */
+  /** Descriptors refilled since the tail was last written. */
+  #refilled = 0;
+  /** The last descriptor did not end its packet, so the next one continues it. */
   #skipping = false;
-  /** Packets and bytes handed to the user. */
+  /** Packets and bytes handed to the caller. */
   received = 0;
   bytes = 0;
-  /** Packets dropped: damaged, too long, or of more than one buffer. */
+  /** Packets dropped: damaged, too long, or spread over several buffers. */
   dropped = 0;
-  /** How often a packet had to wait in the ring because there was no fresh buffer. */
+  /** Number of times that a packet stayed in the ring because no buffer was free. */
   starved = 0;
-  /** The last look left a packet in the ring for want of a fresh buffer. */
+  /** The last `receive` left a packet in the ring because no buffer was free. */
   starving = false;
   readonly #reclaim: () => boolean;
 
   /**
-   * @param reclaim Called when there is no fresh buffer: true if it freed some.
-   * @throws `DmaOutOfMemoryError` for the ring; the buffers come by {@link ReceiveQueue.fill}.
+   * @param reclaim Called when no buffer is free. Returns true if it freed some.
+   * @throws `DmaOutOfMemoryError` if there is no memory for the ring; {@link ReceiveQueue.fill} allocates the buffers.
    */
   constructor(device: Device, bar: Bar, packets: PacketPool, size: number, reclaim: () => boolean) {
     this.#bar = bar;
@@ -51,14 +51,14 @@ export class ReceiveQueue {
     });
   }
 
-  /** Gives every descriptor a buffer. @throws `DmaOutOfMemoryError` */
+  /** Allocates a buffer for every descriptor. @throws `DmaOutOfMemoryError` */
   fill(): void {
     for (let i = 0; i < this.#ring.size; i++) {
       this.#refill(i, this.#packets.allocForCard());
     }
   }
 
-  /** Tells the card of the ring (14.4). It may use all but the last descriptor once it is enabled. */
+  /** Installs the ring (14.4). Once enabled, the card may fill all descriptors except the last. */
   install(): void {
     const { size, words } = this.#ring;
     this.#ring.install(this.#bar);
@@ -66,20 +66,20 @@ export class ReceiveQueue {
     this.#bar.write32(REG.rdt, size - 1);
   }
 
-  /** True if there is something to receive. */
+  /** A packet can be received. */
   get ready(): boolean {
     return (loadAcquire32(this.#ring.words, this.#next * DESCRIPTOR_WORDS + 3) & RX.done) !== 0;
   }
 
-  /** Puts at most `max` packets into `into`, from 0 on; returns how many. */
+  /** Takes up to `max` packets into `into`, from index 0. @returns The number of packets. */
   receive(into: Packet[], max: number): number {
     const { words, slots, size } = this.#ring;
     let i = this.#next;
     let got = 0;
     this.starving = false;
-    // Not more than once around: a card gone mad could mark descriptors faster than they are looked at.
-    for (let looked = 0; got < max && looked < size; looked++) {
-      // The status last written by the card is the first word read here; all others come after it.
+    // At most one round: bounds the work if the card misbehaves and marks descriptors faster than they are read.
+    for (let visited = 0; got < max && visited < size; visited++) {
+      // The card writes the status last: after this load-acquire, the other words are valid.
       const status = loadAcquire32(words, i * DESCRIPTOR_WORDS + 3);
       if ((status & RX.done) === 0) break;
       const length = words[i * DESCRIPTOR_WORDS + 2]! & 0xffff;
@@ -88,7 +88,7 @@ export class ReceiveQueue {
         let fresh = this.#packets.tryAllocForCard();
         if (fresh < 0 && this.#reclaim()) fresh = this.#packets.tryAllocForCard();
         if (fresh < 0) {
-          // It stays where it is. When the ring is full the card drops packets and counts them (MPC, RNBC).
+          // The packet stays in the ring. When the ring is full, the card drops packets and counts them (MPC, RNBC).
           this.starved++;
           this.starving = true;
           break;
@@ -99,26 +99,26 @@ export class ReceiveQueue {
       }
       this.#skipping = (status & RX.endOfPacket) === 0;
       this.#refill(i, index);
-      this.#untold++;
+      this.#refilled++;
       i = i + 1 === size ? 0 : i + 1;
     }
     this.#next = i;
     this.received += got;
-    if (this.#untold >= this.#batch) this.#tell();
+    if (this.#refilled >= this.#batch) this.#writeTail();
     return got;
   }
 
-  /** Takes all buffers back, and gives the memory of the ring back. */
+  /** Frees all buffers and the ring. */
   free(proof: DmaStopped): void {
     this.#ring.free(proof, (index) => {
       this.#packets.backFromCard(index);
     });
   }
 
-  /** Whether a descriptor holds a packet that is whole and undamaged; counts those that do not. */
+  /** @returns True if a descriptor holds one complete, undamaged packet. Counts the others as dropped. */
   #isGood(status: number, length: number): boolean {
     const whole = (status & RX.endOfPacket) !== 0 && !this.#skipping;
-    // What the card says is not to be trusted; and what is received can be transmitted, as forwarders do.
+    // Check the length: the card is not trusted, and the caller may transmit the packet as it is.
     const good = whole && (status & RX.errors) === 0 && length >= HEADER_BYTES && length <= MAX_PACKET_BYTES;
     if (!good && (status & RX.endOfPacket) !== 0) this.dropped++;
     return good;
@@ -133,13 +133,13 @@ export class ReceiveQueue {
     words[at + 3] = 0;
   }
 
-  /** Moves the tail to the last fresh descriptor, which is thereby the one kept back (13.4.29). */
-  #tell(): void {
+  /** Moves the tail to the last refilled descriptor, which stays with the driver (13.4.29). */
+  #writeTail(): void {
     const { words, size } = this.#ring;
     const last = this.#next === 0 ? size - 1 : this.#next - 1;
-    // One ordered write behind all the plain ones.
+    // This store-release orders all plain writes before the tail register.
     storeRelease32(words, last * DESCRIPTOR_WORDS + 3, 0);
     this.#bar.write32(REG.rdt, last);
-    this.#untold = 0;
+    this.#refilled = 0;
   }
 }

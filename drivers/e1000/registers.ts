@@ -1,9 +1,9 @@
 /**
- * Registers and descriptors of the 82540EM, as far as this driver uses them. Sections are those of Intel's "PCI/PCI-X
- * Family of Gigabit Ethernet Controllers Software Developer's Manual" (317453), called the manual from here on.
+ * Registers and descriptors of the 82540EM that this driver uses. Section numbers refer to Intel's "PCI/PCI-X Family of
+ * Gigabit Ethernet Controllers Software Developer's Manual" (317453), here called the manual.
  */
 
-/** PCI identities of the 82540EM (manual, 5.2): for desktops, which QEMU models, and for mobile computers. */
+/** PCI IDs of the 82540EM (manual, 5.2): desktop, which QEMU models, and mobile. */
 export const VENDOR_INTEL = 0x8086;
 export const DEVICE_IDS: readonly number[] = [0x100e, 0x1015];
 
@@ -67,15 +67,15 @@ export const CTRL = {
 /** Device status (13.4.2). */
 export const STATUS = { fullDuplex: 0x0000_0001, linkUp: 0x0000_0002, speedShift: 6, speedMask: 3 } as const;
 
-/** EEPROM read (13.4.4), in the layout of the 82540. */
+/** EEPROM read (13.4.4), 82540 layout. */
 export const EERD = { start: 0x0000_0001, done: 0x0000_0010, addressShift: 8, dataShift: 16 } as const;
 
-/** The EEPROM's words (5.6): the address, and that the sum of the first 64 is this. */
+/** EEPROM layout (5.6): word address of the Ethernet address; the number of words and their sum. */
 export const EEPROM = { address: 0, words: 0x40, sum: 0xbaba } as const;
 
-/** Causes of interrupts (13.4.17). */
+/** Interrupt causes (13.4.17). */
 export const INTERRUPT = {
-  /** Few free receive descriptors are left. */
+  /** Few receive descriptors are free. */
   receiveLow: 0x0000_0010,
   /** The receiver overran. */
   receiveOverrun: 0x0000_0040,
@@ -94,7 +94,7 @@ export const RCTL = {
   broadcast: 0x0000_8000,
   /** Buffers of 2048 bytes: BSIZE 00, BSEX 0. */
   size2048: 0,
-  /** Strip the checksum (CRC). */
+  /** Strip the Ethernet checksum (CRC). */
   stripCrc: 0x0400_0000,
 } as const;
 
@@ -103,19 +103,19 @@ export const TCTL = {
   enable: 0x0000_0002,
   /** Pad short packets. */
   pad: 0x0000_0008,
-  /** Attempts after a collision: 16, as Ethernet says. */
+  /** Attempts after collisions: 16, as in IEEE 802.3. */
   collisionThreshold: 0xf0,
-  /** Collision distance in bytes, for full duplex. */
+  /** Collision distance: 64 byte times, for full duplex. */
   collisionDistance: 0x4_0000,
 } as const;
 
-/** Inter-packet gaps for copper: IPGT 10, IPGR1 8, IPGR2 6, the values of the manual (13.4.34). */
+/** Inter-packet gaps for copper: IPGT 10, IPGR1 8, IPGR2 6, as the manual recommends (13.4.34). */
 export const TIPG_COPPER: number = 10 | (8 << 10) | (6 << 20);
 
-/** Receive address high: the entry counts (13.5.3). */
+/** Receive address high: address valid (13.5.3). */
 export const RAH_VALID: number = 1 << 31;
 
-/** Bytes of a descriptor, receive (3.2.3) and legacy transmit (3.3.3) alike; and its 32-bit words. */
+/** Size of a receive descriptor (3.2.3) and of a legacy transmit descriptor (3.3.3), in bytes and in 32-bit words. */
 export const DESCRIPTOR_BYTES = 16;
 export const DESCRIPTOR_WORDS = 4;
 
@@ -144,19 +144,19 @@ export const TX = {
   endOfPacket: 0x0100_0000,
   /** Append the Ethernet checksum (CRC). */
   insertFcs: 0x0200_0000,
-  /** Report status: set done when the packet is out. */
+  /** Report status: set the done bit after transmission. */
   reportStatus: 0x0800_0000,
-  /** In word 3: done; given up after too many collisions; late collision. */
+  /** Word 3: done, excessive collisions, late collision. */
   done: 0x0000_0001,
   excessCollisions: 0x0000_0002,
   lateCollision: 0x0000_0004,
 } as const;
 
-/** Bytes of the smallest packet on a wire, without its checksum (IEEE 802.3, 4.4.2). */
+/** Minimum packet length on the wire in bytes, without the checksum (IEEE 802.3, 4.4.2). */
 export const MIN_WIRE_BYTES = 60;
-/** Bytes of an Ethernet header. */
+/** Length of an Ethernet header in bytes. */
 export const HEADER_BYTES = 14;
-/** Bytes of the largest packet without its checksum: 1500 of payload, header and VLAN tag. */
+/** Maximum packet length in bytes, without the checksum: 1500 bytes of payload, header and VLAN tag. */
 export const MAX_PACKET_BYTES = 1518;
-/** Bytes of a buffer. */
+/** Size of a buffer in bytes. */
 export const BUFFER_BYTES = 2048;

@@ -1,17 +1,17 @@
 /**
- * A ring of descriptors in coherent memory: the driver moves the tail, the card follows with the head.
+ * A descriptor ring in coherent memory. The driver advances the tail, and the card follows with the head.
  *
- *     |  done  |##### the card's #####|  free  |           manual, 3.2.6 and 3.4
- *              head                   tail                 head == tail: none is the card's
+ *     |  done  |##### card owns #####|  free  |             manual, 3.2.6 and 3.4
+ *              head                  tail                  head == tail: the card owns none
  */
 import { type Device, DmaOutOfMemoryError, lower32Bits, upper32Bits } from 'dmapool';
 import type { Bar, DmaStopped } from 'dmapool/pci';
 import { DESCRIPTOR_BYTES, DESCRIPTOR_WORDS } from './registers.ts';
 
-/** What `device.allocCoherent` gives. */
+/** Result of `device.allocCoherent`. */
 type Memory = NonNullable<ReturnType<Device['allocCoherent']>>;
 
-/** Where the five registers of a ring lie. */
+/** Offsets of a ring's registers. */
 export interface RingRegisters {
   readonly baseLow: number;
   readonly baseHigh: number;
@@ -21,11 +21,11 @@ export interface RingRegisters {
 }
 
 export class DescriptorRing {
-  /** How many descriptors: a multiple of 8, since the card counts in 128 bytes (13.4.27, 13.4.38). */
+  /** Number of descriptors: a multiple of 8, since the length register counts units of 128 bytes (13.4.27, 13.4.38). */
   readonly size: number;
-  /** All descriptors, four words each. */
+  /** The descriptors, four words each. */
   readonly words: Uint32Array;
-  /** By descriptor: index of the packet that it holds, or -1. Here, not in memory that the card can write. */
+  /** By descriptor: index of its packet, or -1. Kept outside DMA memory, since the card could overwrite it there. */
   readonly slots: Int32Array;
   readonly #device: Device;
   readonly #registers: RingRegisters;
@@ -47,7 +47,7 @@ export class DescriptorRing {
     this.slots = new Int32Array(size).fill(-1);
   }
 
-  /** Tells the card where the ring is, with nothing in it (14.4, 14.5). */
+  /** Writes the address and length of the empty ring to the card (14.4, 14.5). */
   install(bar: Bar): void {
     const { dma } = this.#memory!;
     bar.write32(this.#registers.baseLow, lower32Bits(dma));
@@ -58,16 +58,16 @@ export class DescriptorRing {
   }
 
   /**
-   * Gives the memory back, and by `giveBack` each buffer that is in it.
+   * Frees the ring. Passes the index of each packet in it to `release`.
    *
-   * @param _proof That the card does not reach them any more.
+   * @param _proof Proof that the card does no DMA.
    */
-  free(_proof: DmaStopped, giveBack: (index: number) => void): void {
+  free(_proof: DmaStopped, release: (index: number) => void): void {
     const { slots } = this;
     for (let i = 0; i < slots.length; i++) {
       const index = slots[i]!;
       slots[i] = -1;
-      if (index >= 0) giveBack(index);
+      if (index >= 0) release(index);
     }
     const memory = this.#memory;
     this.#memory = null;

@@ -1,7 +1,7 @@
-/** The card's counters (manual, 13.7). Reading clears them, so what was read is added up here. */
+/** Statistics counters of the card (manual, 13.7). Reading clears them, so this class keeps the totals. */
 import type { Bar } from 'dmapool/pci';
 
-/** Offsets by name; of a counter of 64 bits that of its lower half, which is read first. */
+/** Offsets of the 32-bit counters. */
 const COUNTERS = {
   crcErrors: 0x4000,
   alignmentErrors: 0x4004,
@@ -24,51 +24,51 @@ const COUNTERS = {
   packetsTransmitted: 0x40d4,
 } as const;
 
-/** Good octets received and transmitted: 64 bits. */
+/** Offsets of the 64-bit counters of good octets. Each is the offset of the low half, which is read first. */
 const WIDE_COUNTERS = { goodBytesReceived: 0x4088, goodBytesTransmitted: 0x4090 } as const;
 
 type CounterName = keyof typeof COUNTERS | keyof typeof WIDE_COUNTERS;
 
-/** What the card counted since the driver was opened. Bytes include the Ethernet checksum, 4 bytes a packet. */
+/** Counts of the card since the driver was opened. Bytes include the Ethernet checksum, 4 bytes per packet. */
 export interface E1000Counters extends Readonly<Record<CounterName, number>> {
-  /** MPC: packets lost since the card's own memory was full. */
+  /** MPC: packets lost because the card's internal memory was full. */
   readonly missedPackets: number;
-  /** RNBC: packets that found no free descriptor; those that could wait in the card's memory are not lost. */
+  /** RNBC: packets that arrived while no descriptor was free. The card buffers some of them internally. */
   readonly noBuffers: number;
 }
 
-/** What the card and the driver counted since the driver was opened. */
+/** Counts of the card and the driver since the driver was opened. */
 export interface E1000Statistics extends E1000Counters {
-  /** Packets that `receive` gave to the user. */
+  /** Packets that `receive` returned. */
   readonly received: number;
   /** Their bytes. */
   readonly receivedBytes: number;
-  /** Packets that were received damaged, too long, or in several buffers, and dropped. */
+  /** Received packets that were dropped: damaged, too long, or spread over several buffers. */
   readonly dropped: number;
-  /** How often `receive` left a packet in the ring for want of a fresh buffer. */
+  /** Number of times that `receive` left a packet in the ring because no buffer was free. */
   readonly starved: number;
-  /** Packets that the card says to be out. */
+  /** Packets that the card reported as transmitted. */
   readonly sent: number;
   /** Their bytes. */
   readonly sentBytes: number;
-  /** Packets that the card gave up. */
+  /** Packets that the card abandoned after collisions. */
   readonly failed: number;
 }
 
-/** One counter of 32 bits. */
+/** State of a 32-bit counter. */
 interface Narrow {
   readonly name: keyof typeof COUNTERS;
   readonly offset: number;
   /**
-   * Whether reading clears it, as the manual says of all. It does not with some of QEMU's (MPC, RNBC). The first value
-   * other than 0 tells: it is read twice.
+   * Reading clears the counter, as the manual specifies; undefined until known. QEMU does not clear some (MPC, RNBC).
+   * To detect this, the first value other than 0 is read twice.
    */
   clears: boolean | undefined;
-  /** What was read last, if reading does not clear. */
+  /** Last value read from a counter that reading does not clear. */
   last: number;
 }
 
-/** Adds the counters up. */
+/** Accumulates the counters. */
 export class Counters {
   readonly #bar: Bar;
   readonly #totals: Record<CounterName, number>;
@@ -83,13 +83,13 @@ export class Counters {
     this.#narrow = entries.map(([name, offset]) => ({ name, offset, clears: undefined, last: 0 }));
   }
 
-  /** Reads all counters. What they had counted before the first call is none of ours. */
+  /** Reads all counters and resets the totals: counts from before the driver was opened are discarded. */
   async clear(): Promise<void> {
     await this.read();
     for (const name of Object.keys(this.#totals) as CounterName[]) this.#totals[name] = 0;
   }
 
-  /** Reads all counters, the reads behind one another on their way. Who comes while they are read shares the answer. */
+  /** Reads all counters in one batch of pipelined reads. Concurrent calls share one batch. */
   read(): Promise<E1000Counters> {
     return (this.#reading ??= this.#read().finally(() => {
       this.#reading = null;

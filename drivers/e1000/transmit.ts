@@ -1,4 +1,4 @@
-/** Transmitting (manual, 3.3 and 3.4): one legacy descriptor a packet; the card says of each when it is out. */
+/** Transmit queue (manual, 3.3 and 3.4): one legacy descriptor per packet; each reports completion. */
 import { loadAcquire32, type Device, DmaArgumentError, storeRelease32 } from 'dmapool';
 import type { Bar, DmaStopped } from 'dmapool/pci';
 import type { Packet, PacketPool } from './packets.ts';
@@ -11,13 +11,13 @@ export class TransmitQueue {
   readonly #ring: DescriptorRing;
   readonly #packets: PacketPool;
   readonly #bar: Bar;
-  /** The oldest descriptor that is not done, and how many there are from it on. */
+  /** Index of the oldest descriptor in flight, and the number of descriptors in flight. */
   #oldest = 0;
   #inFlight = 0;
-  /** Packets and bytes that are out. */
+  /** Packets and bytes transmitted. */
   sent = 0;
   bytes = 0;
-  /** Packets that the card gave up after collisions (half duplex). */
+  /** Packets that the card abandoned after collisions (half duplex). */
   failed = 0;
 
   /** @throws `DmaOutOfMemoryError` */
@@ -33,17 +33,17 @@ export class TransmitQueue {
     });
   }
 
-  /** Tells the card of the ring (14.5). */
+  /** Installs the ring (14.5). */
   install(): void {
     this.#ring.install(this.#bar);
   }
 
-  /** Packets that the card has not said to be out, as of the last {@link TransmitQueue.reap}. */
+  /** Packets in flight, as of the last {@link TransmitQueue.reap}. */
   get inFlight(): number {
     return this.#inFlight;
   }
 
-  /** Takes as many of `packets[from..to)` as there is room for; returns how many. They are the card's then. */
+  /** Queues as many of `packets[from..to)` as fit. The card owns those. @returns Their number. */
   transmit(packets: readonly Packet[], from: number, to: number): number {
     this.reap();
     const { words, slots, size } = this.#ring;
@@ -63,13 +63,13 @@ export class TransmitQueue {
       i = i + 1 === size ? 0 : i + 1;
     }
     this.#inFlight += count;
-    // One ordered write behind all the plain ones; then the tail, behind which the card does not go (13.4.40).
+    // The store-release orders all plain writes before the tail register. The card stops at the tail (13.4.40).
     storeRelease32(words, last * DESCRIPTOR_WORDS + 3, 0);
     this.#bar.write32(REG.tdt, i);
     return count;
   }
 
-  /** Takes back the buffers of the packets that are out; returns how many are not. */
+  /** Frees the buffers of transmitted packets. @returns The number of packets still in flight. */
   reap(): number {
     const { words, slots, size } = this.#ring;
     while (this.#inFlight > 0) {
@@ -91,13 +91,13 @@ export class TransmitQueue {
     return this.#inFlight;
   }
 
-  /** {@link TransmitQueue.reap}; returns whether there were any. */
+  /** {@link TransmitQueue.reap}. @returns True if it freed any buffer. */
   reclaim(): boolean {
     const before = this.#inFlight;
     return this.reap() < before;
   }
 
-  /** Takes all buffers back, sent or not, and gives the memory of the ring back. */
+  /** Frees all buffers, transmitted or not, and the ring. */
   free(proof: DmaStopped): void {
     this.#inFlight = 0;
     this.#ring.free(proof, (index) => {
@@ -105,7 +105,7 @@ export class TransmitQueue {
     });
   }
 
-  /** Makes packets the card's: all, or none and an error. */
+  /** Transfers ownership of packets to the card: of all, or of none if it throws. */
   #take(packets: readonly Packet[], from: number, count: number): void {
     let taken = 0;
     try {
@@ -130,7 +130,7 @@ export class TransmitQueue {
   }
 }
 
-/** Bytes to send. The card can pad by itself (TCTL.PSP), but would send what the last packet left in the buffer. */
+/** Bytes to send. Pads with zeros: the card's own padding (TCTL.PSP) would send the buffer's old content. */
 function wireLength(packet: Packet): number {
   const { length } = packet;
   if (length >= MIN_WIRE_BYTES) return length;

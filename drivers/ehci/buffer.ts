@@ -4,15 +4,14 @@ import type { DmaStopped } from 'dmapool/pci';
 import { UsbError } from './errors.ts';
 import { PAGE } from './structures.ts';
 
-/** Most bytes of a buffer: 4 MiB. */
+/** Maximum length of a buffer in bytes: 4 MiB. */
 export const MAX_BUFFER: number = 4 * 1024 * 1024;
 
-/** Pages of data: a qTD takes five of them, wherever they lie. */
+/** Pool of data pages. A qTD points to up to five of them, at any addresses. */
 export type DataPool = DmaPool<'usb_data'>;
 
 /**
- * Memory that a device's data go to or come from without a copy: pages that need not be neighbours. Made by
- * `EhciController.buffer()`.
+ * A buffer for transfers without a copy: pages, which need not be contiguous. Returned by `EhciController.buffer()`.
  *
  * @example
  * ```ts
@@ -34,13 +33,15 @@ export type DataPool = DmaPool<'usb_data'>;
  * ```
  */
 export class UsbBuffer implements Disposable {
-  /** Bytes. */
+  /** Length in bytes. */
   readonly length: number;
-  /** Its pages, in order: each of 4096 bytes, the last one perhaps used in part. */
+  /** Its pages of 4096 bytes, in order. The last one may be used in part. */
   readonly pages: readonly DmaBlock<'usb_data'>[];
   readonly #pool: DataPool;
   #transfers = 0;
-  /** Transfers failed that the controller may go on with: the pages are not the pool's before it is proven stopped. */
+  /**
+   * A transfer failed, but the controller may still use the pages. They are freed only with a proof that it stopped.
+   */
   #kept = false;
   #freed = false;
 
@@ -55,22 +56,22 @@ export class UsbBuffer implements Disposable {
   }
 
   /**
-   * Throws unless `value` is a buffer of this pool: a page serves one controller, and others would reach something else at
-   * its addresses. @internal
+   * @throws `DmaArgumentError` unless `value` is a buffer of this pool. Another controller may be unable to reach its
+   *   pages, or reach other memory at these addresses. @internal
    */
   static check(value: unknown, pool: DataPool): void {
     if (typeof value === 'object' && value !== null && #pool in value && value.#pool === pool) return;
     throw new DmaArgumentError('buffer', value, `a UsbBuffer made by the controller ${pool.device.name}`);
   }
 
-  /** Copies `bytes` into it, from its start. @throws `DmaArgumentError` when they are more than it holds. */
+  /** Copies `bytes` to the start of the buffer. @throws `DmaArgumentError` if they are longer than the buffer. */
   set(bytes: Uint8Array): void {
     checkBytes('bytes', bytes, 0, this.length);
     this.#check();
     for (let at = 0; at < bytes.length; at += PAGE) this.pages[at / PAGE]!.bytes.set(bytes.subarray(at, at + PAGE));
   }
 
-  /** Copies its first bytes out, as many as `into` holds. @throws `DmaArgumentError` when it has fewer. */
+  /** Copies the start of the buffer to `into`. @throws `DmaArgumentError` if `into` is longer than the buffer. */
   copyTo(into: Uint8Array): void {
     checkBytes('into', into, 0, this.length);
     this.#check();
@@ -80,8 +81,8 @@ export class UsbBuffer implements Disposable {
   }
 
   /**
-   * Gives its pages back; of a transfer that the controller may go on with, once it is proven stopped. A second call does
-   * nothing.
+   * Frees the buffer. If the controller may still use its pages after a failed transfer, they are freed once it is
+   * proven stopped. Further calls have no effect.
    * @throws {@link UsbError} `ERR_DMAPOOL_USB_BUSY` while a transfer uses it.
    */
   free(): void {
@@ -93,12 +94,12 @@ export class UsbBuffer implements Disposable {
     if (!this.#kept) this.#freePages();
   }
 
-  /** A transfer failed, and nothing proves that the controller does not go on with it. @internal */
+  /** Keeps the pages: a transfer failed, but the controller may still use them. @internal */
   keep(): void {
     this.#kept = true;
   }
 
-  /** Ends {@link UsbBuffer.keep}: the controller was proven stopped. @internal */
+  /** Ends {@link UsbBuffer.keep} with the proof that the controller stopped. @internal */
   endKeep(proof: DmaStopped): void {
     if (!this.#kept || !proof.holds) return;
     this.#kept = false;
@@ -109,7 +110,7 @@ export class UsbBuffer implements Disposable {
     try {
       this.#pool.freeBulk(this.pages);
     } catch (error) {
-      // The function was closed before the buffer was freed, and has taken the pages back.
+      // The function was closed first, which released the pages.
       if (!(error instanceof DmaDestroyedError)) throw error;
     }
   }
@@ -119,13 +120,13 @@ export class UsbBuffer implements Disposable {
     this.free();
   }
 
-  /** Somebody uses it, or waits for a turn to. @internal */
+  /** Marks the buffer as in use by a transfer that runs or waits. @internal */
   hold(): void {
     this.#check();
     this.#transfers++;
   }
 
-  /** The other end of {@link UsbBuffer.hold}. @internal */
+  /** Ends {@link UsbBuffer.hold}. @internal */
   release(): void {
     this.#transfers--;
   }

@@ -6,15 +6,15 @@
 import type { UsbBuffer } from './buffer.ts';
 import { UsbError } from './errors.ts';
 
-/** What the transport needs of its device. */
+/** The device, as seen by the transport. */
 export interface BulkOnlyLink {
-  /** For messages. */
+  /** Name for messages. */
   readonly name: string;
-  /** Memory for transfers. */
+  /** Allocates a buffer. */
   buffer(length: number): UsbBuffer;
-  /** Moves data on one of the two endpoints; returns how many bytes. */
+  /** Transfers data on one of the two endpoints. @returns Bytes transferred. */
   transfer(direction: 'in' | 'out', buffer: UsbBuffer, length: number): Promise<number>;
-  /** Ends the halt of an endpoint. */
+  /** Clears the halt of an endpoint. */
   clearHalt(direction: 'in' | 'out'): Promise<void>;
   /** The class request Bulk-Only Mass Storage Reset (BOT 3.1). */
   reset(): Promise<void>;
@@ -22,23 +22,23 @@ export interface BulkOnlyLink {
 
 /** A SCSI command. */
 export interface ScsiCommand {
-  /** Its command descriptor block, 1 to 16 bytes. */
+  /** Command descriptor block, 1 to 16 bytes. */
   readonly cdb: Uint8Array;
-  /** Where its data go. */
+  /** Direction of the data. */
   readonly direction: 'in' | 'out';
-  /** Its data, or where they are put; null: none. */
+  /** Source or destination of the data; null if there is none. */
   readonly buffer: UsbBuffer | null;
-  /** Bytes of data. */
+  /** Bytes to transfer. */
   readonly length: number;
   /** Logical unit, 0 to 15. */
   readonly lun: number;
 }
 
-/** How a SCSI command ended. */
+/** Result of a SCSI command. */
 export interface ScsiResult {
-  /** Bytes of data that count. */
+  /** Bytes of valid data. */
   readonly length: number;
-  /** False: ask for the reason by REQUEST SENSE. */
+  /** False if the command failed. REQUEST SENSE returns the cause. */
   readonly passed: boolean;
 }
 
@@ -48,13 +48,13 @@ const CSW_SIZE = 13;
 const CSW_SIGNATURE = 0x53425355;
 /** bCSWStatus (BOT, table 5.3). */
 const STATUS = { passed: 0, failed: 1 } as const;
-/** What a device may answer a CSW request with: a whole packet, if it is in error. */
-const CSW_ROOM = 512;
+/** Buffer size for a CSW. A faulty device may send a whole packet. */
+const CSW_BUFFER_SIZE = 512;
 
 export class BulkOnlyTransport {
   readonly #link: BulkOnlyLink;
   #tag = 0;
-  /** The last command left the device in a state that only a reset ends. */
+  /** The last command failed, and the device has not been reset since. */
   #resetNeeded = false;
 
   constructor(link: BulkOnlyLink) {
@@ -62,15 +62,15 @@ export class BulkOnlyTransport {
   }
 
   /**
-   * Runs one command; the caller sees to it that there is one at a time. Halts are cleared on the way. After any error
-   * the device is reset, before the error is passed on or else before the next command.
+   * Runs one command. The caller runs one at a time. Halts are cleared. After any error the device is reset: before the
+   * error is thrown or, if that fails, before the next command.
    *
-   * @throws {@link UsbError} `ERR_DMAPOOL_USB_STALL` when the device does not take the command, `ERR_DMAPOOL_USB_PROTOCOL` when its answer
-   *   is none, and what goes wrong in transfers. @throws `DmaOutOfMemoryError`
+   * @throws {@link UsbError} `ERR_DMAPOOL_USB_STALL` when the device rejects the command block,
+   *   `ERR_DMAPOOL_USB_PROTOCOL` when its status is invalid; errors of transfers. @throws `DmaOutOfMemoryError`
    */
   async run(command: ScsiCommand): Promise<ScsiResult> {
     using cbw = this.#link.buffer(CBW_SIZE);
-    using csw = this.#link.buffer(CSW_ROOM);
+    using csw = this.#link.buffer(CSW_BUFFER_SIZE);
     if (this.#resetNeeded) await this.#recover();
     this.#resetNeeded = true;
     try {
@@ -87,7 +87,7 @@ export class BulkOnlyTransport {
     }
   }
 
-  /** The data (BOT 5.3.2): a halt ends them, and the status says the rest. */
+  /** Data stage (BOT 5.3.2). A halt ends it; the status follows. */
   async #moveData({ direction, buffer, length }: ScsiCommand): Promise<number> {
     if (buffer === null || length === 0) return 0;
     try {
@@ -95,22 +95,22 @@ export class BulkOnlyTransport {
     } catch (error) {
       if (!isStall(error)) throw error;
       await this.#link.clearHalt(direction);
-      // How many went before the halt, the residue says.
+      // The residue in the status tells how many bytes were transferred before the halt.
       return length;
     }
   }
 
-  /** The status (BOT 5.3.3, figure 2): after a halt it is asked for once more. */
+  /** Status stage (BOT 5.3.3, figure 2). After a halt it is read once more. */
   async #readStatus(csw: UsbBuffer, tag: number, command: ScsiCommand, moved: number): Promise<ScsiResult> {
     let size: number;
     try {
-      size = await this.#link.transfer('in', csw, CSW_ROOM);
+      size = await this.#link.transfer('in', csw, CSW_BUFFER_SIZE);
     } catch (error) {
       if (!isStall(error)) throw error;
       await this.#link.clearHalt('in');
-      size = await this.#link.transfer('in', csw, CSW_ROOM);
+      size = await this.#link.transfer('in', csw, CSW_BUFFER_SIZE);
     }
-    // Valid and meaningful (BOT 6.3).
+    // The CSW must be valid and meaningful (BOT 6.3).
     const { view } = csw.pages[0]!;
     const residue = view.getUint32(8, true);
     const status = view.getUint8(12);
@@ -118,8 +118,8 @@ export class BulkOnlyTransport {
     if (!valid || residue > command.length || status > STATUS.failed) {
       const what = valid
         ? `status ${String(status)}, residue ${String(residue)}`
-        : `${String(size)} bytes that are no status`;
-      throw new UsbError('ERR_DMAPOOL_USB_PROTOCOL', this.#link.name, `a command was answered with ${what}`);
+        : `${String(size)} bytes that are not a valid status`;
+      throw new UsbError('ERR_DMAPOOL_USB_PROTOCOL', this.#link.name, `the device answered a command with ${what}`);
     }
     return { length: Math.min(moved, command.length - residue), passed: status === STATUS.passed };
   }
@@ -136,12 +136,12 @@ export class BulkOnlyTransport {
     try {
       await this.#recover();
     } catch {
-      // The first error is what the caller should hear; the next command tries again.
+      // Report the original error. The next command tries again.
     }
   }
 }
 
-/** A command block wrapper (BOT 5.1). */
+/** Writes a command block wrapper (BOT 5.1). */
 function writeCommandBlock(view: DataView, tag: number, command: ScsiCommand): void {
   const { cdb, direction, length, lun } = command;
   view.setUint32(0, CBW_SIGNATURE, true);

@@ -1,11 +1,11 @@
-/** An EHCI host controller: start-up, root ports, devices. EHCI 1.0, chapter 4. */
+/** Driver for an EHCI host controller: start-up, root ports, devices. EHCI 1.0, chapter 4. */
 import { dmaBitMask, DmaArgumentError } from 'dmapool';
 import { checkInteger, isInstance, type OptionNames, readOptions } from 'dmapool/arguments';
 import { type InterruptOptions, type Interrupts, PciFunction } from 'dmapool/pci';
-import { checkMaking, MAKING } from '../common/arguments.ts';
+import { checkConstructorKey, CONSTRUCTOR_KEY } from '../common/arguments.ts';
 import { delay, waitUntil } from '../common/time.ts';
 import type { UsbBuffer } from './buffer.ts';
-import { type DeviceHome, MAX_TIMEOUT, UsbDevice } from './device.ts';
+import { type DeviceHost, MAX_TIMEOUT, UsbDevice } from './device.ts';
 import { TransferEngine } from './engine.ts';
 import { UsbError } from './errors.ts';
 import {
@@ -23,46 +23,50 @@ import {
   STRUCTURAL,
 } from './registers.ts';
 
-/** How to open a controller. */
+/** Options of `EhciController.open`. */
 export interface EhciOptions {
-  /** Milliseconds that a transfer may take unless it says otherwise, 1 to 10 minutes. Default 5000. */
+  /** Default time limit of a transfer in milliseconds, 1 to 600,000. Default 5000. */
   readonly timeout?: number;
-  /** Which interrupts. Default: the best there are, else a look each millisecond. */
+  /** Kinds of interrupts, and polling. Default: the best kind available, else polling every millisecond. */
   readonly interrupts?: InterruptOptions;
 }
 
-/** How to connect to a device. */
+/** Options of `EhciController.connect`. */
 export interface ConnectOptions {
-  /** Number of the root port, from 1. Default: the first one with a device that is not in use. */
+  /** Root port number, from 1. Default: the first port with a device that is not connected yet. */
   readonly port?: number;
-  /** Milliseconds to wait for a device to be plugged in, 0 to 10 minutes. Default 1000. */
+  /** Milliseconds to wait for a device to be plugged in, 0 to 600,000. Default 1000. */
   readonly wait?: number;
 }
 
 const OPTIONS: OptionNames<EhciOptions> = { timeout: true, interrupts: true };
 const CONNECT_OPTIONS: OptionNames<ConnectOptions> = { port: true, wait: true };
 
-/** Milliseconds for what the specification gives microframes, or 2 ms (PORTSC, Port Reset, 2.3.9); emulated controllers may be slow. */
+/**
+ * Time limit in milliseconds for register changes. The specification says microframes, or 2 ms (PORTSC, Port Reset,
+ * 2.3.9); emulated controllers may be slow.
+ */
 const REGISTER_TIMEOUT = 1000;
-/** Milliseconds that a BIOS gets to let go of the controller (as Linux has it). */
+/** Time limit in milliseconds for the BIOS to release the controller, as in Linux. */
 const HANDOVER_TIMEOUT = 1000;
-/** Milliseconds after power is on, where ports have switches for it (PORTSC, Port Power, 2.3.9). */
+/** Milliseconds from port power on until the ports are usable, if they have power switches (PORTSC, Port Power, 2.3.9). */
 const POWER_TIME = 20;
-/** Milliseconds of a connection that does not bounce any more (USB 2.0, 7.1.7.3). */
+/** Debounce interval of a new connection in milliseconds (USB 2.0, 7.1.7.3). */
 const DEBOUNCE_TIME = 100;
-/** Milliseconds of reset of a root port, and of recovery after it (USB 2.0, 7.1.7.5). */
+/** Duration of a root port reset, and of the recovery after it, in milliseconds (USB 2.0, 7.1.7.5). */
 const RESET_TIME = 50;
 const RESET_RECOVERY = 10;
-/** Milliseconds between looks for a device. */
+/** Polling interval in milliseconds while waiting for a device. */
 const CONNECT_INTERVAL = 10;
 const MAX_ADDRESS = 127;
 
 /**
- * An EHCI host controller, and the high-speed devices on its root ports.
+ * Driver of one EHCI host controller and of the high-speed devices on its root ports.
  *
- * Limits: control and bulk transfers (the asynchronous schedule) only; no hubs, which are full-speed devices in QEMU and
- * would need split transactions; one configuration a device; all memory below 4 GiB, also where the controller could
- * reach more, as Linux has it. Slower devices are given to the companion controller, which is somebody else's.
+ * The driver supports control and bulk transfers (the asynchronous schedule) and one configuration per device. It does
+ * not support hubs: QEMU's are full-speed devices, which need split transactions. All memory is below 4 GiB, as in
+ * Linux, even if the controller supports 64-bit addresses. Full-speed and low-speed devices are handed to the companion
+ * controller.
  *
  * @example
  * ```ts
@@ -80,9 +84,9 @@ const MAX_ADDRESS = 127;
  * ```
  */
 export class EhciController {
-  /** Root ports; they are numbered from 1. */
+  /** Number of root ports; ports are numbered from 1. */
   readonly ports: number;
-  /** Release of the interface in binary-coded decimal: 0x0100 for 1.0. */
+  /** Interface version in binary-coded decimal: 0x0100 for 1.0. */
   readonly version: number;
   readonly #pci: PciFunction;
   readonly #registers: OperationalRegisters;
@@ -90,11 +94,11 @@ export class EhciController {
   readonly #endClaim: () => void;
   #engine!: TransferEngine;
   readonly #attached = new Map<number, UsbDevice>();
-  /** Ends of the changes of PORTSC, by port. */
+  /** By port: the last queued change of its PORTSC. */
   readonly #portTurns = new Map<number, Promise<void>>();
-  /** Ports in reset. */
+  /** Ports being reset. */
   readonly #resetting = new Set<number>();
-  /** One port at a time is reset, for there is one default address (USB 2.0, 9.1.1.3). */
+  /** Serializes `connect`: only one device at a time may have the default address (USB 2.0, 9.1.1.3). */
   #connecting: Promise<unknown> = Promise.resolve();
   #closing: Promise<void> | null = null;
 
@@ -105,7 +109,7 @@ export class EhciController {
     timeout: number,
     endClaim: () => void,
   ) {
-    checkMaking(key, 'EhciController', 'EhciController.open()');
+    checkConstructorKey(key, 'EhciController', 'EhciController.open()');
     this.#pci = pci;
     this.version = capabilities.version;
     this.ports = capabilities.ports;
@@ -115,15 +119,15 @@ export class EhciController {
   }
 
   /**
-   * Takes a controller over from the BIOS, resets and starts it (4.1).
+   * Takes over a controller from the BIOS, resets it and starts it (4.1).
    *
-   * @param pci The controller, open. It stays the caller's to close, after the controller.
-   * @param options Time-out, interrupts.
-   * @throws `DmaArgumentError` for a function of another kind, or wrong options.
-   * @throws {@link UsbError} `ERR_DMAPOOL_USB_CONTROLLER` when it does not do what it is told.
-   * @throws `PciError` `ERR_DMAPOOL_PCI_BUSY` when a driver has it already, which goes on; and others.
-   * @throws `DmaOutOfMemoryError` After an error nothing is kept. Only when nothing stops the controller, its memory is kept
-   *   until `pci.close()`, the device's log says so, and no other driver gets the function.
+   * @param pci The open function of the controller. The caller closes it, after the driver.
+   * @param options Time limit, interrupts.
+   * @throws `DmaArgumentError` for a function of another class, or invalid options.
+   * @throws {@link UsbError} `ERR_DMAPOOL_USB_CONTROLLER` when the controller does not respond as specified.
+   * @throws `PciError` `ERR_DMAPOOL_PCI_BUSY` when another driver has claimed the function; other `PciError`s.
+   * @throws `DmaOutOfMemoryError` After any error all memory is released. If the controller can't be stopped, its memory
+   *   and the claim of the function are kept until `pci.close()`, and the device's log reports it.
    */
   static async open(pci: PciFunction, options: EhciOptions = {}): Promise<EhciController> {
     if (!isInstance(pci, PciFunction) || pci.classCode !== EHCI_CLASS) {
@@ -137,13 +141,13 @@ export class EhciController {
     try {
       opened = await pci.interrupts(interrupts);
       const capabilities = await readCapabilities(pci);
-      controller = new EhciController(MAKING, pci, capabilities, timeout, endClaim);
+      controller = new EhciController(CONSTRUCTOR_KEY, pci, capabilities, timeout, endClaim);
       await controller.#takeOver(capabilities.extended);
       await controller.#start(capabilities, opened);
       return controller;
     } catch (error) {
       await opened?.close();
-      // Another driver would switch on the DMA of a controller that may still reach what is kept.
+      // Keep the claim with the memory: another driver would enable DMA of a controller that may still reach it.
       if (controller === null || !controller.#keepsMemory) endClaim();
       throw error;
     }
@@ -153,17 +157,22 @@ export class EhciController {
     return (this.#engine as TransferEngine | undefined)?.keepsMemory === true;
   }
 
-  /** Aborted when the controller stopped, with the {@link UsbError} that says why: gone, failed, closed. */
+  /** Aborted when the controller has stopped. The reason is a {@link UsbError}: gone, failed or closed. */
   get ended(): AbortSignal {
     return this.#engine.ended;
   }
 
-  /** Its devices, in the order of their enumeration; those that were pulled out or closed are not among them. */
+  /** The connected devices, in order of enumeration, without unplugged and closed ones. */
   get devices(): readonly UsbDevice[] {
     return [...this.#attached.values()].filter((device) => !device.removed.aborted);
   }
 
-  /** Memory for transfers without a copy. @param length Bytes, 0 to 4 MiB. @throws `DmaOutOfMemoryError` @throws {@link UsbError} */
+  /**
+   * Allocates a buffer for transfers without a copy.
+   * @param length Bytes, 0 to 4 MiB.
+   * @throws `DmaOutOfMemoryError`
+   * @throws {@link UsbError}
+   */
   buffer(length: number): UsbBuffer {
     return this.#engine.buffer(length);
   }
@@ -171,9 +180,10 @@ export class EhciController {
   /**
    * Resets a port and enumerates the device on it.
    *
-   * @param options Which port, and how long to wait for a device.
-   * @throws {@link UsbError} `ERR_DMAPOOL_USB_NO_DEVICE` when none is plugged in in time, `ERR_DMAPOOL_USB_SPEED` when it is no
-   *   high-speed one, `ERR_DMAPOOL_USB_BUSY` when the port's device is in use already, and what goes wrong in transfers.
+   * @param options Port, and time to wait for a device.
+   * @throws {@link UsbError} `ERR_DMAPOOL_USB_NO_DEVICE` when no device is plugged in in time, `ERR_DMAPOOL_USB_SPEED`
+   *   when it is not a high-speed device, `ERR_DMAPOOL_USB_BUSY` when the device on the port is connected already;
+   *   errors of transfers.
    * @throws `DmaOutOfMemoryError`
    */
   connect(options: ConnectOptions = {}): Promise<UsbDevice> {
@@ -183,12 +193,12 @@ export class EhciController {
   }
 
   /**
-   * Stops the controller and gives its memory back; transfers under way fail with `ERR_DMAPOOL_USB_CLOSED`. Closing twice is
-   * fine. Buffers of the caller's are to be freed first.
+   * Stops the controller and releases its memory. Transfers in flight fail with `ERR_DMAPOOL_USB_CLOSED`. The caller
+   * must free its buffers first. It is safe to call `close` twice.
    *
-   * @throws `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` when nothing proves that the controller stopped: its memory is kept, the
-   *   device's log says so, and a later call tries again, as `pci.close()` does.
-   * @throws `DmaReleaseError` when memory failed to go back.
+   * @throws `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` when the controller can't be proven to have stopped. Its memory is
+   *   kept, and the device's log reports it. A later `close` or `pci.close()` tries again.
+   * @throws `DmaReleaseError` when releasing some of the memory failed.
    */
   close(): Promise<void> {
     return (this.#closing ??= this.#close().catch((error: unknown) => {
@@ -207,20 +217,26 @@ export class EhciController {
     this.#endClaim();
   }
 
-  /** USBLEGSUP: the system asks for the controller, and waits until the BIOS lets go (2.1.7, 5.1). */
+  /**
+   * BIOS hand-over through USBLEGSUP: requests ownership and waits until the BIOS releases the controller (2.1.7, 5.1).
+   */
   async #takeOver(offset: number): Promise<void> {
     const { config } = this.#pci;
     const { id, biosOwned, systemOwned, control } = LEGACY;
-    // Extended capabilities lie behind the header; a list that does not end is no list.
+    // Extended capabilities lie above the header. The number of steps is limited, since the list may be circular.
     for (let at = offset, steps = 0; at >= 0x40 && at % 4 === 0 && steps < 48; steps++) {
       const capability = await config.read32(at);
       if ((capability & 0xff) === id) {
         await config.write32(at, capability | systemOwned);
         if (!(await waitUntil(async () => ((await config.read32(at)) & biosOwned) === 0, HANDOVER_TIMEOUT))) {
-          this.#pci.device.report('warn', 'EHCI hand-over', 'the BIOS does not let go of the controller; taking it');
+          this.#pci.device.report(
+            'warn',
+            'EHCI hand-over',
+            'the BIOS did not release the controller; taking ownership',
+          );
           await config.write32(at, systemOwned);
         }
-        // No more system management interrupts.
+        // Disable system management interrupts.
         await config.write32(at + control, 0);
       }
       at = (capability >>> 8) & 0xff;
@@ -237,7 +253,7 @@ export class EhciController {
     await this.#pci.bar(0).flush();
     await registers.until(REGISTER.command, COMMAND.reset, 0, REGISTER_TIMEOUT, 'end of the reset');
     this.#pci.device.setDmaMask(dmaBitMask(32));
-    // The upper halves of all addresses.
+    // Upper 32 bits of all addresses.
     if (address64) registers.write(REGISTER.segment, 0);
     this.#engine = new TransferEngine(this.#pci, registers, interrupts, () => this.#onPortChange());
     await this.#engine.start();
@@ -245,7 +261,7 @@ export class EhciController {
       for (const device of this.devices) void device.end(this.ended.reason as UsbError);
     });
     try {
-      // From now on the ports are ours, and not the companions'.
+      // Route all ports to this controller, away from the companion controllers.
       registers.write(REGISTER.configured, 1);
       if (portPower) {
         for (let port = 1; port <= this.ports; port++) await this.#updatePort(port, PORT.power, 0);
@@ -273,15 +289,15 @@ export class EhciController {
     );
   }
 
-  /** The port on which there is a device to connect to; 0 for none. */
+  /** @returns The first port with a device that can be connected; 0 if there is none. */
   async #findDevice(wanted: number | undefined): Promise<number> {
     for (let port = wanted ?? 1; port <= (wanted ?? this.ports); port++) {
       const attached = this.#attached.get(port);
-      // It is on its way out.
+      // The device is gone or being closed: wait until it is closed.
       if (attached?.removed.aborted === true) await attached.close();
       else if (attached !== undefined) {
         if (wanted === undefined) continue;
-        throw new UsbError('ERR_DMAPOOL_USB_BUSY', attached.name, 'it is connected already; close it first');
+        throw new UsbError('ERR_DMAPOOL_USB_BUSY', attached.name, 'the device is connected already; close it first');
       }
       const state = await this.#readPort(port);
       if ((state & PORT.connected) !== 0 && (state & PORT.owner) === 0) return port;
@@ -289,7 +305,7 @@ export class EhciController {
     return 0;
   }
 
-  /** Resets the port, sees what speed the device has, and gives it an address (4.2.2). */
+  /** Resets the port, determines the device's speed and assigns an address (4.2.2). */
   async #enumerate(port: number): Promise<UsbDevice> {
     await delay(DEBOUNCE_TIME);
     const before = await this.#readPort(port);
@@ -297,19 +313,19 @@ export class EhciController {
     if (!lowSpeed) await this.#resetPort(port);
     const after = await this.#readPort(port);
     if ((after & PORT.connected) === 0) {
-      throw new UsbError('ERR_DMAPOOL_USB_NO_DEVICE', this.#portName(port), 'the device was pulled out');
+      throw new UsbError('ERR_DMAPOOL_USB_NO_DEVICE', this.#portName(port), 'the device was unplugged');
     }
-    // The reset enables the ports of high-speed devices only (PORTSC, 2.3.9); others go to the companion controller.
+    // A reset enables the port of a high-speed device only (PORTSC, 2.3.9). Others go to the companion controller.
     if ((after & PORT.enabled) === 0) {
       await this.#updatePort(port, PORT.owner, 0);
       const speed = lowSpeed ? 'low-speed' : 'full-speed';
       throw new UsbError(
         'ERR_DMAPOOL_USB_SPEED',
         this.#portName(port),
-        `a ${speed} device; its port was given to the companion`,
+        `a ${speed} device; its port was handed to the companion controller`,
       );
     }
-    const device = new UsbDevice(this.#homeOf(port), this.#freeAddress());
+    const device = new UsbDevice(this.#hostOf(port), this.#freeAddress());
     this.#attached.set(port, device);
     try {
       await device.enumerate();
@@ -321,7 +337,7 @@ export class EhciController {
   }
 
   async #resetPort(port: number): Promise<void> {
-    // No other change of the register from here to the end of the reset: each write of it has the reset's bit.
+    // Queue no other PORTSC write until the reset has ended: each write includes the reset bit.
     this.#resetting.add(port);
     try {
       await this.#inPortTurn(port, async () => {
@@ -335,14 +351,14 @@ export class EhciController {
       this.#resetting.delete(port);
     }
     await delay(RESET_RECOVERY);
-    // What changed until now is known.
+    // Clear the changes caused by the reset.
     await this.#updatePort(port, PORT_CHANGES, 0);
   }
 
-  /** The controller says that some port changed (4.15.2.1). */
+  /** Handles a port change (4.15.2.1). */
   async #onPortChange(): Promise<void> {
     for (let port = 1; port <= this.ports; port++) {
-      // What changes in a reset is looked at when it is over.
+      // Changes during a reset are checked after it.
       if (this.#resetting.has(port)) continue;
       const state = await this.#readPort(port);
       if (this.#engine.stopping) return;
@@ -350,11 +366,11 @@ export class EhciController {
         await this.#updatePort(port, state & PORT_CHANGES, 0);
       }
       const device = this.#attached.get(port);
-      if (device !== undefined && !isThere(state)) void device.end(this.#goneError(port));
+      if (device !== undefined && !isUnchanged(state)) void device.end(this.#goneError(port));
     }
   }
 
-  #homeOf(port: number): DeviceHome {
+  #hostOf(port: number): DeviceHost {
     return {
       engine: this.#engine,
       name: this.#pci.address,
@@ -363,14 +379,14 @@ export class EhciController {
       explain: async (error) => {
         try {
           const state = await this.#readPort(port);
-          return isThere(state) || this.#engine.stopping ? error : this.#goneError(port, error);
+          return isUnchanged(state) || this.#engine.stopping ? error : this.#goneError(port, error);
         } catch {
           return this.#goneError(port, error);
         }
       },
       onClosed: async (device) => {
         try {
-          // A device that is still there must not answer to an address that is another's.
+          // Disable the port: a device that is still connected must not respond to an address that may be reused.
           await this.#updatePort(port, 0, PORT.enabled);
         } catch {
           // The controller is gone.
@@ -382,7 +398,7 @@ export class EhciController {
 
   #freeAddress(): number {
     let address = 1;
-    // Also of those that are on their way out: their ports may still be enabled.
+    // Skip addresses of devices that are being closed: their ports may still be enabled.
     const devices = [...this.#attached.values()];
     while (address < MAX_ADDRESS && devices.some((device) => device.address === address)) address++;
     return address;
@@ -392,12 +408,12 @@ export class EhciController {
     return this.#registers.read(REGISTER.firstPort + 4 * (port - 1));
   }
 
-  /** Sets and clears bits of PORTSC, after the changes that were asked for before. */
+  /** Sets and clears bits of PORTSC, after the changes queued before. */
   #updatePort(port: number, set: number, clear: number): Promise<void> {
     return this.#inPortTurn(port, () => this.#changePort(port, set, clear));
   }
 
-  /** One change of a port's register at a time: each is a read and a write. */
+  /** Runs read-modify-write accesses of one PORTSC one after another. */
   #inPortTurn(port: number, action: () => Promise<void>): Promise<void> {
     const turn = (this.#portTurns.get(port) ?? Promise.resolve()).then(action);
     this.#portTurns.set(
@@ -407,7 +423,10 @@ export class EhciController {
     return turn;
   }
 
-  /** Change bits are only cleared, and resets only begun, when they are in `set`. In the port's turn. */
+  /**
+   * Sets and clears bits of PORTSC. Change bits and commands are written as 0 unless they are in `set`. Runs in the
+   * port's turn.
+   */
   async #changePort(port: number, set: number, clear: number): Promise<void> {
     const old = await this.#readPort(port);
     this.#registers.write(REGISTER.firstPort + 4 * (port - 1), (old & ~PORT_COMMANDS & ~clear) | set);
@@ -422,15 +441,15 @@ export class EhciController {
   }
 }
 
-/** What a controller says of itself (2.2). */
+/** Capability registers of a controller (2.2). */
 interface Capabilities {
-  /** Bytes from the beginning of the registers to the operational ones. */
+  /** Offset of the operational registers in bytes. */
   readonly length: number;
   readonly version: number;
   readonly ports: number;
   readonly portPower: boolean;
   readonly address64: boolean;
-  /** Where the extended capabilities begin in configuration space; 0: there are none. */
+  /** Offset of the first extended capability in configuration space; 0 if there is none. */
   readonly extended: number;
 }
 
@@ -443,8 +462,8 @@ async function readCapabilities(pci: PciFunction): Promise<Capabilities> {
   const parameters = await bar.read32(CAPABILITY.parameters);
   const ports = structural & STRUCTURAL.ports;
   if (length % 4 !== 0 || length + REGISTER.firstPort + 4 * ports > bar.size || ports === 0) {
-    const what = `${String(ports)} ports, and registers at ${String(length)}`;
-    throw new UsbError('ERR_DMAPOOL_USB_CONTROLLER', pci.address, `its capability registers make no sense: ${what}`);
+    const what = `${String(ports)} ports, operational registers at offset ${String(length)}`;
+    throw new UsbError('ERR_DMAPOOL_USB_CONTROLLER', pci.address, `invalid capability registers: ${what}`);
   }
   return {
     length,
@@ -456,8 +475,8 @@ async function readCapabilities(pci: PciFunction): Promise<Capabilities> {
   };
 }
 
-/** A device on an enabled port stays the same one as long as nothing changes. */
-function isThere(state: number): boolean {
+/** @returns True if the port is enabled and has not changed: it still has the same device. */
+function isUnchanged(state: number): boolean {
   const { connected, enabled, connectChange, enableChange } = PORT;
   return (state & (connected | enabled | connectChange | enableChange)) === (connected | enabled);
 }

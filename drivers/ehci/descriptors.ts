@@ -1,7 +1,7 @@
-/** Descriptors: what a device says of itself. USB 2.0, 9.5 and 9.6. */
+/** Parses the descriptors of a device. USB 2.0, 9.5 and 9.6. */
 import { UsbError } from './errors.ts';
 
-/** Types of descriptors (table 9-5). */
+/** Descriptor types (table 9-5). */
 export const DESCRIPTOR = { device: 1, configuration: 2, string: 3, interface: 4, endpoint: 5 } as const;
 
 const DEVICE_LENGTH = 18;
@@ -11,83 +11,83 @@ const ENDPOINT_LENGTH = 7;
 
 /** A device descriptor (table 9-8). */
 export interface DeviceDescriptor {
-  /** Release of the specification in binary-coded decimal: 0x0200 for 2.0. */
+  /** USB version in binary-coded decimal: 0x0200 for 2.0. */
   readonly usbVersion: number;
-  /** What it is: 0 when each interface says it for itself. */
+  /** Class code; 0 if each interface has its own. */
   readonly deviceClass: number;
-  /** Within its class. */
+  /** Subclass code. */
   readonly deviceSubclass: number;
-  /** Within its subclass. */
+  /** Protocol code. */
   readonly deviceProtocol: number;
-  /** Largest packet of endpoint 0, in bytes: 64 at high speed. */
+  /** Maximum packet size of endpoint 0 in bytes: 64 at high speed. */
   readonly packetSize0: number;
-  /** Who made it. */
+  /** Vendor ID. */
   readonly vendorId: number;
-  /** What its maker numbers it. */
+  /** Product ID, assigned by the vendor. */
   readonly productId: number;
-  /** Release of the device in binary-coded decimal. */
+  /** Device version in binary-coded decimal. */
   readonly deviceVersion: number;
-  /** Index of the string that names its maker; 0: none. */
+  /** Index of the manufacturer string; 0 if there is none. */
   readonly manufacturerIndex: number;
-  /** Index of the string that names it; 0: none. */
+  /** Index of the product string; 0 if there is none. */
   readonly productIndex: number;
-  /** Index of the string with its serial number; 0: none. */
+  /** Index of the serial number string; 0 if there is none. */
   readonly serialNumberIndex: number;
-  /** How many configurations it has. */
+  /** Number of configurations. */
   readonly configurations: number;
 }
 
 /** An endpoint descriptor (table 9-13). */
 export interface EndpointDescriptor {
-  /** Number and direction: bit 7 is set for those to the host. */
+  /** Endpoint address: the number, with bit 7 set for direction `in`. */
   readonly address: number;
-  /** 1 to 15. */
+  /** Endpoint number, 1 to 15. */
   readonly number: number;
-  /** `in`: to the host. */
+  /** Direction; `in` is towards the host. */
   readonly direction: 'in' | 'out';
-  /** How its transfers are run. */
+  /** Transfer type. */
   readonly type: 'control' | 'isochronous' | 'bulk' | 'interrupt';
-  /** Most bytes of a packet. */
+  /** Maximum packet size in bytes. */
   readonly packetSize: number;
-  /** How often it is to be asked, in the unit of its type and speed. */
+  /** Polling interval; the unit depends on the type and speed. */
   readonly interval: number;
 }
 
 /** An interface descriptor (table 9-12) with its endpoints. */
 export interface InterfaceDescriptor {
-  /** Its number, from 0. */
+  /** Interface number, from 0. */
   readonly number: number;
-  /** Which of its alternate settings this is, from 0. */
+  /** Number of this alternate setting, from 0. */
   readonly alternate: number;
-  /** What it is: 8 for mass storage. */
+  /** Class code, such as 8 for mass storage. */
   readonly interfaceClass: number;
-  /** Within its class. */
+  /** Subclass code. */
   readonly interfaceSubclass: number;
-  /** Within its subclass. */
+  /** Protocol code. */
   readonly interfaceProtocol: number;
-  /** Index of the string that names it; 0: none. */
+  /** Index of the interface string; 0 if there is none. */
   readonly nameIndex: number;
-  /** Its endpoints, besides number 0. */
+  /** Its endpoints, without endpoint 0. */
   readonly endpoints: readonly EndpointDescriptor[];
 }
 
 /** A configuration descriptor (table 9-10) with its interfaces. */
 export interface ConfigurationDescriptor {
-  /** What SET_CONFIGURATION selects it by. */
+  /** Argument of SET_CONFIGURATION that selects it. */
   readonly value: number;
-  /** Index of the string that names it; 0: none. */
+  /** Index of the configuration string; 0 if there is none. */
   readonly nameIndex: number;
-  /** It has power of its own. */
+  /** The device is self-powered. */
   readonly selfPowered: boolean;
-  /** Most current that it draws from the bus, in mA. */
+  /** Maximum current from the bus in mA. */
   readonly maxPower: number;
-  /** Its interfaces, in the order of the descriptors; alternate settings are among them. */
+  /** Its interfaces in the order of the descriptors, alternate settings included. */
   readonly interfaces: readonly InterfaceDescriptor[];
 }
 
 const TYPES = ['control', 'isochronous', 'bulk', 'interrupt'] as const;
 
-/** @throws {@link UsbError} `ERR_DMAPOOL_USB_PROTOCOL` for anything else than a device descriptor. */
+/** @throws {@link UsbError} `ERR_DMAPOOL_USB_PROTOCOL` if `bytes` is not a device descriptor. */
 export function parseDevice(bytes: Uint8Array, device: string): DeviceDescriptor {
   check(device, bytes, 0, DESCRIPTOR.device, DEVICE_LENGTH, 'device');
   return {
@@ -106,15 +106,19 @@ export function parseDevice(bytes: Uint8Array, device: string): DeviceDescriptor
   };
 }
 
-/** Bytes of a configuration descriptor with all that belongs to it, as its first nine say. @throws as {@link parseDevice} */
+/** @returns Total length of a configuration descriptor, from its first nine bytes. @throws as {@link parseDevice} */
 export function totalLength(bytes: Uint8Array, device: string): number {
   check(device, bytes, 0, DESCRIPTOR.configuration, CONFIGURATION_LENGTH, 'configuration');
   const total = word(bytes, 2);
-  if (total < CONFIGURATION_LENGTH) throw wrong(device, `a configuration descriptor of ${String(total)} bytes in all`);
+  if (total < CONFIGURATION_LENGTH)
+    throw wrong(device, `a configuration descriptor with a total length of ${String(total)} bytes`);
   return total;
 }
 
-/** Parses a configuration descriptor and all that follows it. Descriptors of unknown types are skipped. @throws as {@link parseDevice} */
+/**
+ * Parses a configuration descriptor and the descriptors in it. Unknown types are skipped.
+ * @throws as {@link parseDevice}
+ */
 export function parseConfiguration(bytes: Uint8Array, device: string): ConfigurationDescriptor {
   const total = totalLength(bytes, device);
   if (bytes.length < total) {
@@ -165,7 +169,7 @@ function parseEndpoint(bytes: Uint8Array, at: number): EndpointDescriptor {
   };
 }
 
-/** The text of a string descriptor: UTF-16 (9.6.7). @throws as {@link parseDevice} */
+/** Decodes a string descriptor: UTF-16 (9.6.7). @throws as {@link parseDevice} */
 export function parseString(bytes: Uint8Array, device: string): string {
   check(device, bytes, 0, DESCRIPTOR.string, 2, 'string');
   let text = '';
@@ -173,7 +177,11 @@ export function parseString(bytes: Uint8Array, device: string): string {
   return text;
 }
 
-/** The languages that a device has strings in: string descriptor 0 (table 9-15). @throws as {@link parseDevice} */
+/**
+ * Decodes string descriptor 0 (table 9-15).
+ * @returns Language IDs of the device's strings.
+ * @throws as {@link parseDevice}
+ */
 export function parseLanguages(bytes: Uint8Array, device: string): number[] {
   return parseString(bytes, device)
     .split('')
@@ -184,13 +192,13 @@ function word(bytes: Uint8Array, at: number): number {
   return bytes[at]! | (bytes[at + 1]! << 8);
 }
 
-/** Throws unless a whole descriptor of the type lies there. */
+/** @throws {@link UsbError} unless a complete descriptor of this type is at `at`. */
 function check(device: string, bytes: Uint8Array, at: number, type: number, least: number, name: string): void {
   const length = bytes[at];
   if (length === undefined || length < least || at + length > bytes.length || bytes[at + 1] !== type) {
     throw wrong(
       device,
-      `in place of its ${name} descriptor: ${[...bytes.subarray(at, at + 4)].map(hex).join(' ') || 'nothing'}`,
+      `instead of its ${name} descriptor: ${[...bytes.subarray(at, at + 4)].map(hex).join(' ') || 'nothing'}`,
     );
   }
 }
@@ -200,5 +208,5 @@ function hex(byte: number): string {
 }
 
 function wrong(device: string, what: string): UsbError {
-  return new UsbError('ERR_DMAPOOL_USB_PROTOCOL', device, `the device gave ${what}`);
+  return new UsbError('ERR_DMAPOOL_USB_PROTOCOL', device, `the device returned ${what}`);
 }

@@ -1,4 +1,4 @@
-/** A USB device: its address, descriptors, and transfers. USB 2.0, chapters 8 and 9. */
+/** A USB device: address, descriptors, transfers. USB 2.0, chapters 8 and 9. */
 import { DmaArgumentError } from 'dmapool';
 import { checkBytes, checkInteger, type OptionNames, readOptions } from 'dmapool/arguments';
 import { delay } from '../common/time.ts';
@@ -20,23 +20,23 @@ import { UsbError } from './errors.ts';
 import type { EndpointQueue } from './queue.ts';
 import { PID } from './structures.ts';
 
-/** Whom a control request is for, as in WebUSB. */
+/** Setup of a control transfer, as in WebUSB. */
 export interface ControlSetup {
-  /** Who defined the request. */
+  /** Type of the request. */
   readonly requestType: 'standard' | 'class' | 'vendor';
-  /** Whom it is for. */
+  /** Recipient of the request. */
   readonly recipient: 'device' | 'interface' | 'endpoint' | 'other';
-  /** 0 to 255. */
+  /** Request code, 0 to 255. */
   readonly request: number;
-  /** 0 to 65535. */
+  /** Value, 0 to 65535; its meaning depends on the request. */
   readonly value: number;
-  /** 0 to 65535. */
+  /** Index, 0 to 65535; often the number of an interface or endpoint. */
   readonly index: number;
 }
 
-/** How to run one transfer. */
+/** Options of one transfer. */
 export interface TransferOptions {
-  /** Milliseconds until it must be done, 1 to 10 minutes; it is looked at ten times a second. Default: the controller's. */
+  /** Time limit in milliseconds, 1 to 600,000, checked every 100 ms. Default: the controller's. */
   readonly timeout?: number;
 }
 
@@ -57,15 +57,15 @@ const SETUP: OptionNames<ControlSetup> = {
   index: true,
 };
 
-/** What a device needs of its controller. @internal */
-export interface DeviceHome {
+/** The controller, as seen by a device. @internal */
+export interface DeviceHost {
   readonly engine: TransferEngine;
   readonly name: string;
   readonly port: number;
   readonly timeout: number;
-  /** What a failed transaction really means. */
+  /** Finds the cause of a failed transaction: the device may be gone. */
   readonly explain: (error: UsbError) => Promise<UsbError>;
-  /** The device is not to be spoken to any more: its port is disabled, and its address is free. */
+  /** Called when the driver no longer uses the device. Disables its port and frees its address. */
   readonly onClosed: (device: UsbDevice) => Promise<void>;
 }
 
@@ -74,18 +74,18 @@ const REQUEST = { clearFeature: 1, setAddress: 5, getDescriptor: 6, setConfigura
 const ENDPOINT_HALT = 0;
 const REQUEST_TYPES = ['standard', 'class', 'vendor'] as const;
 const RECIPIENTS = ['device', 'interface', 'endpoint', 'other'] as const;
-/** Packets of endpoint 0 at high speed (5.5.3). */
+/** Maximum packet size of endpoint 0 at high speed (5.5.3). */
 const CONTROL_PACKET = 64;
-/** Packets of bulk endpoints at high speed (5.8.3). */
+/** Maximum packet size of bulk endpoints at high speed (5.8.3). */
 const BULK_PACKET = 512;
 const MAX_CONTROL_LENGTH = 0xffff;
 const STRING_LENGTH = 255;
-/** Milliseconds that a device may take before it answers to its new address (9.2.6.3). */
+/** Milliseconds until a device responds at its new address (9.2.6.3). */
 const ADDRESS_RECOVERY = 2;
 export const MAX_TIMEOUT = 600_000;
 
 /**
- * A device that was enumerated: it has an address and its first configuration. Made by `EhciController.connect()`.
+ * An enumerated device, with an address and its first configuration. Returned by `EhciController.connect()`.
  *
  * @example
  * ```ts
@@ -102,11 +102,11 @@ export const MAX_TIMEOUT = 600_000;
  * ```
  */
 export class UsbDevice {
-  /** Number of the root port it is on, from 1. */
+  /** Root port number, from 1. */
   readonly port: number;
-  /** 1 to 127. */
+  /** USB address, 1 to 127. */
   readonly address: number;
-  readonly #home: DeviceHome;
+  readonly #host: DeviceHost;
   readonly #queues = new Set<EndpointQueue>();
   readonly #open = new Set<number>();
   readonly #removed = new AbortController();
@@ -116,13 +116,13 @@ export class UsbDevice {
   #closing: Promise<void> | null = null;
 
   /** @internal */
-  constructor(home: DeviceHome, address: number) {
-    this.#home = home;
-    this.port = home.port;
+  constructor(host: DeviceHost, address: number) {
+    this.#host = host;
+    this.port = host.port;
     this.address = address;
   }
 
-  /** Brings a device that was just reset from the default state to the configured one (9.1.1). @internal */
+  /** Takes a device from the default state, just after its reset, to the configured state (9.1.1). @internal */
   async enumerate(): Promise<void> {
     this.#control = await this.#openQueue(0, 0, true);
     await this.#standardOut(REQUEST.setAddress, this.address, 0);
@@ -138,35 +138,41 @@ export class UsbDevice {
     await this.#standardOut(REQUEST.setConfiguration, this.#configuration.value, 0);
   }
 
-  /** For messages: controller, port and address. */
+  /** Name for messages: controller, port and address. */
   get name(): string {
-    return `${this.#home.name} port ${String(this.port)} device ${String(this.address)}`;
+    return `${this.#host.name} port ${String(this.port)} device ${String(this.address)}`;
   }
 
-  /** Its device descriptor. */
+  /** The device descriptor. */
   get descriptor(): DeviceDescriptor {
     return this.#descriptor;
   }
 
-  /** Its first configuration, which is the one in use. */
+  /** The current configuration: its first one. */
   get configuration(): ConfigurationDescriptor {
     return this.#configuration;
   }
 
-  /** Aborted when the device is pulled out or closed, or the controller is, with the {@link UsbError} that says so. */
+  /** Aborted when the device or its controller is unplugged, fails or is closed. The reason is a {@link UsbError}. */
   get removed(): AbortSignal {
     return this.#removed.signal;
   }
 
-  /** Memory for transfers without a copy. @param length Bytes, 0 to 4 MiB. @throws `DmaOutOfMemoryError` @throws {@link UsbError} */
+  /**
+   * Allocates a buffer for transfers without a copy.
+   * @param length Bytes, 0 to 4 MiB.
+   * @throws `DmaOutOfMemoryError`
+   * @throws {@link UsbError}
+   */
   buffer(length: number): UsbBuffer {
     this.removed.throwIfAborted();
-    return this.#home.engine.buffer(length);
+    return this.#host.engine.buffer(length);
   }
 
   /**
-   * A string descriptor's text, in the device's first language; empty for index 0, which stands for none.
-   * @param index Of the string, 0 to 255: descriptors have it.
+   * Reads a string descriptor in the device's first language.
+   * @param index Index of the string, 0 to 255, from another descriptor. 0 means no string.
+   * @returns The text; empty for index 0.
    * @throws {@link UsbError} `ERR_DMAPOOL_USB_STALL` when the device has no such string.
    */
   async string(index: number): Promise<string> {
@@ -180,12 +186,13 @@ export class UsbDevice {
   }
 
   /**
-   * A control transfer to the host (8.5.3).
-   * @param setup What is asked of whom.
-   * @param length Most bytes to receive, 0 to 65535.
-   * @param options Time-out.
-   * @returns What the device sent, perhaps fewer bytes.
-   * @throws {@link UsbError} `ERR_DMAPOOL_USB_STALL` when the device does not know the request. The next one starts afresh (8.5.3.4).
+   * Control transfer from the device to the host (8.5.3).
+   * @param setup The request.
+   * @param length Maximum bytes to receive, 0 to 65535.
+   * @param options Time limit.
+   * @returns The received bytes; the device may send fewer than `length`.
+   * @throws {@link UsbError} `ERR_DMAPOOL_USB_STALL` when the device rejects the request. The next request clears the
+   *   stall (8.5.3.4).
    */
   async controlIn(setup: ControlSetup, length: number, options: TransferOptions = {}): Promise<Uint8Array> {
     checkInteger('length', length, 0, MAX_CONTROL_LENGTH);
@@ -199,10 +206,10 @@ export class UsbDevice {
   }
 
   /**
-   * A control transfer to the device.
-   * @param setup What is asked of whom.
-   * @param bytes Its data, at most 65535 bytes. Default: none.
-   * @param options Time-out.
+   * Control transfer from the host to the device.
+   * @param setup The request.
+   * @param bytes Data, at most 65535 bytes. Default: none.
+   * @param options Time limit.
    * @throws as {@link UsbDevice.controlIn}
    */
   async controlOut(setup: ControlSetup, bytes: Uint8Array = NO_BYTES, options: TransferOptions = {}): Promise<void> {
@@ -217,8 +224,9 @@ export class UsbDevice {
 
   /**
    * Opens a bulk endpoint.
-   * @param endpoint One of those in {@link UsbDevice.configuration}.
-   * @throws {@link UsbError} `ERR_DMAPOOL_USB_UNSUPPORTED` when it is none, `ERR_DMAPOOL_USB_BUSY` when it is open.
+   * @param endpoint An endpoint of {@link UsbDevice.configuration}.
+   * @throws {@link UsbError} `ERR_DMAPOOL_USB_UNSUPPORTED` when it is not a high-speed bulk endpoint,
+   *   `ERR_DMAPOOL_USB_BUSY` when it is open.
    * @throws `DmaOutOfMemoryError`
    */
   async openBulk(endpoint: EndpointDescriptor): Promise<BulkPipe> {
@@ -236,10 +244,10 @@ export class UsbDevice {
       throw new UsbError(
         'ERR_DMAPOOL_USB_UNSUPPORTED',
         name,
-        `${type}, packets of ${String(packetSize)}: not high-speed bulk`,
+        `not a high-speed bulk endpoint: ${type}, packets of ${String(packetSize)} bytes`,
       );
     }
-    if (this.#open.has(address)) throw new UsbError('ERR_DMAPOOL_USB_BUSY', name, 'it is open');
+    if (this.#open.has(address)) throw new UsbError('ERR_DMAPOOL_USB_BUSY', name, 'the endpoint is open already');
     this.#open.add(address);
     try {
       const queue = await this.#openQueue(this.address, number, false, name);
@@ -254,7 +262,7 @@ export class UsbDevice {
     }
   }
 
-  /** Tells the device that an endpoint is no longer halted (9.4.1). @internal */
+  /** Clears the halt of an endpoint in the device (CLEAR_FEATURE, 9.4.1). @internal */
   async clearHalt(endpoint: EndpointDescriptor): Promise<void> {
     const { clearFeature } = REQUEST;
     const setup = {
@@ -266,7 +274,7 @@ export class UsbDevice {
     await this.controlOut({ ...setup, index: endpoint.address });
   }
 
-  /** Lets go of the device: its transfers fail, its port is disabled. Closing twice is fine. */
+  /** Ends the use of the device: its transfers fail and its port is disabled. It is safe to call `close` twice. */
   close(): Promise<void> {
     return this.end(this.#closedError());
   }
@@ -276,19 +284,19 @@ export class UsbDevice {
     return this.close();
   }
 
-  /** The device is no more, or no longer ours. @internal */
+  /** Closes the device with `error` as the reason. @internal */
   end(error: UsbError): Promise<void> {
     return (this.#closing ??= this.#end(error));
   }
 
-  /** Throws `DmaArgumentError` unless `value` is a buffer of the device's controller. @internal */
+  /** @throws `DmaArgumentError` unless `value` is a buffer of the device's controller. @internal */
   checkBuffer(value: UsbBuffer): void {
-    this.#home.engine.checkBuffer(value);
+    this.#host.engine.checkBuffer(value);
   }
 
-  /** @internal */
+  /** Checks the options. @returns The time limit in milliseconds. @internal */
   timeoutOf(options: TransferOptions): number {
-    const { timeout = this.#home.timeout } = readOptions('options', options, TRANSFER_OPTIONS);
+    const { timeout = this.#host.timeout } = readOptions('options', options, TRANSFER_OPTIONS);
     checkInteger('timeout', timeout, 1, MAX_TIMEOUT);
     return timeout;
   }
@@ -296,17 +304,17 @@ export class UsbDevice {
   async #end(error: UsbError): Promise<void> {
     this.#removed.abort(error);
     await Promise.all([...this.#queues].map((queue) => queue.close(error)));
-    await this.#home.onClosed(this);
+    await this.#host.onClosed(this);
   }
 
   async #openQueue(address: number, endpoint: number, control: boolean, name = this.name): Promise<EndpointQueue> {
     this.removed.throwIfAborted();
-    const { engine, explain } = this.#home;
+    const { engine, explain } = this.#host;
     const packetSize = control ? CONTROL_PACKET : BULK_PACKET;
     const queue = engine.openQueue({ name, address, endpoint, packetSize, control, explain });
     this.#queues.add(queue);
     await queue.link();
-    // The device may have gone meanwhile; its end then closes this queue with the others.
+    // If the device ended meanwhile, `#end` closes this queue with the others.
     this.removed.throwIfAborted();
     engine.ended.throwIfAborted();
     return queue;
@@ -323,12 +331,12 @@ export class UsbDevice {
   }
 
   #closedError(): UsbError {
-    return new UsbError('ERR_DMAPOOL_USB_CLOSED', this.name, 'it was closed');
+    return new UsbError('ERR_DMAPOOL_USB_CLOSED', this.name, 'the device was closed');
   }
 }
 
 /**
- * A bulk endpoint of a device, one direction. Made by {@link UsbDevice.openBulk}.
+ * A bulk endpoint of a device; transfers go in one direction. Returned by {@link UsbDevice.openBulk}.
  *
  * @example
  * ```ts
@@ -349,7 +357,7 @@ export class UsbDevice {
  * ```
  */
 export class BulkPipe {
-  /** Which one it is. */
+  /** Its endpoint descriptor. */
   readonly endpoint: EndpointDescriptor;
   readonly #device: UsbDevice;
   readonly #queue: EndpointQueue;
@@ -365,14 +373,16 @@ export class BulkPipe {
   }
 
   /**
-   * Moves data between the device and a buffer, without a copy. Transfers run in the order of the calls.
+   * Transfers data between the device and a buffer, without a copy. Transfers run in the order of the calls.
    *
-   * @param buffer Where the data come from or go to; it is in use until this is over.
-   * @param length Bytes from the buffer's start: to send, or to receive at most.
-   * @param options Time-out.
-   * @returns Bytes moved. A device may send fewer than asked for; no empty packet is sent after a full last one.
-   * @throws `DmaArgumentError` for a buffer of another controller, too.
-   * @throws {@link UsbError} `ERR_DMAPOOL_USB_STALL`: the endpoint is halted until {@link BulkPipe.clearHalt}; and others.
+   * @param buffer Source or destination. It is in use until the promise settles.
+   * @param length Bytes from the start of the buffer: the number to send, or the maximum to receive.
+   * @param options Time limit.
+   * @returns Bytes transferred. A device may send fewer than requested. No zero-length packet follows a full last
+   *   packet.
+   * @throws `DmaArgumentError`, also for a buffer of another controller.
+   * @throws {@link UsbError} `ERR_DMAPOOL_USB_STALL` when the endpoint is halted, until {@link BulkPipe.clearHalt};
+   *   other codes.
    * @throws `DmaOutOfMemoryError`
    */
   async transfer(buffer: UsbBuffer, length: number, options: TransferOptions = {}): Promise<number> {
@@ -382,7 +392,7 @@ export class BulkPipe {
     return this.#queue.run({ setup: null, pid, buffer, length, timeout: this.#device.timeoutOf(options) });
   }
 
-  /** Sends `bytes`, with the time-out of `options`. @returns how many were sent. @throws as {@link BulkPipe.transfer} */
+  /** Sends `bytes`. @param options Time limit. @returns Bytes sent. @throws as {@link BulkPipe.transfer} */
   async send(bytes: Uint8Array, options: TransferOptions = {}): Promise<number> {
     this.#check('out');
     checkBytes('bytes', bytes, 0, MAX_BUFFER);
@@ -391,7 +401,7 @@ export class BulkPipe {
     return await this.transfer(buffer, bytes.length, options);
   }
 
-  /** Receives at most `length` bytes, with the time-out of `options`. @throws as {@link BulkPipe.transfer} */
+  /** Receives up to `length` bytes. @param options Time limit. @throws as {@link BulkPipe.transfer} */
   async receive(length: number, options: TransferOptions = {}): Promise<Uint8Array> {
     this.#check('in');
     using buffer = this.#device.buffer(length);
@@ -401,16 +411,16 @@ export class BulkPipe {
   }
 
   /**
-   * Has the device end the endpoint's halt, and starts with DATA0 again on both sides (5.8.5). Takes its turn with the
-   * transfers: those asked for before it come to their end first, for none may run while the two sides start afresh.
+   * Clears the endpoint's halt and resets the data toggle to DATA0 on both sides (5.8.5). It runs in order with the
+   * transfers, after those started before it: no transfer may run while the toggle is reset.
    */
   clearHalt(): Promise<void> {
     return this.#queue.restart(() => this.#device.clearHalt(this.endpoint));
   }
 
-  /** Transfers that are under way fail. Closing twice is fine. */
+  /** Closes the pipe. Its transfers fail. It is safe to call `close` twice. */
   close(): Promise<void> {
-    // Once: afterwards the endpoint may be open again, and somebody else's.
+    // Run it once: afterwards the endpoint may be open again for another caller.
     return (this.#closing ??= this.#onClose());
   }
 
@@ -420,14 +430,14 @@ export class BulkPipe {
     throw new UsbError(
       'ERR_DMAPOOL_USB_UNSUPPORTED',
       what,
-      `it moves data ${this.endpoint.direction}, not ${direction}`,
+      `the direction of the endpoint is ${this.endpoint.direction}, not ${direction}`,
     );
   }
 }
 
 const NO_BYTES = new Uint8Array(0);
 
-/** A SETUP packet (table 9-2). */
+/** Builds a SETUP packet (table 9-2). */
 function setupPacket(given: ControlSetup, toHost: boolean, length: number): Uint8Array {
   const setup = readOptions('setup', given, SETUP);
   const type = REQUEST_TYPES.indexOf(setup.requestType);

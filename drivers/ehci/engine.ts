@@ -1,4 +1,6 @@
-/** What runs transfers: the schedule, the endpoints' queues, their pools, and the loop that hears what the controller says. */
+/**
+ * Runs transfers: the schedule, the endpoint queues, their pools, and the loop that serves the controller's interrupts.
+ */
 import { DmaPool } from 'dmapool';
 import { describeThrown } from 'dmapool/arguments';
 import { type DmaStopped, type Interrupts, type PciFunction, PciGoneError } from 'dmapool/pci';
@@ -10,9 +12,9 @@ import { COMMAND, INTERRUPTS, type OperationalRegisters, REGISTER, STATUS } from
 import { AsyncSchedule } from './schedule.ts';
 import { DESCRIPTOR_POOL, PAGE } from './structures.ts';
 
-/** Milliseconds from one look at the controller to the next when it does not interrupt: time-outs, lost interrupts. */
+/** Maximum milliseconds between checks of the controller: for time-outs and lost interrupts. */
 const WATCH_INTERVAL = 100;
-/** Milliseconds until the controller must have halted (USBCMD, Run/Stop: 16 microframes) and been reset. */
+/** Time limit in milliseconds for the halt (USBCMD, Run/Stop: 16 microframes) and for the reset. */
 const STOP_TIMEOUT = 1000;
 
 export class TransferEngine {
@@ -27,13 +29,13 @@ export class TransferEngine {
   readonly #ended = new AbortController();
   readonly #forgetRelease: () => boolean;
   #stopping: Promise<void> | null = null;
-  /** With it all memory was released. */
+  /** Proof with which all memory was released; null before. */
   #proof: DmaStopped | null = null;
   #serving: Promise<void> = Promise.resolve();
 
   /**
-   * @param registers Of a controller that has been reset.
-   * @param interrupts The engine closes them, but not when it can not be made.
+   * @param registers Registers of a controller that was reset.
+   * @param interrupts The engine closes them, unless the constructor throws.
    * @throws `DmaOutOfMemoryError`
    */
   constructor(
@@ -68,7 +70,7 @@ export class TransferEngine {
       for (const pool of made) pool[Symbol.dispose]();
       throw error;
     }
-    // Registered last, so done first should somebody close the function under us: its DMA is proven stopped by then.
+    // Actions run in reverse order: registered last, this one runs first if the function is closed before the driver.
     this.#forgetRelease = device.addAction(() => {
       const error = new UsbError('ERR_DMAPOOL_USB_CLOSED', pci.address, 'the PCI function was closed');
       const proof = pci.dmaStopped;
@@ -77,7 +79,7 @@ export class TransferEngine {
     });
   }
 
-  /** Starts the controller. When that fails, the engine is closed. */
+  /** Starts the controller. Closes the engine if that fails. */
   async start(): Promise<void> {
     const registers = this.#registers;
     try {
@@ -86,40 +88,40 @@ export class TransferEngine {
       registers.command(COMMAND.run | COMMAND.threshold8);
       await registers.until(REGISTER.status, STATUS.halted, 0, STOP_TIMEOUT, 'start');
     } catch (error) {
-      // Report the original error; the device's log has memory that is kept.
+      // Report the original error. The device's log reports memory that is kept.
       await this.close().catch(() => undefined);
       throw error;
     }
     this.#serving = this.#serve();
   }
 
-  /** True while the controller may reach memory of the engine's. */
+  /** The controller may still reach the engine's memory. */
   get keepsMemory(): boolean {
     return this.#proof === null;
   }
 
-  /** True once the controller is being stopped. */
+  /** The controller is being stopped, or has stopped. */
   get stopping(): boolean {
     return this.#stopping !== null;
   }
 
-  /** Aborted when the controller was stopped, with the {@link UsbError} that says why. */
+  /** Aborted when the controller has stopped. The reason is a {@link UsbError}. */
   get ended(): AbortSignal {
     return this.#ended.signal;
   }
 
-  /** @throws `DmaOutOfMemoryError` @throws {@link UsbError} when the controller was stopped. */
+  /** @throws `DmaOutOfMemoryError` @throws {@link UsbError} when the controller has stopped. */
   buffer(length: number): UsbBuffer {
     this.ended.throwIfAborted();
     return new UsbBuffer(this.#data, length);
   }
 
-  /** Throws `DmaArgumentError` unless `value` is a buffer of this controller's. */
+  /** @throws `DmaArgumentError` unless `value` is a buffer of this controller. */
   checkBuffer(value: UsbBuffer): void {
     UsbBuffer.check(value, this.#data);
   }
 
-  /** Makes the queue of an endpoint, which is the caller's to link and close. @throws as {@link TransferEngine.buffer} */
+  /** Creates the queue of an endpoint. The caller links and closes it. @throws as {@link TransferEngine.buffer} */
   openQueue(options: QueueOptions): EndpointQueue {
     this.ended.throwIfAborted();
     const queue = new EndpointQueue(this.#host, options);
@@ -127,16 +129,16 @@ export class TransferEngine {
     return queue;
   }
 
-  /** Stops the controller for good; every transfer fails. What it may still reach is kept. */
+  /** Stops the controller for good. All transfers fail. Without a proof that it stopped, memory is kept. */
   end(cause: unknown): Promise<void> {
     return (this.#stopping ??= this.#stop(this.#asUsbError(cause)));
   }
 
   /**
-   * {@link TransferEngine.end}, and takes down all the rest.
+   * {@link TransferEngine.end}, then closes the interrupts and releases all memory.
    *
-   * @throws `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` when nothing proves that the controller stopped: its memory is kept, and a
-   *   later call tries again. @throws `DmaReleaseError`
+   * @throws `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` when the controller can't be proven to have stopped. Its memory is
+   *   kept, and a later call tries again. @throws `DmaReleaseError`
    */
   async close(): Promise<void> {
     await this.end(new UsbError('ERR_DMAPOOL_USB_CLOSED', this.#pci.address, 'the controller was closed'));
@@ -144,28 +146,28 @@ export class TransferEngine {
     await this.#serving;
     const proof = this.#proof ?? (await this.#proveStopped());
     this.#release(proof, this.ended.reason as UsbError);
-    // Those whose transfers failed just now give their buffers back first.
+    // Let callers whose transfers failed just now free their buffers.
     await new Promise((resolve) => setTimeout(resolve));
     this.#forgetRelease();
     const pools = [this.#data, this.#host.qhs, this.#host.qtds];
     const releases = pools.map((pool) => () => {
       pool.destroy();
     });
-    releaseStopped(proof, `${this.#pci.address}: memory of the EHCI driver failed to go back`, releases);
+    releaseStopped(proof, `${this.#pci.address}: releasing the driver's memory failed`, releases);
   }
 
   async #serve(): Promise<void> {
     try {
       for (;;) {
         const status = await this.#registers.read(REGISTER.status);
-        // A controller that is being reset drops its ports: that is no news of devices.
+        // Ignore the port changes that the reset of a stopping controller causes.
         if (this.stopping) return;
-        // Acknowledged before looking, so that what happens meanwhile interrupts again.
-        const news = status & INTERRUPTS;
-        if (news !== 0) this.#registers.write(REGISTER.status, news);
-        // After a host system error it halts; else it halts only when told to (2.3.2).
+        // Acknowledge first: events that occur during the checks raise a new interrupt.
+        const events = status & INTERRUPTS;
+        if (events !== 0) this.#registers.write(REGISTER.status, events);
+        // A host system error halts the controller. Otherwise it halts only when Run/Stop is cleared (2.3.2).
         if ((status & (STATUS.hostSystemError | STATUS.halted)) !== 0) {
-          const what = (status & STATUS.hostSystemError) === 0 ? 'halted by itself' : 'reports a host system error';
+          const what = (status & STATUS.hostSystemError) === 0 ? 'halted by itself' : 'reported a host system error';
           throw new UsbError('ERR_DMAPOOL_USB_CONTROLLER', this.#pci.address, `the controller ${what}`);
         }
         if ((status & STATUS.portChange) !== 0) await this.#onPortChange();
@@ -203,12 +205,12 @@ export class TransferEngine {
     try {
       return await this.#pci.stopDma({ stop });
     } finally {
-      // What hangs must not write to a controller that was started again.
+      // A hanging attempt must not write to a controller that was started again.
       attempt.abort();
     }
   }
 
-  /** Takes everything back from a controller that is stopped. */
+  /** Releases all memory of a stopped controller except the pools. */
   #release(proof: DmaStopped, error: UsbError): void {
     if (this.#proof !== null) return;
     this.#proof = proof;
@@ -218,7 +220,7 @@ export class TransferEngine {
     this.#schedule.free(proof);
   }
 
-  /** Fails everything of a controller that may go on; its memory stays reserved until it is proven stopped. */
+  /** Fails all transfers of a controller that may still run. Its memory is kept until there is a proof. */
   #keep(error: UsbError, reason: string): void {
     this.#schedule.end();
     this.#ended.abort(error);

@@ -1,25 +1,27 @@
-/** Errors of this driver. Argument mistakes are `DmaArgumentError`s, exhausted memory is a `DmaOutOfMemoryError`, as in `dmapool`. */
+/**
+ * Errors of the EHCI driver. Invalid arguments are `DmaArgumentError`s; exhausted memory is a `DmaOutOfMemoryError`.
+ */
 import { DriverError } from '../common/error.ts';
 
 /**
- * The stable codes:
+ * Codes of {@link UsbError}:
  *
- * | code                  | when                                                                                       |
- * | --------------------- | ------------------------------------------------------------------------------------------ |
- * | `ERR_DMAPOOL_USB_NO_DEVICE`   | nothing is connected                                                                       |
- * | `ERR_DMAPOOL_USB_SPEED`       | the device is no high-speed one; its port was given to the companion controller            |
- * | `ERR_DMAPOOL_USB_STALL`       | the device refused the request, or halted the endpoint                                     |
- * | `ERR_DMAPOOL_USB_TRANSACTION` | three attempts failed: no answer, a wrong CRC, a wrong PID                                 |
- * | `ERR_DMAPOOL_USB_BABBLE`      | the device sent more than it was asked for                                                 |
- * | `ERR_DMAPOOL_USB_DATA_BUFFER` | the controller could not keep up with the bus                                              |
- * | `ERR_DMAPOOL_USB_TIMEOUT`     | the transfer was not done in time; it was taken back                                       |
- * | `ERR_DMAPOOL_USB_GONE`        | the device, or its controller, was pulled out                                              |
- * | `ERR_DMAPOOL_USB_CLOSED`      | the controller or pipe was closed                                                          |
- * | `ERR_DMAPOOL_USB_BUSY`        | a buffer, port or endpoint is in use                                                       |
- * | `ERR_DMAPOOL_USB_UNSUPPORTED` | the device has not what was asked for                                                      |
- * | `ERR_DMAPOOL_USB_PROTOCOL`    | the device broke its protocol: descriptors, bulk-only status                               |
- * | `ERR_DMAPOOL_USB_SCSI`        | a SCSI command failed; see {@link ScsiError}                                               |
- * | `ERR_DMAPOOL_USB_CONTROLLER`  | the controller does not do what it is told, or reports an error of its own; it was stopped |
+ * | code | when |
+ * | --- | --- |
+ * | `ERR_DMAPOOL_USB_NO_DEVICE` | no device is connected |
+ * | `ERR_DMAPOOL_USB_SPEED` | the device is not a high-speed device; its port was handed to the companion controller |
+ * | `ERR_DMAPOOL_USB_STALL` | the device rejected the request, or halted the endpoint |
+ * | `ERR_DMAPOOL_USB_TRANSACTION` | three attempts failed: no response, wrong CRC, or wrong PID |
+ * | `ERR_DMAPOOL_USB_BABBLE` | the device sent more data than requested |
+ * | `ERR_DMAPOOL_USB_DATA_BUFFER` | the controller could not keep up with the bus |
+ * | `ERR_DMAPOOL_USB_TIMEOUT` | the transfer did not complete in time and was cancelled |
+ * | `ERR_DMAPOOL_USB_GONE` | the device or its controller was unplugged |
+ * | `ERR_DMAPOOL_USB_CLOSED` | the controller, device, pipe or buffer was closed |
+ * | `ERR_DMAPOOL_USB_BUSY` | a buffer, port or endpoint is in use |
+ * | `ERR_DMAPOOL_USB_UNSUPPORTED` | the device or endpoint does not support the operation |
+ * | `ERR_DMAPOOL_USB_PROTOCOL` | the device violated its protocol: descriptors, bulk-only status |
+ * | `ERR_DMAPOOL_USB_SCSI` | a SCSI command failed; see {@link ScsiError} |
+ * | `ERR_DMAPOOL_USB_CONTROLLER` | the controller did not respond as specified, or reported an error; it was stopped |
  */
 export type UsbErrorCode =
   | 'ERR_DMAPOOL_USB_NO_DEVICE'
@@ -37,7 +39,7 @@ export type UsbErrorCode =
   | 'ERR_DMAPOOL_USB_SCSI'
   | 'ERR_DMAPOOL_USB_CONTROLLER';
 
-/** Something went wrong on the bus; `code` says what. */
+/** An error of the bus, a device or the controller. `code` identifies it. */
 export class UsbError extends DriverError<UsbErrorCode> {}
 
 /** Names of sense keys (SPC-4). */
@@ -60,11 +62,11 @@ const SENSE_KEYS: readonly string[] = [
   'completed',
 ];
 
-/** A SCSI command ended with CHECK CONDITION: what the device's sense data say (SPC-4). */
+/** A SCSI command ended with CHECK CONDITION. The fields hold the device's sense data (SPC-4). */
 export class ScsiError extends UsbError {
   /** Operation code of the command. */
   readonly operation: number;
-  /** Sense key, 0 to 15: 5 is an illegal request. */
+  /** Sense key, 0 to 15, such as 5: illegal request. */
   readonly key: number;
   /** Additional sense code. */
   readonly asc: number;

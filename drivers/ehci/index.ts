@@ -1,13 +1,13 @@
 /**
- * dmapool/drivers/ehci: a reference driver for EHCI USB host controllers, with USB mass storage on top.
+ * dmapool/drivers/ehci: reference driver for EHCI USB host controllers, with USB mass storage on top.
  *
  *     MassStorage -> BulkOnlyTransport -> BulkPipe -> EndpointQueue -> AsyncSchedule -> controller
  *     storage.ts     bulk-only.ts         device.ts   queue.ts         schedule.ts
  *                               UsbDevice: control transfers, descriptors
  *                               EhciController: start-up, ports   TransferEngine: interrupts, pools
  *
- * Read it in this order: structures.ts, queue.ts, schedule.ts, engine.ts, controller.ts, device.ts, bulk-only.ts,
- * storage.ts. It stands on `dmapool`, `dmapool/pci` and `dmapool/arguments` alone.
+ * Suggested reading order: structures.ts, queue.ts, schedule.ts, engine.ts, controller.ts, device.ts, bulk-only.ts,
+ * storage.ts. Outside its folder the driver uses only `dmapool`, `dmapool/pci`, `dmapool/arguments` and `common/`.
  *
  * @module dmapool/drivers/ehci
  * @packageDocumentation

@@ -1,17 +1,17 @@
-/** One endpoint's transfers: a queue head and its chain of qTDs. EHCI 1.0, 4.10. */
+/** Transfer queue of one endpoint: a queue head and its chain of qTDs. EHCI 1.0, 4.10. */
 import { loadAcquire32, type DmaPool, storeRelease32 } from 'dmapool';
 import type { DmaStopped } from 'dmapool/pci';
 import type { UsbBuffer } from './buffer.ts';
 import { UsbError } from './errors.ts';
 import type { AsyncSchedule } from './schedule.ts';
 import {
-  BYTES_A_QTD,
+  BYTES_PER_QTD,
   CAPABILITIES_MULT_1,
   CHARACTERISTICS,
   LINK,
   linkTo,
   PAGE,
-  PAGES_A_QTD,
+  PAGES_PER_QTD,
   PID,
   type Pid,
   QH,
@@ -28,47 +28,50 @@ import {
   writeQueueHead,
 } from './structures.ts';
 
-/** What a queue needs of its controller. */
+/** The transfer engine, as seen by a queue. */
 export interface QueueHost {
   readonly schedule: Pick<AsyncSchedule, 'link' | 'unlink'>;
   readonly qhs: DmaPool<'ehci_qh'>;
   readonly qtds: DmaPool<'ehci_qtd'>;
-  /** The controller does not answer: it is stopped, and every queue abandoned or kept, when this resolves. */
+  /**
+   * Called when the controller does not respond. When it resolves, the controller is stopped and every queue abandoned
+   * or kept.
+   */
   readonly onFailure: (error: unknown) => Promise<void>;
-  /** Nothing is left of a queue. */
+  /** Called when the memory of a queue is released. */
   readonly onClosed: (queue: EndpointQueue) => void;
 }
 
-/** Which endpoint. */
+/** The endpoint of a queue. */
 export interface QueueOptions {
-  /** For messages: controller, device and endpoint. */
+  /** Name for messages: controller, device and endpoint. */
   readonly name: string;
   readonly address: number;
   readonly endpoint: number;
   readonly packetSize: number;
   readonly control: boolean;
-  /** What a failed transaction really means: perhaps the device is gone. */
+  /** Finds the cause of a failed transaction: the device may be gone. */
   readonly explain: (error: UsbError) => Promise<UsbError>;
 }
 
-/** What one transfer moves. */
+/** Parameters of one transfer. */
 export interface TransferRequest {
-  /** Of a control transfer: the eight bytes of its SETUP packet. */
+  /** The eight bytes of the SETUP packet of a control transfer; null for other endpoints. */
   readonly setup: Uint8Array | null;
   /** Direction of the data. */
   readonly pid: typeof PID.in | typeof PID.out;
-  /** May be null when there are no data. */
+  /** Data buffer; may be null if there is no data. */
   readonly buffer: UsbBuffer | null;
-  /** Bytes of the buffer to send, or to receive at most. */
+  /** Bytes to send, or the maximum to receive. */
   readonly length: number;
-  /** Milliseconds. */
+  /** Time limit in milliseconds. */
   readonly timeout: number;
 }
 
 interface Transfer {
   /** Its qTDs. */
   readonly chain: readonly QtdBlock[];
-  /** Which of them move data: from `first` up to, without, `end`. */
+  /** `chain[first..end)` are the qTDs that carry data. */
   readonly first: number;
   readonly end: number;
   readonly request: TransferRequest;
@@ -79,13 +82,13 @@ interface Transfer {
 }
 
 /**
- * The queue always ends in a _dummy_: a qTD that is not active, before which the controller waits. A new transfer is
- * written into it and behind it, with a new dummy at its end; the dummy's token is written last, and that starts it. So
- * transfers begin without stopping the controller, and without telling it.
+ * The chain always ends in an inactive qTD, the dummy, at which the controller stops. A new transfer is written into
+ * the dummy and the qTDs behind it, and ends in a new dummy. The token of the old dummy is written last, which
+ * activates the transfer. So transfers start without stopping the controller and without a register write.
  *
  *     QH --> dummy               becomes          QH --> qTD --> qTD --> new dummy
  *
- * One transfer runs at a time; others wait their turn.
+ * One transfer runs at a time; others wait.
  */
 export class EndpointQueue {
   readonly #host: QueueHost;
@@ -94,14 +97,16 @@ export class EndpointQueue {
   #dummy: QtdBlock;
   #transfer: Transfer | null = null;
   #turn: Promise<void> = Promise.resolve();
-  /** What unlinks the queue head happens one after the other. */
+  /** Serializes link and unlink operations of the queue head. */
   #changes: Promise<void> = Promise.resolve();
   #ended: UsbError | null = null;
-  /** The transfer failed without proof that the controller does not go on with it; its buffer, if any. */
+  /**
+   * The transfer failed, but the controller may still use its memory. `#kept` is the buffer of that transfer, or null.
+   */
   #isKept = false;
   #kept: UsbBuffer | null = null;
 
-  /** Makes the queue of an endpoint. It does nothing before {@link EndpointQueue.link}. @throws `DmaOutOfMemoryError` */
+  /** Creates the queue of an endpoint. It is idle until {@link EndpointQueue.link}. @throws `DmaOutOfMemoryError` */
   constructor(host: QueueHost, options: QueueOptions) {
     this.#host = host;
     this.#options = options;
@@ -121,7 +126,7 @@ export class EndpointQueue {
     writeQueueHead(qh, characteristics, CAPABILITIES_MULT_1, linkTo(this.#dummy));
   }
 
-  /** Shows the queue to the controller. */
+  /** Links the queue head into the schedule. */
   link(): Promise<void> {
     return this.#change(async () => {
       if (this.#qh !== null) await this.#host.schedule.link(this.#qh);
@@ -130,7 +135,7 @@ export class EndpointQueue {
 
   /**
    * Runs one transfer.
-   * @returns Bytes of data that were moved: a device may send fewer than asked for.
+   * @returns Bytes of data transferred. A device may send fewer than requested.
    * @throws {@link UsbError} @throws `DmaOutOfMemoryError`
    */
   async run(request: TransferRequest): Promise<number> {
@@ -143,8 +148,8 @@ export class EndpointQueue {
   }
 
   /**
-   * Begins with DATA0 again, once `reset` has made the device's endpoint do so too (USB 2.0, 9.4.5).
-   * @throws {@link UsbError} when the queue has ended; what `reset` throws.
+   * Resets the data toggle to DATA0 after `reset` has done so in the device (USB 2.0, 9.4.5).
+   * @throws {@link UsbError} when the queue has ended; errors of `reset`.
    */
   restart(reset: () => Promise<void>): Promise<void> {
     return this.#inTurn(async () => {
@@ -153,7 +158,7 @@ export class EndpointQueue {
     });
   }
 
-  /** Looks whether the transfer is over. Called at each interrupt, and now and then. */
+  /** Checks whether the transfer has completed or timed out. Called at each interrupt and periodically. */
   poll(now: number): void {
     const transfer = this.#transfer;
     if (transfer === null || transfer.failing || this.#isKept) return;
@@ -164,12 +169,12 @@ export class EndpointQueue {
     } else if (outcome !== null) {
       void this.#fail(transfer, outcome);
     } else if (now >= transfer.deadline) {
-      const what = `not done within ${String(transfer.request.timeout)} ms`;
+      const what = `transfer not complete within ${String(transfer.request.timeout)} ms`;
       void this.#fail(transfer, this.#error('ERR_DMAPOOL_USB_TIMEOUT', what));
     }
   }
 
-  /** Bytes that a transfer moved, or what it failed with; null while it runs. */
+  /** @returns Bytes transferred, the error of a failed transfer, or null while it runs. */
   #outcomeOf({ chain, first, end, request }: Transfer): number | UsbError | null {
     let moved = 0;
     for (let i = 0; i < chain.length; i++) {
@@ -179,27 +184,27 @@ export class EndpointQueue {
       if (i < first || i >= end) continue;
       const left = (token >>> TOKEN.lengthShift) & TOKEN.lengthMask;
       const given = lengthOf(i - first, request.length);
-      // There is no such end: the controller may go on with any of the qTDs.
+      // No transfer ends in this way: the controller may continue with any of the qTDs.
       if (left > given || (left > 0 && request.pid === PID.out)) return this.#explainLeft(left, given);
       moved += given - left;
-      // A short packet ends the data; the controller goes on at the alternate link (4.10.2).
+      // A short packet ends the data; the controller continues at the alternate link (4.10.2).
       if (left > 0) i = end - 1;
     }
     return moved;
   }
 
-  /** Ends the queue: the transfer that runs and those that wait fail with `error`. Resolves when nothing is left of it. */
+  /** Ends the queue. Running and waiting transfers fail with `error`. Resolves when its memory is released. */
   close(error: UsbError): Promise<void> {
     this.#ended ??= error;
     return this.#change(async () => {
       if (this.#qh === null) return;
       const proof = await this.#host.schedule.unlink(this.#qh);
-      // Without proof the controller is being stopped, which decides what becomes of the queue.
+      // Without a proof the controller is being stopped; then `abandon` or `keep` follows.
       if (proof !== null) this.#release(proof, error);
     });
   }
 
-  /** {@link EndpointQueue.close} for when the controller has been stopped. */
+  /** {@link EndpointQueue.close} after the controller was proven stopped. */
   abandon(proof: DmaStopped, error: UsbError): void {
     this.#ended ??= error;
     const kept = this.#kept;
@@ -208,7 +213,7 @@ export class EndpointQueue {
     kept?.endKeep(proof);
   }
 
-  /** Ends the queue whose controller was not proven stopped: transfers fail, and all memory stays reserved. */
+  /** Ends the queue without a proof that the controller stopped. Transfers fail; their memory is kept. */
   keep(error: UsbError): void {
     this.#ended ??= error;
     const transfer = this.#transfer;
@@ -231,7 +236,7 @@ export class EndpointQueue {
     transfer?.reject(error);
   }
 
-  /** Runs `action` after those that were asked for before it. */
+  /** Runs `action` after the actions queued before it. */
   async #inTurn<T>(action: () => Promise<T>): Promise<T> {
     const before = this.#turn;
     let done!: () => void;
@@ -240,7 +245,7 @@ export class EndpointQueue {
     });
     try {
       await before;
-      // Whatever unlinked the queue head has linked it again.
+      // Wait until pending operations have linked the queue head again.
       await this.#changes;
       if (this.#ended !== null) throw this.#ended;
       return await action();
@@ -252,19 +257,20 @@ export class EndpointQueue {
   #start(request: TransferRequest): Promise<number> {
     const { setup, pid, buffer, length, timeout } = request;
     const first = setup === null ? 0 : 1;
-    const dataQtds = setup !== null && length === 0 ? 0 : Math.max(1, Math.ceil(length / BYTES_A_QTD));
+    const dataQtds = setup !== null && length === 0 ? 0 : Math.max(1, Math.ceil(length / BYTES_PER_QTD));
     const end = first + dataQtds;
     const count = end + first;
     const chain: QtdBlock[] = [];
     this.#host.qtds.allocBulk(chain, count);
-    // The old dummy is the first; what was allocated last is the new one.
+    // The old dummy becomes the first qTD; the last block allocated becomes the new dummy.
     chain.unshift(this.#dummy);
     const dummy = chain[count]!;
     writeDummy(dummy);
-    // Where the queue goes on after a short packet.
+    // The controller continues here after a short packet.
     const alternate = pid === PID.in ? linkTo(chain[end]!) : LINK.terminate;
-    // A control transfer's data and status begin with DATA1 (USB 2.0, 8.5.3); a qTD but the last has an even number of
-    // packets, so each begins so. Other endpoints' toggles are kept by the queue head.
+    // Data and status stages of a control transfer start with DATA1 (USB 2.0, 8.5.3). Each data qTD except the last
+    // carries an even number of packets, so each starts with DATA1. For other endpoints the queue head holds the
+    // toggle.
     const toggle = setup === null ? 0 : TOKEN.toggle;
     for (let i = count - 1; i >= 0; i--) {
       const words = chain[i]!.u32;
@@ -278,16 +284,16 @@ export class EndpointQueue {
         token |= PID.setup | (SETUP_SIZE << TOKEN.lengthShift);
       } else if (i < end) {
         words[QTD.alternate] = alternate;
-        const page = (i - first) * PAGES_A_QTD;
+        const page = (i - first) * PAGES_PER_QTD;
         const bytes = lengthOf(i - first, length);
         for (let k = 0; k * PAGE < bytes; k++) words[QTD.buffer + k] = buffer!.pages[page + k]!.dma;
         token |= pid | toggle | (bytes << TOKEN.lengthShift);
       } else {
-        // The status stage goes the other way, or to the host when there are no data.
+        // The status stage has the opposite direction; without data it is IN.
         words[QTD.alternate] = LINK.terminate;
         token |= statusPid(pid, length) | toggle;
       }
-      // The first one is published last: the controller waits before it.
+      // Store-release. The first qTD's token comes last: the controller stops at it until it is active.
       storeRelease32(words, QTD.token, token);
     }
     this.#dummy = dummy;
@@ -298,18 +304,18 @@ export class EndpointQueue {
     });
   }
 
-  /** The transfer is over, and the controller past it: it completed, or there is a proof. */
+  /** Frees the qTDs of a transfer that the controller no longer uses: it completed, or there is a proof. */
   #finish(_proof: 'completed' | ReleaseProof, transfer: Transfer): void {
     this.#transfer = null;
     this.#host.qtds.freeBulk(transfer.chain);
   }
 
-  /** Takes the transfer back from the controller, makes the queue ready for the next one, and tells who waits. */
+  /** Takes a failed transfer back from the controller, prepares the queue for the next one, and rejects the promise. */
   async #fail(transfer: Transfer, error: UsbError): Promise<void> {
     transfer.failing = true;
     const reason = error.code === 'ERR_DMAPOOL_USB_TRANSACTION' ? await this.#options.explain(error) : error;
     await this.#relink((proof, qh) => {
-      // It went on until just now: it may have come to its end after all, and the toggle is the last packet's.
+      // The transfer ran until the unlink and may have completed. The toggle is that of its last packet.
       const outcome = this.#outcomeOf(transfer);
       const toggle = qh.u32[QH.token]! & TOKEN.toggle;
       this.#finish(proof, transfer);
@@ -319,15 +325,17 @@ export class EndpointQueue {
     });
   }
 
-  /** Unlinks the queue head, and links it anew, empty. `whenOut`, called in between, says with what toggle it begins. */
-  #relink(whenOut: (proof: Unlinked, qh: QhBlock) => number): Promise<void> {
+  /**
+   * Unlinks the queue head, empties it and links it again. `whenUnlinked` runs in between and returns the data toggle.
+   */
+  #relink(whenUnlinked: (proof: Unlinked, qh: QhBlock) => number): Promise<void> {
     return this.#change(async () => {
       const qh = this.#qh;
       if (qh === null) return;
       const proof = await this.#host.schedule.unlink(qh);
       // The controller may have been stopped meanwhile.
       if (proof === null || this.#qh === null) return;
-      writeOverlay(qh, linkTo(this.#dummy), whenOut(proof, qh));
+      writeOverlay(qh, linkTo(this.#dummy), whenUnlinked(proof, qh));
       await this.#host.schedule.link(qh);
     });
   }
@@ -337,11 +345,12 @@ export class EndpointQueue {
     return this.#changes;
   }
 
-  /** Why a qTD was halted (3.5.3): a STALL leaves attempts over, all else used them up. */
+  /** @returns The cause of a halt (3.5.3). CERR is 0 after failed transactions and greater than 0 after a STALL. */
   #explainHalt(token: number): UsbError {
     if ((token & TOKEN.babble) !== 0)
-      return this.#error('ERR_DMAPOOL_USB_BABBLE', 'the device sent more than it was asked for');
-    if ((token & TOKEN.errorCount3) !== 0) return this.#error('ERR_DMAPOOL_USB_STALL', 'the device answered STALL');
+      return this.#error('ERR_DMAPOOL_USB_BABBLE', 'the device sent more data than requested');
+    if ((token & TOKEN.errorCount3) !== 0)
+      return this.#error('ERR_DMAPOOL_USB_STALL', 'the device responded with STALL');
     return (token & TOKEN.dataBufferError) !== 0
       ? this.#error('ERR_DMAPOOL_USB_DATA_BUFFER', 'the controller could not keep up with the bus')
       : this.#error('ERR_DMAPOOL_USB_TRANSACTION', 'three transactions failed');
@@ -366,9 +375,9 @@ export class EndpointQueue {
   }
 }
 
-/** Bytes of the data's qTD number `i`. */
+/** Bytes of data qTD number `i`. */
 function lengthOf(i: number, length: number): number {
-  return Math.min(BYTES_A_QTD, length - i * BYTES_A_QTD);
+  return Math.min(BYTES_PER_QTD, length - i * BYTES_PER_QTD);
 }
 
 function statusPid(pid: Pid, length: number): Pid {

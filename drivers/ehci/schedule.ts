@@ -1,4 +1,6 @@
-/** The asynchronous schedule: the ring of queue heads that the controller walks whenever it has time. EHCI 1.0, 4.8. */
+/**
+ * The asynchronous schedule: the ring of queue heads, which the controller traverses in its spare time. EHCI 1.0, 4.8.
+ */
 import { type DmaPool, loadAcquire32, storeRelease32 } from 'dmapool';
 import type { DmaStopped } from 'dmapool/pci';
 import { delay } from '../common/time.ts';
@@ -16,24 +18,24 @@ import {
   writeQueueHead,
 } from './structures.ts';
 
-/** Milliseconds; the specification asks for a few microframes, emulated and virtual machines may be slow. */
+/** Time limit in milliseconds. The specification says a few microframes; emulated controllers may be slow. */
 const ADVANCE_TIMEOUT = 2000;
-/** Doorbell cycles until an unlinked queue head is surely not cached: some controllers answer the first one too early. */
+/** Doorbell cycles per unlink. One is not enough: some controllers set the status before their cache is clear. */
 const DOORBELL_CYCLES = 2;
-/** Milliseconds without a change of its overlay after which an unlinked queue head that was active is at rest. */
+/** Milliseconds without a change of its overlay after which an unlinked queue head that was active counts as idle. */
 const QUIET_TIME = 2;
 const UNLINKED = {} as Unlinked;
 
 export class AsyncSchedule {
   readonly #registers: OperationalRegisters;
   readonly #pool: DmaPool<'ehci_qh'>;
-  /** The ring's fixed member: it executes nothing, marks the start (4.9), and is never unlinked. */
+  /** Fixed head of the ring. It executes nothing, marks the start (4.9), and is never unlinked. */
   readonly #head: QhBlock;
-  /** The others, in the order of the ring. */
+  /** The other queue heads, in ring order. */
   readonly #ring: QhBlock[] = [];
-  /** One change at a time: there is one doorbell. */
+  /** Serializes changes of the ring: there is only one doorbell. */
   #changes: Promise<unknown> = Promise.resolve();
-  /** The controller is stopped or being stopped, or does not answer: nothing is linked or unlinked any more. */
+  /** The controller is stopped, being stopped or not responding: the ring is not changed any more. */
   #ended = false;
   #freed = false;
 
@@ -48,15 +50,15 @@ export class AsyncSchedule {
     this.#head.u32[QH.link] = linkTo(this.#head, LINK.queueHead);
   }
 
-  /** Puts a queue head into the ring (4.8.1). The first one starts the schedule. */
+  /** Links a queue head into the ring (4.8.1). The first one enables the schedule. */
   link(qh: QhBlock): Promise<void> {
     return this.#change(() => {
       if (this.#ended) return Promise.resolve();
-      // By what is known here: the controller can write to the links in memory.
+      // Use the driver's own copy of the ring: the controller can overwrite the links in memory.
       qh.u32[QH.link] = linkTo(this.#ring[0] ?? this.#head, LINK.queueHead);
       storeRelease32(this.#head.u32, QH.link, linkTo(qh, LINK.queueHead));
       if (this.#ring.unshift(qh) === 1) {
-        // The register has moved on to wherever the controller stopped (2.3.7).
+        // Rewrite the register: the controller has advanced it while it ran (2.3.7).
         this.#registers.write(REGISTER.asyncList, this.#head.dma);
         this.#registers.command(COMMAND.asyncEnable);
       }
@@ -65,18 +67,19 @@ export class AsyncSchedule {
   }
 
   /**
-   * Takes a queue head out of the ring. When this resolves the controller does not know it any more, nor anything that
-   * hangs on it (4.8.2).
+   * Unlinks a queue head. When this resolves with a proof, the controller uses neither the queue head nor its qTDs
+   * (4.8.2).
    *
-   * Also one that is still active, when a transfer took too long or its pipe is closed. The specification would have its
-   * qTDs deactivated first, and wait for the queue head to go inactive. But the qTD being executed is in the overlay,
-   * which only the controller may write, and there it stays active for as long as the device answers NAK: that wait has
-   * no end just when it is needed. So nothing is read, changed or freed before the controller answered the doorbell twice,
-   * or the schedule ended, and before the overlay of an active queue head was stable for {@link QUIET_TIME}: there are
-   * controllers that go on with a transaction after their answer. Linux has the same two rules.
+   * The queue head may be active, when a transfer timed out or its pipe is closed. The specification says to deactivate
+   * its qTDs first and to wait until the queue head is inactive. But the overlay holds the current qTD, and only the
+   * controller may write it. While the device answers NAK the overlay stays active, so that wait might never end. Two
+   * rules replace it, as in Linux: wait for two doorbell cycles, or for the schedule to stop; then wait until the
+   * overlay of an active queue head is unchanged for {@link QUIET_TIME}, since some controllers continue a transaction
+   * after the doorbell.
    *
-   * @returns The proof; null when the schedule ended, which proves nothing.
-   * @throws {@link UsbError} `ERR_DMAPOOL_USB_CONTROLLER` when the controller does not say so in time. The schedule has ended then.
+   * @returns The proof; null if the schedule has ended, which proves nothing.
+   * @throws {@link UsbError} `ERR_DMAPOOL_USB_CONTROLLER` when the controller does not respond in time. The schedule
+   *   has ended then.
    */
   unlink(qh: QhBlock): Promise<Unlinked | null> {
     return this.#change(async () => {
@@ -100,15 +103,15 @@ export class AsyncSchedule {
     });
   }
 
-  /** Nothing is linked or unlinked from now on: the controller is being stopped. */
+  /** Ends the schedule before the controller is stopped: the ring is not changed any more. */
   end(): void {
     this.#ended = true;
   }
 
   /**
-   * Gives the head back.
+   * Frees the head of the ring.
    *
-   * @param proof That the controller does not reach it any more.
+   * @param proof Proof that the controller does no DMA.
    */
   free(proof: DmaStopped): void {
     this.#ended = true;
@@ -118,17 +121,24 @@ export class AsyncSchedule {
     this.#pool.free(this.#head);
   }
 
-  /** The enable bit may only change while it and the status bit agree (2.3.1). */
+  /** Disables the schedule. The enable bit may be changed only while it equals the status bit (2.3.1). */
   async #stop(): Promise<void> {
     const { asyncActive } = STATUS;
-    await this.#registers.until(REGISTER.status, asyncActive, asyncActive, ADVANCE_TIMEOUT, 'asynchronous schedule');
+    await this.#registers.until(
+      REGISTER.status,
+      asyncActive,
+      asyncActive,
+      ADVANCE_TIMEOUT,
+      'start of the asynchronous schedule',
+    );
     this.#registers.command(0, COMMAND.asyncEnable);
     await this.#registers.until(REGISTER.status, asyncActive, 0, ADVANCE_TIMEOUT, 'end of the asynchronous schedule');
   }
 
   /**
-   * The status bit says that the controller has let go of all that it had cached. Not the doorbell's own bit, which reads
-   * zero earlier: the status may wait for the interrupt threshold, and would then look like the next doorbell's answer.
+   * Rings the doorbell and waits for the status bit, which is set once the controller has dropped all cached queue
+   * heads. To wait for the doorbell bit is not enough: it clears earlier. The status bit may be set as late as the next
+   * interrupt threshold, and would then be mistaken for the answer to the next doorbell.
    */
   async #ringDoorbell(): Promise<void> {
     const { asyncAdvance } = STATUS;

@@ -1,4 +1,4 @@
-/** The few SCSI commands that a disk needs: SPC-4 (inquiry, sense), SBC-3 (capacity, blocks). Numbers are big-endian. */
+/** SCSI commands of a disk: SPC-4 (inquiry, sense), SBC-3 (capacity, blocks). Numbers are big-endian. */
 
 export const OPERATION = {
   testUnitReady: 0x00,
@@ -13,9 +13,9 @@ export const OPERATION = {
   serviceActionIn16: 0x9e,
 } as const;
 
-/** Sense keys that matter here (SPC-4). */
+/** Sense keys that the driver handles (SPC-4). */
 export const SENSE = { notReady: 2, illegalRequest: 5, unitAttention: 6 } as const;
-/** Additional sense code of a command that the unit does not know: INVALID COMMAND OPERATION CODE (SPC-4). */
+/** Additional sense code INVALID COMMAND OPERATION CODE: the unit does not support the command (SPC-4). */
 export const INVALID_OPERATION = 0x20;
 
 export const INQUIRY_LENGTH = 36;
@@ -25,12 +25,12 @@ export const CAPACITY16_LENGTH = 32;
 const READ_CAPACITY_16 = 0x10;
 const MAX_LBA_10 = 0xffff_ffff;
 
-/** A command of six bytes without a block address. */
+/** A 6-byte command without a block address. */
 export function command6(operation: number, length = 0): Uint8Array {
   return Uint8Array.of(operation, 0, 0, 0, length, 0);
 }
 
-/** A command of ten bytes without a block address. */
+/** A 10-byte command without a block address. */
 export function command10(operation: number): Uint8Array {
   return Uint8Array.of(operation, 0, 0, 0, 0, 0, 0, 0, 0, 0);
 }
@@ -44,7 +44,7 @@ export function readCapacity16(): Uint8Array {
   return cdb;
 }
 
-/** READ or WRITE: of ten bytes, or of sixteen where the address needs it (SBC-3). */
+/** READ or WRITE: the 10-byte command, or the 16-byte one if the address needs it (SBC-3). */
 export function blocks(what: 'read' | 'write', lba: number, count: number): Uint8Array {
   const short = lba + count - 1 <= MAX_LBA_10;
   const cdb = new Uint8Array(short ? 10 : 16);
@@ -61,7 +61,7 @@ export function blocks(what: 'read' | 'write', lba: number, count: number): Uint
   return cdb;
 }
 
-/** ASCII, blanks cut off. */
+/** Decodes ASCII and trims it. */
 export function text(bytes: Uint8Array, from: number, to: number): string {
   return String.fromCharCode(...bytes.subarray(from, to)).trim();
 }

@@ -1,7 +1,7 @@
-/** A disk: USB mass storage with SCSI commands (interface class 8, subclass 6, protocol 50h). */
+/** USB mass storage with SCSI commands (interface class 8, subclass 6, protocol 50h). */
 import { DmaArgumentError } from 'dmapool';
 import { checkBytes, checkInteger, isInstance } from 'dmapool/arguments';
-import { checkMaking, MAKING } from '../common/arguments.ts';
+import { checkConstructorKey, CONSTRUCTOR_KEY } from '../common/arguments.ts';
 import { delay } from '../common/time.ts';
 import type { UsbBuffer } from './buffer.ts';
 import { type BulkOnlyLink, BulkOnlyTransport } from './bulk-only.ts';
@@ -23,24 +23,24 @@ import {
   text,
 } from './scsi.ts';
 
-/** Mass storage, SCSI transparent command set, bulk-only (BOT 4.3). */
+/** Mass storage, SCSI transparent command set, bulk-only transport (BOT 4.3). */
 const INTERFACE = { interfaceClass: 8, interfaceSubclass: 6, interfaceProtocol: 0x50 } as const;
 /** Class requests (BOT 3.1, 3.2). */
 const REQUEST = { reset: 0xff, getMaxLun: 0xfe } as const;
-/** Most bytes that one command moves: seven qTDs. */
+/** Maximum bytes per command: seven qTDs. */
 export const MAX_COMMAND: number = 128 * 1024;
-/** Bytes that a block may have: a command moves a whole number of them. */
+/** Supported block sizes in bytes. They divide {@link MAX_COMMAND}. */
 const BLOCK_SIZES: readonly number[] = [512, 1024, 2048, 4096];
-/** How often, and in what steps of milliseconds, a disk is asked whether it is ready. */
+/** Maximum number of readiness checks of a disk, and milliseconds between them. */
 const READY_ATTEMPTS = 50;
 const READY_INTERVAL = 20;
 const MAX_LUN = 15;
 const MAX_CDB = 16;
 
 /**
- * A USB disk.
+ * Driver of a USB disk.
  *
- * Reads and writes run one after the other, in the order of the calls: the protocol has one command at a time.
+ * Commands run one after another, in the order of the calls: the transport allows one at a time.
  *
  * @example
  * ```ts
@@ -60,20 +60,20 @@ const MAX_CDB = 16;
  * ```
  */
 export class MassStorage {
-  /** Bytes of a block: what transfers are multiples of. */
+  /** Size of a block in bytes. Transfers are multiples of it. */
   readonly blockSize: number;
-  /** How many there are. */
+  /** Number of blocks. */
   readonly blocks: number;
-  /** Who made it, as INQUIRY says. */
+  /** Vendor, from INQUIRY. */
   readonly vendor: string;
-  /** What it is. */
+  /** Product, from INQUIRY. */
   readonly product: string;
-  /** Its revision. */
+  /** Product revision, from INQUIRY. */
   readonly revision: string;
-  /** The highest logical unit number; this class uses unit 0. */
+  /** Highest logical unit number. This class uses unit 0. */
   readonly maxLun: number;
   readonly #unit: LogicalUnit;
-  /** The disk does not know SYNCHRONIZE CACHE. */
+  /** The disk rejected SYNCHRONIZE CACHE: it has no write cache. */
   #hasNoCache = false;
 
   private constructor(
@@ -84,7 +84,7 @@ export class MassStorage {
     blockCount: number,
     blockSize: number,
   ) {
-    checkMaking(key, 'MassStorage', 'MassStorage.open()');
+    checkConstructorKey(key, 'MassStorage', 'MassStorage.open()');
     this.#unit = unit;
     this.maxLun = maxLun;
     this.vendor = text(inquiry, 8, 16);
@@ -97,9 +97,10 @@ export class MassStorage {
   /**
    * Opens the disk on a device.
    *
-   * @param device A device with a mass-storage interface, in use by nobody.
-   * @throws {@link UsbError} `ERR_DMAPOOL_USB_UNSUPPORTED` when the device is no such disk, `ERR_DMAPOOL_USB_BUSY` when it is open;
-   *   {@link ScsiError} when it does not become ready, and what goes wrong in transfers. @throws `DmaOutOfMemoryError`
+   * @param device A device with a mass-storage interface that is not open.
+   * @throws {@link UsbError} `ERR_DMAPOOL_USB_UNSUPPORTED` when the device has no such interface,
+   *   `ERR_DMAPOOL_USB_BUSY` when it is open, {@link ScsiError} when the disk does not become ready; errors of
+   *   transfers. @throws `DmaOutOfMemoryError`
    */
   static async open(device: UsbDevice): Promise<MassStorage> {
     if (!isInstance(device, UsbDevice)) throw new DmaArgumentError('device', device, 'a UsbDevice');
@@ -112,7 +113,7 @@ export class MassStorage {
       if (!BLOCK_SIZES.includes(size)) {
         throw new UsbError('ERR_DMAPOOL_USB_UNSUPPORTED', device.name, `blocks of ${String(size)} bytes`);
       }
-      return new MassStorage(MAKING, unit, maxLun, inquiry, count, size);
+      return new MassStorage(CONSTRUCTOR_KEY, unit, maxLun, inquiry, count, size);
     } catch (error) {
       await unit.close();
       throw error;
@@ -122,10 +123,11 @@ export class MassStorage {
   /**
    * Reads blocks.
    *
-   * @param lba The first one, from 0.
-   * @param into Where to: a multiple of {@link MassStorage.blockSize} in length.
-   * @param options Time-out, of each transfer.
-   * @throws `DmaArgumentError` for what is not on the disk. @throws {@link ScsiError} {@link UsbError} `DmaOutOfMemoryError`
+   * @param lba First block, from 0.
+   * @param into Destination. Its length is a multiple of {@link MassStorage.blockSize}.
+   * @param options Time limit of each transfer.
+   * @throws `DmaArgumentError` for blocks beyond the end of the disk. @throws {@link ScsiError} {@link UsbError}
+   *   `DmaOutOfMemoryError`
    */
   async read(lba: number, into: Uint8Array, options?: TransferOptions): Promise<void> {
     checkBytes('into', into);
@@ -138,7 +140,7 @@ export class MassStorage {
     }
   }
 
-  /** Writes blocks; see {@link MassStorage.read}. The disk may keep them in its cache until {@link MassStorage.flush}. */
+  /** Writes blocks; see {@link MassStorage.read}. They may stay in the disk's cache until {@link MassStorage.flush}. */
   async write(lba: number, from: Uint8Array, options?: TransferOptions): Promise<void> {
     checkBytes('from', from);
     this.#check(lba, from.length);
@@ -150,7 +152,7 @@ export class MassStorage {
     }
   }
 
-  /** {@link MassStorage.read} without a copy: one command, of at most 128 KiB, into a buffer of the device. */
+  /** {@link MassStorage.read} without a copy: one command of at most 128 KiB, into a buffer of the controller. */
   readInto(lba: number, into: UsbBuffer, length: number, options?: TransferOptions): Promise<void> {
     return this.#move('read', lba, into, length, options);
   }
@@ -161,8 +163,9 @@ export class MassStorage {
   }
 
   /**
-   * Resolves when all that was written is on the disk; `options` has the time-out. A disk that does not know the command
-   * SYNCHRONIZE CACHE keeps nothing back: it is not asked again.
+   * Resolves when all data written so far is durable. If the disk rejects SYNCHRONIZE CACHE, it has no cache, and later
+   * calls send no command.
+   * @param options Time limit.
    */
   async flush(options?: TransferOptions): Promise<void> {
     if (this.#hasNoCache) {
@@ -180,12 +183,13 @@ export class MassStorage {
   }
 
   /**
-   * Runs a SCSI command of your own that reads data, or none.
+   * Runs a SCSI command that reads data, or transfers none.
    *
-   * @param cdb Its command descriptor block, 1 to 16 bytes.
-   * @param length Most bytes to read, up to 128 KiB.
+   * @param cdb Command descriptor block, 1 to 16 bytes.
+   * @param length Maximum bytes to read, up to 128 KiB.
    * @param lun Logical unit, 0 to 15.
-   * @throws {@link ScsiError} when the disk does not like it; {@link UsbError} `ERR_DMAPOOL_USB_STALL` when it does not take it at all.
+   * @throws {@link ScsiError} when the command fails; {@link UsbError} `ERR_DMAPOOL_USB_STALL` when the device rejects
+   *   the command block.
    */
   async command(cdb: Uint8Array, length = 0, lun = 0): Promise<Uint8Array> {
     checkBytes('cdb', cdb, 1, MAX_CDB);
@@ -194,7 +198,7 @@ export class MassStorage {
     return this.#unit.read(cdb, length, lun);
   }
 
-  /** Lets go of the disk; the device stays. Commands under way fail. Closing twice is fine. */
+  /** Closes the disk, but not the device. Commands in flight fail. It is safe to call `close` twice. */
   close(): Promise<void> {
     return this.#unit.close();
   }
@@ -216,7 +220,7 @@ export class MassStorage {
     this.#check(lba, length);
     if (length === 0) return;
     const cdb = blocks(what, lba, length / this.blockSize);
-    // Also while it waits for its turn.
+    // Hold the buffer while the command waits, too.
     buffer.hold();
     let moved: number;
     try {
@@ -227,7 +231,7 @@ export class MassStorage {
     if (moved < length) {
       const { name } = this.#unit.device;
       const counts = `${String(moved)} of ${String(length)} bytes at block ${String(lba)}`;
-      throw new UsbError('ERR_DMAPOOL_USB_PROTOCOL', name, `a ${what} moved ${counts}, and the disk calls it done`);
+      throw new UsbError('ERR_DMAPOOL_USB_PROTOCOL', name, `the disk reported success for a ${what} of only ${counts}`);
     }
   }
 
@@ -241,7 +245,7 @@ export class MassStorage {
   }
 }
 
-/** A logical unit that takes commands, one at a time. */
+/** Logical units of a device, which run one command at a time. */
 class LogicalUnit {
   readonly device: UsbDevice;
   readonly #interface: number;
@@ -289,7 +293,7 @@ class LogicalUnit {
     }
   }
 
-  /** Get Max LUN (BOT 3.2): a device with one unit may refuse to answer. */
+  /** Get Max LUN (BOT 3.2). A device with one unit may stall the request. */
   async getMaxLun(): Promise<number> {
     const setup = { requestType: 'class', recipient: 'interface', request: REQUEST.getMaxLun } as const;
     try {
@@ -300,7 +304,7 @@ class LogicalUnit {
     }
   }
 
-  /** TEST UNIT READY until it is: what happened since power-on is told first, as a unit attention (SPC-4). */
+  /** Sends TEST UNIT READY until it succeeds. The first ones may report a unit attention for earlier events (SPC-4). */
   async untilReady(): Promise<void> {
     for (let attempt = 1; ; attempt++) {
       try {
@@ -315,7 +319,7 @@ class LogicalUnit {
     }
   }
 
-  /** READ CAPACITY: how many blocks of how many bytes (SBC-3). */
+  /** READ CAPACITY (SBC-3). @returns Number and size of the blocks. */
   async capacity(): Promise<[count: number, size: number]> {
     const short = await this.#readWhole(command10(OPERATION.readCapacity10), CAPACITY10_LENGTH);
     if (short.getUint32(0) !== 0xffff_ffff) return [short.getUint32(0) + 1, short.getUint32(4)];
@@ -323,7 +327,7 @@ class LogicalUnit {
     return [long.getUint32(0) * 2 ** 32 + long.getUint32(4) + 1, long.getUint32(8)];
   }
 
-  /** Runs a command that reads at most `length` bytes. */
+  /** Runs a command that reads up to `length` bytes. */
   async read(cdb: Uint8Array, length: number, lun = 0): Promise<Uint8Array> {
     using buffer = this.device.buffer(length);
     const bytes = new Uint8Array(await this.run(cdb, 'in', buffer, length, {}, lun));
@@ -331,7 +335,7 @@ class LogicalUnit {
     return bytes;
   }
 
-  /** Runs a command; when it fails, asks why. Returns how many bytes were moved. */
+  /** Runs a command. @returns Bytes transferred. @throws {@link ScsiError} with the sense data if it fails. */
   run(
     cdb: Uint8Array,
     direction: 'in' | 'out',
@@ -351,7 +355,7 @@ class LogicalUnit {
     return running;
   }
 
-  /** Resolves when the commands asked for before are over. @throws the reason when the device is gone or closed. */
+  /** Resolves when the commands queued before are complete. @throws The reason if the device is gone or closed. */
   async inTurn(options: TransferOptions = {}): Promise<void> {
     this.device.timeoutOf(options);
     await this.#turn;
@@ -365,8 +369,8 @@ class LogicalUnit {
   async #readWhole(cdb: Uint8Array, length: number): Promise<DataView> {
     const bytes = await this.read(cdb, length);
     if (bytes.length === length) return new DataView(bytes.buffer);
-    const what = `${String(bytes.length)} bytes of capacity instead of ${String(length)}`;
-    throw new UsbError('ERR_DMAPOOL_USB_PROTOCOL', this.device.name, `the disk gave ${what}`);
+    const what = `${String(bytes.length)} bytes of capacity data instead of ${String(length)}`;
+    throw new UsbError('ERR_DMAPOOL_USB_PROTOCOL', this.device.name, `the disk returned ${what}`);
   }
 
   /** REQUEST SENSE (SPC-4), in fixed format. */

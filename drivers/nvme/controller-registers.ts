@@ -1,11 +1,13 @@
-/** Stopping, starting and shutting down a controller by its registers: NVM Express Base Specification 1.4, 3.1, 7.3, 7.6. */
+/**
+ * Stop, start and shutdown of a controller through its registers: NVM Express Base Specification 1.4, 3.1, 7.3, 7.6.
+ */
 import type { PciFunction } from 'dmapool/pci';
 import { PciGoneError } from 'dmapool/pci';
 import { waitUntil } from '../common/time.ts';
 import { NvmeError, NvmeTimeoutError } from './errors.ts';
 import { CC, type ControllerCapabilities, CSTS, PAGE_SIZE, parseCapabilities, REGISTER } from './registers.ts';
 
-/** What the admin queue is, for the controller. */
+/** Size and addresses of the admin queue. */
 export interface AdminQueueLocation {
   readonly entries: number;
   readonly submissionAddress: number;
@@ -14,7 +16,7 @@ export interface AdminQueueLocation {
 
 export class ControllerRegisters {
   readonly capabilities: ControllerCapabilities;
-  /** Version that the controller keeps to: major in bits 31:16, minor in 15:8, tertiary in 7:0. */
+  /** Version of the specification: major in bits 31:16, minor in 15:8, tertiary in 7:0. */
   readonly version: number;
   readonly #pci: PciFunction;
 
@@ -24,13 +26,13 @@ export class ControllerRegisters {
     this.version = version;
   }
 
-  /** Looks at what the controller can do. @throws {@link NvmeError} `ERR_DMAPOOL_NVME_UNSUPPORTED` */
+  /** Reads the controller's capabilities. @throws {@link NvmeError} `ERR_DMAPOOL_NVME_UNSUPPORTED` */
   static async read(pci: PciFunction): Promise<ControllerRegisters> {
     const capabilities = parseCapabilities(await pci.bar(0).read64(REGISTER.cap));
     const { nvmCommandSet, minPageSize, maxEntries } = capabilities;
     if (!nvmCommandSet || minPageSize > PAGE_SIZE || maxEntries < 2) {
       const why = `NVM command set ${nvmCommandSet ? 'yes' : 'no'}, memory pages from ${String(minPageSize)} bytes on`;
-      const message = `this driver needs the NVM command set and memory pages of ${String(PAGE_SIZE)} bytes; it has: ${why}`;
+      const message = `this driver needs the NVM command set and memory pages of ${String(PAGE_SIZE)} bytes; the controller has: ${why}`;
       throw new NvmeError('ERR_DMAPOOL_NVME_UNSUPPORTED', pci.address, message);
     }
     return new ControllerRegisters(pci, capabilities, await pci.bar(0).read32(REGISTER.vs));
@@ -38,12 +40,12 @@ export class ControllerRegisters {
 
   async #status(): Promise<number> {
     const status = await this.#pci.bar(0).read32(REGISTER.csts);
-    // No controller has all bits set: nobody is there, though configuration space may still answer.
+    // No controller sets all bits: the device is gone, although configuration space may still respond.
     if (status === 0xffff_ffff) throw new PciGoneError(this.#pci.address, 'its controller status reads all ones');
     return status;
   }
 
-  /** True after an internal error that only a reset can mend: CSTS.CFS (9.5). */
+  /** CSTS.CFS (9.5): an internal error, which only a reset clears. */
   async isFatal(): Promise<boolean> {
     return ((await this.#status()) & CSTS.fatal) !== 0;
   }
@@ -55,19 +57,19 @@ export class ControllerRegisters {
       signal.throwIfAborted();
       return;
     }
-    const message = `did not ${what} within ${String(timeout)} ms (CSTS is 0x${status.toString(16)})`;
+    const message = `the controller did not ${what} within ${String(timeout)} ms (CSTS is 0x${status.toString(16)})`;
     throw new NvmeTimeoutError(this.#pci.address, message);
   }
 
-  /** Milliseconds that {@link ControllerRegisters.disable} may take: EN must follow RDY, and RDY then EN. */
+  /** Time limit of {@link ControllerRegisters.disable} in milliseconds: it waits for RDY to follow EN up to twice. */
   get stopTimeout(): number {
     return 2 * this.capabilities.readyTimeout + 1000;
   }
 
   /**
-   * Controller Level Reset by CC.EN (7.3.2): when it is over the controller has no I/O queues.
+   * Controller Level Reset: clears CC.EN (7.3.2). Afterwards the controller has no I/O queues.
    *
-   * @param signal Writes nothing once it is aborted.
+   * @param signal Once it is aborted, nothing is written.
    * @throws {@link NvmeTimeoutError} when the controller does not stop.
    */
   async disable(signal: AbortSignal): Promise<void> {
@@ -75,7 +77,7 @@ export class ControllerRegisters {
     const bar = this.#pci.bar(0);
     const configuration = await bar.read32(REGISTER.cc);
     if ((configuration & CC.enable) !== 0) {
-      // EN must not be cleared before RDY has followed it (3.1.5); a fatal one need not become ready any more.
+      // EN must not be cleared before RDY has followed it (3.1.5). After a fatal error RDY may never be set.
       const settled = (status: number): boolean => (status & (CSTS.ready | CSTS.fatal)) !== 0;
       await this.#wait(settled, readyTimeout, 'become ready', signal);
       bar.write32(REGISTER.cc, configuration & ~(CC.enable | CC.shutdownMask));
@@ -86,7 +88,8 @@ export class ControllerRegisters {
   /**
    * Resets the function of a controller that could not be disabled.
    *
-   * @param failure Why it could not. @throws `failure` when the function offers no reset, {@link NvmeTimeoutError}
+   * @param failure Error of the attempt to disable it.
+   * @throws `failure` when the function has no reset; {@link NvmeTimeoutError}
    */
   async resetFunction(failure: Error, signal: AbortSignal): Promise<void> {
     if (!(failure instanceof NvmeTimeoutError) || !(await this.#pci.reset())) throw failure;
@@ -95,8 +98,8 @@ export class ControllerRegisters {
   }
 
   /**
-   * Starts the controller with its admin queue (7.6.1, steps 1 to 5). It must be disabled, and may do DMA from now on.
-   * @param signal Writes nothing to the controller once it is aborted.
+   * Starts the controller with its admin queue (7.6.1, steps 1 to 5). It must be disabled. From now on it may do DMA.
+   * @param signal Once it is aborted, nothing is written.
    * @throws {@link NvmeTimeoutError}, {@link NvmeError} `ERR_DMAPOOL_NVME_PROTOCOL` when it reports a fatal error.
    */
   async enable(admin: AdminQueueLocation, signal: AbortSignal): Promise<void> {
@@ -106,10 +109,10 @@ export class ControllerRegisters {
     bar.write32(REGISTER.aqa, (admin.entries - 1) | ((admin.entries - 1) << 16));
     bar.write64(REGISTER.asq, admin.submissionAddress);
     bar.write64(REGISTER.acq, admin.completionAddress);
-    // A write that failed says so here: a controller that is enabled without these addresses writes to others.
+    // Reports a failed write here: if enabled without these addresses, the controller would write to other memory.
     await bar.flush();
     signal.throwIfAborted();
-    // Round robin, pages of 4096 bytes, NVM command set: all of these are 0.
+    // Round-robin arbitration, pages of 4096 bytes and the NVM command set are all encoded as 0.
     bar.write32(REGISTER.cc, CC.entrySizes | CC.enable);
     const settled = (status: number): boolean => (status & (CSTS.ready | CSTS.fatal)) !== 0;
     await this.#wait(settled, this.capabilities.readyTimeout, 'become ready', signal);
@@ -117,12 +120,12 @@ export class ControllerRegisters {
       throw new NvmeError(
         'ERR_DMAPOOL_NVME_PROTOCOL',
         this.#pci.address,
-        'fatal controller status (CSTS.CFS) when enabled',
+        'fatal controller status (CSTS.CFS) after enable',
       );
     }
   }
 
-  /** Tells the controller to save what it has in its caches, and waits until it did (7.6.2). */
+  /** Normal shutdown (7.6.2): the controller flushes its caches. Waits until it is complete. */
   async shutdown(timeout: number, signal: AbortSignal): Promise<void> {
     const bar = this.#pci.bar(0);
     const configuration = await bar.read32(REGISTER.cc);

@@ -1,22 +1,22 @@
 /**
- * An NVM Express controller: what users see of it, and its life. NVM Express Base Specification 1.4, 7.
+ * Driver for an NVM Express controller. NVM Express Base Specification 1.4, 7.
  *
- *     NvmeController -- LifeCycle           states, and what leads from each to the next
+ *     NvmeController -- LifeCycle           state machine
  *                    -- ControllerRegisters stop, start and shut down
  *                    -- Dispatcher          queues, doorbells, completions, time-outs
  *
- * At most one activity runs at a time: a start, a reset, a shutdown, or the stop for good. The next one aborts it and waits
- * until it is over. Memory that the controller may reach is released in two places: for a command that it completed, and with
- * the proof of `PciFunction.stopDma` in hand. Without that it is kept.
+ * At most one activity runs at a time: a start, a reset, a shutdown, or the final stop. A new activity aborts the
+ * running one and waits until it has ended. Memory that the controller may reach is released in two cases: for a
+ * command that has completed, and with a proof from `PciFunction.stopDma`. Otherwise it is kept.
  *
- * What this driver leaves out: metadata and protection information, scatter-gather lists (SGL), controller memory
- * buffers, namespace management, asynchronous events, power management, and memory pages of other sizes than 4096 bytes.
+ * Not supported: metadata and protection information, scatter-gather lists (SGL), controller memory buffers, namespace
+ * management, asynchronous events, power management, and memory page sizes other than 4096 bytes.
  */
 import type { DmaPool } from 'dmapool';
 import { dmaBitMask } from 'dmapool';
 import { checkBytes, checkInteger } from 'dmapool/arguments';
 import type { DmaStopped, Interrupts, PciFunction } from 'dmapool/pci';
-import { checkFunctionOf, checkMaking, MAKING } from '../common/arguments.ts';
+import { checkFunctionOf, checkConstructorKey, CONSTRUCTOR_KEY } from '../common/arguments.ts';
 import { releaseStopped } from '../common/release.ts';
 import { abortable, settled, waitUntil } from '../common/time.ts';
 import { ControllerRegisters } from './controller-registers.ts';
@@ -64,39 +64,40 @@ import {
 } from './registers.ts';
 import { STATUS } from './status.ts';
 
-/** Commands in flight on the admin queue. */
+/** Maximum commands in flight on the admin queue. */
 const ADMIN_DEPTH = 31;
-/** Milliseconds that a shutdown is waited for at least (7.6.2), and at most, whatever the controller asks for. */
-const SHUTDOWN_LEAST = 1000;
-const SHUTDOWN_MOST = 60_000;
+/** Minimum and maximum time limit of a shutdown in milliseconds (7.6.2), whatever latency the controller reports. */
+const MIN_SHUTDOWN_TIME = 1000;
+const MAX_SHUTDOWN_TIME = 60_000;
 
-/** Milliseconds that closing the interrupts may take. */
+/** Time limit in milliseconds for closing the interrupts. */
 const CLOSE_TIME = 10_000;
 
-/** Figures of a controller since it was started. */
+/** Statistics of a controller since it was opened. */
 export interface NvmeStatistics {
-  /** Commands that were given to the controller, or wait for it, now. */
+  /** Commands in flight or waiting now. */
   readonly load: number;
-  /** Commands submitted on each I/O queue. */
+  /** Commands submitted so far, by I/O queue. */
   readonly submitted: readonly number[];
-  /** Commands that took too long. */
+  /** Commands that timed out. */
   readonly timeouts: number;
-  /** Abort commands that were sent for them. */
+  /** Abort commands sent for them. */
   readonly aborts: number;
   /** Resets of the controller. */
   readonly resets: number;
   /**
-   * Commands that failed and whose memory is kept: the controller could not be stopped, and may still use it. They count as
-   * load, and end with a later `close()`.
+   * Failed commands whose memory is kept: the controller could not be stopped and may still use it. They count as load
+   * until a later `close()` succeeds.
    */
   readonly kept: number;
 }
 
 /**
- * A driver of one NVMe controller. Errors of commands: `NvmeError` and its kin; `DmaOutOfMemoryError` when there is no
- * memory; `PciGoneError` when the device was pulled out. Whatever the outcome, the driver releases a command's memory, with
- * one exception: `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` says that nothing stopped the controller. It may still use the
- * memory of the command: the driver keeps its own, and you keep yours, until a `close()` succeeds.
+ * Driver of one NVMe controller. Commands fail with `NvmeError` or a subclass, with `DmaOutOfMemoryError` when there is
+ * no memory, and with `PciGoneError` when the device was unplugged. In all these cases the driver has released the
+ * command's memory. The exception is `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE`: the controller could not be stopped and
+ * may still use the command's memory. The driver keeps its own memory, and the caller must keep its buffers, until
+ * `close()` succeeds.
  *
  * @example
  * ```ts
@@ -126,14 +127,14 @@ export class NvmeController {
   readonly #lists: PrpLists;
   readonly #bounce: BouncePages;
   readonly #endClaim: () => void;
-  /** Takes back what is to be done should the function be closed under us. */
+  /** Unregisters the action that runs if the function is closed before the driver. */
   #forget: () => boolean = () => false;
   readonly #life = new LifeCycle();
-  /** Ends the activity that runs. */
+  /** Aborts the running activity. */
   #activity = new AbortController();
-  /** Resolves when the activity that runs is over. */
+  /** Resolves when the running activity has ended. */
   #work: Promise<void> = Promise.resolve();
-  /** That the stopped controller does no DMA, or why that could not be proven. */
+  /** Proof that the stopped controller does no DMA, or the error of the attempt to prove it. */
   #proof: DmaStopped | null = null;
   #unproven: Error | null = null;
   #closing: Promise<void> | null = null;
@@ -150,14 +151,14 @@ export class NvmeController {
     registers: ControllerRegisters,
     endClaim: () => void,
   ) {
-    checkMaking(key, 'NvmeController', 'NvmeController.open()');
+    checkConstructorKey(key, 'NvmeController', 'NvmeController.open()');
     this.#pci = pci;
     this.#options = options;
     this.#registers = registers;
     this.#endClaim = endClaim;
     this.#lists = new PrpLists(pci.device, MAX_TRANSFER / PAGE_SIZE);
     this.#bounce = new BouncePages(pci.device, this.#lists, options.bounceMemory / PAGE_SIZE);
-    // After the pools, so that it comes before them.
+    // Actions run in reverse order: registered after the pools, this one runs before they are destroyed.
     this.#watchDetach();
   }
 
@@ -168,73 +169,73 @@ export class NvmeController {
   }
 
   /**
-   * Takes a function over: resets and enables its controller, identifies it and makes its queues (7.6.1).
+   * Claims a function, resets and enables its controller, identifies it and creates its queues (7.6.1).
    *
-   * @param pci An open function of class 010802h. It stays the caller's to close, after {@link NvmeController.close}.
-   * @param options Queues, their depth, time-outs; all have defaults.
-   * @throws `DmaArgumentError`, `DmaOutOfMemoryError`, `PciGoneError`, {@link NvmeError} and its kin. The controller is
-   *   then stopped, and all memory is released. When nothing stops it, its memory is kept until `pci.close()`, the device's
-   *   log says so, and no other driver gets the function.
-   * @throws `PciError` `ERR_DMAPOOL_PCI_BUSY` when a driver has the function already. That one goes on.
+   * @param pci An open function of class 010802h. The caller closes it, after {@link NvmeController.close}.
+   * @param options Queues, depth, time limits; all have defaults.
+   * @throws `DmaArgumentError`, `DmaOutOfMemoryError`, `PciGoneError`, {@link NvmeError} and its subclasses. The
+   *   controller is then stopped and all memory is released. If it can't be stopped, its memory and the claim of the
+   *   function are kept until `pci.close()`, and the device's log reports it.
+   * @throws `PciError` `ERR_DMAPOOL_PCI_BUSY` when another driver has claimed the function.
    */
   static async open(pci: PciFunction, options: NvmeOptions = {}): Promise<NvmeController> {
     const checked = checkNvmeOptions(options);
     checkFunctionOf(pci);
     if (pci.classCode !== CLASS_NVME) {
-      const message = `class 0x${pci.classCode.toString(16)} is no NVMe controller`;
+      const message = `class 0x${pci.classCode.toString(16)} is not an NVMe controller`;
       throw new NvmeError('ERR_DMAPOOL_NVME_UNSUPPORTED', pci.address, message);
     }
     const endClaim = pci.claim('NVMe');
     let controller: NvmeController | null = null;
     try {
-      // PRP entries have 64 bits.
+      // PRP entries hold 64-bit addresses.
       pci.device.setDmaMask(dmaBitMask(64));
-      controller = new NvmeController(MAKING, pci, checked, await ControllerRegisters.read(pci), endClaim);
+      controller = new NvmeController(CONSTRUCTOR_KEY, pci, checked, await ControllerRegisters.read(pci), endClaim);
       await controller.#start();
       return controller;
     } catch (error) {
-      // Another driver would switch on the DMA of a controller that may still reach what is kept.
+      // Keep the claim with the memory: another driver would enable DMA of a controller that may still reach it.
       if (controller === null || controller.#life.state !== 'stuck') endClaim();
       throw error;
     }
   }
 
-  /** Address of its function: `0000:00:04.0`. */
+  /** Address of its function, such as `0000:00:04.0`. */
   get address(): string {
     return this.#pci.address;
   }
 
-  /** What the controller says of itself. */
+  /** Identity and capabilities that the controller reports. */
   get identity(): NvmeIdentity {
     return this.#identity;
   }
 
-  /** Most bytes of one command. Longer reads and writes are cut. */
+  /** Maximum bytes per command. Longer reads and writes are split. */
   get maxTransfer(): number {
     return Math.min(this.#identity.maxTransfer, MAX_TRANSFER);
   }
 
-  /** I/O queue pairs there are. */
+  /** Number of I/O queue pairs. */
   get queues(): number {
     return this.#dispatcher!.ioQueues.length;
   }
 
-  /** Commands in flight on each I/O queue, at most. */
+  /** Maximum commands in flight per I/O queue. */
   get queueDepth(): number {
     return this.#dispatcher!.ioQueues[0]!.depth;
   }
 
-  /** The kind of interrupts in use. */
+  /** Kind of interrupts in use. */
   get interruptKind(): string {
     return this.#interrupts!.kind;
   }
 
-  /** Its pools: pages of data that is copied, and two of PRP lists. */
+  /** Its pools: bounce pages, and two of PRP lists. */
   get pools(): readonly DmaPool[] {
     return [this.#bounce.pool, ...this.#lists.pools];
   }
 
-  /** What was done so far. */
+  /** Statistics so far. */
   statistics(): NvmeStatistics {
     const { load, timeouts, aborts, kept, ioQueues } = this.#dispatcher!;
     const submitted = ioQueues.map((queue) => queue.submitted);
@@ -242,8 +243,8 @@ export class NvmeController {
   }
 
   /**
-   * IDs of the namespaces there are now, ascending; the first 1024 (5.15.2). A controller of version 1.0 has no list: each
-   * ID up to 1024 is then looked at.
+   * IDs of the active namespaces, ascending; the first 1024 (5.15.2). A controller of version 1.0 has no list, so each ID
+   * up to 1024 is identified.
    */
   async namespaceIds(): Promise<number[]> {
     if (this.#registers.version >= VERSION_1_1) {
@@ -258,11 +259,11 @@ export class NvmeController {
   }
 
   /**
-   * Opens a namespace. While a command runs that may change its format (see {@link NvmeController.admin}), that is waited for.
+   * Opens a namespace. Waits for commands that may change its format (see {@link NvmeController.admin}).
    *
-   * @param nsid Its ID, from 1 up; see {@link NvmeController.namespaceIds}.
-   * @throws {@link NvmeError} `ERR_DMAPOOL_NVME_NO_NAMESPACE` when there is none of that ID, `ERR_DMAPOOL_NVME_UNSUPPORTED` when it has
-   *   metadata, or blocks that are larger than a command may transfer.
+   * @param nsid Namespace ID, from 1; see {@link NvmeController.namespaceIds}.
+   * @throws {@link NvmeError} `ERR_DMAPOOL_NVME_NO_NAMESPACE` when no active namespace has that ID,
+   *   `ERR_DMAPOOL_NVME_UNSUPPORTED` when it has metadata or blocks larger than a command can transfer.
    */
   async namespace(nsid: number): Promise<NvmeNamespace> {
     checkInteger('nsid', nsid, 1, 0xffff_fffe);
@@ -279,7 +280,7 @@ export class NvmeController {
         throw isInvalid ? none(error.status, { cause: error }) : error;
       });
       const identity = parseNamespace(bytes, this.address, nsid);
-      // Of those that it might have, but has not, it tells zeros (5.15.2).
+      // For an inactive namespace the data structure is all zeros (5.15.2).
       if (identity.blocks === 0) throw none('it is not active');
       return identity;
     };
@@ -297,20 +298,21 @@ export class NvmeController {
   }
 
   /**
-   * Any admin command that moves no data, or one buffer of at most {@link NvmeController.maxTransfer} bytes. Bits 1:0 of its
-   * opcode say which: the controller fills the buffer, or reads it, or both.
+   * Submits any admin command that transfers no data, or one buffer of at most {@link NvmeController.maxTransfer}
+   * bytes. Bits 1:0 of its opcode give the direction: the controller writes the buffer, reads it, or both.
    *
-   * Commands that create or delete queues, Doorbell Buffer Config, Host Memory Buffer and Asynchronous Event Request are
-   * refused: they give the controller memory beyond their completion, or wait for what this driver does not deal with. After
-   * Format NVM, Namespace Management and Namespace Attachment open namespaces anew: their block size may be another one.
-   * From the call on, commands to a namespace that was opened before fail with `ERR_DMAPOOL_NVME_STALE_NAMESPACE`; those that
-   * are under way come first.
+   * The driver rejects commands that would interfere with it: those that create or delete queues, Doorbell Buffer
+   * Config, Set Features for the Host Memory Buffer, and Asynchronous Event Request.
    *
-   * @param command Dwords of the command.
-   * @param buffer Needed exactly when the command transfers data; of as many bytes as it transfers, where that is known.
-   * @param options How long it may take.
-   * @returns Dword 0 of its completion.
-   * @throws `DmaArgumentError` before anything is submitted.
+   * Format NVM, Namespace Management and Namespace Attachment may change the block size of a namespace. Open it again
+   * after them. From the call on, commands to a namespace that was opened before fail with
+   * `ERR_DMAPOOL_NVME_STALE_NAMESPACE`. Commands already in flight complete first.
+   *
+   * @param command Opcode, namespace and dwords.
+   * @param buffer Required if and only if the command transfers data. If the length is known, it must match.
+   * @param options Time limit.
+   * @returns Dword 0 of the completion.
+   * @throws `DmaArgumentError` before the command is submitted.
    */
   admin(command: NvmeCommand, buffer?: Uint8Array, options: NvmeCommandOptions = {}): Promise<number> {
     const checked = checkCommand(command);
@@ -328,9 +330,9 @@ export class NvmeController {
   }
 
   /**
-   * Any command of the NVM command set, on the queue with the least to do; see {@link NvmeController.admin}. For what
-   * {@link NvmeNamespace} does not have. Read, Write and Compare need a buffer of as many blocks as they transfer; the
-   * namespace is identified for that when it was not opened.
+   * Submits any command of the NVM command set to the I/O queue with the lowest load, for commands that
+   * {@link NvmeNamespace} does not have; see {@link NvmeController.admin}. The buffer of Read, Write and Compare must
+   * hold exactly the addressed blocks. To check this, the driver identifies a namespace that was not opened.
    *
    * @throws as {@link NvmeController.namespace}.
    */
@@ -367,7 +369,7 @@ export class NvmeController {
   #dataOf(command: NvmeCommand, buffer: Uint8Array | undefined, isSizeKnown: boolean): CommandData | null {
     const direction = directionOf(command);
     if (buffer === undefined || direction === 'none') return null;
-    // A controller that fills less than the buffer leaves the rest as it is.
+    // If the controller fills only part of the buffer, the rest must keep its content.
     const isPartial = direction === 'fromDevice' && !isSizeKnown;
     return new BouncedData(this.#bounce, buffer, isPartial ? 'both' : direction);
   }
@@ -382,7 +384,9 @@ export class NvmeController {
     return refusal === null ? this.#dispatcher!.submitAdmin(command, data, timeout) : Promise.reject(refusal);
   }
 
-  /** Submits for an activity, also when other commands are refused; ends with it. */
+  /**
+   * Submits commands for an activity, even while others are rejected. The promises reject when the activity is aborted.
+   */
   #submitFor(signal: AbortSignal): SubmitAdmin {
     return (command, data) => abortable(this.#dispatcher!.submitAdmin(command, data), signal);
   }
@@ -398,9 +402,12 @@ export class NvmeController {
     return bytes;
   }
 
-  // ---- life
+  // ---- life cycle
 
-  /** Takes an event, and begins what the next state is there for. @param reason Why it came; commands fail with it. */
+  /**
+   * Processes an event and starts the activity of the next state.
+   * @param reason Cause of the event; commands fail with it.
+   */
   #advance(event: LifeEvent, reason?: Error): void {
     switch (this.#life.advance(event)) {
       case 'live':
@@ -422,18 +429,18 @@ export class NvmeController {
     }
   }
 
-  /** Submits nothing any more; what waits fails. */
+  /** Ends submission. Waiting commands fail. */
   #end(reason: Error): void {
     this.#dispatcher?.end(reason);
   }
 
-  /** Runs an activity after the one that runs now, which is aborted. When it fails, the controller is stopped. */
+  /** Aborts the running activity and runs this one after it. If it fails, the controller is stopped. */
   #run(activity: (signal: AbortSignal) => Promise<void>): void {
     this.#activity.abort(this.#life.refusal ?? undefined);
     const { signal } = (this.#activity = new AbortController());
     const previous = this.#work;
     this.#work = (async (): Promise<void> => {
-      // An access to a device may hang for ever; what it stands in the way of must happen all the same.
+      // An access to the device may hang forever; this activity must start nevertheless.
       await settled(previous, this.#registers.stopTimeout);
       await activity(signal);
     })().catch((error: unknown) => {
@@ -492,14 +499,14 @@ export class NvmeController {
     this.#advance('ready');
   }
 
-  /** Starts the controller, which is disabled, with an empty admin queue. */
+  /** Enables the disabled controller with an empty admin queue. */
   async #enable(signal: AbortSignal): Promise<void> {
     const { admin } = this.#dispatcher!;
     await this.#registers.enable(admin, signal);
     admin.state = 'open';
   }
 
-  /** Resets the controller. What is in flight fails; what waits goes on afterwards. */
+  /** Resets the controller. Commands in flight fail; waiting commands are submitted afterwards. */
   async #reset(reason: Error, signal: AbortSignal): Promise<void> {
     const dispatcher = this.#dispatcher!;
     dispatcher.hold();
@@ -512,27 +519,27 @@ export class NvmeController {
     const submit = this.#submitFor(signal);
     const granted = await requestQueues(submit, this.queues);
     if (granted < this.queues) {
-      const message = `has ${String(granted)} I/O queues after a reset, and had ${String(this.queues)}`;
+      const message = `the controller granted ${String(granted)} I/O queues after a reset, ${String(this.queues)} before`;
       throw new NvmeError('ERR_DMAPOOL_NVME_PROTOCOL', this.#pci.address, message);
     }
     await createQueues(submit, dispatcher.ioQueues, this.interruptKind !== 'poll');
     this.#advance('ready');
   }
 
-  /** Orderly shutdown (7.6.2). */
+  /** Normal shutdown (7.6.2). */
   async #shutDown(signal: AbortSignal): Promise<void> {
     try {
       await deleteQueues(this.#submitFor(signal), this.#dispatcher!.ioQueues);
     } catch {
-      // The controller keeps a queue that it should delete. It is told of the shutdown all the same.
+      // The controller did not delete a queue. Shut it down nevertheless.
       signal.throwIfAborted();
     }
     const latency = this.#identity.shutdownLatency / 1000;
-    await this.#registers.shutdown(Math.min(Math.max(SHUTDOWN_LEAST, latency), SHUTDOWN_MOST), signal);
+    await this.#registers.shutdown(Math.min(Math.max(MIN_SHUTDOWN_TIME, latency), MAX_SHUTDOWN_TIME), signal);
     this.#advance('stop', this.#life.refusal!);
   }
 
-  /** Stops the controller for good. What is in flight fails, and its memory is released if it is proven to do no DMA. */
+  /** Stops the controller for good. Commands in flight fail. With a proof their memory is released, otherwise kept. */
   async #stop(): Promise<void> {
     const reason = this.#life.refusal!;
     try {
@@ -554,22 +561,25 @@ export class NvmeController {
     }
   }
 
-  /** Fails where the function is gone or closed: then they are closed already. */
+  /** Ignores errors: if the function is gone or closed, its interrupts are closed already. */
   async #closeInterrupts(): Promise<void> {
     if (this.#interrupts !== null) await settled(this.#interrupts.close(), CLOSE_TIME);
   }
 
   /**
-   * Stops the controller's DMA, and disables it.
+   * Stops the controller's DMA and disables it.
    *
-   * @returns The proof, and why it could not be disabled all the same; null when it was.
-   * @throws `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` when nothing could be proven.
+   * @returns The proof, and the error if the controller could not be disabled, else null.
+   * @throws `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` when there is no proof.
    */
   async #stopDma(): Promise<{ readonly proof: DmaStopped; readonly failure: Error | null }> {
     const timeout = this.#registers.stopTimeout;
     const attempt = new AbortController();
     const result = {
-      failure: new NvmeTimeoutError(this.#pci.address, `was not disabled within ${String(timeout)} ms`) as Error | null,
+      failure: new NvmeTimeoutError(
+        this.#pci.address,
+        `the controller was not disabled within ${String(timeout)} ms`,
+      ) as Error | null,
     };
     const stop = async (): Promise<void> => {
       try {
@@ -584,20 +594,21 @@ export class NvmeController {
       const proof = await this.#pci.stopDma({ stop, timeout });
       return { proof, failure: result.failure };
     } finally {
-      // What hangs must not write to a controller that was started again.
+      // A hanging attempt must not write to a controller that was started again.
       attempt.abort();
     }
   }
 
-  // ---- ending
+  // ---- close
 
   /**
-   * Shuts the controller down (7.6.2), stops its DMA and releases its memory; while a reset runs, after that. Commands that
-   * are in flight or wait fail with `ERR_DMAPOOL_NVME_CLOSED`. Closing twice is fine, and so is closing one that is gone.
+   * Shuts the controller down (7.6.2), stops its DMA and releases its memory. If a reset is running, it does so after
+   * the reset. Commands in flight or waiting fail with `ERR_DMAPOOL_NVME_CLOSED`. It is safe to call `close` twice and
+   * to close a controller that is gone.
    *
-   * @throws `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` when the controller may still do DMA: all its memory is kept, the device's
-   *   log says so, and a later call tries again; so does `pci.close()`.
-   * @throws `DmaReleaseError` when memory failed to go back: all of it was tried.
+   * @throws `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` when the controller may still do DMA. All its memory is kept, and
+   *   the device's log reports it. A later `close` or `pci.close()` tries again.
+   * @throws `DmaReleaseError` when releasing some of the memory failed.
    */
   close(): Promise<void> {
     return (this.#closing ??= this.#close().catch((error: unknown) => {
@@ -624,14 +635,17 @@ export class NvmeController {
     }
   }
 
-  /** The function was closed under the driver, which proved that it does no DMA; or its device was detached by somebody else. */
+  /**
+   * Called when the function is closed before the driver, with a proof, or when other code detaches its device,
+   * without.
+   */
   #onDetach(): void {
     const message = 'its PCI function was closed';
     const reason = this.#life.refuse(new NvmeError('ERR_DMAPOOL_NVME_CLOSED', this.address, message));
     const proof = this.#pci.dmaStopped;
     if (proof === null) {
       this.#advance('stop', reason);
-      // What is kept until there is a proof is released by close(), or by the detach of the function's close.
+      // `close` releases the kept memory once there is a proof, or the detach when the function is closed.
       queueMicrotask(() => {
         if (this.#life.state !== 'closed') this.#watchDetach();
       });
@@ -653,6 +667,6 @@ export class NvmeController {
         pool.destroy();
       });
     }
-    releaseStopped(proof, `${this.address}: memory of the NVMe driver failed to go back`, releases);
+    releaseStopped(proof, `${this.address}: releasing the driver's memory failed`, releases);
   }
 }

@@ -1,48 +1,48 @@
 /**
- * Where a command's data lies while the controller has it: in memory of the driver, copied from or to the user's buffer,
- * or in DMA memory of the user's, not copied at all.
+ * Data of a command while the controller uses it: in bounce buffers, copied from or to the caller's buffer, or in the
+ * caller's own DMA memory, without a copy.
  */
 import { type Device, DmaArgumentError, type DmaBlock, DmaPool } from 'dmapool';
 import { PrpEntries, type PrpLists } from './prp.ts';
 import { PAGE_SIZE } from './registers.ts';
 
-/** Memory that the device reaches: a `DmaBlock`, or what `device.allocCoherent` gave. */
+/** Memory that the device can reach: a `DmaBlock`, or memory from `device.allocCoherent`. */
 export interface DmaMemory {
-  /** Address for the device. */
+  /** DMA address. */
   readonly dma: number;
-  /** Bytes. */
+  /** Size in bytes. */
   readonly size: number;
 }
 
 /** The data of one command. */
 export interface CommandData {
-  /** Where it lies, once it is mapped. */
+  /** Data pointer, valid while mapped. */
   readonly prps: PrpEntries;
   /**
-   * Takes the memory that is needed: all of it, or none.
-   * @returns false when it has to wait for other commands to give theirs back.
-   * @throws `DmaOutOfMemoryError`, or what the memory source throws; `DmaArgumentError` when the user's buffer changed.
+   * Allocates the memory of the command: all of it, or none.
+   * @returns False if it must wait until other commands release memory.
+   * @throws `DmaOutOfMemoryError`, errors of the coherent allocator; `DmaArgumentError` if the caller's buffer changed.
    */
   map(): boolean;
   /**
-   * Gives it back, always all of it. The controller does not touch it any more.
-   * @param transferred The data arrived.
-   * @returns Why the user does not have the data all the same; null when nothing stood in the way.
+   * Releases all memory of the command. The controller no longer uses it.
+   * @param transferred The controller transferred the data.
+   * @returns An error if the data could not be copied to the caller; else null.
    */
   unmap(transferred: boolean): Error | null;
 }
 
 type DataPage = DmaBlock<'nvme data'>;
 
-/** Pages for the data of users whose buffers the device does not reach. */
+/** Bounce pages for callers' buffers that the device can't reach. */
 export class BouncePages {
   readonly lists: PrpLists;
   readonly #pool: DmaPool<'nvme data'>;
-  /** Arrays for pages, to be used again. */
+  /** Unused arrays, kept for reuse. */
   readonly #spare: DataPage[][] = [];
   #left: number;
 
-  /** @param limit Most pages in use at a time: commands wait for more. */
+  /** @param limit Maximum number of pages in use; commands wait for more. */
   constructor(device: Device, lists: PrpLists, limit: number) {
     this.lists = lists;
     this.#left = limit;
@@ -53,7 +53,7 @@ export class BouncePages {
     return this.#pool;
   }
 
-  /** Takes pages, or null when they have to be waited for. */
+  /** Allocates pages. @returns Null if the command must wait for them. */
   take(count: number): DataPage[] | null {
     if (count > this.#left) return null;
     const pages = this.#spare.pop() ?? [];
@@ -62,24 +62,24 @@ export class BouncePages {
     try {
       for (; taken < count; taken++) pages[taken] = this.#pool.alloc();
     } catch (error) {
-      this.giveBack(pages, taken);
+      this.release(pages, taken);
       this.#left += count - taken;
       throw error;
     }
     return pages;
   }
 
-  giveBack(pages: DataPage[], count: number): void {
+  release(pages: DataPage[], count: number): void {
     this.#left += count;
     this.#spare.push(pages);
-    // Backwards, so that the next command finds them in the order of this one.
+    // In reverse order, so that LIFO allocation returns them to the next command in this order.
     for (let i = count - 1; i >= 0; i--) this.#pool.free(pages[i]!);
   }
 }
 
 /**
- * Data in a buffer of the user's that the device does not reach. The buffer may be detached or resized at any time (a
- * `postMessage` does it); what the command says of its length was said when it was asked for, so that is what counts.
+ * Data in a caller's buffer that the device can't reach. The caller may detach or resize the buffer at any time, for
+ * example by `postMessage`. The length at construction counts, since the command was built from it.
  */
 export class BouncedData implements CommandData {
   readonly prps: PrpEntries = new PrpEntries();
@@ -100,11 +100,11 @@ export class BouncedData implements CommandData {
     this.#fromDevice = direction !== 'toDevice';
   }
 
-  /** What is wrong with the buffer by now; null if it is as it was. */
+  /** @returns An error if the buffer was detached or resized; else null. */
   #changed(): Error | null {
     const { length } = this.#buffer;
     if (length === this.#length) return null;
-    const accepted = `${String(this.#length)}, as when the command was asked for; leave it alone until the promise is settled`;
+    const accepted = `${String(this.#length)}, the length at the call; do not change the buffer until the promise settles`;
     return new DmaArgumentError('buffer.length', length, accepted);
   }
 
@@ -121,7 +121,7 @@ export class BouncedData implements CommandData {
       for (let i = 0; i < count; i++) addresses[i] = pages[i]!.dma;
       bounce.lists.map(count, this.prps);
     } catch (error) {
-      bounce.giveBack(pages, count);
+      bounce.release(pages, count);
       throw error;
     }
     this.#pages = pages;
@@ -146,19 +146,19 @@ export class BouncedData implements CommandData {
       }
     }
     this.#bounce.lists.unmap(this.prps);
-    this.#bounce.giveBack(pages, count);
+    this.#bounce.release(pages, count);
     return changed;
   }
 }
 
-/** Data in memory of the user's that the device reaches: nothing is copied. */
+/** Data in the caller's DMA memory. Nothing is copied. */
 export class DirectData implements CommandData {
   readonly prps: PrpEntries = new PrpEntries();
   readonly #lists: PrpLists;
   readonly #dma: number;
   readonly #length: number;
 
-  /** @param dma A multiple of 4 (4.3: the offset of PRP1). */
+  /** @param dma A multiple of 4 (4.3: offset of PRP1). */
   constructor(lists: PrpLists, dma: number, length: number) {
     this.#lists = lists;
     this.#dma = dma;

@@ -1,9 +1,9 @@
 /**
- * The queues of a controller at work: what waits is submitted, what is complete is settled, what is late is noticed.
+ * Runs the queues of a controller: submits waiting commands, settles completed ones, and handles time-outs.
  *
- *     submit --> waiting --(end of this turn's microtasks: one doorbell a queue)--> controller
- *     promise <-- reap <-- serve: one loop a vector, while commands are in flight <-- interrupt, or polling
- *     watchdog: late? --> complete after all --> abort --> reset
+ *     submit --> waiting --(end of this turn's microtasks: one doorbell per queue)--> controller
+ *     promise <-- reap <-- serve: one loop per vector, while commands are in flight <-- interrupt, or polling
+ *     watchdog: timed out? --> reap once more --> abort --> reset
  */
 import type { Device } from 'dmapool';
 import type { Bar, DmaStopped, Interrupts } from 'dmapool/pci';
@@ -13,42 +13,45 @@ import { type NvmeCommand, QueuePair, Request } from './queue-pair.ts';
 import { ADMIN } from './registers.ts';
 import { STATUS } from './status.ts';
 
-/** The watchdog looks so often in the time that a command may take; milliseconds at least. */
-const LOOKS = 4;
-const LEAST_LOOK = 5;
+/** Number of watchdog checks per command time-out, and the minimum milliseconds between them. */
+const CHECKS_PER_TIMEOUT = 4;
+const MIN_CHECK_INTERVAL = 5;
 
-/** What a dispatcher needs of its controller. */
+/** The controller, as seen by its dispatcher. */
 export interface DispatcherOwner {
   readonly device: Device;
   readonly interrupts: Interrupts;
   readonly registers: Bar;
-  /** Bytes from one doorbell to the next. */
+  /** Bytes between doorbells. */
   readonly doorbellStride: number;
-  /** Milliseconds that a command may take unless it says otherwise. */
+  /** Default time limit of a command in milliseconds. */
   readonly timeout: number;
-  /** How many Abort commands the controller takes now; 0 while it is no use to send any. */
+  /** Maximum number of concurrent Abort commands; 0 while commands can't be aborted. */
   abortLimit(): number;
-  /** Whether the controller reports a fatal error. */
+  /** @returns True if the controller reports a fatal error. */
   isFatal(): Promise<boolean>;
-  /** Why submission queues are deleted; null when that is not the driver's doing. */
+  /** @returns The error for commands of deleted submission queues; null if the driver did not delete them. */
   refusal(): Error | null;
-  /** A command is late for good, or the controller reports a fatal error. Called again while that lasts. */
+  /**
+   * The controller must be reset: a command can't be aborted, or a fatal error is reported. Called at each check while
+   * that lasts.
+   */
   onLate(reason: Error): void;
-  /** Accesses to the controller fail: no completion will be seen any more. */
+  /** Access to the controller failed: no further completion will be seen. */
   onLost(error: Error): void;
 }
 
 export class Dispatcher {
   readonly #owner: DispatcherOwner;
-  /** By their IDs: 0 is the admin queue. */
+  /** By queue ID: 0 is the admin queue. */
   readonly #queues: QueuePair[] = [];
-  /** By vector: a loop looks after the completions. */
+  /** By vector: its serving loop is running. */
   readonly #serving: boolean[];
   #kicked = false;
-  /** Why nothing is submitted any more; null while commands are. */
+  /** Error that ended submission; null before. */
   #end: Error | null = null;
   #watchdog: ReturnType<typeof setTimeout> | undefined;
-  /** Milliseconds until the watchdog looks; no command has a shorter time. */
+  /** Shortest time limit of all commands in milliseconds: sets the watchdog's interval. */
   #shortest: number;
   #timeouts = 0;
   #aborts = 0;
@@ -59,7 +62,7 @@ export class Dispatcher {
     this.#serving = new Array<boolean>(owner.interrupts.vectors).fill(false);
   }
 
-  /** Makes a queue pair. @throws `DmaOutOfMemoryError`, or what the memory source throws. */
+  /** Adds a queue pair. @throws `DmaOutOfMemoryError`, errors of the coherent allocator. */
   addQueue(depth: number): QueuePair {
     const { device, registers, doorbellStride } = this.#owner;
     const id = this.#queues.length;
@@ -82,39 +85,39 @@ export class Dispatcher {
     return this.#queues.slice(1);
   }
 
-  /** Commands that were given to the controller or wait for it. */
+  /** Number of commands in flight or waiting. */
   get load(): number {
     return this.#queues.reduce((sum, queue) => sum + queue.load, 0);
   }
 
-  /** Says whether there are I/O commands to a namespace, or to any for `ALL_NAMESPACES`: in flight, or waiting. */
+  /** @returns True if I/O commands to a namespace, or to any for `ALL_NAMESPACES`, are in flight or waiting. */
   hasIoOf(nsid: number): boolean {
     return this.ioQueues.some((queue) => queue.hasCommandOf(nsid));
   }
 
-  /** Commands that took too long. */
+  /** Number of commands that timed out. */
   get timeouts(): number {
     return this.#timeouts;
   }
 
-  /** Abort commands that were sent for them. */
+  /** Number of Abort commands sent. */
   get aborts(): number {
     return this.#aborts;
   }
 
-  /** Commands that failed and whose memory is kept, for it is not proven that the controller does not use it. */
+  /** Number of failed commands whose memory is kept, since the controller may still use it. */
   get kept(): number {
     return this.#queues.reduce((sum, queue) => sum + queue.kept, 0);
   }
 
-  // ---- submitting
+  // ---- submission
 
-  /** Submits an admin command. */
+  /** Submits an admin command. @returns Dword 0 of its completion. */
   submitAdmin(command: NvmeCommand, data: CommandData | null, timeout: number = this.#owner.timeout): Promise<number> {
     return this.#submit(this.admin, command, data, timeout);
   }
 
-  /** Submits an I/O command to the queue with the least to do. */
+  /** Submits an I/O command to the queue with the lowest load. @returns Dword 0 of its completion. */
   submitIo(command: NvmeCommand, data: CommandData | null, timeout: number = this.#owner.timeout): Promise<number> {
     const queues = this.#queues;
     let least = queues[1]!;
@@ -124,14 +127,14 @@ export class Dispatcher {
 
   #submit(queue: QueuePair, command: NvmeCommand, data: CommandData | null, timeout: number): Promise<number> {
     if (this.#end !== null) return Promise.reject(this.#end);
-    if (timeout < this.#shortest) this.#lookWithin(timeout);
+    if (timeout < this.#shortest) this.#shortenInterval(timeout);
     return new Promise((resolve, reject) => {
       queue.add(new Request(command, data, timeout, resolve, reject));
       this.#kick();
     });
   }
 
-  /** Submits what waits once this turn's code has submitted all it wants: one doorbell for all of it. */
+  /** Dispatches at the end of this turn's microtasks, so that all commands of the turn share one doorbell write. */
   #kick(): void {
     if (this.#kicked) return;
     this.#kicked = true;
@@ -168,14 +171,14 @@ export class Dispatcher {
     return false;
   }
 
-  /** Looks after the completions of a vector as long as there are any to come. */
+  /** Reaps completions of a vector while commands are in flight. */
   async #serve(vector: number): Promise<void> {
     this.#serving[vector] = true;
     const wait = { vector, ready: () => this.#hasCompletion(vector) };
     try {
       while (this.#end === null) {
         this.#reapVector(vector);
-        // The continuations of these commands come first, and may have submitted the next ones by then.
+        // Continuations of the settled commands run before this check resumes, and may submit the next commands.
         if (!this.#hasInFlight(vector)) break;
         await this.#owner.interrupts.wait(wait);
       }
@@ -189,7 +192,7 @@ export class Dispatcher {
   #reapVector(vector: number): void {
     let reaped = 0;
     for (const queue of this.#queues) if (queue.vector === vector) reaped += queue.reap();
-    // Slots and memory are free again.
+    // Slots and memory became free.
     if (reaped > 0) this.#kick();
   }
 
@@ -197,7 +200,7 @@ export class Dispatcher {
     for (let vector = 0; vector < this.#serving.length; vector++) this.#reapVector(vector);
   }
 
-  /** What the driver itself brought about is no status of the controller's. */
+  /** Replaces the status of commands that the driver itself aborted, or whose queue it deleted. */
   #explain(request: Request, error: NvmeStatusError): Error {
     if (error.statusCodeType !== 0) return error;
     if (request.abortSent && error.statusCode === STATUS.abortRequested) {
@@ -215,14 +218,14 @@ export class Dispatcher {
     this.#watchdog = setTimeout(
       () => {
         this.#watchdog = undefined;
-        void this.#look();
+        void this.#checkTimeouts();
       },
-      Math.max(LEAST_LOOK, this.#shortest / LOOKS),
+      Math.max(MIN_CHECK_INTERVAL, this.#shortest / CHECKS_PER_TIMEOUT),
     );
   }
 
-  /** For a command that may take less time than all others. */
-  #lookWithin(timeout: number): void {
+  /** Shortens the watchdog's interval for a command with a shorter time limit than all others. */
+  #shortenInterval(timeout: number): void {
     this.#shortest = timeout;
     if (this.#watchdog === undefined) return;
     clearTimeout(this.#watchdog);
@@ -230,13 +233,15 @@ export class Dispatcher {
     this.#watch();
   }
 
-  /** Looks for commands that are late: aborts them (5.1), or has the controller reset when that was done before. */
-  async #look(): Promise<void> {
+  /**
+   * Handles commands that timed out: aborts them (5.1), or requests a reset if that was tried before or is impossible.
+   */
+  async #checkTimeouts(): Promise<void> {
     try {
       if (this.#late().length > 0) {
         const isFatal = await this.#owner.isFatal();
         if (this.#end !== null) return;
-        // An interrupt may have been lost: what is complete is not late. Neither is what a reset that began meanwhile ends.
+        // Reap first: if an interrupt was lost, the command may be complete. A reset may also have started meanwhile.
         this.#reapAll();
         const reason = this.#abortLate(isFatal);
         if (reason !== null) this.#owner.onLate(reason);
@@ -256,7 +261,7 @@ export class Dispatcher {
     return this.#queues.flatMap((queue) => queue.late(now));
   }
 
-  /** Aborts what is late. @returns Why the controller must be reset instead, or null. */
+  /** Aborts commands that timed out. @returns The reason to reset the controller instead, or null. */
   #abortLate(isFatal: boolean): Error | null {
     const { name } = this.#owner.device;
     for (const request of this.#late()) {
@@ -266,31 +271,31 @@ export class Dispatcher {
     return null;
   }
 
-  /** Has the controller abort a command. False when that is no use (any more). */
+  /** Sends an Abort for a command. @returns False if that is impossible or was done before. */
   #abort(request: Request): boolean {
     const limit = this.#owner.abortLimit();
     if (limit === 0 || request.queue === 0 || request.abortSent) return false;
-    // The controller may refuse more than its limit (5.1); the others get their turn at the next look.
+    // The controller may reject Aborts beyond its limit (5.1). The next check sends the others.
     if (this.admin.load >= limit) return true;
     request.abortSent = true;
     request.deadline = performance.now() + this.#owner.timeout;
     this.#timeouts++;
     this.#aborts++;
     const command = { opcode: ADMIN.abort, cdw10: request.queue | (request.cid << 16) };
-    // Whether it worked is seen by the command itself, which is then completed, or late for the second time.
+    // The result of Abort is ignored: the command itself completes, or times out a second time.
     this.submitAdmin(command, null).catch(() => undefined);
     return true;
   }
 
-  // ---- resets, and the end
+  // ---- reset and end
 
-  /** Submits to all queues from now on. */
+  /** Starts submission on all queues. */
   open(): void {
     for (const queue of this.#queues) queue.state = 'open';
     this.#kick();
   }
 
-  /** Fails the I/O commands that wait, and takes no more of them. Those in flight are still waited for. */
+  /** Fails the waiting I/O commands and dispatches no more. Commands in flight can still complete. */
   closeIo(reason: Error): void {
     for (const queue of this.ioQueues) {
       if (queue.state === 'open') queue.state = 'closing';
@@ -298,12 +303,12 @@ export class Dispatcher {
     }
   }
 
-  /** Submits nothing from now on, and rings no doorbell; commands wait. For when the controller is about to be stopped. */
+  /** Stops submission and doorbell writes before the controller is stopped. Commands wait. */
   hold(): void {
     for (const queue of this.#queues) queue.state = 'absent';
   }
 
-  /** {@link Dispatcher.hold} for good: what waits fails. */
+  /** {@link Dispatcher.hold} for good: waiting commands fail. */
   end(reason: Error): void {
     this.#end = reason;
     clearTimeout(this.#watchdog);
@@ -312,7 +317,7 @@ export class Dispatcher {
     for (const queue of this.#queues) queue.failWaiting(reason);
   }
 
-  /** Settles what was completed before the controller was stopped, and fails the rest of what is in flight. */
+  /** Settles commands that completed before the controller was stopped, then fails the others in flight. */
   failInFlight(proof: DmaStopped, errorOf: (request: Request) => Error): void {
     for (const queue of this.#queues) {
       queue.reap();
@@ -320,17 +325,19 @@ export class Dispatcher {
     }
   }
 
-  /** Makes the queues empty for a controller that was stopped; before the first interrupt, which they may share. */
+  /**
+   * Resets all queues after the controller was stopped. Called before the first interrupt, since queues share vectors.
+   */
   reset(): void {
     for (const queue of this.#queues) queue.reset();
   }
 
-  /** Fails what is in flight, and keeps its memory: the controller may still use it. @returns How many were. */
+  /** Fails all commands in flight and keeps their memory: the controller may still use it. @returns Their number. */
   keepInFlight(error: Error): number {
     return this.#queues.reduce((sum, queue) => sum + queue.keepInFlight(error), 0);
   }
 
-  /** What gives the memory of the queues back. */
+  /** @returns Functions that release the memory of all queues. */
   releases(proof: DmaStopped): (() => void)[] {
     return this.#queues.flatMap((queue) => queue.releases(proof));
   }

@@ -1,23 +1,23 @@
 /**
- * What can go wrong with an NVMe controller. What goes wrong elsewhere keeps its own class: `DmaOutOfMemoryError` when
- * there is no memory, `PciGoneError` when the device was pulled out, `DmaArgumentError` for wrong arguments.
+ * Errors of the NVMe driver. Errors of lower layers keep their classes: `DmaOutOfMemoryError` when there is no memory,
+ * `PciGoneError` when the device was unplugged, `DmaArgumentError` for invalid arguments.
  */
 import { DriverError } from '../common/error.ts';
 import { nvmeStatusName } from './status.ts';
 
 /**
- * The stable codes.
+ * Codes of {@link NvmeError}.
  *
  * | code | class | when |
  * | --- | --- | --- |
- * | `ERR_DMAPOOL_NVME_STATUS` | `NvmeStatusError` | the controller completed a command with an error |
- * | `ERR_DMAPOOL_NVME_TIMEOUT` | `NvmeTimeoutError` | a command, or the controller itself, took too long |
- * | `ERR_DMAPOOL_NVME_RESET` | `NvmeResetError` | the controller was reset while it had the command |
+ * | `ERR_DMAPOOL_NVME_STATUS` | `NvmeStatusError` | the controller completed a command with an error status |
+ * | `ERR_DMAPOOL_NVME_TIMEOUT` | `NvmeTimeoutError` | a command, or the controller itself, timed out |
+ * | `ERR_DMAPOOL_NVME_RESET` | `NvmeResetError` | the controller was reset while the command was in flight |
  * | `ERR_DMAPOOL_NVME_CLOSED` | `NvmeError` | the driver was closed |
- * | `ERR_DMAPOOL_NVME_NO_NAMESPACE` | `NvmeError` | there is no namespace of that ID |
- * | `ERR_DMAPOOL_NVME_STALE_NAMESPACE` | `NvmeError` | the namespace may have another block size than when it was opened |
- * | `ERR_DMAPOOL_NVME_UNSUPPORTED` | `NvmeError` | the controller or namespace needs what this driver has not |
- * | `ERR_DMAPOOL_NVME_PROTOCOL` | `NvmeError` | what the controller says makes no sense |
+ * | `ERR_DMAPOOL_NVME_NO_NAMESPACE` | `NvmeError` | no active namespace has that ID |
+ * | `ERR_DMAPOOL_NVME_STALE_NAMESPACE` | `NvmeError` | the block size of the namespace may have changed since it was opened |
+ * | `ERR_DMAPOOL_NVME_UNSUPPORTED` | `NvmeError` | the controller, namespace or command is not supported |
+ * | `ERR_DMAPOOL_NVME_PROTOCOL` | `NvmeError` | the controller violated the specification or reported a fatal error |
  */
 export type NvmeErrorCode =
   | 'ERR_DMAPOOL_NVME_STATUS'
@@ -29,10 +29,10 @@ export type NvmeErrorCode =
   | 'ERR_DMAPOOL_NVME_UNSUPPORTED'
   | 'ERR_DMAPOOL_NVME_PROTOCOL';
 
-/** The base of this driver's errors. When a command fails with one, the controller is done with its memory. */
+/** Base class of this driver's errors. A command that failed with one no longer uses its memory. */
 export class NvmeError extends DriverError<NvmeErrorCode> {}
 
-/** What a completion says of its command (NVMe 1.4, 4.6.1). */
+/** Status field of a completion (NVMe 1.4, 4.6.1). */
 export interface NvmeStatus {
   /** Status Code Type: 0 generic, 1 command specific, 2 media, 3 path, 7 vendor specific. */
   readonly statusCodeType: number;
@@ -42,13 +42,13 @@ export interface NvmeStatus {
   readonly doNotRetry: boolean;
 }
 
-/** The controller completed a command with an error. */
+/** The controller completed a command with an error status. */
 export class NvmeStatusError extends NvmeError implements NvmeStatus {
   declare readonly code: 'ERR_DMAPOOL_NVME_STATUS';
   readonly statusCodeType: number;
   readonly statusCode: number;
   readonly doNotRetry: boolean;
-  /** The specification's name of the status: `LBA Out of Range`. */
+  /** Name of the status in the specification: `LBA Out of Range`. */
   readonly status: string;
 
   constructor(device: string, what: string, status: NvmeStatus) {
@@ -64,15 +64,16 @@ export class NvmeStatusError extends NvmeError implements NvmeStatus {
   }
 
   /**
-   * Says whether it is a certain status.
+   * Compares the status.
    * @param type Status Code Type. @param code Status Code.
+   * @returns True if both are equal.
    */
   is(type: number, code: number): boolean {
     return this.statusCodeType === type && this.statusCode === code;
   }
 }
 
-/** A command took too long and was aborted, or the controller did not become ready, or not stop, in time. */
+/** A command timed out and was aborted, or the controller did not become ready or stop in time. */
 export class NvmeTimeoutError extends NvmeError {
   declare readonly code: 'ERR_DMAPOOL_NVME_TIMEOUT';
 
@@ -82,7 +83,8 @@ export class NvmeTimeoutError extends NvmeError {
 }
 
 /**
- * The controller was reset while it had the command: whether a write was done is not known. `cause` is why it was reset.
+ * The controller was reset while the command was in flight; a write may or may not have been done. `cause`: reason of
+ * the reset.
  */
 export class NvmeResetError extends NvmeError {
   declare readonly code: 'ERR_DMAPOOL_NVME_RESET';

@@ -1,21 +1,21 @@
 /**
- * The formats of namespaces, and the commands that may change them: Format NVM (5.23), Namespace Management (5.20), and
+ * Formats of namespaces, and the commands that may change them: Format NVM (5.23), Namespace Management (5.20) and
  * Namespace Attachment (5.19). NVM Express Base Specification 1.4.
  *
- * A transfer counts in blocks. With a block size that its namespace no longer has, it goes past the end of its memory, or
- * to other blocks than were meant. Therefore a namespace is stale from the moment that such a command is asked for; the
- * command waits for the transfers of its namespaces; and what identifies one of them waits for the command.
+ * Transfers count blocks. With an outdated block size a transfer would exceed its memory or address the wrong blocks.
+ * Therefore a call of such a command marks its namespaces as stale. The command waits for their transfers in flight, and
+ * opening one of them waits for the command.
  */
 
 import type { NvmeNamespaceIdentity } from './identify.ts';
 
-/** Namespace ID that stands for all of them. */
+/** Namespace ID that addresses all namespaces. */
 export const ALL_NAMESPACES = 0xffff_ffff;
 
-/** The format of a namespace, shared by those who opened it. */
+/** Format of a namespace, shared by all its `NvmeNamespace` objects. */
 export class NamespaceFormat {
   readonly blockSize: number;
-  /** It may have changed: {@link NamespaceFormat.blockSize} must not be used any more. */
+  /** The format may have changed: {@link NamespaceFormat.blockSize} must no longer be used. */
   isStale = false;
 
   constructor(blockSize: number) {
@@ -29,13 +29,13 @@ interface Change {
 }
 
 export class NamespaceFormats {
-  /** By namespace ID. None is stale. */
+  /** Formats by namespace ID. None of them is stale. */
   readonly #known = new Map<number, NamespaceFormat>();
-  /** Commands under way. */
+  /** Commands in progress. */
   readonly #changes = new Set<Change>();
   #begun = 0;
 
-  /** The format of a namespace that was identified and has not changed since. */
+  /** @returns The format of an opened namespace; undefined if it was not opened or may have changed. */
   get(nsid: number): NamespaceFormat | undefined {
     return this.#known.get(nsid);
   }
@@ -43,8 +43,8 @@ export class NamespaceFormats {
   /**
    * Opens a namespace while no command changes its format.
    *
-   * @param identify Done again when such a command began meanwhile.
-   * @param open Makes the namespace; what it throws leaves nothing behind.
+   * @param identify Identifies the namespace. Called again if such a command started meanwhile.
+   * @param open Creates the namespace object. If it throws, the state is unchanged.
    */
   async open<N>(
     nsid: number,
@@ -60,7 +60,7 @@ export class NamespaceFormats {
       const begun = this.#begun;
       const identified = await identify();
       if (begun !== this.#begun) continue;
-      // From the comparison to here nothing is awaited: no command can begin in between.
+      // Nothing was awaited since the comparison: no command can have started in between.
       const { blockSize } = identified;
       const known = this.#known.get(nsid);
       const format = known?.blockSize === blockSize ? known : new NamespaceFormat(blockSize);
@@ -93,7 +93,7 @@ export class NamespaceFormats {
   }
 }
 
-/** Says whether a command with the ID `changed` concerns a namespace. */
+/** @returns True if a command to namespace `changed` affects the namespace. */
 export function covers(changed: number, nsid: number): boolean {
   return changed === ALL_NAMESPACES || changed === nsid;
 }

@@ -1,51 +1,51 @@
-/** What a controller and its namespaces say of themselves: NVM Express Base Specification 1.4, 5.15.2. */
+/** Identify data structures of controllers and namespaces: NVM Express Base Specification 1.4, 5.15.2. */
 import { NvmeError } from './errors.ts';
 import { PAGE_SIZE } from './registers.ts';
 
-/** LBA formats that an Identify Namespace data structure has room for. */
+/** Number of LBA formats in an Identify Namespace data structure. */
 const MAX_FORMATS = 64;
 
-/** The Identify Controller data structure, what of it a driver needs. */
+/** Fields of the Identify Controller data structure that the driver or its users need. */
 export interface NvmeIdentity {
   /** PCI Vendor ID. */
   readonly vendorId: number;
-  /** Serial number, without the spaces around it. */
+  /** Serial number, trimmed. */
   readonly serialNumber: string;
-  /** Model number, likewise. */
+  /** Model number, trimmed. */
   readonly modelNumber: string;
-  /** Revision of its firmware. */
+  /** Firmware revision, trimmed. */
   readonly firmwareRevision: string;
-  /** Version that the controller keeps to, such as `1.4.0`. */
+  /** Version of the specification that the controller implements, such as `1.4.0`. */
   readonly version: string;
-  /** Its ID in the NVM subsystem. */
+  /** Controller ID in the NVM subsystem. */
   readonly controllerId: number;
-  /** Most bytes of one command: Maximum Data Transfer Size; `Infinity` when there is no limit. */
+  /** Maximum Data Transfer Size: bytes per command; `Infinity` without a limit. */
   readonly maxTransfer: number;
-  /** How many Abort commands it takes at a time. */
+  /** Maximum number of concurrent Abort commands. */
   readonly abortLimit: number;
-  /** Microseconds that it takes to shut down: RTD3 Entry Latency; 0 when it does not say. */
+  /** RTD3 Entry Latency: microseconds for a shutdown; 0 if not reported. */
   readonly shutdownLatency: number;
-  /** Highest namespace ID it may have. */
+  /** Highest possible namespace ID. */
   readonly maxNamespaceId: number;
-  /** It has the Dataset Management command (ONCS). */
+  /** Supports Dataset Management (ONCS). */
   readonly datasetManagement: boolean;
-  /** It has the Write Zeroes command (ONCS). */
+  /** Supports Write Zeroes (ONCS). */
   readonly writeZeroes: boolean;
-  /** A Format NVM of one namespace formats all of them (FNA). */
+  /** Format NVM of one namespace formats all of them (FNA). */
   readonly formatsAll: boolean;
-  /** It has a write cache that loses its content without power: flush what must last. */
+  /** Has a volatile write cache: data is durable only after a flush. */
   readonly volatileWriteCache: boolean;
 }
 
-/** The Identify Namespace data structure, what of it a driver needs. */
+/** Fields of the Identify Namespace data structure that the driver needs. */
 export interface NvmeNamespaceIdentity {
-  /** Size in logical blocks; 0: there is no such namespace now. */
+  /** Size in logical blocks; 0 if the namespace is not active. */
   readonly blocks: number;
-  /** Bytes of a logical block. */
+  /** Size of a logical block in bytes. */
   readonly blockSize: number;
-  /** Bytes of metadata of each block. */
+  /** Metadata per block in bytes. */
   readonly metadataSize: number;
-  /** What deallocated blocks read as (DLFEAT). */
+  /** Content that deallocated blocks return when read (DLFEAT). */
   readonly deallocatedReads: 'zeros' | 'ones' | 'unknown';
 }
 
@@ -53,15 +53,15 @@ function text(bytes: Uint8Array, offset: number, length: number): string {
   return String.fromCharCode(...bytes.subarray(offset, offset + length)).trim();
 }
 
-/** A version as it is written: `1.4.0`. @param version Value of the register VS. */
+/** Version in text form: `1.4.0`. @param version Value of register VS. */
 function versionName(version: number): string {
   return `${String(version >>> 16)}.${String((version >>> 8) & 0xff)}.${String(version & 0xff)}`;
 }
 
 /**
- * Takes an Identify Controller data structure apart.
+ * Parses an Identify Controller data structure.
  *
- * @param version Value of the register VS: the data structure has a copy (VER), which reads 0 before version 1.2.
+ * @param version Value of register VS. Its copy in the data structure (VER) is 0 before version 1.2.
  */
 export function parseController(bytes: Uint8Array, version: number): NvmeIdentity {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
@@ -74,7 +74,7 @@ export function parseController(bytes: Uint8Array, version: number): NvmeIdentit
     firmwareRevision: text(bytes, 64, 8),
     version: versionName(version),
     controllerId: view.getUint16(78, true),
-    // MDTS is a power of two in units of the smallest memory page; 0 means no limit.
+    // MDTS: power of two, in units of the minimum memory page size; 0 means no limit.
     maxTransfer: mdts === 0 ? Infinity : PAGE_SIZE * 2 ** mdts,
     abortLimit: bytes[258]! + 1,
     shutdownLatency: view.getUint32(88, true),
@@ -86,34 +86,37 @@ export function parseController(bytes: Uint8Array, version: number): NvmeIdentit
   };
 }
 
-/** Size of the namespace that an Identify Namespace data structure describes, in logical blocks; 0: there is none. */
+/** Size of a namespace in logical blocks, from its Identify Namespace data structure; 0 if it is not active. */
 export function parseNamespaceSize(bytes: Uint8Array): number {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   return view.getUint32(4, true) * 2 ** 32 + view.getUint32(0, true);
 }
 
 /**
- * Index of the LBA format in use: FLBAS bits 3:0 and, where there are more than 16 formats (NLBAF and NULBAF), bits 6:5
- * above them. Those were reserved before version 2.0.
+ * Index of the current LBA format: FLBAS bits 3:0. With more than 16 formats (NLBAF and NULBAF), FLBAS bits 6:5 extend
+ * it; they were reserved before version 2.0.
  */
 function formatIndex(bytes: Uint8Array, formats: number): number {
   const flbas = bytes[26]!;
   return (flbas & 0xf) | (formats > 16 ? (flbas & 0x60) >>> 1 : 0);
 }
 
-/** Takes an Identify Namespace data structure apart. @throws {@link NvmeError} when it makes no sense. */
+/**
+ * Parses an Identify Namespace data structure.
+ * @throws {@link NvmeError} `ERR_DMAPOOL_NVME_PROTOCOL` if it is invalid.
+ */
 export function parseNamespace(bytes: Uint8Array, device: string, nsid: number): NvmeNamespaceIdentity {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const blocks = parseNamespaceSize(bytes);
   const protocolError = (what: string): NvmeError =>
     new NvmeError('ERR_DMAPOOL_NVME_PROTOCOL', device, `namespace ${String(nsid)} ${what}`);
-  // NLBAF counts from 0, and NULBAF comes on top of it.
+  // NLBAF is 0's based; NULBAF is added to it.
   const formats = Math.min(bytes[25]! + bytes[82]! + 1, MAX_FORMATS);
   const index = formatIndex(bytes, formats);
   if (index >= formats) throw protocolError(`uses LBA format ${String(index)} of ${String(formats)}`);
   const format = view.getUint32(128 + 4 * index, true);
   const shift = (format >>> 16) & 0xff;
-  // An LBA format of less than 512 bytes is not in use.
+  // LBA formats of less than 512 bytes are invalid.
   if (blocks > 0 && (shift < 9 || shift > 30 || !Number.isSafeInteger(blocks * 2 ** shift))) {
     throw protocolError(`has ${String(blocks)} blocks of 2^${String(shift)} bytes`);
   }
@@ -126,7 +129,7 @@ export function parseNamespace(bytes: Uint8Array, device: string, nsid: number):
   };
 }
 
-/** The IDs in an Active Namespace ID list (5.15.2): ascending, ended by 0. */
+/** Parses an Active Namespace ID list (5.15.2): ascending IDs, terminated by 0. */
 export function parseNamespaceList(bytes: Uint8Array): number[] {
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   const ids: number[] = [];

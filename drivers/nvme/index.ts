@@ -1,5 +1,5 @@
 /**
- * dmapool/drivers/nvme: a driver for NVM Express controllers, on pools. NVM Express Base Specification 1.4.
+ * dmapool/drivers/nvme: driver for NVM Express controllers. NVM Express Base Specification 1.4.
  *
  * @module dmapool/drivers/nvme
  * @packageDocumentation

@@ -1,24 +1,25 @@
 /**
- * The life of a controller under its driver, from `open` to `close`: one table of states and what leads from each to the next.
+ * State machine of a controller, from `open` to `close`. Columns are events; entries are next states.
  *
- *     state      what goes on                            ready    reset      stop      close     proven   unproven  released
- *     ---------  --------------------------------------  -------  ---------  --------  --------  -------  --------  --------
- *     starting   reset, admin queue, I/O queues          live     stopping   stopping                               closed
- *     live       commands are submitted                           resetting  stopping  closing                      closed
- *     resetting  stopped and started; commands wait      live     stopping   stopping  ending                       closed
- *     ending     the same; it is shut down afterwards    closing  stopping   stopping                               closed
- *     closing    queues deleted, shutdown notification            stopping   stopping                               closed
- *     stopping   its DMA is being stopped for good                                               stopped  stuck     closed
- *     stopped    proven to do no DMA                                                   stopping                     closed
- *     stuck      not proven: it keeps its memory                                       stopping                     closed
- *     closed     memory is released
+ *     state      activity                         ready    reset      stop      close     proven   unproven  released
+ *     ---------  -------------------------------  -------  ---------  --------  --------  -------  --------  --------
+ *     starting   reset, admin queue, I/O queues   live     stopping   stopping                               closed
+ *     live       commands are submitted                    resetting  stopping  closing                      closed
+ *     resetting  stop and restart; commands wait  live     stopping   stopping  ending                       closed
+ *     ending     as resetting, then shutdown      closing  stopping   stopping                               closed
+ *     closing    queue deletion, then shutdown             stopping   stopping                               closed
+ *     stopping   final stop of DMA                                                        stopped  stuck     closed
+ *     stopped    none: proven to do no DMA                                      stopping                     closed
+ *     stuck      none: no proof, memory is kept                                 stopping                     closed
+ *     closed     none: memory is released
  *
- * An event that a state has no entry for changes nothing: what it asks for is under way, or over. `reset` asks for a reset
- * because a command is late or the controller reports a fatal error; while it is started, reset or shut down that is no way
- * out. `stop` says that the controller is lost, or that its shutdown is done. `released` comes last, or at any time when the
- * function is closed under the driver.
+ * An event without an entry is ignored: the state handles it already. `reset` occurs when a command timed out or the
+ * controller reports a fatal error; during a start, reset or shutdown it stops the controller. `stop` occurs when the
+ * controller is lost or its shutdown is complete. `released` comes last, or at any time if the function is closed under
+ * the driver.
  *
- * Who submits: in `live` and `resetting` everybody; in `starting`, `ending` and `closing` the driver alone, on the admin queue.
+ * In `live` and `resetting` all commands are accepted. In `starting`, `ending` and `closing` only the driver submits
+ * commands, on the admin queue.
  */
 
 export type LifeState =
@@ -39,7 +40,7 @@ const TRANSITIONS: Readonly<Record<LifeState, Readonly<Partial<Record<LifeEvent,
 
 export class LifeCycle {
   #state: LifeState = 'starting';
-  /** What commands are refused with; null while they are taken. The first reason stays. */
+  /** Error that rejects new commands; null while they are accepted. The first one stays. */
   #refusal: Error | null = null;
 
   get state(): LifeState {
@@ -50,12 +51,12 @@ export class LifeCycle {
     return this.#refusal;
   }
 
-  /** Refuses commands from now on. */
+  /** Rejects commands from now on. @returns The error that rejects them. */
   refuse(reason: Error): Error {
     return (this.#refusal ??= reason);
   }
 
-  /** @returns The next state; null when the event changes nothing. */
+  /** @returns The next state; null if the event is ignored. */
   advance(event: LifeEvent): LifeState | null {
     const next = TRANSITIONS[this.#state][event];
     if (next === undefined) return null;
@@ -63,7 +64,7 @@ export class LifeCycle {
     return next;
   }
 
-  /** Nothing goes on any more, and only a close can change that. */
+  /** No activity runs, and only `close` can start one. */
   get isOver(): boolean {
     return this.#state === 'stopped' || this.#state === 'stuck' || this.#state === 'closed';
   }

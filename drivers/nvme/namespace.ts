@@ -1,4 +1,4 @@
-/** A namespace: what users read and write. NVM Express Base Specification 1.4, 6. */
+/** Reads and writes the blocks of a namespace. NVM Express Base Specification 1.4, 6. */
 import { DmaArgumentError, writeAddress64 } from 'dmapool';
 import {
   checkBoolean,
@@ -20,46 +20,46 @@ import type { PrpLists } from './prp.ts';
 import type { NvmeCommand } from './queue-pair.ts';
 import { DSM_DEALLOCATE, DSM_MAX_RANGES, DSM_RANGE_SIZE, IO_FLAG, NVM, PAGE_SIZE } from './registers.ts';
 
-/** Most blocks of one command: a count of 16 bits, from 1 up (6.9, 6.15, 6.17). */
+/** Maximum blocks per command: NLB has 16 bits and is 0's based (6.9, 6.15, 6.17). */
 const MAX_BLOCKS = 0x10000;
 
-/** How to write. */
+/** Options of a write. */
 export interface NvmeWriteOptions {
-  /** Force Unit Access: done when it lasts, past any volatile cache. Default false. */
+  /** Force Unit Access: completes when the data is durable, past any volatile cache. Default false. */
   readonly fua?: boolean;
 }
 
-/** How to write zeroes. */
+/** Options of Write Zeroes. */
 export interface NvmeWriteZeroesOptions extends NvmeCommandOptions {
   /** The controller may deallocate the blocks. Default false. */
   readonly deallocate?: boolean;
 }
 
-/** What part of DMA memory to transfer. */
+/** Options of a transfer from or to DMA memory. */
 export interface NvmeDmaOptions extends NvmeWriteOptions {
-  /** First byte, a multiple of 4. Default 0. */
+  /** First byte in the memory, a multiple of 4. Default 0. */
   readonly offset?: number;
-  /** Bytes, a multiple of the block size. Default: all from the offset on. */
+  /** Bytes, a multiple of the block size. Default: from the offset to the end. */
   readonly length?: number;
 }
 
-/** Blocks to be deallocated. */
+/** A range of blocks to deallocate. */
 export interface NvmeRange {
   /** First logical block. */
   readonly lba: number;
-  /** How many, 1 to 2^32-1. */
+  /** Number of blocks, 1 to 2^32-1. */
   readonly blocks: number;
 }
 
-/** What a namespace needs of its controller. @internal */
+/** The controller, as seen by a namespace. @internal */
 export interface NamespaceOwner {
   readonly address: string;
   readonly identity: NvmeIdentity;
-  /** Most bytes of one command. */
+  /** Maximum bytes per command. */
   readonly maxTransfer: number;
   readonly lists: PrpLists;
   readonly bounce: BouncePages;
-  /** Submits an I/O command. */
+  /** Submits an I/O command. @returns Dword 0 of its completion. */
   transfer(command: NvmeCommand, data: CommandData | null, timeout?: number): Promise<number>;
 }
 
@@ -69,15 +69,16 @@ const DMA_OPTIONS: OptionNames<NvmeDmaOptions> = { fua: true, offset: true, leng
 const RANGE: OptionNames<NvmeRange> = { lba: true, blocks: true };
 
 /**
- * A namespace of a controller: logical blocks, from 0 up. Transfers of more than the controller takes at once are cut, and
- * their parts run side by side; when one fails, the others are awaited first. Whether a block exists is the controller's
- * to say (`LBA Out of Range`).
+ * A namespace of a controller: logical blocks, numbered from 0. Transfers that exceed the controller's limit are split
+ * into commands that run concurrently. If one fails, the transfer rejects after all have completed. The controller
+ * checks the block addresses (`LBA Out of Range`).
  *
- * Whatever may change its format (Format NVM, Namespace Management, Namespace Attachment by `NvmeController.admin`) makes it
- * stale: each command fails with `ERR_DMAPOOL_NVME_STALE_NAMESPACE`, for its block size may be another one. Open it anew.
+ * A command that may change the format of the namespace (Format NVM, Namespace Management or Namespace Attachment by
+ * `NvmeController.admin`) makes it stale: its block size may have changed, and further commands fail with
+ * `ERR_DMAPOOL_NVME_STALE_NAMESPACE`. Open it again.
  *
- * Buffers must be left alone until the promise is settled. One that was detached (by `postMessage`, say) or resized before
- * its command was submitted, or before what was read could be copied into it, is a `DmaArgumentError`.
+ * A buffer must not be modified until the promise settles. The transfer fails with `DmaArgumentError` if the buffer is
+ * detached (for example by `postMessage`) or resized before its command is submitted or its read data is copied.
  *
  * @example
  * ```ts
@@ -105,15 +106,15 @@ const RANGE: OptionNames<NvmeRange> = { lba: true, blocks: true };
 export class NvmeNamespace {
   /** Namespace ID, from 1 up. */
   readonly nsid: number;
-  /** Bytes of a logical block. */
+  /** Size of a logical block in bytes. */
   readonly blockSize: number;
-  /** Logical blocks. */
+  /** Number of logical blocks. */
   readonly blocks: number;
-  /** What deallocated blocks read as. */
+  /** Content that deallocated blocks return when read. */
   readonly deallocatedReads: 'zeros' | 'ones' | 'unknown';
   readonly #owner: NamespaceOwner;
   readonly #format: NamespaceFormat;
-  /** Bytes of one command: whole blocks. */
+  /** Maximum bytes per command: whole blocks. */
   readonly #maxBytes: number;
 
   /** @internal */
@@ -125,20 +126,20 @@ export class NvmeNamespace {
     this.blocks = identity.blocks;
     this.deallocatedReads = identity.deallocatedReads;
     const blocks = Math.min(MAX_BLOCKS, Math.floor(owner.maxTransfer / identity.blockSize));
-    // Of what begins inside a page less than MAX_TRANSFER is moved at once, and it must be a block at least.
+    // An unaligned transfer moves less than MAX_TRANSFER per command, and must move at least one block.
     if (blocks === 0 || identity.blockSize > MAX_TRANSFER / 2) {
       const most = String(Math.min(owner.maxTransfer, MAX_TRANSFER / 2));
-      const message = `namespace ${String(nsid)} has blocks of ${String(identity.blockSize)} bytes; at most ${most} can be`;
+      const message = `namespace ${String(nsid)} has blocks of ${String(identity.blockSize)} bytes; the maximum is ${most}`;
       throw new NvmeError('ERR_DMAPOOL_NVME_UNSUPPORTED', owner.address, message);
     }
     if (identity.metadataSize !== 0) {
-      const message = `namespace ${String(nsid)} has metadata, which this driver does not know`;
+      const message = `namespace ${String(nsid)} has metadata, which this driver does not support`;
       throw new NvmeError('ERR_DMAPOOL_NVME_UNSUPPORTED', owner.address, message);
     }
     this.#maxBytes = blocks * identity.blockSize;
   }
 
-  /** Bytes in all. */
+  /** Size in bytes. */
   get size(): number {
     return this.blocks * this.blockSize;
   }
@@ -146,7 +147,7 @@ export class NvmeNamespace {
   /**
    * Reads blocks (6.9) into a buffer.
    *
-   * @param lba First logical block. @param buffer Whole blocks, at least one; its content is undefined after an error.
+   * @param lba First logical block. @param buffer One or more whole blocks. Undefined content after an error.
    */
   read(lba: number, buffer: Uint8Array): Promise<void> {
     return this.#transferBuffer(NVM.read, lba, buffer, 0);
@@ -155,18 +156,17 @@ export class NvmeNamespace {
   /**
    * Writes blocks (6.15) from a buffer.
    *
-   * @param lba First logical block. @param buffer Whole blocks, at least one.
-   * @param options Whether it must last at once.
+   * @param lba First logical block. @param buffer One or more whole blocks. @param options Force Unit Access.
    */
   write(lba: number, buffer: Uint8Array, options: NvmeWriteOptions = {}): Promise<void> {
     return this.#transferBuffer(NVM.write, lba, buffer, flagsOf(readOptions('options', options, WRITE_OPTIONS).fua));
   }
 
   /**
-   * Reads blocks into DMA memory of the controller's device, without a copy: a block of a `DmaPool` on `pci.device`, or what
-   * `pci.device.allocCoherent` gave.
+   * Reads blocks into DMA memory of the controller's device, without a copy: a block of a `DmaPool` on `pci.device`, or
+   * memory from `pci.device.allocCoherent`.
    *
-   * @param lba First logical block. @param memory Where the data goes. @param options Which part of the memory.
+   * @param lba First logical block. @param memory Destination. @param options Part of the memory to use.
    */
   readDma(lba: number, memory: DmaMemory, options: NvmeDmaOptions = {}): Promise<void> {
     return this.#transferDma(NVM.read, lba, memory, options);
@@ -177,16 +177,16 @@ export class NvmeNamespace {
     return this.#transferDma(NVM.write, lba, memory, options);
   }
 
-  /** What was written lasts from now on, also without power (6.8). @param options How long it may take. */
+  /** Flush (6.8): all data written so far is durable when it resolves. @param options Time limit. */
   async flush(options: NvmeCommandOptions = {}): Promise<void> {
     await this.#submit({ opcode: NVM.flush, nsid: this.nsid }, null, commandTimeout(options));
   }
 
   /**
-   * Makes blocks read as zeros (6.17). No data is transferred.
+   * Write Zeroes (6.17): makes blocks read as zeros, without data transfer.
    *
-   * @param lba First logical block. @param blocks How many. @param options Whether they may be deallocated, and how long each
-   *   command of up to 65536 blocks may take.
+   * @param lba First logical block. @param blocks Number of blocks. @param options Permission to deallocate; time limit
+   *   of each command of up to 65536 blocks.
    */
   async writeZeroes(lba: number, blocks: number, options: NvmeWriteZeroesOptions = {}): Promise<void> {
     const { deallocate = false, timeout } = readOptions('options', options, ZEROES_OPTIONS);
@@ -195,7 +195,7 @@ export class NvmeNamespace {
     checkInteger('lba', lba, 0, Number.MAX_SAFE_INTEGER);
     checkInteger('blocks', blocks, 1, Number.MAX_SAFE_INTEGER - lba);
     this.#checkSupport(this.#owner.identity.writeZeroes, 'Write Zeroes');
-    // One after the other: there may be very many.
+    // Sequentially: there may be very many commands.
     for (let done = 0; done < blocks; done += MAX_BLOCKS) {
       const count = Math.min(MAX_BLOCKS, blocks - done);
       await this.#blocksCommand(NVM.writeZeroes, lba + done, count, deallocate ? IO_FLAG.deallocate : 0, null, timeout);
@@ -203,10 +203,10 @@ export class NvmeNamespace {
   }
 
   /**
-   * Tells the controller that the content of blocks is not needed any more (6.7). What they read as until they are written
-   * says {@link NvmeNamespace.deallocatedReads}; a controller may also leave them as they are.
+   * Deallocates blocks whose content is no longer needed (6.7). See {@link NvmeNamespace.deallocatedReads} for the
+   * content that they return until they are written. The controller may also keep the old content.
    *
-   * @param ranges 1 to 256. @param options How long it may take.
+   * @param ranges 1 to 256 ranges. @param options Time limit.
    */
   async deallocate(ranges: readonly NvmeRange[], options: NvmeCommandOptions = {}): Promise<void> {
     const timeout = commandTimeout(options);
@@ -238,7 +238,7 @@ export class NvmeNamespace {
   #transferDma(opcode: number, lba: number, memory: DmaMemory, options: NvmeDmaOptions): Promise<void> {
     checkObject('memory', memory);
     const given = readOptions('options', options, DMA_OPTIONS);
-    const { dma, size } = reading('memory', memory, 'memory that the device reaches', () => {
+    const { dma, size } = reading('memory', memory, 'memory that the device can reach', () => {
       return { dma: memory.dma, size: memory.size };
     });
     checkInteger('memory.dma', dma, 0, Number.MAX_SAFE_INTEGER);
@@ -248,16 +248,16 @@ export class NvmeNamespace {
     const { length = size - offset } = given;
     checkInteger('length', length, 1, size - offset);
     const first = dma + offset;
-    // Bits 1:0 of an entry must be 0 (4.3).
+    // Bits 1:0 of PRP1 must be 0 (4.3).
     if (first % 4 !== 0) throw new DmaArgumentError('memory', first, 'an address that is a multiple of 4');
-    // What begins inside a page lies in one page more.
+    // An unaligned transfer touches one more page.
     const most = first % PAGE_SIZE === 0 ? MAX_TRANSFER : MAX_TRANSFER - Math.max(PAGE_SIZE, this.blockSize);
     return this.#cut(opcode, lba, length, Math.min(most, this.#maxBytes), flagsOf(given.fua), (from, part) => {
       return new DirectData(this.#owner.lists, first + from, part);
     });
   }
 
-  /** Transfers `length` bytes, in commands of at most `maxBytes`. */
+  /** Transfers `length` bytes in commands of at most `maxBytes`. */
   #cut(
     opcode: number,
     lba: number,
@@ -269,7 +269,7 @@ export class NvmeNamespace {
     const { blockSize } = this;
     checkInteger('lba', lba, 0, Number.MAX_SAFE_INTEGER - length);
     if (length === 0 || length % blockSize !== 0) {
-      throw new DmaArgumentError('length', length, `a multiple of the block size, ${String(blockSize)}, from it up`);
+      throw new DmaArgumentError('length', length, `a positive multiple of the block size, ${String(blockSize)}`);
     }
     if (length <= maxBytes) return this.#blocksCommand(opcode, lba, length / blockSize, flags, dataOf(0, length));
     const parts: Promise<void>[] = [];
@@ -281,7 +281,7 @@ export class NvmeNamespace {
     return all(parts);
   }
 
-  /** A command on `count` blocks from `lba` on: dwords 10 and 11 are the first one, bits 15:0 of 12 their number less 1. */
+  /** Submits a command for blocks: SLBA in dwords 10 and 11, NLB (0's based) in bits 15:0 of dword 12. */
   async #blocksCommand(
     opcode: number,
     lba: number,
@@ -302,13 +302,17 @@ export class NvmeNamespace {
 
   #submit(command: NvmeCommand, data: CommandData | null, timeout?: number): Promise<number> {
     if (!this.#format.isStale) return this.#owner.transfer(command, data, timeout);
-    const message = `the format of namespace ${String(this.nsid)} may have changed since it was opened; open it anew`;
+    const message = `the format of namespace ${String(this.nsid)} may have changed since it was opened; open it again`;
     return Promise.reject(new NvmeError('ERR_DMAPOOL_NVME_STALE_NAMESPACE', this.#owner.address, message));
   }
 
   #checkSupport(supported: boolean, command: string): void {
     if (!supported)
-      throw new NvmeError('ERR_DMAPOOL_NVME_UNSUPPORTED', this.#owner.address, `it has no ${command} command`);
+      throw new NvmeError(
+        'ERR_DMAPOOL_NVME_UNSUPPORTED',
+        this.#owner.address,
+        `the controller has no ${command} command`,
+      );
   }
 }
 
@@ -318,8 +322,8 @@ function flagsOf(fua = false): number {
 }
 
 /**
- * Waits for all, and only then tells of the first that failed: the user's memory is not touched any more. If one failed
- * because nothing stopped the controller, that is told, for the controller may still use the memory.
+ * Waits for all parts, then throws the first error: afterwards no part uses the caller's memory. An error that says that
+ * the controller was not stopped takes precedence, since the controller may still use the memory.
  */
 async function all(parts: readonly Promise<void>[]): Promise<void> {
   const outcomes = await Promise.allSettled(parts);

@@ -1,38 +1,38 @@
-/** How a controller is driven. */
+/** Options of the driver and their checks. */
 import type { InterruptOptions } from 'dmapool/pci';
 import { checkInteger, type OptionNames, readOptions } from 'dmapool/arguments';
 import { MAX_DEPTH } from './queue-pair.ts';
 import { PAGE_SIZE } from './registers.ts';
 
-/** How to open an `NvmeController`. */
+/** Options of `NvmeController.open`. */
 export interface NvmeOptions {
-  /** I/O queue pairs, 1 to 64; the controller may have fewer. Default 1. */
+  /** Number of I/O queue pairs, 1 to 64. The controller may grant fewer. Default 1. */
   readonly queues?: number;
-  /** Commands in flight on each, 1 to 1024; the controller may take fewer. Those beyond wait. Default 64. */
+  /** Commands in flight per queue, 1 to 1024. The controller may support fewer. Further commands wait. Default 64. */
   readonly queueDepth?: number;
   /**
-   * Milliseconds that a command may take before it is aborted, and then before the controller is reset, unless the command has
-   * a time of its own ({@link NvmeCommandOptions}). An admin command is not aborted. Default 30000.
+   * Time limit of a command in milliseconds, after which it is aborted. If the limit expires again, the controller is
+   * reset. {@link NvmeCommandOptions} overrides it for one command. Admin commands are not aborted. Default 30000.
    */
   readonly timeout?: number;
   /**
-   * Bytes of memory for data that is copied, 4 MiB to 1 GiB: commands beyond wait. Taken as it is needed. Default 16 MiB.
+   * Maximum bytes of bounce buffers, 4 MiB to 1 GiB. They are allocated as needed; beyond the limit commands wait.
+   * Default 16 MiB.
    */
   readonly bounceMemory?: number;
   /**
-   * Which interrupts to use, and how often to look without. Default: the best there are. `{ kinds: ['poll'], pollInterval: 0 }`
-   * asks each turn of the event loop; `{ busyPoll: 0.1 }` does so for a tenth of a millisecond, and then waits for the
-   * interrupt.
+   * Kinds of interrupts, and polling. Default: the best kind available. `{ kinds: ['poll'], pollInterval: 0 }` polls
+   * each turn of the event loop. `{ busyPoll: 0.1 }` does so for 0.1 ms and then waits for the interrupt.
    */
   readonly interrupts?: Omit<InterruptOptions, 'vectors'>;
 }
 
-/** How to submit one command. */
+/** Options of one command. */
 export interface NvmeCommandOptions {
   /**
-   * Milliseconds that it may take. Default: the controller's `timeout`; for admin commands that take long, more: Format NVM
-   * 10 minutes; Firmware Commit, Namespace Management, Security Send and Receive, and Sanitize 2 minutes; Firmware Image
-   * Download and Namespace Attachment a minute.
+   * Time limit in milliseconds. Default: the controller's `timeout`; at least 10 minutes for Format NVM; 2 minutes for
+   * Firmware Commit, Namespace Management, Security Send, Security Receive and Sanitize; 1 minute for Firmware Image
+   * Download and Namespace Attachment.
    */
   readonly timeout?: number;
 }
@@ -50,27 +50,27 @@ const INTERRUPT_OPTIONS: OptionNames<NonNullable<NvmeOptions['interrupts']>> = {
   busyPoll: true,
 };
 
-/** Options with every default in place. */
+/** Options with defaults applied. */
 export type CheckedNvmeOptions = Required<NvmeOptions>;
 
-/** Most bytes of one command, whatever the controller takes: 1024 pages, which is the most that QEMU takes. */
+/** Maximum bytes per command, whatever the controller supports: 1024 pages, the limit of QEMU. */
 export const MAX_TRANSFER: number = 4 * 1024 * 1024;
 
 const MAX_TIMEOUT = 2 ** 30;
 const COMMAND_OPTIONS: OptionNames<NvmeCommandOptions> = { timeout: true };
 
-/** Checks a time-out; undefined stays so. @throws `DmaArgumentError` */
+/** Checks a time limit, which may be undefined. @throws `DmaArgumentError` */
 export function checkTimeout(timeout: number | undefined): number | undefined {
   if (timeout !== undefined) checkInteger('timeout', timeout, 1, MAX_TIMEOUT);
   return timeout;
 }
 
-/** @returns The time-out of a command, if it has one of its own. @throws `DmaArgumentError` */
+/** @returns The time limit in `options`; undefined if there is none. @throws `DmaArgumentError` */
 export function commandTimeout(options: NvmeCommandOptions): number | undefined {
   return checkTimeout(readOptions('options', options, COMMAND_OPTIONS).timeout);
 }
 
-/** Checks the options. @throws `DmaArgumentError` */
+/** Checks the options and applies defaults. @throws `DmaArgumentError` */
 export function checkNvmeOptions(options: NvmeOptions): CheckedNvmeOptions {
   const given = readOptions('options', options, OPTIONS);
   const { queues = 1, queueDepth = 64, timeout = 30_000, bounceMemory = 4 * MAX_TRANSFER } = given;

@@ -1,10 +1,10 @@
 /**
- * What a command of the caller's own transfers: its direction, and how many bytes. NVM Express Base Specification 1.4, 5 and 6.
+ * Data transfer of the caller's own commands: direction and length. NVM Express Base Specification 1.4, 5 and 6.
  *
- * A command whose data pointer is 0, or leads to less memory than it transfers, makes the controller write to address 0. So
- * the buffer is checked before anything is submitted: the direction is bits 1:0 of every opcode, and the length is a field of
- * the command, or fixed. What this driver does not know (vendor specific commands) needs a buffer where the opcode says
- * that data is transferred; that it is long enough is then the caller's to see to.
+ * If a command transfers more data than its data pointer describes, the controller writes to address 0 or beyond the
+ * buffer. So the buffer is checked before submission. Bits 1:0 of the opcode give the direction. The length is fixed,
+ * or a field of the command. For commands unknown to this driver (vendor specific) only the direction is checked, and
+ * the caller must provide a buffer that is long enough.
  */
 import { DmaArgumentError } from 'dmapool';
 import { ALL_NAMESPACES } from './formats.ts';
@@ -12,7 +12,7 @@ import type { NvmeIdentity } from './identify.ts';
 import type { NvmeCommand } from './queue-pair.ts';
 import { ADMIN, DSM_RANGE_SIZE, FEATURE, IDENTIFY_SIZE, NVM, opcodeName } from './registers.ts';
 
-/** Where the data of a command goes: opcode bits 1:0. */
+/** Direction of a command's data: opcode bits 1:0. */
 export type Direction = 'none' | 'toDevice' | 'fromDevice' | 'both';
 
 const DIRECTIONS: readonly Direction[] = ['none', 'toDevice', 'fromDevice', 'both'];
@@ -22,8 +22,9 @@ export function directionOf({ opcode }: NvmeCommand): Direction {
 }
 
 /**
- * Admin commands that `NvmeController.admin` refuses. Those for queues and doorbells give the controller memory beyond their
- * completion, or take the driver's away; an Asynchronous Event Request is not completed before there is an event.
+ * Admin commands that `NvmeController.admin` rejects. Commands for queues and doorbells give the controller memory that
+ * it uses after their completion, or remove the driver's queues. An Asynchronous Event Request completes only at an
+ * event.
  */
 const REFUSED: ReadonlySet<number> = new Set([
   ADMIN.deleteSubmissionQueue,
@@ -34,7 +35,7 @@ const REFUSED: ReadonlySet<number> = new Set([
   ADMIN.doorbellBufferConfig,
 ]);
 
-/** Bytes of the data structure of a feature, by its Feature Identifier; 0: it has none, and its value is dword 11. */
+/** Bytes of the data structure of each feature, by Feature Identifier. 0: none, the value is in dword 11. */
 const FEATURE_SIZES: Readonly<Record<number, number>> = {
   0x01: 0, // Arbitration
   0x02: 0, // Power Management
@@ -65,19 +66,19 @@ const FEATURE_SIZES: Readonly<Record<number, number>> = {
   0x84: 0, // Namespace Write Protection Config
 };
 const HOST_IDENTIFIER = 0x81;
-/** Select of Get Features, dword 10 bits 10:8: what the feature supports, which is told in dword 0 alone. */
+/** Select of Get Features, dword 10 bits 10:8: supported capabilities. They are returned in dword 0, without data. */
 const SELECT_SUPPORTED = 3;
 
 function featureSize({ opcode, cdw10 = 0, cdw11 = 0 }: NvmeCommand): number | null {
   if (opcode === ADMIN.getFeatures && ((cdw10 >>> 8) & 7) === SELECT_SUPPORTED) return 0;
   const feature = cdw10 & 0xff;
-  // Bit 0 of dword 11: an extended one, of 128 bits.
+  // Bit 0 of dword 11 selects the extended host identifier of 128 bits.
   if (feature === HOST_IDENTIFIER) return (cdw11 & 1) === 0 ? 8 : 16;
   return FEATURE_SIZES[feature] ?? null;
 }
 
-/** Milliseconds that an admin command gets at least, unless the caller says otherwise: controllers take minutes for some. */
-const LEAST_TIMES: Readonly<Record<number, number>> = {
+/** Minimum default time limits in milliseconds, by opcode: controllers may take minutes for these commands. */
+const MIN_TIMEOUTS: Readonly<Record<number, number>> = {
   [ADMIN.formatNvm]: 600_000,
   [ADMIN.namespaceManagement]: 120_000,
   [ADMIN.namespaceAttachment]: 60_000,
@@ -88,12 +89,12 @@ const LEAST_TIMES: Readonly<Record<number, number>> = {
   [ADMIN.sanitize]: 120_000,
 };
 
-/** Milliseconds that an admin command may take by default. @param timeout What any command may take. */
+/** Default time limit of an admin command in milliseconds. @param timeout Default of all commands. */
 export function adminTimeout({ opcode }: NvmeCommand, timeout: number): number {
-  return Math.max(timeout, LEAST_TIMES[opcode] ?? 0);
+  return Math.max(timeout, MIN_TIMEOUTS[opcode] ?? 0);
 }
 
-/** The namespace whose block size an admin command may change, or all of them; null for none. */
+/** @returns The namespace whose block size an admin command may change, `ALL_NAMESPACES`, or null for none. */
 export function formatChangedBy(command: NvmeCommand, { formatsAll }: NvmeIdentity): number | null {
   const { opcode, nsid = 0 } = command;
   switch (opcode) {
@@ -108,19 +109,19 @@ export function formatChangedBy(command: NvmeCommand, { formatsAll }: NvmeIdenti
   }
 }
 
-/** Namespace Management: Select, dword 10 bits 3:0, is 1. */
+/** Namespace Management with Select (dword 10, bits 3:0) = 1, which transfers no data. */
 function isNamespaceDeletion({ cdw10 = 0 }: NvmeCommand): boolean {
   return (cdw10 & 0xf) === 1;
 }
 
-/** Bytes that an admin command transfers; null when this driver does not know. */
+/** @returns Bytes that an admin command transfers; null if unknown. */
 function adminSize(command: NvmeCommand): number | null {
   const { opcode, cdw10 = 0, cdw11 = 0 } = command;
   switch (opcode) {
     case ADMIN.identify:
       return IDENTIFY_SIZE;
     case ADMIN.getLogPage:
-      // NUMD counts dwords from 0: its lower half is in dword 10, its upper half in dword 11.
+      // NUMD, 0's based, counts dwords. Its lower half is in dword 10, its upper half in dword 11.
       return ((cdw10 >>> 16) + (cdw11 & 0xffff) * 0x10000 + 1) * 4;
     case ADMIN.setFeatures:
     case ADMIN.getFeatures:
@@ -139,12 +140,12 @@ function adminSize(command: NvmeCommand): number | null {
   }
 }
 
-/** Says whether the number of logical blocks (dword 12, bits 15:0, from 0 up) is what a command transfers. */
+/** @returns True if a command transfers the logical blocks that it addresses (NLB: dword 12, bits 15:0, 0's based). */
 export function transfersBlocks({ opcode }: NvmeCommand): boolean {
   return opcode === NVM.read || opcode === NVM.write || opcode === NVM.compare;
 }
 
-/** Bytes that a command of the NVM command set transfers; null when this driver does not know. */
+/** @returns Bytes that a command of the NVM command set transfers; null if unknown. */
 function nvmSize({ opcode, cdw10 = 0, cdw12 = 0 }: NvmeCommand, blockSize: number | null): number | null {
   switch (opcode) {
     case NVM.read:
@@ -165,23 +166,27 @@ function checkSize(command: NvmeCommand, isAdmin: boolean, size: number | null, 
     if (length !== null) throw new DmaArgumentError('buffer', length, `none: ${name} transfers no data`);
     return;
   }
-  const expected = size === null ? 'as many bytes as it transfers' : `${String(size)} bytes`;
+  const expected = size === null ? 'a buffer' : `${String(size)} bytes`;
   if (length === null) throw new DmaArgumentError('buffer', undefined, `${expected}: ${name} transfers data`);
   if (size !== null && length !== size) throw new DmaArgumentError('buffer.length', length, `${expected} for ${name}`);
 }
 
 /**
- * Checks the buffer of an admin command. @param length Its bytes; null: there is none.
- * @returns Whether its size is known.
- * @throws `DmaArgumentError` when the command transfers another number of bytes, or is the driver's alone.
+ * Checks the buffer of an admin command. @param length Its length in bytes; null if there is none.
+ * @returns True if the transfer length of the command is known.
+ * @throws `DmaArgumentError` if the length is wrong, or the command is reserved for the driver.
  */
 export function checkAdminTransfer(command: NvmeCommand, length: number | null): boolean {
   const { opcode, cdw10 = 0 } = command;
   if (REFUSED.has(opcode)) {
-    throw new DmaArgumentError('command.opcode', opcode, `no ${opcodeName(opcode, true)}: that is the driver's`);
+    throw new DmaArgumentError(
+      'command.opcode',
+      opcode,
+      `an opcode other than ${opcodeName(opcode, true)}, which is reserved for the driver`,
+    );
   }
   if (opcode === ADMIN.setFeatures && (cdw10 & 0xff) === FEATURE.hostMemoryBuffer) {
-    const accepted = 'no Host Memory Buffer: the controller would have memory beyond the end of the command';
+    const accepted = 'a feature other than Host Memory Buffer: the controller would use its memory after completion';
     throw new DmaArgumentError('command.cdw10', cdw10, accepted);
   }
   const size = adminSize(command);
@@ -189,7 +194,7 @@ export function checkAdminTransfer(command: NvmeCommand, length: number | null):
   return size !== null;
 }
 
-/** Checks the buffer of a command of the NVM command set; see {@link checkAdminTransfer}. @param blockSize Bytes; null: not known. */
+/** {@link checkAdminTransfer} for a command of the NVM command set. @param blockSize In bytes; null if unknown. */
 export function checkNvmTransfer(command: NvmeCommand, length: number | null, blockSize: number | null): boolean {
   const size = nvmSize(command, blockSize);
   checkSize(command, false, size, length);

@@ -1,30 +1,30 @@
 /**
- * Physical Region Pages: how a command says where its data lies (NVM Express Base Specification 1.4, 4.3).
+ * Physical Region Pages: the data pointer of a command (NVM Express Base Specification 1.4, 4.3).
  *
- *     1 page     PRP1 -> data, from any dword on
+ *     1 page     PRP1 -> data, at any dword
  *     2 pages    PRP1 -> data   PRP2 -> page
  *     more       PRP1 -> data   PRP2 -> list: page, page, ... page
  *                                       list: page, ... (511 of them), -> list: page, ...
  *
- * A list must not cross a page, and where one page of entries is not enough its last entry leads to the next list. So
- * lists come from two pools, as in Linux: most commands need 32 entries at most, and sixteen such lists share a page.
+ * A list must not cross a page boundary. If one page of entries is too small, its last entry points to the next list.
+ * There are two pools, as in Linux: most commands need at most 32 entries, and sixteen such lists share a page.
  */
 import { type Device, type DmaBlock, DmaPool, lower32Bits, upper32Bits } from 'dmapool';
 import { PAGE_SIZE } from './registers.ts';
 
-/** Entries of a list that is a page, and of a small one. */
+/** Entries per list: of a list that fills a page, and of a small one. */
 const ENTRIES = PAGE_SIZE / 8;
 const SMALL_SIZE = 256;
 const SMALL_ENTRIES = SMALL_SIZE / 8;
 
 type PrpList = DmaBlock<'prp list page'> | DmaBlock<'prp list 256'>;
 
-/** What a command needs to know, and what is to be given back when it is over. */
+/** PRP entries of a command, and the lists to free after it. */
 export class PrpEntries {
-  /** The command's two entries. */
+  /** PRP1 and PRP2 of the command. */
   prp1 = 0;
   prp2 = 0;
-  /** Its lists, in the order of the chain. */
+  /** Its lists, in chain order. */
   readonly lists: PrpList[] = [];
 }
 
@@ -38,24 +38,24 @@ function setEntry(list: PrpList, index: number, address: number): void {
 export class PrpLists {
   readonly #pages: DmaPool<'prp list page'>;
   readonly #small: DmaPool<'prp list 256'>;
-  /** Where callers put the addresses of pages for {@link PrpLists.map}, as many as a command can have. */
+  /** Page addresses, filled by the caller of {@link PrpLists.map}. Sized for the largest command. */
   readonly addresses: Float64Array;
 
-  /** @param maxPages Most pages that a command's data lies in. */
+  /** @param maxPages Maximum number of pages of a command's data. */
   constructor(device: Device, maxPages: number) {
     this.addresses = new Float64Array(maxPages);
     this.#pages = DmaPool.createManaged('prp list page', device, { size: PAGE_SIZE, align: PAGE_SIZE });
     this.#small = DmaPool.createManaged('prp list 256', device, { size: SMALL_SIZE, align: SMALL_SIZE });
   }
 
-  /** The pools, for figures. */
+  /** The pools, for statistics. */
   get pools(): readonly DmaPool[] {
     return [this.#pages, this.#small];
   }
 
   /**
-   * Describes data that lies in the pages at `addresses[0..count)`. All but the first address are those of whole pages.
-   * Takes no list at all when it throws.
+   * Describes data in the pages at `addresses[0..count)`. All addresses except the first are page-aligned. Allocates no
+   * list if it throws.
    */
   map(count: number, into: PrpEntries): void {
     const { addresses } = this;
@@ -84,16 +84,16 @@ export class PrpLists {
       const list = this.#pages.alloc();
       lists.push(list);
       if (previous !== null) setEntry(previous, ENTRIES - 1, list.dma);
-      // The last entry of a full list is a page only if nothing comes after it.
+      // The last entry of a full page holds a data page only if no entries remain.
       const entries = count - next <= ENTRIES ? count - next : ENTRIES - 1;
       for (let entry = 0; entry < entries; entry++) setEntry(list, entry, addresses[next++]!);
       previous = list;
     }
   }
 
-  /** Gives a command's lists back. */
+  /** Frees a command's lists. */
   unmap(entries: PrpEntries): void {
-    // Backwards, so that the next command finds them in the order of this one.
+    // In reverse order, so that LIFO allocation returns them to the next command in this order.
     for (let i = entries.lists.length - 1; i >= 0; i--) entries.lists[i]!.free();
     entries.lists.length = 0;
   }

@@ -3,10 +3,10 @@
  *
  *     add --> waiting --dispatch--> submission queue --doorbell--> controller
  *             (no room, no memory)                                     |
- *     promise <------------- reap <-- completion queue <---------------+   new entries are told by their phase bit
+ *     promise <------------- reap <-- completion queue <---------------+   the phase bit marks new entries
  *
- * A command's memory is released when its completion is here, or with the proof that the function does no DMA: never before.
- * What fails without keeps its slot and its memory.
+ * A command's memory is released after its completion, or with the proof that the function does no DMA. A command that
+ * fails without either keeps its slot and its memory.
  */
 import {
   type CoherentMemory,
@@ -24,11 +24,13 @@ import { NvmeStatusError } from './errors.ts';
 import { covers } from './formats.ts';
 import { COMPLETION_ENTRY, opcodeName, REGISTER, SUBMISSION_ENTRY } from './registers.ts';
 
-/** A command as the specification lays it out (4.2), without what the driver fills in itself. Dwords default to 0. */
+/**
+ * A command in the layout of the specification (4.2), without the fields that the driver fills in. Dwords default to 0.
+ */
 export interface NvmeCommand {
-  /** 0 to 255. */
+  /** Opcode, 0 to 255. */
   readonly opcode: number;
-  /** Namespace; 0 where a command has none. */
+  /** Namespace ID; 0 for commands without a namespace. */
   readonly nsid?: number;
   /** Command dword 10. */
   readonly cdw10?: number;
@@ -56,7 +58,7 @@ const COMMAND: OptionNames<NvmeCommand> = {
 };
 const DWORDS = ['cdw10', 'cdw11', 'cdw12', 'cdw13', 'cdw14', 'cdw15'] as const;
 
-/** Reads a command of the user's. @throws `DmaArgumentError` unless it is one. */
+/** Checks and copies a command of the caller. @throws `DmaArgumentError` */
 export function checkCommand(given: NvmeCommand): NvmeCommand {
   const command = readOptions('command', given, COMMAND);
   checkInteger('command.opcode', command.opcode, 0, 0xff);
@@ -65,23 +67,23 @@ export function checkCommand(given: NvmeCommand): NvmeCommand {
   return command;
 }
 
-/** A command on its way, and the promise of its caller. */
+/** A command that waits or is in flight, with the promise of its caller. */
 export class Request {
   readonly command: NvmeCommand;
   readonly data: CommandData | null;
-  /** Milliseconds that it may take once it is submitted. */
+  /** Time limit in milliseconds, from submission on. */
   readonly timeout: number;
   readonly resolve: (result: number) => void;
   readonly reject: (error: unknown) => void;
-  /** The next one that waits. */
+  /** Next request in the list of waiting requests. */
   next: Request | null = null;
-  /** Its Command Identifier (4.2), once it is submitted. */
+  /** Command Identifier (4.2); -1 before submission. */
   cid: number;
-  /** When it is late, by `performance.now()`. */
+  /** Time when the command times out, in the time of `performance.now()`; `Infinity` before submission. */
   deadline: number;
-  /** An Abort was sent for it. */
+  /** An Abort command was sent for it. */
   abortSent = false;
-  /** ID of the queue that it was put on; 0 is the admin queue. */
+  /** ID of its queue; 0 is the admin queue. */
   queue = 0;
 
   constructor(
@@ -100,7 +102,7 @@ export class Request {
     this.deadline = Infinity;
   }
 
-  /** The command in words. */
+  /** Name of the command for messages. */
   get name(): string {
     const { opcode, nsid = 0 } = this.command;
     const of = nsid === 0 || nsid === 0xffff_ffff ? '' : ` of namespace ${String(nsid)}`;
@@ -112,29 +114,30 @@ export class Request {
   }
 }
 
-/** What a queue needs of its controller. */
+/** The controller, as seen by a queue. */
 export interface QueueOwner {
   readonly device: Device;
   readonly registers: Bar;
-  /** Bytes from one doorbell to the next. */
+  /** Bytes between doorbells. */
   readonly doorbellStride: number;
-  /** In place of the status, what a command fails with; for those that the driver itself had aborted. */
+  /** @returns The error for a failed command: `error`, or another one if the driver aborted the command. */
   explain(request: Request, error: NvmeStatusError): Error;
 }
 
 /**
- * Bits of a command identifier that are its slot; the others count how often the slot was used. One count less than they
- * have room for, so that no identifier is FFFFh, which stands for no command at all (Error Information log page).
+ * A command identifier holds the slot in its low bits and, above them, the number of times that the slot was used. The
+ * number stays below its maximum, so that no identifier is FFFFh: that value stands for no command (Error Information
+ * log).
  */
 const SLOT_BITS = 10;
 const GENERATIONS = (0x10000 >> SLOT_BITS) - 1;
-/** Most commands that a queue has at a time. */
+/** Maximum number of commands in flight on a queue. */
 export const MAX_DEPTH: number = 2 ** SLOT_BITS;
 
 /**
- * - `absent`: the controller does not have the queue, or not much longer; commands wait.
+ * - `absent`: the controller does not have the queue, or is about to lose it. Commands wait.
  * - `open`: commands are dispatched.
- * - `closing`: the controller still has the queue; no more commands are dispatched.
+ * - `closing`: the controller still has the queue. No more commands are dispatched.
  */
 export type QueueState = 'absent' | 'open' | 'closing';
 
@@ -143,9 +146,9 @@ export class QueuePair {
   readonly id: number;
   /** Interrupt vector. */
   readonly vector: number;
-  /** Most commands in flight. */
+  /** Maximum number of commands in flight. */
   readonly depth: number;
-  /** Entries of both queues: one more than the depth, for a queue with all of them in use would look empty (4.1.2). */
+  /** Entries of each queue: depth + 1, since a queue with all entries in use would look empty (4.1.2). */
   readonly entries: number;
   state: QueueState = 'absent';
 
@@ -158,9 +161,9 @@ export class QueuePair {
   #tail = 0;
   #head = 0;
   #phase = 1;
-  /** By slot: the command that is in flight there. */
+  /** By slot: the command in flight, or null. */
   readonly #slots: (Request | null)[];
-  /** Stack of the slots that are free. */
+  /** Stack of free slots. */
   readonly #free: Int16Array;
   #freeCount: number;
   readonly #generations: Uint8Array;
@@ -170,7 +173,7 @@ export class QueuePair {
   #submitted = 0;
   #kept = 0;
 
-  /** @throws `DmaOutOfMemoryError`, or what the memory source throws; nothing is kept then. */
+  /** @throws `DmaOutOfMemoryError`, errors of the coherent allocator. All memory is released then. */
   constructor(owner: QueueOwner, id: number, depth: number, vector: number) {
     this.#owner = owner;
     this.id = id;
@@ -188,18 +191,18 @@ export class QueuePair {
       this.#submissions = this.#takeMemory(this.entries * SUBMISSION_ENTRY);
       this.#completions = this.#takeMemory(this.entries * COMPLETION_ENTRY);
     } catch (error) {
-      // The controller was never told of it. Report the original error.
+      // The controller never had these addresses: no proof is needed. Report the original error.
       try {
         releaseAll('', this.#memoryReleases());
       } catch {
-        // The same.
+        // Report the original error.
       }
       throw error;
     }
     this.reset();
   }
 
-  /** One area each, for the controller may want it so (CAP.CQR). */
+  /** Allocates one queue. Each is contiguous, since the controller may require it (CAP.CQR). */
   #takeMemory(size: number): Uint32Array {
     const { device } = this.#owner;
     const memory = device.allocCoherent(size);
@@ -211,37 +214,37 @@ export class QueuePair {
     return new Uint32Array(memory.buffer, memory.byteOffset, size / 4);
   }
 
-  /** Address of the submission queue. */
+  /** DMA address of the submission queue. */
   get submissionAddress(): number {
     return this.#memory[0]!.dma;
   }
 
-  /** Address of the completion queue. */
+  /** DMA address of the completion queue. */
   get completionAddress(): number {
     return this.#memory[1]!.dma;
   }
 
-  /** Commands that the controller has. */
+  /** Number of commands in flight, kept ones included. */
   get inFlight(): number {
     return this.depth - this.#freeCount;
   }
 
-  /** Commands in flight and those that wait. */
+  /** Number of commands in flight or waiting. */
   get load(): number {
     return this.inFlight + this.#waiting;
   }
 
-  /** Commands submitted since it was made. */
+  /** Number of commands submitted so far. */
   get submitted(): number {
     return this.#submitted;
   }
 
-  /** Commands in flight that failed and whose memory is kept. */
+  /** Number of failed commands whose memory is kept. */
   get kept(): number {
     return this.#kept;
   }
 
-  /** Least milliseconds that a command of this queue may take; `Infinity` when there is none. */
+  /** Shortest time limit of the commands in the queue in milliseconds; `Infinity` if there are none. */
   get shortestTimeout(): number {
     let shortest = Infinity;
     for (const request of this.#slots) if (request !== null) shortest = Math.min(shortest, request.timeout);
@@ -251,7 +254,7 @@ export class QueuePair {
     return shortest;
   }
 
-  /** Says whether a command to a namespace is in flight or waits; for `ALL_NAMESPACES`, any command. */
+  /** @returns True if a command to a namespace is in flight or waiting; for `ALL_NAMESPACES`, any command. */
   hasCommandOf(nsid: number): boolean {
     for (const request of this.#slots) if (request !== null && covers(nsid, request.command.nsid ?? 0)) return true;
     for (let request = this.#firstWaiting; request !== null; request = request.next) {
@@ -264,7 +267,7 @@ export class QueuePair {
     return this.#firstWaiting !== null;
   }
 
-  /** Puts a command at the end of those that wait. */
+  /** Appends a command to the waiting ones. */
   add(request: Request): void {
     request.queue = this.id;
     if (this.#lastWaiting === null) this.#firstWaiting = request;
@@ -274,8 +277,8 @@ export class QueuePair {
   }
 
   /**
-   * Submits what waits, as far as there is room and memory, and rings the doorbell once (7.2.1).
-   * @throws what a write of the doorbell throws: the driver's use of the function is over.
+   * Submits waiting commands while there are free slots and memory, then rings the doorbell once (7.2.1).
+   * @throws Errors of the doorbell write: the function is gone, closed or must be released.
    */
   dispatch(): void {
     const before = this.#tail;
@@ -284,7 +287,7 @@ export class QueuePair {
       try {
         if (request.data?.map() === false) break;
       } catch (error) {
-        // No memory, or the buffer was taken away: this one fails, and the next one may be smaller.
+        // No memory, or the buffer was detached or resized. Only this command fails: the next one may need less.
         this.#removeFirst();
         request.reject(error);
         continue;
@@ -327,24 +330,24 @@ export class QueuePair {
     words[at + 13] = command.cdw13 ?? 0;
     words[at + 14] = command.cdw14 ?? 0;
     words[at + 15] = command.cdw15 ?? 0;
-    // Last, and after the data and its lists: the doorbell must find the whole of it in memory.
+    // Written last, after the data and PRP lists: the entry is complete in memory before the doorbell is rung.
     storeRelease32(words, at, command.opcode | (request.cid << 16));
     this.#tail = this.#tail + 1 === this.entries ? 0 : this.#tail + 1;
     this.#submitted++;
   }
 
-  /** True if the controller completed something that was not taken yet: a look at memory. */
+  /** A completion has arrived that was not reaped yet. Reads memory only. */
   get hasCompletion(): boolean {
     const last = loadAcquire32(this.#completions, (this.#head * COMPLETION_ENTRY) / 4 + 3);
     return ((last >>> 16) & 1) === this.#phase;
   }
 
   /**
-   * Takes what the controller completed and settles it. An entry is new while its Phase Tag differs from the one of the
-   * round before (4.6). No more than one round: a controller that goes mad does not keep us here. A queue that is absent
-   * gets no doorbell.
+   * Settles the completed commands. An entry is new if its Phase Tag equals the phase of the current round (4.6). Reaps
+   * at most one round, which bounds the work if the controller misbehaves. The doorbell of an absent queue is not
+   * written.
    *
-   * @returns How many there were. @throws as {@link QueuePair.dispatch}.
+   * @returns The number of completions. @throws as {@link QueuePair.dispatch}.
    */
   reap(): number {
     const words = this.#completions;
@@ -364,11 +367,11 @@ export class QueuePair {
     return reaped;
   }
 
-  /** @param status The Status Field (4.6.1), from bit 17 of dword 3 on. */
+  /** @param status Status Field (4.6.1): dword 3 from bit 17 on. */
   #complete(cid: number, status: number, result: number): void {
     const request = this.#slots[cid & (MAX_DEPTH - 1)];
     if (request?.cid !== cid) {
-      // Twice completed, or never submitted: nobody's memory is given back for it.
+      // Completed twice, or never submitted: no memory is released for it.
       const what = `queue ${String(this.id)}: completion of command 0x${cid.toString(16)}, which is not in flight`;
       this.#owner.device.report('error', 'nvme spurious completion', what);
       return;
@@ -389,7 +392,7 @@ export class QueuePair {
     request.reject(this.#owner.explain(request, error));
   }
 
-  /** Gives a command's slot and memory back. @returns as {@link CommandData.unmap}. */
+  /** Frees a command's slot and memory. @returns as {@link CommandData.unmap}. */
   #release(request: Request, transferred: boolean): Error | null {
     const slot = request.cid & (MAX_DEPTH - 1);
     this.#slots[slot] = null;
@@ -398,24 +401,24 @@ export class QueuePair {
     try {
       return request.data?.unmap(transferred) ?? null;
     } catch (error) {
-      // A pool that refuses its own block: somebody else freed it. The command itself is over.
+      // The pool rejected the block: other code has freed it. The command itself is complete.
       this.#owner.device.report('error', 'nvme memory', `queue ${String(this.id)}: ${describeThrown(error)}`);
       return null;
     }
   }
 
   /**
-   * The commands in flight that are late. None unless it is open: otherwise a reset or the end, which have time limits of
-   * their own, is about to settle them.
+   * Commands in flight that have timed out. None unless the queue is open: in other states a reset or a stop, which has
+   * its own time limits, settles the commands.
    */
   late(now: number): Request[] {
     if (this.state !== 'open') return [];
     return this.#slots.filter((request) => request !== null && request.deadline <= now) as Request[];
   }
 
-  /** Fails what is in flight, and releases its memory. */
+  /** Fails all commands in flight and releases their memory. */
   failInFlight(proof: DmaStopped, errorOf: (request: Request) => Error): void {
-    if (!proof.holds) throw new DmaArgumentError('proof', proof.reason, 'a proof that holds');
+    if (!proof.holds) throw new DmaArgumentError('proof', proof.reason, 'a proof that still holds');
     this.#kept = 0;
     for (const request of this.#slots) {
       if (request === null) continue;
@@ -424,19 +427,22 @@ export class QueuePair {
     }
   }
 
-  /** Fails what is in flight, and keeps its slots and memory until {@link QueuePair.failInFlight}. @returns How many there are. */
+  /**
+   * Fails all commands in flight. Their slots and memory are kept until {@link QueuePair.failInFlight}.
+   * @returns Their number.
+   */
   keepInFlight(error: Error): number {
     for (const request of this.#slots) request?.reject(error);
     this.#kept = this.inFlight;
     return this.#kept;
   }
 
-  /** Fails what waits. */
+  /** Fails all waiting commands. */
   failWaiting(error: Error): void {
     while (this.#firstWaiting !== null) this.#removeFirst().reject(error);
   }
 
-  /** As new: for when the controller was reset and nothing is in flight. */
+  /** Restores the initial state after a reset of the controller. Nothing may be in flight. */
   reset(): void {
     this.#tail = 0;
     this.#head = 0;
@@ -444,9 +450,9 @@ export class QueuePair {
     this.#completions.fill(0);
   }
 
-  /** What gives its memory back, once. */
+  /** @returns Functions that release the memory of both queues, once. */
   releases(proof: DmaStopped): (() => void)[] {
-    if (!proof.holds) throw new DmaArgumentError('proof', proof.reason, 'a proof that holds');
+    if (!proof.holds) throw new DmaArgumentError('proof', proof.reason, 'a proof that still holds');
     return this.#memoryReleases();
   }
 

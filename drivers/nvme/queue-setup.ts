@@ -1,4 +1,4 @@
-/** Making I/O queues, and doing away with them, by admin commands: NVM Express Base Specification 1.4, 5.3 to 5.6, 7.6. */
+/** Creates and deletes I/O queues by admin commands: NVM Express Base Specification 1.4, 5.3 to 5.6, 7.6. */
 import type { CommandData } from './data.ts';
 import { PrpEntries } from './prp.ts';
 import type { NvmeCommand, QueuePair } from './queue-pair.ts';
@@ -7,7 +7,7 @@ import { ADMIN, FEATURE, QUEUE_FLAG } from './registers.ts';
 /** Submits an admin command. @returns Dword 0 of its completion. */
 export type SubmitAdmin = (command: NvmeCommand, data: CommandData | null) => Promise<number>;
 
-/** Asks for I/O queues (5.21.1.7); says how many there are of the kind of which there are fewer. */
+/** Requests I/O queues (5.21.1.7). @returns The smaller of the two granted counts, submission and completion queues. */
 export async function requestQueues(submit: SubmitAdmin, count: number): Promise<number> {
   const wanted = count - 1;
   const command = { opcode: ADMIN.setFeatures, cdw10: FEATURE.numberOfQueues, cdw11: wanted | (wanted << 16) };
@@ -15,7 +15,7 @@ export async function requestQueues(submit: SubmitAdmin, count: number): Promise
   return Math.min(result & 0xffff, result >>> 16) + 1;
 }
 
-/** Creates I/O queues: of each pair the completion queue first (5.3, 5.4, 7.6.1). */
+/** Creates I/O queues. The completion queue of each pair comes first (5.3, 5.4, 7.6.1). */
 export async function createQueues(
   submit: SubmitAdmin,
   queues: readonly QueuePair[],
@@ -31,7 +31,7 @@ export async function createQueues(
   }
 }
 
-/** PRP1 of a command that creates a queue. */
+/** Command data with a queue's address as PRP1. */
 function queueAt(address: number): CommandData {
   const prps = new PrpEntries();
   prps.prp1 = address;
@@ -39,8 +39,8 @@ function queueAt(address: number): CommandData {
 }
 
 /**
- * Deletes I/O queues. With a submission queue the controller ends what is in flight there (5.6, 7.3.3). No doorbell of a
- * completion queue is written once its deletion was asked for.
+ * Deletes I/O queues. Deleting a submission queue ends its commands in flight (5.6, 7.3.3). A completion queue's
+ * doorbell is not written once its deletion was requested.
  */
 export async function deleteQueues(submit: SubmitAdmin, queues: readonly QueuePair[]): Promise<void> {
   for (const { id } of queues) await submit({ opcode: ADMIN.deleteSubmissionQueue, cdw10: id }, null);

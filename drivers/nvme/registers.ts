@@ -1,5 +1,5 @@
 /**
- * Numbers of the NVM Express Base Specification 1.4: registers, commands, fields. Section numbers are of that document.
+ * Registers, commands and fields of the NVM Express Base Specification 1.4, to which the section numbers refer.
  */
 
 /** Class code of an NVM Express I/O controller: mass storage, non-volatile memory, NVMe (2.1.5). */
@@ -20,11 +20,11 @@ export const REGISTER: Readonly<Record<'cap' | 'vs' | 'cc' | 'csts' | 'aqa' | 'a
   /** Admin Submission and Completion Queue Base Address, 64 bits each (3.1.9, 3.1.10). */
   asq: 0x28,
   acq: 0x30,
-  /** The first doorbell, SQ0TDBL (3.1); the others follow at the stride of CAP.DSTRD. */
+  /** First doorbell, SQ0TDBL (3.1). The others follow at the stride of CAP.DSTRD. */
   doorbells: 0x1000,
 };
 
-/** Version 1.1 as VS has it: the first one with lists of active namespaces (CNS 02h). */
+/** Version 1.1 in the format of VS: the first version with Active Namespace ID lists (CNS 02h). */
 export const VERSION_1_1 = 0x0001_0100;
 
 /** Controller Configuration (3.1.5). */
@@ -46,21 +46,21 @@ export const CSTS: Readonly<Record<'ready' | 'fatal' | 'shutdownComplete' | 'shu
   shutdownMask: 0x3 << 2,
 };
 
-/** What CAP says (3.1.1). */
+/** Fields of CAP (3.1.1). */
 export interface ControllerCapabilities {
-  /** Most entries of a queue: MQES + 1. */
+  /** Maximum entries per queue: MQES + 1. */
   readonly maxEntries: number;
-  /** Milliseconds that CSTS.RDY may take to follow CC.EN: TO, in units of 500 ms. */
+  /** Milliseconds within which CSTS.RDY follows CC.EN: TO, in units of 500 ms. */
   readonly readyTimeout: number;
-  /** Bytes from one doorbell to the next: 4 << DSTRD. */
+  /** Bytes between doorbells: 4 << DSTRD. */
   readonly doorbellStride: number;
-  /** The NVM command set is there: CSS, bit 37. */
+  /** Supports the NVM command set: CSS, bit 37. */
   readonly nvmCommandSet: boolean;
-  /** Smallest memory page: 2^(12 + MPSMIN) bytes. */
+  /** Minimum memory page size: 2^(12 + MPSMIN) bytes. */
   readonly minPageSize: number;
 }
 
-/** Takes CAP apart. */
+/** Parses CAP. */
 export function parseCapabilities(cap: bigint): ControllerCapabilities {
   const field = (low: number, width: number): number => Number((cap >> BigInt(low)) & ((1n << BigInt(width)) - 1n));
   return {
@@ -130,7 +130,7 @@ export const NVM: Readonly<
   datasetManagement: 0x09,
 };
 
-/** What Identify is asked for: CNS (5.15). */
+/** Identify: Controller or Namespace Structure, CNS (5.15). */
 export const IDENTIFY: Readonly<Record<'namespace' | 'controller' | 'activeNamespaces', number>> = {
   namespace: 0x00,
   controller: 0x01,
@@ -143,13 +143,13 @@ export const FEATURE: Readonly<Record<'numberOfQueues' | 'hostMemoryBuffer', num
   hostMemoryBuffer: 0x0d,
 };
 
-/** Bits of Create I/O Completion Queue and Create I/O Submission Queue, dword 11 (5.3, 5.4). */
+/** Flags in dword 11 of Create I/O Completion Queue and Create I/O Submission Queue (5.3, 5.4). */
 export const QUEUE_FLAG: Readonly<Record<'physicallyContiguous' | 'interruptsEnabled', number>> = {
   physicallyContiguous: 0x1,
   interruptsEnabled: 0x2,
 };
 
-/** Dword 12 of Read (6.9), Write (6.15) and Write Zeroes (6.17). */
+/** Flags in dword 12 of Read (6.9), Write (6.15) and Write Zeroes (6.17). */
 export const IO_FLAG: Readonly<Record<'forceUnitAccess' | 'deallocate', number>> = {
   forceUnitAccess: 0x4000_0000,
   deallocate: 0x0200_0000,
@@ -157,22 +157,22 @@ export const IO_FLAG: Readonly<Record<'forceUnitAccess' | 'deallocate', number>>
 
 /** Dword 11 of Dataset Management: Attribute Deallocate (6.7). */
 export const DSM_DEALLOCATE = 0x4;
-/** Most ranges of one Dataset Management command, and bytes of one (6.7). */
+/** Maximum ranges per Dataset Management command, and bytes per range (6.7). */
 export const DSM_MAX_RANGES = 256;
 export const DSM_RANGE_SIZE = 16;
 
-/** Bytes of a submission queue entry (4.2) and of a completion queue entry (4.6). */
+/** Size of a submission queue entry (4.2) and of a completion queue entry (4.6) in bytes. */
 export const SUBMISSION_ENTRY = 64;
 export const COMPLETION_ENTRY = 16;
 
-/** Bytes of a memory page: CC.MPS = 0. */
+/** Size of a memory page in bytes: CC.MPS = 0. */
 export const PAGE_SIZE = 4096;
-/** Bytes of an Identify data structure, whichever it is (5.15). */
+/** Size of every Identify data structure in bytes (5.15). */
 export const IDENTIFY_SIZE = 4096;
-/** IDs in an Active Namespace ID list (5.15.2). */
+/** Number of IDs in an Active Namespace ID list (5.15.2). */
 export const NAMESPACE_LIST_LENGTH: number = IDENTIFY_SIZE / 4;
 
-/** Names of commands for messages. */
+/** Name of a command for messages. */
 export function opcodeName(opcode: number, admin: boolean): string {
   const table: Readonly<Record<string, number>> = admin ? ADMIN : NVM;
   const found = Object.entries(table).find(([, code]) => code === opcode);

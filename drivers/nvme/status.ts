@@ -1,7 +1,7 @@
-/** Status codes by name: NVM Express Base Specification 1.4, 4.6.1. */
+/** Names of status codes: NVM Express Base Specification 1.4, 4.6.1. */
 import { checkInteger } from 'dmapool/arguments';
 
-/** Status Code Type 0: Generic Command Status; below 0x80 for every command set, from 0x80 on of the NVM command set. */
+/** Status Code Type 0: Generic Command Status. Codes from 0x80 on belong to the NVM command set. */
 const GENERIC: Readonly<Record<number, string>> = {
   0x00: 'Successful Completion',
   0x01: 'Invalid Command Opcode',
@@ -118,7 +118,7 @@ const TYPE_NAMES: readonly string[] = [
   'Path Related Status',
 ];
 
-/** Generic status codes that the driver itself looks at. */
+/** Generic status codes that the driver handles. */
 export const STATUS: Readonly<Record<'abortRequested' | 'submissionQueueDeleted' | 'invalidNamespace', number>> = {
   abortRequested: 0x07,
   submissionQueueDeleted: 0x08,
@@ -126,7 +126,7 @@ export const STATUS: Readonly<Record<'abortRequested' | 'submissionQueueDeleted'
 };
 
 /**
- * The specification's name of a status.
+ * Name of a status in the specification.
  *
  * @param type Status Code Type, 0 to 7. @param code Status Code, 0 to 255.
  *

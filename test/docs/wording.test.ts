@@ -18,7 +18,6 @@ const NOT_COVERED: readonly string[] = [
   'CONTRIBUTING.md',
   'CHANGELOG.md',
   'docs/',
-  'drivers/',
   'scripts/vm/',
   'src/arguments.ts',
   'src/cli/replay.ts',

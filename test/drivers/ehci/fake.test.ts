@@ -31,7 +31,7 @@ test('a controller is taken over from the BIOS, which keeps it only if it does n
   stubborn.biosLetsGo = false;
   const second = await open(stubborn);
   await (await EhciController.open(second.pci)).close();
-  assert.match(second.log.text, /warn 0000:00:05\.0: the BIOS does not let go/);
+  assert.match(second.log.text, /warn 0000:00:05\.0: the BIOS did not release the controller/);
   assert.deepEqual(stubborn.legacy, [0x0100_0000, 0]);
   await second.pci.close();
 });

@@ -10,7 +10,7 @@ import {
   ScsiError,
 } from 'dmapool/drivers/ehci';
 import { UsbBuffer } from '../../../drivers/ehci/buffer.ts';
-import { type DeviceHome, UsbDevice } from '../../../drivers/ehci/device.ts';
+import { type DeviceHost, UsbDevice } from '../../../drivers/ehci/device.ts';
 import { rejectsAs } from '../../support/errors.ts';
 
 const SYNCHRONIZE = 0x35;
@@ -26,7 +26,7 @@ class FakeDisk extends UsbDevice {
   #data: Uint8Array | null = null;
 
   constructor(key: number, asc: number) {
-    super({ name: 'fake', port: 1, timeout: 1000 } as DeviceHome, 1);
+    super({ name: 'fake', port: 1, timeout: 1000 } as DeviceHost, 1);
     this.#key = key;
     this.#asc = asc;
   }

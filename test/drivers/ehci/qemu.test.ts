@@ -197,7 +197,7 @@ test('a disk that was left in the middle of a command is reset, and works', { sk
       await pipe.send(Uint8Array.of(0x55, 0x53, 0x42, 0x43, ...new Uint8Array(10), 6, ...new Uint8Array(16)));
       await pipe.close();
       const stall = await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_STALL', MassStorage.open(device));
-      assert.match(stall.message, /endpoint 2 out: the device answered STALL/);
+      assert.match(stall.message, /endpoint 2 out: the device responded with STALL/);
       assert.deepEqual(activeBlocks(pci), { usb_data: 0, ehci_qh: 2, ehci_qtd: 1 });
       const disk = await MassStorage.open(device);
       const bytes = new Uint8Array(content.length);

@@ -174,7 +174,7 @@ test('a transfer that takes too long is taken back, and the disk works again', {
     await disk.read(0, bytes, { timeout: 30_000 });
     for (let round = 0; round < 3; round++) {
       const error = await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_TIMEOUT', disk.read(0, bytes, { timeout: 50 }));
-      assert.match(error.message, /endpoint 1 in: not done within 50 ms/);
+      assert.match(error.message, /endpoint 1 in: transfer not complete within 50 ms/);
       assert.deepEqual(activeBlocks(bench.pci), idle);
     }
     await disk.read(3, bytes.subarray(0, 512), { timeout: 30_000 });

@@ -96,7 +96,7 @@ test('anything else is a typed error, never a crash nor an endless loop', () => 
     } catch (error) {
       assert.ok(error instanceof UsbError, String(error));
       assert.equal(error.code, 'ERR_DMAPOOL_USB_PROTOCOL');
-      assert.match(error.message, /^device: the device gave /);
+      assert.match(error.message, /^device: the device returned /);
     }
   };
   fc.assert(
