@@ -1,4 +1,4 @@
-/** What TypeScript calls private or protected, JavaScript can call. None of it may break a pool. */
+/** JavaScript can call methods that are private or protected in TypeScript. No such call may corrupt a pool. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Device, DmaPool } from 'dmapool';
@@ -10,7 +10,7 @@ import { instanceCalls, revoked, throwing } from './wild.ts';
 const device = (): Device => new Device({ name: 'eth0' });
 const pool = (): DmaPool => DmaPool.create('rx', device(), { size: 64, maxBlocks: 64 });
 
-test('pool.attach(handle), for DmaPool.attach(handle), is no method', () => {
+test('pool.attach(handle) is no method; DmaPool.attach(handle) is', () => {
   const made = pool();
   const handle = sharePool(made).handle;
   assert.throws(() => {
@@ -34,13 +34,13 @@ test('every method of a pool is documented, or harmless', () => {
   }
 });
 
-test('a pool that was made by its constructor is refused', () => {
+test('a pool made by its constructor is refused', () => {
   const Constructor = DmaPool as unknown as new (...args: unknown[]) => DmaPool;
   const error = throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => new Constructor('rx', device(), {}, -1, 8, {}));
   assert.match(error.message, /DmaPool\.create\(\)/);
 });
 
-test('isAllocated is false for whatever is no index', () => {
+test('isAllocated is false for anything that is no index', () => {
   const made = pool();
   const { index } = made.alloc();
   assert.equal(isAllocated(made, index), true);
@@ -49,7 +49,7 @@ test('isAllocated is false for whatever is no index', () => {
   }
 });
 
-test('no value makes an error about it fail', () => {
+test('every invalid value yields an error that describes it', () => {
   const made = pool();
   for (const value of [
     revoked(),
@@ -69,7 +69,7 @@ test('no value makes an error about it fail', () => {
   }
 });
 
-test('a handle is read once, and checked whole', () => {
+test('a handle is read once, and checked in full', () => {
   const handle = sharePool(pool()).handle;
   for (const broken of [
     { debug: undefined },

@@ -1,4 +1,4 @@
-/** Options that nobody knows are refused, by name: `{ aling: 64 }` would be a pool whose blocks are not aligned. */
+/** Unknown options are refused by name: with `{ aling: 64 }` accepted, the pool's blocks would not be aligned. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Device, DmaArgumentError, DmaPool, HeapMemory, PoolGeometry } from 'dmapool';
@@ -20,7 +20,7 @@ const device = (): Device => new Device({ name: 'eth0' });
 const pool = (): DmaPool => DmaPool.create('rx', device(), { size: 64, maxBlocks: 8 });
 const createPool = (options: unknown): DmaPool => DmaPool.create('rx', device(), options as { size: number });
 
-/** Options with one name more, of whatever type the call wants. */
+/** Options with one additional name, with the type of the call's parameter. */
 function misspelt(options: object): never {
   return { ...options, misspelt: 1 } as never;
 }
@@ -38,7 +38,7 @@ async function refuses(call: () => unknown, pattern: RegExp): Promise<void> {
   );
 }
 
-test('the message has the name, the nearest one, and all that are accepted', () => {
+test('the message has the name, the nearest option, and all accepted ones', () => {
   const error = throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => createPool({ size: 64, aling: 64 }));
   assert.equal(
     error.message,
@@ -47,7 +47,7 @@ test('the message has the name, the nearest one, and all that are accepted', () 
   assert.equal((error as DmaArgumentError).argument, 'aling');
 });
 
-test('the nearest name begins with the same letters, in any case', () => {
+test('the suggested name begins with the same letters, in any case', () => {
   const guess = (name: string): string | undefined => {
     const error = throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => createPool({ size: 64, [name]: 1 }));
     return /did you mean (\w+)\?/.exec(error.message)?.[1];
@@ -58,17 +58,17 @@ test('the nearest name begins with the same letters, in any case', () => {
   assert.equal(guess('initOnAloc'), 'initOnAlloc');
   assert.equal(guess('alignment'), 'align');
   assert.equal(guess('initOnFre'), 'initOnFree');
-  assert.equal(guess('wordin'), undefined, 'what is not documented is not suggested');
+  assert.equal(guess('wordin'), undefined, 'an undocumented option is not suggested');
   assert.equal(guess('x'), undefined);
   assert.equal(guess('a'.repeat(100_000)), undefined);
 });
 
-test('a name is quoted, whatever is in it', () => {
+test('a name is quoted, whatever characters it has', () => {
   const error = throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => createPool({ size: 64, 'a\nb': 1 }));
   assert.match(error.message, /^unknown option "a\\nb";/);
 });
 
-test('options of pools, devices and memory', async () => {
+test('pools, devices and memory refuse unknown options', async () => {
   await refuses(() => createPool(misspelt({ size: 64 })), /^unknown option "misspelt"; accepted: size, align/);
   await refuses(
     () => createPool({ size: 64, debug: { quarantin: true } }),
@@ -87,7 +87,7 @@ test('options of pools, devices and memory', async () => {
   await refuses(() => sharePool(shared, misspelt({})).handle, /accepted: magazine$/);
 });
 
-test('options of traces and of the system', async () => {
+test('traces and the system functions refuse unknown options', async () => {
   const bytes = new TextEncoder().encode('#dma_pool-trace v1\n');
   await refuses(() => decodeTrace(bytes, misspelt({})), /accepted: name$/);
   await refuses(() => readPools(bytes, misspelt({})), /accepted: name$/);
@@ -103,7 +103,7 @@ test('options of traces and of the system', async () => {
   await refuses(() => bindToVfio([], misspelt({ sys: '/', proc: '/', dev: '/' })), /accepted: sys, proc, dev$/);
 });
 
-test('options of functions, interrupts and machines', async () => {
+test('functions, interrupts and machines refuse unknown options', async () => {
   await refuses(() => PciFunction.open(new FakeBackend(), misspelt({})), /accepted: log, memory, dmaMask$/);
   const pci = await PciFunction.open(new FakeBackend());
   await refuses(() => pci.interrupts(misspelt({})), /accepted: kinds, vectors, pollInterval, busyPoll$/);
@@ -117,7 +117,7 @@ test('options of functions, interrupts and machines', async () => {
   );
 });
 
-test('options of drivers', async () => {
+test('drivers refuse unknown options', async () => {
   const pci = await PciFunction.open(new FakeBackend());
   await refuses(() => E1000.open(pci, misspelt({})), /accepted: receiveDescriptors/);
   await refuses(() => NvmeController.open(pci, misspelt({})), /accepted: queues, queueDepth/);
@@ -157,7 +157,7 @@ test('options may be clones, have no prototype, be inherited or come from a clas
   }
   assert.equal(align(new Options()), 32);
   assert.equal(align(Object.freeze({ size: 64, align: 32 })), 32);
-  assert.equal(align({ size: 64, align: 32, [Symbol('note')]: 1 }), 32, 'symbols do not count');
+  assert.equal(align({ size: 64, align: 32, [Symbol('note')]: 1 }), 32, 'symbols are ignored');
   assert.equal(align({ size: 64, align: undefined }), 0, 'an undefined option is absent');
   throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => align(Object.create({ size: 64, aling: 32 }) as object));
 });
@@ -173,7 +173,7 @@ test('each option is read once', () => {
   assert.equal(made.geometry.size, 64);
 });
 
-test('what an options object throws is the cause of a typed error', () => {
+test('an error that an options object throws is the cause of a typed error', () => {
   const options = {
     get size(): number {
       throw new RangeError('mine');
@@ -185,7 +185,7 @@ test('what an options object throws is the cause of a typed error', () => {
   throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => createPool(revoked()));
 });
 
-test('drivers of your own can read options in the same way', () => {
+test('a user’s driver can read options in the same way', () => {
   const names = { depth: true, secret: false };
   assert.deepEqual(readOptions<{ depth?: number; secret?: number }>('options', { depth: 3, secret: 4 }, names), {
     depth: 3,

@@ -1,8 +1,9 @@
 /**
- * Whatever a public call is given, it answers with a typed error or a result: found by reflection, so that a new export is
- * tested from its first day. What a getter or proxy of the caller's throws becomes the `cause` of a typed error. The
- * exceptions, here and in the documents: `free`, `alloc` and the index forms may pass on what code in an argument throws, for
- * to guard against it would cost every call; and callbacks, which are the caller's code.
+ * Every public call returns a result or throws a typed error, whatever its arguments. The calls are found by
+ * reflection, so that a new export is tested from its first day. An error thrown by a getter or proxy in an argument
+ * becomes the `cause` of a typed error. The exceptions, here and in the documents: `free`, `alloc` and the index forms
+ * may pass on errors of code in an argument, since a guard would slow down every call; and callbacks, which are the
+ * caller's code.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -34,12 +35,12 @@ const MOST_ARGUMENTS = 3;
 type ErrorClass = new (...args: never[]) => unknown;
 type Maker = () => unknown;
 
-/** Promises that were not settled at once; each must be when what it waits for has ended. */
+/** Promises that were not settled at once; each must settle when the object that it waits for has ended. */
 const pending: Pending[] = [];
 
 const log = new RecordingLog();
 
-/** Errors of drivers, which have base classes of their own. */
+/** Errors of drivers, which have their own base classes. */
 const classes: ErrorClass[] = [];
 const modules = new Map<string, Readonly<Record<string, unknown>>>();
 for (const { specifier } of entryPoints) {
@@ -56,7 +57,7 @@ function describeArgument(value: unknown): string {
   }
 }
 
-/** Calls with each wild value in each place, and with wild and plausible values in all places. */
+/** Makes calls with each wild value in each position, and with wild and plausible values in all positions. */
 async function tryAll(
   callables: readonly Callable[],
   plausible: readonly Maker[],
@@ -84,7 +85,9 @@ async function tryAll(
       if (outcome === null || failures.has(callable.name)) continue;
       const { untyped } = outcome;
       const trace =
-        untyped instanceof Error ? (untyped.stack ?? untyped.message).split('\n').slice(0, 3).join(' ') : 'no Error';
+        untyped instanceof Error
+          ? (untyped.stack ?? untyped.message).split('\n').slice(0, 3).join(' ')
+          : 'not an Error';
       failures.set(callable.name, `${callable.name}(${args.map(describeArgument).join(', ')}): ${trace}`);
     }
   }
@@ -96,7 +99,7 @@ let pools = 0;
 const pool = (debug = false): DmaPool =>
   DmaPool.create(`wild ${String(pools++)}`, device(), { size: 64, maxBlocks: 16, debug });
 
-/** Values that the calls could well be given, so that the wild ones get further than the first check. */
+/** Valid arguments, which let the wild ones pass the first checks. */
 const PLAUSIBLE: readonly Maker[] = [
   () => 0,
   () => 1,
@@ -120,8 +123,8 @@ const PLAUSIBLE: readonly Maker[] = [
 
 const asyncTrace = await decodeTrace([new TextEncoder().encode('#dma_pool-trace v1\n')], { name: 'empty' });
 
-test('exports of the entry points', { timeout: 60_000 }, async (t) => {
-  // Of a machine without options all is at its defaults, and it starts.
+test('exports of the entry points throw only typed errors', { timeout: 60_000 }, async (t) => {
+  // A machine without options has defaults for all of them, and starts.
   const isNothing = (value: unknown): boolean => {
     if (value === undefined || typeof value !== 'object' || value === null) return value === undefined;
     try {
@@ -131,7 +134,7 @@ test('exports of the entry points', { timeout: 60_000 }, async (t) => {
     }
   };
   for (const [specifier, module] of modules) {
-    // The checks themselves: their bounds and names are constants of those who check.
+    // The conformance checks are excluded: their bounds and names are constants of the test.
     if (specifier === 'dmapool/arguments') continue;
     const plausible = specifier === 'dmapool/linux' ? [] : [...PLAUSIBLE, () => asyncTrace];
     await t.test(specifier, () =>
@@ -142,7 +145,7 @@ test('exports of the entry points', { timeout: 60_000 }, async (t) => {
   }
 });
 
-test('devices, pools, blocks and memory', { timeout: 60_000 }, async (t) => {
+test('devices, pools, blocks and memory throw only typed errors', { timeout: 60_000 }, async (t) => {
   const makers: Readonly<Record<string, () => object>> = {
     device,
     pool,
@@ -160,7 +163,7 @@ test('devices, pools, blocks and memory', { timeout: 60_000 }, async (t) => {
   };
   for (const [name, make] of Object.entries(makers)) {
     await t.test(name, async () => {
-      // One object for each method: some end it.
+      // A new object for each method: some end it.
       for (const { name: method } of instanceCalls(name, make())) {
         const instance = make();
         await tryAll(
@@ -173,7 +176,7 @@ test('devices, pools, blocks and memory', { timeout: 60_000 }, async (t) => {
   }
 });
 
-test('a PCI function and what it has', { timeout: 60_000 }, async (t) => {
+test('a PCI function and its parts throw only typed errors', { timeout: 60_000 }, async (t) => {
   const open = async (): Promise<PciFunction> => {
     const backend = new FakeBackend();
     backend.interrupts = new FakeInterrupts('msi', 4);
@@ -195,7 +198,7 @@ test('a PCI function and what it has', { timeout: 60_000 }, async (t) => {
   }
 });
 
-test('an NVMe controller and a namespace', { timeout: 60_000 }, async () => {
+test('an NVMe controller and a namespace throw only typed errors', { timeout: 60_000 }, async () => {
   const fake = new FakeNvme();
   const pci = await PciFunction.open(fake, { log });
   fake.target = pci.device;
@@ -215,7 +218,7 @@ test('an NVMe controller and a namespace', { timeout: 60_000 }, async () => {
   await pci.close();
 });
 
-test('what waited ended with what it waited for', async () => {
+test('every pending promise settled with its object', async () => {
   const open = new Set(pending.keys());
   for (const [i, { promise }] of pending.entries()) void promise.catch(() => undefined).then(() => open.delete(i));
   for (let i = 0; i < 200 && open.size > 0; i++) await sleep(10);

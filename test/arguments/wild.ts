@@ -1,14 +1,14 @@
-/** Arguments that no caller means to give, and calls with them. */
+/** Invalid arguments of every kind, and calls with them. */
 import { DmaError } from 'dmapool';
 
-/** Throws at every touch: what `typeof` says of it is all that can be known. */
+/** Throws at every access; only `typeof` works. */
 export function revoked(target: object = {}): object {
   const { proxy, revoke } = Proxy.revocable(target, {});
   revoke();
   return proxy;
 }
 
-/** Every property that is read throws. */
+/** Throws when any property is read. */
 export function throwing(): object {
   return new Proxy(
     {},
@@ -20,7 +20,7 @@ export function throwing(): object {
   );
 }
 
-/** Each makes a fresh value, so that no call sees what an earlier one did to it. */
+/** Each creates a new value, so that no call sees the effects of an earlier one. */
 export const WILD: readonly (() => unknown)[] = [
   (): unknown => undefined,
   (): unknown => null,
@@ -50,7 +50,7 @@ export const WILD: readonly (() => unknown)[] = [
   (): unknown => Promise.resolve(),
 ];
 
-/** One function to call: `name` for messages, `call` with whatever arguments. */
+/** A function to call: `name` for messages, `call` with any arguments. */
 export interface Callable {
   readonly name: string;
   readonly call: (args: readonly unknown[]) => unknown;
@@ -68,8 +68,8 @@ export function isErrorClass(value: unknown): boolean {
 }
 
 /**
- * What can be called of a module's exports: functions, constructors, static methods. The constructors of errors are not among
- * them: an error's message may be whatever its maker says.
+ * The callable exports of a module: functions, constructors, static methods. Constructors of errors are excluded: an
+ * error's message may be any value.
  */
 export function exportedCalls(specifier: string, module: Readonly<Record<string, unknown>>): Callable[] {
   return Object.entries(module).flatMap(([key, value]): Callable[] => {
@@ -80,7 +80,7 @@ export function exportedCalls(specifier: string, module: Readonly<Record<string,
   });
 }
 
-/** What can be called of an object: its own methods and those of its prototypes, and its getters. */
+/** The callable members of an object: its own methods and those of its prototypes, and its getters. */
 export function instanceCalls(name: string, instance: object): Callable[] {
   const calls = new Map<PropertyKey, Callable>();
   for (let at: object = instance; at !== Object.prototype; at = Object.getPrototypeOf(at) as object) {
@@ -109,14 +109,14 @@ export interface Pending {
   readonly promise: Promise<unknown>;
 }
 
-/** The outcome of a call: null for one that is as it should be, else what was thrown or rejected. */
+/** The outcome of a call: null if it is allowed, else the thrown or rejected value. */
 export interface Outcome {
   readonly untyped: unknown;
 }
 
 /**
- * Makes a call and follows what it gives, promises and generators included. Resolves once the promise is settled or has
- * gone through some turns of the event loop; `pending` then gets it.
+ * Makes a call and awaits its result, promises and generators included. Resolves once the promise is settled or has
+ * been pending for some turns of the event loop; `pending` then receives it.
  */
 export async function outcomeOf(
   { name, call }: Callable,
@@ -126,7 +126,7 @@ export async function outcomeOf(
 ): Promise<Outcome | null> {
   try {
     const result = call(args);
-    // Not `await` at once: what is awaited may be a wait that only ends with its pool.
+    // No `await` here: the promise may be a wait that only ends with its pool.
     if (result instanceof Promise) {
       const settled = result.then(
         () => null,
@@ -149,7 +149,7 @@ function isGenerator(value: unknown): value is AsyncGenerator | Generator {
   return Object.prototype.toString.call(value).endsWith('Generator]');
 }
 
-/** Gives undefined after some turns of the event loop. */
+/** Resolves to undefined after some turns of the event loop. */
 async function turns(count: number): Promise<undefined> {
   for (let i = 0; i < count; i++) {
     await new Promise((resolve) => {
@@ -158,7 +158,7 @@ async function turns(count: number): Promise<undefined> {
   }
 }
 
-/** True for what the package throws on purpose, and what the system says of a file. */
+/** True for the package's own errors, and for system errors about a file. */
 export function isTypedError(error: unknown, classes: readonly (new (...args: never[]) => unknown)[] = []): boolean {
   if (error instanceof DmaError || classes.some((type) => error instanceof type)) return true;
   return error instanceof Error && 'syscall' in error;

@@ -60,7 +60,7 @@ test('every contender runs in turns, and the figures and ratios are plausible', 
   assert.match(text, /10,000 blocks of 128 bytes, index/);
 });
 
-test('without the C peers the rest stands', () => {
+test('without the C peers the other rows are complete', () => {
   const sample = summarize([{ nsPerPairMedian: 8, nsPerPairBest: 7 }]);
   const rival = { ...sample, fasterBest: null, fasterMedian: null };
   const comparison: Comparison = {
@@ -96,7 +96,7 @@ test('without the C peers the rest stands', () => {
   assert.match(text, /^16\/16\/0 +0 +\?$/m);
 });
 
-test('a summary is the least, the middle and the slowest of its processes', () => {
+test('a summary has the least, the middle and the slowest of its processes', () => {
   const summary = summarize([
     { nsPerPairMedian: 8, nsPerPairBest: 7 },
     { nsPerPairMedian: 15, nsPerPairBest: 6 },
@@ -134,7 +134,7 @@ test('the C peer prints the cost of a lock and a line for each geometry, on one 
       );
     }
   }
-  assert.ok(!existsSync(compiled.path), 'the temporary folder is gone');
+  assert.ok(!existsSync(compiled.path), 'the temporary folder is removed');
 });
 
 test('a missing compiler or library is one line, and a failure where tools are required', () => {
@@ -157,7 +157,7 @@ test('a missing compiler or library is one line, and a failure where tools are r
   }
 });
 
-test('compare.js refuses what it does not know, with exit code 2 and no stack trace', () => {
+test('compare.js refuses unknown options with exit code 2 and no stack trace', () => {
   const script = fileURLToPath(new URL('../../bench/compare.js', import.meta.url));
   for (const bad of [['--processes', '0'], ['--processes', 'x'], ['--workers', '99'], ['--unknown']]) {
     const { status, stdout, stderr } = spawnSync(process.execPath, [script, ...bad], { encoding: 'utf8' });

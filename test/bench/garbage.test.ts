@@ -14,7 +14,7 @@ import { runJsonLines } from '../../bench/processes.ts';
 import { createHeldBlocks, KERNEL_GEOMETRIES, type Round } from '../../src/cli/speed.ts';
 import { Device, DmaPool, HeapMemory } from '../../src/index.ts';
 
-// Proof that the figure which is 0 for the pool is not 0 by construction: a round that leaves garbage is seen to.
+// Proves that the figure 0 for the pool is a measurement: a round that leaves garbage is detected.
 
 const rubbish: { current: unknown } = { current: null };
 
@@ -46,13 +46,13 @@ async function measure(round: Round, rounds: number): Promise<number | null> {
   return garbagePerPair(readings, empty, watch);
 }
 
-test('an object a pair is seen, to its size', async () => {
+test('an object per pair is detected, to its size', async () => {
   const garbage = await measure(wasteful, 3);
   // One field and its header: 16 bytes where pointers are compressed, up to 56 with the engine's spare fields.
   assert.ok(garbage !== null && garbage >= 12 && garbage <= 64, String(garbage));
 });
 
-test('an object in a hundred pairs is seen', async () => {
+test('an object in a hundred pairs is detected', async () => {
   const garbage = await measure(onceIn100, 20);
   assert.ok(garbage !== null && garbage >= 0.1 && garbage <= 0.7, String(garbage));
 });
@@ -62,7 +62,7 @@ test('a round that allocates nothing leaves 0', async () => {
   assert.ok(garbage !== null && garbage < 0.0005, String(garbage));
 });
 
-test('readings that a collection disturbed are left out', async () => {
+test('readings disturbed by a collection are discarded', async () => {
   using watch = new CollectionWatch();
   const start = performance.now();
   const chunks: unknown[] = [];
@@ -75,18 +75,18 @@ test('readings that a collection disturbed are left out', async () => {
   assert.equal(garbagePerPair([disturbed], [], watch), null);
 });
 
-test("this runtime's heap figure sees objects at once", () => {
+test('this runtime’s heap figure counts objects at once', () => {
   assert.ok(heapReflectsAllocations());
 });
 
-test('a pair on a pool leaves none, and a block takes at most 64 bytes of heap and its part of 128 a page', () => {
+test('a pair on a pool leaves no garbage, and a block uses at most 64 bytes of heap and its share of 128 per page', () => {
   const program = fileURLToPath(new URL('../../bench/ours/one-thread.js', import.meta.url));
   const settings = ['--rounds', '2', '--repetitions', '2', '--warmup', '1'];
   const [line] = runJsonLines([], [process.execPath, program, ...settings]) as [OneThreadLine];
   assert.equal(line.runtime, `Node ${process.version}`);
   assert.equal(line.results.length, KERNEL_GEOMETRIES.length);
   for (const { size, blocksPerPage, garbageBytesPerPair, heapBytesPerBlock: heap } of line.results) {
-    // No timings: these two hold on any machine, or the allocator got worse.
+    // No timings: these two figures are the same on any machine, unless the allocator regressed.
     assert.equal(garbageBytesPerPair, 0, `${String(size)}: garbage`);
     const limit = 64 + 128 / blocksPerPage;
     assert.ok(

@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import { shareOf } from '../../bench/nvme/profile.ts';
 import { withoutQemu } from '../qemu/qemu.ts';
 
-void test('samples in alloc and free, and in what they call, are counted; idle ones are not', () => {
+void test('samples in alloc and free and their callees are counted; idle ones are not', () => {
   const node = (id: number, functionName: string, file: string, hitCount: number, children: number[] = []): object => ({
     id,
     hitCount,
@@ -30,11 +30,11 @@ void test('samples in alloc and free, and in what they call, are counted; idle o
   assert.deepEqual(shareOf({ nodes, startTime: 0, endTime: 0 }), { share: 0.2, samples: 100 });
 });
 
-void test('bench:qemu prints what the driver does and what its pools cost', { skip: withoutQemu }, () => {
+void test('bench:qemu prints the driver’s throughput and the cost of its pools', { skip: withoutQemu }, () => {
   const program = fileURLToPath(new URL('../../bench/nvme/qemu.js', import.meta.url));
   const { stdout, stderr, error } = spawnSync(process.execPath, [program, '--seconds', '0.1'], { encoding: 'utf8' });
   assert.equal(error, undefined);
-  // What the figures are is for a quiet machine to say.
+  // The figures themselves need a quiet machine.
   assert.match(stdout, /^4 KiB +1 +[\d,]+ .* %$/m, stderr);
   assert.match(stdout, /^4 KiB +32 +[\d,]+ .* %$/m);
   assert.match(stdout, /^Allocation and free take at most \d+\.\d\d % of the CPU time: (less|MORE) than 2\.00 %\.$/m);

@@ -89,7 +89,7 @@ test('the page has every figure, the method, and a chart for each runtime', () =
   for (const { file } of drawn) assert.ok(text.includes(`](benchmarks/${file})`), file);
 });
 
-test('a chart has a bar for each value, as long as the value says, and none for what was not measured', () => {
+test('a chart has a bar for each value, of the value’s length, and none for a missing value', () => {
   const svg = drawBarChart({
     title: 'a < b & c',
     unit: 'ns',
@@ -105,7 +105,7 @@ test('a chart has a bar for each value, as long as the value says, and none for 
   assert.deepEqual(widths, [580, 290]);
 });
 
-test('the tables of the README are replaced, and nothing else is', () => {
+test('only the tables of the README are replaced', () => {
   const readme = 'before\n\n<!-- benchmarks -->\nold\n<!-- end of benchmarks -->\n\nafter\n';
   const once = withTables(readme, MEASURED);
   assert.match(once, /^before\n\n<!-- benchmarks -->\n\nNode v20\.0\.0, a machine:\n/);

@@ -13,7 +13,7 @@ const withoutFio =
     ? 'fio is not installed (Debian: fio)'
     : vmSkip;
 
-void test('samples count for the module that they are in, or the one that called native code', () => {
+void test('a sample counts for its own module, or for the module that called native code', () => {
   const node = (id: number, functionName: string, url: string, hitCount: number, children: number[] = []): object => ({
     id,
     hitCount,
@@ -35,7 +35,7 @@ void test('samples count for the module that they are in, or the one that called
   assert.deepEqual(shares, { epoll: 0.1, pci: 0.2, driver: 0.2, allocator: 0.2, runtime: 0.2, benchmark: 0.1 });
 });
 
-void test('ratios are those of rounds, and what limits is what costs', () => {
+void test('ratios are those of rounds, and the bottleneck is the largest cost', () => {
   const time = { epoll: 0.1, pci: 0.1, driver: 0.5, allocator: 0.1, runtime: 0.1, benchmark: 0.1 };
   const profile = (mode: 'interrupts' | 'polling', depth: number, user: number) => ({
     ...{ mode, depth, time },
@@ -59,23 +59,27 @@ void test('ratios are those of rounds, and what limits is what costs', () => {
   );
 });
 
-void test('bench:vfio compares with the kernel, and says what limits', { skip: withoutFio, timeout: 300_000 }, () => {
-  const run = spawnSync(process.execPath, [PROGRAM, '--rounds', '1', '--seconds', '0.1', '--json'], {
-    encoding: 'utf8',
-  });
-  assert.equal(run.status, 0, run.stderr);
-  const { results } = JSON.parse(run.stdout) as { results: ReturnType<typeof resultsOf> };
-  assert.equal(results.length, 9);
-  // What the figures are is for a quiet machine to say.
-  for (const { mode, kernel, rate, cost, limit } of results) {
-    assert.ok(kernel.median > 0 && rate.median > 0 && cost.user > 0 && limit !== '');
-    assert.equal(cost.interrupts > 0, mode !== 'polling', `interrupts: ${String(cost.interrupts)}, by ${mode}`);
-  }
-});
+void test(
+  'bench:vfio compares with the kernel, and names the bottleneck',
+  { skip: withoutFio, timeout: 300_000 },
+  () => {
+    const run = spawnSync(process.execPath, [PROGRAM, '--rounds', '1', '--seconds', '0.1', '--json'], {
+      encoding: 'utf8',
+    });
+    assert.equal(run.status, 0, run.stderr);
+    const { results } = JSON.parse(run.stdout) as { results: ReturnType<typeof resultsOf> };
+    assert.equal(results.length, 9);
+    // The figures themselves need a quiet machine.
+    for (const { mode, kernel, rate, cost, limit } of results) {
+      assert.ok(kernel.median > 0 && rate.median > 0 && cost.user > 0 && limit !== '');
+      assert.equal(cost.interrupts > 0, mode !== 'polling', `interrupts: ${String(cost.interrupts)}, by ${mode}`);
+    }
+  },
+);
 
-void test('bench:vfio says in a line what is missing', () => {
+void test('bench:vfio names a missing program in one line', () => {
   const run = spawnSync(process.execPath, [PROGRAM], { encoding: 'utf8', env: { PATH: '/nowhere' } });
   assert.equal(run.status, 1);
-  // Programs for administrators are looked for elsewhere too, where fio is not.
+  // Administrators' programs are searched in further folders, which do not have fio.
   assert.match(run.stderr, /^bench:vfio: fio is not installed: apt-get install fio\n$/);
 });

@@ -19,7 +19,7 @@ function assertTimes({ nsPerPairBest, nsPerPairMedian }: Sample): void {
 }
 
 for (const workers of [1, 2, 3]) {
-  test(`the line of ${String(workers)} workers has just what it should`, () => {
+  test(`the line of ${String(workers)} workers has exactly its columns`, () => {
     const command = [process.execPath, PROGRAM, ...settingArguments({ ...TINY, workers })];
     const [line] = runJsonLines([], command) as [WorkersLine];
     assert.deepEqual(Object.keys(line), ['runtime', 'undisturbed', 'results', 'pipeline']);
@@ -54,7 +54,7 @@ for (const workers of [1, 2, 3]) {
   });
 }
 
-test('a thread that fails ends the benchmark, though another waits for it', { timeout: 60_000 }, async () => {
+test('a thread that fails ends the benchmark, even if another one waits for it', { timeout: 60_000 }, async () => {
   const data = { shared: null, shares: [32], barrier: Barrier.createBuffer() };
   await using group = new ThreadGroup([data, data]);
   const job = { kind: 'rounds', blocks: 8, rounds: 1, complete: 2, counts: true } as const;
@@ -64,7 +64,7 @@ test('a thread that fails ends the benchmark, though another waits for it', { ti
   await assert.rejects(waiting, TypeError);
 });
 
-test('the C peer with as many threads stands beside', () => {
+test('the C peer has a line with the same number of threads', () => {
   const turns: number[] = [];
   const comparison = compareWorkers({
     ...TINY,
@@ -89,7 +89,7 @@ test('the C peer with as many threads stands beside', () => {
   assert.match(formatWorkerComparison({ ...comparison, peerMissing: 'no C compiler' }), /^no C compiler$/m);
 });
 
-test('tickets come out of the ring as they went in, round and round', () => {
+test('tickets come out of the ring in order, round after round', () => {
   const buffer = createRing();
   const writer = new RingWriter(buffer);
   const reader = new RingReader(buffer);

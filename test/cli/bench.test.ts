@@ -49,7 +49,7 @@ test('dmapool bench --json prints one document with the six geometries', async (
   );
 });
 
-test('dmapool bench prints a table for people', async () => {
+test('dmapool bench prints a readable table', async () => {
   const { stdout } = await bench('--rounds', '1', '--repetitions', '2');
   for (const geometry of ['16/16/0', '4096/4096/0', '68/32/4096'])
     assert.match(stdout, new RegExp(`^${geometry} +\\d`, 'm'));
@@ -61,7 +61,7 @@ test('dmapool bench refuses numbers out of range', async () => {
   await assert.rejects(bench('--repetitions', 'many'), { code: 'commander.invalidArgument' });
 });
 
-/** Rounds few enough for a test; repetitions enough for the engine to have compiled all before it counts. */
+/** Few rounds, to be fast; enough repetitions for the engine to compile everything before it counts. */
 const TINY = { rounds: 2, warmup: 30, repetitions: 9 };
 
 function assertTimes(times: Sample, what: string): void {
@@ -108,12 +108,12 @@ test('the report has the six geometries with plausible figures', async () => {
   }
 });
 
-test('a budget that is spent ends the run early, with one repetition', async () => {
+test('a run ends early, with one repetition, when its budget is used up', async () => {
   const { results } = await measureSpeed({ rounds: 1, warmup: 0, repetitions: 1_000_000, budgetMs: 0 });
   for (const { nsPerPairBest, nsPerPairMedian } of results) assert.equal(nsPerPairBest, nsPerPairMedian);
 });
 
-test('people get a table with a row for each geometry', () => {
+test('the readable table has a row for each geometry', () => {
   const times = { nsPerPairMedian: 8.25, nsPerPairBest: 7.5 };
   const text = formatSpeed({
     node: 'v20.0.0',
@@ -132,7 +132,7 @@ test('people get a table with a row for each geometry', () => {
   assert.match(text, /Node v20\.0\.0/);
 });
 
-test('median', () => {
+test('median is the middle value, or the mean of the two middle ones', () => {
   assert.equal(median([3, 1, 2]), 2);
   assert.equal(median([4, 1, 3, 2]), 2.5);
 });

@@ -101,7 +101,7 @@ test('sizes may be hexadecimal or have a suffix', async () => {
   assert.ok((await layout('1M')).includes('1,048,576 bytes'));
 });
 
-test('the drawing has every block, gap and boundary where it is', async () => {
+test('the drawing has every block, gap and boundary in its place', async () => {
   const text = await layout('640', undefined, '1K');
   const rows = text.split('\n').filter((line) => line.startsWith('0x'));
   assert.equal(rows.length, 16);
@@ -116,18 +116,18 @@ test('the drawing has every block, gap and boundary where it is', async () => {
   assert.match(text, /a column is 4 bytes; \[==\] a block, \. unused, \| a boundary/);
 });
 
-test('boundaries within a row', async () => {
+test('the drawing marks boundaries within a row', async () => {
   const row = (await layout('16', undefined, '64')).split('\n').find((line) => line.startsWith('0x0000'));
   assert.equal(row, '0x0000 |[0=][1=][2=][3=]|[4=][5=][6=][7=]|[8=][9=][10][11]|[12][13][14][15]|');
 });
 
-test('blocks that are not whole columns', async () => {
+test('the drawing has every block when blocks are not whole columns', async () => {
   const rows = (await layout('17')).split('\n').filter((line) => line.startsWith('0x'));
   const drawn = rows.map((line) => line.slice(8)).join('');
   assert.equal(drawn.split('[').length - 1, 240);
 });
 
-test('the figures', async () => {
+test('layout prints block size, blocks per page and unused bytes', async () => {
   const text = await layout('68', '32', '4096');
   assert.match(text, /block +96 bytes +\(68 raised to a multiple of 32; 28 bytes of each unused\)/);
   assert.match(text, /blocks in a page +42\n/);
@@ -138,7 +138,7 @@ test('the figures', async () => {
   assert.match(await layout('64', '0', '1M'), /\(1,048,576 exceeds the page\)/);
 });
 
-test('it says when a pool is the wrong tool, and what to use', async () => {
+test('layout reports when a pool is unsuitable, and recommends an alternative', async () => {
   const large = await layout('147456');
   assert.match(large, /A pool is the wrong tool: a block is larger than a page\./);
   assert.match(large, /Use device\.allocCoherent\(147456\)/);

@@ -15,7 +15,7 @@ test('the JSON document has exactly these fields in this order', async () => {
     assert.ok(Number.isInteger(elapsedNs) && elapsedNs > 0);
     assert.equal(nsPerEvent, elapsedNs / 6);
     const row = { device: '0000:00:02.0', name: 'prp list 256', active: 1, blocks: 16, size: 256, pages: 1 };
-    // Compared as text, since the order of the fields is part of the promise.
+    // Compared as text, since the order of the fields is part of the interface.
     assert.equal(
       out,
       `${JSON.stringify({
@@ -64,7 +64,7 @@ test('without expectations kernel is null', async () => {
   });
 });
 
-test('expectations beside the trace, or elsewhere', async () => {
+test('expectations can be beside the trace, or elsewhere', async () => {
   const wrong = bytesOf(replaced(SMALL_POOLS, 5, '256        1', '256        9'));
   await withFiles(
     { ...FILES, 'other.txt': wrong, 'plain.trace': bytesOf(SMALL), 'plain.pools.txt': wrong },
@@ -77,7 +77,7 @@ test('expectations beside the trace, or elsewhere', async () => {
   );
 });
 
-test('a difference is named, in JSON and in words', async () => {
+test('a difference is reported in JSON and in words', async () => {
   const pools = bytesOf(replaced(SMALL_POOLS, 5, '256        1', '256        9'));
   await withFiles({ ...FILES, 'small.pools.txt': pools }, async (path) => {
     const json = await runCli(['replay', '--json', path('small.trace.gz')]);
@@ -95,7 +95,7 @@ test('a difference is named, in JSON and in words', async () => {
   });
 });
 
-test('an error at a call is named with its line', async () => {
+test('an error at a call is reported with its line', async () => {
   const lines = SMALL.toSpliced(10, 0, SMALL[9]!);
   await withFiles({ 'small.trace.gz': packed(lines) }, async (path) => {
     const { code, out } = await runCli(['replay', path('small.trace.gz')]);
@@ -107,7 +107,7 @@ test('an error at a call is named with its line', async () => {
   });
 });
 
-test('the report on a recorded trace', async () => {
+test('the report on a recorded trace has its counts and explains each difference', async () => {
   const { code, out, err } = await runCli([
     'replay',
     '--snapshots',
@@ -156,7 +156,7 @@ test('without a file, a trace that comes with the package', async () => {
   assert.match(out, /xhci\.trace\.gz +2,304 +1,140 +0 +149 +149\n\n1 trace: no error, no difference\.\n/);
 });
 
-test('--debug changes no number but time', async () => {
+test('--debug changes no number except times', async () => {
   await withFiles(FILES, async (path) => {
     const timeless = (text: string): string =>
       text.replace(/"elapsedNs":.*?"snapshots"/, '').replace(/.* ns a call.*/, '');
@@ -170,13 +170,13 @@ test('--debug changes no number but time', async () => {
   });
 });
 
-test('colours and a progress bar on a terminal only', async () => {
+test('colours and a progress bar appear on a terminal only', async () => {
   await withFiles(FILES, async (path) => {
     const argv = ['replay', path('small.trace.gz')];
     const terminal = await runCli(argv, { tty: true });
     assert.ok(terminal.out.includes('\u001b[1m') && terminal.out.includes('\u001b[32m'));
     assert.match(terminal.err, /\[#+\] 100%/);
-    // The bar leaves nothing behind.
+    // The bar is removed at the end.
     assert.ok(terminal.err.endsWith('\r\u001b[K'));
     const plain = await runCli(argv, { tty: true, env: { NO_COLOR: '1' } });
     assert.ok(!plain.out.includes('\u001b'));
@@ -184,7 +184,7 @@ test('colours and a progress bar on a terminal only', async () => {
   });
 });
 
-test('a header that unpacks to more than is allowed is misuse, with a message', async () => {
+test('a header that unpacks to more than the limit is a usage error, with a message', async () => {
   const bomb = packed([SMALL[0]!, ...Array.from({ length: 40 }, (_, i) => `#k${String(i)}\t${'v'.repeat(60_000)}`)]);
   assert.ok(bomb.length < 5000);
   await withFiles({ 'bomb.trace.gz': bomb }, async (path) => {

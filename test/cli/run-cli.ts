@@ -4,7 +4,7 @@ import { join } from 'node:path';
 
 import { run } from '../../src/cli/main.ts';
 
-/** What a run of the command left behind. */
+/** The output and exit code of a run of the command. */
 export interface CliRun {
   readonly code: number;
   readonly out: string;
@@ -27,7 +27,7 @@ export async function runCli(
   return { code, out, err };
 }
 
-/** Calls `action` with paths of files of this content, in a directory that is removed afterwards. */
+/** Calls `action` with paths of files with this content, in a directory that is removed afterwards. */
 export async function withFiles(
   files: Readonly<Record<string, string | Uint8Array>>,
   action: (path: (name: string) => string) => Promise<void>,

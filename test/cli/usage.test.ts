@@ -6,7 +6,7 @@ import { promisify } from 'node:util';
 import { checkoutPath, packed, SMALL, tracePath } from '../trace/hand-made.ts';
 import { runCli, withFiles } from './run-cli.ts';
 
-test('help goes to stdout and is right', async () => {
+test('help is printed to stdout', async () => {
   for (const argv of [['--help'], ['-h'], ['help']]) {
     const { code, out, err } = await runCli(argv);
     assert.deepEqual([code, err], [0, '']);
@@ -66,7 +66,7 @@ const misuse: readonly (readonly [argv: readonly string[], message: RegExp])[] =
 ];
 
 for (const [argv, message] of misuse) {
-  test(`misused: dmapool ${argv.join(' ')}`, async () => {
+  test(`usage error: dmapool ${argv.join(' ')}`, async () => {
     const { code, out, err } = await runCli(argv);
     assert.equal(code, 2);
     assert.equal(out, '');
@@ -75,7 +75,7 @@ for (const [argv, message] of misuse) {
   });
 }
 
-test('one bad file does not keep the others from being replayed', async () => {
+test('a bad file does not keep the other files from being replayed', async () => {
   const { code, out, err } = await runCli([
     'replay',
     '--json',
@@ -89,7 +89,7 @@ test('one bad file does not keep the others from being replayed', async () => {
   assert.equal(out.split('\n').length, 2);
 });
 
-test('a trace that is cut short is misuse, and said so', async () => {
+test('a truncated trace is a usage error, with a message', async () => {
   await withFiles({ 'x.trace.gz': packed(SMALL).subarray(0, 100) }, async (path) => {
     const { code, err } = await runCli(['replay', path('x.trace.gz')]);
     assert.equal(code, 2);
@@ -99,7 +99,7 @@ test('a trace that is cut short is misuse, and said so', async () => {
 
 const BIN = checkoutPath('bin/dmapool.js');
 
-test('the executable', () => {
+test('the executable prints the version and exits with the status of the command', () => {
   assert.match(execFileSync(process.execPath, [BIN, '--version'], { encoding: 'utf8' }), /^\d+\.\d+\.\d+\n$/);
   assert.throws(
     () => execFileSync(process.execPath, [BIN, 'layout'], { stdio: 'pipe' }),
@@ -107,20 +107,20 @@ test('the executable', () => {
   );
 });
 
-test('a reader that goes away ends it quietly', async () => {
+test('the command exits silently when the reader closes the pipe', async () => {
   const command = `'${process.execPath}' '${BIN}' replay --snapshots --repeat 1 '${tracePath('6.1/xhci.trace.gz')}' '${tracePath('6.1/e100.trace.gz')}' | head -n 1`;
   const { stdout: out, stderr: err } = await promisify(execFile)('sh', ['-c', command]);
   assert.match(out, /xhci\.trace\.gz\n$/);
   assert.equal(err, '');
 });
 
-test('a full disk is said and not traced', { skip: !existsSync('/dev/full') }, () => {
+test('a full disk is one line of error, without a stack trace', { skip: !existsSync('/dev/full') }, () => {
   const { status, stderr } = spawnSync('sh', ['-c', `'${process.execPath}' '${BIN}' layout --size 64 > /dev/full`]);
   assert.equal(status, 1);
   assert.equal(String(stderr), 'dmapool: write error: no space left on device\n');
 });
 
-test('without a build it says what to do', async () => {
+test('without a build the command names the step to run', async () => {
   await withFiles({ 'package.json': '{ "type": "module" }' }, (path) => {
     mkdirSync(path('bin'));
     copyFileSync(BIN, path('bin/dmapool.js'));

@@ -1,4 +1,7 @@
-/** The exported checks find what is wrong with a source: each flaw below by at least one, a right source by none. */
+/**
+ * The exported checks detect every flaw of a source: each flaw below fails at least one check, and a correct source
+ * passes all.
+ */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import {
@@ -10,7 +13,7 @@ import {
 } from 'dmapool';
 import { conformanceChecks } from 'dmapool/conformance';
 
-/** What can be wrong. */
+/** The flaws. */
 type Flaw =
   | 'none'
   | 'no name'
@@ -19,7 +22,7 @@ type Flaw =
   | 'ignores the mask'
   | 'not zeroed'
   | 'throws when exhausted'
-  | 'loses what comes back'
+  | 'loses freed memory'
   | 'overlaps'
   | 'frees twice'
   | 'frees a look-alike'
@@ -83,7 +86,7 @@ class FlawedMemory implements CoherentAllocator {
     if (flaw === 'wakes too early') this.#wake(waiting);
     const page = memory.byteOffset / PAGE;
     const pages = Math.ceil(memory.size / PAGE);
-    if (flaw !== 'loses what comes back') this.#used.fill(0, page, page + pages);
+    if (flaw !== 'loses freed memory') this.#used.fill(0, page, page + pages);
     if (flaw !== 'wakes too early') this.#wake(waiting);
   }
 
@@ -92,7 +95,7 @@ class FlawedMemory implements CoherentAllocator {
       try {
         listener();
       } catch {
-        // It must not harm the others.
+        // The flaw of one source must not affect the others.
       }
     }
   }
@@ -105,7 +108,7 @@ class FlawedMemory implements CoherentAllocator {
   }
 }
 
-/** Names of the checks that fail, with what they say. */
+/** Names of the failed checks, with their messages. */
 async function broken(flaw: Flaw): Promise<string[]> {
   const found: string[] = [];
   let open = 0;
@@ -126,7 +129,7 @@ async function broken(flaw: Flaw): Promise<string[]> {
   return found;
 }
 
-test('a right source passes every check', async () => {
+test('a correct source passes every check', async () => {
   assert.deepEqual(await broken('none'), []);
 });
 
@@ -137,7 +140,7 @@ const flaws: [Flaw, RegExp][] = [
   ['ignores the mask', /stays below the DMA mask/],
   ['not zeroed', /returns zeroed memory/],
   ['throws when exhausted', /returns null when exhausted/],
-  ['loses what comes back', /returns null when exhausted/],
+  ['loses freed memory', /returns null when exhausted/],
   ['overlaps', /no byte and no address twice/],
   ['frees twice', /refuses a second free/],
   ['frees a look-alike', /refuses to free memory of another source/],
@@ -148,7 +151,7 @@ const flaws: [Flaw, RegExp][] = [
 ];
 
 for (const [flaw, expected] of flaws) {
-  test(`a source that is flawed is found out: ${flaw}`, async () => {
+  test(`a flawed source fails a check: ${flaw}`, async () => {
     const found = await broken(flaw);
     assert.ok(
       found.some((line) => expected.test(line)),

@@ -21,7 +21,7 @@ test('masks are the highest address, exact to 53 bits', () => {
   }
 });
 
-test('names, paths and parents', () => {
+test('a device has a name, a path and a parent', () => {
   const bridge = new Device({ name: '0000:00:1c.0', path: '/sys/devices/pci0000:00/0000:00:1c.0' });
   const device = new Device({ name: '0000:01:00.0', parent: bridge });
   assert.equal(device.path, '/sys/devices/pci0000:00/0000:00:1c.0/0000:01:00.0');
@@ -75,7 +75,7 @@ test('managed resources are released in reverse order, each even if another thro
   assert.equal(order.length, 5);
 });
 
-test('managed pools go in their turn, and a pool destroyed by hand is not destroyed again', () => {
+test('managed pools are destroyed in order, and a pool destroyed by hand is not destroyed again', () => {
   const device = new Device({ name: 'x', memory: new HeapMemory() });
   const order: string[] = [];
   device.addAction(() => order.push(`action: ${device.attributeNames().join()}`));
@@ -91,7 +91,7 @@ test('managed pools go in their turn, and a pool destroyed by hand is not destro
   throwsCode('ERR_DMAPOOL_DESTROYED', () => early.alloc());
 });
 
-test('attributes', () => {
+test('an attribute is computed at each read, and its name is unique', () => {
   const device = new Device({ name: 'x' });
   let reads = 0;
   device.addAttribute('vendor', () => {
@@ -114,7 +114,7 @@ test('attributes', () => {
   assert.equal(device.readAttribute('vendor'), undefined);
 });
 
-test('a rate limit of ten messages in five seconds for each kind', () => {
+test('a rate limit admits ten messages in five seconds for each kind', () => {
   let now = 0;
   const limiter = new RateLimiter(() => now);
   const held: number[] = [];
@@ -130,10 +130,10 @@ test('a rate limit of ten messages in five seconds for each kind', () => {
   assert.deepEqual(held, [6]);
   now = 10_000;
   assert.equal(allows('a'), true);
-  assert.deepEqual(held, [6], 'nothing was held back');
+  assert.deepEqual(held, [6], 'no message was suppressed');
 });
 
-test('messages go to the device’s log, and a log that throws does no harm', (t) => {
+test('messages go to the device’s log, and a log that throws has no other effect', (t) => {
   const log = new RecordingLog();
   const device = new Device({ name: '0000:00:02.0', log });
   for (let i = 0; i < 12; i++) device.report('error', 'kind', `message ${String(i)}`);
@@ -154,7 +154,7 @@ test('messages go to the device’s log, and a log that throws does no harm', (t
   assert.match(String(printed.mock.calls[0]?.arguments[0]), /b: the log threw Error: disk full at: b: hello/);
 });
 
-test('coherent memory: zeroed, aligned, within the mask', () => {
+test('coherent memory is zeroed, aligned and within the mask', () => {
   const device = new Device({ name: 'x', memory: new HeapMemory({ limit: 2 ** 20 }), dmaMask: dmaBitMask(32) });
   const memory = device.allocCoherent(147456)!;
   assert.equal(memory.dma % 262144, 0);
@@ -170,7 +170,7 @@ test('coherent memory: zeroed, aligned, within the mask', () => {
   }
 });
 
-test('a device takes back its own memory only', () => {
+test('a device frees its own memory only', () => {
   const memory = new HeapMemory();
   const disk = new Device({ name: 'disk', memory });
   const nic = new Device({ name: 'nic', memory });
@@ -186,7 +186,7 @@ test('a device takes back its own memory only', () => {
   assert.equal(memory.bytesInUse, 0);
 });
 
-test('memory above the mask is an error that names both, and goes back', () => {
+test('memory above the mask is returned, and the error names both', () => {
   const lying = {
     name: 'lying',
     pageSize: 4096,
@@ -207,7 +207,7 @@ test('memory above the mask is an error that names both, and goes back', () => {
   assert.equal(pool.alloc().dma, 2 ** 32);
 });
 
-test('a source that breaks its promise of alignment is told so', () => {
+test('a source that violates its alignment contract is an error', () => {
   const crooked = {
     name: 'crooked',
     pageSize: 4096,
@@ -221,7 +221,7 @@ test('a source that breaks its promise of alignment is told so', () => {
   );
 });
 
-test('the NUMA node is handed to the source', () => {
+test('the NUMA node is passed to the source', () => {
   const memory = new FaultyMemory();
   const device = new Device({ name: 'x', memory, numaNode: 1 });
   DmaPool.create('own', device, { size: 64 }).alloc();
@@ -235,7 +235,7 @@ test('the NUMA node is handed to the source', () => {
   );
 });
 
-test('reclaim asks each who registered, once', () => {
+test('reclaim calls each registered function once', () => {
   const device = new Device({ name: 'x' });
   let asked = 0;
   device.onReclaim(() => {
@@ -266,12 +266,12 @@ test('managed pools with overlapping lives leave nothing behind', () => {
   const used = heapUsed();
   for (let i = 0; i < 20_000; i++) replace();
   const grown = heapUsed() - used;
-  assert.ok(grown < 20_000 * 32, `${String(grown)} bytes more for 20,000 pools that are gone`);
+  assert.ok(grown < 20_000 * 32, `${String(grown)} bytes more for 20,000 destroyed pools`);
   device.detach();
   throwsCode('ERR_DMAPOOL_DESTROYED', () => before.alloc());
 });
 
-test('a release action that takes others back, older and newer', () => {
+test('a release action can remove older and newer actions', () => {
   const device = new Device({ name: 'x' });
   const order: string[] = [];
   const forgets = ['a', 'b', 'c', 'd'].map((name) => device.addAction(() => order.push(name)));
@@ -298,7 +298,7 @@ test('memory taken from the source directly does not lower the mark of live memo
   device.setDmaMask(0xffff);
 });
 
-test('a reclaim that was taken back during reclaim() is not run', () => {
+test('a reclaim function that is removed during reclaim() does not run', () => {
   const device = new Device({ name: 'x' });
   let asked = 0;
   device.onReclaim(() => {

@@ -1,6 +1,6 @@
 /**
- * Every public export says what it means; what can be called shows an example and explains its parameters.
- * (That the examples compile and run is for examples.test.ts.)
+ * Every public export has a doc comment; functions and methods have an example and describe their parameters.
+ * (examples.test.ts compiles and runs the examples.)
  */
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -26,7 +26,7 @@ function where(declaration: ts.Declaration): string {
   return `${relative(root, file.fileName)}:${String(line + 1)}`;
 }
 
-/** Parameters of a function or method that no `@param` explains, nor (of a method) the text, in backquotes. */
+/** Parameters of a function or method without a `@param`; for a method, a mention in backquotes suffices. */
 function unexplained(symbol: ts.Symbol): string[] {
   const [declaration] = symbol.declarations ?? [];
   if (declaration === undefined || !ts.isFunctionLike(declaration)) return [];

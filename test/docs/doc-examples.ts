@@ -1,8 +1,8 @@
 /**
  * The examples in the doc comments of public exports, as programs.
  *
- * They are written without imports, so that they stay short: what they use of the package's exports is imported here.
- * All else they define themselves.
+ * They are written without imports, to be short: this module adds imports of the package's exports that they use. They
+ * define everything else themselves.
  */
 import { relative } from 'node:path';
 import ts from 'typescript';
@@ -53,7 +53,7 @@ export function docExamples(): DocExample[] {
   return examples;
 }
 
-/** Where each name comes from; of two entry points that have it, the first. */
+/** The entry point of each name; the first one if several export it. */
 function exportedNames(program: ts.Program, entries: readonly EntryPoint[]): Map<string, Exported> {
   const names = new Map<string, Exported>();
   for (const entry of entries) {

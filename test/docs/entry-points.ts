@@ -7,14 +7,14 @@ import ts from 'typescript';
 /** The project's folder. */
 export const root: string = fileURLToPath(new URL('../../../', import.meta.url));
 
-/** One entry point: what a program writes to import it, and its source. */
+/** One entry point: its import specifier and its source. */
 export interface EntryPoint {
   readonly specifier: string;
   /** Relative to the project's folder. */
   readonly source: string;
 }
 
-/** All of package.json's `exports` that are code. */
+/** All code entries of package.json's `exports`. */
 export function entryPoints(): EntryPoint[] {
   const { exports } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
     exports: Record<string, string | { readonly default: string }>;
@@ -49,13 +49,13 @@ export function entryProgram(): ts.Program {
 
 /** One export of an entry point. */
 export interface Export {
-  /** What it is, behind any alias. */
+  /** The symbol behind any alias. */
   readonly symbol: ts.Symbol;
-  /** It can be imported as a type only. */
+  /** True if it can be imported as a type only. */
   readonly typeOnly: boolean;
 }
 
-/** What an entry point exports, by the name it exports it under; not what is for the package alone. */
+/** The exports of an entry point by name, without those that are internal to the package. */
 export function exportsOf(program: ts.Program, { source }: EntryPoint): Map<string, Export> {
   const checker = program.getTypeChecker();
   const file = program.getSourceFile(join(root, source));
@@ -77,7 +77,7 @@ function isInternal(checker: ts.TypeChecker, symbol: ts.Symbol): boolean {
   return symbol.getJsDocTags(checker).some(({ name }) => name === 'internal');
 }
 
-/** Members that a user can reach: of a class also the static and the inherited ones. Not the language's own. */
+/** Members that a user can access: of a class also the static and the inherited ones, without those of the language. */
 export function membersOf(program: ts.Program, symbol: ts.Symbol): ts.Symbol[] {
   const checker = program.getTypeChecker();
   const [declaration] = symbol.declarations ?? [];

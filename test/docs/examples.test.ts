@@ -1,11 +1,11 @@
 /**
- * Every TypeScript example in the documentation and in doc comments compiles under our strictest settings, and runs.
+ * Every TypeScript example in the documentation and in doc comments compiles under the strictest settings, and runs.
  *
- * What an example or a command prints is kept real too: the `text` block below a line `<!-- output -->` is what the
- * example before it prints, and below `<!-- output: dmapool ... -->` what that command prints. A line `...` in it stands
- * for any lines. (Of other commands, such as `npm start`, times are part of the output.)
+ * The output in the documents is checked too: the `text` block below a line `<!-- output -->` is the output of the
+ * example before it, and a block below `<!-- output: dmapool ... -->` is the output of that command. A line `...` in it
+ * stands for any lines. (The output of other commands, such as `npm start`, has times in it.)
  *
- * Below `<!-- file: NAME -->` is a program for a machine of its own, which is only compiled here; first-vfio-driver.test.ts
+ * A program below `<!-- file: NAME -->` needs a machine of its own and is only compiled here; first-vfio-driver.test.ts
  * runs it there.
  */
 import assert from 'node:assert/strict';
@@ -19,20 +19,20 @@ import { docExamples } from './doc-examples.ts';
 import { compilerOptions, root } from './entry-points.ts';
 import { assertPrinted } from './printed.ts';
 
-// Inside the project, so that the package finds itself by name.
+// Inside the project, so that the package resolves itself by name.
 const scratch = join(root, 'dist', 'doc-examples');
 
 interface Example {
   readonly name: string;
   readonly source: string;
   readonly file: string;
-  /** False: it takes a machine that this is not. */
+  /** False: it needs another machine. */
   readonly runs: boolean;
-  /** What it prints, if the page shows it. */
+  /** Its output, if the page shows it. */
   readonly output: string | null;
 }
 
-/** A command of a page, and what it prints there. */
+/** A command of a page, and its output there. */
 interface Command {
   readonly page: string;
   readonly args: readonly string[];
@@ -81,7 +81,7 @@ function exampleOptions(): ts.CompilerOptions {
   };
 }
 
-/** Runs Node on `args` and returns all that it prints, in order. */
+/** Runs Node on `args` and returns its complete output, in order. */
 function run(args: readonly string[]): string {
   const env = { ...process.env };
   delete env['DMAPOOL_DEBUG'];
@@ -95,7 +95,7 @@ function run(args: readonly string[]): string {
   return stdout;
 }
 
-/** Names of our scratch files, as a reader would call theirs. */
+/** Replaces the names of scratch files by those that a reader would use. */
 function generalise(printed: string): string {
   return printed.replace(/(?:file:\/\/)?\/\S*\/dist\/doc-examples\/[^\s:]+\.[jt]s/g, 'driver.ts');
 }
@@ -121,7 +121,7 @@ test('examples in the documentation and in doc comments compile and run', async 
     );
     for (const { name, file, source, runs, output } of examples) {
       if (!runs) continue;
-      // Compiled in any case; run where there is a QEMU.
+      // Always compiled; run only where QEMU is installed.
       const skip = process.env['DMAPOOL_REQUIRE_TOOLS'] !== '1' && source.includes("'dmapool/qemu'") && withoutQemu;
       await t.test(name, { skip }, () => {
         const printed = run(['--enable-source-maps', file.replace(/\.ts$/, '.js')]);

@@ -1,6 +1,6 @@
 /**
- * The guide docs/first-vfio-driver.md, done step by step in the virtual machine that it starts: its programs saved under
- * their names, its commands run in their order, and what they print compared with what it shows.
+ * Follows the guide docs/first-vfio-driver.md step by step in the virtual machine that it starts: saves its programs
+ * under their names, runs its commands in order, and compares their output with the guide.
  */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
@@ -15,20 +15,20 @@ import { assertPrinted } from './printed.ts';
 interface Step {
   /** Shell commands. */
   readonly commands: string;
-  /** What the guide shows that they print. */
+  /** Their output in the guide. */
   readonly output: string | null;
 }
 
 const CLI = join(root, 'dist', 'scripts', 'vm', 'cli.js');
 const BLOCKS =
   /^<!-- file: (?<file>\S+) -->\n\n```ts\n(?<source>.*?)^```$|^```sh\n(?<commands>.*?)^```$(?:\n\n<!-- output: in the virtual machine -->\n\n```text\n(?<output>.*?)^```$)?/gms;
-/** The machine's options, on the last line of what is typed outside. */
+/** The machine's options, on the last command line for the host. */
 const MACHINE = /^npm run vm -- (.*)\n$/m;
 
 const guide = readFileSync(join(root, 'docs', 'first-vfio-driver.md'), 'utf8');
 const blocks = [...guide.matchAll(BLOCKS)].map(({ groups }) => groups as Record<string, string | undefined>);
 
-/** Not on the console, where nobody could tell the commands' output from the shell's; and the folder is another one. */
+/** Not on the console, where the commands' output and the shell's mix; and the folder is another one. */
 function machineOptions(commands: string, folder: string): string[] {
   const options = MACHINE.exec(commands)?.[1]?.split(' ') ?? [];
   assert.equal(options.pop(), '--console');
@@ -49,7 +49,10 @@ itInVm('the guide "your first VFIO driver" works as written', async (context) =>
       script.push('echo "@step"', `(set -e\n${commands!}) 2>&1`, 'echo "@exit $?"');
     }
   }
-  assert.ok(steps.length >= 7 && steps.every(({ output }) => output !== null), 'every command shows what it prints');
+  assert.ok(
+    steps.length >= 7 && steps.every(({ output }) => output !== null),
+    'every command has its output in the guide',
+  );
 
   const folder = mkdtempSync(join(tmpdir(), 'dmapool-guide-'));
   context.after(() => {

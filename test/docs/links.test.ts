@@ -1,4 +1,4 @@
-/** The links between documents lead to files that are there, and to headings in them. */
+/** Links in documents refer to existing files, and to existing headings in them. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
@@ -18,7 +18,7 @@ function proseOf(file: string): string {
   return readFileSync(join(root, file), 'utf8').replace(/^```.*?^```$/gms, '');
 }
 
-/** The anchors of the headings, as forges make them. */
+/** The anchors of the headings, in the form that forges generate. */
 function anchorsOf(file: string): string[] {
   return [...proseOf(file).matchAll(/^#+ +(.*)$/gm)].map(([, heading]) =>
     heading!

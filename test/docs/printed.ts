@@ -1,7 +1,7 @@
-/** What a page shows of a program's output, compared with what the program prints. */
+/** Compares the output that a page shows with the output of the program. */
 import assert from 'node:assert/strict';
 
-/** Asserts that `printed` is `shown`, whose lines `...` stand for any lines. */
+/** Asserts that `printed` equals `shown`, whose lines `...` stand for any lines. */
 export function assertPrinted(printed: string, shown: string): void {
   const parts = `\n${shown}`.split(/\n\.\.\.(?=\n)/);
   const pattern = parts.map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')).join('(?:\\n.*)*?');

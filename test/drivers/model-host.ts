@@ -1,4 +1,4 @@
-/** What a device model runs on: memory by the addresses that the device uses, DMA that never lets go, and numbers of chance. */
+/** The environment of a device model: memory by device address, relentless DMA, and random numbers. */
 import type { DmaTarget, HeapMemory } from 'dmapool';
 import type { RelentlessDma } from '../guard/relentless-dma.ts';
 import type { Random } from '../support/random.ts';
@@ -14,19 +14,19 @@ export class ModelHost {
     this.random = random;
   }
 
-  /** Whose memory the device reaches. */
+  /** The device, which determines the memory in reach. */
   set target(device: DmaTarget) {
     this.dma.target = device;
   }
 
-  /** The bytes that the device sees at an address; null where nothing is mapped, or it is stopped. */
+  /** The bytes that the device sees at an address; null where nothing is mapped, or the device is stopped. */
   view(dma: number, length: number): Uint8Array | null {
     const { target, isLive } = this.dma;
     if (target === null || !isLive) return null;
     try {
       return this.#heap.translate(target, dma, length);
     } catch {
-      // What is wrong was reported when the device was given the address, or when the memory was given back.
+      // The error was reported when the device received the address, or when the memory was freed.
       return null;
     }
   }

@@ -1,4 +1,4 @@
-/** The generator and the forwarder, and what measures their traffic. */
+/** The generator, the forwarder and the meter of the e1000 examples. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import type { DmaArgumentError } from 'dmapool';
@@ -11,7 +11,7 @@ import { withoutQemu } from '../qemu/qemu.ts';
 import { closeAll, machineWithCards, openCard, openPair, warmUp } from '../drivers/e1000/fixture.ts';
 import { setImmediate as turn } from 'node:timers/promises';
 
-/** Measures what comes to a card until the meter has `count` packets, or the signal. */
+/** Measures the packets that a card receives until the meter has `count`, or the signal aborts. */
 async function measure(nic: E1000, meter: TrafficMeter, count: number, signal?: AbortSignal): Promise<void> {
   const batch: Packet[] = [];
   while (meter.packets < count && signal?.aborted !== true) {
@@ -25,7 +25,7 @@ async function measure(nic: E1000, meter: TrafficMeter, count: number, signal?: 
 const timedOut = (error: unknown): boolean => error instanceof E1000Error && error.code === 'ERR_DMAPOOL_E1000_TIMEOUT';
 
 test(
-  'what one card sends another one sends back, without a copy',
+  'a packet from one card is sent back by the other one without a copy',
   { skip: withoutQemu, timeout: 60_000 },
   async (t) => {
     const { machine, a, b } = await openPair(t);
@@ -52,7 +52,7 @@ test(
   },
 );
 
-test('two networks joined by a forwarder, traffic both ways', { skip: withoutQemu, timeout: 60_000 }, async (t) => {
+test('a forwarder joins two networks, with traffic both ways', { skip: withoutQemu, timeout: 60_000 }, async (t) => {
   const machine = await machineWithCards(t, 4);
   const cards = await Promise.all([0, 1, 2, 3].map((i) => openCard(machine, i, { promiscuous: true })));
   const [left, inner, outer, right] = cards.map(({ nic }) => nic) as [E1000, E1000, E1000, E1000];
@@ -81,7 +81,7 @@ test('two networks joined by a forwarder, traffic both ways', { skip: withoutQem
 });
 
 test(
-  'the meter sees what is lost, changed, late, and none of its own',
+  'the meter detects lost, changed and late packets, and ignores others',
   { skip: withoutQemu, timeout: 60_000 },
   async (t) => {
     const { machine, a, b } = await openPair(t);
@@ -95,7 +95,7 @@ test(
       await turn();
     }
     for (let at = 12; at < packets[0]!.length; at++) {
-      // Each bit that is turned is noticed, wherever it is behind the addresses.
+      // Each inverted bit behind the addresses is detected.
       const meter = new TrafficMeter();
       packets[0]!.bytes[at]! ^= 1 << (at % 8);
       assert.equal(meter.count(packets[0]!), false, `byte ${String(at)}`);
@@ -109,7 +109,7 @@ test(
     const meter = new TrafficMeter();
     for (const n of [0, 1, 4, 3, 3, 9, 7, 1, 5]) meter.count(packets[n]!);
     const { packets: seen, lost, changed, late, repeated } = meter.report(12);
-    // 2, 6, 8, 10 and 11 did not come; 3, 7 and 5 came late; 3 and 1 twice.
+    // 2, 6, 8, 10 and 11 are missing; 3, 7 and 5 are late; 3 and 1 are duplicates.
     assert.deepEqual({ seen, lost, changed, late, repeated }, { seen: 9, lost: 5, changed: 0, late: 3, repeated: 2 });
     b.nic.packets.freeBatch(packets);
     await closeAll(machine, a, b);
@@ -117,7 +117,7 @@ test(
 );
 
 test(
-  'programs that do not get on end with an error, and those that are told to end do',
+  'programs without progress end with an error, and an abort ends them',
   {
     skip: withoutQemu,
     timeout: 60_000,
@@ -128,7 +128,7 @@ test(
     const cards = await Promise.all([0, 1, 2, 3].map((i) => openCard(machine, i, small)));
     const [a, b, c, d] = cards.map(({ nic }) => nic) as [E1000, E1000, E1000, E1000];
     await Promise.all([warmUp(a, b), warmUp(d, c)]);
-    // Card c can't send.
+    // Card c cannot send.
     cards[2]!.pci.bar(0).write32(0x400, 0);
     await generate(d, { packets: 4 });
     const stop = AbortSignal.timeout(300);
@@ -153,7 +153,7 @@ test(
 );
 
 test(
-  'a forwarder with one buffer more than its ring has sends everything back',
+  'a forwarder with one buffer more than its ring has descriptors sends everything back',
   { skip: withoutQemu, timeout: 60_000 },
   async (t) => {
     const machine = await machineWithCards(t);
@@ -173,7 +173,7 @@ test(
 );
 
 test(
-  'a forwarder whose buffers are all held by others says so, or ends when it is told to',
+  'a forwarder without free buffers reports it, or ends on abort',
   { skip: withoutQemu, timeout: 60_000 },
   async (t) => {
     const { machine, a, b } = await openPair(t, { receiveDescriptors: 8, transmitDescriptors: 8, buffers: 20 });
@@ -189,7 +189,7 @@ test(
   },
 );
 
-test('programs say what is wrong with their options', { skip: withoutQemu, timeout: 60_000 }, async (t) => {
+test('programs report wrong options', { skip: withoutQemu, timeout: 60_000 }, async (t) => {
   const machine = await machineWithCards(t, 1);
   const card = await openCard(machine, 0);
   const { nic } = card;

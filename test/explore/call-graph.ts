@@ -1,21 +1,21 @@
 /**
- * Which functions yield, and which calls reach them.
+ * Computes which functions yield, and which calls reach them.
  *
  * A function yields if it has a yield point or a call that may reach a function that yields. Functions are followed as
- * values too: a *slot* is the declaration of whatever may hold one (a method, a variable, a parameter, a property, a
- * member of an interface), and what flows from slot to slot (arguments, assignments, initializers, implementations) is
- * an edge. What is not seen here is seen at run time: a call of a slot that is not known to yield checks what it got.
+ * values too: a *slot* is the declaration of anything that may hold one (a method, a variable, a parameter, a property,
+ * a member of an interface). Each flow from slot to slot (arguments, assignments, initializers, implementations) is an
+ * edge. The rest is detected at run time: a call of a slot that is not known to yield checks its result.
  */
 import ts from 'typescript';
 import { type Access, bare, nameOfAccess, type SharedAccess } from './shared-access.ts';
 
-/** What can become a generator. */
+/** A node that can become a generator. */
 export type Func = ts.FunctionDeclaration | ts.MethodDeclaration | ts.ArrowFunction | ts.FunctionExpression;
 
-/** How to treat a call: leave it, `yield*` it, decide by what it returns, or make sure that it returned no generator. */
+/** How to treat a call: leave it, `yield*` it, decide by its result, or check that it returned no generator. */
 export type CallKind = 'plain' | 'yields' | 'may yield' | 'check';
 
-/** A place that can't be instrumented, and why. */
+/** A place that cannot be instrumented, and the reason. */
 export interface Refusal {
   readonly node: ts.Node;
   readonly why: string;
@@ -27,7 +27,7 @@ export interface CallGraphOptions {
   /** Every source file of the project that is loaded. */
   readonly files: readonly ts.SourceFile[];
   readonly instrumented: (file: ts.SourceFile) => boolean;
-  /** Plain reads are yield points too. */
+  /** True: plain reads are yield points too. */
   readonly yieldAtReads: boolean;
 }
 
@@ -40,7 +40,7 @@ function isFunc(node: ts.Node): node is Func {
   );
 }
 
-/** The innermost code that a node is part of: a function, a static block, an initializer, a module. */
+/** The innermost code that contains a node: a function, a static block, an initializer, a module. */
 export function contextOf(node: ts.Node): ts.Node {
   let at = node.parent;
   while (
@@ -61,12 +61,12 @@ function contains(outer: ts.Node, inner: ts.Node): boolean {
 export class CallGraph {
   readonly #options: CallGraphOptions;
   readonly #checker: ts.TypeChecker;
-  /** What flows into each slot. */
+  /** The values that flow into each slot. */
   readonly #sources = new Map<ts.Node, Set<ts.Node>>();
   readonly #calls = new Map<ts.CallExpression, readonly ts.Node[]>();
   readonly #yielding = new Set<ts.Node>();
   readonly #accesses: Access[] = [];
-  /** Functions handed to code that is not instrumented. */
+  /** Functions passed to code that is not instrumented. */
   readonly #handedOver = new Map<ts.Expression, readonly ts.Node[]>();
   /** Those of them that yield. */
   readonly #escaping: ReadonlySet<ts.Node>;
@@ -91,7 +91,7 @@ export class CallGraph {
     return this.#yielding.has(node) && this.#canYield(node) === null;
   }
 
-  // ---- what is there
+  // ---- collection
 
   #collect(node: ts.Node): void {
     if (ts.isFunctionLike(node)) this.#collectFunction(node);
@@ -128,7 +128,7 @@ export class CallGraph {
     }
   }
 
-  /** Members of a class flow to what they override and implement. */
+  /** Members of a class flow to the members that they override or implement. */
   #collectClass(node: ts.ClassLikeDeclaration): void {
     const bases = (node.heritageClauses ?? []).flatMap((clause) => clause.types);
     for (const base of bases) {
@@ -156,7 +156,7 @@ export class CallGraph {
     for (const [at, argument] of (node.arguments ?? []).entries()) {
       const parameter = parameters[Math.min(at, parameters.length - 1)];
       if (ours && parameter !== undefined) {
-        // An implementation has parameters of its own in place of its overload's and its interface's.
+        // An implementation has its own parameters in place of those of its overload and its interface.
         const callee = ts.isCallExpression(node) ? this.#slotsOf(node.expression) : [];
         this.#flow(argument, [parameter, ...callee.flatMap((slot) => this.#parametersAt(slot, at))]);
       } else {
@@ -190,7 +190,7 @@ export class CallGraph {
     for (const from of this.#valueSlots(value)) for (const slot of to) this.#edge(from, slot);
   }
 
-  /** What an expression's value may be, if it may be a function. */
+  /** The possible function values of an expression. */
   #valueSlots(value: ts.Expression): ts.Node[] {
     const inner = bare(value);
     if (ts.isArrowFunction(inner) || ts.isFunctionExpression(inner)) return [inner];
@@ -219,7 +219,7 @@ export class CallGraph {
     return [...(symbol?.declarations ?? [])];
   }
 
-  /** The member of the expected type that a member of an object literal stands for. */
+  /** The member of the expected type that a member of an object literal implements. */
   #contextual(node: ts.ObjectLiteralElementLike): ts.Node[] {
     if (!ts.isObjectLiteralExpression(node.parent) || node.name === undefined) return [];
     const type = this.#checker.getContextualType(node.parent);
@@ -228,17 +228,17 @@ export class CallGraph {
     return [...(property?.declarations ?? [])];
   }
 
-  /** The slot, and all that flows into it. */
+  /** The slot, and everything that flows into it. */
   #reaching(slot: ts.Node): Set<ts.Node> {
     const reached = new Set([slot]);
     for (const node of reached) for (const source of this.#sources.get(node) ?? []) reached.add(source);
     return reached;
   }
 
-  // ---- which yield
+  // ---- yielding functions
 
   #spread(): void {
-    // Only now are all edges known; parameters of implementations are linked in a second pass.
+    // All edges are known only now; parameters of implementations are linked in a second pass.
     for (const call of this.#calls.keys()) this.#collectArguments(call);
     for (let before = -1; before !== this.#yielding.size;) {
       before = this.#yielding.size;
@@ -253,7 +253,7 @@ export class CallGraph {
     return false;
   }
 
-  /** Why a context can't become a generator; null if it can. */
+  /** The reason why a context cannot become a generator; null if it can. */
   #canYield(context: ts.Node): string | null {
     if (!this.#options.instrumented(context.getSourceFile())) return 'is in a file that is not instrumented';
     if (ts.isSourceFile(context)) return 'is outside any function';
@@ -267,7 +267,7 @@ export class CallGraph {
 
   kindOf(call: ts.CallExpression): CallKind {
     const slots = this.#calls.get(call) ?? [];
-    // Code that is not ours can't return a generator of ours: none is handed to it.
+    // External code cannot return a generator of the instrumented code: it receives none.
     if (slots.length > 0 && slots.every((slot) => !this.#isOurs(slot))) return 'plain';
     const reached = [...new Set(slots.flatMap((slot) => [...this.#reaching(slot)]))];
     const bodies = reached.filter((node) => isFunc(node) && node.body !== undefined);
@@ -277,7 +277,7 @@ export class CallGraph {
     return closed && generators === bodies.length ? 'yields' : 'may yield';
   }
 
-  // ---- what can't be done
+  // ---- unsupported places
 
   refusals(): Refusal[] {
     const refusals: Refusal[] = [];
@@ -300,12 +300,12 @@ export class CallGraph {
     return refusals;
   }
 
-  /** True for a function that yields where it is handed to code that is not instrumented. */
+  /** True for a function that yields, at the place where it is passed to code that is not instrumented. */
   escapes(argument: ts.Node): boolean {
     return this.#escaping.has(argument);
   }
 
-  /** Reads of typed arrays that the machine does not see. */
+  /** Reads of typed arrays that bypass the machine. */
   untracked(): ts.Node[] {
     const found: ts.Node[] = [];
     const look = (node: ts.Node): void => {
@@ -329,7 +329,7 @@ export class CallGraph {
   }
 }
 
-/** True if nothing but the functions found can be called under this name. */
+/** True if only the functions found can be called under this name. */
 function isClosed(slot: ts.Node): boolean {
   if (ts.isFunctionDeclaration(slot) || ts.isArrowFunction(slot) || ts.isFunctionExpression(slot)) return true;
   if (ts.isMethodDeclaration(slot)) return ts.isClassLike(slot.parent) && slot.body !== undefined;
@@ -343,7 +343,7 @@ function isOptional(call: ts.CallExpression): boolean {
   return (call.flags & ts.NodeFlags.OptionalChain) !== 0;
 }
 
-/** True if an optional chain goes on after this call: nothing can be put around it. */
+/** True if an optional chain continues after this call: the call cannot be wrapped. */
 export function continuesChain(call: ts.CallExpression): boolean {
   return isOptional(call) && ts.isOptionalChain(call.parent) && call.parent.expression === call;
 }
@@ -352,7 +352,7 @@ function isInParameter(node: ts.Node, context: ts.Node): boolean {
   return ts.isFunctionLike(context) && context.parameters.some((parameter) => contains(parameter, node));
 }
 
-/** What is read by a spread, a loop, a pattern or an optional chain. */
+/** The operand of a spread, a loop, a pattern or an optional chain. */
 function wholeRead(node: ts.Node): ts.Expression | null {
   if (ts.isSpreadElement(node) || ts.isForOfStatement(node) || ts.isElementAccessChain(node)) return node.expression;
   if (ts.isVariableDeclaration(node) && ts.isArrayBindingPattern(node.name)) return node.initializer ?? null;

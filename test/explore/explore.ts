@@ -1,6 +1,6 @@
 /**
- * Runs every schedule of a scenario within bounds, depth first. Each is run from the start: what a worker is in the
- * middle of can't be copied.
+ * Runs every schedule of a scenario within bounds, depth first. Each schedule runs from the start, since the state of a
+ * running generator cannot be copied.
  */
 import { InstrumentError } from './errors.ts';
 import type { LoadedScenario } from './load.ts';
@@ -10,17 +10,20 @@ import { StateSet } from './state-set.ts';
 
 export interface ExploreOptions extends Partial<Bounds> {
   readonly preemptions: number;
-  /** A schedule longer than this counts as one that never ends. Default 10000. */
+  /** A longer schedule counts as one that never ends. Default 10000. */
   readonly stepLimit?: number;
   /**
-   * Cut a schedule short where it comes to a state from which all was explored already. Sound (but for one hash
-   * collision in 2^53) if all that workers share is in typed arrays that only instrumented code writes, or is told
-   * apart by the scenario's `fingerprint`.
+   * Cut a schedule short in a state whose continuations are explored already. Sound (but for one hash collision in
+   * 2^53) if all data that workers share is in typed arrays that only instrumented code writes, or distinguished by the
+   * scenario's `fingerprint`.
    */
   readonly merge?: boolean;
-  /** Most states to remember, 8 to 24 bytes each. Default 16 million; more are explored again where met again. */
+  /**
+   * Maximum number of remembered states, 8 to 24 bytes each. Default 16 million; further states are explored again at
+   * each visit.
+   */
   readonly maxStates?: number;
-  /** Give up after so many schedules or milliseconds; the result is then not `complete`. */
+  /** Stop after so many schedules or milliseconds; the result is then not `complete`. */
   readonly maxSchedules?: number;
   readonly maxMilliseconds?: number;
 }
@@ -28,18 +31,18 @@ export interface ExploreOptions extends Partial<Bounds> {
 export interface Violation {
   readonly kind: 'error' | 'deadlock' | 'livelock';
   readonly message: string;
-  /** What was thrown, if something was. */
+  /** The thrown value, if any. */
   readonly error?: unknown;
-  /** Give it to {@link replay}. */
+  /** Input for {@link replay}. */
   readonly schedule: string;
 }
 
 export interface ExploreResult {
   readonly complete: boolean;
   readonly violation: Violation | null;
-  /** Schedules run, whole or until merged. */
+  /** Number of schedules run, in full or until merged. */
   readonly schedules: number;
-  /** Of these, those cut short in a known state. */
+  /** Of these, the number cut short in a known state. */
   readonly merged: number;
   readonly steps: number;
   readonly milliseconds: number;
@@ -47,7 +50,7 @@ export interface ExploreResult {
 
 export interface ReplayResult {
   readonly violation: Violation | null;
-  /** A line for each action: who did what. */
+  /** A line for each action of each worker. */
   readonly trace: readonly string[];
 }
 
@@ -59,12 +62,12 @@ function boundsOf(options: ExploreOptions): Bounds {
   return { preemptions: options.preemptions, kills: options.kills ?? 0, timeOuts: options.timeOuts ?? 'last' };
 }
 
-/** What the end of a run shows, after the actions that led to it. */
+/** Evaluates the end of a run, after the actions that led to it. */
 function endOf<S>(simulation: Simulation<S>, actions: readonly Action[]): Violation | null {
   const schedule = formatSchedule(actions);
   try {
     const stuck = simulation.verdict();
-    return stuck === null ? null : { kind: 'deadlock', message: `nobody can go on: ${stuck}`, schedule };
+    return stuck === null ? null : { kind: 'deadlock', message: `no worker can continue: ${stuck}`, schedule };
   } catch (error) {
     return { kind: 'error', message: messageOf(error), error, schedule };
   }
@@ -86,7 +89,7 @@ export function explore<S>(loaded: LoadedScenario<S>, options: ExploreOptions): 
   const simulation = new Simulation(loaded.machine, loaded.scenario, loaded.sites, merge);
   const known = merge ? new StateSet(options.maxStates ?? 1 << 24) : null;
 
-  // The path to where the search stands: what was done, which of the options that was, and how many there were.
+  // The path to the current state: the actions, the index of each among its options, and the number of options.
   const actions: Action[] = [];
   const chosen: number[] = [];
   const counts: number[] = [];
@@ -96,7 +99,7 @@ export function explore<S>(loaded: LoadedScenario<S>, options: ExploreOptions): 
 
   const isKnown = (): boolean => {
     const state = simulation.fingerprint();
-    // Explored with as much left to spend, or more, is explored.
+    // A state counts as explored if it was explored with at least as much budget left.
     for (let kills = simulation.kills; kills >= 0; kills--) {
       for (let spent = simulation.preemptions; spent >= 0; spent--) {
         if (known!.has(state + spent * 8 + kills)) return true;
@@ -106,7 +109,7 @@ export function explore<S>(loaded: LoadedScenario<S>, options: ExploreOptions): 
     return false;
   };
 
-  /** Follows the path, then goes on to the end. */
+  /** Follows the path, then continues to the end. */
   const runOne = (fixed: number): Violation | null => {
     simulation.begin();
     for (depth = 0; depth < fixed; depth++) simulation.perform(actions[depth]!);
@@ -166,7 +169,7 @@ export function explore<S>(loaded: LoadedScenario<S>, options: ExploreOptions): 
   }
 }
 
-/** Runs one schedule, and on to the end without a preemption where it ends before. */
+/** Runs one schedule, and continues without a preemption if the schedule stops before the end. */
 export function replay<S>(loaded: LoadedScenario<S>, schedule: string, stepLimit = 10_000): ReplayResult {
   const { machine, sites } = loaded;
   const simulation = new Simulation(machine, loaded.scenario, sites, false);
@@ -204,7 +207,7 @@ export function replay<S>(loaded: LoadedScenario<S>, schedule: string, stepLimit
   return { violation: endOf(simulation, actions), trace };
 }
 
-/** A result in a line, and a violation with its schedule. */
+/** A result in one line, and a violation with its schedule. */
 export function describe(name: string, result: ExploreResult): string {
   const seconds = result.milliseconds / 1000;
   const line =

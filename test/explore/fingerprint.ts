@@ -1,12 +1,12 @@
 /**
- * A fingerprint of the state of a simulation, in 53 bits: of what is in the shared arrays, and of everything each worker
- * has ever read. A worker is deterministic, so what it read so far says where it is and what is in its variables.
+ * A fingerprint of the state of a simulation, in 53 bits: of the content of the shared arrays, and of all values that
+ * each worker has read. A worker is deterministic, so the values that it read determine its position and its variables.
  *
- * The fingerprint of the arrays changes by each write: the old value of the cell out, the new one in. A cell is named by
- * its buffer and offset. Buffers are numbered as they are met: those of `setup` for all, any other for each worker by
- * itself, so that the numbers never depend on the schedule.
+ * Each write updates the fingerprint of the arrays: the cell's old value out, the new one in. A cell is identified by
+ * its buffer and offset. Buffers are numbered in order of first use: those of `setup` globally, any other for each
+ * worker separately, so that the numbers never depend on the schedule.
  */
-/** What workers can share. */
+/** The data that workers can share. */
 export type AnyArray =
   | Int8Array
   | Uint8Array
@@ -31,7 +31,7 @@ function mix(hash: number, value: number, factor: number): number {
   return Math.imul(mixed ^ (mixed >>> 15), 0x2c1b_3c6d) ^ (mixed >>> 13);
 }
 
-/** 32 bits of any primitive value; objects count as nothing, for what is read of them is read by itself. */
+/** 32 bits of any primitive value; an object counts as nothing, since reads of its content are hashed separately. */
 function bitsOf(value: unknown): number {
   switch (typeof value) {
     case 'number':
@@ -58,7 +58,7 @@ export class Fingerprint {
   readonly #knownB: Int32Array;
   #memoryA = 0;
   #memoryB = 0;
-  /** Numbers of buffers: of `setup` at the last index. */
+  /** Numbers of buffers: those of `setup` are at the last index. */
   readonly #buffers: WeakMap<ArrayBufferLike, number>[] = [];
   readonly #buffersMet: Int32Array;
   #lastArray: AnyArray | null = null;
@@ -87,7 +87,7 @@ export class Fingerprint {
     this.#memoryB = 0;
   }
 
-  /** A worker got to know a value. */
+  /** Records that a worker read a value. */
   learn(worker: number, value: unknown): void {
     if (worker < 0) return;
     const found = bitsOf(value);
@@ -95,7 +95,7 @@ export class Fingerprint {
     this.#knownB[worker] = mix(this.#knownB[worker]!, found, FACTOR.b);
   }
 
-  /** A buffer is met; worker -1 is `setup`. */
+  /** Numbers a buffer at its first use; worker -1 is `setup`. */
   meet(worker: number, buffer: ArrayBufferLike): number {
     const known =
       this.#buffers[this.#workers]!.get(buffer) ?? (worker < 0 ? undefined : this.#buffers[worker]!.get(buffer));
@@ -106,7 +106,7 @@ export class Fingerprint {
     return number;
   }
 
-  /** A cell changed. */
+  /** Records that a cell changed. */
   change(worker: number, array: AnyArray, index: number, before: unknown, after: unknown): void {
     if (worker < 0 || before === after) return;
     if (array !== this.#lastArray || worker !== this.#lastWorker) {
@@ -121,7 +121,7 @@ export class Fingerprint {
     this.#memoryB ^= mix(cell ^ SEED.b, old, FACTOR.b) ^ mix(cell ^ SEED.b, now, FACTOR.b);
   }
 
-  /** The whole: `extra` is what else tells states apart. */
+  /** The complete fingerprint; `extra` is further state to distinguish. */
   value(extra: number): number {
     let a = mix(this.#memoryA, extra, FACTOR.a);
     let b = mix(this.#memoryB, extra, FACTOR.b);

@@ -1,6 +1,6 @@
 /**
- * Compiles a scenario with all of the project that it needs, instruments the files it names, and loads the result.
- * Every file of the project is compiled from its source and loaded afresh, so that nothing exists twice.
+ * Compiles a scenario with all modules of the project that it needs, instruments the given files, and loads the result.
+ * Every file of the project is compiled from its source and loaded anew, so that no module exists twice.
  */
 import { createRequire } from 'node:module';
 import path from 'node:path';
@@ -22,23 +22,23 @@ const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
 export interface LoadOptions {
   /** The module of the scenario, from the root of the project. It is instrumented too. */
   readonly scenario: string;
-  /** The files to instrument, from the root of the project; a folder with a `/` at the end is all in it. */
+  /** The files to instrument, from the root of the project; a folder with a `/` at the end means all its files. */
   readonly instrument: readonly string[];
-  /** Changes sources before they are compiled. It must change something. */
+  /** Changes sources before they are compiled. It must change at least one file. */
   readonly mutate?: Mutation;
   /** Make plain reads of typed arrays yield points too. */
   readonly yieldAtReads?: boolean;
   /**
-   * What to do with yield points where none can be (constructors, accessors, async functions, callbacks of built-ins):
-   * refuse to load, or throw if a worker comes there. In `setup` and `check` they do no harm.
+   * How to treat unsupported yield points (in constructors, accessors, async functions, callbacks of built-ins): refuse
+   * to load, or throw if a worker reaches one. In `setup` and `check` they are harmless.
    */
   readonly uninterruptible?: 'refuse' | 'throw when reached';
 }
 
-/** What {@link load} gives: the exports of the scenario's module. */
+/** The result of {@link load}: the exports of the scenario's module. */
 export interface LoadedModule {
   readonly exports: Readonly<Record<string, unknown>>;
-  /** One of the exports, to be explored. */
+  /** One of the exports, as a scenario to explore. */
   scenario<S>(name: string): LoadedScenario<S>;
 }
 
@@ -46,7 +46,7 @@ export interface LoadedScenario<S> {
   readonly scenario: Scenario<S>;
   readonly machine: Machine;
   readonly sites: readonly Site[];
-  /** Places where workers read typed arrays in ways that the machine does not see. */
+  /** Places where workers read typed arrays in ways that bypass the machine. */
   readonly untracked: readonly string[];
 }
 
@@ -67,7 +67,7 @@ const COMPILER_OPTIONS: ts.CompilerOptions = {
   noEmitOnError: false,
 };
 
-/** Parsed files that no mutation touched: parsing the library takes longer than all the rest. */
+/** Parsed files that no mutation touched: parsing the library takes most of the time. */
 const parsed = new Map<string, ts.SourceFile>();
 
 function compilerHost(mutate: Mutation | undefined): { host: ts.CompilerHost; mutated: () => boolean } {

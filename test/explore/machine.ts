@@ -1,15 +1,15 @@
 /**
- * The simulated machine that instrumented code runs on (it is `$` there): memory, waiting, the clock. One thread, so
- * memory is sequentially consistent. Each operation's last argument is the `yield` before it, and ignored.
+ * The simulated machine on which instrumented code runs (named `$` there): memory, waits, the clock. It has one thread,
+ * so memory is sequentially consistent. Each operation's last argument is the `yield` before it, and is ignored.
  */
 import { SimulationError } from './errors.ts';
 import type { AnyArray, Fingerprint } from './fingerprint.ts';
 import type { Site } from './sites.ts';
 
-/** What is the same for numbers and bigints is written once, for numbers. */
+/** Code that is the same for numbers and bigints is written once, for numbers. */
 type Cells = Int32Array;
 
-/** What instrumented code is turned into: it yields sites, or one of the values below. */
+/** The form of instrumented code: it yields sites, or one of the values below. */
 export type Thread = Generator<number, unknown>;
 /** Yielded instead of a site: the worker waits in `Atomics.wait`. */
 export const WAITING = -1;
@@ -32,16 +32,16 @@ const generatorPrototype: object = Object.getPrototypeOf(
 
 export class Machine {
   readonly #sites: readonly Site[];
-  /** Keeps fingerprints only when asked to: it costs as much as all the rest. */
+  /** Keeps fingerprints only on request: they cost as much as everything else. */
   #fingerprint: Fingerprint | null = null;
 
-  /** The worker that runs; -1 before and after the schedule. */
+  /** The running worker; -1 before and after the schedule. */
   current = -1;
   clock = 0;
   status: Int8Array = new Int8Array(0);
   /** Bits of the workers that were woken in this step. */
   woken = 0;
-  /** When set, told of every access. */
+  /** When set, called for every access. */
   trace: ((text: string) => void) | null = null;
 
   readonly #waitArray: (Cells | null)[] = [];
@@ -67,9 +67,9 @@ export class Machine {
     fingerprint?.reset();
   }
 
-  // ---- waiting, as the scheduler sees it
+  // ---- waits, as the scheduler sees them
 
-  /** When the worker's wait ends by itself. */
+  /** The time at which the worker's wait times out. */
   deadline(worker: number): number {
     return this.#deadline[worker]!;
   }
@@ -83,13 +83,13 @@ export class Machine {
     this.woken |= 1 << worker;
   }
 
-  /** A killed worker waits no more: a notify goes to others, as it does when a thread ends. */
+  /** Removes a killed worker from the queue: a notify goes to others, as it does when a thread ends. */
   forget(worker: number): void {
     this.#queue = this.#queue.filter((other) => other !== worker);
     this.status[worker] = KILLED;
   }
 
-  /** What a worker waits for, for messages. */
+  /** The wait of a worker, for messages. */
   describeWait(worker: number): string {
     return `worker ${String(worker)} waits for index ${String(this.#waitIndex[worker])}`;
   }
@@ -102,22 +102,22 @@ export class Machine {
     );
   }
 
-  /** Runs what does not belong to the schedule to its end. */
+  /** Runs code outside the schedule to its end. */
   run(value: unknown): unknown {
     if (!this.isGenerator(value)) return value;
     const { value: result, done } = drain(value);
-    if (!done) throw new SimulationError('setup, check and what is not instrumented must not wait');
+    if (!done) throw new SimulationError('setup, check and code that is not instrumented must not wait');
     return result;
   }
 
-  /** Passes on what a call returned that can't be waited for here, having made sure that it need not. */
+  /** Passes on the result of a call at a place that cannot wait for a generator, after a check that it is none. */
   checked(site: number, value: unknown): unknown {
     if (this.isGenerator(value))
       throw new SimulationError(`${this.#at(site)}: calls a function that yields, unforeseen`);
     return value;
   }
 
-  /** A yield point where none can be: harmless as long as no worker runs. */
+  /** A yield point at an unsupported place: harmless as long as no worker runs. */
   outside(site: number): void {
     if (this.current >= 0) throw new SimulationError(`${this.#at(site)}: a worker can't be interrupted here`);
   }
@@ -129,7 +129,7 @@ export class Machine {
     return this.run(value);
   }
 
-  /** The same for a function that other code will call. */
+  /** The same for a function that other code calls. */
   callback(site: number, action: unknown): unknown {
     if (typeof action !== 'function') return action;
     const atOnce = (value: unknown): unknown => this.atOnce(site, value);
@@ -171,7 +171,7 @@ export class Machine {
     const result = call();
     const fingerprint = this.#fingerprint;
     if (fingerprint !== null) {
-      // Told of by elements, as single writes are, or a write and a fill would not make the same state.
+      // Recorded by elements, as single writes are: a fill and equal writes must give the same state.
       const cells = array instanceof DataView ? bytes : array;
       const old =
         array instanceof DataView ? before : (Reflect.construct(cells.constructor, [before.buffer]) as AnyArray);
@@ -183,7 +183,7 @@ export class Machine {
     return result;
   }
 
-  /** A worker learned of a typed array by a call. */
+  /** Records that a worker received a typed array from a call. */
   seen(value: unknown): unknown {
     const fingerprint = this.#fingerprint;
     if (fingerprint === null) return value;
@@ -195,7 +195,7 @@ export class Machine {
     return value;
   }
 
-  /** A buffer was made. */
+  /** Records a new buffer. */
   made(buffer: ArrayBufferLike): ArrayBufferLike {
     this.#fingerprint?.meet(this.current, buffer);
     return buffer;
@@ -213,7 +213,7 @@ export class Machine {
     this.trace(`[${String(index)}] ${value}`);
   }
 
-  // ---- Atomics: they check their arguments, and throw as they should
+  // ---- Atomics: they check their arguments and throw like the originals
 
   load(array: Cells, index: number): number {
     const value = Atomics.load(array, index);
@@ -270,13 +270,13 @@ export class Machine {
     return before;
   }
 
-  // ---- waiting and time
+  // ---- waits and time
 
-  /** Called at once, so the `yield` before it is inside the call's arguments, as for all others. */
+  /** Called at once, so that the `yield` before it is inside the call's arguments, as for all others. */
   *wait(array: Cells, index: number, expected: number, timeout: number | undefined): Generator<number, string> {
     const worker = this.current;
     if (worker < 0) throw new SimulationError('only workers may wait');
-    // Throws for what can't be waited on; returns at once, whatever it finds.
+    // Throws for invalid arguments; returns at once in any case.
     const found = Atomics.wait(array, index, expected, 0) === 'not-equal';
     if (this.trace !== null) this.trace(`[${String(index)}] ${String(array[index])}${found ? '' : ', waits'}`);
     this.#fingerprint?.learn(worker, found);
@@ -317,10 +317,10 @@ export class Machine {
     return this.clock;
   }
 
-  /** What scheduling depends on besides memory and what workers know. */
+  /** The state that scheduling depends on, besides memory and the values that workers read. */
   hash(): number {
     let hash = this.clock | 0;
-    // Order matters among those who wait: first come, first woken.
+    // The order of waiters matters: they are woken first come, first served.
     for (const worker of this.#queue) hash = Math.imul(hash, 37) + worker + 1;
     for (let worker = 0; worker < this.status.length; worker++) {
       const late = this.status[worker] === READY && this.#wakeResult[worker] === 'timed-out';

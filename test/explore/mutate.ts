@@ -1,4 +1,6 @@
-/** Seeded mistakes, as changes of the source text. Each must find its place exactly once, so none is lost in silence. */
+/**
+ * Seeded mistakes, as changes of the source text. Each must match exactly one place, so that none silently disappears.
+ */
 
 /** Changes the text of a file before it is instrumented. */
 export type Mutation = (fileName: string, text: string) => string;
@@ -52,7 +54,7 @@ export function replaceText(file: string, from: string, to: string): Mutation {
   });
 }
 
-/** All of them, one after the other. */
+/** Applies all of them in order. */
 export function allOf(...mutations: readonly Mutation[]): Mutation {
   return (fileName, text) => mutations.reduce((changed, mutation) => mutation(fileName, changed), text);
 }

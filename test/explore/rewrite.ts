@@ -1,6 +1,6 @@
 /**
  * Rewrites a source file: functions that yield become generators, calls of them `yield*`, and each access to shared
- * memory a call of the machine's (`$`), with a `yield` as its last argument: all the others are evaluated by then.
+ * memory a call of the machine (`$`), with a `yield` as its last argument: all other arguments are evaluated before it.
  *
  *     words[head] = next()            $.put(words, head, (yield* next()), yield 17)
  *     Atomics.store(a, 0, 1)          $.store(a, 0, 1, yield 18)
@@ -18,13 +18,13 @@ export interface RewriteOptions {
   readonly graph: CallGraph;
   readonly access: SharedAccess;
   readonly instrumented: (file: ts.SourceFile) => boolean;
-  /** Grows: what an instrumented generator yields is an index in it. */
+  /** The sites found so far; an instrumented generator yields an index into it. */
   readonly sites: Site[];
   readonly relative: (file: string) => string;
   readonly yieldAtReads: boolean;
 }
 
-/** What a function's rewriting needs: whether it may yield, and the variables it needs. */
+/** The state of a function's rewriting: whether it may yield, and the variables it needs. */
 interface Body {
   readonly yields: boolean;
   readonly temporaries: ts.Identifier[];
@@ -59,7 +59,8 @@ class Rewriter {
 
   #rewrite(node: ts.Node): ts.Node {
     if (ts.isFunctionLike(node) || ts.isClassStaticBlockDeclaration(node)) return this.#function(node);
-    // In a file that is not instrumented, only calls of what is are looked at: they must not go wrong in silence.
+    // In a file that is not instrumented, only calls of instrumented code are checked, so that they cannot go wrong
+    // silently.
     const access = this.#instrumented ? this.#options.access.of(node) : null;
     if (access !== null && access.kind !== 'unsupported') return this.#access(access);
     if (ts.isCallExpression(node)) return this.#call(node);
@@ -209,7 +210,7 @@ class Rewriter {
     );
   }
 
-  /** What other code tells of a typed array is a read of it. */
+  /** A typed array that other code returns counts as a read of it. */
   #foreign(node: ts.CallExpression, call: ts.CallExpression): ts.Expression {
     if (!this.#instrumented || ts.isCallChain(node)) return call;
     const { access } = this.#options;
@@ -233,14 +234,14 @@ class Rewriter {
 
   #access(access: Exclude<Access, { kind: 'unsupported' }>): ts.Expression {
     if (access.kind === 'read') {
-      // Through the machine always: it must know all that a worker knows.
+      // Always through the machine: it must record all values that a worker reads.
       const yields = this.#options.yieldAtReads && this.#body.yields;
       if (ts.isElementAccessChain(access.node)) return this.#each(access.node);
       const args = [access.node.expression, access.node.argumentExpression].map((part) => this.#expression(part));
       return this.#machine('get', yields ? [...args, this.#yield(access)] : args);
     }
     if (!this.#body.yields) {
-      // Allowed only before and after the schedule. Children may hold calls, so they are visited.
+      // Allowed only before and after the schedule. Children may contain calls, so they are visited.
       const f = this.#factory;
       const site = this.#site(access.node, nameOfAccess(access));
       return f.createParenthesizedExpression(f.createComma(this.#machine('outside', [site]), this.#each(access.node)));

@@ -1,9 +1,9 @@
 /**
  * Schedules as text: `0*12 1*3 !0 2*5 ~1 1*7` is 12 steps of worker 0, 3 of worker 1, the death of worker 0, 5 steps of
- * worker 2, a time-out of worker 1's wait, and 7 steps of it.
+ * worker 2, a time-out of worker 1's wait, and 7 steps of worker 1.
  */
 
-/** What the scheduler does next: a worker's number, with one of these added to kill it or to end its wait. */
+/** The scheduler's next action: a worker's number, plus one of these to kill it or to end its wait. */
 export type Action = number;
 export const KILL = 32;
 export const TIME_OUT = 64;

@@ -1,10 +1,10 @@
-/** Recognizes, with the type checker, what touches shared memory: Atomics, typed arrays, clocks. */
+/** Recognizes accesses to shared memory with the type checker: Atomics, typed arrays, clocks. */
 import ts from 'typescript';
 
 const TYPED_ARRAY = /^(?:(?:Int|Uint)(?:8|16|32)|Float(?:16|32|64)|Big(?:Int|Uint)64|Uint8Clamped)Array$/;
 const WRITING_METHODS: ReadonlySet<string> = new Set(['fill', 'set', 'copyWithin', 'sort', 'reverse']);
 
-/** How many arguments each operation takes, for those that yield. */
+/** The number of arguments of each operation that yields. */
 export const ATOMICS: ReadonlyMap<string, number> = new Map([
   ['load', 2],
   ['store', 3],
@@ -19,7 +19,7 @@ export const ATOMICS: ReadonlyMap<string, number> = new Map([
   ['wait', 4],
 ]);
 
-/** The operator that each compound assignment does. */
+/** The operator of each compound assignment. */
 const COMPOUND: ReadonlyMap<ts.SyntaxKind, ts.BinaryOperator> = new Map<ts.SyntaxKind, ts.BinaryOperator>([
   [ts.SyntaxKind.PlusEqualsToken, ts.SyntaxKind.PlusToken],
   [ts.SyntaxKind.MinusEqualsToken, ts.SyntaxKind.MinusToken],
@@ -35,7 +35,7 @@ const COMPOUND: ReadonlyMap<ts.SyntaxKind, ts.BinaryOperator> = new Map<ts.Synta
   [ts.SyntaxKind.GreaterThanGreaterThanGreaterThanEqualsToken, ts.SyntaxKind.GreaterThanGreaterThanGreaterThanToken],
 ]);
 
-/** What a node does to shared memory, if it is one whole access. */
+/** The access to shared memory that a node performs, if it is one complete access. */
 export type Access =
   | { readonly kind: 'atomics'; readonly node: ts.CallExpression; readonly operation: string }
   | {
@@ -65,7 +65,7 @@ export function nameOfAccess(access: Access): string {
   return access.kind === 'bulk' ? access.method : access.kind === 'read' ? 'read' : 'write';
 }
 
-/** Without parentheses and what only the type checker sees. */
+/** Without parentheses and type-only syntax. */
 export function bare(node: ts.Expression): ts.Expression {
   let inner = node;
   while (
@@ -86,7 +86,7 @@ export class SharedAccess {
     this.#checker = checker;
   }
 
-  /** The typed array types of an expression; empty if it may be none. */
+  /** The typed array types of an expression; empty if it is none. */
   #arrayNames(node: ts.Expression): string[] {
     const type = this.#checker.getApparentType(this.#checker.getTypeAtLocation(node));
     const parts = type.isUnion() ? type.types : [type];
@@ -100,7 +100,7 @@ export class SharedAccess {
     return this.#arrayNames(node).length > 0;
   }
 
-  /** True if the node is the global of this name, and not something local that is called the same. */
+  /** True if the node is the global of this name, and not a local of the same name. */
   #isGlobal(node: ts.Node, name: string): boolean {
     if (!ts.isIdentifier(node) || node.text !== name) return false;
     const declarations = this.#checker.getSymbolAtLocation(node)?.declarations ?? [];
@@ -162,7 +162,7 @@ export class SharedAccess {
     return writes ? { kind: 'bulk', node, receiver, method } : null;
   }
 
-  /** True for a new array with a buffer of its own, which nobody else can know yet. */
+  /** True for a new array with its own buffer, which no other code can access yet. */
   #isFresh(node: ts.Expression): boolean {
     const inner = bare(node);
     if (!ts.isNewExpression(inner)) return false;
@@ -182,7 +182,9 @@ export class SharedAccess {
   }
 }
 
-/** True if the element is assigned to by destructuring or by a loop. (Plain assignment is seen at its own node.) */
+/**
+ * True if the element is assigned to by destructuring or by a loop. (Plain assignment is recognized at its own node.)
+ */
 function isTarget(element: ts.ElementAccessExpression): boolean {
   let node: ts.Node = element;
   for (;;) {

@@ -1,4 +1,4 @@
-/** One run of a scenario: workers, deaths, and what the scheduler may do next. */
+/** One run of a scenario: workers, deaths, and the possible next actions of the scheduler. */
 import { ScheduleError } from './errors.ts';
 import { Fingerprint } from './fingerprint.ts';
 import { BLOCKED, DONE, IDLE, KILLED, type Machine, READY, RESTING, type Thread, WAITING } from './machine.ts';
@@ -6,13 +6,13 @@ import type { Operation, Scenario } from './scenario.ts';
 import { type Action, KILL, MAX_WORKERS, TIME_OUT, workerOf } from './schedule.ts';
 import type { Site } from './sites.ts';
 
-/** How far schedules may go from running each worker until it blocks or ends. */
+/** Bounds on the deviation of schedules from running each worker until it blocks or ends. */
 export interface Bounds {
-  /** Switches away from a worker that could go on. */
+  /** Switches away from a worker that could continue. */
   readonly preemptions: number;
-  /** Deaths. A worker dies where it can be interrupted: at each yield point, while it waits, and when just woken. */
+  /** Deaths. A worker can die at each yield point, while it waits, and when just woken. */
   readonly kills: number;
-  /** May waits time out at any moment (for the price of a preemption), or only when nothing else can happen? */
+  /** Whether waits time out at any moment (for the price of a preemption), or only when nothing else can happen. */
   readonly timeOuts: 'last' | 'any';
 }
 
@@ -25,12 +25,12 @@ export class Simulation<S> {
   readonly #reporter: number;
   readonly #mortal: number;
   readonly #threads: Thread[] = [];
-  /** Where each worker stands: what it does next. */
+  /** The position of each worker: its next step. */
   readonly #at: number[] = [];
   readonly #stepsOf: number[] = [];
   #state!: S;
   #current = -1;
-  /** All that died, and how many of them the reporter has heard of. */
+  /** All dead workers, and the number of them that the reporter has processed. */
   #deaths: number[] = [];
   #reported = 0;
 
@@ -68,7 +68,7 @@ export class Simulation<S> {
       this.#at[worker] = -1;
       this.#stepsOf[worker] = 0;
     }
-    // A reporter that does nothing else is not to be scheduled before a death.
+    // A reporter without operations is not scheduled before a death.
     if (this.#reporter >= this.#scenario.workers.length) this.#machine.status[this.#reporter] = RESTING;
   }
 
@@ -96,9 +96,9 @@ export class Simulation<S> {
     }
   }
 
-  // ---- what may happen
+  // ---- possible actions
 
-  /** Fills in the actions that may come next, the one that changes least first; returns how many. 0: it is over. */
+  /** Fills in the possible next actions, the least deviating one first; returns their number. 0: the run is over. */
   options(bounds: Bounds, into: Action[]): number {
     const { status } = this.#machine;
     const current = this.#current;
@@ -132,7 +132,7 @@ export class Simulation<S> {
     return earliest;
   }
 
-  /** Those whose wait can time out, up to a moment. */
+  /** The workers whose wait can time out, up to a moment. */
   #timeOuts(until: number, into: Action[], count: number): number {
     let all = count;
     for (let worker = 0; worker < this.#threads.length; worker++) {
@@ -143,7 +143,7 @@ export class Simulation<S> {
     return all;
   }
 
-  // ---- what happens
+  // ---- actions
 
   perform(action: Action): void {
     const worker = workerOf(action);
@@ -188,7 +188,9 @@ export class Simulation<S> {
     if (!holds) throw new ScheduleError(`the schedule can't be followed: worker ${String(worker)} does not ${what}`);
   }
 
-  /** After {@link options} has nothing more: throws if the state is wrong, returns what is if workers are stuck. */
+  /**
+   * Called after {@link options} returned 0: throws if the state is wrong, returns a description if workers are stuck.
+   */
   verdict(): string | null {
     const { status } = this.#machine;
     const stuck = this.#threads.flatMap((_, worker) =>
@@ -201,21 +203,21 @@ export class Simulation<S> {
     return null;
   }
 
-  /** Where a worker stands. */
+  /** The position of a worker. */
   place(worker: number): string {
     const site = this.#sites[this.#at[worker]!];
     return site === undefined ? 'start' : `${site.place}  ${site.text}`;
   }
 
-  // ---- telling states apart
+  // ---- distinguishing states
 
-  /** With budgets spent, nothing branches here but when a worker stops: then looking now and then is enough. */
+  /** With budgets spent, schedules branch only when a worker stops: a check every few steps is enough. */
   isMilestone(bounds: Bounds): boolean {
     if (this.preemptions < bounds.preemptions || this.#deaths.length < bounds.kills) return true;
     return this.#current < 0 || (this.#stepsOf[this.#current]! & 3) === 0;
   }
 
-  /** A number for the state without what was spent of the bounds. */
+  /** A number for the state, without the spent part of the bounds. */
   fingerprint(): number {
     let extra = Math.imul(this.#machine.hash(), 31) + this.#current;
     for (const worker of this.#deaths) extra = Math.imul(extra, 37) + worker + 1;

@@ -1,7 +1,7 @@
 /** Places in instrumented source where a worker can be interrupted. */
 import type ts from 'typescript';
 
-/** A place, numbered: the number is what an instrumented generator yields. */
+/** A numbered place: an instrumented generator yields the number. */
 export interface Site {
   /** For example `src/shared/lock.ts:31`. */
   readonly place: string;

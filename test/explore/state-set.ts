@@ -1,10 +1,13 @@
-/** A set of 53-bit numbers that can have more than a JavaScript `Set`'s 16 million members, 8 bytes each and some room. */
+/**
+ * A set of 53-bit numbers that can exceed the 16 million members of a JavaScript `Set`, at 8 bytes each and some spare
+ * room.
+ */
 export class StateSet {
   #slots: Float64Array = new Float64Array(1 << 16);
   #size = 0;
   readonly #limit: number;
 
-  /** @param limit Most members; what comes later is not kept. */
+  /** @param limit Maximum number of members; later ones are not kept. */
   constructor(limit: number) {
     this.#limit = limit;
   }

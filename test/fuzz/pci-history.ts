@@ -121,7 +121,7 @@ export class PciHistory {
   #makeBackend(): GuardedBackend {
     const { resets, ...settings } = this.#settings;
     const reset = (): void => {
-      this.#device.resetByHome();
+      this.#device.resetByBackend();
     };
     const fake = {
       backend: this.#device,

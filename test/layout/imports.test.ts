@@ -1,4 +1,4 @@
-/** The rules of .dependency-cruiser.js, on a made-up tree that breaks each of them. */
+/** The rules of .dependency-cruiser.js, checked on a fake tree in which each file breaks one rule or none. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { copyFileSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -9,10 +9,10 @@ import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 
-/** A file that imports one thing, and the rule that this breaks, if it does. */
+/** A file with one import, and the rule that it breaks, if any. */
 type Case = readonly [file: string, statement: string, rule: string | null];
 
-/** Statements by what they import; each imports a type or a value, which is the same to the rules. */
+/** Import statements; each imports a type or a value, which the rules treat alike. */
 const type = (module: string): string => `import type { thing } from '${module}';\nexport type Thing = typeof thing;`;
 const value = (module: string): string => `export { thing } from '${module}';`;
 
@@ -87,11 +87,11 @@ const CASES: readonly Case[] = [
   ['src/odd.ts', value('./errors.ts'), 'in-a-part'],
   ['test/pool/nowhere.ts', value('./missing.ts'), 'resolvable'],
   ['src/device/egg.ts', type('./hen.ts'), 'no-circle'],
-  // A circle is reported once.
+  // A cycle is reported once.
   ['src/device/hen.ts', type('./egg.ts'), null],
 ];
 
-/** What the cases import and is no case itself. */
+/** Modules that the cases import and that are no cases themselves. */
 const IMPORTED = [
   ...['src/errors.ts', 'src/memory/heap.ts', 'src/device/device.ts', 'src/pool/block.ts', 'src/shared/lock.ts'],
   ...['src/observe/snapshot.ts', 'src/pci/function.ts', 'src/linux/index.ts', 'src/linux/libc.ts', 'src/qemu/ram.ts'],

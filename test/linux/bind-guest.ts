@@ -1,4 +1,6 @@
-/** Tests of handing PCI functions over; as root in the virtual machine, with the devices that bind.test.ts lists. */
+/**
+ * Tests of binding PCI functions to VFIO; run as root in the virtual machine, with the devices that bind.test.ts lists.
+ */
 import assert from 'node:assert/strict';
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
@@ -61,7 +63,7 @@ void describe('dmapool devices', () => {
 });
 
 void describe('dmapool bind', () => {
-  void it('hands a function over, says what it did, and how to undo it', async () => {
+  void it('binds a function, prints what it did, and prints how to undo it', async () => {
     const bound = await runCli(['bind', EDU]);
     assert.equal(bound.err, '');
     assert.match(
@@ -78,7 +80,7 @@ void describe('dmapool bind', () => {
     assert.equal(driverOf(EDU), null);
   });
 
-  void it('refuses a disk that is mounted, swapped to, or claimed in another name space; and gives it back', async () => {
+  void it('refuses a disk that is mounted, used as swap, or claimed in another name space, and returns it to its driver', async () => {
     mkdirSync('/run/disk');
     sh('mkfs.ext4 -q /dev/nvme0n1; mount /dev/nvme0n1 /run/disk');
     refused('ERR_DMAPOOL_BIND_IN_USE', /nvme0n1 is mounted at \/run\/disk/, () => bindToVfio([NVME]));
@@ -104,7 +106,7 @@ void describe('dmapool bind', () => {
     const [back] = unbindFromVfio([NVME]);
     assert.deepEqual([back!.from, back!.to], ['vfio-pci', 'nvme']);
     sh('for i in 1 2 3 4 5 6 7 8 9; do [ -b /dev/nvme0n1 ] && exit 0; sleep 0.2; done; exit 1');
-    assert.deepEqual(unbindFromVfio([NVME])[0]!.steps, [], 'there is nothing more to undo');
+    assert.deepEqual(unbindFromVfio([NVME])[0]!.steps, [], 'nothing is left to undo');
   });
 
   void it('refuses a network card whose interface is up', () => {
@@ -118,12 +120,12 @@ void describe('dmapool bind', () => {
     assert.equal(driverOf(E1000), 'e1000');
   });
 
-  void it('refuses a part of a group, and takes it whole', () => {
+  void it('refuses one function of a group, and accepts the whole group', () => {
     refused('ERR_DMAPOOL_BIND_GROUP', /group \d+ also contains 0000:00:18\.1 \(driver e1000\)/, () =>
       bindToVfio([TWINS[0]]),
     );
     assert.deepEqual(TWINS.map(driverOf), ['e1000', 'e1000']);
-    // One that can't be bound spares the others.
+    // A function that cannot be bound does not affect the others.
     refused('ERR_DMAPOOL_BIND_GROUP', /0000:00:19\.0: it is a bridge/, () => bindToVfio([...TWINS, ROOT_PORT]));
     assert.deepEqual(TWINS.map(driverOf), ['e1000', 'e1000']);
     bindToVfio(TWINS);
@@ -132,7 +134,7 @@ void describe('dmapool bind', () => {
     assert.deepEqual(TWINS.map(driverOf), ['e1000', 'e1000']);
   });
 
-  void it('does not take a function from a process', () => {
+  void it('refuses a function that a process has open', () => {
     bindToVfio([EDU]);
     const fd = openSync(`/dev/vfio/${String(groupOf(EDU))}`, 'r+');
     try {
@@ -148,10 +150,10 @@ void describe('dmapool bind', () => {
     unbindFromVfio([EDU]);
   });
 
-  void it('says that it takes root', () => {
+  void it('reports that it needs root', () => {
     const cli = fileURLToPath(new URL('../../../bin/dmapool.js', import.meta.url));
-    const asNobody = ['--reuid', '65534', '--regid', '65534', '--clear-groups', process.execPath, cli];
-    const { status, stderr } = spawnSync('setpriv', [...asNobody, 'bind', EDU], { encoding: 'utf8' });
+    const unprivileged = ['--reuid', '65534', '--regid', '65534', '--clear-groups', process.execPath, cli];
+    const { status, stderr } = spawnSync('setpriv', [...unprivileged, 'bind', EDU], { encoding: 'utf8' });
     assert.equal(status, 1);
     assert.match(stderr, /^dmapool: 0000:00:12\.0: \S+ can't be written: run this as root\n$/);
   });

@@ -1,4 +1,4 @@
-/** Handing PCI functions over: what needs no devices; and all the rest in the virtual machine. */
+/** Binding PCI functions to VFIO: the parts that need no devices. The rest runs in the virtual machine. */
 import assert from 'node:assert/strict';
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -24,7 +24,7 @@ testsInVm('dmapool devices, bind and unbind', new URL('bind-guest.js', import.me
 
 const ADDRESS = '0000:01:00.0';
 
-/** A system with one function, whose files say nothing of the kernel's when they are written to. */
+/** A system with one function. Writes to its files have no effect, unlike in the kernel's. */
 function fakeSystem(t: TestContext, group: number | null): SystemFolders {
   const root = mkdtempSync(join(tmpdir(), 'dmapool-system-'));
   t.after(() => {
@@ -50,8 +50,8 @@ function fakeSystem(t: TestContext, group: number | null): SystemFolders {
   return { sys: join(root, 'sys'), proc: join(root, 'proc'), dev: join(root, 'dev') };
 }
 
-void describe('handing PCI functions over', () => {
-  void it('is refused without IOMMU, with what to do', (t) => {
+void describe('binding PCI functions', () => {
+  void it('is refused without an IOMMU, with the remedy', (t) => {
     const folders = fakeSystem(t, null);
     assert.throws(() => bindToVfio([ADDRESS], folders), {
       code: 'ERR_DMAPOOL_BIND_NO_IOMMU',
@@ -59,7 +59,7 @@ void describe('handing PCI functions over', () => {
     });
   });
 
-  void it('undoes what it did when the kernel does not do its part', (t) => {
+  void it('is undone when the kernel does not do its part', (t) => {
     const folders = fakeSystem(t, 7);
     assert.equal(readPciDevice(ADDRESS, folders)?.iommuGroup, 7);
     assert.deepEqual(usesOf(ADDRESS, folders), []);
@@ -71,7 +71,7 @@ void describe('handing PCI functions over', () => {
     assert.equal(readFileSync(join(folders.sys, 'bus/pci/drivers_probe'), 'utf8'), `${ADDRESS}\n`);
   });
 
-  void it('wants addresses of functions that are there', async (t) => {
+  void it('accepts only addresses of existing functions', async (t) => {
     const folders = fakeSystem(t, 7);
     for (const action of [bindToVfio, unbindFromVfio]) {
       assert.throws(() => action(['0000:02:00.0'], folders), { code: 'ERR_DMAPOOL_PCI_NOT_FOUND' });

@@ -1,4 +1,4 @@
-/** What the kernel's files tell of hugepages and frames; hugepages themselves are in hugetlb.test.ts. */
+/** The kernel's files on hugepages and frames; hugepages themselves are tested in hugetlb.test.ts. */
 import assert from 'node:assert/strict';
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -25,7 +25,7 @@ void describe('hugepages of the system', () => {
     return { all: join(root, 'all'), node: (node) => join(root, `node${String(node)}`) };
   }
 
-  void it('are listed with what is free and not promised, largest first', (t) => {
+  void it('are listed with the number that is free and not reserved, largest first', (t) => {
     const where = folders(t);
     assert.deepEqual(
       hugepagePools(-1, where).map(({ size, total, free }) => ({ size, total, free })),
@@ -46,7 +46,7 @@ void describe('hugepages of the system', () => {
     ]);
   });
 
-  void it('that nobody could have are refused, with the command that reserves them', () => {
+  void it('that exceed the free ones are refused, with the command that reserves them', () => {
     // More than any machine has.
     assert.throws(
       () => new HugetlbMemory({ size: 2 ** 45 }),
@@ -63,7 +63,7 @@ void describe('hugepages of the system', () => {
     });
   });
 
-  void it('are not taken for wrong options', () => {
+  void it('are refused for invalid options', () => {
     for (const options of [null, {}, { size: 0 }, { size: 1.5 }, { size: '2M' }, { size: 2 ** 47 }]) {
       assert.throws(() => new HugetlbMemory(options as never), { code: 'ERR_DMAPOOL_INVALID_ARGUMENT' });
     }
@@ -80,11 +80,11 @@ void describe('an entry of pagemap', () => {
   void it('holds 55 bits of frame number', () => {
     assert.equal(frameOf(0x1234, present, 0), 0x1234);
     assert.equal(frameOf(0xffff_ffff, present, 0), 0xffff_ffff);
-    // The bits between frame number and flags say other things.
+    // The bits between frame number and flags have other meanings.
     assert.equal(frameOf(5, present + 0x1f80_0000 + 3, 0), 3 * 2 ** 32 + 5);
   });
 
-  void it('is refused where no page is present, or its frame is not shown', () => {
+  void it('is refused where no page is present, or its frame is hidden', () => {
     const refused = (low: number, high: number, message: RegExp): void => {
       assert.throws(() => frameOf(low, high, 0x5000), { code: 'ERR_DMAPOOL_FRAMES_HIDDEN', message });
     };
@@ -94,7 +94,7 @@ void describe('an entry of pagemap', () => {
     refused(0, present, /shows no frame numbers: .*CAP_SYS_ADMIN.*VFIO/);
   });
 
-  void it('can be had of no file that is not there, nor beyond its end', () => {
+  void it('is refused when the file is missing or ends before it', () => {
     assert.throws(() => new Pagemap('/does/not/exist'), { code: 'ERR_DMAPOOL_FRAMES_HIDDEN' });
     const pagemap = new Pagemap('/dev/null');
     assert.throws(() => pagemap.physicalAddress(4096), { code: 'ERR_DMAPOOL_FRAMES_HIDDEN', message: /ends before/ });

@@ -1,4 +1,7 @@
-/** Tests of memory of hugepages of two sizes; where one of 1 GiB and 8 of 2 MiB are free: see hugetlb.test.ts. */
+/**
+ * Tests of memory of hugepages of two sizes; run where one hugepage of 1 GiB and 8 of 2 MiB are free: see
+ * hugetlb.test.ts.
+ */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { HugetlbMemory } from 'dmapool/linux';
@@ -8,14 +11,14 @@ const HUGE = 2 ** 21;
 const GIGANTIC = 2 ** 30;
 
 void describe('hugetlb memory of two sizes of hugepages', () => {
-  void it('takes the large ones first, and small ones for the rest', () => {
+  void it('takes large hugepages first, and small ones for the rest', () => {
     const memory = new HugetlbMemory({ size: GIGANTIC + 3 * HUGE + 1 });
     assert.deepEqual(memory.hugepages, [
       { size: GIGANTIC, count: 1 },
       { size: HUGE, count: 4 },
     ]);
     assert.deepEqual([memory.runs[0]!.dma % GIGANTIC, memory.runs[0]!.size], [0, GIGANTIC]);
-    // From the end of the large one, where a wrong size would show.
+    // At the end of the large hugepage, where a wrong size would show.
     const device = { name: 'd', dmaMask: Number.MAX_SAFE_INTEGER };
     const half = [1, 2].map(() => memory.allocCoherent({ device, size: GIGANTIC / 2, node: -1 })!);
     const small = memory.allocCoherent({ device, size: HUGE, node: -1 })!;
@@ -26,7 +29,7 @@ void describe('hugetlb memory of two sizes of hugepages', () => {
     memory.close();
   });
 
-  void it('makes do with small ones when no large one is free', () => {
+  void it('uses small hugepages alone when no large one is free', () => {
     const large = new HugetlbMemory({ size: GIGANTIC });
     assert.deepEqual(large.hugepages, [{ size: GIGANTIC, count: 1 }]);
     assert.throws(() => new HugetlbMemory({ size: GIGANTIC }), {
@@ -40,7 +43,7 @@ void describe('hugetlb memory of two sizes of hugepages', () => {
     large.close();
   });
 
-  void it('keeps to one size if told so', () => {
+  void it('uses one size alone when the option names it', () => {
     const memory = new HugetlbMemory({ size: 4096, hugepageSize: GIGANTIC });
     assert.equal(memory.limit, GIGANTIC);
     memory.close();

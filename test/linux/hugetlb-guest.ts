@@ -1,6 +1,6 @@
 /**
- * Tests of memory of hugepages; to be run as root where 48 hugepages of 2 MiB are free, on two NUMA nodes: in the
- * virtual machine, by hugetlb.test.ts.
+ * Tests of memory of hugepages; run as root by hugetlb.test.ts in the virtual machine, where 48 hugepages of 2 MiB are
+ * free on two NUMA nodes.
  */
 import assert from 'node:assert/strict';
 import { execFileSync, spawn, spawnSync } from 'node:child_process';
@@ -33,15 +33,15 @@ registerConformance('hugetlb memory', {
 });
 
 void describe('hugetlb memory', () => {
-  void it('is at the physical addresses that it says, all of it', () => {
+  void it('has the physical addresses that it reports, throughout', () => {
     const memory = new HugetlbMemory({ size: 8 * HUGE });
     const device = new Device({ name: 'd', memory });
     checkPhysical(allocateAll(memory, device), memory);
     memory.close();
   });
 
-  void it('is put in order when the kernel gives it in none', () => {
-    // Every other page is held, so that what is left has no neighbours.
+  void it('is sorted when the kernel gives it out of order', () => {
+    // Every other page is held, so that no two free pages are adjacent.
     const single = Array.from({ length: 24 }, () => new HugetlbMemory({ size: HUGE }));
     single.sort((a, b) => a.runs[0]!.dma - b.runs[0]!.dma);
     single.forEach((memory, index) => {
@@ -58,7 +58,7 @@ void describe('hugetlb memory', () => {
     for (const memory of single) memory.close();
   });
 
-  void it('merges what is contiguous: an allocation may be larger than a hugepage', () => {
+  void it('is merged where it is contiguous: an allocation may be larger than a hugepage', () => {
     const memory = new HugetlbMemory({ size: 16 * HUGE });
     assert.equal(
       memory.runs.reduce((sum, { size }) => sum + size, 0),
@@ -67,9 +67,9 @@ void describe('hugetlb memory', () => {
     memory.runs.forEach(({ dma, size }, index) => {
       assert.equal(dma % HUGE, 0);
       const next = memory.runs[index + 1];
-      assert.ok(next === undefined || dma + size < next.dma, 'neighbours are one run');
+      assert.ok(next === undefined || dma + size < next.dma, 'adjacent hugepages form one run');
     });
-    // What the kernel reserved at boot is contiguous, on the whole.
+    // The hugepages that the kernel reserved at boot are contiguous for the most part.
     const device = new Device({ name: 'd', memory });
     const large = memory.allocCoherent({ device, size: 2 * HUGE, node: -1 })!;
     assert.equal(large.dma % (2 * HUGE), 0);
@@ -77,7 +77,7 @@ void describe('hugetlb memory', () => {
     memory.close();
   });
 
-  void it('keeps to the mask of each device', () => {
+  void it('respects the mask of each device', () => {
     const memory = new HugetlbMemory({ size: 4 * HUGE });
     const highest = Math.max(...memory.runs.map(({ dma, size }) => dma + size - 1));
     const lowest = Math.min(...memory.runs.map(({ dma }) => dma));
@@ -95,7 +95,7 @@ void describe('hugetlb memory', () => {
     memory.close();
   });
 
-  void it('comes from the node asked for, and from no other', () => {
+  void it('comes from the requested node and from no other', () => {
     for (const node of [0, 1]) {
       const other = 1 - node;
       const before = [free(node), free(other)];
@@ -103,7 +103,7 @@ void describe('hugetlb memory', () => {
       assert.deepEqual([free(node), free(other)], [before[0]! - 3, before[1]], `node ${String(node)}`);
       memory.close();
       assert.deepEqual([free(node), free(other)], before);
-      // One more than this node has, though the other has some.
+      // One more than this node has, though the other node has some.
       assert.throws(
         () => new HugetlbMemory({ size: (before[0]! + 1) * HUGE, node }),
         (error) =>
@@ -115,13 +115,13 @@ void describe('hugetlb memory', () => {
       );
       assert.deepEqual([free(node), free(other)], before);
     }
-    // The thread's policy is as it was.
+    // The thread's policy is restored.
     const everything = new HugetlbMemory({ size: free() * HUGE });
     assert.equal(free(), 0);
     everything.close();
   });
 
-  void it('is refused when too little is reserved, with a command that helps', () => {
+  void it('is refused when too little is reserved, with a command that fixes it', () => {
     const total = readFileSync(`${SYSFS}/nr_hugepages`, 'utf8').trim();
     const holder = new HugetlbMemory({ size: HUGE });
     try {
@@ -145,15 +145,15 @@ void describe('hugetlb memory', () => {
     }
   });
 
-  void it('is refused to whom the kernel hides frames, and nothing is left taken', () => {
+  void it('is refused to a user that may not read frame numbers, and stays free', () => {
     const before = free();
     const program = `
       import { HugetlbMemory } from 'dmapool/linux';
       try { new HugetlbMemory({ size: 4096 }); } catch (error) { console.log(error.code, error.message); }
     `;
     const root = fileURLToPath(new URL('../../../', import.meta.url));
-    const asNobody = ['--reuid', '65534', '--regid', '65534', '--clear-groups', process.execPath];
-    const { stdout, stderr } = spawnSync('setpriv', [...asNobody, '--input-type=module', '-e', program], {
+    const unprivileged = ['--reuid', '65534', '--regid', '65534', '--clear-groups', process.execPath];
+    const { stdout, stderr } = spawnSync('setpriv', [...unprivileged, '--input-type=module', '-e', program], {
       cwd: root,
       encoding: 'utf8',
     });
@@ -161,7 +161,7 @@ void describe('hugetlb memory', () => {
     assert.equal(free(), before);
   });
 
-  void it('is not left taken when the k-th call fails, for each k', (t) => {
+  void it('is released when the k-th call fails, for each k', (t) => {
     const faults = new SystemFaults();
     new HugetlbMemory({ size: 4 * HUGE }).close();
     const before = [free(), footprint()];
@@ -175,7 +175,7 @@ void describe('hugetlb memory', () => {
         memory.close();
       } catch (error) {
         assert.ok(faults.failed !== null && error instanceof DmaError, `call ${String(k)}: ${String(error)}`);
-        // What could not be closed is closed by doing it again.
+        // A second call closes what the first one could not.
         memory?.close();
       }
       assert.deepEqual([free(), footprint()], before, `call ${String(k)}, ${String(faults.failed)}`);
@@ -183,7 +183,7 @@ void describe('hugetlb memory', () => {
     assert.ok(k > 5);
   });
 
-  void it('goes back to the system at close, and stale views read zeros', () => {
+  void it('is returned to the system by close, and stale views read zeros', () => {
     const before = free();
     const memory = new HugetlbMemory({ size: 4 * HUGE });
     const device = new Device({ name: 'late', memory });
@@ -202,7 +202,7 @@ void describe('hugetlb memory', () => {
     assert.equal(free(), before);
   });
 
-  void it('goes back to the system when the process is killed', async () => {
+  void it('is returned to the system when the process is killed', async () => {
     const before = free();
     const program = `
       import { HugetlbMemory } from 'dmapool/linux';
@@ -219,7 +219,7 @@ void describe('hugetlb memory', () => {
     assert.equal(free(), before);
   });
 
-  void it('serves one pool in several workers', async () => {
+  void it('can back one pool in several workers', async () => {
     const memory = new HugetlbMemory({ size: 2 * HUGE });
     const pool = DmaPool.create('shared', new Device({ name: 'nic', dmaMask: dmaBitMask(64), memory }), {
       size: 256,
@@ -253,7 +253,7 @@ function allocateAll(memory: HugetlbMemory, device: Device): CoherentMemory[] {
   return all;
 }
 
-/** What we write into our view is what the kernel finds at the physical address: at both ends and in between. */
+/** The kernel finds at the physical address what we write to our view: at both ends and in between. */
 function checkPhysical(all: readonly CoherentMemory[], memory: HugetlbMemory): void {
   const value = (index: number, at: number): number => index * 1_000_003 + at;
   all.forEach(({ buffer, byteOffset, size }, index) => {

@@ -8,6 +8,6 @@ testsInVm('hugetlb memory', new URL('hugetlb-guest.js', import.meta.url), {
 
 testsInVm('hugetlb memory of two sizes of hugepages', new URL('hugetlb-gigantic-guest.js', import.meta.url), {
   hugepages: { '1G': 1, '2M': 8 },
-  // The kernel finds no aligned GiB free in less.
+  // With less memory the kernel finds no aligned GiB free.
   memory: 4 * 2 ** 30,
 });

@@ -1,6 +1,6 @@
 /**
- * Reads physical memory through /proc/kcore, an ELF core file of the running kernel: the kernel's own word on what is
- * at a physical address. Needs root.
+ * Reads physical memory through /proc/kcore, an ELF core file of the running kernel: an independent source for the
+ * content of a physical address. Needs root.
  */
 import { closeSync, openSync, readSync } from 'node:fs';
 
@@ -20,7 +20,7 @@ export function readPhysical(address: number, length: number): Uint8Array {
       const virtual = entry.getBigUint64(16, true);
       const physical = Number(entry.getBigUint64(24, true));
       const size = Number(entry.getBigUint64(32, true));
-      // The direct map of all RAM begins below the kernel's own image, which is a second view of a part.
+      // The direct map of all RAM begins below the kernel's own image, which is a second view of a part of it.
       const directMap = virtual < 0xffff_f000_0000_0000n;
       if (entry.getUint32(0, true) !== PT_LOAD || !directMap) continue;
       if (address < physical || address + length > physical + size) continue;

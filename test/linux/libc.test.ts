@@ -5,12 +5,15 @@ import { DmaDependencyError, SystemCallError } from 'dmapool/linux';
 import { checkPlatform, EFD_CLOEXEC, EFD_NONBLOCK, libc, MAP_ANONYMOUS, PROT_READ } from '../../src/linux/libc.ts';
 import { createMemoryFile } from '../../src/linux/memfd.ts';
 
-/** ioctl_tty(2): bytes that can be read; of a file, those from its position on. TCGETS: asks a terminal. */
+/**
+ * ioctl_tty(2). FIONREAD: the number of bytes that can be read; of a file, those after its position. TCGETS: terminal
+ * settings.
+ */
 const FIONREAD = 0x541b;
 const TCGETS = 0x5401;
 
 void describe('libc through koffi', () => {
-  void it('says what to install when koffi is missing', () => {
+  void it('names the package to install when koffi is missing', () => {
     const load = (): never => {
       throw Object.assign(new Error("Cannot find module 'koffi'"), { code: 'MODULE_NOT_FOUND' });
     };
@@ -22,23 +25,23 @@ void describe('libc through koffi', () => {
         error.dependency === 'koffi' &&
         error.message.includes('npm install koffi'),
     );
-    // And it is no lasting harm.
+    // The failure is not permanent.
     assert.equal(libc(), libc());
   });
 
-  void it('passes on why koffi can not be loaded', () => {
+  void it('reports why koffi cannot be loaded', () => {
     const load = (): never => {
       throw new Error('wrong ELF class\nmore');
     };
     assert.throws(() => libc(load), { code: 'ERR_DMAPOOL_DEPENDENCY', message: /\(wrong ELF class\)/ });
-    // What can't be made a text.
+    // A value that cannot be converted to a string.
     const odd = (): never => {
       throw Object.create(null) as Error;
     };
     assert.throws(() => libc(odd), { code: 'ERR_DMAPOOL_DEPENDENCY', message: /\(an object\)/ });
   });
 
-  void it('refuses other systems, by name', () => {
+  void it('refuses other systems and names them', () => {
     for (const [platform, arch] of [
       ['win32', 'x64'],
       ['linux', 'ia32'],
@@ -53,7 +56,7 @@ void describe('libc through koffi', () => {
     }
   });
 
-  void it('turns errno into typed errors', () => {
+  void it('converts errno to typed errors', () => {
     const failures: [() => unknown, string, string][] = [
       [() => libc().mmap(0, 0, PROT_READ, MAP_ANONYMOUS), 'mmap', 'EINVAL'],
       [() => libc().mmap(0, 4096, PROT_READ, 2, 9999, 0), 'mmap', 'EBADF'],
@@ -90,7 +93,7 @@ void describe('libc through koffi', () => {
     }
   });
 
-  void it('hands structures and numbers to ioctl', () => {
+  void it('passes structures and numbers to ioctl', () => {
     const fd = createMemoryFile('dmapool-test', 8192);
     try {
       const count = new Uint8Array(4);
@@ -118,7 +121,7 @@ void describe('libc through koffi', () => {
     }
   });
 
-  void it('makes memory files whose size nobody can change', () => {
+  void it('creates memory files of fixed size', () => {
     const fd = createMemoryFile('dmapool-test', 4096);
     try {
       for (const size of [0, 8192]) {

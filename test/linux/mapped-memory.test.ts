@@ -42,7 +42,7 @@ class Helper {
 }
 
 void describe('MappedMemory', () => {
-  void it('keeps what is written, and stale views never crash', (t) => {
+  void it('keeps what is written, and stale views never crash the process', (t) => {
     const fd = file(t, 8 * UNIT);
     const step = fc.record({
       do: fc.constantFrom('open', 'write', 'write', 'read', 'close'),
@@ -91,7 +91,7 @@ void describe('MappedMemory', () => {
           }
         }
         memory.close();
-        for (const view of stale) assert.equal(view[17], 1, 'a stale write stays where it is');
+        for (const view of stale) assert.equal(view[17], 1, 'a stale write stays in its page');
         for (const [part, value] of contents.entries()) {
           readSync(fd, inFile, 0, 1, part * UNIT + 17);
           assert.equal(inFile[0], value, 'and does not reach the file');
@@ -101,7 +101,7 @@ void describe('MappedMemory', () => {
     );
   });
 
-  void it('is aligned as asked', () => {
+  void it('has the requested alignment', () => {
     for (const alignment of [UNIT, 2 ** 21, 2 ** 30]) {
       const memory = new MappedMemory(alignment, alignment);
       assert.equal(memory.address % alignment, 0);
@@ -109,7 +109,7 @@ void describe('MappedMemory', () => {
     }
   });
 
-  void it('gives back the address space that nobody saw', () => {
+  void it('returns the address space of memory that was never viewed', () => {
     const before = mappings().length;
     for (let i = 0; i < 50; i++) {
       const memory = new MappedMemory(64 * UNIT);
@@ -118,7 +118,7 @@ void describe('MappedMemory', () => {
     assert.ok(mappings().length < before + 10, `${String(mappings().length)} mappings, before ${String(before)}`);
   });
 
-  void it('is as it was after a mapping that failed', () => {
+  void it('is unchanged after a failed mapping', () => {
     const memory = new MappedMemory(2 * UNIT);
     assert.throws(() => memory.open(0, UNIT, { fd: 9999, offset: 0 }), { syscall: 'mmap', errnoName: 'EBADF' });
     const view = new Uint8Array(memory.open(0, UNIT, 'anonymous'));
@@ -129,7 +129,7 @@ void describe('MappedMemory', () => {
   });
 });
 
-void describe('memory that workers see', () => {
+void describe('memory shared with workers', () => {
   void it('is the same memory, for Atomics too', async (t) => {
     const memory = new MappedMemory(UNIT);
     const buffer = memory.open(0, UNIT, { fd: file(t, UNIT, 'dmapool-atomics'), offset: 0 });

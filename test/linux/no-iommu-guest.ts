@@ -1,4 +1,4 @@
-/** A system whose IOMMU is off, and that has no hugepages; as root in the virtual machine of vfio-misuse.test.ts. */
+/** A system with its IOMMU off and no hugepages; run as root in the virtual machine of `vfio-misuse.test.ts`. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
@@ -11,17 +11,17 @@ const WHAT_TO_DO =
   `${EDU}: it has no IOMMU group, so VFIO cannot use it: enable the IOMMU in the firmware (VT-d, AMD-Vi), and on ` +
   'Intel boot with intel_iommu=on';
 
-void it('without IOMMU no device is handed over or opened, and all say what to do', async () => {
+void it('without an IOMMU no device can be bound or opened, and each error states the remedy', async () => {
   assert.match((await runCli(['devices'])).out, /^0000:00:10\.0 +1234:11e8 +old device +- +-$/m);
   assert.throws(() => bindToVfio([EDU]), { code: 'ERR_DMAPOOL_BIND_NO_IOMMU', message: WHAT_TO_DO });
   assert.deepEqual(await runCli(['bind', EDU]), { code: 1, out: '', err: `dmapool: ${WHAT_TO_DO}\n` });
   await assert.rejects(VfioDevice.open(EDU), { code: 'ERR_DMAPOOL_VFIO_NO_IOMMU', message: WHAT_TO_DO });
-  // Nothing was begun.
+  // No step was taken.
   assert.equal(listPciDevices().find(({ address }) => address === EDU)!.driver, null);
   assert.ok(!existsSync('/sys/bus/pci/drivers/vfio-pci'));
 });
 
-void it('without hugepages reserved there is no memory of them, until what the message says is done', () => {
+void it('without reserved hugepages HugetlbMemory is refused, until the command of the message has run', () => {
   let command = '';
   assert.throws(
     () => new HugetlbMemory({ size: 3 * 2 ** 20 }),

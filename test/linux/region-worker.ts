@@ -1,4 +1,4 @@
-/** Worker program: opens a region it is told, and does what it is asked. */
+/** Worker program: opens the region that it receives, and executes requests. */
 import { parentPort } from 'node:worker_threads';
 import { DmaError, type SharedRegion } from 'dmapool';
 import { attachPool, type SharedPoolHandle } from 'dmapool/shared';

@@ -1,4 +1,4 @@
-/** Views of closed sources; as root in the virtual machine, with the device that stale-views.test.ts lists. */
+/** Views of closed sources; run as root in the virtual machine, with the device that stale-views.test.ts lists. */
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import { bindToVfio, HugetlbMemory, unbindFromVfio } from 'dmapool/linux';
@@ -10,7 +10,7 @@ import { MIB } from '../support/sizes.ts';
 
 const PIECES = [1, 4096, 20_000, 65_536];
 
-/** One container for all: a device takes longer to open than all the rest. */
+/** One container for all runs: opening a device takes longer than everything else. */
 function withDomain(use: (domain: IommuDomain) => void): void {
   const container = new VfioContainer(EDU);
   try {

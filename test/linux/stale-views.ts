@@ -1,21 +1,21 @@
 /**
- * Random orders of close, read, write, alloc and free on sources of memory that the system mapped, against a plain model:
- * no view that anybody kept ever crashes the process, and those of a closed source read zeros.
+ * Random orders of close, read, write, alloc and free on sources of mapped memory, compared with a plain model: no view
+ * ever crashes the process, and views of a closed source read zeros.
  */
 import assert from 'node:assert/strict';
 import type { CoherentAllocator, CoherentMemory } from 'dmapool';
 import { Random } from '../support/random.ts';
 
-/** A source that can be closed while its blocks are out. */
+/** A source that can be closed while its blocks are allocated. */
 export interface ClosableSource extends CoherentAllocator {
   close(): void;
 }
 
-/** What the orders are made of. */
+/** The parameters of a run. */
 export interface StaleViewOptions {
   readonly orders: number;
   readonly seed: number;
-  /** Opens a source; `random` says of which kind. */
+  /** Opens a source; `random` selects its kind. */
   readonly open: (random: Random) => ClosableSource;
   /** Sizes to allocate. */
   readonly sizes: readonly number[];
@@ -25,11 +25,11 @@ export interface StaleViewOptions {
 interface Block {
   readonly memory: CoherentMemory;
   readonly view: Uint8Array;
-  /** At both ends. */
+  /** Stamps at both ends. */
   value: number;
 }
 
-/** One source, and all views of it that there ever were. */
+/** One source, and all views of it that ever existed. */
 class Life {
   readonly source: ClosableSource;
   readonly live: Block[] = [];
@@ -42,10 +42,10 @@ class Life {
 
   alloc(size: number, dmaMask: number): void {
     const memory = this.source.allocCoherent({ device: { name: 'd', dmaMask }, size, node: -1 });
-    if (this.closed) assert.equal(memory, null, 'a closed source gives nothing');
+    if (this.closed) assert.equal(memory, null, 'a closed source refuses an allocation');
     if (memory === null) return;
     const view = new Uint8Array(memory.buffer, memory.byteOffset, memory.size);
-    assert.ok(isZero(view), 'zeroed when new');
+    assert.ok(isZero(view), 'new memory is zeroed');
     this.live.push({ memory, view, value: 0 });
     this.#views.push(view);
   }
@@ -62,13 +62,13 @@ class Life {
     for (const view of this.#views) assert.ok(isZero(view), 'a view of a closed source reads zeros');
   }
 
-  /** Views of a closed source, for good. */
+  /** Views of a closed source, kept to the end. */
   get stale(): readonly Uint8Array[] {
     return this.#views;
   }
 }
 
-/** Runs the orders; returns all the stale views that there are in the end. */
+/** Runs the orders; returns all stale views at the end. */
 export function runStaleViews({ orders, seed, open, sizes, dmaMask }: StaleViewOptions): Uint8Array[] {
   const random = new Random(seed);
   const pick = <T>(from: readonly T[]): T | undefined => from[random.below(from.length)];
@@ -93,7 +93,7 @@ export function runStaleViews({ orders, seed, open, sizes, dmaMask }: StaleViewO
       throw new Error(`order ${String(order)} of DMAPOOL_SEED=${String(seed)}`, { cause: error });
     }
   }
-  // All of them, in a process in which much was opened and closed since.
+  // All stale views, after many sources were opened and closed.
   for (const view of stale) assert.ok(isZero(view));
   return stale;
 }
@@ -102,7 +102,7 @@ function write(block: Block, value: number): void {
   block.view[0] = block.view[block.view.length - 1] = block.value = value;
 }
 
-/** It reads zeros, and can be written to, which nobody else sees; then it is as it was. */
+/** Checks that a stale view reads zeros and that a write to it is private to the view; restores the bytes. */
 function touchStale(view: Uint8Array | undefined, random: Random): void {
   if (view === undefined) return;
   assert.ok(isZero(view));
@@ -112,13 +112,13 @@ function touchStale(view: Uint8Array | undefined, random: Random): void {
   view[at] = 0;
 }
 
-/** Looks at the ends and at each page. */
+/** Checks the ends and each page. */
 function isZero(view: Uint8Array): boolean {
   for (let at = 0; at < view.length; at += 4096) if (view[at] !== 0) return false;
   return view.at(-1) === 0;
 }
 
-/** From the environment, to repeat a run, or the time. */
+/** From the environment, to repeat a run; by default the time. */
 export function seedOf(): number {
   return Number(process.env['DMAPOOL_SEED'] ?? Date.now() % 2 ** 31);
 }

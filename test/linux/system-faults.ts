@@ -1,4 +1,4 @@
-/** System calls and mappings that fail when a test says so. */
+/** System calls and mappings that a test can make fail. */
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { constants } from 'node:os';
@@ -11,28 +11,28 @@ export type Errno = 'ENOMEM' | 'EINVAL' | 'EPERM';
 
 type LibcCall = 'mmap' | 'munmap' | 'memfdCreate' | 'addSeals' | 'fallocate' | 'ioctl' | 'eventfd';
 
-/** Counts what may fail, and makes one of it fail: the next but so many. */
+/** Counts the calls that may fail, and makes a chosen one fail. */
 export class SystemFaults {
   #left = Infinity;
   #errno: Errno = 'ENOMEM';
-  /** What failed, or null if nothing did yet. */
+  /** The call that failed, or null if none did yet. */
   failed: string | null = null;
 
-  /** The `k`-th call from now on fails, from 1. */
+  /** Makes the `k`-th call from now on fail, k >= 1. */
   fail(k: number, errno: Errno): void {
     this.#left = k;
     this.#errno = errno;
     this.failed = null;
   }
 
-  /** To be called where something may fail. */
+  /** Called at each place that may fail. */
   step(call: string): void {
     if (--this.#left !== 0) return;
     this.failed = call;
-    throw new SystemCallError(call, constants.errno[this.#errno], 'made to fail');
+    throw new SystemCallError(call, constants.errno[this.#errno], 'injected failure');
   }
 
-  /** Lets calls of the C library fail, until the end of the test. */
+  /** Injects failures into calls of the C library, until the end of the test. */
   inLibc(t: TestContext, names: readonly LibcCall[]): void {
     for (const name of names) {
       // eslint-disable-next-line @typescript-eslint/unbound-method -- called with its object below
@@ -48,7 +48,7 @@ export class SystemFaults {
   }
 }
 
-/** An IOMMU as the kernel's: what is mapped does not overlap, and is unmapped as it was mapped. */
+/** An IOMMU with the kernel's rules: mappings do not overlap, and each is unmapped with the range that was mapped. */
 export class StrictMapper implements DmaMapper {
   readonly mappings = new Map<number, { readonly address: number; readonly size: number }>();
   readonly #faults: SystemFaults;
@@ -72,7 +72,7 @@ export class StrictMapper implements DmaMapper {
   }
 }
 
-/** How many files this process has open, and how many of its mappings are of our memory or of a device. */
+/** The number of open files of this process, and of its mappings of dmapool memory or of a device. */
 export function footprint(): { files: number; mappings: number } {
   const lines = readFileSync('/proc/self/maps', 'utf8').split('\n');
   const ours = lines.filter((line) => /memfd:dmapool|vfio|hugepages/.test(line));

@@ -1,10 +1,10 @@
 /**
- * UDP (RFC 768) in IPv4 (RFC 791) in Ethernet frames, and ARP (RFC 826), by hand: one end of a wire at whose other end is
- * the kernel's own network stack.
+ * UDP (RFC 768) in IPv4 (RFC 791) in Ethernet frames, and ARP (RFC 826). The peer at the other end of the wire is the
+ * kernel's network stack.
  */
 import assert from 'node:assert/strict';
 
-/** Who is at one end. */
+/** The addresses of one end. */
 export interface Endpoint {
   /** 6 bytes. */
   readonly mac: Uint8Array;
@@ -13,14 +13,14 @@ export interface Endpoint {
   readonly port: number;
 }
 
-/** A datagram that came, with the ends that its headers name. */
+/** A received datagram, with the endpoints that its headers name. */
 export interface Datagram {
   readonly from: Endpoint;
   readonly to: Endpoint;
   readonly payload: Uint8Array;
 }
 
-/** What ARP says: who asks (or answers), and for whom. */
+/** An ARP message: the sender, and the address that it resolves. */
 export interface ArpMessage {
   readonly isRequest: boolean;
   readonly senderMac: Uint8Array;
@@ -39,7 +39,7 @@ const ARP_LENGTH = 28;
 const ARP_KIND = [0, 1, 8, 0, 6, 4];
 const EVERYBODY = new Uint8Array(6).fill(0xff);
 
-/** Longest datagram that needs no fragments, with the usual MTU of 1500 bytes. */
+/** Longest datagram without fragmentation, at the usual MTU of 1500 bytes. */
 export const MAX_PAYLOAD: number = 1500 - IPV4 - UDP;
 
 /** `10.0.0.1` as bytes. */
@@ -52,7 +52,7 @@ export function macBytes(text: string): Uint8Array {
   return Uint8Array.from(text.split(':'), (part) => parseInt(part, 16));
 }
 
-/** The ones' complement sum (RFC 1071) of bytes, from an earlier sum on. */
+/** The ones' complement sum (RFC 1071) of bytes, added to an earlier sum. */
 function sum(bytes: Uint8Array, start = 0): number {
   let total = start;
   for (let i = 0; i < bytes.length; i += 2) total += (bytes[i]! << 8) | (bytes[i + 1] ?? 0);
@@ -76,7 +76,7 @@ function viewOf(bytes: Uint8Array): DataView {
   return new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
 }
 
-/** Writes a datagram's frame to the beginning of `into`; returns its length. */
+/** Writes a datagram's frame to the start of `into`; returns its length. */
 export function writeUdp(into: Uint8Array, from: Endpoint, to: Endpoint, payload: Uint8Array): number {
   const length = UDP + payload.length;
   writeEthernet(into, to.mac, from.mac, TYPE_IPV4);
@@ -84,7 +84,7 @@ export function writeUdp(into: Uint8Array, from: Endpoint, to: Endpoint, payload
   const ip = viewOf(header);
   ip.setUint8(0, 0x45); // version 4, 5 words
   ip.setUint16(2, IPV4 + length);
-  ip.setUint16(6, 0x4000); // no fragments
+  ip.setUint16(6, 0x4000); // don't fragment
   ip.setUint8(8, 64); // time to live
   ip.setUint8(9, PROTOCOL_UDP);
   header.set(from.ip, 12);
@@ -98,19 +98,19 @@ export function writeUdp(into: Uint8Array, from: Endpoint, to: Endpoint, payload
   udp.setUint16(6, 0);
   datagram.set(payload, UDP);
   const checksum = ~sum(datagram, pseudoSum(from.ip, to.ip, length)) & 0xffff;
-  // 0 would say that there is none.
+  // 0 means "no checksum".
   udp.setUint16(6, checksum === 0 ? 0xffff : checksum);
   return ETHERNET + IPV4 + length;
 }
 
-/** The datagram in a frame, or null for anything else. Fails when a length or checksum is wrong. */
+/** The datagram in a frame, or null for any other frame. Fails when a length or checksum is wrong. */
 export function readUdp(frame: Uint8Array): Datagram | null {
   const view = viewOf(frame);
   if (view.getUint16(12) !== TYPE_IPV4 || frame[ETHERNET + 9] !== PROTOCOL_UDP) return null;
   assert.equal(frame[ETHERNET], 0x45, 'IPv4 without options');
   const header = frame.subarray(ETHERNET, ETHERNET + IPV4);
   assert.equal(sum(header), 0xffff, 'checksum of the IPv4 header');
-  // Short frames are filled up behind it.
+  // Short frames have padding behind the packet.
   const end = ETHERNET + view.getUint16(ETHERNET + 2);
   assert.ok(end <= frame.length, 'length of the IPv4 packet');
   const datagram = frame.subarray(ETHERNET + IPV4, end);
@@ -125,7 +125,7 @@ export function readUdp(frame: Uint8Array): Datagram | null {
   };
 }
 
-/** Writes a question for the owner of an address to the beginning of `into`, or with `to` an answer; returns its length. */
+/** Writes an ARP request for an address to the start of `into`, or with `to` a reply; returns its length. */
 export function writeArp(into: Uint8Array, from: Endpoint, targetIp: Uint8Array, to?: Uint8Array): number {
   writeEthernet(into, to ?? EVERYBODY, from.mac, TYPE_ARP);
   const body = into.subarray(ETHERNET, ETHERNET + ARP_LENGTH).fill(0);
@@ -138,7 +138,7 @@ export function writeArp(into: Uint8Array, from: Endpoint, targetIp: Uint8Array,
   return ETHERNET + ARP_LENGTH;
 }
 
-/** What a frame of ARP says, or null for anything else. */
+/** The ARP message in a frame, or null for any other frame. */
 export function readArp(frame: Uint8Array): ArpMessage | null {
   if (viewOf(frame).getUint16(12) !== TYPE_ARP) return null;
   const body = frame.subarray(ETHERNET, ETHERNET + ARP_LENGTH);

@@ -1,6 +1,7 @@
 /**
- * Tests of the network card's driver through VFIO; as root in the virtual machine, with the cards that vfio-e1000.test.ts
- * lists. One is ours; the other one is driven by the kernel, and node:dgram is what uses it.
+ * Tests of the network card's driver through VFIO; run as root in the virtual machine, with the cards that
+ * vfio-e1000.test.ts lists. This process drives one card; the kernel drives the other one, through which node:dgram
+ * sends and receives.
  *
  *     frames by hand - drivers/e1000 - VFIO - card == hub == card - kernel's e1000 - IPv4, UDP - node:dgram
  */
@@ -23,12 +24,12 @@ const KERNELS = '0000:00:11.0';
 const KERNELS_IP = '10.9.0.1';
 const PORT = 4711;
 const COUNT = 3000;
-/** Datagrams on their way at a time: fewer than any queue holds, so that none has a reason to be lost. */
+/** Datagrams in flight at a time: fewer than any queue holds, so that no loss is excusable. */
 const WINDOW = 32;
 /** Number and digest. */
 const HEADER = 8;
 
-/** Name of a card's interface, once the kernel has made it. */
+/** Name of a card's interface, once the kernel has created it. */
 async function interfaceOf(address: string): Promise<string> {
   const folder = `/sys/bus/pci/devices/${address}/net`;
   assert.ok(await within10s(() => existsSync(folder)), `${address} has an interface`);
@@ -39,12 +40,12 @@ function ip(...args: string[]): void {
   execFileSync('ip', args, { stdio: ['ignore', 'ignore', 'pipe'] });
 }
 
-/** Interrupts that the kernel passed on for our card. */
+/** Interrupts that the kernel delivered for our card. */
 function interruptsOfOurs(): number {
   const line = readFileSync('/proc/interrupts', 'utf8')
     .split('\n')
     .find((candidate) => candidate.includes(`vfio-intx(${OURS})`));
-  assert.ok(line !== undefined, 'VFIO has the card on INTx');
+  assert.ok(line !== undefined, 'VFIO drives the card with INTx');
   return [...line.matchAll(/ (\d+)(?= )/g)].reduce((total, [, count]) => total + Number(count), 0);
 }
 
@@ -52,14 +53,14 @@ function digestOf(payload: Uint8Array): number {
   return createHash('md5').update(payload.subarray(0, 4)).update(payload.subarray(HEADER)).digest().readUInt32LE(0);
 }
 
-/** What goes one way: numbered datagrams of random lengths, each with its digest. */
+/** The traffic in one direction: numbered datagrams of random lengths, each with its digest. */
 class Stream {
   readonly #random: Random;
   readonly #seen = new Uint8Array(COUNT);
   #highest = -1;
   sent = 0;
   received = 0;
-  /** Digest is wrong, or number is none of ours. */
+  /** Datagrams with a wrong digest or an unknown number. */
   changed = 0;
   twice = 0;
   outOfOrder = 0;
@@ -77,7 +78,7 @@ class Stream {
     return this.received === COUNT;
   }
 
-  /** The next one; the shortest and the longest come first. */
+  /** The next datagram; the shortest and the longest come first. */
   next(): Uint8Array {
     const length = this.sent < 2 ? [HEADER, MAX_PAYLOAD][this.sent]! : this.#length();
     const payload = new Uint8Array(length);
@@ -124,9 +125,9 @@ class Station {
   readonly here: Endpoint;
   readonly #nic: E1000;
   readonly #batch: Packet[] = [];
-  /** Questions for our address that were answered. */
+  /** Number of requests for our address that were answered. */
   answered = 0;
-  /** Hardware addresses that we were told of. */
+  /** Learned hardware addresses. */
   readonly neighbours = new Map<string, Uint8Array>();
 
   constructor(nic: E1000, address: string) {
@@ -137,10 +138,10 @@ class Station {
   send(write: (into: Uint8Array) => number): void {
     const packet = this.#nic.packets.alloc();
     packet.length = write(packet.bytes);
-    assert.equal(this.#nic.transmit([packet]), 1, 'there is room in the ring');
+    assert.equal(this.#nic.transmit([packet]), 1, 'the ring has room');
   }
 
-  /** Deals with what has come; returns how many frames that were. */
+  /** Processes the received frames; returns their number. */
   receive(onDatagram: (payload: Uint8Array, from: Endpoint) => void): number {
     const got = this.#nic.receive(this.#batch, 64);
     for (let i = 0; i < got; i++) {
@@ -162,11 +163,11 @@ class Station {
       return;
     }
     const datagram = readUdp(frame);
-    // The kernel also looks for IPv6 routers and the like.
+    // The kernel also sends IPv6 router solicitations and the like.
     if (datagram?.to.port === PORT) onDatagram(datagram.payload, datagram.from);
   }
 
-  /** Asks for the hardware address of another station until it answers; a link takes seconds to come up. */
+  /** Requests the hardware address of another station until it answers; a link takes seconds to come up. */
   async ask(address: string, wait: Wait): Promise<Uint8Array> {
     const end = Date.now() + 20_000;
     let again = 0;
@@ -180,12 +181,12 @@ class Station {
         again = now + 200;
       }
       await wait(this.#nic);
-      this.receive(() => assert.fail('nobody knows us yet'));
+      this.receive(() => assert.fail('the kernel has not resolved our address yet'));
     }
   }
 }
 
-/** Both ways at once, until all is there or nothing has come for ten seconds. */
+/** Sends both ways at once, until all datagrams have arrived or none has for ten seconds. */
 async function exchange(station: Station, nic: E1000, socket: Socket, there: Endpoint, wait: Wait): Promise<Stream[]> {
   const seed = Number(process.env['DMAPOOL_SEED'] ?? Date.now() % 2 ** 31);
   console.log(`DMAPOOL_SEED=${String(seed)}`);
@@ -248,7 +249,7 @@ void describe('e1000 through VFIO', () => {
     { name: 'polling', address: '10.9.0.3', wait: () => setImmediate(), interrupts: false },
   ];
   for (const { name, address, wait, interrupts } of ways) {
-    void it(`${String(COUNT)} datagrams each way, to and from the kernel's own driver (${name})`, async (t) => {
+    void it(`carries ${String(COUNT)} datagrams each way, to and from the kernel's driver (${name})`, async (t) => {
       const vfio = await VfioDevice.open(OURS, { memory: { size: 8 * MIB, hugepages: true } });
       const socket = createSocket('udp4');
       try {
@@ -258,7 +259,7 @@ void describe('e1000 through VFIO', () => {
           const station = new Station(nic, address);
           const mac = await station.ask(KERNELS_IP, wait);
           assert.deepEqual(mac, macBytes(readFileSync(`/sys/class/net/${theirs}/address`, 'utf8').trim()));
-          // It learned our address by our question; it is to ask itself.
+          // The kernel learned our address from our request; remove it, so that the kernel has to request it.
           ip('neigh', 'flush', 'dev', theirs);
           socket.bind(PORT, KERNELS_IP);
           await once(socket, 'listening');
@@ -268,7 +269,7 @@ void describe('e1000 through VFIO', () => {
           const seconds = (performance.now() - begin) / 1000;
           toKernel!.assertWhole('to the kernel');
           toUs!.assertWhole('from the kernel');
-          assert.ok(station.answered > 0, 'the kernel asked for our address');
+          assert.ok(station.answered > 0, 'the kernel requested our address');
           const raised = interruptsOfOurs() - atFirst;
           assert.equal(raised > 0, interrupts, `${String(raised)} interrupts`);
           const { dropped, starved, failed } = await nic.statistics();
@@ -292,7 +293,7 @@ void describe('e1000 through VFIO', () => {
     unbindFromVfio([OURS]);
     assert.equal(listPciDevices().find((device) => device.address === OURS)!.driver, 'e1000');
     const back = await interfaceOf(OURS);
-    // In a network name space of its own: in one with the other card, the kernel would not use the wire.
+    // In a separate network name space: in that of the other card the kernel would bypass the wire.
     const script = `read go; ip addr add 10.9.0.4/24 dev ${back}; ip link set ${back} up; ping -c 3 -w 20 ${KERNELS_IP}`;
     const elsewhere = spawn('unshare', ['-n', 'sh', '-ec', script]);
     try {

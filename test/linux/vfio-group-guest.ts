@@ -1,6 +1,6 @@
 /**
- * A device that shares its IOMMU group, and who may open it when; as root in the virtual machine, with the devices behind
- * one conventional bridge that vfio-misuse.test.ts lists.
+ * A device that shares its IOMMU group, and the conditions for opening it; run as root in the virtual machine, with the
+ * devices behind one conventional bridge that `vfio-misuse.test.ts` lists.
  */
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
@@ -9,7 +9,7 @@ import { chmodSync, existsSync } from 'node:fs';
 import { after, before, describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { bindToVfio, listPciDevices, unbindFromVfio, VfioDevice } from 'dmapool/linux';
-import { openAsNobody } from './vfio-guest-support.ts';
+import { openUnprivileged } from './vfio-guest-support.ts';
 
 const EDU = '0000:01:01.0';
 const EDU_2 = '0000:01:02.0';
@@ -24,7 +24,7 @@ async function opens(address: string): Promise<void> {
   await (await VfioDevice.open(address, SMALL)).close();
 }
 
-/** A process that has the device open until it is killed. */
+/** A process that holds the device open until it is killed. */
 async function holder(): Promise<ChildProcess> {
   const program = `
     import { VfioDevice } from 'dmapool/linux';
@@ -46,7 +46,7 @@ void describe('a device that shares its IOMMU group', () => {
     unbindFromVfio(ALL);
   });
 
-  void it('is refused while a driver of the kernel has another of the group, which is named', async () => {
+  void it('is refused while a kernel driver has another function of the group, which the error names', async () => {
     await opens(EDU);
     assert.equal(unbindFromVfio([E1000])[0]!.to, 'e1000');
     await assert.rejects(VfioDevice.open(EDU, SMALL), {
@@ -55,32 +55,32 @@ void describe('a device that shares its IOMMU group', () => {
         `${EDU}: its IOMMU group ${String(group)} is not viable: kernel drivers are bound to ` +
         `${E1000} (driver e1000); bind these to vfio-pci too`,
     });
-    // As it says; nothing was left open by the failure.
+    // The error is right; and the failure left nothing open.
     bindToVfio([E1000]);
     await opens(EDU);
   });
 
-  void it('is refused while this process has another of the group open; which can not be unbound either', async () => {
+  void it('is refused while this process has another function of the group open, which cannot be unbound either', async () => {
     const vfio = await VfioDevice.open(EDU, SMALL);
     try {
       const users = new RegExp(`it is in use: process ${String(process.pid)} \\(.*\\) has ${node} open$`);
       await assert.rejects(VfioDevice.open(EDU_2, SMALL), { code: 'ERR_DMAPOOL_PCI_BUSY', message: users });
       assert.throws(() => unbindFromVfio([E1000]), { code: 'ERR_DMAPOOL_BIND_IN_USE', message: users });
-      assert.equal((await vfio.pci.bar(0).read32(0)) & 0xff, 0xed, 'the first one works on');
+      assert.equal((await vfio.pci.bar(0).read32(0)) & 0xff, 0xed, 'the first device works on');
     } finally {
       await vfio.close();
     }
     await opens(EDU_2);
   });
 
-  void it('is refused while another process has it open, which is named to whom may know', async () => {
+  void it('is refused while another process has it open, which the error names to users with the right to see it', async () => {
     const child = await holder();
     try {
       const message = new RegExp(`^${EDU}: it is in use: process ${String(child.pid)} \\(.*\\) has ${node} open$`);
       await assert.rejects(VfioDevice.open(EDU, SMALL), { code: 'ERR_DMAPOOL_PCI_BUSY', message });
       chmodSync(node, 0o666);
       assert.equal(
-        openAsNobody(EDU, '{ memory: { size: 2 ** 20 } }'),
+        openUnprivileged(EDU, '{ memory: { size: 2 ** 20 } }'),
         `ERR_DMAPOOL_PCI_BUSY ${EDU}: it is in use: another process has ${node} open`,
       );
     } finally {
@@ -91,12 +91,12 @@ void describe('a device that shares its IOMMU group', () => {
     await opens(EDU);
   });
 
-  void it('is refused to whom may not open the container', () => {
+  void it('is refused to users that may not open the container', () => {
     const container = '/dev/vfio/vfio';
     chmodSync(container, 0o600);
     try {
       assert.equal(
-        openAsNobody(EDU),
+        openUnprivileged(EDU),
         `ERR_DMAPOOL_VFIO_PERMISSION ${EDU}: this user may not open ${container}; as root: chown USER ${container}`,
       );
     } finally {
@@ -104,8 +104,8 @@ void describe('a device that shares its IOMMU group', () => {
     }
   });
 
-  void it('is refused when the half of VFIO for this IOMMU is not loaded, with the command that does', async () => {
-    // busybox's says that it failed also when it did not.
+  void it('is refused when the VFIO module for this IOMMU is not loaded, with the command that loads it', async () => {
+    // busybox reports a failure even when it succeeds.
     spawnSync('rmmod', ['vfio_iommu_type1']);
     assert.ok(!existsSync('/sys/module/vfio_iommu_type1'));
     let command = '';

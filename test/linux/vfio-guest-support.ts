@@ -1,4 +1,4 @@
-/** What the tests of VFIO in the virtual machine have in common. */
+/** Helpers of the VFIO tests in the virtual machine. */
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
@@ -29,12 +29,12 @@ export function isBusMaster(address: string): boolean {
   return (readFileSync(`/sys/bus/pci/devices/${address}/config`).readUInt16LE(4) & BUS_MASTER) !== 0;
 }
 
-/** Writes to a file of the kernel's in a process of its own, since the write may wait for this one. */
+/** Writes to a kernel file in a separate process, since the write may wait for this one. */
 export function writeInBackground(text: string, path: string): ChildProcess {
   return spawn('sh', ['-c', `echo ${text} > ${path}`], { stdio: 'ignore' });
 }
 
-/** Waits until something is so; false if it is not within 10 seconds. */
+/** Waits until a condition holds; false if it does not within 10 seconds. */
 export async function within10s(isSo: () => boolean): Promise<boolean> {
   const end = Date.now() + 10_000;
   while (!isSo()) {
@@ -49,8 +49,8 @@ export async function diskAppears(path: string): Promise<void> {
   if (!(await within10s(() => existsSync(path)))) throw new Error(`the kernel has no ${path}`);
 }
 
-/** Opens a device in a process without the rights of root; returns `opened`, or the code and message of what it throws. */
-export function openAsNobody(address: string, options = '{}'): string {
+/** Opens a device in a process without root privileges; returns `opened`, or the code and message of the error. */
+export function openUnprivileged(address: string, options = '{}'): string {
   const program = `
     import { VfioDevice } from 'dmapool/linux';
     try { await (await VfioDevice.open('${address}', ${options})).close(); console.log('opened'); }

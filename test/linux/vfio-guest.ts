@@ -1,4 +1,7 @@
-/** Tests of memory and devices through VFIO; as root in the virtual machine, with the devices that vfio.test.ts lists. */
+/**
+ * Tests of memory and devices through VFIO; run as root in the virtual machine, with the devices that vfio.test.ts
+ * lists.
+ */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { chmodSync, readFileSync } from 'node:fs';
@@ -11,10 +14,10 @@ import { PCI_COMMAND, PCI_CONFIG } from 'dmapool/pci';
 import { bindToVfio, listPciDevices, unbindFromVfio, VfioDevice, type VfioMemoryOptions } from 'dmapool/linux';
 import { registerConformance } from '../memory/conformance-node.ts';
 import { footprint, SystemFaults } from './system-faults.ts';
-import { FIRST as EDU, freeHugepages, iommuFaults, openAsNobody, within10s } from './vfio-guest-support.ts';
+import { FIRST as EDU, freeHugepages, iommuFaults, openUnprivileged, within10s } from './vfio-guest-support.ts';
 import { MIB } from '../support/sizes.ts';
 
-/** Another of the same kind. */
+/** A second device of the same kind. */
 const EDU_2 = '0000:00:11.0';
 const FOUR_GIB = 2 ** 32;
 
@@ -56,7 +59,7 @@ const EDU_INTERRUPT_ACKNOWLEDGE = 0x64;
 const EDU_DMA = { source: 0x80, destination: 0x88, count: 0x90, command: 0x98 } as const;
 const EDU_BUFFER = 0x40000;
 const FROM_DEVICE = 2;
-/** edu's DMA takes 100 ms; the mask is of 28 bits. */
+/** edu's DMA takes 100 ms; its mask has 28 bits. */
 const EDU_TIME = 5000;
 
 async function eduDma(vfio: VfioDevice, dma: number, length: number, direction: 'read' | 'write'): Promise<void> {
@@ -68,7 +71,7 @@ async function eduDma(vfio: VfioDevice, dma: number, length: number, direction: 
   bar.write32(EDU_DMA.command, 1 | (direction === 'write' ? FROM_DEVICE : 0));
   const end = Date.now() + EDU_TIME;
   while (((await bar.read32(EDU_DMA.command)) & 1) !== 0) {
-    if (Date.now() > end) throw new Error('edu does not end its transfer');
+    if (Date.now() > end) throw new Error('edu does not finish its transfer');
     await setTimeout(5);
   }
 }
@@ -103,7 +106,7 @@ void describe('a device through VFIO', () => {
       assert.equal(await pci.isBusMaster(), false);
     }));
 
-  void it('survives that its registers are switched off: they read all ones', () =>
+  void it('reads all ones from its registers while they are disabled', () =>
     withEdu({ size: MIB }, async ({ pci }) => {
       const bar = pci.bar(0);
       await pci.config.update16(PCI_CONFIG.command, 0, PCI_COMMAND.memory);
@@ -114,7 +117,7 @@ void describe('a device through VFIO', () => {
     }));
 
   for (const strict of [false, true]) {
-    void it(`reads and writes ${strict ? 'strict ' : ''}memory that it was given`, () =>
+    void it(`reads and writes its ${strict ? 'strict ' : ''}memory`, () =>
       withEdu({ size: MIB, strict }, async (vfio) => {
         const pool = DmaPool.create('p', vfio.pci.device, { size: 2048 });
         const [from, to] = [pool.alloc(), pool.alloc()];
@@ -130,7 +133,7 @@ void describe('a device through VFIO', () => {
   }
 
   for (const kind of ['msi', 'intx'] as const) {
-    void it(`interrupts by ${kind}`, () =>
+    void it(`raises interrupts by ${kind}`, () =>
       withEdu({ size: MIB }, async ({ pci }) => {
         const bar = pci.bar(0);
         const interrupts = await pci.interrupts({ kinds: [kind], vectors: 4 });
@@ -144,12 +147,12 @@ void describe('a device through VFIO', () => {
           assert.equal(await bar.read32(EDU_INTERRUPT_STATUS), i);
           bar.write32(EDU_INTERRUPT_ACKNOWLEDGE, i);
         }
-        // One that came while nobody waited.
+        // An interrupt that arrives without a waiter is kept.
         bar.write32(EDU_INTERRUPT_RAISE, 1);
         await bar.flush();
         assert.equal(await interrupts.wait({ timeout: EDU_TIME }), true);
         bar.write32(EDU_INTERRUPT_ACKNOWLEDGE, 1);
-        assert.equal(await interrupts.wait({ timeout: 20 }), false, 'each is told once');
+        assert.equal(await interrupts.wait({ timeout: 20 }), false, 'each interrupt is reported once');
         const cut = assert.rejects(interrupts.wait(), { code: 'ERR_DMAPOOL_PCI_CLOSED' });
         await interrupts.close();
         await cut;
@@ -157,7 +160,7 @@ void describe('a device through VFIO', () => {
       }));
   }
 
-  void it('serves one pool in several workers', () =>
+  void it('can back one pool in several workers', () =>
     withEdu({ size: MIB }, async (vfio) => {
       const pool = DmaPool.create('shared', vfio.pci.device, { size: 256, maxBlocks: 64 });
       const worker = new Worker(new URL('./region-worker.js', import.meta.url));
@@ -167,7 +170,7 @@ void describe('a device through VFIO', () => {
         assert.equal(answer.code, undefined);
         const block = sharePool(pool).accept(answer.ok!);
         assert.ok(block.bytes.every((byte) => byte === 0x77));
-        // The device sees what the worker wrote.
+        // The device reads what the worker wrote.
         const copy = pool.alloc();
         await vfio.pci.enableBusMaster();
         await eduDma(vfio, block.dma, 256, 'read');
@@ -183,13 +186,13 @@ void describe('a device through VFIO', () => {
 });
 
 void describe('VFIO memory', () => {
-  void it('has addresses above 4 GiB first, and low ones for devices of 32 bits', async () => {
+  void it('has addresses above 4 GiB first, and low ones for 32-bit devices', async () => {
     const vfio = await VfioDevice.open(EDU, { memory: { size: 8 * MIB } });
     const { memory, pci } = vfio;
     try {
       const take = (dmaMask: number): number =>
         memory.allocCoherent({ device: { name: 'd', dmaMask }, size: 4096, node: -1 })!.dma;
-      assert.equal(memory.bytesMapped, 0, 'nothing is mapped before it is needed');
+      assert.equal(memory.bytesMapped, 0, 'maps nothing before it is needed');
       assert.ok(take(dmaBitMask(32)) < FOUR_GIB);
       assert.ok(take(dmaBitMask(39)) >= FOUR_GIB);
       assert.ok(take(dmaBitMask(28)) < 2 ** 28);
@@ -204,7 +207,7 @@ void describe('VFIO memory', () => {
     assert.equal(memory.bytesMapped, 0);
   });
 
-  void it('gives hugepages back, and locks no more than it says', async () => {
+  void it('returns hugepages, and locks no more than it reports', async () => {
     const before = freeHugepages();
     const locked = (): number => Number(/VmLck:\s+(\d+)/.exec(readFileSync('/proc/self/status', 'utf8'))![1]) * 1024;
     const lockedBefore = locked();
@@ -224,7 +227,10 @@ void describe('VFIO memory', () => {
 });
 
 void describe('the IOMMU', () => {
-  /** edu writes 1024 bytes where it was given nothing (any more): they are stopped, and the kernel's log says so. */
+  /**
+   * Lets edu write 1024 bytes to an address without a mapping: the write is blocked, and the kernel's log reports a
+   * fault.
+   */
   async function mustBeStopped(vfio: VfioDevice, dma: number): Promise<void> {
     const before = iommuFaults().length;
     await vfio.pci.enableBusMaster();
@@ -233,10 +239,10 @@ void describe('the IOMMU', () => {
     const { device, address } = iommuFaults().at(-1)!;
     assert.equal(device, EDU.slice(5));
     assert.equal(address, dma - (dma % 4096));
-    assert.equal((await vfio.pci.bar(0).read32(EDU_ID)) & 0xff, 0xed, 'the device is still there');
+    assert.equal((await vfio.pci.bar(0).read32(EDU_ID)) & 0xff, 0xed, 'the device still works');
   }
 
-  void it('stops what goes to no address of ours', () =>
+  void it('blocks an access to an unmapped address', () =>
     withEdu({ size: MIB }, async (vfio) => {
       const block = DmaPool.createManaged('p', vfio.pci.device, { size: 4096 }).alloc();
       block.bytes.fill(0x33);
@@ -244,7 +250,7 @@ void describe('the IOMMU', () => {
       assert.ok(block.bytes.every((byte) => byte === 0x33));
     }));
 
-  void it('stops what goes to a page of a pool that was destroyed (strict)', () =>
+  void it('blocks an access to a page of a destroyed pool (strict)', () =>
     withEdu({ size: MIB, strict: true }, async (vfio) => {
       const pool = DmaPool.create('p', vfio.pci.device, { size: 4096 });
       const block = pool.alloc();
@@ -258,7 +264,7 @@ void describe('the IOMMU', () => {
       assert.ok(bytes.every((byte) => byte === 0x44));
     }));
 
-  void it('stops what goes to memory of a source that was closed', () =>
+  void it('blocks an access to the memory of a closed source', () =>
     withEdu({ size: MIB }, async (vfio) => {
       const pool = DmaPool.create('p', vfio.pci.device, { size: 4096 });
       const block = pool.alloc();
@@ -274,7 +280,7 @@ void describe('the IOMMU', () => {
 });
 
 void describe('a view of VFIO memory', () => {
-  void it('never crashes the process when all of a device is closed', async () => {
+  void it('never crashes the process when the device is closed', async () => {
     const before = freeHugepages();
     const device = { name: 'd', dmaMask: dmaBitMask(39) };
     for (let i = 0; i < 20; i++) {
@@ -298,9 +304,9 @@ void describe('a view of VFIO memory', () => {
   });
 });
 
-void describe('a device through VFIO when the system refuses', () => {
+void describe('a device through VFIO when the system refuses a call', () => {
   for (const errno of ['ENOMEM', 'EINVAL'] as const) {
-    void it(`the k-th call, for each k: a typed error, and nothing is left open (${errno})`, async (t) => {
+    void it(`throws a typed error and leaves nothing open when the k-th call fails, for each k (${errno})`, async (t) => {
       const faults = new SystemFaults();
       const use = async (): Promise<void> => {
         const vfio = await VfioDevice.open(EDU, { memory: { size: MIB, hugepages: false }, dmaMask: dmaBitMask(28) });
@@ -332,8 +338,8 @@ void describe('a device through VFIO when the system refuses', () => {
   }
 });
 
-void describe('wrong use of VFIO is refused, with what to do', () => {
-  void it('a device that another driver has, or nobody', async () => {
+void describe('wrong use of VFIO is refused, and the error states the remedy', () => {
+  void it('a device of another driver, or of none', async () => {
     unbindFromVfio([EDU]);
     try {
       await assert.rejects(VfioDevice.open(EDU), {
@@ -345,7 +351,7 @@ void describe('wrong use of VFIO is refused, with what to do', () => {
     }
   });
 
-  void it('a device that is open already', async () => {
+  void it('a device that is already open', async () => {
     await withEdu({ size: MIB }, async () => {
       await assert.rejects(VfioDevice.open(EDU), {
         code: 'ERR_DMAPOOL_PCI_BUSY',
@@ -354,14 +360,14 @@ void describe('wrong use of VFIO is refused, with what to do', () => {
     });
   });
 
-  void it('addresses that are none, or of nothing', async () => {
+  void it('an invalid address, or one without a device', async () => {
     for (const wrong of ['', '00:10.0', '0000:00:10.9', '../..']) {
       await assert.rejects(VfioDevice.open(wrong), { code: 'ERR_DMAPOOL_INVALID_ARGUMENT' });
     }
     await assert.rejects(VfioDevice.open('0000:00:1c.7'), { code: 'ERR_DMAPOOL_PCI_NOT_FOUND' });
   });
 
-  void it('options that are wrong', async () => {
+  void it('invalid options', async () => {
     for (const memory of [
       { size: 0 },
       { size: 1.5 },
@@ -371,29 +377,29 @@ void describe('wrong use of VFIO is refused, with what to do', () => {
     ]) {
       await assert.rejects(VfioDevice.open(EDU, { memory }), { code: 'ERR_DMAPOOL_INVALID_ARGUMENT' });
     }
-    // Nothing is left open by it.
+    // No file is left open.
     await withEdu({ size: MIB }, () => Promise.resolve());
   });
 
-  void it('hugepages that are not there', async () => {
+  void it('unavailable hugepages', async () => {
     await assert.rejects(VfioDevice.open(EDU, { memory: { size: 256 * MIB, hugepages: true } }), {
       code: 'ERR_DMAPOOL_NO_HUGEPAGES',
       message: /as root: echo \d+ > \/sys\/kernel\/mm\/hugepages\//,
     });
   });
 
-  void it("a group that is not this user's, and more memory than may be locked", () => {
+  void it('a group of another user, and more memory than may be locked', () => {
     const path = `/dev/vfio/${String(listPciDevices().find(({ address }) => address === EDU)!.iommuGroup)}`;
     assert.equal(
-      openAsNobody(EDU, '{ memory: { size: 2 ** 20 } }'),
+      openUnprivileged(EDU, '{ memory: { size: 2 ** 20 } }'),
       `ERR_DMAPOOL_VFIO_PERMISSION ${EDU}: this user may not open ${path}; as root: chown USER ${path}`,
     );
     chmodSync(path, 0o666);
     assert.match(
-      openAsNobody(EDU, '{ memory: { size: 64 * 2 ** 20 } }'),
+      openUnprivileged(EDU, '{ memory: { size: 64 * 2 ** 20 } }'),
       /^ERR_DMAPOOL_VFIO_MEMLOCK .*: the device needs 65536 KiB of locked memory, and this process may lock \d+ KiB more \(limit \d+ KiB\): raise the limit \(ulimit -l \d+, /,
     );
-    // Root is not needed where the group is ours and the memory within the limit.
-    assert.equal(openAsNobody(EDU, '{ memory: { size: 2 ** 20, hugepages: false } }'), 'opened');
+    // Root is not needed for a group of this user and memory within the limit.
+    assert.equal(openUnprivileged(EDU, '{ memory: { size: 2 ** 20, hugepages: false } }'), 'opened');
   });
 });

@@ -1,4 +1,4 @@
-/** Kills a driver's process under load, again and again; as root in the virtual machine, with a disk. */
+/** Kills a driver's process under load, repeatedly; run as root in the virtual machine, with a disk. */
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -30,12 +30,12 @@ async function says(child: ChildProcess, word: string): Promise<void> {
   assert.equal(line, word);
 }
 
-void it(`${String(KILLS)} times a process is killed under load: the device is quiet, memory is back, the next one works`, async () => {
+void it(`after each of ${String(KILLS)} kills under load the device is quiet, the memory is returned, and the next process works`, async () => {
   const hugepages = freeHugepages();
-  // Starting Node is what takes long here: the next one starts while this one works.
+  // Node takes long to start: the next process starts while this one works.
   let next = start('load');
   for (let i = 1; i <= KILLS; i++) {
-    // Each one is also the one that takes the device over.
+    // Each process also takes the device over from the previous one.
     const child = next;
     child.stdin!.write('go');
     next = start(i < KILLS ? 'load' : 'once');
@@ -53,5 +53,5 @@ void it(`${String(KILLS)} times a process is killed under load: the device is qu
   await says(next, 'worked');
   assert.deepEqual(await once(next, 'exit'), [0, null]);
   assert.equal(freeHugepages(), hugepages);
-  assert.deepEqual(iommuFaults(), [], 'it reached for nothing that it did not have any more');
+  assert.deepEqual(iommuFaults(), [], 'the device used no address that was unmapped');
 });

@@ -1,4 +1,4 @@
-/** What is left of a driver's process that is killed, in the virtual machine. */
+/** The state after a driver's process was killed, in the virtual machine. */
 import { testsInVm } from '../vm/machine.ts';
 
 testsInVm('a driver that is killed', new URL('vfio-kill-guest.js', import.meta.url), {

@@ -1,4 +1,6 @@
-/** Takes a device away while it reads a slow disk; as root in the virtual machine, with the disk of vfio-live.test.ts. */
+/**
+ * Removes a device while it reads a slow disk; run as root in the virtual machine, with the disk of vfio-live.test.ts.
+ */
 import assert from 'node:assert/strict';
 import { readdirSync, readlinkSync, writeFileSync } from 'node:fs';
 import { afterEach, beforeEach, describe, it, type TestContext } from 'node:test';
@@ -10,19 +12,19 @@ import { setTriggers, VFIO_DEVICE_SET_IRQS, VFIO_IRQ } from '../../src/linux/vfi
 import { MIB } from '../support/sizes.ts';
 import { FIRST as NVME, isBusMaster, within10s, writeInBackground } from './vfio-guest-support.ts';
 
-/** 4 MiB of a disk that gives 1 MiB a second. */
+/** 4 MiB of a disk that delivers 1 MiB per second. */
 const READS = 32;
 const READ_SIZE = MIB / 8;
 
 interface AtWork {
   readonly vfio: VfioDevice;
   readonly nvme: NvmeController;
-  /** The codes that the reads ended with; each noted whether the device could still do DMA. */
+  /** The codes of the errors that ended the reads; each records whether the device could still do DMA. */
   readonly ends: Promise<string[]>;
   readonly whenReleased: boolean[];
 }
 
-/** Reads of a slow disk in flight. Whenever memory is given back, the kernel's view of bus mastering is noted. */
+/** Reads of a slow disk in flight. Each time memory is released, the kernel's view of bus mastering is recorded. */
 async function atWork(t: TestContext): Promise<AtWork> {
   const vfio = await VfioDevice.open(NVME, { memory: { size: 16 * MIB, hugepages: false } });
   const nvme = await NvmeController.open(vfio.pci, { timeout: 60_000, bounceMemory: 8 * MIB });
@@ -39,7 +41,7 @@ async function atWork(t: TestContext): Promise<AtWork> {
       await disk.read((i * READ_SIZE) / disk.blockSize, Buffer.alloc(READ_SIZE));
       return 'read';
     } catch (error) {
-      // The driver gave the read's memory back.
+      // The driver released the read's memory.
       whenReleased.push(isBusMaster(NVME));
       return String((error as { readonly code?: unknown }).code);
     }
@@ -60,7 +62,7 @@ async function closeAndCheck({ vfio, nvme, ends, whenReleased }: AtWork, code: s
   for (const pool of nvme.pools) assert.equal(pool.statistics().active, 0, pool.name);
   await vfio.close();
   assert.ok(whenReleased.length > 0);
-  assert.ok(!whenReleased.includes(true), 'memory was given back while the device could do DMA');
+  assert.ok(!whenReleased.includes(true), 'memory was released while the device could do DMA');
   assert.equal(vfio.memory.bytesMapped, 0);
 }
 
@@ -85,23 +87,23 @@ void describe('a VFIO device with reads in flight', () => {
     const { vfio, ends, whenReleased } = await atWork(t);
     await vfio.close();
     await ends;
-    assert.ok(!whenReleased.includes(true), 'memory was given back while the device could do DMA');
+    assert.ok(!whenReleased.includes(true), 'memory was released while the device could do DMA');
     assert.equal(isBusMaster(NVME), false);
   });
 
-  void it('ends for its driver with an uncorrectable error', async (t) => {
+  void it('reports an uncorrectable error to its driver', async (t) => {
     const bench = await atWork(t);
-    // Without eventfds, and a count: the kernel acts as if the interrupt had come.
+    // No eventfds and a count of 1: the kernel acts as if the interrupt had occurred.
     const bytes = setTriggers(VFIO_IRQ.error, []);
     new DataView(bytes.buffer).setUint32(16, 1, true);
     libc().ioctl(deviceFile(), VFIO_DEVICE_SET_IRQS, bytes, "can't trigger the error interrupt");
     assert.ok(await within10s(() => bench.vfio.pci.removed.aborted));
-    assert.ok(isBusMaster(NVME) || bench.whenReleased.length > 0, 'the error stops nothing by itself');
+    assert.ok(isBusMaster(NVME) || bench.whenReleased.length > 0, 'the error alone stops no access');
     await closeAndCheck(bench, 'ERR_DMAPOOL_PCI_FAULT');
   });
 });
 
-/** The number of the open device's file in this process. */
+/** The file descriptor of the open device in this process. */
 function deviceFile(): number {
   const number = readdirSync('/proc/self/fd').find((fd) => {
     try {

@@ -1,4 +1,4 @@
-/** Memory of a device that works when it is taken away, in the virtual machine. */
+/** The memory of an active device that is removed, in the virtual machine. */
 import { testsInVm } from '../vm/machine.ts';
 
 testsInVm('a VFIO device at work that is taken away', new URL('vfio-live-guest.js', import.meta.url), {

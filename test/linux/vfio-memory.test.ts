@@ -1,4 +1,6 @@
-/** Memory for a device behind an IOMMU, with a stand-in for the IOMMU that can fail; with the kernel's in vfio-guest.ts. */
+/**
+ * Memory for a device behind an IOMMU, with a stand-in for the IOMMU that can fail. vfio-guest.ts uses the kernel's.
+ */
 import assert from 'node:assert/strict';
 import { constants } from 'node:os';
 import { describe, it } from 'node:test';
@@ -13,7 +15,7 @@ import { MIB } from '../support/sizes.ts';
 
 void describe('a view of VFIO memory', () => {
   for (const strict of [false, true]) {
-    // As many on memory that devices have are in stale-views.test.ts.
+    // stale-views.test.ts runs as many on memory of real devices.
     void it(`never crashes the process, in 5,000 orders of close, read, write and alloc${strict ? ' (strict)' : ''}`, (t) => {
       const seed = seedOf();
       t.diagnostic(`DMAPOOL_SEED=${String(seed)}`);
@@ -28,11 +30,11 @@ void describe('a view of VFIO memory', () => {
 
 const LIMIT = 8 * MIB;
 const PIECE = 262_144;
-/** Just as many addresses as there is memory: none may be lost. */
+/** Exactly as many addresses as there is memory: a lost address would show. */
 const IOVAS = [{ first: 16 * MIB, last: 16 * MIB + LIMIT - 1 }];
-const NOBODY = { name: 'd', dmaMask: 2 ** 39 - 1 };
+const ANY_DEVICE = { name: 'd', dmaMask: 2 ** 39 - 1 };
 
-/** Does it; if that fails, by an error of ours, once more, and then it must work. */
+/** Runs a call; after an injected failure it runs the call once more, which must succeed. */
 function persist<T>(faults: SystemFaults, action: () => T): T {
   try {
     return action();
@@ -43,34 +45,34 @@ function persist<T>(faults: SystemFaults, action: () => T): T {
   }
 }
 
-/** All that there is, a piece at a time. */
+/** Allocates all memory, piece by piece. */
 function exhaust(faults: SystemFaults, memory: VfioMemory): CoherentMemory[] {
   const all: CoherentMemory[] = [];
   for (;;) {
-    const take = (): CoherentMemory | null => memory.allocCoherent({ device: NOBODY, size: PIECE, node: -1 });
+    const take = (): CoherentMemory | null => memory.allocCoherent({ device: ANY_DEVICE, size: PIECE, node: -1 });
     const next = persist(faults, take) ?? take();
     if (next === null) return all;
     all.push(next);
   }
 }
 
-/** A driver's life on a source: pools that grow and go, and the end. Returns the views that it had. */
+/** A driver's use of a source: pools grow and are destroyed, and the source is closed. Returns the views. */
 function live(faults: SystemFaults, mapper: StrictMapper, strict: boolean): Uint8Array[] {
   const domain = { address: '0000:00:10.0', mapper, iovaRanges: IOVAS, pageSize: 4096 };
   const memory = persist(faults, () => new VfioMemory(domain, { size: LIMIT, hugepages: false, strict }));
-  const device = new Device({ name: '0000:00:10.0', dmaMask: NOBODY.dmaMask, memory });
+  const device = new Device({ name: '0000:00:10.0', dmaMask: ANY_DEVICE.dmaMask, memory });
   const views: Uint8Array[] = [];
   for (let round = 0; round < 2; round++) {
     const pool = DmaPool.create('p', device, { size: MIB });
     const blocks = Array.from({ length: 3 }, () => persist(faults, () => pool.alloc()));
     for (const { bytes } of blocks) views.push(bytes.fill(round + 1));
     for (const block of blocks) pool.free(block);
-    // What it can't give back it tells, and is destroyed all the same.
+    // The pool reports the memory that it cannot free, and is destroyed nevertheless.
     persist(faults, () => {
       pool.destroy();
     });
   }
-  // Nothing is lost but what the device may still reach.
+  // Only memory that the device may still access is lost.
   const all = exhaust(faults, memory);
   const kept = faults.failed === 'VFIO_IOMMU_UNMAP_DMA' ? MIB : 0;
   assert.equal(all.length * PIECE, LIMIT - kept, `after ${String(faults.failed)}`);
@@ -88,10 +90,10 @@ function live(faults: SystemFaults, mapper: StrictMapper, strict: boolean): Uint
   return views;
 }
 
-void describe('VFIO memory when the system refuses', () => {
+void describe('VFIO memory when the system refuses a call', () => {
   for (const strict of [false, true]) {
     for (const errno of ['ENOMEM', 'EINVAL', 'EPERM'] as const) {
-      void it(`the k-th call, for each k: a typed error, and nothing is lost (${errno}${strict ? ', strict' : ''})`, (t) => {
+      void it(`throws a typed error and loses nothing when the k-th call fails, for each k (${errno}${strict ? ', strict' : ''})`, (t) => {
         const faults = new SystemFaults();
         faults.inLibc(t, ['mmap', 'munmap', 'memfdCreate', 'addSeals']);
         const before = footprint();
@@ -100,8 +102,8 @@ void describe('VFIO memory when the system refuses', () => {
           faults.fail(k, errno);
           const mapper = new StrictMapper(faults);
           const views = live(faults, mapper, strict);
-          assert.equal(mapper.mappings.size, 0, `${String(faults.failed)}: the device reaches nothing`);
-          assert.deepEqual(footprint(), before, `${String(faults.failed)}: the process has it no more`);
+          assert.equal(mapper.mappings.size, 0, `${String(faults.failed)}: the device has no mapping`);
+          assert.deepEqual(footprint(), before, `${String(faults.failed)}: the process has no mapping`);
           assert.ok(
             views.every((view) => view[0] === 0 && view.at(-1) === 0),
             'stale views read zeros',
@@ -127,14 +129,14 @@ void describe('VFIO memory', () => {
   });
   const anything: DmaMapper = { map: () => undefined, unmap: () => undefined };
 
-  void it('is all handed out, also where only small mappings can be had', () => {
+  void it('can be allocated completely, even if only small mappings are possible', () => {
     const map = (_address: number, _iova: number, size: number): void => {
       if (size > 2 * MIB) throw new SystemCallError('VFIO_IOMMU_MAP_DMA', constants.errno.ENOMEM, 'too large');
     };
     const memory = new VfioMemory(domain({ map, unmap: () => undefined }), { size: 64 * MIB, hugepages: false });
     const all: CoherentMemory[] = [];
     for (;;) {
-      const next = memory.allocCoherent({ device: NOBODY, size: MIB, node: -1 });
+      const next = memory.allocCoherent({ device: ANY_DEVICE, size: MIB, node: -1 });
       if (next === null) break;
       new Uint8Array(next.buffer, next.byteOffset, 8).fill(all.length + 1);
       all.push(next);
@@ -146,7 +148,7 @@ void describe('VFIO memory', () => {
     memory.close();
   });
 
-  void it('says at once that there is no such NUMA node', () => {
+  void it('reports a missing NUMA node at once', () => {
     const before = footprint();
     throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => new VfioMemory(domain(anything), { node: 63, hugepages: false }));
     assert.deepEqual(footprint(), before);

@@ -1,4 +1,7 @@
-/** Systems on which a device can't be had, each with the message that says why; real ones, and what can only be made up. */
+/**
+ * Systems on which a device cannot be opened, each with the message that states the reason: real systems, and simulated
+ * ones where no real one can be built.
+ */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
@@ -29,7 +32,7 @@ testsInVm('no remapping of interrupts', new URL('vfio-remapping-guest.js', impor
 
 const ADDRESS = '0000:01:00.0';
 
-/** A system with one function, in group 7 and with vfio-pci unless said otherwise, and files of /dev. */
+/** A system with one function, in group 7 and with vfio-pci by default, and files of /dev. */
 function fakeSystem(t: TestContext, dev: readonly string[], driver: string | null = 'vfio-pci'): SystemFolders {
   const root = mkdtempSync(join(tmpdir(), 'dmapool-system-'));
   t.after(() => {
@@ -46,8 +49,8 @@ function fakeSystem(t: TestContext, dev: readonly string[], driver: string | nul
   return { sys: join(root, 'sys'), proc: join(root, 'proc'), dev: join(root, 'dev') };
 }
 
-void describe('a device that can not be opened', () => {
-  void it('since another driver has it', (t) => {
+void describe('a device that cannot be opened', () => {
+  void it('because another driver has it', (t) => {
     for (const driver of ['e1000', null]) {
       assert.throws(() => new VfioContainer(ADDRESS, fakeSystem(t, [], driver)), {
         code: 'ERR_DMAPOOL_VFIO_NOT_BOUND',
@@ -56,21 +59,21 @@ void describe('a device that can not be opened', () => {
     }
   });
 
-  void it('since VFIO has it without IOMMU', (t) => {
+  void it('because VFIO has it without an IOMMU', (t) => {
     assert.throws(() => new VfioContainer(ADDRESS, fakeSystem(t, ['vfio/vfio', 'vfio/noiommu-7'])), {
       code: 'ERR_DMAPOOL_VFIO_NO_IOMMU',
       message: /^0000:01:00\.0: VFIO runs without IOMMU \(enable_unsafe_noiommu_mode\)/,
     });
   });
 
-  void it('since VFIO is not loaded', (t) => {
+  void it('because VFIO is not loaded', (t) => {
     assert.throws(() => new VfioContainer(ADDRESS, fakeSystem(t, [])), {
       code: 'ERR_DMAPOOL_VFIO_UNSUPPORTED',
       message: /dev\/vfio\/vfio can't be opened \(ENOENT\); load VFIO: modprobe vfio-pci$/,
     });
   });
 
-  void it('since what should be VFIO is something else', (t) => {
+  void it('because the file of VFIO is another one', (t) => {
     assert.throws(() => new VfioContainer(ADDRESS, fakeSystem(t, ['vfio/vfio'])), {
       code: 'ERR_DMAPOOL_SYSTEM_CALL',
       errnoName: 'ENOTTY',
@@ -79,7 +82,7 @@ void describe('a device that can not be opened', () => {
   });
 });
 
-/** What each public way to the system throws in a process of its own: code and message, a line each. */
+/** The code and message that each public entry point throws in a separate process, one line each. */
 function errorsOf(prelude: string): string[] {
   const program = `
     ${prelude}
@@ -96,7 +99,7 @@ function errorsOf(prelude: string): string[] {
 }
 
 void describe('dmapool/linux', () => {
-  void it('says on other systems that it needs Linux, and nothing else happens', () => {
+  void it('requires Linux, and has no other effect elsewhere', () => {
     for (const platform of ['darwin', 'win32']) {
       const errors = errorsOf(`Object.defineProperty(process, 'platform', { value: '${platform}' });`);
       assert.equal(errors.length, 3);
@@ -106,7 +109,7 @@ void describe('dmapool/linux', () => {
     }
   });
 
-  void it('says what to install without koffi', () => {
+  void it('names the package to install without koffi', () => {
     const errors = errorsOf(`
       const { Module } = await import('node:module');
       const resolve = Module._resolveFilename;

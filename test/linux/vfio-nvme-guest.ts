@@ -1,4 +1,7 @@
-/** Tests of the NVMe driver through VFIO; as root in the virtual machine, with the disk that vfio-nvme.test.ts lists. */
+/**
+ * Tests of the NVMe driver through VFIO; run as root in the virtual machine, with the disk that vfio-nvme.test.ts
+ * lists.
+ */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -50,7 +53,7 @@ function sha256(data: Uint8Array): string {
   return createHash('sha256').update(data).digest('hex');
 }
 
-/** What the kernel's own driver reads, past its caches. */
+/** The digest of the disk as the kernel's driver reads it, without caches. */
 async function kernelsSha256(): Promise<string> {
   await diskAppears(DISK);
   const out = execFileSync('sh', ['-c', `dd if=${DISK} bs=1M iflag=direct 2>/dev/null | sha256sum`], {
@@ -74,7 +77,7 @@ void describe('NVMe through VFIO', () => {
     { name: 'polling', kind: 'poll', interrupts: { kinds: ['poll'], pollInterval: 0 }, memory: { hugepages: false } },
   ] as const;
   for (const { name, kind, interrupts, memory } of kinds) {
-    void it(`random reads and writes leave the disk as the model says (${name})`, (t) =>
+    void it(`leaves the disk in the state of the model after random reads and writes (${name})`, (t) =>
       withNvme({ queues: 2, interrupts, memory }, async ({ nvme, disk }) => {
         const seed = Number(process.env['DMAPOOL_SEED'] ?? Date.now() % 2 ** 31);
         t.diagnostic(`DMAPOOL_SEED=${String(seed)}`);
@@ -96,7 +99,7 @@ void describe('NVMe through VFIO', () => {
       }));
   }
 
-  void it('leaves the disk to the kernel, which reads what was written; and the other way round', async () => {
+  void it('leaves the disk to the kernel, and each driver reads what the other one wrote', async () => {
     let written = '';
     await withNvme({}, async ({ disk }) => {
       const data = new Random(Date.now()).fill(Buffer.alloc(disk.size));
@@ -116,7 +119,7 @@ void describe('NVMe through VFIO', () => {
     });
   });
 
-  void it('is stopped by the IOMMU where it was given nothing, and all else goes on', () =>
+  void it('is blocked by the IOMMU at an unmapped address, and continues otherwise', () =>
     withNvme({ memory: { strict: true } }, async ({ vfio, nvme, disk }) => {
       const pool = DmaPool.create('mine', vfio.pci.device, { size: 4096, align: 4096 });
       const block = pool.alloc();
@@ -126,24 +129,24 @@ void describe('NVMe through VFIO', () => {
       pool.free(block);
       pool.destroy();
       const before = iommuFaults().length;
-      // Whether the controller tells is its own affair: QEMU's does so for commands and lists, and not for data.
+      // A controller may or may not report the error: QEMU's does for commands and lists, not for data.
       await disk.readDma(0, { dma, size: 4096 }).catch((error: unknown) => {
         assert.ok(error instanceof NvmeError, String(error));
       });
       assert.ok(
         bytes.every((byte) => byte === 0x5a),
-        'memory that was given back is as it was',
+        'released memory is unchanged',
       );
       assert.ok(await within10s(() => iommuFaults().length > before));
       assert.ok(iommuFaults().some(({ device, address }) => device === '00:10.0' && address === dma));
-      // Everything else goes on.
+      // All other commands continue.
       const buffer = Buffer.alloc(4096);
       await disk.read(0, buffer);
       assert.ok(buffer.every((byte) => byte === 0x11));
       assertIdle(nvme);
     }));
 
-  void it('tells the driver when its memory is closed under it', async () => {
+  void it('reports to the driver that its memory was closed', async () => {
     const vfio = await VfioDevice.open(NVME, { memory: { size: 16 * MIB } });
     const nvme = await NvmeController.open(vfio.pci, { timeout: 500, bounceMemory: 4 * MIB });
     const disk = await nvme.namespace(1);
@@ -155,22 +158,22 @@ void describe('NVMe through VFIO', () => {
     assert.ok(await within10s(() => iommuFaults().length > before));
     await nvme.close();
     await vfio.close();
-    // The device is none the worse for it.
+    // The device still works.
     await withNvme({}, async (bench) => {
       await bench.disk.read(0, buffer);
     });
   });
 
-  void it('is told when the system wants the device back', async () => {
+  void it('reports that the kernel requested release', async () => {
     const vfio = await VfioDevice.open(NVME, { memory: { size: 16 * MIB } });
     const nvme = await NvmeController.open(vfio.pci, { bounceMemory: 4 * MIB });
     const disk = await nvme.namespace(1);
-    // By hand, since unbindFromVfio would refuse; the write returns when we have let go.
+    // Written directly, since unbindFromVfio would refuse; the write returns when this process has released the device.
     const child = writeInBackground(NVME, '/sys/bus/pci/drivers/vfio-pci/unbind');
     assert.ok(await within10s(() => vfio.pci.removed.aborted));
     await assert.rejects(disk.read(0, Buffer.alloc(4096)), { code: 'ERR_DMAPOOL_PCI_RELEASE_REQUESTED' });
     await setTimeout(100);
-    assert.equal(child.exitCode, null, 'the system waits');
+    assert.equal(child.exitCode, null, 'the kernel waits');
     await nvme.close();
     await vfio.close();
     assert.ok(await within10s(() => child.exitCode === 0));

@@ -1,11 +1,11 @@
-/** A machine that can't remap interrupts; as root in the virtual machine of vfio-misuse.test.ts. */
+/** A machine without interrupt remapping; run as root in the virtual machine of `vfio-misuse.test.ts`. */
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
 import { it } from 'node:test';
 import { bindToVfio, unbindFromVfio, VfioDevice } from 'dmapool/linux';
 import { FIRST as EDU, freeHugepages } from './vfio-guest-support.ts';
 
-void it('where interrupts are not remapped a device is refused, until it is allowed as the message says', async () => {
+void it('without interrupt remapping a device is refused, until the command of the message allows it', async () => {
   bindToVfio([EDU]);
   const options = { memory: { size: 2 ** 20, hugepages: true } };
   const before = freeHugepages();

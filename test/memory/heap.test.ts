@@ -74,7 +74,7 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 );
 
 void describe('HeapMemory in random histories', () => {
-  void it('keeps every byte where its device put it', () => {
+  void it('keeps every byte that a device wrote', () => {
     fc.assert(
       fc.property(fc.array(step, { minLength: 1, maxLength: 80, size: 'max' }), (steps) => {
         const source = new HeapMemory({ limit: 100 * PAGE, step: 7 * PAGE });
@@ -126,7 +126,7 @@ void describe('HeapMemory in random histories', () => {
 });
 
 void describe('HeapMemory as devices see it', () => {
-  void it('translates to a view of the same bytes', () => {
+  void it('translates an address to a view of the same bytes', () => {
     const source = new HeapMemory({ limit: MIB });
     const target = device();
     const memory = got(source, target, 2 * PAGE);
@@ -137,7 +137,7 @@ void describe('HeapMemory as devices see it', () => {
     assert.equal(bytes(memory)[PAGE + 4], 41);
   });
 
-  void it('faults before any byte is written, and counts', () => {
+  void it('faults before any byte is written, and counts the fault', () => {
     const source = new HeapMemory({ limit: MIB });
     const target = device();
     const memory = got(source, target, PAGE);
@@ -175,7 +175,7 @@ void describe('HeapMemory as devices see it', () => {
     assert.equal(source.faults, 4);
   });
 
-  void it('reads and writes across allocations that are neighbours only for the device', () => {
+  void it('reads and writes across allocations that are adjacent only for the device', () => {
     const source = new HeapMemory({ limit: MIB });
     const target = device();
     const first = got(source, target, PAGE);
@@ -191,7 +191,7 @@ void describe('HeapMemory as devices see it', () => {
     assert.throws(() => source.translate(target, second.dma - 2, 4), DmaArgumentError);
   });
 
-  void it('keeps its record of memory that was given back', () => {
+  void it('keeps its record of freed memory', () => {
     const source = new HeapMemory({ limit: MIB });
     const memory = got(source, device(), 5000);
     const { dma, size, byteOffset, buffer } = memory;
@@ -202,7 +202,7 @@ void describe('HeapMemory as devices see it', () => {
 });
 
 void describe('HeapMemory and the engine', () => {
-  void it('grows by the step, up to the limit, and views stay as they are', () => {
+  void it('grows by the step, up to the limit, and views stay valid', () => {
     const source = new HeapMemory({ limit: 10 * PAGE + 100, step: 3 * PAGE + 1 });
     assert.equal(source.limit, 10 * PAGE);
     assert.equal(source.bytesCommitted, 0);
@@ -215,7 +215,7 @@ void describe('HeapMemory and the engine', () => {
     assert.equal(source.shareable, true);
   });
 
-  void it('does not mind when somebody else grows the buffer', () => {
+  void it('works when other code grows the buffer', () => {
     const source = new HeapMemory({ limit: 8 * PAGE, step: PAGE });
     const target = device();
     (got(source, target, PAGE).buffer as SharedArrayBuffer).grow(6 * PAGE - 1);
@@ -223,7 +223,7 @@ void describe('HeapMemory and the engine', () => {
     assert.equal(source.bytesCommitted, 8 * PAGE);
   });
 
-  void it('takes a failed growth as no memory, and recovers', () => {
+  void it('treats a failed growth as exhaustion, and recovers', () => {
     const source = new HeapMemory({ limit: 8 * PAGE, step: PAGE });
     const target = device();
     const first = got(source, target, PAGE);
@@ -237,7 +237,7 @@ void describe('HeapMemory and the engine', () => {
     assert.equal(source.allocCoherent({ device: target, size: PAGE, node: -1 }), null);
     assert.equal(source.bytesInUse, PAGE);
     source.freeCoherent(first);
-    // What is there already is still given.
+    // The memory that exists already can still be allocated.
     source.freeCoherent(got(source, target, PAGE));
     Reflect.deleteProperty(buffer, 'grow');
     const memory = got(source, target, 8 * PAGE);
@@ -245,7 +245,7 @@ void describe('HeapMemory and the engine', () => {
     assert.equal(memory.dma, FOUR_GIB, 'no address was lost');
   });
 
-  void it('takes back everything when there is no memory for the page table', () => {
+  void it('frees everything when the page table cannot be allocated', () => {
     const source = new HeapMemory({ limit: 8 * PAGE });
     const target = device();
     const original = globalThis.Int32Array;
@@ -261,7 +261,7 @@ void describe('HeapMemory and the engine', () => {
     assert.equal(got(source, target, PAGE).dma, FOUR_GIB);
   });
 
-  void it('takes back the pages when the device has no address left', () => {
+  void it('frees the pages when the device has no address left', () => {
     const source = new HeapMemory({ limit: MIB });
     const target = device(4 * PAGE - 1);
     const live = [got(source, target, PAGE), got(source, target, PAGE), got(source, target, PAGE)];
@@ -282,11 +282,11 @@ void describe('HeapMemory and the engine', () => {
     });
   }
 
-  void it('says so when the address space does not suffice', () => {
+  void it('reports that the address space does not suffice', () => {
     assert.throws(() => new HeapMemory({ limit: 2 ** 29 * 2 ** 30, pageSize: 2 ** 30 }), DmaOutOfMemoryError);
   });
 
-  void it('refuses options and arguments that make no sense', () => {
+  void it('refuses invalid options and arguments', () => {
     const wrong: HeapOptions[] = [
       { limit: 0 },
       { limit: PAGE - 1 },
@@ -325,7 +325,7 @@ void describe('HeapMemory and the engine', () => {
     assert.equal(source.bytesInUse, 0);
   });
 
-  void it('leaves a listener of the same round uncalled when another one calls it off', () => {
+  void it('does not call a listener that another one of the same round has removed', () => {
     const source = new HeapMemory({ limit: MIB });
     let called = false;
     let cancel = (): void => undefined;
@@ -339,12 +339,12 @@ void describe('HeapMemory and the engine', () => {
     assert.equal(called, false);
   });
 
-  void it('is one for the whole process by default', () => {
+  void it('has one default instance per process', () => {
     assert.equal(defaultMemory(), defaultMemory());
     assert.equal(defaultMemory().limit, 256 * MIB);
   });
 
-  void it('forgets a device that is forgotten, also while its memory lives', async () => {
+  void it('does not keep an unused device alive, even while its memory is allocated', async () => {
     setFlagsFromString('--expose-gc');
     const gc = runInNewContext('gc') as () => void;
     const source = new HeapMemory({ limit: MIB });
@@ -363,14 +363,14 @@ void describe('HeapMemory and the engine', () => {
     assert.equal(source.bytesInUse, 0);
   });
 
-  void it('costs at most 90 bytes of its own for an allocation of one page', async (t) => {
+  void it('uses at most 90 bytes of its own for an allocation of one page', async (t) => {
     setFlagsFromString('--expose-gc');
     const gc = runInNewContext('gc') as () => void;
     const count = 32768;
-    // All of the memory itself is there from the first allocation on, so what is measured is the rest.
+    // The buffer exists from the first allocation on, so the test measures the rest.
     const source = new HeapMemory({ limit: count * PAGE, step: count * PAGE });
     const target = device();
-    // The first ones also pay for code and feedback, and show V8 how large the objects are.
+    // The first allocations also pay for code and feedback, and teach V8 the size of the objects.
     for (let i = 0; i < 64; i++) source.freeCoherent(got(source, target, PAGE));
     const live = new Array<CoherentMemory | null>(count).fill(null);
     const measure = async (): Promise<number> => {

@@ -32,7 +32,7 @@ class Model {
     for (let i = 0; i < pages; i++) this.#of(who).delete(page + i);
   }
 
-  /** What translating a range gives: an address, the faulting address, or several pieces. */
+  /** The result of translating a range: an address, the faulting address, or several pieces. */
   translate(who: number, iova: number, length: number): number | { fault: number } | 'pieces' {
     const first = Math.floor(iova / PAGE);
     const frame = this.#of(who).get(first);
@@ -50,7 +50,7 @@ class Model {
   }
 }
 
-// Few pages, around the ends of page-table leaves and far apart, so that everything collides now and then.
+// Few pages, near the ends of page-table leaves and far apart, so that requests collide.
 const page = fc
   .tuple(fc.constantFrom(0, 508, 2 ** 20 - 4, 2 ** 31, 2 ** 41 - 16), fc.nat(8))
   .map(([from, plus]) => from + plus);
@@ -121,7 +121,7 @@ void describe('IommuDomain against a Map', () => {
           }
         }
         assert.equal(iommu.faults, faults);
-        // In the end every page of both sides says the same.
+        // At the end both sides agree on every page.
         model.domains.forEach((pages, who) => {
           for (const [p, f] of pages) assert.equal(domains[who]!.translate(p * PAGE, PAGE), f * PAGE);
         });
@@ -134,13 +134,13 @@ void describe('IommuDomain against a Map', () => {
 void describe('IommuDomain', () => {
   const wide = { name: 'wide', dmaMask: Number.MAX_SAFE_INTEGER };
 
-  void it('is one for each device, by identity', () => {
+  void it('exists once for each device, by identity', () => {
     const iommu = new SoftwareIommu();
     assert.equal(iommu.domain(wide), iommu.domain(wide));
     assert.notEqual(iommu.domain(wide), iommu.domain({ ...wide }));
   });
 
-  void it('takes any whole number for an address that may fault, and nothing else', () => {
+  void it('accepts any whole number for an address that may fault, and nothing else', () => {
     const domain = new SoftwareIommu().domain(wide);
     domain.map(2 ** 53 - PAGE, 0, PAGE);
     assert.equal(domain.translate(2 ** 53 - 1, 1), PAGE - 1);
@@ -172,7 +172,7 @@ void describe('IommuDomain', () => {
     }, DmaArgumentError);
   });
 
-  void it('says who faulted, how and where', () => {
+  void it('reports the device, the operation and the address of a fault', () => {
     const domain = new SoftwareIommu().domain(wide);
     domain.map(0, 0, PAGE);
     assert.throws(
@@ -185,14 +185,14 @@ void describe('IommuDomain', () => {
     );
   });
 
-  void it('gives addresses from 4 GiB up to those that reach them, and low ones to the others', () => {
+  void it('gives addresses from 4 GiB up to devices that reach them, and low ones to the others', () => {
     const domain = new SoftwareIommu().domain(wide);
     assert.equal(domain.allocIova(PAGE, Number.MAX_SAFE_INTEGER), FOUR_GIB);
     assert.equal(domain.allocIova(1, 2 ** 40 - 1), FOUR_GIB + PAGE);
     assert.equal(domain.allocIova(3 * PAGE, 2 ** 40 - 1), FOUR_GIB + 4 * PAGE);
     assert.equal(domain.allocIova(PAGE, FOUR_GIB - 1), PAGE, 'never address 0');
     assert.equal(domain.allocIova(4 * PAGE, FOUR_GIB - 1), 4 * PAGE);
-    // All that 33 bits reach above 4 GiB is taken: the rest is low.
+    // All addresses above 4 GiB in reach of 33 bits are used: the remaining ones are low.
     const other = new SoftwareIommu().domain(wide);
     assert.equal(other.allocIova(PAGE, FOUR_GIB + PAGE - 1), FOUR_GIB);
     assert.equal(other.allocIova(PAGE, FOUR_GIB + PAGE - 1), PAGE);
@@ -225,7 +225,7 @@ void describe('IommuDomain', () => {
         return new original(length);
       } as unknown as Int32ArrayConstructor;
       try {
-        // Four leaves: two of the domain's own, two of the physical pages' owners.
+        // Four leaves: two of the domain, two of the physical pages' owners.
         assert.throws(() => {
           domain.map(511 * PAGE, 1023 * PAGE, 2 * PAGE);
         }, RangeError);

@@ -136,7 +136,7 @@ void describe('PageAllocator against an array of pages', () => {
     }
   }
 
-  // Frees of what a range free took already, wholly or in part, are refused on both sides.
+  // Both sides refuse to free pages that a range free has already freed in whole or in part.
   function freeBoth(allocator: PageAllocator, model: Model, index: number, pages: number, bytes: number): void {
     const address = (model.basePage + index) * PAGE;
     if (model.all(index, pages, true)) {
@@ -178,7 +178,7 @@ void describe('PageAllocator', () => {
     assert.equal(pages.alloc(1), 2 ** 53 - PAGE);
   });
 
-  void it('has the limit bind the bytes asked for, not the rest of their page', () => {
+  void it('applies the limit to the requested bytes, not to the rest of their page', () => {
     const pages = new PageAllocator({ base: 0, size: 4 * PAGE, pageSize: PAGE });
     assert.equal(pages.alloc(100, 98), -1);
     assert.equal(pages.alloc(100, 99), 0);
@@ -189,13 +189,13 @@ void describe('PageAllocator', () => {
     const pages = new PageAllocator({ base: 0, size: MAX_REGION_PAGES * PAGE, pageSize: PAGE });
     const before = process.memoryUsage().arrayBuffers;
     for (let i = 0; i < 1000; i++) assert.equal(pages.alloc(PAGE), i * PAGE);
-    // A request that no place can suit must not build the tree to find out.
+    // A request that fits nowhere must not build the tree.
     assert.equal(pages.alloc(2 ** 40, 2 ** 39), -1);
     assert.equal(pages.alloc(PAGE, 999 * PAGE), -1);
     assert.ok(process.memoryUsage().arrayBuffers - before < 100_000);
   });
 
-  void it('takes an engine without memory for the tree as exhaustion', () => {
+  void it('treats an engine without memory for the tree as exhaustion', () => {
     const pages = new PageAllocator({ base: 0, size: 1024 * PAGE, pageSize: PAGE });
     for (let i = 0; i < 32; i++) pages.alloc(PAGE);
     const original = globalThis.Uint8Array;
@@ -211,7 +211,7 @@ void describe('PageAllocator', () => {
     assert.equal(pages.alloc(PAGE), 32 * PAGE);
   });
 
-  void it('refuses arguments that make no sense', () => {
+  void it('refuses invalid arguments', () => {
     const good = { base: 0, size: 16 * PAGE, pageSize: PAGE };
     const wrong: [string, object][] = [
       ['pageSize', { pageSize: 5000 }],

@@ -31,7 +31,7 @@ registerConformance('ZonedMemory, one odd zone, large pages', {
 void describe('ZonedMemory', () => {
   const device = (dmaMask: number): { name: string; dmaMask: number } => ({ name: 'dev', dmaMask });
 
-  void it('gives each device the highest memory it reaches, and less when that is used up', () => {
+  void it('gives each device the highest memory it reaches, and lower memory when that is used up', () => {
     const source = new ZonedMemory({ name: 'zones', zones: zones() });
     const alloc = (mask: number): number =>
       source.allocCoherent({ device: device(mask), size: MIB / 4, node: -1 })?.dma ?? -1;
@@ -43,7 +43,7 @@ void describe('ZonedMemory', () => {
     assert.equal(alloc(2 ** 53 - 1), MIB + MIB / 4, 'the low zone when the high one is full');
   });
 
-  void it('clears what a stray device wrote where nothing was handed out yet', () => {
+  void it('clears the writes of a stray device to memory that was never handed out', () => {
     const all = zones();
     const source = new ZonedMemory({ name: 'zones', zones: all });
     new Uint8Array(all[2]!.buffer).fill(0xee);
@@ -52,7 +52,7 @@ void describe('ZonedMemory', () => {
     assert.ok(bytes.every((byte) => byte === 0));
   });
 
-  void it('counts, and wakes those who wait when a zone is added', () => {
+  void it('counts, and wakes the waiters when a zone is added', () => {
     const source = new ZonedMemory({ name: 'zones' });
     assert.equal(source.allocCoherent({ device: device(2 ** 53 - 1), size: 1, node: -1 }), null);
     let woken = 0;
@@ -68,7 +68,7 @@ void describe('ZonedMemory', () => {
     assert.equal(source.bytesInUse, 0);
   });
 
-  void it('refuses zones that can not be', () => {
+  void it('refuses invalid zones', () => {
     const [zone] = zones();
     for (const wrong of [{ dma: 5 }, { size: 0 }, { size: 100 }, { byteOffset: 4 }, { byteOffset: 8 * MIB }]) {
       assert.throws(() => new ZonedMemory({ name: 'zones', zones: [{ ...zone!, ...wrong }] }), {
@@ -77,7 +77,7 @@ void describe('ZonedMemory', () => {
     }
   });
 
-  void it('can not be shared where nobody knows how', () => {
+  void it('cannot be shared without a way to share the buffer', () => {
     const memory = new ZonedMemory({ name: 'zones', zones: zones() });
     const pool = DmaPool.create('p', new Device({ name: 'dev', memory }), { size: 64, maxBlocks: 8 });
     assert.throws(() => sharePool(pool).handle, { code: 'ERR_DMAPOOL_NOT_SHAREABLE', message: /zones/ });

@@ -1,4 +1,4 @@
-/** The API report in `api/` is what the entry points export now. */
+/** The API report in `api/` matches the exports of the entry points. */
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';

@@ -1,4 +1,4 @@
-/** What a bundler makes of an import of this package. */
+/** Bundles imports of this package. */
 import { brotliCompressSync, gzipSync } from 'node:zlib';
 import { build } from 'esbuild';
 import { type EntryPoint, root } from './packed.ts';
@@ -6,12 +6,12 @@ import { type EntryPoint, root } from './packed.ts';
 /** A bundle, minified, for browsers. */
 export interface Bundle {
   readonly code: string;
-  /** Modules of which something is left in it, from the root of the project: `dist/src/dma-pool.js`. */
+  /** Modules that contribute to it, from the root of the project: `dist/src/dma-pool.js`. */
   readonly modules: readonly string[];
   /** Modules of Node's that it imports. */
   readonly builtins: readonly string[];
   readonly minified: number;
-  /** Bytes after gzip at its best, and after brotli. */
+  /** Size in bytes after gzip and after brotli, each at its best level. */
   readonly gzip: number;
   readonly brotli: number;
 }
@@ -29,7 +29,7 @@ export async function bundle(contents: string): Promise<Bundle> {
     external: ['node:*'],
     write: false,
     metafile: true,
-    // A bare import of a package without side effects is said to be without effect.
+    // esbuild warns that a bare import of a package without side effects has no effect.
     logLevel: 'error',
   });
   const [output] = Object.values(metafile.outputs);
@@ -47,7 +47,7 @@ export async function bundle(contents: string): Promise<Bundle> {
   };
 }
 
-/** True if an entry point needs nothing of Node's, and so runs in a browser too. */
+/** True if an entry point uses nothing of Node's, and so runs in a browser too. */
 export async function runsAnywhere({ specifier }: EntryPoint): Promise<boolean> {
   const { builtins } = await bundle(`export * from '${specifier}';`);
   return builtins.length === 0;

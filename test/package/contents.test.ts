@@ -1,4 +1,4 @@
-/** What is in the package: what users need, all of it, and nothing else. */
+/** The package contains everything that users need, and nothing else. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { closeSync, existsSync, openSync, readdirSync, readFileSync } from 'node:fs';
@@ -20,7 +20,7 @@ function filesIn(directory: string): string[] {
     .sort();
 }
 
-test('the package has the sources, what was compiled from them, the documentation and the command', () => {
+test('the package has the sources, the compiled files, the documentation and the command', () => {
   const sources = ['src', 'drivers', 'examples'].flatMap((of) =>
     filesIn(join(root, of))
       .filter((file) => file.endsWith('.ts'))
@@ -29,7 +29,7 @@ test('the package has the sources, what was compiled from them, the documentatio
   const compiled = sources.flatMap((file) =>
     ['.d.ts', '.js', '.js.map'].map((end) => `dist/${file.slice(0, -3)}${end}`),
   );
-  // The reference is made from the doc comments, which the declarations have too.
+  // The reference is built from the doc comments, which the declarations have too.
   const guides = filesIn(join(root, 'docs')).filter((file) => !file.startsWith('reference/'));
   const documents = guides.map((file) => `docs/${file}`);
   // What `dmapool replay` replays without a file.
@@ -43,7 +43,7 @@ test('the package has the sources, what was compiled from them, the documentatio
     ...others,
     ...Object.values(manifest.bin).map(plain),
   ];
-  const hint = 'if a source was deleted or renamed, what was compiled from it is still in dist: npm run clean';
+  const hint = 'if a source was deleted or renamed, its compiled files are still in dist: npm run clean';
   assert.deepEqual([...files], expected.sort(), hint);
   for (const file of files) assert.doesNotMatch(file, /(^|\/)(test|node_modules)\/|\.test\.|\.tgz$/);
 });
@@ -52,14 +52,14 @@ function plain(path: string): string {
   return path.replace(/^\.\//, '');
 }
 
-test('every entry point and the command are there', () => {
+test('every entry point and the command exist', () => {
   for (const { specifier, module, types } of entryPoints) {
     assert.ok(files.includes(plain(module)), `${specifier}: ${module}`);
     assert.ok(files.includes(plain(types)), `${specifier}: ${types}`);
   }
 });
 
-test('every source map leads to a source that is in the package', () => {
+test('every source map refers to a source in the package', () => {
   const maps = files.filter((file) => file.endsWith('.map'));
   assert.ok(maps.length > 0);
   for (const map of maps) {
@@ -74,7 +74,7 @@ test('every source map leads to a source that is in the package', () => {
   }
 });
 
-test('publint finds nothing to say', async () => {
+test('publint reports nothing', async () => {
   const packed = readFileSync(tarball);
   const { messages, pkg } = await publint({
     pack: { tarball: packed.buffer.slice(packed.byteOffset, packed.byteOffset + packed.byteLength) },
@@ -86,17 +86,17 @@ test('publint finds nothing to say', async () => {
   );
 });
 
-/** What attw complains of; where, if it says so. */
+/** A problem that attw reports, and its place if there is one. */
 interface TypesProblem {
   readonly resolutionKind?: string;
   readonly resolutionOption?: string;
 }
 
-test('are the types wrong? They are not', () => {
-  // ES modules only: resolution from CommonJS is `require` of an ES module, which the other tests try. And none of
-  // before `exports`, which takes `dmapool/drivers/...` for the folder of sources that has the same name.
+test('attw reports no problem with the types', () => {
+  // ES modules only: resolution from CommonJS is `require` of an ES module, which the other tests check. Resolution
+  // from before `exports` is excluded too: it resolves `dmapool/drivers/...` to the source folder of the same name.
   const command = join(root, 'node_modules', '.bin', 'attw');
-  // To a file: it ends without waiting until a pipe has taken all it wrote.
+  // Written to a file: attw exits before a pipe has taken all of its output.
   const answer = join(scratch, 'attw.json');
   const fd = openSync(answer, 'w');
   const { stderr } = spawnSync(command, [tarball, '--profile', 'esm-only', '--format', 'json'], {
@@ -115,5 +115,5 @@ test('are the types wrong? They are not', () => {
   );
   assert.deepEqual(problems, []);
   const seen = Object.keys(analysis.entrypoints).map((subpath) => manifest.name + subpath.slice(1));
-  for (const { specifier } of entryPoints) assert.ok(seen.includes(specifier), `${specifier} was looked at`);
+  for (const { specifier } of entryPoints) assert.ok(seen.includes(specifier), `${specifier} was checked`);
 });

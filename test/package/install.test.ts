@@ -2,8 +2,8 @@
  * The packed package in an empty project: installed without a network, every entry point used in JavaScript and in
  * TypeScript, and the command run.
  *
- * `consumers/` has a program for each entry point, which is compiled there once more; an entry point without one is
- * imported only.
+ * `consumers/` has a program for each entry point, which is compiled there again; an entry point without one is only
+ * imported.
  */
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
@@ -23,7 +23,7 @@ before(() => {
   execFileSync('npm', args, { cwd: project, stdio: ['ignore', 'ignore', 'inherit'] });
 });
 
-/** Packs what a package depends on, and what that does, as they are installed here: no network is needed then. */
+/** Packs the installed dependencies of a package, recursively, so that no network is needed. */
 function dependencyTarballs(folder: string, seen = new Set<string>()): string[] {
   return Object.keys(readManifest(folder).dependencies ?? {}).flatMap((name) => {
     if (seen.has(name)) return [];
@@ -33,7 +33,7 @@ function dependencyTarballs(folder: string, seen = new Set<string>()): string[] 
   });
 }
 
-/** Runs a program in the project; returns what it printed. */
+/** Runs a program in the project; returns its output. */
 function node(...args: string[]): string {
   const { status, stdout, stderr } = spawnSync(process.execPath, args, { cwd: project, encoding: 'utf8' });
   assert.equal(status, 0, stderr);
@@ -46,7 +46,7 @@ function programOf({ fileName }: EntryPoint, end: '.js' | '.ts'): string | null 
   return existsSync(file) ? file : null;
 }
 
-test('only what package.json declares was installed', () => {
+test('only the dependencies that package.json declares were installed', () => {
   const listed = execFileSync('npm', ['ls', '--all', '--json', '--offline'], { cwd: project, encoding: 'utf8' });
   interface Listed {
     readonly version?: string;
@@ -54,7 +54,7 @@ test('only what package.json declares was installed', () => {
   }
   const { dependencies } = JSON.parse(listed) as Listed;
   const below = Object.entries(dependencies?.[manifest.name]?.dependencies ?? {});
-  // An optional peer is listed too, without a version, when it is not there.
+  // A missing optional peer is listed too, without a version.
   const installed = below.filter(([, { version }]) => version !== undefined).map(([name]) => name);
   assert.deepEqual(installed, Object.keys(manifest.dependencies ?? {}));
 });
@@ -66,7 +66,7 @@ for (const entry of entryPoints) {
     const names = JSON.parse(
       node('-e', `import(${JSON.stringify(specifier)}).then((all) => console.log(JSON.stringify(Object.keys(all))))`),
     ) as string[];
-    // As here, where the package finds itself by name.
+    // In this project the package resolves itself by name.
     assert.deepEqual(names, Object.keys((await import(specifier)) as object));
     const program = programOf(entry, '.js');
     if (program === null) return;
@@ -76,14 +76,14 @@ for (const entry of entryPoints) {
 
   test(
     `${specifier} from CommonJS`,
-    { skip: 'require_module' in process.features ? false : 'this Node requires no ES modules' },
+    { skip: 'require_module' in process.features ? false : 'this version of Node cannot require ES modules' },
     () => {
       node('--input-type=commonjs', '-e', `require(${JSON.stringify(specifier)})`);
     },
   );
 }
 
-test('what is not declared cannot be imported', () => {
+test('an undeclared path cannot be imported', () => {
   const { stderr } = spawnSync(process.execPath, ['-e', `import('${manifest.name}/dist/src/dma-pool.js')`], {
     cwd: project,
     encoding: 'utf8',
@@ -128,13 +128,13 @@ for (const [name, options] of Object.entries(projects)) {
   });
 }
 
-test('the command', () => {
+test('the command runs from the project’s bin folder', () => {
   const [command] = Object.keys(manifest.bin);
   const run = (...args: string[]): string =>
     execFileSync(join(project, 'node_modules', '.bin', command!), args, { cwd: project, encoding: 'utf8' });
   assert.equal(run('--version').trim(), manifest.version);
   assert.match(run('layout', '--size', '96', '--align', '32', '--boundary', '4096'), /42/);
   assert.match(run('replay', trace), /no difference/);
-  // The folder of the project is not needed.
+  // The project's folder is not needed.
   assert.ok(!existsSync(join(dirname(project), 'dist')));
 });

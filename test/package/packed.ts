@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url';
 
 export const root: string = fileURLToPath(new URL('../../../', import.meta.url));
 
-/** The fields of package.json that the tests look at. */
+/** The fields of package.json that the tests use. */
 export interface Manifest {
   readonly name: string;
   readonly version: string;
@@ -25,11 +25,11 @@ export function readManifest(folder: string): Manifest {
 
 export const manifest: Manifest = readManifest(root);
 
-/** Something that is imported from the package. */
+/** An entry point of the package. */
 export interface EntryPoint {
-  /** As it stands after `from`: `dmapool/trace`. */
+  /** The specifier after `from`: `dmapool/trace`. */
   readonly specifier: string;
-  /** The same as part of a file's name: `dmapool-trace`. */
+  /** The same as part of a file name: `dmapool-trace`. */
   readonly fileName: string;
   /** The module, from the root of the package. */
   readonly module: string;
@@ -44,22 +44,22 @@ export const entryPoints: readonly EntryPoint[] = Object.entries(manifest.export
   return [{ specifier, fileName: specifier.replaceAll('/', '-'), module: target.default, types: target.types }];
 });
 
-/** Packs a folder as it is, without building it anew: other tests run from the same `dist`. */
+/** Packs a folder without building it: other tests run from the same `dist`. */
 export function pack(folder: string, destination: string): string {
-  // A folder's path alone could be taken for the name of a repository.
+  // Runs in the folder: npm could take a relative path for the name of a repository.
   const args = ['pack', '--ignore-scripts', '--silent', '--pack-destination', destination];
   execFileSync('npm', args, { cwd: folder, stdio: ['ignore', 'ignore', 'inherit'] });
   const { name, version } = readManifest(folder);
   return join(destination, `${name.replace(/^@/, '').replaceAll('/', '-')}-${version}.tgz`);
 }
 
-/** Unpacks what {@link pack} made; returns the folder of the package. */
+/** Unpacks the result of {@link pack}; returns the folder of the package. */
 export function unpack(tarball: string, destination: string): string {
   execFileSync('tar', ['-xzf', tarball, '-C', destination]);
   return join(destination, 'package');
 }
 
-/** A folder outside the project, which is removed after the tests of the file that asks for it. */
+/** A folder outside the project, removed after the tests of the calling file. */
 export function scratchFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), 'dmapool-package-'));
   after(() => {

@@ -1,4 +1,4 @@
-/** How much of the package ends up in a bundle. */
+/** The part of the package that ends up in a bundle. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
@@ -7,10 +7,10 @@ import { test } from 'node:test';
 import { bundle, type Bundle } from './bundle.ts';
 import { entryPoints, manifest, root } from './packed.ts';
 
-/** Rows of the README's table: what is imported, and thousands of bytes minified, after gzip and after brotli. */
+/** Rows of the README's table: the import, and thousands of bytes minified, after gzip and after brotli. */
 const ROW = /^\| `import (.+?) from 'dmapool'` +\| +([\d.]+) \| +([\d.]+) \| +([\d.]+) \|$/gm;
 
-/** A figure may lag behind by this much before the README has to be put right; above it is over the budget. */
+/** Tolerance of a figure before the README has to be updated; a larger bundle is over the budget. */
 const SLACK = 0.05;
 
 test('bundles are as small as the README says', async (t) => {
@@ -26,37 +26,37 @@ test('bundles are as small as the README says', async (t) => {
     for (const [i, size] of sizes.entries()) {
       const said = Number(figures[i]);
       assert.ok(size <= said + 0.05, `over the budget of the README: ${now}`);
-      assert.ok(size >= said * (1 - SLACK) - 0.05, `the README says more than it is: ${now}`);
+      assert.ok(size >= said * (1 - SLACK) - 0.05, `the README’s figure is too high: ${now}`);
     }
   }
 });
 
-/** Folders of `dist/src` of which something is left in a bundle; a file at the top counts by its name. */
+/** Folders of `dist/src` that contribute to a bundle; a file at the top counts by its name. */
 function parts({ modules }: Bundle): string[] {
   return [...new Set(modules.map((name) => name.replace('dist/src/', '').replace(/\/.*/, '')))].sort();
 }
 
-test('what is not imported is not in the bundle', async () => {
+test('a bundle excludes modules that are not imported', async () => {
   const of = async (names: string): Promise<string[]> => parts(await bundle(`export { ${names} } from 'dmapool';`));
-  // Geometry alone, such as for a calculator on a web page.
+  // Geometry alone, for example for a calculator on a web page.
   const geometry = await bundle(`export { PoolGeometry } from 'dmapool';`);
   assert.deepEqual(geometry.modules, ['dist/src/arguments.js', 'dist/src/errors.js', 'dist/src/pool/geometry.js']);
   const words = await bundle(`export { lower32Bits, storeRelease32, writeAddress64 } from 'dmapool';`);
   assert.deepEqual(words.modules, ['dist/src/arguments.js', 'dist/src/errors.js', 'dist/src/memory/ordering.js']);
   assert.deepEqual(await of('DmaError'), ['errors.js']);
   assert.deepEqual(await of('HeapMemory'), ['arguments.js', 'errors.js', 'memory']);
-  // A device has the default memory, but no pool.
+  // A device includes the default memory, but no pool.
   assert.deepEqual(await of('Device'), ['arguments.js', 'device', 'errors.js', 'memory']);
 });
 
-test('a pool brings neither sharing nor anything else along', async () => {
+test('a pool brings in neither sharing nor any other part', async () => {
   const { modules, builtins } = await bundle(`export { Device, DmaPool, HeapMemory } from 'dmapool';`);
   const folders = ['arguments.js', 'device', 'dma-pool.js', 'errors.js', 'memory', 'pool'];
   assert.deepEqual(parts({ modules } as Bundle), folders);
   assert.deepEqual(builtins, []);
 });
 
-test('importing an entry point for nothing leaves nothing, but for those that package.json names (sideEffects)', async () => {
+test('an unused import of an entry point adds nothing to a bundle, except for those in sideEffects of package.json', async () => {
   for (const { specifier, module } of entryPoints) {
     if (manifest.sideEffects.includes(module)) continue;
     const { code } = await bundle(`import '${specifier}';`);
@@ -64,7 +64,7 @@ test('importing an entry point for nothing leaves nothing, but for those that pa
   }
 });
 
-/** Prints what of the process an import changes. */
+/** Prints the parts of the process that an import changes. */
 const OBSERVER = `
   const objects = [globalThis, process, ...Object.values(Object.getOwnPropertyDescriptors(globalThis)).map(({ value }) => value)];
   const look = () => JSON.stringify([
@@ -72,14 +72,14 @@ const OBSERVER = `
     objects.map((object) => typeof object === 'function' && object.prototype ? Reflect.ownKeys(object.prototype).map(String) : ''),
     process.eventNames().map((name) => [String(name), process.listenerCount(name)]),
   ]);
-  // What Node itself makes when first asked for.
+  // Node creates some objects at the first import of its own modules.
   for (const name of process.argv.slice(2)) await import(name);
   const before = look();
   await import(process.argv[1]);
   if (look() !== before) console.log('globals or listeners changed');
 `;
 
-test('and that is true: an import changes nothing, listens to nothing, keeps no process alive', async () => {
+test('importing an entry point changes no global, adds no listener and keeps no process alive', async () => {
   for (const { specifier } of entryPoints) {
     // It is there for what it does.
     if (specifier === 'dmapool/observe/register') continue;
@@ -95,7 +95,7 @@ test('and that is true: an import changes nothing, listens to nothing, keeps no 
   }
 });
 
-test('no entry point brings the command along', async () => {
+test('no entry point includes the command', async () => {
   for (const { specifier } of entryPoints) {
     const { modules } = await bundle(`export * from '${specifier}';`);
     const wrong = modules.filter((name) => /^dist\/src\/cli\/|node_modules/.test(name));

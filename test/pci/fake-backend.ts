@@ -1,4 +1,4 @@
-/** A PCI function of memory: what is written to a register can be read. For what real device models do not do. */
+/** A PCI function in memory: each register reads what was written to it. It can behave as no real device model does. */
 import { HeapMemory } from 'dmapool';
 import type { BarInfo, InterruptBackend, InterruptKind, PciBackend } from 'dmapool/pci';
 
@@ -7,7 +7,7 @@ export class FakeInterrupts implements InterruptBackend {
   readonly vectors: number;
   readonly level: boolean;
   fire: (vector: number) => void = () => undefined;
-  /** What rearm answers. */
+  /** The results of rearm. */
   rearmed: () => Promise<boolean> = () => Promise.resolve(false);
   closed = 0;
   readonly disarmed: number[] = [];
@@ -45,9 +45,9 @@ export class FakeBackend implements PciBackend {
   readonly removed: AbortSignal = this.controller.signal;
   readonly config: DataView;
   readonly regions = new Map<number, DataView>();
-  /** What happened, in order. */
+  /** The calls, in order. */
   readonly calls: string[] = [];
-  /** True: reads give all ones, as when nobody is there. */
+  /** True: reads return all ones, as for a missing device. */
   gone = false;
   interrupts: FakeInterrupts | null = null;
   resets: boolean | undefined;
@@ -65,7 +65,7 @@ export class FakeBackend implements PciBackend {
     for (const { index, size } of this.bars) this.regions.set(index, new DataView(new ArrayBuffer(size)));
   }
 
-  /** Puts a list of capabilities, `[id, offset]`, and the first word of each. */
+  /** Writes a list of capabilities, `[id, offset]`, and the first word of each. */
   putCapabilities(...list: readonly (readonly [number, number])[]): void {
     this.config.setUint16(6, 0x10, true);
     this.config.setUint8(0x34, list[0]?.[1] ?? 0);

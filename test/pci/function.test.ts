@@ -29,7 +29,7 @@ void describe('a PCI function', () => {
     throwsCode('ERR_DMAPOOL_PCI_CLOSED', () => fn.claim('nvme'));
   });
 
-  void it('says what it is, decodes its registers and may not do DMA yet', async () => {
+  void it('has its ids, decodes its registers and may not do DMA yet', async () => {
     const backend = new FakeBackend();
     backend.config.setUint16(4, 0x404, true);
     const { fn } = await opened(backend);
@@ -37,7 +37,7 @@ void describe('a PCI function', () => {
       [fn.vendorId, fn.deviceId, fn.classCode, fn.revision, fn.device.name, fn.device.memory],
       [0x1234, 0x5678, 0x010802, 3, '0000:00:05.0', backend.memory],
     );
-    assert.equal(await fn.config.read16(4), 0x403, 'memory and I/O on, bus mastering off, the rest as it was');
+    assert.equal(await fn.config.read16(4), 0x403, 'memory and I/O on, bus mastering off, the rest unchanged');
     assert.equal(await fn.isBusMaster(), false);
     await fn.enableBusMaster();
     assert.equal(await fn.isBusMaster(), true);
@@ -45,7 +45,7 @@ void describe('a PCI function', () => {
     assert.equal(await fn.isBusMaster(), false);
   });
 
-  void it('reads what was written, in every width and place, and refuses all else', async () => {
+  void it('reads what was written in every width and place, and refuses other accesses', async () => {
     const { backend, fn } = await opened();
     const value = fc.oneof(
       fc.integer({ min: -(2 ** 33), max: 2 ** 33 }),
@@ -66,7 +66,7 @@ void describe('a PCI function', () => {
           const inside = goodOffset && Number(offset) + bytes <= size;
           const fits =
             typeof written === 'number' && Number.isInteger(written) && written >= -range / 2 && written < range;
-          // The header's first registers stay as they are.
+          // The header's first registers are unchanged.
           if (where === 'config' && inside && Number(offset) < 0x40) return;
           const at = offset as number;
           const write = async (): Promise<void> => {
@@ -90,7 +90,7 @@ void describe('a PCI function', () => {
     assert.equal(backend.calls.includes('close'), false);
   });
 
-  void it('has 64 bits as bigints, and addresses as numbers', async () => {
+  void it('has 64-bit values as bigints, and addresses as numbers', async () => {
     const { fn } = await opened();
     const bar = fn.bar(0);
     for (const value of [0, 1, 2 ** 32, 2 ** 53 - 1, 0n, 2n ** 64n - 2n]) {
@@ -112,7 +112,7 @@ void describe('a PCI function', () => {
     for (const wrong of [-1, 6, 0.5]) throwsCode(ARGUMENT, () => fn.bar(wrong));
   });
 
-  void it('takes all ones for what they are: a value, or a device that is gone', async () => {
+  void it('treats all ones as a value, or as a device that is gone', async () => {
     const { backend, fn } = await opened();
     fn.bar(0).write32(0, 0xffff_ffff);
     fn.bar(0).write64(8, 2n ** 64n - 1n);
@@ -135,7 +135,7 @@ void describe('a PCI function', () => {
     await rejectsCode('ERR_DMAPOOL_PCI_GONE', PciFunction.open(other));
   });
 
-  void it('walks its capabilities, and is not led in circles', async () => {
+  void it('walks its capabilities, and stops at a cycle', async () => {
     const { backend, fn } = await opened(new FakeBackend(4096));
     assert.deepEqual(await fn.config.capabilities(), []);
     backend.putCapabilities([1, 0x50], [0x11, 0x40], [0x10, 0x80]);
@@ -164,12 +164,12 @@ void describe('a PCI function', () => {
     await rejectsCode('ERR_DMAPOOL_PCI_PROTOCOL', fn.config.extendedCapabilities());
   });
 
-  void it('is reset by its home, by FLR, or not at all, and keeps its addresses', async () => {
+  void it('is reset by its PCI backend, by FLR, or not at all, and keeps its addresses', async () => {
     const { backend, fn } = await opened();
     backend.config.setUint32(0x10, 0xfebf_0000, true);
     await fn.enableBusMaster();
     assert.equal(await fn.reset(), false);
-    assert.equal(await fn.isBusMaster(), true, 'nothing happened');
+    assert.equal(await fn.isBusMaster(), true, 'no register was written');
     backend.resets = true;
     assert.equal(await fn.reset(), true);
     assert.equal(await fn.config.read32(0x10), 0xfebf_0000);
@@ -185,7 +185,7 @@ void describe('a PCI function', () => {
     assert.ok(backend.calls.includes(`config ${String(0x88)} = ${String(0x8000)}`), 'by PCI Express');
   });
 
-  void it('is reset after what is pending, and keeps Device Control, MSI and MSI-X', async () => {
+  void it('is reset after pending transactions, and keeps Device Control, MSI and MSI-X', async () => {
     class Express extends FakeBackend {
       readonly order: string[] = [];
       pending = 3;
@@ -243,7 +243,7 @@ void describe('a PCI function', () => {
     assert.equal(await fn.isBusMaster(), false);
   });
 
-  void it('is closed in an order that keeps memory safe, and once', async () => {
+  void it('is closed once, in an order that keeps memory safe', async () => {
     const { backend, fn } = await opened();
     const pool = DmaPool.createManaged('p', fn.device, { size: 64 });
     const block = pool.alloc();
@@ -252,9 +252,9 @@ void describe('a PCI function', () => {
     const order: string[] = [];
     fn.device.addAction(() => order.push(backend.calls.join('; ')));
     await Promise.all([fn.close(), fn.close()]);
-    assert.deepEqual(order, ['flush; config 4 = 3'], 'bus mastering off before memory goes back');
+    assert.deepEqual(order, ['flush; config 4 = 3'], 'bus mastering off before memory is freed');
     assert.equal(backend.calls.filter((call) => call === 'close').length, 1);
-    assert.equal(backend.memory.bytesInUse, 0, 'also what was out');
+    assert.equal(backend.memory.bytesInUse, 0, 'with the allocated block too');
     throwsCode('ERR_DMAPOOL_DESTROYED', () => {
       pool.free(block);
     });
@@ -269,9 +269,9 @@ void describe('a PCI function', () => {
     await rejectsCode('ERR_DMAPOOL_PCI_CLOSED', fn.reset());
   });
 
-  void it('tries all of a close, and says what failed', async () => {
+  void it('completes a close despite errors, and reports them', async () => {
     const { backend, fn } = await opened();
-    backend.closeError = new Error('the home broke');
+    backend.closeError = new Error('the backend broke');
     fn.device.addAction(() => {
       throw new Error('the driver broke');
     });

@@ -1,13 +1,14 @@
 /**
- * A function under guard that does nothing but DMA: a driver gives it addresses by its registers, and it accesses them until
- * the driver takes them back or resets it. It has the resets of PCI, each of which may be slow, and MSI-X in a BAR.
+ * A function under guard that does nothing but DMA: a driver passes it addresses in registers, and it accesses them
+ * until the driver takes them back or resets it. It has the resets of PCI, each of which may be slow, and MSI-X in a
+ * BAR.
  */
 import type { Grant, RelentlessDma } from '../guard/relentless-dma.ts';
 import { FakeBackend, FakeInterrupts } from './fake-backend.ts';
 
 /** Registers of BAR 0: bit 0 of the control register resets the device, and reads 1 until that is done. */
 export const CONTROL = 0x00;
-/** Slots of 16 bytes: address, length (which has the device take the address), and done: written and read as 1. */
+/** Slots of 16 bytes: address, length (its write starts the access), and done, which is written and read as 1. */
 export const SLOTS = 0x100;
 export const SLOT_COUNT = 16;
 const LENGTH = 8;
@@ -16,7 +17,7 @@ const MSIX_TABLE = 0x800;
 
 const COMMAND = 4;
 const BUS_MASTER = 4;
-/** Others are reserved, and read 0 (PCI 3.0, 6.2.2). */
+/** The other bits are reserved, and read 0 (PCI 3.0, 6.2.2). */
 const COMMAND_BITS = 0x7ff;
 const EXPRESS = 0x40;
 const EXPRESS_CONTROL: number = EXPRESS + 8;
@@ -36,9 +37,9 @@ export class GuardedFunction extends FakeBackend {
   readonly #grants = new Map<number, Grant>();
   /** Milliseconds in which it reads all ones after a function-level reset. */
   readyTime = 0;
-  /** Milliseconds of a reset by its register; it never ends: `Infinity`. */
+  /** Milliseconds of a reset by its register; `Infinity`: it never ends. */
   resetTime = 0;
-  /** Bus mastering can not be switched off. */
+  /** True: bus mastering cannot be switched off. */
   sticks = false;
   #isInReset = false;
   #resets = 0;
@@ -66,7 +67,7 @@ export class GuardedFunction extends FakeBackend {
     return (this.config.getUint16(COMMAND, true) & BUS_MASTER) !== 0;
   }
 
-  /** What a reset loses and its owner has to give back: header, Device Control, MSI-X. */
+  /** The state that a reset clears and its owner has to restore: header, Device Control, MSI-X. */
   get state(): readonly number[] {
     const { config } = this;
     return [
@@ -102,7 +103,7 @@ export class GuardedFunction extends FakeBackend {
     }, this.readyTime);
   }
 
-  /** All is forgotten, bus mastering is off. */
+  /** Clears all state and switches bus mastering off. */
   resetFunction(): void {
     const { config } = this;
     config.setUint16(COMMAND, 0, true);
@@ -115,8 +116,8 @@ export class GuardedFunction extends FakeBackend {
     this.#dma.proven();
   }
 
-  /** By its home, which gives MSI-X back itself. */
-  resetByHome(): void {
+  /** A reset by its PCI backend, which restores MSI-X itself. */
+  resetByBackend(): void {
     const control = this.config.getUint16(MSIX + 2, true);
     const table = this.#msixTable();
     this.resetFunction();
@@ -135,7 +136,7 @@ export class GuardedFunction extends FakeBackend {
     this.#dma.reset();
   }
 
-  /** Transactions stay pending for so many milliseconds. */
+  /** Number of milliseconds for which transactions stay pending. */
   pend(time: number): void {
     this.config.setUint16(EXPRESS_STATUS, PENDING, true);
     setTimeout(() => {

@@ -16,7 +16,7 @@ async function opened(
 }
 
 void describe('interrupts', () => {
-  void it('that are waited for in vain with bus mastering off are reported, once', async () => {
+  void it('are reported once when a wait times out with bus mastering off', async () => {
     const source = new FakeInterrupts('msi');
     const { fn, log } = await opened(source);
     const interrupts = await fn.interrupts();
@@ -25,7 +25,7 @@ void describe('interrupts', () => {
     assert.equal(await early, true);
     await fn.enableBusMaster();
     assert.equal(await interrupts.wait({ timeout: 5 }), false);
-    assert.equal(log.text, '', 'a wait that ends well, or may end well');
+    assert.equal(log.text, '', 'no warning for a wait that succeeds or is short');
     await fn.stopDma();
     const long = interrupts.wait();
     await delay(1100);
@@ -37,7 +37,7 @@ void describe('interrupts', () => {
     await fn.close();
   });
 
-  void it('end a wait, each vector its own, all who wait on it', async () => {
+  void it('end a wait: each vector ends all waits on it, and no others', async () => {
     const source = new FakeInterrupts('msix', 3);
     const { fn } = await opened(source);
     const interrupts = await fn.interrupts({ vectors: 3 });
@@ -47,7 +47,7 @@ void describe('interrupts', () => {
     assert.deepEqual(await Promise.all(waits), [false, true, true]);
   });
 
-  void it('that come between two waits end the next one, once, if each is an event', async () => {
+  void it('end one later wait if they are events that arrive between two waits', async () => {
     const source = new FakeInterrupts('msi');
     const { fn } = await opened(source);
     const interrupts = await fn.interrupts();
@@ -57,12 +57,12 @@ void describe('interrupts', () => {
     assert.equal(await interrupts.wait({ timeout: 5 }), false);
   });
 
-  void it('that are levels count only as long as they stand', async () => {
+  void it('count only while asserted if they are levels', async () => {
     const source = new FakeInterrupts('intx');
     const { fn } = await opened(source);
     const interrupts = await fn.interrupts();
     source.fire(0);
-    assert.equal(await interrupts.wait({ timeout: 5 }), false, 'gone meanwhile');
+    assert.equal(await interrupts.wait({ timeout: 5 }), false, 'deasserted meanwhile');
     source.rearmed = () => Promise.resolve(true);
     assert.equal(await interrupts.wait(), true);
   });
@@ -82,7 +82,7 @@ void describe('interrupts', () => {
     }
   });
 
-  void it('that stood during an earlier wait do not end a later one', async () => {
+  void it('that were asserted during an earlier wait do not end a later one', async () => {
     const source = new FakeInterrupts('intx');
     const { fn } = await opened(source);
     const interrupts = await fn.interrupts();
@@ -97,7 +97,7 @@ void describe('interrupts', () => {
     assert.equal(await second, false);
   });
 
-  void it('can be waited for with a signal, before and after', async () => {
+  void it('can be awaited with a signal that aborts before or during the wait', async () => {
     const { fn } = await opened(new FakeInterrupts('intx'));
     const interrupts = await fn.interrupts();
     const reason = new Error('enough');
@@ -106,14 +106,14 @@ void describe('interrupts', () => {
     const wait = interrupts.wait({ signal: controller.signal });
     controller.abort(reason);
     await assert.rejects(wait, reason);
-    // Whatever the reason is, it is one, and no answer.
+    // The wait rejects with any reason, whatever its type.
     const odd = new AbortController();
     const another = interrupts.wait({ signal: odd.signal });
     odd.abort(true);
     await assert.rejects(another, (thrown) => thrown === true);
   });
 
-  void it('are not listened for when nobody waits any more', async () => {
+  void it('are not listened for when no wait is left', async () => {
     const source = new FakeInterrupts('msix', 2);
     const { fn } = await opened(source);
     const interrupts = await fn.interrupts({ vectors: 2 });
@@ -123,7 +123,7 @@ void describe('interrupts', () => {
       interrupts.wait({ vector: 1, signal: controller.signal }).catch(() => 'ended'),
     ];
     assert.equal(await waits[0], false);
-    assert.deepEqual(source.disarmed, [], 'somebody waits still');
+    assert.deepEqual(source.disarmed, [], 'a wait is left');
     controller.abort();
     assert.equal(await waits[1], 'ended');
     assert.deepEqual(source.disarmed, [1]);
@@ -131,16 +131,16 @@ void describe('interrupts', () => {
     await new Promise(setImmediate);
     source.fire(0);
     assert.equal(await wait, true);
-    assert.deepEqual(source.disarmed, [1], 'nothing to save: it came');
+    assert.deepEqual(source.disarmed, [1], 'no pending interrupt to save: it was delivered');
     await fn.close();
   });
 
-  void it('pass on what their home fails with', async () => {
+  void it('reject with the error of their backend', async () => {
     const source = new FakeInterrupts('intx');
     const { fn } = await opened(source);
     const interrupts = await fn.interrupts();
-    source.rearmed = () => Promise.reject(new Error('the home broke'));
-    await assert.rejects(interrupts.wait(), /the home broke/);
+    source.rearmed = () => Promise.reject(new Error('the backend broke'));
+    await assert.rejects(interrupts.wait(), /the backend broke/);
   });
 
   void it('end with the device, and with their close', async () => {
@@ -178,7 +178,7 @@ void describe('interrupts', () => {
     assert.equal(source.closed, 1);
   });
 
-  void it('are polled where there are none, or refused', async () => {
+  void it('are polled where the function has none, or refused', async () => {
     const { backend, fn } = await opened(null);
     await rejectsCode('ERR_DMAPOOL_PCI_UNSUPPORTED', fn.interrupts({ kinds: ['msix', 'intx'] }));
     for (const pollInterval of [0, 1]) {
@@ -186,7 +186,7 @@ void describe('interrupts', () => {
       assert.equal(interrupts.kind, 'poll');
       const flushes = backend.calls.length;
       for (let i = 0; i < 3; i++) assert.equal(await interrupts.wait(), true);
-      assert.equal(backend.calls.length, flushes + 3, 'posted writes arrive before each wait');
+      assert.equal(backend.calls.length, flushes + 3, 'are armed after posted writes have arrived');
       await interrupts.close();
     }
     const slow = await fn.interrupts({ kinds: ['poll'], pollInterval: 60_000 });
@@ -194,7 +194,7 @@ void describe('interrupts', () => {
     await slow.close();
   });
 
-  void it('are not armed when busy polling finds what is waited for', async () => {
+  void it('are not armed when busy polling finds the event', async () => {
     const source = new FakeInterrupts('msix');
     const { fn } = await opened(source);
     let armed = 0;
@@ -206,12 +206,12 @@ void describe('interrupts', () => {
       assert.equal(looks, turns + 1);
     }
     assert.equal(armed, 0);
-    // Without a way to look there is nothing to poll.
+    // Without a check function busy polling is impossible.
     assert.equal(await interrupts.wait({ timeout: 1 }), false);
     assert.equal(armed, 1);
   });
 
-  void it('are waited for when busy polling finds nothing in its time', { timeout: 30_000 }, async () => {
+  void it('are awaited when busy polling finds nothing in its time', { timeout: 30_000 }, async () => {
     for (const [kind, busyPoll] of [
       ['msix', 0.1],
       ['intx', 2],
@@ -232,20 +232,20 @@ void describe('interrupts', () => {
       const before = looks;
       assert.equal(looks > 0, busyPoll > 0);
       await delay(2);
-      assert.equal(looks, before, 'it looks no more');
+      assert.equal(looks, before, 'the check runs no more');
       source.fire(0);
       assert.equal(await wait, true);
     }
   });
 
-  void it('that come while it polls busily end the wait; so do time, signal, close and what the look throws', async () => {
+  void it('end the wait during busy polling, and so do time-out, signal, close and an error of the check', async () => {
     const source = new FakeInterrupts('msix');
     const { fn } = await opened(source);
     const interrupts = await fn.interrupts({ busyPoll: 1000 });
     let looks = 0;
     const ready = (): boolean => ++looks < 0;
     const stopped = async (): Promise<void> => {
-      // One look may be under way.
+      // One check may be in progress.
       await delay(1);
       const before = looks;
       await delay(2);
@@ -278,7 +278,7 @@ void describe('interrupts', () => {
   });
 
   void it(
-    'that are polled each turn wake nobody in vain, and tell of failed writes all the same',
+    'that are polled each turn cause no spurious wake-ups, and report failed writes nevertheless',
     { timeout: 30_000 },
     async () => {
       const { backend, fn } = await opened(null);
@@ -290,16 +290,16 @@ void describe('interrupts', () => {
         assert.equal(await interrupts.wait({ ready: () => ++looks === 20 }), true);
         woken++;
       }
-      // Once, unless this test was held up for so long.
+      // Once, unless this test was delayed for so long.
       assert.equal(backend.calls.length - flushes, woken - 1);
-      // By and by it asks whether all writes arrived, and then has the driver look for itself.
+      // From time to time polling checks that all writes arrived, and then wakes the driver.
       assert.equal(await interrupts.wait({ ready: () => false }), true);
       assert.equal(backend.calls.length - flushes, woken);
       await interrupts.close();
     },
   );
 
-  void it('of a kind that is wanted less than polling are not taken', async () => {
+  void it('are not opened with a kind that ranks below polling', async () => {
     const { fn } = await opened(new FakeInterrupts('intx'));
     const interrupts = await fn.interrupts({ kinds: ['msix', 'poll', 'intx'] });
     assert.equal(interrupts.kind, 'poll');

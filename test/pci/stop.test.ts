@@ -15,9 +15,9 @@ const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve)
 
 /** A function in a backend whose driver accesses reject after `removed`, as those of VFIO and QEMU do. */
 class GuardedBackend extends FakeBackend {
-  /** Bus mastering can not be switched off. */
+  /** True: bus mastering cannot be switched off. */
   sticks = false;
-  /** Called before each raw access, from 1 on; what it returns is awaited. */
+  /** Called before each raw access with its number, from 1 on; the result is awaited. */
   onAccess: (count: number) => Promise<void> | void = () => undefined;
   accesses = 0;
   onReset: () => Promise<boolean> = () => Promise.resolve(false);
@@ -65,7 +65,7 @@ class GuardedBackend extends FakeBackend {
   }
 }
 
-/** One that can be cut off from memory. */
+/** A backend that can isolate the function from memory. */
 class IsolatingBackend extends GuardedBackend {
   isolate(): Promise<void> {
     this.isolated = true;
@@ -79,7 +79,7 @@ interface Bench<B extends GuardedBackend> {
   readonly log: RecordingLog;
 }
 
-/** A function at work, with a page of memory. */
+/** An active function with a page of memory. */
 async function atWork<B extends GuardedBackend>(backend: B): Promise<Bench<B>> {
   const log = new RecordingLog();
   const fn = await PciFunction.open(backend, { log });
@@ -89,7 +89,7 @@ async function atWork<B extends GuardedBackend>(backend: B): Promise<Bench<B>> {
   return { backend, fn, log };
 }
 
-/** Invariant of every history: memory is given back only when the function does no DMA. */
+/** Invariant of every history: memory is freed only when the function does no DMA. */
 function assertSafe({ backend, fn }: Bench<GuardedBackend>): void {
   const quiet = !backend.isBusMaster || backend.gone || backend.isolated;
   assert.ok(quiet || backend.memory.bytesInUse === 4096, 'no memory is released under a live device');
@@ -103,7 +103,7 @@ void describe('stopDma()', () => {
     assert.deepEqual([proof.reason, proof.holds, backend.isBusMaster], ['bus-master-off', true, false]);
     assert.deepEqual(backend.calls, ['config 4 = 3', 'settle']);
     await fn.stopDma();
-    assert.deepEqual(backend.calls, ['config 4 = 3', 'settle'], 'nothing is under way since');
+    assert.deepEqual(backend.calls, ['config 4 = 3', 'settle'], 'nothing is in flight since then');
     await fn.enableBusMaster();
     assert.equal(proof.holds, false);
     assert.equal((await fn.stopDma()).holds, true);
@@ -114,7 +114,7 @@ void describe('stopDma()', () => {
     await fn.close();
   });
 
-  void it('settles what is under way, unless the driver stopped the device itself', async () => {
+  void it('waits for transactions in flight, unless the driver stopped the device itself', async () => {
     for (const [stop, settles] of [
       [() => Promise.resolve(), false],
       [() => Promise.reject(new Error('the device does not stop')), true],
@@ -127,7 +127,7 @@ void describe('stopDma()', () => {
     }
   });
 
-  void it('settles also after the driver switched bus mastering off by itself', async () => {
+  void it('waits for transactions in flight too if the driver switched bus mastering off itself', async () => {
     const { backend, fn } = await atWork(new GuardedBackend());
     await fn.disableBusMaster();
     await fn.close();
@@ -146,7 +146,7 @@ void describe('stopDma()', () => {
     assert.equal(backend.memory.bytesInUse, 0);
   });
 
-  void it('takes a reset that rejects for no proof', async () => {
+  void it('does not accept a rejected reset as proof', async () => {
     const bench = await atWork(new GuardedBackend());
     const { backend, fn, log } = bench;
     backend.sticks = true;
@@ -169,10 +169,10 @@ void describe('stopDma()', () => {
     await fn.close();
     assert.equal(backend.memory.bytesInUse, 0);
     assert.equal(backend.calls.filter((call) => call === 'close').length, 1);
-    assert.equal((await fn.stopDma()).reason, 'bus-master-off', 'what was proven then');
+    assert.equal((await fn.stopDma()).reason, 'bus-master-off', 'the earlier proof');
   });
 
-  void it('is content with a reset', async () => {
+  void it('accepts a reset as proof', async () => {
     const { backend, fn } = await atWork(new GuardedBackend());
     backend.onSettle = () => Promise.reject(new Error('a disk hangs'));
     backend.onReset = () => Promise.resolve(true);
@@ -181,7 +181,7 @@ void describe('stopDma()', () => {
     assert.equal(backend.memory.bytesInUse, 0);
   });
 
-  void it('waits for a reset that runs', async () => {
+  void it('waits for a reset in progress', async () => {
     const { backend, fn } = await atWork(new GuardedBackend());
     let end: (done: boolean) => void = () => undefined;
     backend.onReset = () => new Promise((resolve) => (end = resolve));
@@ -194,7 +194,7 @@ void describe('stopDma()', () => {
     await fn.close();
   });
 
-  void it('does not take the silence of a function in reset for its end', { timeout: 30_000 }, async () => {
+  void it('does not take all ones during a reset for a missing device', { timeout: 30_000 }, async () => {
     const bench = await atWork(new GuardedBackend());
     const { backend, fn } = bench;
     let end: (done: boolean) => void = () => undefined;
@@ -212,7 +212,7 @@ void describe('stopDma()', () => {
     assert.equal(backend.memory.bytesInUse, 0);
   });
 
-  void it('takes a reset for no proof when bus mastering was switched on during it', async () => {
+  void it('does not accept a reset as proof when bus mastering was switched on during it', async () => {
     const { backend, fn } = await atWork(new GuardedBackend());
     let end: (done: boolean) => void = () => undefined;
     backend.onReset = () => new Promise((resolve) => (end = resolve));
@@ -229,7 +229,7 @@ void describe('stopDma()', () => {
     await fn.close();
   });
 
-  void it('takes no read of all ones for the capability of a reset', async () => {
+  void it('ignores a reset capability that reads all ones', async () => {
     for (const [id, register, ones] of [
       [0x10, 0x44, 0xffff_ffff],
       [0x13, 0x43, 0xff],
@@ -244,7 +244,7 @@ void describe('stopDma()', () => {
     }
   });
 
-  void it('starts a function-level reset whatever the register reads', async () => {
+  void it('starts a function-level reset even if the register reads all ones', async () => {
     const backend = new GuardedBackend();
     backend.putCapabilities([0x10, 0x40]);
     backend.config.setUint32(0x44, 1 << 28, true);
@@ -256,7 +256,7 @@ void describe('stopDma()', () => {
     await fn.close();
   });
 
-  void it('is not undone by a driver that began to switch bus mastering on before', async () => {
+  void it('is not undone by an earlier call that is still switching bus mastering on', async () => {
     const bench = await atWork(new GuardedBackend());
     const { backend, fn } = bench;
     await fn.disableBusMaster();
@@ -273,7 +273,7 @@ void describe('stopDma()', () => {
     await fn.close();
   });
 
-  void it('is over for a driver that stops when close() ends its waits', async () => {
+  void it('resolves for a driver that calls it when close() ends its waits', async () => {
     const bench = await atWork(new GuardedBackend());
     const { backend, fn } = bench;
     backend.interrupts = new FakeInterrupts('msix');
@@ -292,7 +292,7 @@ void describe('stopDma()', () => {
     assert.equal(((await stopped) as DmaStopped).holds, true);
   });
 
-  void it('has closed once when an access of close() calls it again', async () => {
+  void it('closes the backend once when an access of close() calls close() again', async () => {
     const { backend, fn } = await atWork(new GuardedBackend());
     let again: Promise<void> | null = null;
     backend.flush = () => {
@@ -304,7 +304,7 @@ void describe('stopDma()', () => {
     assert.equal(backend.calls.filter((call) => call === 'close').length, 1);
   });
 
-  void it('leaves a function alone that was closed while a register was read', async () => {
+  void it('does not access a function that was closed while a register was read', async () => {
     const { backend, fn } = await atWork(new GuardedBackend());
     let answer: (value: number) => void = () => undefined;
     backend.read = () => new Promise((resolve) => (answer = resolve));
@@ -315,7 +315,7 @@ void describe('stopDma()', () => {
     await read;
   });
 
-  void it('does not reset a function that was closed while its state was saved for that', async () => {
+  void it('does not reset a function that was closed while its state was being saved', async () => {
     const { backend, fn } = await atWork(new GuardedBackend());
     const LAST = 0x06;
     let answer: (() => void) | null = null;
@@ -338,7 +338,7 @@ void describe('stopDma()', () => {
     assert.deepEqual(backend.calls, []);
   });
 
-  void it('leaves a function alone that was closed while its MSI-X table was saved for a reset', async () => {
+  void it('does not access a function that was closed while its MSI-X table was being saved for a reset', async () => {
     const backend = new GuardedBackend();
     backend.putCapabilities([0x11, 0x40]);
     backend.config.setUint16(0x42, 0x8001, true);
@@ -358,7 +358,7 @@ void describe('stopDma()', () => {
     assert.equal(reads, 1);
   });
 
-  void it('notices that the function is gone', async () => {
+  void it('detects that the function is gone', async () => {
     const { backend, fn } = await atWork(new GuardedBackend());
     backend.gone = true;
     assert.equal((await fn.stopDma()).reason, 'gone');
@@ -368,7 +368,7 @@ void describe('stopDma()', () => {
     assert.equal(backend.memory.bytesInUse, 0);
   });
 
-  void it('shares one attempt among those who call it together', async () => {
+  void it('shares one attempt among concurrent callers', async () => {
     const { backend, fn } = await atWork(new GuardedBackend());
     const proofs = await Promise.all([fn.stopDma(), fn.stopDma(), fn.stopDma({ timeout: 1 })]);
     assert.ok(proofs.every((proof) => proof === proofs[0]));
@@ -376,7 +376,7 @@ void describe('stopDma()', () => {
     await fn.close();
   });
 
-  void it('gives up on a driver that switches bus mastering on all the time', async () => {
+  void it('gives up on a driver that keeps switching bus mastering on', async () => {
     const bench = await atWork(new GuardedBackend());
     const { fn } = bench;
     await rejectsCode(DMA_ACTIVE, fn.stopDma({ stop: () => fn.enableBusMaster() }));
@@ -401,7 +401,7 @@ void describe('stopDma()', () => {
     assert.equal((await fn.stopDma()).reason, 'gone');
   });
 
-  void it('does not wait for ever for a backend that does not close', async (t) => {
+  void it('does not wait forever for a backend that does not close', async (t) => {
     const { backend, fn } = await atWork(new GuardedBackend());
     let asked = false;
     backend.close = () => {
@@ -442,7 +442,7 @@ void describe('stopDma()', () => {
         for (let k = 1; k <= (name === 'hangs' ? 3 : 12); k++) {
           const bench = await atWork(new GuardedBackend());
           const { backend, fn } = bench;
-          if (removed) backend.controller.abort(new PciGoneError(fn.address, 'said so'));
+          if (removed) backend.controller.abort(new PciGoneError(fn.address, 'the error was reported'));
           backend.sticks = name !== 'hangs' && k % 2 === 0;
           const first = backend.accesses;
           backend.onAccess = (count) => (count - first === k ? fault(backend) : undefined);

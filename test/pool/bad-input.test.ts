@@ -1,4 +1,4 @@
-/** Callers from JavaScript, whom the types do not bind: everything wrong is a typed error, and changes nothing. */
+/** Calls from JavaScript without type checks: every wrong argument is a typed error and changes nothing. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { type CoherentAllocator, Device, type DmaBlock, DmaPool, HeapMemory, PoolGeometry } from 'dmapool';
@@ -14,7 +14,7 @@ function without<T>(values: readonly T[], ...left: readonly T[]): T[] {
 
 const refuse = (action: () => unknown): unknown => throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', action);
 
-test('pools', async () => {
+test('pools refuse wrong arguments', async () => {
   const memory = new HeapMemory();
   const pool: DmaPool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 64 });
   const block = pool.alloc();
@@ -64,7 +64,7 @@ test('pools', async () => {
     await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', pool.allocWait(value as unknown as object));
   }
   await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', pool.allocWait({ zero: 1 as unknown as boolean }));
-  // What only looks like a block.
+  // Objects that only resemble a block.
   for (const fake of [
     new Proxy(block, {}),
     Object.create(Object.getPrototypeOf(block) as object),
@@ -78,7 +78,7 @@ test('pools', async () => {
   pool.free(block);
 });
 
-test('devices', () => {
+test('devices refuse wrong arguments', () => {
   for (const value of without(junk, undefined)) {
     if (typeof value !== 'object' || value === null) refuse(() => new Device(value as { name: string }));
     if (typeof value !== 'string') refuse(() => new Device({ name: 'x', path: value as string }));
@@ -98,12 +98,12 @@ test('devices', () => {
   refuse(() => new Device({ name: 'x', memory: odd }));
 });
 
-test('geometries', () => {
+test('geometries refuse wrong arguments', () => {
   for (const value of without(junk, undefined)) refuse(() => new PoolGeometry(value as { size: number }));
   refuse(() => new PoolGeometry(undefined as unknown as { size: number }));
 });
 
-test('a mask below memory that the device has is refused', () => {
+test('a mask below memory that is in use is refused', () => {
   const device = new Device({ name: 'x', memory: new HeapMemory(), dmaMask: 2 ** 40 });
   const pool = DmaPool.create('p', device, { size: 64 });
   const block = pool.alloc();
@@ -117,7 +117,7 @@ test('a mask below memory that the device has is refused', () => {
   assert.ok(pool.alloc().dma < 2 ** 32);
 });
 
-test('managed actions without end are stopped', () => {
+test('detach stops when managed actions add further actions without end', () => {
   const device = new Device({ name: 'x' });
   const again = (): void => {
     device.addAction(again);
@@ -128,7 +128,7 @@ test('managed actions without end are stopped', () => {
   });
 });
 
-test('a limit far below a large page costs tables for the limit, not for the page', () => {
+test('a limit far below a large page sizes the tables for the limit, not for the page', () => {
   const memory = new HeapMemory({ pageSize: 2 ** 26, limit: 2 ** 27 });
   const pool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 16, maxBlocks: 10 });
   assert.equal(pool.statistics().blocks, 0);
@@ -139,7 +139,7 @@ test('a limit far below a large page costs tables for the limit, not for the pag
   assert.ok(after.heapUsed + after.external - before.heapUsed - before.external < 2 ** 21 + 2 ** 26);
 });
 
-test('reserving many pages, then failing, gives them back', () => {
+test('a reservation of many pages that fails returns them all', () => {
   const memory = new HeapMemory({ limit: 2 ** 20 });
   const pool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 4096 });
   const held = pool.alloc();
@@ -172,7 +172,7 @@ function proxied(hook: (key: string) => void): Int32Array {
   });
 }
 
-test('index bulk calls take true arrays only, and what a false one throws loses nothing', () => {
+test('index bulk calls refuse array look-alikes, and lose nothing when one throws', () => {
   const falseArrays: (() => Int32Array)[] = [
     () =>
       proxied((key) => {
@@ -207,7 +207,7 @@ test('index bulk calls take true arrays only, and what a false one throws loses 
   }
 });
 
-test('arrays with their own ideas of their length and methods are taken as they truly are', () => {
+test('arrays with overridden length or methods are read by their true elements', () => {
   class Odd extends Int32Array {
     override get length(): number {
       return 1000;
@@ -235,7 +235,7 @@ test('arrays with their own ideas of their length and methods are taken as they 
   }
 });
 
-test('an array that shrinks or is detached loses no block', () => {
+test('an array that shrinks or is detached during the call loses no block', () => {
   for (const spoil of ['resize', 'detach'] as const) {
     const buffer = new ArrayBuffer(16, { maxByteLength: 16 });
     const into = new Int32Array(buffer);
@@ -262,13 +262,13 @@ test('an array that shrinks or is detached loses no block', () => {
       pool.allocIndexBulk(into);
     });
     assert.equal(pool.statistics().active, 0);
-    // Shorter from the start, it is what it is now.
+    // The array is shorter from the start here, and valid.
     pool.allocIndexBulk(into);
     assert.equal(pool.statistics().active, spoil === 'resize' ? 1 : 0);
   }
 });
 
-test('new DmaPool() is refused at once', () => {
+test('new DmaPool() throws at once', () => {
   const Pool = DmaPool as unknown as new (...args: unknown[]) => DmaPool;
   refuse(() => new Pool());
   refuse(() => new Pool('p', new Device({ name: 'x', memory: new HeapMemory() }), { size: 64 }));

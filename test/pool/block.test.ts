@@ -1,4 +1,4 @@
-/** Blocks: found by address, seen in any width and by the device, freed by `using`, iterated. */
+/** Blocks: lookup by address, views of any width, the device's view, `using`, iteration. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Device, dmaBitMask, DmaPool, HeapMemory } from 'dmapool';
@@ -6,14 +6,14 @@ import { indicesOf } from '../support/pools.ts';
 import { throwsCode } from '../support/errors.ts';
 import { makeDevice } from './fixture.ts';
 
-test('blocks are found by any address inside them', () => {
+test('a block is found by any address inside it', () => {
   const pool = DmaPool.create('p', makeDevice(), { size: 96, align: 32 });
   const blocks = Array.from({ length: 100 }, () => pool.alloc());
   for (const block of blocks) {
     assert.equal(pool.blockAt(block.dma), block);
     assert.equal(pool.blockAt(block.dma + 95), block);
   }
-  // The page's tail belongs to no block, nor does an address of no page.
+  // The page's tail belongs to no block, nor does an address outside all pages.
   assert.equal(pool.blockAt(blocks[0]!.dma + 42 * 96), null);
   assert.equal(pool.blockAt(Number.MAX_SAFE_INTEGER), null);
   pool.free(blocks[5]!);
@@ -23,7 +23,7 @@ test('blocks are found by any address inside them', () => {
     throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => pool.blockAt(dma as number));
 });
 
-test('a block shows its memory in any width', () => {
+test('a block has views of any width', () => {
   const pool = DmaPool.create('p', makeDevice(), { size: 64, align: 64 });
   const block = pool.alloc();
   assert.equal(block.size, 64);
@@ -48,7 +48,7 @@ test('a block shows its memory in any width', () => {
   assert.equal(crooked.view.byteLength, 17);
 });
 
-test('what the CPU writes the device sees, and the other way round', () => {
+test('the device sees writes of the CPU, and the CPU sees writes of the device', () => {
   const memory = new HeapMemory();
   const device = new Device({ name: 'x', memory, dmaMask: dmaBitMask(64) });
   const pool = DmaPool.create('p', device, { size: 64 });
@@ -83,7 +83,7 @@ test('using frees blocks, pools and devices', () => {
   assert.equal(memory.bytesInUse, 0);
 });
 
-test('iteration shows what is out, and allows to free it', () => {
+test('iteration lists the allocated blocks and allows to free them', () => {
   const pool = DmaPool.create('p', makeDevice(), { size: 64 });
   const blocks = Array.from({ length: 70 }, () => pool.alloc());
   pool.freeIndex(3);

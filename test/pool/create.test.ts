@@ -1,11 +1,11 @@
-/** Creating pools: what is refused, and the geometry that they get. */
+/** Creation of pools: refused options, and the resulting geometry. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Device, DmaPool, HeapMemory, PoolGeometry } from 'dmapool';
 import { throwsCode } from '../support/errors.ts';
 import { makeDevice } from './fixture.ts';
 
-test('wrong creations are refused and leave nothing behind', () => {
+test('create refuses wrong options and leaves nothing behind', () => {
   const device = makeDevice();
   const create = (name: unknown, on: unknown, options: unknown) => () =>
     DmaPool.create(name as string, on as Device, options as { size: number });
@@ -42,7 +42,7 @@ test('wrong creations are refused and leave nothing behind', () => {
   assert.deepEqual(device.attributeNames(), ['pools']);
 });
 
-test('geometry is that of the source’s pages', () => {
+test('a pool takes its page size from the memory source', () => {
   const memory = new HeapMemory({ pageSize: 65536, limit: 2 ** 20 });
   const pool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 96, align: 32, boundary: 4096 });
   const alone = new PoolGeometry({ size: 96, align: 32, boundary: 4096, pageSize: 65536 });

@@ -14,7 +14,7 @@ function makePool(options: Partial<DmaPoolOptions> = {}): { pool: DmaPool<'qtd'>
 
 const all = (block: DmaBlock, value: number): boolean => block.bytes.every((byte) => byte === value);
 
-test('free blocks are 0xa7, allocated ones 0xa9 unless zeroed', () => {
+test('free blocks are filled with 0xa7, allocated ones with 0xa9 unless zeroed', () => {
   const { pool } = makePool();
   const block = pool.alloc();
   assert.ok(all(block, 0xa9));
@@ -25,7 +25,7 @@ test('free blocks are 0xa7, allocated ones 0xa9 unless zeroed', () => {
   assert.ok(all(pool.alloc({ zero: true }), 0));
 });
 
-test('poison wins over init-on-free; init-on-alloc wins over poison', () => {
+test('poison takes precedence over init-on-free, and init-on-alloc over poison', () => {
   const { pool } = makePool({ initOnFree: true, initOnAlloc: true });
   const block = pool.alloc();
   assert.ok(all(block, 0));
@@ -34,7 +34,7 @@ test('poison wins over init-on-free; init-on-alloc wins over poison', () => {
   assert.ok(bytes.every((byte) => byte === 0xa7));
 });
 
-test('each byte of a free block is watched, and a changed block goes to quarantine', () => {
+test('a change of any byte of a free block is detected, and the block goes to quarantine', () => {
   for (const offset of [0, 1, 15, 16, 40, 63]) {
     const { pool, log } = makePool();
     const block = pool.alloc();
@@ -64,14 +64,14 @@ test('each byte of a free block is watched, and a changed block goes to quaranti
       /is in quarantine/,
     );
     pool.free(next);
-    assert.equal(pool.trim(), 0, 'a page with a block in quarantine stays');
+    assert.equal(pool.trim(), 0, 'a page with a quarantined block is kept');
     pool.destroy();
     assert.doesNotMatch(log.text, /busy/);
     assert.equal((pool.device.memory as HeapMemory).bytesInUse, 0);
   }
 });
 
-test('without quarantine the block is reported and handed out all the same', () => {
+test('without quarantine a corrupted block is reported and handed out nevertheless', () => {
   const { pool, log } = makePool({ debug: { quarantine: false } });
   const block = pool.alloc();
   const bytes = pool.bytesOf(block.index);
@@ -84,7 +84,7 @@ test('without quarantine the block is reported and handed out all the same', () 
   assert.equal(pool.statistics().quarantined, 0);
 });
 
-test('without quarantine a block counts against the limit while the log is told of it', () => {
+test('without quarantine a corrupted block counts against the limit while the log runs', () => {
   let taken = 0;
   const log = {
     error: () => {
@@ -108,7 +108,7 @@ test('without quarantine a block counts against the limit while the log is told 
   });
 });
 
-test('blocks in quarantine do not count against the limit', () => {
+test('quarantined blocks do not count against the limit', () => {
   const { pool } = makePool({ maxBlocks: 2 });
   const first = pool.alloc();
   const bytes = pool.bytesOf(first.index);
@@ -119,7 +119,7 @@ test('blocks in quarantine do not count against the limit', () => {
   throwsCode('ERR_DMAPOOL_LIMIT', () => pool.alloc());
 });
 
-test('every allocation is a fresh handle, and an old one is found out', () => {
+test('every allocation returns a new handle, and an old one is detected', () => {
   const { pool } = makePool();
   const old = pool.alloc();
   assert.equal(old.generation, 1);
@@ -137,7 +137,7 @@ test('every allocation is a fresh handle, and an old one is found out', () => {
   throwsCode('ERR_DMAPOOL_STALE_BLOCK', () => old.view);
 });
 
-test('a double free names who freed first', () => {
+test('the error of a double free names the site of the first free', () => {
   const { pool } = makePool();
   const block = pool.alloc();
   freeOnce(pool, block);
@@ -151,7 +151,7 @@ function freeOnce(pool: DmaPool<'qtd'>, block: DmaBlock<'qtd'>): void {
   pool.free(block);
 }
 
-test('a busy destroy lists who holds blocks, by place', () => {
+test('a busy destroy lists the allocated blocks by allocation site', () => {
   const { pool, log } = makePool();
   const leak = (): DmaBlock<'qtd'> => pool.alloc();
   for (let i = 0; i < 3; i++) leak();
@@ -173,7 +173,7 @@ test('without sites nothing is recorded, and reports still name blocks', () => {
   pool.free(block);
 });
 
-test('bulk calls in debug mode are all or nothing too', () => {
+test('bulk calls in debug mode allocate all blocks or none', () => {
   const { pool } = makePool();
   const blocks: DmaBlock<'qtd'>[] = [];
   pool.allocBulk(blocks, 5);
@@ -182,13 +182,13 @@ test('bulk calls in debug mode are all or nothing too', () => {
   });
   assert.ok(
     blocks.every((block) => all(block, 0xa9)),
-    'nothing was poisoned',
+    'no block was poisoned',
   );
   pool.freeBulk(blocks);
   assert.equal(pool.statistics().active, 0);
 });
 
-test('a bulk allocation that runs out because of quarantine gives everything back', () => {
+test('a bulk allocation that fails because of quarantine returns everything', () => {
   const { pool } = makePool({ maxBlocks: 4, size: 1024 });
   const limited = DmaPool.create(
     'tight',
@@ -209,7 +209,7 @@ test('a bulk allocation that runs out because of quarantine gives everything bac
   assert.equal(pool.statistics().active, 0);
 });
 
-test('DMAPOOL_DEBUG=1 turns debug mode on, and what is out at the end of the process is reported', () => {
+test('DMAPOOL_DEBUG=1 turns debug mode on and reports blocks that are allocated at process exit', () => {
   const program = `
     import { Device, DmaPool } from 'dmapool';
     const device = new Device({ name: 'hc' });
@@ -245,7 +245,7 @@ test('DMAPOOL_DEBUG=1 turns debug mode on, and what is out at the end of the pro
   }
 });
 
-test('a page that comes to an old place is seen where it is, not where the last one was', () => {
+test('a new page with an old page number is poisoned at its own address', () => {
   const { pool, device } = makePool();
   pool.free(pool.alloc());
   assert.equal(pool.trim(), 1);
@@ -256,7 +256,7 @@ test('a page that comes to an old place is seen where it is, not where the last 
   assert.ok(new Uint8Array(other!.buffer, other!.byteOffset, 4096).every((byte) => byte === 0));
 });
 
-test('the figures of a pool that is gone end at nothing', () => {
+test('the gauges of a destroyed pool are 0', () => {
   const { pool } = makePool();
   const block = pool.alloc();
   const bytes = pool.bytesOf(block.index);
@@ -268,7 +268,7 @@ test('the figures of a pool that is gone end at nothing', () => {
   assert.deepEqual([active, blocks, pages, quarantined, corrupted], [0, 0, 0, 0, 1]);
 });
 
-test('the old handle of a block that went to quarantine, or whose page went, says so', () => {
+test('the error for an old handle names quarantine or a returned page as the reason', () => {
   const { pool } = makePool();
   const block = pool.alloc();
   const { bytes } = block;

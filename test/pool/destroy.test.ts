@@ -13,7 +13,7 @@ function setUp(): { device: Device; memory: HeapMemory; log: RecordingLog; pool:
   return { device, memory, log, pool: DmaPool.create('ring', device, { size: 2048 }) };
 }
 
-test('a busy destroy says so, keeps the memory of blocks that are out, and takes late frees', () => {
+test('a busy destroy logs the blocks, keeps their memory, and accepts late frees', () => {
   const { device, memory, log, pool } = setUp();
   const blocks = Array.from({ length: 5 }, () => pool.alloc());
   pool.free(blocks[4]!);
@@ -21,7 +21,7 @@ test('a busy destroy says so, keeps the memory of blocks that are out, and takes
   assert.equal(log.lines.length, 1);
   assert.match(log.lines[0]!, /^error nic: ring busy: 4 blocks are still out: block 0 at 0x1000, block 1 at 0x1800, /);
   assert.equal(device.readAttribute('pools'), undefined);
-  assert.equal(memory.bytesInUse, 8192, 'the page without blocks out went at once');
+  assert.equal(memory.bytesInUse, 8192, 'the page without allocated blocks was freed at once');
   throwsCode('ERR_DMAPOOL_DESTROYED', () => pool.alloc());
   throwsCode('ERR_DMAPOOL_DESTROYED', () => pool.tryAlloc());
   throwsCode('ERR_DMAPOOL_DESTROYED', () => {
@@ -49,12 +49,12 @@ test('a busy destroy says so, keeps the memory of blocks that are out, and takes
   assert.equal(device.reclaim(), 0);
 });
 
-test('reclaim, after a reset of the device, takes the rest back', () => {
+test('reclaim after a device reset takes back the remaining blocks', () => {
   const { device, memory, pool } = setUp();
   const block = pool.alloc();
   const living = DmaPool.create('living', device, { size: 64 });
   living.alloc();
-  assert.equal(device.reclaim(), 0, 'a pool that lives keeps its memory');
+  assert.equal(device.reclaim(), 0, 'a live pool keeps its memory');
   pool.destroy();
   assert.equal(device.reclaim(), 1);
   assert.equal(memory.bytesInUse, 4096);
@@ -65,7 +65,7 @@ test('reclaim, after a reset of the device, takes the rest back', () => {
   assert.equal(device.reclaim(), 0);
 });
 
-test('the pools attribute is Linux’s text, newest pool first', () => {
+test('the pools attribute has Linux’s format, newest pool first', () => {
   const { device, pool } = setUp();
   pool.alloc();
   pool.alloc();
@@ -92,13 +92,13 @@ test('the attribute is cut at 4095 bytes, as a sysfs file is', () => {
   assert.match(text, /^poolinfo - 0\.1\npool-199 /);
 });
 
-test('names count as bytes, and none is cut inside a character', () => {
+test('names are cut by bytes, never inside a character', () => {
   const { device } = setUp();
   DmaPool.create('ä'.repeat(20), device, { size: 64 });
   assert.match(device.readAttribute('pools')!, /\nä{15} {4}0 /);
 });
 
-test('the attribute goes with the last pool, but not somebody else’s of that name', () => {
+test('the attribute is removed with the last pool, but not an attribute of the same name that the user added', () => {
   const { device, pool } = setUp();
   device.removeAttribute('pools');
   device.addAttribute('pools', () => 'mine');
@@ -106,7 +106,7 @@ test('the attribute goes with the last pool, but not somebody else’s of that n
   assert.equal(device.readAttribute('pools'), 'mine');
 });
 
-test('reclaim gives back what it can, also when the source throws', () => {
+test('reclaim frees all it can when the source throws', () => {
   const memory = new FaultyMemory();
   const device = new Device({ name: 'nic', memory, log: new RecordingLog() });
   for (const name of ['a', 'b', 'c']) {

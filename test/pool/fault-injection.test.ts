@@ -1,11 +1,11 @@
-/** One long scenario, run again and again: each time another call of the memory source fails. */
+/** Repeats one long scenario; each run makes another call of the memory source fail. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Device, type DmaBlock, DmaPool, type DmaPoolOptions } from 'dmapool';
 import { FaultyMemory } from '../support/faulty-memory.ts';
 import { RecordingLog } from '../support/log.ts';
 
-/** Everything a driver does that may need memory or give some back. Errors are counted, never fatal. */
+/** All operations of a driver that may allocate or free memory. Errors are counted and never fatal. */
 async function scenario(memory: FaultyMemory, options: Partial<DmaPoolOptions>): Promise<{ errors: number }> {
   const log = new RecordingLog();
   const device = new Device({ name: 'x', memory, log });
@@ -72,7 +72,7 @@ for (const [title, options] of [
   ['debug', { debug: true }],
   ['init-on-alloc', { initOnAlloc: true }],
 ] as const) {
-  test(`each call of the memory source fails in turn, and nothing is lost: ${title}`, async () => {
+  test(`nothing is lost when any one call of the memory source fails: ${title}`, async () => {
     const whole = new FaultyMemory();
     let frees = 0;
     whole.onFree = () => {
@@ -87,7 +87,7 @@ for (const [title, options] of [
         memory.onAlloc = (call) => (call === failing ? fate : 'ok');
         await scenario(memory, options);
       }
-      // From this call on there is no memory at all.
+      // From this call on the source has no memory.
       const memory = new FaultyMemory();
       memory.onAlloc = (call) => (call >= failing ? 'none' : 'ok');
       assert.ok((await scenario(memory, options)).errors > 0);

@@ -1,4 +1,4 @@
-/** Wrong frees, and handles that are not the current ones. */
+/** Wrong frees, and stale handles. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { type DmaBlock, DmaPool } from 'dmapool';
@@ -57,7 +57,7 @@ test('every wrong free is a typed error and changes nothing', () => {
   );
 });
 
-test('a handle whose page was given back is stale, also when the page’s place is used again', () => {
+test('a handle is stale once its page was returned, even if the page number is used again', () => {
   const pool = DmaPool.create('p', makeDevice(), { size: 4096 });
   const old = pool.alloc();
   pool.free(old);

@@ -6,7 +6,7 @@ import { throwsCode } from '../support/errors.ts';
 
 const INT_MAX = 2 ** 31 - 1;
 
-/** The rule, block by block, with nothing clever. */
+/** The rule block by block, without optimization. */
 function plainOffsets(blockSize: number, allocation: number, boundary: number): number[] {
   const offsets: number[] = [];
   let offset = 0;
@@ -22,7 +22,7 @@ function plainOffsets(blockSize: number, allocation: number, boundary: number): 
   return offsets;
 }
 
-test('the layout is that of the plain rule', () => {
+test('the layout follows the plain rule', () => {
   fc.assert(
     fc.property(
       fc.integer({ min: 1, max: 20_000 }),
@@ -51,7 +51,7 @@ test('the layout is that of the plain rule', () => {
           assert.equal(offset % Math.max(align, 1), 0);
           assert.equal(Math.floor(offset / effective), Math.floor((offset + blockSize - 1) / effective));
         }
-        // Bytes between the blocks belong to none.
+        // Bytes between the blocks belong to no block.
         const inBlocks = new Set(offsets.flatMap((offset) => [offset, offset + blockSize - 1]));
         for (const offset of offsets) {
           const after = offset + blockSize;
@@ -63,7 +63,7 @@ test('the layout is that of the plain rule', () => {
   );
 });
 
-test('geometries of real drivers', () => {
+test('the pools of real drivers have these block sizes, blocks per page and unused bytes', () => {
   const shape = (size: number, align: number, boundary: number): number[] => {
     const { blockSize, allocation, effectiveBoundary, blocksPerPage, wastedBytes } = new PoolGeometry({
       size,
@@ -79,7 +79,7 @@ test('geometries of real drivers', () => {
   assert.deepEqual(shape(68, 32, 4096), [96, 4096, 4096, 42, 64]); // dmapool_test
 });
 
-test('an exact fit does not cross the boundary', () => {
+test('a block of exactly the boundary’s size does not cross it', () => {
   const geometry = new PoolGeometry({ size: 1024, boundary: 2048 });
   assert.deepEqual(
     [0, 1, 2, 3].map((slot) => geometry.offsetOf(slot)),
@@ -88,7 +88,7 @@ test('an exact fit does not cross the boundary', () => {
   assert.equal(geometry.blocksPerPage, 4);
 });
 
-test('sizes are raised and rounded', () => {
+test('sizes are raised to the minimum and rounded up', () => {
   assert.equal(new PoolGeometry({ size: 1 }).blockSize, 16);
   assert.equal(new PoolGeometry({ size: 17 }).blockSize, 17);
   assert.equal(new PoolGeometry({ size: 17, align: 8 }).blockSize, 24);
@@ -97,7 +97,7 @@ test('sizes are raised and rounded', () => {
   assert.equal(new PoolGeometry({ size: 100, boundary: 2 ** 40 }).effectiveBoundary, 4096);
 });
 
-test('wrong geometries are refused, and the message says which argument and what would do', () => {
+test('the error for a wrong geometry names the argument and the accepted values', () => {
   const notIntegers: unknown[] = [NaN, 1.5, Infinity, -1, '64', 64n, null, {}, [], true];
   for (const value of [...notIntegers, 0, 2 ** 31, undefined]) {
     const { message } = throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => new PoolGeometry({ size: value as number }));

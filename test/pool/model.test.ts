@@ -13,7 +13,7 @@ interface Held {
   readonly stamp: number;
 }
 
-/** Runs one random history of every public call, on the pool and on the model, and compares after each. */
+/** Runs one random history of every public call on the pool and on the model, and compares after each call. */
 class History {
   readonly #random: Random;
   readonly #memory: FaultyMemory;
@@ -26,7 +26,7 @@ class History {
   readonly #debug: boolean;
   readonly #rogue: boolean;
   #stamp = 0;
-  /** Source failures still to come. */
+  /** Number of source failures still to inject. */
   #failures = 0;
   #throwing = false;
 
@@ -47,7 +47,7 @@ class History {
   }
 
   #allocation(): number {
-    // What the source really takes for a page of the pool.
+    // The size that the source actually allocates for a page of the pool.
     return Math.ceil(this.#pool.geometry.allocation / 4096) * 4096;
   }
 
@@ -60,7 +60,7 @@ class History {
     this.#end();
   }
 
-  /** What a faulty or hostile device does: random bytes over every block that is not out, and over the gaps. */
+  /** Simulates a faulty or hostile device: writes random bytes to every free block and to the gaps. */
   #scribble(): void {
     const saved = [...this.#held.values()].map(({ block, stamp }) => ({ bytes: block.bytes, stamp }));
     for (const { buffer, byteOffset, size } of this.#memory.live) {
@@ -89,7 +89,7 @@ class History {
     this.#throwing = this.#random.chance(0.5);
   }
 
-  /** Runs a call that may need memory; returns what it gave, or null when it failed as the model says it must. */
+  /** Runs a call that may need memory; returns its result, or null when it failed as the model expected. */
   #mayFail<T>(expected: 'ok' | 'refused', pagesNeeded: number, call: () => T): T | null {
     const failsAt = this.#failures > 0 && pagesNeeded > 0;
     try {
@@ -139,7 +139,7 @@ class History {
     const block = this.#pool.blockAt(this.#pool.dmaOf(index));
     assert.ok(block !== null);
     assert.equal(block.index, index);
-    assert.equal(this.#held.has(index), false, 'a block in two hands');
+    assert.equal(this.#held.has(index), false, 'a block was allocated twice');
     assert.equal(block.dma % Math.max(geometry.align, 1), 0);
     const last = block.dma + block.size - 1;
     if (geometry.boundary > 0) {
@@ -165,7 +165,7 @@ class History {
     const held = this.#held.get(index)!;
     assert.ok(
       held.block.bytes.every((byte) => byte === held.stamp),
-      'somebody else wrote to a block that is out',
+      'an allocated block was overwritten',
     );
     this.#held.delete(index);
     return held.block;
@@ -198,7 +198,7 @@ class History {
     if (!plan.ok || failing) {
       assert.throws(attempt);
       assert.equal(into.length, 0);
-      assert.equal(this.#memory.live.size, pagesBefore, 'pages opened before the failure go back');
+      assert.equal(this.#memory.live.size, pagesBefore, 'pages opened before the failure are returned');
       return;
     }
     attempt();
@@ -213,7 +213,7 @@ class History {
   #freeBulk(): void {
     const chosen = [...this.#held.keys()].slice(0, this.#random.below(20));
     if (this.#random.chance(0.2) && chosen.length > 0) {
-      // All or nothing: one of them stands there twice.
+      // All or nothing: the array has one of the blocks twice.
       const twice = [...chosen, chosen[0]!];
       assert.throws(() => {
         this.#pool.freeIndexBulk(Int32Array.from(twice));
@@ -296,7 +296,7 @@ class History {
     assert.equal(quarantined, 0);
   }
 
-  /** Destroys the pool with blocks out; the frees that come late return the pages. */
+  /** Destroys the pool while blocks are allocated; the late frees return the pages. */
   #end(): void {
     const out = [...this.#held.keys()];
     this.#pool.destroy();
@@ -334,7 +334,7 @@ const variants: [string, Partial<DmaPoolOptions>, number][] = [
   ['in debug mode', { debug: true }, 40],
 ];
 
-test('a device that overwrites every free block between all calls changes nothing about the allocator', () => {
+test('a device that overwrites every free block between all calls does not affect the allocator', () => {
   fc.assert(
     fc.property(fc.integer(), fc.constantFrom(...geometries), (seed, shape) => {
       new History(seed, shape, 3 * 8192, true).run(300);

@@ -4,7 +4,7 @@ import fc from 'fast-check';
 import { loadAcquire32, lower32Bits, storeRelease32, readAddress64, upper32Bits, writeAddress64 } from 'dmapool';
 import { throwsCode } from '../support/errors.ts';
 
-test('addresses survive the way into a descriptor and back, little-endian', () => {
+test('addresses survive a round trip through a descriptor, little-endian', () => {
   fc.assert(
     fc.property(fc.maxSafeNat(), fc.nat(8), (address, offset) => {
       const view = new DataView(new ArrayBuffer(16));
@@ -17,7 +17,7 @@ test('addresses survive the way into a descriptor and back, little-endian', () =
   );
 });
 
-test('what is no address is refused', () => {
+test('an invalid address is refused', () => {
   const view = new DataView(new ArrayBuffer(8));
   for (const address of [-1, 0.5, NaN, 2 ** 53, 1n, '1']) {
     throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => {
@@ -28,7 +28,7 @@ test('what is no address is refused', () => {
   throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => readAddress64(view, 0));
 });
 
-test('published words are little-endian and unsigned when consumed', () => {
+test('store-release and load-acquire use little-endian unsigned words', () => {
   for (const words of [new Int32Array(2), new Uint32Array(2)]) {
     storeRelease32(words, 1, 0x8000_0001);
     assert.deepEqual([...new Uint8Array(words.buffer)], [0, 0, 0, 0, 1, 0, 0, 0x80]);
@@ -42,7 +42,7 @@ test('published words are little-endian and unsigned when consumed', () => {
   }
 });
 
-test('halves of what is no address, and places outside the view, are refused', () => {
+test('the halves of an invalid address and places outside the view are refused', () => {
   for (const value of [-1, 2 ** 53, 5n]) {
     throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => lower32Bits(value as number));
     throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => upper32Bits(value as number));

@@ -1,11 +1,11 @@
-/** What a pool must do, written as plainly as possible: arrays and sets, nothing else. */
+/** The specification of a pool, as simple as possible: arrays and sets only. */
 export class PoolModel {
   readonly #perPage: number;
   readonly #maxPages: number;
   readonly #maxBlocks: number;
-  /** Freed blocks, the next one out last. */
+  /** Free blocks; the last one is allocated next. */
   #free: number[] = [];
-  /** Blocks never handed out, in the order in which they will be. */
+  /** Blocks that were never allocated, in allocation order. */
   #fresh: number[] = [];
   readonly #out = new Set<number>();
   readonly #slots = new Set<number>();
@@ -22,7 +22,7 @@ export class PoolModel {
     return this.#slots.size;
   }
 
-  /** Could `count` blocks be had, and how many pages would have to be opened (or tried) for them? */
+  /** Whether `count` blocks are available, and how many pages must be opened (or tried) for them. */
   planTake(count: number, grow: boolean): { ok: boolean; pages: number } {
     const carved = this.#out.size + this.#free.length;
     const missing = count - this.#free.length;

@@ -1,4 +1,4 @@
-/** Allocating: the order of blocks, zeroing, limits, bulk calls. */
+/** Allocation: the order of blocks, zeroing, limits, bulk calls. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { type AllocOptions, Device, type DmaBlock, DmaPool } from 'dmapool';
@@ -7,7 +7,7 @@ import { throwsCode } from '../support/errors.ts';
 import { FaultyMemory } from '../support/faulty-memory.ts';
 import { makeDevice } from './fixture.ts';
 
-test('a fresh page gives ascending addresses, a freed block is the next one out', () => {
+test('a fresh page gives ascending addresses, and a freed block is the next one allocated', () => {
   const pool = DmaPool.create('ehci_qtd', makeDevice(), { size: 96, align: 32, boundary: 4096 });
   const blocks = Array.from({ length: 43 }, () => pool.alloc());
   const base = blocks[0]!.dma;
@@ -21,7 +21,7 @@ test('a fresh page gives ascending addresses, a freed block is the next one out'
   assert.equal(pool.alloc(), blocks[7]);
 });
 
-test('zero: true zeroes what a holder left behind, alloc without it does not', () => {
+test('zero: true clears the bytes of the last holder, alloc without it does not', () => {
   const pool = DmaPool.create('p', makeDevice(), { size: 64 });
   const block = pool.alloc();
   block.bytes.fill(0x55);
@@ -38,7 +38,7 @@ test('zero: true zeroes what a holder left behind, alloc without it does not', (
   assert.ok(pool.bytesOf(index).every((byte) => byte === 0));
 });
 
-test('init-on-alloc and init-on-free', () => {
+test('initOnAlloc clears a block at allocation, initOnFree at free', () => {
   const onAlloc = DmaPool.create('a', makeDevice(), { size: 64, initOnAlloc: true });
   const a = onAlloc.alloc();
   a.bytes.fill(1);
@@ -55,7 +55,7 @@ test('init-on-alloc and init-on-free', () => {
   assert.equal(onFree.alloc().bytes[0], 2);
 });
 
-test('running out: alloc throws and says why, tryAlloc returns null, and the pool goes on', () => {
+test('without memory alloc throws with the reason, tryAlloc returns null, and the pool stays usable', () => {
   const pool = DmaPool.create('p', makeDevice(8192), { size: 4096 });
   const blocks = [pool.alloc(), pool.alloc()];
   assert.match(
@@ -72,7 +72,7 @@ test('running out: alloc throws and says why, tryAlloc returns null, and the poo
   assert.equal(pool.alloc(), blocks[0]);
 });
 
-test('a limit on blocks holds also within a page', () => {
+test('a limit on blocks applies within a page too', () => {
   const pool = DmaPool.create('p', makeDevice(), { size: 64, maxBlocks: 3 });
   const blocks = [pool.alloc(), pool.alloc(), pool.alloc()];
   assert.match(throwsCode('ERR_DMAPOOL_LIMIT', () => pool.alloc()).message, /a block would exceed its limit of 3/);
@@ -85,7 +85,7 @@ test('a limit on blocks holds also within a page', () => {
   assert.equal(pool.statistics().highWater, 3);
 });
 
-test('atomic takes no new page; reserve opens them beforehand', () => {
+test('grow: false opens no page; reserve opens pages beforehand', () => {
   const memory = new FaultyMemory();
   const pool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 1024 });
   throwsCode('ERR_DMAPOOL_NO_FREE_BLOCK', () => pool.alloc({ grow: false }));
@@ -100,7 +100,7 @@ test('atomic takes no new page; reserve opens them beforehand', () => {
   throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => pool.alloc('GFP_ATOMIC' as unknown as AllocOptions));
 });
 
-test('bulk calls are all or nothing, and the same as single ones', () => {
+test('bulk calls are all or nothing, and allocate the same blocks as single calls', () => {
   const bulk = DmaPool.create('bulk', makeDevice(), { size: 256 });
   const single = DmaPool.create('single', makeDevice(), { size: 256 });
   const blocks: DmaBlock<'bulk'>[] = [];
@@ -145,8 +145,9 @@ test('bulk calls are all or nothing, and the same as single ones', () => {
   });
 });
 
-test('a large pool costs a block no more than a small one needs operations', () => {
-  // 373,959 blocks of 128 bytes is what one real SAS driver takes. No timing here; that it ends at all soon is the point.
+test('the cost per block does not grow with the pool', () => {
+  // 373,959 blocks of 128 bytes is the demand of one real SAS driver. The test has no time limit: quadratic work would
+  // exceed that of the runner.
   const pool = DmaPool.create('sas', makeDevice(2 ** 26), { size: 128, align: 128 });
   const indices = new Int32Array(373_959);
   for (let i = 0; i < indices.length; i++) indices[i] = pool.allocIndex();

@@ -1,11 +1,11 @@
-/** A device’s log that calls the pool in the middle of the pool’s call. */
+/** A device's log that calls the pool during a call of the pool. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Device, type DmaBlock, DmaPool, type DmaPoolOptions, HeapMemory } from 'dmapool';
 import { indicesOf } from '../support/pools.ts';
 import { throwsCode } from '../support/errors.ts';
 
-/** A debug pool in which the free blocks `corrupt` were written to, and whose log runs `onReport`. */
+/** A debug pool with corrupted free blocks `corrupt`, whose log runs `onReport`. */
 function corruptedPool(
   corrupt: readonly number[],
   onReport: (pool: DmaPool, device: Device) => void,
@@ -47,7 +47,7 @@ test('a log that allocates in bulk during a bulk allocation gets other blocks', 
   assert.equal(pool.statistics().active, 10);
 });
 
-test('a log that frees everything it finds frees no block that is being checked', () => {
+test('a log that frees every allocated block frees no block that is being checked', () => {
   const { pool } = corruptedPool([0], (each) => {
     for (const index of indicesOf(each)) each.freeIndex(index);
   });
@@ -58,7 +58,7 @@ test('a log that frees everything it finds frees no block that is being checked'
 });
 
 for (const quarantine of [true, false]) {
-  test(`a log that destroys the pool, ${quarantine ? 'with' : 'without'} quarantine`, () => {
+  test(`a log can destroy the pool, ${quarantine ? 'with' : 'without'} quarantine`, () => {
     const { pool, memory } = corruptedPool(
       [0],
       (each) => {
@@ -71,7 +71,7 @@ for (const quarantine of [true, false]) {
     assert.equal(memory.bytesInUse, 0);
   });
 
-  test(`a log that destroys the pool and reclaims, ${quarantine ? 'with' : 'without'} quarantine`, () => {
+  test(`a log can destroy the pool and reclaim, ${quarantine ? 'with' : 'without'} quarantine`, () => {
     const { pool, memory } = corruptedPool(
       [0],
       (each, device) => {
@@ -96,7 +96,7 @@ test('corruption is counted, with quarantine and without', () => {
   }
 });
 
-test('a log that frees everything it finds frees no block that a bulk call has taken so far', () => {
+test('a log that frees every allocated block frees no block that a running bulk call has taken', () => {
   const { pool } = corruptedPool([3], (each) => {
     for (const index of indicesOf(each)) each.freeIndex(index);
   });

@@ -1,4 +1,4 @@
-/** A memory source that calls the pool in the middle of the pool’s call, or answers wrongly. */
+/** A memory source that calls the pool during a call of the pool, or returns wrong values. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { type CoherentAllocator, Device, type DmaBlock, DmaPool, type DmaPoolOptions, HeapMemory } from 'dmapool';
@@ -7,7 +7,7 @@ import { countsOf, owns } from '../support/pools.ts';
 import { rejectsCode, throwsCode } from '../support/errors.ts';
 import { FaultyMemory } from '../support/faulty-memory.ts';
 
-test('a source that frees blocks under pressure before it gives up', async () => {
+test('a source can free blocks of the pool before it refuses an allocation', async () => {
   const memory = new FaultyMemory({ limit: 4096 });
   const pool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 4096 });
   let held = pool.alloc();
@@ -21,7 +21,7 @@ test('a source that frees blocks under pressure before it gives up', async () =>
   pool.allocIndexBulk(new Int32Array(1));
 });
 
-test('a source whose wish for memory fails rejects the wait, and no block is lost', async () => {
+test('the wait is rejected and no block is lost when onceAvailable throws', async () => {
   const heap = new HeapMemory({ limit: 4096 });
   const memory: CoherentAllocator = {
     name: 'odd',
@@ -41,7 +41,7 @@ test('a source whose wish for memory fails rejects the wait, and no block is los
   assert.equal(pool.tryAlloc(), block);
 });
 
-test('a source that can’t take a wish back spoils neither free nor destroy', async () => {
+test('free and destroy succeed when the source’s unsubscribe function throws', async () => {
   const heap = new HeapMemory({ limit: 4096 });
   const memory: CoherentAllocator = {
     name: 'odd',
@@ -63,7 +63,7 @@ test('a source that can’t take a wish back spoils neither free nor destroy', a
   assert.equal(heap.bytesInUse, 0);
 });
 
-test('what a source answers is checked', () => {
+test('the memory that a source returns is checked', () => {
   const buffer = new ArrayBuffer(4096);
   const answers: unknown[] = [
     undefined,
@@ -100,7 +100,7 @@ function trimmingPool(pages: number, times: number, options: Partial<DmaPoolOpti
     name: 'trimming',
     pageSize: 4096,
     allocCoherent: (request) => {
-      assert.ok(++calls < 1000, 'the pool goes on taking pages');
+      assert.ok(++calls < 1000, 'the pool continues to take pages');
       const given = heap.allocCoherent(request);
       if (given !== null || times-- <= 0) return given;
       pool.trim();
@@ -125,13 +125,13 @@ test('a source that trims the pool during a reservation gets each page back once
   assert.equal(pool.statistics().active, 2);
 });
 
-test('a source that trims the pool while it is shared gets each page back once', () => {
+test('a source that trims the pool during sharing gets each page back once', () => {
   const pool = trimmingPool(2, 1, { maxBlocks: 4 });
   throwsCode('ERR_DMAPOOL_NO_MEMORY', () => sharePool(pool).handle);
   assert.deepEqual(countsOf(pool), { active: 0, blocks: 0, pages: 0 });
 });
 
-test('a source that trims the pool whenever it is full ends no call in a loop', () => {
+test('a source that trims the pool whenever it is full causes no endless loop', () => {
   for (const call of [
     (pool: DmaPool) => {
       pool.reserve(4);
@@ -175,7 +175,7 @@ test('a source that trims every pool when it is full makes room for a reservatio
   );
 });
 
-test('a source that shares the pool in the middle of another call of it is refused', () => {
+test('a source cannot share the pool during another call of it', () => {
   const memory = new FaultyMemory();
   const pool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 4096, maxBlocks: 4 });
   memory.onAlloc = () => {
@@ -192,7 +192,7 @@ test('a source that shares the pool in the middle of another call of it is refus
   assert.equal(memory.live.size, 0);
 });
 
-test('a source that destroys the pool while it is shared ends it', () => {
+test('a source that destroys the pool during sharing ends the share', () => {
   for (const at of ['allocCoherent', 'shareBuffer'] as const) {
     const heap = new HeapMemory();
     const live = new Set<unknown>();
@@ -205,7 +205,7 @@ test('a source that destroys the pool while it is shared ends it', () => {
       allocCoherent: ({ size }) => {
         act('allocCoherent');
         const given = heap.allocCoherent({ device, size, node: -1 })!;
-        // Not a shared buffer, so that the pool asks how to share it.
+        // Not a shared buffer, so that the pool calls shareBuffer.
         const plain = { dma: given.dma, size, buffer: new ArrayBuffer(size), byteOffset: 0 };
         live.add(plain);
         return plain;
@@ -227,7 +227,7 @@ test('a source that destroys the pool while it is shared ends it', () => {
   }
 });
 
-test('a source that takes back a wish by waiting anew keeps what was asked', async () => {
+test('a new wait during unsubscribe keeps its own subscription', async () => {
   const heap = new HeapMemory({ limit: 4096 });
   let second: Promise<DmaBlock> | undefined;
   const memory: CoherentAllocator = {
@@ -252,7 +252,7 @@ test('a source that takes back a wish by waiting anew keeps what was asked', asy
   assert.equal(pool.statistics().waiting, 0);
 });
 
-test('a source that says at once that memory came back, and has none, ends the wait', async () => {
+test('a source that reports memory at once and has none ends the wait', async () => {
   const heap = new HeapMemory({ limit: 4096 });
   const memory: CoherentAllocator = {
     name: 'eager',

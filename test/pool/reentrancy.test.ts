@@ -1,4 +1,4 @@
-/** Every call of a pool from within every other one, compared with a model. */
+/** Every call of a pool from within every other call, compared with a model. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import {
@@ -16,7 +16,7 @@ import { sharePool } from 'dmapool/shared';
 import { indicesOf, tryAllocBulk } from '../support/pools.ts';
 import { throwsCode } from '../support/errors.ts';
 
-test('an array that can’t be written to loses no block', () => {
+test('a read-only array loses no block', () => {
   const pool = DmaPool.create('p', new Device({ name: 'x', memory: new HeapMemory() }), { size: 64 });
   throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => {
     pool.allocBulk(Object.freeze([]) as unknown as DmaBlock<'p'>[], 3);
@@ -24,11 +24,11 @@ test('an array that can’t be written to loses no block', () => {
   assert.equal(pool.statistics().active, 0);
 });
 
-/** Where the user's code runs in the middle of a call. */
+/** The points in a call at which user code runs. */
 const sites = ['beforeAlloc', 'afterAlloc', 'beforeFree', 'afterFree', 'wish', 'unwish', 'log'] as const;
 type Site = (typeof sites)[number];
 
-/** A pool of 4 blocks a page and at most 16, on a source of 5 pages, and a plain model of who has which block. */
+/** A pool of 4 blocks a page and at most 16, on a source of 5 pages, and a plain model of the allocated blocks. */
 class World {
   readonly heap = new HeapMemory({ limit: 5 * 4096, step: 4096 });
   readonly live = new Set<CoherentMemory>();
@@ -57,7 +57,7 @@ class World {
       freeCoherent: (each) => {
         this.#visit('beforeFree');
         heap.freeCoherent(each);
-        assert.ok(live.delete(each), 'a page is given back once');
+        assert.ok(live.delete(each), 'a page is returned once');
         this.#visit('afterFree');
       },
       onceAvailable: (listener) => {
@@ -88,7 +88,7 @@ class World {
   }
 
   took(index: number): void {
-    assert.ok(!this.held.has(index), `block ${String(index)} is in two hands`);
+    assert.ok(!this.held.has(index), `block ${String(index)} was allocated twice`);
     this.held.add(index);
   }
 
@@ -106,7 +106,7 @@ class World {
     );
   }
 
-  /** What the pool says is what the model says. */
+  /** Compares the pool with the model. */
   check(): void {
     const { active, pages, blocks } = this.pool.statistics();
     const { allocations, frees, highWater, waiting, quarantined } = this.pool.statistics();
@@ -124,7 +124,7 @@ class World {
   }
 }
 
-/** Every public call that changes something; what it gets or gives is written down. */
+/** Every public call that changes something; each records the blocks that it allocates or frees. */
 const calls: Record<string, (world: World) => void> = {
   alloc: (world) => {
     world.took(world.pool.alloc().index);
@@ -193,7 +193,7 @@ const calls: Record<string, (world: World) => void> = {
   },
 };
 
-/** What the pool looks like before the call. */
+/** The state of the pool before the call. */
 const states: Record<string, (world: World) => void> = {
   empty: () => undefined,
   mixed: (world) => {
@@ -201,7 +201,7 @@ const states: Record<string, (world: World) => void> = {
     world.pool.allocIndexBulk(into);
     for (const index of into.subarray(0, 3)) world.took(index);
     world.pool.freeIndexBulk(into.slice(3));
-    // Seen in debug mode: a free block was written to.
+    // Detected in debug mode: a write to a free block.
     world.pool.bytesOf(into[4]!)[5] = 1;
   },
   waiting: (world) => {
@@ -230,7 +230,7 @@ for (const [mode, options] of Object.entries<Partial<DmaPoolOptions>>({
   debug: { debug: { sites: false } },
   'debug without quarantine': { debug: { sites: false, quarantine: false } },
 })) {
-  test(`each call at each place of each call: ${mode}`, async () => {
+  test(`each call works at each site within each other call: ${mode}`, async () => {
     let met = 0;
     for (const [state, prepare] of Object.entries(states)) {
       for (const [outer, call] of Object.entries(calls)) {
@@ -265,7 +265,7 @@ for (const [mode, options] of Object.entries<Partial<DmaPoolOptions>>({
   });
 }
 
-/** How often a call comes to each place. */
+/** Counts the visits of a call to each site. */
 async function visitsOf(
   options: Partial<DmaPoolOptions>,
   prepare: (world: World) => void,
@@ -283,7 +283,7 @@ async function visitsOf(
   return reached;
 }
 
-/** Makes a call, compares with the model, and gives everything back. */
+/** Makes a call, compares with the model, and frees everything. */
 async function runAndEnd(world: World, call: (world: World) => void): Promise<void> {
   quiet(() => {
     call(world);
@@ -292,12 +292,12 @@ async function runAndEnd(world: World, call: (world: World) => void): Promise<vo
   world.act = () => undefined;
   world.controller.abort();
   await ticks();
-  // A pool that ended with its pages has taken back what was out.
+  // A pool that ended with its pages has reclaimed the allocated blocks.
   if (world.live.size === 0) world.held.clear();
   world.check();
   while (world.held.size > 0) {
     for (const index of [...world.held]) world.free(index);
-    // Blocks that went to waiters.
+    // Includes the blocks that went to waiters.
     await ticks();
   }
   world.pool.destroy();

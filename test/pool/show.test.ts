@@ -1,4 +1,4 @@
-/** How pools and blocks show in logs, and the options of allocations. */
+/** The form of pools and blocks in logs, and the options of allocations. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { inspect } from 'node:util';
@@ -30,7 +30,7 @@ test('console.log shows a pool’s counts, a block’s pool, index, address and 
   assert.match(inspect([block]), /^\[ DmaBlock 0 of pool rx/);
 });
 
-test('console.log shows a stale handle as one', () => {
+test('console.log marks a stale handle', () => {
   const pool = makePool({ debug: true });
   const block = pool.alloc();
   pool.free(block);
@@ -44,7 +44,7 @@ test('JSON.stringify gives a pool’s statistics', () => {
   assert.deepEqual(JSON.parse(JSON.stringify({ pool })), { pool: pool.statistics() });
 });
 
-test('only DmaPool.create makes pools, and instanceof knows them', () => {
+test('only DmaPool.create creates pools, and instanceof recognizes them', () => {
   const pool = makePool();
   assert.ok(pool instanceof DmaPool);
   assert.ok(!(Object.create(pool) instanceof DmaPool));
@@ -67,10 +67,10 @@ const forms: Readonly<Record<string, (pool: DmaPool, options: AllocOptions) => v
 const wrong: Readonly<Record<string, unknown>> = {
   'an unknown name': { zeroed: true },
   'a number': 1,
-  'a text': 'atomic',
+  'a string': 'atomic',
   null: null,
-  'zero that is no boolean': { zero: 1 },
-  'grow that is no boolean': { zero: true, grow: 'no' },
+  'a zero option that is no boolean': { zero: 1 },
+  'a grow option that is no boolean': { zero: true, grow: 'no' },
 };
 
 for (const [form, call] of Object.entries(forms)) {
@@ -99,7 +99,7 @@ for (const [form, call] of Object.entries(forms)) {
   });
 }
 
-test('zero: true zeroes each block, in every form, on the fast path and on the slow one', () => {
+test('zero: true clears each block in every form, on the fast path and on the slow one', () => {
   for (const options of [{ zero: true }, { zero: true, grow: true }]) {
     const pool = makePool();
     const dirty = Array.from({ length: 16 }, () => pool.alloc());
@@ -113,6 +113,6 @@ test('zero: true zeroes each block, in every form, on the fast path and on the s
     pool.allocBulk(bulk, 4, options);
     for (const block of [...blocks, ...bulk]) assert.ok(block.bytes.every((byte) => byte === 0));
     const plain = pool.alloc({ zero: false });
-    assert.equal(plain.bytes[0], 0xff, 'and only then');
+    assert.equal(plain.bytes[0], 0xff, 'without the option nothing is cleared');
   }
 });

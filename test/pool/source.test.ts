@@ -1,4 +1,4 @@
-/** What a pool takes from its memory source and gives back to it. */
+/** The memory that a pool allocates from its source and returns to it. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Device, DmaPool, HeapMemory } from 'dmapool';
@@ -6,7 +6,7 @@ import { countsOf, indicesOf } from '../support/pools.ts';
 import { throwsCode } from '../support/errors.ts';
 import { FaultyMemory } from '../support/faulty-memory.ts';
 
-test('no page before the first block, and none given back before destroy', () => {
+test('a pool takes no page before the first block and returns none before destroy', () => {
   const memory = new HeapMemory();
   const device = new Device({ name: 'x', memory });
   const pool = DmaPool.create('p', device, { size: 2048 });
@@ -28,7 +28,7 @@ test('a source that throws loses no block and no page', () => {
     assert.throws(call, /the source broke/);
     assert.deepEqual(countsOf(pool), { active: 0, blocks: 0, pages: 0 });
   }
-  // The second page of a bulk fails: the first goes back.
+  // The second page of a bulk call fails: the first one is returned.
   memory.calls = 1;
   assert.throws(() => {
     pool.allocIndexBulk(new Int32Array(8));
@@ -42,7 +42,7 @@ test('a source that throws loses no block and no page', () => {
   assert.equal(memory.live.size, 0);
 });
 
-test('a source that calls the pool back finds it whole', () => {
+test('a source that calls the pool finds it in a consistent state', () => {
   const memory = new FaultyMemory();
   const pool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 4096 });
   let depth = 0;
@@ -64,7 +64,7 @@ test('a source that calls the pool back finds it whole', () => {
   assert.equal(memory.live.size, 0);
 });
 
-test('trim gives back idle pages only, and they come again', () => {
+test('trim returns only idle pages, and the pool can take new ones', () => {
   const memory = new FaultyMemory();
   const pool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 2048 });
   const blocks = Array.from({ length: 6 }, () => pool.alloc());
@@ -80,7 +80,7 @@ test('trim gives back idle pages only, and they come again', () => {
   assert.equal(pool.statistics().highWater, 6);
 });
 
-test('an out-of-memory error names the pools of the same source that hold idle pages', () => {
+test('an out-of-memory error names the pools of the same source that have idle pages', () => {
   const memory = new HeapMemory({ limit: 8 * 4096 });
   const [nic, disk] = ['nic', 'disk'].map((name) => new Device({ name, memory }));
   const idle = DmaPool.create('rx', nic!, { size: 2048 });

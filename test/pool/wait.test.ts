@@ -14,7 +14,7 @@ function makePool(maxBlocks: number, debug = false): DmaPool<'p'> {
 
 const settle = (): Promise<void> => new Promise((resolve) => setImmediate(resolve));
 
-test('a block that is free is had at once', async () => {
+test('a wait gets a free block at once', async () => {
   const pool = makePool(2);
   const block = await pool.allocWait();
   assert.equal(pool.statistics().waits, 0);
@@ -34,7 +34,7 @@ for (const debug of [false, true]) {
     assert.equal(pool.statistics().waiting, 3);
     assert.equal(pool.tryAlloc(), null);
     for (const block of held) pool.free(block);
-    // Nobody who comes later gets a block before those who wait.
+    // No later call gets a block before the waiters.
     assert.equal(pool.tryAlloc(), null);
     const [first, second] = await Promise.all(waits.slice(0, 2));
     assert.deepEqual(order, ['a', 'b']);
@@ -45,11 +45,11 @@ for (const debug of [false, true]) {
     pool.free(third);
     const { active, waits: waited, waiting, highWater } = pool.statistics();
     assert.deepEqual([active, waited, waiting, highWater], [0, 3, 0, 2]);
-    assert.ok(pool.tryAlloc() !== null, 'the pool is as fast as ever again');
+    assert.ok(pool.tryAlloc() !== null, 'the pool is on its fast path again');
   });
 }
 
-test('many waiters and few blocks: everybody is served, in order, nothing is lost', async () => {
+test('many waiters share few blocks: all are served in order, and nothing is lost', async () => {
   const pool = makePool(3);
   const order: number[] = [];
   await Promise.all(
@@ -66,7 +66,7 @@ test('many waiters and few blocks: everybody is served, in order, nothing is los
   assert.equal(pool.statistics().active, 0);
 });
 
-test('a wait ends with its signal or its time, and takes no block along', async () => {
+test('a wait ends by its signal or its time-out and takes no block', async () => {
   const pool = makePool(1);
   const block = pool.alloc();
   const controller = new AbortController();
@@ -83,7 +83,7 @@ test('a wait ends with its signal or its time, and takes no block along', async 
   assert.equal(pool.statistics().waiting, 0);
 });
 
-test('when the last who waits gives up, frees are plain frees again', async () => {
+test('frees are plain frees again when the last waiter gives up', async () => {
   const pool = makePool(1);
   const block = pool.alloc();
   const waiting = pool.allocWait({ timeout: 1 });
@@ -102,7 +102,7 @@ test('destroy ends every wait', async () => {
   pool.free(block);
 });
 
-test('memory that another pool gives back serves who waits here', async () => {
+test('memory that another pool returns serves a waiter of this pool', async () => {
   const memory = new HeapMemory({ limit: 8192 });
   const device = new Device({ name: 'x', memory });
   const big = DmaPool.create('big', device, { size: 4096 });
@@ -118,7 +118,7 @@ test('memory that another pool gives back serves who waits here', async () => {
   assert.equal(small.statistics().pages, 2);
 });
 
-test('a source that throws while somebody waits tells them', async () => {
+test('a source that throws while a wait is queued rejects the wait', async () => {
   const memory = new FaultyMemory({ limit: 8192 });
   const device = new Device({ name: 'x', memory });
   const holder = DmaPool.create('holder', device, { size: 4096 });
@@ -134,7 +134,7 @@ test('a source that throws while somebody waits tells them', async () => {
   pool.free(pool.alloc());
 });
 
-test('a bulk free serves as many as wait', async () => {
+test('a bulk free serves as many waiters as it frees blocks', async () => {
   const pool = makePool(4);
   const indices = new Int32Array(4);
   pool.allocIndexBulk(indices);
@@ -181,7 +181,7 @@ for (const shared of [false, true]) {
     });
   }
 
-  test(`a signal that ends the wait while it is listened to${shared ? ', in a shared pool' : ''}`, async () => {
+  test(`a signal can abort during addEventListener${shared ? ', in a shared pool' : ''}`, async () => {
     const pool = makePool(1);
     if (shared) sharePool(pool);
     const block = pool.alloc();
@@ -199,7 +199,7 @@ for (const shared of [false, true]) {
   });
 }
 
-test('a signal that frees a block while it is listened to serves the wait', async () => {
+test('a signal that frees a block during addEventListener serves the wait', async () => {
   const pool = makePool(1);
   const block = pool.alloc();
   const { signal } = new AbortController();
@@ -221,7 +221,7 @@ test('a signal that the memory source aborts ends the wait', async () => {
   await assert.rejects(pool.allocWait({ signal: controller.signal }), /under pressure/);
 });
 
-/** Runs a program that has `pool`, a pool of one block, and `block`, which is out. */
+/** Runs a program with `pool`, a pool of one block, and `block`, which is allocated. */
 function runProgram(lines: string): { output: string; status: number | null; signal: string | null } {
   const source = `
     import { Device, DmaPool } from ${JSON.stringify(import.meta.resolve('dmapool'))};
@@ -237,7 +237,7 @@ function runProgram(lines: string): { output: string; status: number | null; sig
 }
 
 for (const shared of [false, true]) {
-  test(`a wait keeps the process alive, and its end lets it go${shared ? ', in a shared pool' : ''}`, () => {
+  test(`a wait keeps the process alive until it ends${shared ? ', in a shared pool' : ''}`, () => {
     const { output, status, signal } = runProgram(`
       ${shared ? 'sharePool(pool);' : ''}
       setTimeout(() => pool.free(block), 200).unref();
@@ -247,7 +247,7 @@ for (const shared of [false, true]) {
   });
 }
 
-test('the end of the pool, a signal and a time-out let the process go too', () => {
+test('the process can exit when destroy, a signal or a time-out ends the waits', () => {
   const { output, status, signal } = runProgram(`
     const controller = new AbortController();
     const waits = [pool.allocWait({ signal: controller.signal }), pool.allocWait({ timeout: 5 }), pool.allocWait()];

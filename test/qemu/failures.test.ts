@@ -1,4 +1,4 @@
-/** Whatever goes wrong with QEMU, the caller is told by a typed error with QEMU's words, in time, and nothing stays. */
+/** Failures of QEMU: the caller gets a typed error with QEMU's output within the time-out, and nothing is left behind. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { chmodSync, cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -30,12 +30,12 @@ async function fails(code: string, options: QemuMachineOptions): Promise<QemuErr
   );
   assert.ok(error instanceof QemuError, String(error));
   assert.equal(error.code, code, error.message);
-  if (options.binary !== undefined) assert.deepEqual(processesWith(options.binary), [], 'nothing stays behind');
+  if (options.binary !== undefined) assert.deepEqual(processesWith(options.binary), [], 'nothing is left behind');
   return error;
 }
 
 void describe('a machine that does not start', () => {
-  void it('for want of QEMU says what to install', async () => {
+  void it('without QEMU names the package to install', async () => {
     const error = await fails('ERR_DMAPOOL_QEMU_MISSING', { binary: 'no-such-qemu' });
     assert.match(error.message, /no-such-qemu \(ENOENT\).*apt-get install --no-install-recommends qemu-system-x86/);
     const file = join(folder, 'not-executable');
@@ -43,7 +43,7 @@ void describe('a machine that does not start', () => {
     assert.match((await fails('ERR_DMAPOOL_QEMU_MISSING', { binary: file })).message, /EACCES/);
   });
 
-  void it('for want of koffi says what to install', () => {
+  void it('without koffi names the package to install', () => {
     // A copy of the package where koffi can't be found.
     const copy = join(folder, 'dmapool');
     cpSync(fileURLToPath(new URL('../../src', import.meta.url)), join(copy, 'src'), { recursive: true });
@@ -55,13 +55,13 @@ void describe('a machine that does not start', () => {
     assert.match(stdout, /^ERR_DMAPOOL_DEPENDENCY .*npm install koffi\n$/, stderr);
   });
 
-  void it('since QEMU is too old', async () => {
+  void it('fails if QEMU is too old', async () => {
     const binary = fakeQemu('old', `${GREET}greet(5, 2); setInterval(() => {}, 1000);`);
     const error = await fails('ERR_DMAPOOL_QEMU_VERSION', { binary });
     assert.match(error.message, /version 5.2 is too old; 6.0 or later is needed/);
   });
 
-  void it('since it refuses its arguments', { skip: withoutQemu }, async () => {
+  void it('fails if QEMU refuses its arguments', { skip: withoutQemu }, async () => {
     for (const [options, words] of [
       [{ devices: ['no-such-device'] }, /'no-such-device' is not a valid device model name/],
       [{ devices: [{ driver: 'edu', typo: 1 }] }, /Property 'edu\.typo' not found/],
@@ -75,7 +75,7 @@ void describe('a machine that does not start', () => {
     }
   });
 
-  void it('since it ends, whenever that is', async () => {
+  void it('fails if QEMU exits, at any time', async () => {
     for (const [name, script] of [
       ['at-once', 'console.error("words"); process.exitCode = 1;'],
       ['after-greeting', `${GREET}console.error('words'); greet(7, 2); qmp.on('data', () => process.exit(1));`],
@@ -90,7 +90,7 @@ void describe('a machine that does not start', () => {
     );
   });
 
-  void it('in time', async () => {
+  void it('fails within the time-out', async () => {
     for (const [name, script] of [
       ['silent', 'console.error("words"); setInterval(() => {}, 1000);'],
       ['mute', `console.error('words'); ${GREET}greet(7, 2); setInterval(() => {}, 1000);`],
@@ -108,7 +108,7 @@ void describe('a machine that does not start', () => {
     assert.match((await fails('ERR_DMAPOOL_QEMU_TIMEOUT', options)).message, /no reply to qmp_capabilities within 300/);
   });
 
-  void it('in time, also when a script started it and somebody keeps its pipes', async () => {
+  void it('fails within the time-out if a script started QEMU and another process keeps its pipes open', async () => {
     const script = join(folder, 'wrapper');
     writeFileSync(
       script,
@@ -118,10 +118,10 @@ void describe('a machine that does not start', () => {
     const begin = performance.now();
     await fails('ERR_DMAPOOL_QEMU_TIMEOUT', { binary: script, startTimeout: 500 });
     assert.ok(performance.now() - begin < 5000);
-    assert.deepEqual(processesWith('wrapper-child'), [], 'nor what the script started');
+    assert.deepEqual(processesWith('wrapper-child'), [], 'the script’s child has ended too');
   });
 
-  void it('since its program is no path, or its words are too long', async () => {
+  void it('fails if its program is no path, or an argument is too long', async () => {
     const file = join(folder, 'no-folder');
     writeFileSync(file, '');
     await fails('ERR_DMAPOOL_QEMU_MISSING', { binary: join(file, 'qemu') });
@@ -130,7 +130,7 @@ void describe('a machine that does not start', () => {
     assert.deepEqual(watchdogs, []);
   });
 
-  void it('since it is asked for more than there is room for', { skip: withoutQemu }, async () => {
+  void it('fails if its devices need more address space than exists', { skip: withoutQemu }, async () => {
     const error = await rejectsCode(
       'ERR_DMAPOOL_PCI_UNSUPPORTED',
       QemuMachine.start({ devices: ['pci-testdev,membar=4G'] }),
@@ -138,7 +138,7 @@ void describe('a machine that does not start', () => {
     assert.match(error.message, /no address space for BAR 2 \(4294967296 bytes\)/);
   });
 
-  void it('since the caller thought better of it at once', { skip: withoutQemu }, async () => {
+  void it('fails if the signal is already aborted', { skip: withoutQemu }, async () => {
     const controller = new AbortController();
     const reason = new Error('enough');
     const start = QemuMachine.start({ signal: controller.signal });
@@ -146,7 +146,7 @@ void describe('a machine that does not start', () => {
     await assert.rejects(start, reason);
   });
 
-  void it('since the caller thought better of it', async () => {
+  void it('fails if the signal aborts', async () => {
     const binary = fakeQemu('patient', 'setInterval(() => {}, 1000);');
     const reason = new Error('enough');
     await assert.rejects(QemuMachine.start({ binary, signal: AbortSignal.abort(reason) }), reason);
@@ -159,7 +159,7 @@ void describe('a machine that does not start', () => {
     assert.deepEqual(processesWith(binary), []);
   });
 
-  void it('for options that can not be', async () => {
+  void it('fails for invalid options', async () => {
     for (const wrong of [
       null,
       { memory: 0 },
@@ -192,7 +192,7 @@ void describe('a machine that does not start', () => {
 });
 
 void describe('a machine that fails while it runs', { skip: withoutQemu }, () => {
-  void it('by dying, fails everything that waits', async (t) => {
+  void it('rejects every pending call when it dies', async (t) => {
     const machine = await startMachine(t, { devices: ['edu,id=edu0'] });
     const edu = await machine.open('edu0');
     const interrupts = await edu.interrupts();
@@ -211,11 +211,11 @@ void describe('a machine that fails while it runs', { skip: withoutQemu }, () =>
     await machine.close();
   });
 
-  void it('by its own assertion, says so in its words', async (t) => {
+  void it('reports its own assertion in its output', async (t) => {
     const machine = await startMachine(t, { devices: ['edu,id=edu0'] });
     const edu = await machine.open('edu0');
     await edu.enableBusMaster();
-    // Known of QEMU 7.2: a transfer into the last byte of its buffer ends QEMU itself.
+    // Known of QEMU 7.2: a transfer into the last byte of edu's buffer aborts QEMU itself.
     const bar = edu.bar(0);
     bar.write64(EDU.source, 0x10_0000);
     bar.write64(EDU.destination, EDU.buffer);
@@ -226,7 +226,7 @@ void describe('a machine that fails while it runs', { skip: withoutQemu }, () =>
     assert.match(error.message, /EDU: DMA range/);
   });
 
-  void it('by hanging, is killed in time', async (t) => {
+  void it('is killed after the time-out if it hangs', async (t) => {
     const machine = await startMachine(t, { devices: ['edu,id=edu0'], commandTimeout: 300 });
     const edu = await machine.open('edu0');
     const { pid } = machine;
@@ -237,7 +237,7 @@ void describe('a machine that fails while it runs', { skip: withoutQemu }, () =>
     assert.ok(!isAlive(pid));
   });
 
-  void it('by being closed, fails everything that waits, and leaves no process', async () => {
+  void it('rejects every pending call when it is closed, and leaves no process', async () => {
     const machine = await QemuMachine.start({ devices: ['edu,id=edu0'] });
     const edu = await machine.open('edu0');
     const interrupts = await edu.interrupts();
@@ -254,7 +254,7 @@ void describe('a machine that fails while it runs', { skip: withoutQemu }, () =>
     await edu.close();
   });
 
-  void it('even when it does not want to go, is closed in time', async () => {
+  void it('is closed within the time-out even if it does not exit on request', async () => {
     const machine = await QemuMachine.start();
     const { pid } = machine;
     process.kill(pid, 'SIGSTOP');
@@ -262,7 +262,7 @@ void describe('a machine that fails while it runs', { skip: withoutQemu }, () =>
     assert.ok(!isAlive(pid));
   });
 
-  void it('is not taken for hung for a command that can not be sent', async (t) => {
+  void it('does not count as hung because of a command that cannot be sent', async (t) => {
     const machine = await startMachine(t, { commandTimeout: 200 });
     const circular: Record<string, unknown> = {};
     circular['self'] = circular;

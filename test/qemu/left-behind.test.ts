@@ -1,4 +1,4 @@
-/** Nothing stays behind, however the process that started a machine ends. */
+/** Nothing is left behind, however the process that started a machine ends. */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -13,7 +13,7 @@ import { until } from '../support/until.ts';
 
 const program = fileURLToPath(new URL('./machine-holder.js', import.meta.url));
 
-/** What looks like ours where shared memory with a name would be. */
+/** Files in /dev/shm that QEMU or this package may have created. */
 function sharedMemory(): string[] {
   return readdirSync('/dev/shm').filter((name) => /qemu|dmapool/i.test(name));
 }
@@ -21,7 +21,7 @@ function sharedMemory(): string[] {
 void describe('a process that ends', { skip: withoutQemu }, () => {
   for (const how of ['SIGKILL', 'SIGINT', 'SIGTERM', 'exit', 'throw', 'terminate']) {
     void it(`by ${how} leaves no QEMU, no watchdog and no file`, async (t) => {
-      // Folders of its own, since other tests use the usual ones meanwhile.
+      // Separate folders, since other tests use the usual ones meanwhile.
       const folder = mkdtempSync(join(tmpdir(), 'dmapool-test-'));
       t.after(() => {
         rmSync(folder, { recursive: true });
@@ -38,11 +38,11 @@ void describe('a process that ends', { skip: withoutQemu }, () => {
       const [line] = (await once(lines, 'line')) as [string];
       const pid = Number(line);
       assert.ok(pid > 1, line);
-      // Where the promise is broken, this test leaves nothing behind all the same.
+      // If the assertion fails, the test still cleans up.
       t.after(() => {
         if (isAlive(pid)) process.kill(pid, 'SIGKILL');
       });
-      // The shells that watch were started by the program too.
+      // The program also started the shells that act as watchdogs.
       const watchdogs = processesWith('read -r pid').filter((shell) => parentOf(shell) === child.pid);
       if (how.startsWith('SIG')) {
         assert.ok(isAlive(pid));

@@ -1,4 +1,4 @@
-/** Program of the test of what stays behind: starts a machine, says its process' number, and ends as it is told. */
+/** Program of left-behind.test.ts: starts a machine, prints its process id, and ends in the given way. */
 import { isMainThread, Worker } from 'node:worker_threads';
 import { QemuMachine } from 'dmapool/qemu';
 

@@ -10,7 +10,7 @@ import { rejectsCode, throwsCode } from '../support/errors.ts';
 import { EDU, startMachine, withoutQemu } from './qemu.ts';
 import { MIB } from '../support/sizes.ts';
 
-/** Has edu copy between its buffer and memory; resolves when it has. */
+/** Starts a copy by edu between its buffer and memory; resolves when the copy is done. */
 async function transfer(edu: PciFunction, dma: number, count: number, toMemory: boolean): Promise<void> {
   const bar = edu.bar(0);
   bar.write64(toMemory ? EDU.destination : EDU.source, dma);
@@ -25,7 +25,7 @@ async function transfer(edu: PciFunction, dma: number, count: number, toMemory: 
 
 void describe('a QEMU machine', { skip: withoutQemu }, () => {
   for (const kind of ['pc', 'q35'] as const) {
-    void it(`finds its functions and gives them addresses that do not overlap (${kind})`, async (t) => {
+    void it(`finds its functions and assigns addresses that do not overlap (${kind})`, async (t) => {
       const machine = await startMachine(t, {
         machine: kind,
         drives: [{ id: 'disk0', file: diskImage(t, MIB) }],
@@ -70,7 +70,7 @@ void describe('a QEMU machine', { skip: withoutQemu }, () => {
         const next = regions[i + 1];
         assert.ok(next?.kind !== region.kind || next.from >= region.to);
       }
-      // And each answers at its own: register widths of 8, 16, 32 and 64 bits, memory and ports.
+      // Each function answers at its own addresses: register widths of 8, 16, 32 and 64 bits, memory and ports.
       const [nvme, uhci, ehci, edu] = await Promise.all(
         ['nvme0', 'uhci0', 'ehci0', 'edu0'].map((id) => machine.open(id)),
       );
@@ -105,7 +105,7 @@ void describe('a QEMU machine', { skip: withoutQemu }, () => {
     assert.ok(nic.bars.length >= 3);
   });
 
-  void it('does writes in order, before any later read, and many of them at once', async (t) => {
+  void it('performs writes in order, before any later read, and many of them at once', async (t) => {
     const machine = await startMachine(t, { devices: ['edu,id=edu0'] });
     const edu = await machine.open('edu0');
     const bar = edu.bar(0);
@@ -122,7 +122,7 @@ void describe('a QEMU machine', { skip: withoutQemu }, () => {
     );
   });
 
-  void it('lets devices do DMA where they were told, once bus mastering is on', async (t) => {
+  void it('lets devices do DMA at mapped addresses once bus mastering is on', async (t) => {
     const machine = await startMachine(t, {
       highMemory: 32 * MIB,
       devices: [{ driver: 'edu', id: 'edu0', dma_mask: 2 ** 53 - 1 }],
@@ -167,7 +167,7 @@ void describe('a QEMU machine', { skip: withoutQemu }, () => {
     bytes.fill(0);
     await transfer(edu, last.dma, 64, true);
     assert.ok(bytes.every((byte) => byte === 0xab));
-    assert.equal(machine.output, '', 'edu clamps, with a warning, what it can not reach');
+    assert.equal(machine.output, '', 'edu truncates addresses beyond its mask, with a warning');
   });
 
   void it('writes its disks back when it is closed', async (t) => {
@@ -186,7 +186,7 @@ void describe('a QEMU machine', { skip: withoutQemu }, () => {
     );
   });
 
-  void it('refuses what is not there, is open, or makes no sense', async (t) => {
+  void it('refuses functions that are missing or open, and invalid arguments', async (t) => {
     const machine = await startMachine(t, { devices: ['edu,id=edu0'] });
     const error = await rejectsCode('ERR_DMAPOOL_PCI_NOT_FOUND', machine.open('nvme0'));
     assert.match(error.message, /0000:00:02.0 \(edu0\)/);
@@ -210,7 +210,7 @@ void describe('a QEMU machine', { skip: withoutQemu }, () => {
 
 void describe('interrupts of a QEMU machine', { skip: withoutQemu }, () => {
   for (const kind of ['pc', 'q35'] as const) {
-    void it(`come from every slot, also behind bridges, and only to whom they belong (${kind})`, async (t) => {
+    void it(`arrive from every slot, also behind bridges, and only at their function (${kind})`, async (t) => {
       const machine = await startMachine(t, {
         machine: kind,
         devices: [
@@ -230,14 +230,14 @@ void describe('interrupts of a QEMU machine', { skip: withoutQemu }, () => {
       for (const one of all) {
         one.bar.write32(EDU.raise, 5);
         assert.equal(await one.interrupts.wait({ timeout: 5000 }), true, one.fn.address);
-        assert.equal(await one.interrupts.wait(), true, 'as long as it stands');
-        // Eleven on four lines: others on the same one look, and find that it is not theirs.
+        assert.equal(await one.interrupts.wait(), true, 'while it is asserted');
+        // Eleven functions on four lines: the others on the line check, and find that theirs is not asserted.
         const others = all.filter((other) => other !== one).map(({ interrupts }) => interrupts.wait({ timeout: 20 }));
         assert.ok((await Promise.all(others)).every((woken) => !woken));
         one.bar.write32(EDU.acknowledge, 5);
         assert.equal(await one.interrupts.wait({ timeout: 5 }), false, 'and no longer');
       }
-      // One that comes while another holds their line: slots four apart share one.
+      // An interrupt that arrives while another function asserts their line: slots four apart share one.
       const [first, second] = ['root0', 'root4'].map((id) => all[ids.indexOf(id)]!);
       first!.bar.write32(EDU.raise, 1);
       assert.equal(await first!.interrupts.wait({ timeout: 5000 }), true);
@@ -247,7 +247,7 @@ void describe('interrupts of a QEMU machine', { skip: withoutQemu }, () => {
     });
   }
 
-  void it('are switched off with their close', async (t) => {
+  void it('are disabled when they are closed', async (t) => {
     const machine = await startMachine(t, { devices: ['edu,id=edu0'] });
     const edu = await machine.open('edu0');
     const interrupts = await edu.interrupts();
@@ -262,7 +262,7 @@ void describe('interrupts of a QEMU machine', { skip: withoutQemu }, () => {
 });
 
 void describe('closing', { skip: withoutQemu }, () => {
-  void it('under a driver gives no memory back that a transfer may still write', async (t) => {
+  void it('under a driver frees no memory that a transfer may still write', async (t) => {
     const machine = await startMachine(t, {
       drives: [{ id: 'disk0', file: diskImage(t, 16 * MIB), options: { 'throttling.bps-read': MIB } }],
       devices: ['nvme,id=nvme0,drive=disk0,serial=1', 'edu,id=edu0'],
@@ -275,7 +275,7 @@ void describe('closing', { skip: withoutQemu }, () => {
     );
     await new Promise((resolve) => setTimeout(resolve, 100));
     await pci.close();
-    // All that is free now, for another device; what the disk has (zeros) would show in it.
+    // Allocates all free memory for another device; the disk's data (zeros) would show in it.
     const { device } = await machine.open('edu0');
     const taken: Uint8Array[] = [];
     for (;;) {
@@ -289,7 +289,7 @@ void describe('closing', { skip: withoutQemu }, () => {
     await nvme.close();
   });
 
-  void it('during a reset leaves the function its addresses', async (t) => {
+  void it('during a reset keeps the addresses of the function', async (t) => {
     const machine = await startMachine(t, { machine: 'q35', devices: ['nvme,id=nvme0,serial=1'] });
     const pci = await machine.open('nvme0');
     const version = await pci.bar(0).read32(8);
@@ -314,14 +314,14 @@ void describe('unplugging', { skip: withoutQemu }, () => {
     },
   };
   for (const [kind, options] of Object.entries(machines)) {
-    void it(`ends waits and accesses with typed errors, and leaves the others alone (${kind})`, async (t) => {
+    void it(`ends waits and accesses with typed errors, and does not affect other functions (${kind})`, async (t) => {
       const machine = await startMachine(t, options);
       const [edu, other] = await Promise.all([machine.open('edu0'), machine.open('edu1')]);
       const pool = DmaPool.createManaged('p', edu.device, { size: 64 });
       const interrupts = await edu.interrupts();
       const waits = [rejectsCode('ERR_DMAPOOL_PCI_GONE', interrupts.wait())];
       const done = machine.unplug('edu0');
-      // Reads on the way are answered rightly: as long as the device is there, or with the error.
+      // Reads in flight end with the right value while the device is there, or with the error.
       const answers = await Promise.all(
         Array.from({ length: 50 }, async () => {
           await new Promise((resolve) => setTimeout(resolve, Math.random() * 20));
@@ -353,7 +353,7 @@ void describe('unplugging', { skip: withoutQemu }, () => {
     });
   }
 
-  void it('of a disk that is slow takes its time, and leaves the machine alone', async (t) => {
+  void it('waits for a slow disk, and does not block the machine', async (t) => {
     const machine = await startMachine(t, {
       commandTimeout: 500,
       args: ['-blockdev', 'null-co,node-name=slow,latency-ns=1500000000,size=1048576'],
@@ -372,14 +372,14 @@ void describe('unplugging', { skip: withoutQemu }, () => {
     assert.equal(await edu.bar(0).read32(EDU.id), 0x010000ed);
   });
 
-  void it('that QEMU refuses says so in its words', async (t) => {
+  void it('reports QEMU’s message if QEMU refuses it', async (t) => {
     const machine = await startMachine(t, { machine: 'q35', devices: ['edu,id=edu0', 'edu'] });
     const error = await rejectsCode('ERR_DMAPOOL_QEMU_COMMAND', machine.unplug('edu0'));
     assert.match(error.message, /does not support hotplug/i);
     const edu = await machine.open('edu0');
     assert.equal(await edu.bar(0).read32(EDU.id), 0x010000ed);
     await rejectsCode('ERR_DMAPOOL_PCI_UNSUPPORTED', machine.unplug('0000:00:02.0'));
-    await rejectsCode('ERR_DMAPOOL_PCI_NOT_FOUND', machine.unplug('nobody'));
+    await rejectsCode('ERR_DMAPOOL_PCI_NOT_FOUND', machine.unplug('missing'));
     await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', machine.unplug('edu0', { timeout: 0 }));
     await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', machine.unplug('edu0', null as never));
   });

@@ -1,4 +1,4 @@
-/** A machine's RAM is a memory source like any other, and devices find in it what we put there. */
+/** A machine's RAM is an ordinary memory source, and devices find in it what this process wrote. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { describe, it } from 'node:test';
@@ -17,7 +17,7 @@ for (const [name, options] of Object.entries({
   'RAM of a machine, half of it above 4 GiB': { memory: 16 * MIB, highMemory: 8 * MIB },
   'RAM of a q35': { memory: 12 * MIB, highMemory: 3 * MIB, machine: 'q35' as const },
 })) {
-  void describe(`${name}: what every memory source promises`, { skip: withoutQemu }, () => {
+  void describe(`${name}: the contract of every memory source`, { skip: withoutQemu }, () => {
     const machines = new Map<CoherentAllocator, QemuMachine>();
     const checks = conformanceChecks({
       create: async () => {
@@ -32,7 +32,7 @@ for (const [name, options] of Object.entries({
 }
 
 void describe('RAM outside allocations', { skip: withoutQemu }, () => {
-  void it('is watched: what a device writes there is reported with its address, once', async (t) => {
+  void it('is checked: a device’s write there is reported with its address, once', async (t) => {
     const log = new RecordingLog();
     const machine = await startMachine(t, { memory: 16 * MIB, devices: [{ driver: 'edu', id: 'edu0' }], log });
     const edu = await machine.open('edu0', { dmaMask: 2 ** 28 - 1 });
@@ -55,7 +55,7 @@ void describe('RAM outside allocations', { skip: withoutQemu }, () => {
     pool.free(kept);
     pool.destroy();
     assert.deepEqual(await machine.checkMemory(), []);
-    // Zeros, to memory that was given back, and where a device writes that was given no address.
+    // Zeros, to memory that was freed, and to an address that was never mapped for a device.
     await write(dma);
     await write(0);
     assert.deepEqual(
@@ -67,7 +67,7 @@ void describe('RAM outside allocations', { skip: withoutQemu }, () => {
     );
     assert.deepEqual(await machine.checkMemory(), [], 'once');
     assert.match(log.text, new RegExp(`64 bytes at 0x${dma.toString(16)}: `));
-    // Memory that was never handed out, written with something.
+    // Memory that was never handed out, written with other bytes.
     const filled = edu.device.allocCoherent(4096)!;
     new Uint8Array(filled.buffer, filled.byteOffset, 64).fill(7);
     bar.write64(EDU.source, filled.dma);
@@ -77,7 +77,7 @@ void describe('RAM outside allocations', { skip: withoutQemu }, () => {
     await write(8 * MIB + 128);
     await machine.writeMemory(9 * MIB, Uint8Array.of(1, 2, 3));
     assert.deepEqual(await machine.checkMemory(), [{ address: 8 * MIB + 128, size: 64 }]);
-    // What nobody asked about is reported when the memory is handed out, or when the machine is closed.
+    // Other stray writes are reported when the memory is handed out, or when the machine is closed.
     edu.device.freeCoherent(filled);
     await write(filled.dma);
     const again = edu.device.allocCoherent(4096)!;
@@ -94,7 +94,7 @@ void describe('RAM outside allocations', { skip: withoutQemu }, () => {
 });
 
 void describe('RAM of a machine', { skip: withoutQemu }, () => {
-  void it('is the memory that the machine sees, at every address, and nothing else', async (t) => {
+  void it('is the memory that the machine sees at every address, and nothing else', async (t) => {
     const machine = await startMachine(t, { memory: 32 * MIB, highMemory: 16 * MIB });
     for (const dmaMask of [2 ** 20 - 1, 2 ** 32 - 1, 2 ** 53 - 1]) {
       const memory = machine.memory.allocCoherent({ device: { name: 'd', dmaMask }, size: 8192, node: -1 })!;
@@ -107,7 +107,7 @@ void describe('RAM of a machine', { skip: withoutQemu }, () => {
     }
   });
 
-  void it('reads zeros in stale views once the machine is closed, and takes memory back late', async () => {
+  void it('reads zeros in stale views once the machine is closed, and accepts late frees', async () => {
     const machine = await QemuMachine.start({ memory: 8 * MIB });
     const device = new Device({ name: 'late', memory: machine.memory });
     const pool = DmaPool.create('p', device, { size: 64 });
@@ -121,7 +121,7 @@ void describe('RAM of a machine', { skip: withoutQemu }, () => {
     assert.equal(device.allocCoherent(4096), null);
   });
 
-  void it('serves one pool in several workers', async (t) => {
+  void it('can back one pool in several workers', async (t) => {
     const machine = await startMachine(t, { memory: 16 * MIB });
     const pool = DmaPool.create('shared', new Device({ name: 'nic', memory: machine.memory }), {
       size: 256,
@@ -142,7 +142,7 @@ void describe('RAM of a machine', { skip: withoutQemu }, () => {
     pool.destroy();
   });
 
-  void it('costs next to nothing while it is not touched', async (t) => {
+  void it('uses almost no memory until it is touched', async (t) => {
     const before = process.memoryUsage.rss();
     await startMachine(t, { memory: 1024 * MIB });
     assert.ok(process.memoryUsage.rss() - before < 64 * MIB);

@@ -1,31 +1,31 @@
 /**
- * A program in place of QEMU that speaks qtest and QMP well enough for a machine with one device, except where its plan
- * has it say something else. The plan is its last argument, as JSON.
+ * A program in place of QEMU. It speaks qtest and QMP well enough for a machine with one device, and deviates where its
+ * plan says so. The plan is its last argument, as JSON.
  */
 import { Socket } from 'node:net';
 
-/** What the peer does in place of one of its answers. */
+/** A deviation in place of one of the answers. */
 export interface PeerFault {
   readonly socket: 'qmp' | 'qtest';
-  /** Which answer on that socket, counted from 0 (the greeting of QMP is its first), or a piece of the command. */
+  /** Which answer on that socket, counted from 0 (the greeting of QMP is its first), or a part of the command. */
   readonly at: number | string;
   /**
-   * `instead` and `before` say a text, `raw` one without line feed, `cut` half of the answer before it closes the socket;
-   * `close` closes it, `silence` leaves the answer out, `exit` ends the peer, `both` closes both sockets.
+   * `instead` and `before` send a text, `raw` one without line feed, `cut` half of the answer before it closes the
+   * socket; `close` closes it, `silence` omits the answer, `exit` ends the peer, `both` closes both sockets.
    */
   readonly kind: 'instead' | 'before' | 'raw' | 'cut' | 'close' | 'both' | 'silence' | 'exit';
-  /** Pieces, each said so many times; `ID` stands for the id of the command. */
+  /** Pieces, each sent so many times; `ID` stands for the id of the command. */
   readonly text?: string | readonly (readonly [piece: string, times: number])[];
 }
 
-/** What the peer does. */
+/** The plan of the peer. */
 export interface PeerPlan {
   readonly faults: readonly PeerFault[];
-  /** The most bytes that are written at a time; 0: all. */
+  /** The maximum number of bytes per write; 0: unlimited. */
   readonly piece: number;
 }
 
-/** Where the peer's one device is, and what it says of itself. */
+/** The place of the peer's one device, and its ids. */
 export const PEER_DEVICE = {
   id: 'edu0',
   slot: 4,
@@ -33,7 +33,7 @@ export const PEER_DEVICE = {
   ids: 0x11e8_1234,
   barSize: 0x10_0000,
 } as const;
-/** What its memory reads as, by address. */
+/** The content of its memory, by address. */
 export function peerMemory(address: number): number {
   return (address * 7 + 3) & 0xff;
 }
@@ -66,7 +66,7 @@ class Peer {
       socket.on('error', () => undefined);
     }
     this.#say('qmp', '{"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}}, "capabilities": []}}', '');
-    // As QEMU it goes on when its sockets are closed.
+    // Like QEMU it continues when its sockets are closed.
     setInterval(() => undefined, 60_000);
   }
 

@@ -1,4 +1,7 @@
-/** What is started as QEMU may say anything on its sockets: the caller gets a typed error, and the machine is ended. */
+/**
+ * Arbitrary data on the sockets of a program that was started as QEMU: the caller gets a typed error, and the machine
+ * is killed.
+ */
 import assert from 'node:assert/strict';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -12,7 +15,7 @@ import { peerInFolder, processesWith } from './qemu.ts';
 const folder = mkdtempSync(join(tmpdir(), 'dmapool-test-'));
 const binary = peerInFolder(folder);
 after(() => {
-  assert.deepEqual(processesWith(binary), [], 'nothing stays behind');
+  assert.deepEqual(processesWith(binary), [], 'nothing is left behind');
   rmSync(folder, { recursive: true });
 });
 
@@ -21,7 +24,7 @@ async function start(faults: readonly PeerFault[], piece = 0): Promise<QemuMachi
 }
 
 void describe('a peer that speaks QMP and qtest', () => {
-  void it('is a machine, also when its answers come in pieces', async () => {
+  void it('works as a machine, also when its answers arrive in pieces', async () => {
     for (const piece of [0, 1, 7]) {
       const machine = await start([], piece);
       assert.deepEqual(
@@ -48,17 +51,17 @@ void describe('a machine does not start', () => {
     ['an array', 0, '[]'],
     ['a greeting without version', 0, '{"QMP": {}}'],
     ['a greeting that is a number', 0, '{"QMP": 1}'],
-    ['a version of texts', 0, '{"QMP": {"version": {"qemu": {"major": "7", "minor": "2"}}}}'],
+    ['a version of strings', 0, '{"QMP": {"version": {"qemu": {"major": "7", "minor": "2"}}}}'],
     ['a second greeting', 1, '{"QMP": {"version": {"qemu": {"major": 7, "minor": 2}}}}'],
     ['an event that is a number', 1, '{"event": 1}'],
-    ['an event with a text as data', 1, '{"event": "STOP", "data": "x"}'],
+    ['an event with a string as data', 1, '{"event": "STOP", "data": "x"}'],
     ['an answer to a command that was not sent', 1, '{"return": {}, "id": 77}'],
     ['an answer without id', 1, '{"return": {}}'],
     ['an answer to id 0', 1, '{"return": {}, "id": 0}'],
     ['an answer that is neither', 1, '{"id": ID}'],
     ['an answer that is both', 1, '{"return": {}, "error": {"class": "x", "desc": "y"}, "id": ID}'],
-    ['an error that is a text', 1, '{"error": "bad", "id": ID}'],
-    ['an error without words', 1, '{"error": {"class": "GenericError"}, "id": ID}'],
+    ['an error that is a string', 1, '{"error": "bad", "id": ID}'],
+    ['an error without description', 1, '{"error": {"class": "GenericError"}, "id": ID}'],
     ['PCI buses that are null', 2, '{"return": null, "id": ID}'],
     ['PCI buses that are an object', 2, '{"return": {}, "id": ID}'],
     ['a PCI bus that is null', 2, '{"return": [null], "id": ID}'],
@@ -88,7 +91,7 @@ void describe('a machine does not start', () => {
     'IRQ raise 24',
   ]) {
     void it(`for ${JSON.stringify(text)} on qtest`, async () => {
-      // Answer 8 is the first that has a value: answers to posted writes may have anything behind OK.
+      // Answer 8 is the first with a value: answers to posted writes may have any text after OK.
       const faults = Array.from(
         { length: 12 },
         (_, i) => ({ socket: 'qtest', at: 8 + i, kind: 'instead', text }) as const,
@@ -102,7 +105,7 @@ void describe('a machine does not start', () => {
       start([{ socket: 'qtest', at: 0, kind: 'before', text: 'OK\nOK\nOK\nOK\nOK\nOK' }]),
     );
   });
-  void it('for a line without end, which is not kept', async () => {
+  void it('for an endless line, which is not kept', async () => {
     for (const socket of ['qmp', 'qtest'] as const) {
       const before = process.memoryUsage().rss;
       const error = await rejectsCode(
@@ -113,7 +116,7 @@ void describe('a machine does not start', () => {
       assert.ok(process.memoryUsage().rss - before < 200 << 20);
     }
   });
-  void it('but does for bridges that are nested as deep as a line is long', async () => {
+  void it('but does with bridges nested as deeply as the line length allows', async () => {
     const device = '{"bus": 0, "slot": 1, "function": 0, "qdev_id": "", "pci_bridge": {"devices": [';
     const text = [
       ['{"return": [{"devices": [', 1],
@@ -125,7 +128,7 @@ void describe('a machine does not start', () => {
     assert.equal(machine.functions.length, 1);
     await machine.close();
   });
-  void it('for a connection that is closed, when the peer goes on', async () => {
+  void it('for a closed connection when the peer continues', async () => {
     for (const socket of ['qmp', 'qtest'] as const) {
       for (const kind of ['close', 'cut', 'both'] as const) {
         const error = await rejectsCode('ERR_DMAPOOL_QEMU_PROTOCOL', start([{ socket, at: 1, kind }]));
@@ -135,17 +138,17 @@ void describe('a machine does not start', () => {
   });
 });
 
-void describe('a machine that runs fails everything, in flight and later,', () => {
+void describe('a machine that runs fails every call, in flight and later,', () => {
   const faults: readonly (readonly [what: string, fault: PeerFault])[] = [
-    ['for no JSON', { socket: 'qmp', at: 'query-status', kind: 'before', text: '}{' }],
+    ['for invalid JSON', { socket: 'qmp', at: 'query-status', kind: 'before', text: '}{' }],
     [
       'for an answer to no command on QMP',
       { socket: 'qmp', at: 'query-status', kind: 'before', text: '{"return": {}, "id": 999}' },
     ],
-    ['for a line that is none on qtest', { socket: 'qtest', at: 'b64read', kind: 'instead', text: 'hello' }],
-    ['for bytes that are no base64', { socket: 'qtest', at: 'b64read', kind: 'instead', text: 'OK ****' }],
-    ['for fewer bytes than were to be read', { socket: 'qtest', at: 'b64read', kind: 'instead', text: 'OK AAA=' }],
-    ['for a connection that is closed', { socket: 'qmp', at: 'query-status', kind: 'close' }],
+    ['for an invalid line on qtest', { socket: 'qtest', at: 'b64read', kind: 'instead', text: 'hello' }],
+    ['for invalid base64', { socket: 'qtest', at: 'b64read', kind: 'instead', text: 'OK ****' }],
+    ['for fewer bytes than requested', { socket: 'qtest', at: 'b64read', kind: 'instead', text: 'OK AAA=' }],
+    ['for a closed connection', { socket: 'qmp', at: 'query-status', kind: 'close' }],
   ];
   for (const [what, fault] of faults) {
     void it(what, async (t) => {
@@ -170,7 +173,7 @@ void describe('a machine that runs fails everything, in flight and later,', () =
       machine.writePort(0x80, 8, 1);
     });
   }
-  void it('for a status without its truth, when a device is unplugged', async (t) => {
+  void it('for a status without a boolean, when a device is unplugged', async (t) => {
     const machine = await start([
       { socket: 'qmp', at: 'query-status', kind: 'instead', text: '{"return": null, "id": ID}' },
     ]);

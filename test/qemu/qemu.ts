@@ -1,11 +1,11 @@
-/** What the tests on QEMU have in common. */
+/** Helpers of the tests on QEMU. */
 import { spawnSync } from 'node:child_process';
 import { chmodSync, existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 import { QemuMachine, type QemuMachineOptions } from 'dmapool/qemu';
 
-/** For the `skip` of a test: why it can't run, or false. */
+/** For the `skip` of a test: the reason why it cannot run, or false. */
 export const withoutQemu: string | false =
   spawnSync('qemu-system-x86_64', ['--version']).error === undefined
     ? false
@@ -31,7 +31,7 @@ export async function startMachine(t: TestContext, options: QemuMachineOptions =
   return machine;
 }
 
-/** True while there is such a process and it is not a zombie. */
+/** Whether a process exists and is not a zombie. */
 export function isAlive(pid: number): boolean {
   const file = `/proc/${String(pid)}/stat`;
   if (!existsSync(file)) return false;
@@ -42,7 +42,7 @@ export function isAlive(pid: number): boolean {
   }
 }
 
-/** Number of a process' parent; -1 when there is no such process. */
+/** The parent's process id; -1 when the process does not exist. */
 export function parentOf(pid: number): number {
   try {
     return Number(/^\d+ \(.*\) . (\d+)/.exec(readFileSync(`/proc/${String(pid)}/stat`, 'utf8'))?.[1] ?? -1);
@@ -51,7 +51,7 @@ export function parentOf(pid: number): number {
   }
 }
 
-/** Processes whose command line has the text: QEMU's machines, and the shells that watch them. */
+/** Processes whose command line contains the text: QEMU's machines, and their watchdog shells. */
 export function processesWith(text: string): number[] {
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))

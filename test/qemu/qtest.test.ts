@@ -1,4 +1,4 @@
-/** The client of qtest against a stream of our own, which answers when and how we like. */
+/** The client of qtest on a stream of the test, which controls when and what it answers. */
 import assert from 'node:assert/strict';
 import { Duplex } from 'node:stream';
 import { describe, it } from 'node:test';
@@ -11,7 +11,7 @@ class Wire extends Duplex {
   readonly commands: string[] = [];
 
   override _read(): void {
-    // What there is to read is pushed by `answer`.
+    // `answer` pushes the data.
   }
 
   override _write(chunk: Buffer, _encoding: string, done: () => void): void {
@@ -47,7 +47,7 @@ function client(timeout = 10_000): Client {
 }
 
 void describe('the qtest client', () => {
-  void it('gives each call its answer, however the stream is cut and whatever comes between', async () => {
+  void it('matches each call with its answer, however the stream is cut and whatever lines come between', async () => {
     const kind = fc.constantFrom('call', 'call', 'post', 'irq');
     await fc.assert(
       fc.asyncProperty(fc.array(kind, { minLength: 1, maxLength: 60 }), fc.array(fc.nat(30)), async (kinds, cuts) => {
@@ -85,7 +85,7 @@ void describe('the qtest client', () => {
     );
   });
 
-  void it('flushes when all that was sent before is answered, and not earlier', async () => {
+  void it('flushes when all earlier commands are answered, and not before', async () => {
     const { wire, client: qtest } = client();
     await qtest.flush();
     qtest.post('writel 1');
@@ -101,7 +101,7 @@ void describe('the qtest client', () => {
     qtest.end(new Error('over'));
   });
 
-  void it('tells of a posted command that failed at the next awaited call, once', async () => {
+  void it('reports a failed posted command at the next awaited call, once', async () => {
     const { wire, client: qtest } = client();
     qtest.post('writel junk');
     const call = qtest.call('readl 1');
@@ -118,7 +118,7 @@ void describe('the qtest client', () => {
     qtest.end(new Error('over'));
   });
 
-  void it('ends everything that waits, and sends nothing afterwards', async () => {
+  void it('rejects every pending call, and sends nothing afterwards', async () => {
     const { wire, client: qtest } = client();
     const waiting = [qtest.call('readl 1'), qtest.flush()].map((wait) => assert.rejects(wait, /over/));
     qtest.end(new Error('over'));
@@ -129,7 +129,7 @@ void describe('the qtest client', () => {
     assert.deepEqual(wire.commands, ['readl 1']);
   });
 
-  void it('notices when no answer comes, and not while some do', async () => {
+  void it('detects that no answer arrives, but not while others do', async () => {
     const { wire, client: qtest, hangs } = client(40);
     const calls = Array.from({ length: 12 }, (_, i) => qtest.call(`readl ${String(i)}`));
     for (const call of calls.slice(0, -1)) {

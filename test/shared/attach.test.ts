@@ -1,4 +1,4 @@
-/** Handles that are wrong, and pools that can’t be shared or attached to. */
+/** Invalid handles, and pools that cannot be shared or attached to. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Device, DmaPool, HeapMemory } from 'dmapool';
@@ -9,7 +9,7 @@ import { FaultyMemory } from '../support/faulty-memory.ts';
 import { RecordingLog } from '../support/log.ts';
 import { makePool, sharedPool, until } from './fixture.ts';
 
-test('junk instead of a handle', async (t) => {
+test('an invalid value as a handle', async (t) => {
   const { handle } = await sharedPool(t, { workers: 0 });
   const junk: unknown[] = [
     undefined,
@@ -37,7 +37,7 @@ test('junk instead of a handle', async (t) => {
   }
 });
 
-test('a handle of another version is refused, and says so', async (t) => {
+test('attachPool refuses a handle of another version and names both versions', async (t) => {
   const { handle } = await sharedPool(t, { workers: 0 });
   const control = new SharedArrayBuffer(handle.control.byteLength);
   new Uint8Array(control).set(new Uint8Array(handle.control));
@@ -47,16 +47,16 @@ test('a handle of another version is refused, and says so', async (t) => {
   assert.match(error.message, /version/);
 });
 
-test('an attach that fails leaves nobody attached', async (t) => {
+test('a failed attach leaves no worker attached', async (t) => {
   const { pool, memory, handle } = await sharedPool(t, { workers: 0 });
   const device = new Device({ name: 'other' });
-  device.addAttribute('pools', () => 'somebody else’s');
+  device.addAttribute('pools', () => 'another device');
   throwsCode('ERR_DMAPOOL_EXISTS', () => attachPool(handle, { device }).pool);
   pool.destroy();
   assert.equal(memory.bytesInUse, 0);
 });
 
-test('an attach with wrong arguments takes no worker’s slot', async (t) => {
+test('an attach with wrong arguments takes no worker slot', async (t) => {
   const { pool, memory, handle } = await sharedPool(t, { workers: 0, debug: true });
   const wrong: [unknown, unknown][] = [
     [handle, { device: { name: 'eth0' } }],
@@ -79,7 +79,7 @@ test('an attach with wrong arguments takes no worker’s slot', async (t) => {
   assert.equal(memory.bytesInUse, 0);
 });
 
-test('62 workers and no more', async (t) => {
+test('a pool accepts 62 attached workers and no more', async (t) => {
   const { pool, memory, handle } = await sharedPool(t, { workers: 0 });
   const attached: DmaPool[] = [];
   for (let i = 0; i < 61; i++) attached.push(attachPool(handle).pool);
@@ -88,10 +88,10 @@ test('62 workers and no more', async (t) => {
   attached.push(attachPool(handle).pool);
   for (const each of attached) each.destroy();
   pool.destroy();
-  await until('the memory is back', () => memory.bytesInUse === 0);
+  await until('the memory is returned', () => memory.bytesInUse === 0);
 });
 
-test('pools that can’t be shared say why, and go on as before', async () => {
+test('a pool that cannot be shared reports the reason and stays usable', async () => {
   const device = new Device({ name: 'nic', memory: new HeapMemory(), log: new RecordingLog() });
   for (const options of [{}, { maxBlocks: 2 ** 24 }]) {
     const pool = DmaPool.create('rx', device, { size: 64, ...options });
@@ -113,7 +113,7 @@ test('pools that can’t be shared say why, and go on as before', async () => {
   throwsCode('ERR_DMAPOOL_DESTROYED', () => sharePool(pool).handle);
 });
 
-test('sharing that finds too little memory, or a source that throws, changes nothing', () => {
+test('sharing changes nothing when the source has too little memory or throws', () => {
   for (const fate of ['none', 'throw'] as const) {
     const memory = new FaultyMemory();
     const device = new Device({ name: 'nic', memory, log: new RecordingLog() });

@@ -11,7 +11,7 @@ const BLOCKS = 100;
 const KILLS = 200;
 const SECONDS = 15;
 
-/** Blocks out by the reports of these lines. */
+/** The number of held blocks that these log lines report. */
 function reported(lines: readonly string[]): { worker: number; count: number }[] {
   return lines.flatMap((line) => {
     const match = /worker (\d+) \(thread \d+\) died with (\d+) blocks? out: block \d+ at 0x/.exec(line);
@@ -19,11 +19,11 @@ function reported(lines: readonly string[]): { worker: number; count: number }[]
   });
 }
 
-test('killed at any moment: no block is lost, nobody hangs', { timeout: 120_000 }, async (t) => {
+test('no block is lost and no worker hangs when a worker is killed at any moment', { timeout: 120_000 }, async (t) => {
   await killAtAnyMoment(t, SECONDS, {});
 });
 
-test('killed at any moment in debug mode: nothing is taken for corrupted', { timeout: 120_000 }, async (t) => {
+test('in debug mode, a kill at any moment causes no false report of corruption', { timeout: 120_000 }, async (t) => {
   const pool = await killAtAnyMoment(t, SECONDS / 2, { debug: { sites: false } });
   assert.equal(pool.statistics().corrupted, 0);
 });
@@ -42,7 +42,7 @@ async function killAtAnyMoment(
   let longest = 0;
   let seen = 0;
   for (; kills < KILLS && performance.now() < end; kills++) {
-    // The next one gets ready meanwhile.
+    // The next worker starts meanwhile.
     const next = hammers.start();
     await within(10_000, 'a worker starts', victim.running);
     await sleep(Math.random() * 8);
@@ -50,13 +50,13 @@ async function killAtAnyMoment(
     const begin = performance.now();
     await within(10_000, 'a worker is killed', hammers.kill(victim));
     assert.deepEqual(hammers.violations, []);
-    // Of many reports the log lets some through only.
+    // The log limits the rate of reports and drops some.
     const reports = reported(log.lines);
     const reclaimed = sharePool(pool).reclaim();
     assert.ok(reports.length <= 1, log.text);
     for (const { count } of reports) assert.equal(reclaimed, count, log.text);
     seen += reports.length;
-    // The lock and the depot are whole.
+    // The lock and the depot are intact.
     const index = pool.tryAllocIndex();
     if (index >= 0) pool.freeIndex(index);
     longest = Math.max(longest, performance.now() - begin);
@@ -67,7 +67,7 @@ async function killAtAnyMoment(
       await Promise.all([hammers.kill(victim), hammers.kill(survivor)]);
       assert.deepEqual(hammers.violations, []);
       assert.equal(pool.statistics().active, 0);
-      // What idles with the one who asks counts, too.
+      // Idle blocks in this worker's own magazine count too.
       const all = range(0, BLOCKS).map(() => pool.allocIndex());
       assert.equal(new Set(all).size, BLOCKS);
       assert.equal(pool.tryAllocIndex(), -1);
@@ -78,19 +78,19 @@ async function killAtAnyMoment(
     }
   }
   assert.ok(seen >= Math.min(kills, 10) / 2, `${String(seen)} reports`);
-  t.diagnostic(`${String(kills)} kills; longest way back ${longest.toFixed(0)} ms`);
+  t.diagnostic(`${String(kills)} kills; slowest recovery ${longest.toFixed(0)} ms`);
   await hammers.finish([victim, survivor]);
   await Promise.all([hammers.kill(victim), hammers.kill(survivor)]);
   assert.deepEqual(hammers.violations, []);
   return pool;
 }
 
-test('a worker that dies with the lock: others go on at once', async (t) => {
+test('other workers continue at once when a worker dies with the lock', async (t) => {
   const { pool, handle, workers } = await sharedPool(t, { workers: 2, magazine: 4 });
   const [a, b] = workers;
   await a!.call('alloc', 3);
   await a!.call('takeLock');
-  // Waits for the lock, in its thread.
+  // Waits for the lock, in its own thread.
   const waiting = b!.call('alloc', 20);
   const begin = performance.now();
   await a!.kill();
@@ -103,7 +103,7 @@ test('a worker that dies with the lock: others go on at once', async (t) => {
   assert.equal(new Set(range(0, 64).map(() => pool.allocIndex())).size, 64);
 });
 
-test('mending after a death with the lock keeps the limit, though the last page has more blocks', async (t) => {
+test('recovery after a death with the lock keeps the limit, though the last page has more blocks', async (t) => {
   const { device, workers } = await sharedPool(t, { workers: 0 });
   const pool = DmaPool.create('tx', device, { size: 256, maxBlocks: 20 });
   for (const block of range(0, 20).map(() => pool.alloc())) pool.free(block);
@@ -115,11 +115,11 @@ test('mending after a death with the lock keeps the limit, though the last page 
   assert.equal(taken.filter((index) => index >= 0).length, 20);
 });
 
-test('a thread that has to report deaths is not held up by one', async (t) => {
+test('a dead lock holder does not block the thread that reports its death', async (t) => {
   const { pool, workers } = await sharedPool(t, { magazine: 4 });
   await workers[0]!.call('takeLock');
   const ended = workers[0]!.kill();
-  // The death can't be known before the event loop turns; to fail here is right, to be stuck for seconds is not.
+  // The death is not known before the event loop turns: a failure here is correct, a stall of seconds is not.
   const begin = performance.now();
   try {
     pool.tryAllocIndex();

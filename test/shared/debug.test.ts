@@ -1,4 +1,4 @@
-/** Debug mode across workers: poison, quarantine, handles and reports, whoever does what. */
+/** Debug mode across workers: poison, quarantine, handles and reports. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Device, DmaPool, HeapMemory } from 'dmapool';
@@ -9,7 +9,7 @@ import { throwsCode } from '../support/errors.ts';
 import { RecordingLog } from '../support/log.ts';
 import { attachedWorker, until } from './fixture.ts';
 
-/** Two sides of one debug pool, in one thread: what they share is the same as between threads. */
+/** Two attachments to one debug pool in one thread. They share the same state as two threads do. */
 function twoSides(): { here: DmaPool; there: DmaPool; log: RecordingLog; other: RecordingLog } {
   const log = new RecordingLog();
   const other = new RecordingLog();
@@ -23,7 +23,7 @@ function twoSides(): { here: DmaPool; there: DmaPool; log: RecordingLog; other: 
   return { here, there, log, other };
 }
 
-test('blocks are poisoned, and generations go on from worker to worker', () => {
+test('blocks are poisoned, and generations continue across workers', () => {
   const { here, there } = twoSides();
   const block = here.alloc();
   assert.ok(block.bytes.every((byte) => byte === 0xa9));
@@ -45,7 +45,7 @@ test('blocks are poisoned, and generations go on from worker to worker', () => {
   });
 });
 
-test('a block that was written to while free is found by whoever gets it, with the site of who freed it', () => {
+test('the next allocation finds a write to a free block and names the site of the free', () => {
   const { here, there, other } = twoSides();
   const block = there.alloc();
   const bytes = there.bytesOf(block.index);
@@ -64,7 +64,7 @@ test('a block that was written to while free is found by whoever gets it, with t
   }
 });
 
-test('reports name owner and site, also of blocks of other workers', () => {
+test('reports name the owner and the allocation site, for blocks of other workers too', () => {
   const { here, there, log } = twoSides();
   const holdHere = (): unknown => here.alloc();
   const holdThere = (): unknown => there.alloc();
@@ -79,7 +79,7 @@ test('reports name owner and site, also of blocks of other workers', () => {
   assert.match(log.text, /2 with worker 2 \(thread \d+\):\s+2 allocated at holdThere/);
 });
 
-test('init-on-alloc and init-on-free hold in every worker', () => {
+test('init-on-alloc and init-on-free apply in every worker', () => {
   const memory = new HeapMemory();
   const here: DmaPool = DmaPool.create('rx', new Device({ name: 'nic', memory }), {
     size: 64,
@@ -93,7 +93,7 @@ test('init-on-alloc and init-on-free hold in every worker', () => {
   assert.ok(there.alloc().bytes.every((byte) => byte === 0));
 });
 
-test('what is in quarantine when a pool is shared stays there', () => {
+test('a quarantined block stays in quarantine when the pool is shared', () => {
   const device = new Device({ name: 'nic', memory: new HeapMemory(), log: new RecordingLog() });
   const pool: DmaPool = DmaPool.create('rx', device, { size: 64, maxBlocks: 64, debug: true });
   const block = pool.alloc();
@@ -101,7 +101,7 @@ test('what is in quarantine when a pool is shared stays there', () => {
   pool.free(block);
   bytes[5] = 0;
   pool.free(pool.alloc());
-  // It looks as if nothing had happened, but once is enough.
+  // The byte has the poison value again; the quarantine must remain.
   bytes[5] = 0xa7;
   const there: DmaPool = attachPool(sharePool(pool).handle).pool;
   const taken = new Set<number>();
@@ -112,14 +112,14 @@ test('what is in quarantine when a pool is shared stays there', () => {
   assert.equal(there.statistics().quarantined, 1);
 });
 
-/** Kills a worker that wrote to three blocks, of which one is on its way and one half-way through a free in bulk. */
+/** Kills a worker that wrote to three blocks; one is in transit and one is half-way through a bulk free. */
 async function killHolder(pool: DmaPool): Promise<void> {
   const handle = sharePool(pool).handle;
   const worker = await attachedWorker(handle);
   const indices = await worker.call('alloc', 3);
   for (const index of indices) await worker.call('write', index, 0x4242_4242);
   await worker.call('transfer', [indices[0]!]);
-  // As a kill in the middle of freeIndexBulk leaves it: free by its word, and still with the holder's bytes.
+  // The state that a kill in the middle of freeIndexBulk leaves: a free word, and the bytes of the last holder.
   attachControl(handle.control).words[indices[1]!] = EMPTY;
   await worker.kill();
   assert.equal(sharePool(pool).reclaim(), 2);
@@ -131,7 +131,7 @@ function takeAll(pool: DmaPool): number[] {
   return taken;
 }
 
-test('blocks of a dead worker come back poisoned: nothing is taken for corrupted', async () => {
+test('the blocks of a dead worker are poisoned after recovery, and none is reported as corrupted', async () => {
   const log = new RecordingLog();
   const device = new Device({ name: 'nic', memory: new HeapMemory(), log });
   const pool: DmaPool = DmaPool.create('rx', device, { size: 64, maxBlocks: 16, debug: true });
@@ -140,7 +140,7 @@ test('blocks of a dead worker come back poisoned: nothing is taken for corrupted
   assert.equal(pool.statistics().corrupted, 0, log.text);
 });
 
-test('blocks that a worker had out when it left come back poisoned', () => {
+test('the blocks that a leaving worker held are poisoned after recovery', () => {
   const { here, there, log, other } = twoSides();
   there.alloc().bytes.fill(1);
   there.destroy();
@@ -149,14 +149,14 @@ test('blocks that a worker had out when it left come back poisoned', () => {
   assert.equal(here.statistics().corrupted, 0, log.text + other.text);
 });
 
-test('init-on-free: no byte of a dead worker gets to the next holder', async () => {
+test('init-on-free: the next holder sees no byte of a dead worker', async () => {
   const device = new Device({ name: 'nic', memory: new HeapMemory(), log: new RecordingLog() });
   const pool: DmaPool = DmaPool.create('rx', device, { size: 64, maxBlocks: 16, initOnFree: true });
   await killHolder(pool);
   for (const index of takeAll(pool)) assert.ok(pool.bytesOf(index).every((byte) => byte === 0));
 });
 
-test('a write to a block after reclaim is found all the same', () => {
+test('a write to a block after reclaim is detected', () => {
   const { here, there, log } = twoSides();
   const block = there.alloc();
   const { bytes } = block;
@@ -168,9 +168,12 @@ test('a write to a block after reclaim is found all the same', () => {
   assert.match(log.text, /was written to while it was free.*freed at takeBack/s);
 });
 
-// ---- waits that end while a block is looked at
+// ---- waits that end while a block is checked
 
-/** All blocks are out here; what `there` waits for comes back written to, so that its log is called with the block in hand. */
+/**
+ * All blocks are allocated here. Each block that `there` waits for is corrupted when it is freed, so that the log runs
+ * during the check of that block.
+ */
 function spoiling(quarantine: boolean): {
   here: DmaPool;
   there: DmaPool;
@@ -209,7 +212,7 @@ function spoiling(quarantine: boolean): {
   };
 }
 
-test('a block is not lost when the log ends the wait that it was for', async () => {
+test('a block is not lost when the log aborts the wait that it was for', async () => {
   const { here, there, spoilOne, onSpoiled } = spoiling(false);
   const controller = new AbortController();
   const waiting = there.allocWait({ signal: controller.signal });
@@ -223,7 +226,7 @@ test('a block is not lost when the log ends the wait that it was for', async () 
   here.free(got);
 });
 
-test('when the log ends a wait, the next one is served, and so are those after it', async () => {
+test('when the log aborts a wait, the next waiter and those after it are served', async () => {
   const { there, spoilOne, onSpoiled } = spoiling(false);
   const controller = new AbortController();
   const first = there.allocWait({ signal: controller.signal });
@@ -240,7 +243,7 @@ test('when the log ends a wait, the next one is served, and so are those after i
   await third;
 });
 
-test('a wait whose block went into quarantine does not keep those behind it from theirs', async () => {
+test('a wait whose block goes to quarantine does not stop the waiters behind it', async () => {
   const { there, spoilOne, here, onSpoiled } = spoiling(true);
   const waits = [there.allocWait({ timeout: 2000 }), there.allocWait({ timeout: 2000 })];
   const order: number[] = [];

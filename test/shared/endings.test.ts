@@ -1,4 +1,7 @@
-/** Ends of threads as the runtime and the user tell of them: late ones, false ones, very many, and what throws meanwhile. */
+/**
+ * Thread exits that the runtime or the user reports: late reports, false reports, many reports, and errors during a
+ * report.
+ */
 import assert from 'node:assert/strict';
 import { EventEmitter } from 'node:events';
 import { test, type TestContext } from 'node:test';
@@ -11,7 +14,7 @@ import { RecordingLog } from '../support/log.ts';
 import { attachedWorker, range, sharedPool, until } from './fixture.ts';
 import { refusedWith, RemoteWorker } from './remote.ts';
 
-/** A Worker as far as a pool looks at it. */
+/** The part of Worker that a pool uses. */
 class FakeWorker extends EventEmitter {
   threadId: number;
 
@@ -29,7 +32,7 @@ class FakeWorker extends EventEmitter {
 /** Numbers that no real thread of this process has. */
 const FAKE_THREADS = 1_000_000;
 
-test('an end while a living worker holds the lock is settled later; no listener throws or is skipped', async (t) => {
+test('an exit is handled later when a living worker holds the lock; no listener throws or is skipped', async (t) => {
   const { pool, handle, workers } = await sharedPool(t, { workers: 2, magazine: 4 });
   const [a, b] = workers;
   await a!.call('alloc', 3);
@@ -55,12 +58,12 @@ test('an end while a living worker holds the lock is settled later; no listener 
   assert.ok(heard, 'a listener of the user was skipped');
   assert.deepEqual(lost, []);
   Atomics.store(header, H_LOCK, 0);
-  await until('the end is settled', () => lost.length > 0);
+  await until('the exit is handled', () => lost.length > 0);
   assert.deepEqual(lost, [3]);
   assert.equal(sharePool(pool).reclaim(), 3);
 });
 
-test('reclaim settles an end that was not settled before, and reports it', async (t) => {
+test('reclaim handles an exit that is still pending, and reports it', async (t) => {
   const { pool, handle, workers } = await sharedPool(t, { workers: 2, magazine: 4 });
   const [a, b] = workers;
   await a!.call('alloc', 3);
@@ -79,7 +82,7 @@ test('reclaim settles an end that was not settled before, and reports it', async
   assert.equal(pool.statistics().waiting, 0);
 });
 
-test('every listener of a death is called, whatever another one and the log throw', async (t) => {
+test('every listener of a death is called, even if another listener or the log throws', async (t) => {
   const log = {
     error: () => {
       throw Object.create(null) as Error;
@@ -106,7 +109,7 @@ test('every listener of a death is called, whatever another one and the log thro
   pool.destroy();
 });
 
-test('a death is recovered by others when the worker that was told of it has left', async (t) => {
+test('the other workers recover a death when the worker that received the report has left', async (t) => {
   const { pool, workers } = await sharedPool(t);
   const [middle] = workers;
   await middle!.call('makeInner');
@@ -125,10 +128,10 @@ test('a worker that leaves while the lock is held leaves later', async (t) => {
   Atomics.store(new Int32Array(handle.control), H_LOCK, 0);
   await workers[0]!.kill();
   pool.destroy();
-  await until('the memory is back', () => memory.bytesInUse === 0);
+  await until('the memory is returned', () => memory.bytesInUse === 0);
 });
 
-test('a pool is destroyed also while the lock is held', async (t) => {
+test('a pool can be destroyed while the lock is held', async (t) => {
   const { pool, handle, memory, workers } = await sharedPool(t, { workers: 1 });
   pool.free(pool.alloc());
   await workers[0]!.call('takeLock');
@@ -136,12 +139,12 @@ test('a pool is destroyed also while the lock is held', async (t) => {
   throwsCode('ERR_DMAPOOL_DESTROYED', () => pool.alloc());
   Atomics.store(new Int32Array(handle.control), H_LOCK, 0);
   await workers[0]!.kill();
-  await until('the memory is back', () => memory.bytesInUse === 0);
+  await until('the memory is returned', () => memory.bytesInUse === 0);
 });
 
-// ---- which thread made which
+// ---- recorded parent/child thread pairs
 
-test('lineage outlives any number of workers that came and went', async (t) => {
+test('lineage survives any number of workers that attached and left', async (t) => {
   const { pool, workers } = await sharedPool(t);
   const [middle] = workers;
   await middle!.call('makeInner');
@@ -156,7 +159,7 @@ test('lineage outlives any number of workers that came and went', async (t) => {
   assert.equal(new Set(range(0, 64).map(() => pool.allocIndex())).size, 64);
 });
 
-test('with too many threads alive a worker can’t attach, and says why; it can when some have ended', async (t) => {
+test('a worker cannot attach with too many living threads, and can when some have ended', async (t) => {
   const { pool, handle, log } = await sharedPool(t, { workers: 0 });
   const fakes: FakeWorker[] = [];
   throwsCode('ERR_DMAPOOL_LIMIT', () => {
@@ -183,7 +186,7 @@ test('with too many threads alive a worker can’t attach, and says why; it can 
   await again.call('attach', handle);
 });
 
-test('a worker that has ended, or is none, can’t be watched', async (t) => {
+test('watchWorker refuses an ended worker and a value that is no worker', async (t) => {
   const { pool } = await sharedPool(t, { workers: 0 });
   for (const threadId of [-1, 0, 0.5, 2 ** 31, 'x']) {
     throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => {
@@ -192,7 +195,7 @@ test('a worker that has ended, or is none, can’t be watched', async (t) => {
   }
 });
 
-// ---- ends that are none
+// ---- false reports of an exit
 
 test('reportWorkerExit refuses threads that are known to live', async (t) => {
   const { pool, workers } = await sharedPool(t);
@@ -200,19 +203,19 @@ test('reportWorkerExit refuses threads that are known to live', async (t) => {
   const held = [pool.allocIndex(), pool.allocIndex()];
   throwsCode('ERR_DMAPOOL_THREAD_ALIVE', () => sharePool(pool).reportWorkerExit(sharePool(pool).thread));
   throwsCode('ERR_DMAPOOL_THREAD_ALIVE', () => sharePool(pool).reportWorkerExit(worker!.worker.threadId));
-  // Above the caller, and another one's child.
+  // A parent of the caller, and a child of another thread.
   await refusedWith('ERR_DMAPOOL_THREAD_ALIVE', worker!.call('workerEnded', sharePool(pool).thread));
   const inner = await worker!.call('makeInner');
   throwsCode('ERR_DMAPOOL_THREAD_ALIVE', () => sharePool(pool).reportWorkerExit(inner.thread));
   const there = (await worker!.call('callInner', 'alloc', [64])) as number[];
   const all = [...held, ...there, ...range(0, 64).map(() => pool.tryAllocIndex())].filter((index) => index >= 0);
-  assert.equal(new Set(all).size, all.length, 'a block is in two hands');
+  assert.equal(new Set(all).size, all.length, 'two workers hold the same block');
   const { threadId } = worker!.worker;
   await worker!.kill();
-  assert.deepEqual(sharePool(pool).reportWorkerExit(threadId), [], 'known already');
+  assert.deepEqual(sharePool(pool).reportWorkerExit(threadId), [], 'already recorded');
 });
 
-test('a living worker that was declared ended sees it at its next slow call, and may attach again', async (t) => {
+test('a living worker that was declared ended gets an error at its next slow call, and may attach again', async (t) => {
   const { pool, handle, worker, thread } = await unwatched(t);
   await worker.call('alloc', 3);
   assert.equal(sharePool(pool).reportWorkerExit(thread).length, 1);
@@ -228,16 +231,16 @@ test('a living worker that was declared ended sees it at its next slow call, and
   assert.equal(new Set(taken.filter((index) => index >= 0)).size, 64);
 });
 
-test('a living worker that was declared ended sees it on its event loop', async (t) => {
+test('a living worker that was declared ended detects it on its event loop', async (t) => {
   const { pool, worker, thread } = await unwatched(t);
   await worker.call('alloc', 1);
   sharePool(pool).reportWorkerExit(thread);
   await sleep(50);
-  // Nothing slow was called: the block at hand in its magazine is not handed out any more all the same.
+  // No slow call ran, and yet the pool does not hand out the block in the worker's magazine.
   await refusedWith('ERR_DMAPOOL_DECLARED_ENDED', worker.call('allocOne'));
 });
 
-/** A worker in a pool that does not know its Worker object. */
+/** A worker in a pool that does not have its Worker object. */
 async function unwatched(
   t: TestContext,
 ): Promise<{ pool: DmaPool; handle: SharedPoolHandle; worker: RemoteWorker; thread: number }> {
@@ -255,9 +258,9 @@ async function startWorker(t: TestContext): Promise<RemoteWorker> {
   return worker;
 }
 
-// ---- the user's code in the middle of an end
+// ---- user code during the handling of an exit
 
-test('an end is settled also when the exit event is kept from the pool by a listener that throws', async (t) => {
+test('an exit is handled even if a listener that throws hides the exit event from the pool', async (t) => {
   const { pool } = await sharedPool(t, { workers: 0 });
   const shared = sharePool(pool);
   const worker = new FakeWorker(FAKE_THREADS);
@@ -269,7 +272,7 @@ test('an end is settled also when the exit event is kept from the pool by a list
   assert.throws(() => {
     worker.exit();
   }, /of the user/);
-  await until('the end is settled', () => {
+  await until('the exit is handled', () => {
     try {
       return shared.reportWorkerExit(FAKE_THREADS).length === 0;
     } catch {
@@ -278,7 +281,7 @@ test('an end is settled also when the exit event is kept from the pool by a list
   });
 });
 
-test('a log that is told of blocks that are out gets no more of them', () => {
+test('a log that allocates during the report of a destroy gets ERR_DMAPOOL_DESTROYED', () => {
   const memory = new HeapMemory();
   const codes: string[] = [];
   const log = {
@@ -298,7 +301,7 @@ test('a log that is told of blocks that are out gets no more of them', () => {
   assert.equal(memory.bytesInUse, 0);
 });
 
-test('a signal that calls a worker that leaves finds it gone, and no wait stays', async () => {
+test('an abort listener that calls a departed worker gets an error, and no wait remains', async () => {
   const device = new Device({ name: 'nic', memory: new HeapMemory(), log: new RecordingLog() });
   const pool = DmaPool.create('rx', device, { size: 64, maxBlocks: 2 });
   const there = attachPool(sharePool(pool).handle).pool;
@@ -307,7 +310,7 @@ test('a signal that calls a worker that leaves finds it gone, and no wait stays'
   const other = new AbortController();
   let late: Promise<unknown> | undefined;
   signal.removeEventListener = () => {
-    other.abort(new Error('the other one'));
+    other.abort(new Error('the other wait'));
     late = there.allocWait({ timeout: 5000 });
   };
   const waits = [there.allocWait({ signal }), there.allocWait({ signal: other.signal })];
@@ -324,7 +327,7 @@ test('a signal that calls a worker that leaves finds it gone, and no wait stays'
   assert.equal(await next, held[0]);
 });
 
-test('a wait that times out in a worker that was declared ended harms nobody', async (t) => {
+test('a wait that times out in a worker that was declared ended raises no uncaught error', async (t) => {
   const log = new RecordingLog();
   const pool = DmaPool.create('rx', new Device({ name: 'nic', memory: new HeapMemory() }), { size: 64, maxBlocks: 1 });
   const { handle } = sharePool(pool);
@@ -338,11 +341,13 @@ test('a wait that times out in a worker that was declared ended harms nobody', a
   t.after(() => process.off('uncaughtException', onUncaught));
   pool.alloc();
   const waiting = there.allocWait({ timeout: 40 });
-  // Its look at the events that the wait itself announced is over then.
+  // The check for events that the wait itself scheduled is over then.
   await sleep(10);
-  // As reportWorkerExit() in another thread does it.
+  // The same store as reportWorkerExit() in another thread does.
   Atomics.store(new Int32Array(handle.control), slotAt(attached.worker) + W_STATE, NO_WORKER);
   await rejectsCode('ERR_DMAPOOL_TIMEOUT', waiting);
-  await until('it sees that it is out', () => log.text.includes('was declared ended by reportWorkerExit()'));
+  await until('the worker detects that it was declared ended', () =>
+    log.text.includes('was declared ended by reportWorkerExit()'),
+  );
   assert.deepEqual(uncaught, []);
 });

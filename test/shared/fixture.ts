@@ -21,7 +21,7 @@ export interface FixtureOptions extends Partial<DmaPoolOptions>, ShareOptions {
   readonly workers?: number;
 }
 
-/** The pool is shared, and `workers` have attached, numbers 2 and up. They are ended after the test. */
+/** Shares the pool and attaches `workers` workers, numbers 2 and up. The workers are ended after the test. */
 export async function sharedPool(t: TestContext, options: FixtureOptions = {}): Promise<Fixture> {
   const { workers: count = 1, magazine, ...rest } = options;
   const memory = new HeapMemory();
@@ -33,7 +33,7 @@ export async function sharedPool(t: TestContext, options: FixtureOptions = {}): 
   t.after(async () => {
     await Promise.all(workers.map((worker) => worker.kill()));
     pool.destroy();
-    // Whatever the test left out is nobody's now.
+    // Blocks that the test did not free have no owner now.
     for (const index of [...indicesOf(pool)]) pool.freeIndex(index);
     sharePool(pool).reclaim();
   });

@@ -1,6 +1,6 @@
 /**
- * Worker program of the soak and of the death tests: allocates, frees, transfers, accepts and waits at random, alone
- * and in bulk, and writes its stamp into every block it holds, which nobody else may change meanwhile.
+ * Worker program of the soak test and the death tests. Allocates, frees, transfers, accepts and waits at random, single
+ * blocks and in bulk, and stamps every block it holds. No other worker may change a stamped block.
  */
 import { parentPort, threadId, workerData } from 'node:worker_threads';
 import { Device, DmaError } from 'dmapool';
@@ -11,15 +11,15 @@ import { Random } from '../support/random.ts';
 
 export interface HammerOptions {
   readonly handle: SharedPoolHandle;
-  /** Number of this worker's life, from 1 up, never used again. */
+  /** Number of this worker's life, from 1 up; never reused. */
   readonly life: number;
-  /** Tickets on their way, 0: an empty place. Anybody may take any. */
+  /** Tickets in transit; 0 is an empty place. Every worker may take any ticket. */
   readonly mail: BigInt64Array<SharedArrayBuffer>;
-  /** [0]: 1 when all are to end; from 1 up: 1 while that life lasts. */
+  /** [0]: 1 when all workers must end; [n], n >= 1: 1 while life n lasts. */
   readonly lives: Int32Array<SharedArrayBuffer>;
 }
 
-/** What a worker says. */
+/** A message of this worker. */
 export type HammerMessage = { readonly running: number } | { readonly done: number } | { readonly violation: string };
 
 const { handle, life, mail, lives } = workerData as HammerOptions;
@@ -27,7 +27,7 @@ const shared = attachPool(handle, { device: new Device({ name: 'nic', log: new R
 const { pool } = shared;
 const bytes = new Map<number, Int32Array>();
 const held: number[] = [];
-/** Tickets that this worker gave, oldest first: who took one may have died before it accepted. */
+/** Tickets that this worker issued, oldest first. A worker that took one may have died before it accepted it. */
 const sent: number[] = [];
 const scratch = new Int32Array(8);
 const tickets = new Float64Array(8);
@@ -40,33 +40,36 @@ function wordsOf(index: number): Int32Array {
   let words = bytes.get(index);
   if (words === undefined) {
     const block = pool.blockAt(pool.dmaOf(index));
-    if (block === null) throw new Violation(`block ${String(index)} was taken, but is not out`);
+    if (block === null) throw new Violation(`block ${String(index)} was allocated, but its word says it is free`);
     words = new Int32Array(block.bytes.buffer, block.bytes.byteOffset, block.bytes.byteLength / 4);
     bytes.set(index, words);
   }
   return words;
 }
 
-/** Takes a block into the hands; `from` says what its stamp may be. */
+/** Adds a block to the held ones and checks its stamp; `from` selects the stamps that are allowed. */
 function take(index: number, from: 'pool' | 'mail'): void {
-  if (held.includes(index)) throw new Violation(`block ${String(index)} came twice to life ${String(life)}`);
+  if (held.includes(index)) throw new Violation(`life ${String(life)} got block ${String(index)} twice`);
   const words = wordsOf(index);
   const stamp = words[0]!;
-  // A life that ended may have left its stamp behind, or on a block that it had just accepted the giver's.
+  // The stamp of an ended life may remain; on a block that the life had just accepted, the giver's may.
   const alive = stamp > 0 && Atomics.load(lives, stamp) === 1;
   if (from === 'pool' && alive) {
     throw new Violation(
-      `block ${String(index)} came from the pool to life ${String(life)}, but ${String(stamp)} has it`,
+      `block ${String(index)} came from the pool to life ${String(life)}, but ${String(stamp)} holds it`,
     );
   }
   if (from === 'mail' && (stamp >= 0 || words[1] !== index))
-    throw new Violation(`block ${String(index)} came by mail without its content`);
+    throw new Violation(`block ${String(index)} was accepted without its content`);
   words[0] = life;
   words[1] = index;
   held.push(index);
 }
 
-/** A block from the hands, with its stamp checked: 0 is the stamp of a free block, -life of one on its way. */
+/**
+ * Removes a block at random from the held ones, checks its stamp and writes the new one: 0 for a free block, -life for
+ * a block in transit.
+ */
 function put(stamp: number): number {
   const at = random.below(held.length);
   const index = held[at]!;
@@ -80,7 +83,7 @@ function put(stamp: number): number {
   return index;
 }
 
-/** False if the ticket is void: accepted already, or its giver is dead. */
+/** False if the ticket is void: already accepted, or its giver is dead. */
 function acceptOne(ticket: number): boolean {
   try {
     take(shared.acceptIndex(ticket), 'mail');
@@ -140,7 +143,7 @@ async function act(): Promise<void> {
     default:
       if (random.below(20) === 0) await waitForOne();
   }
-  // Nobody hoards.
+  // Bounds the number of blocks that one worker holds.
   while (held.length > 24) pool.freeIndex(put(0));
 }
 

@@ -1,20 +1,20 @@
-/** Workers that run hammer.ts on one pool, and how to end them. */
+/** Starts and ends the workers that run hammer.ts on one pool. */
 import assert from 'node:assert/strict';
 import { Worker } from 'node:worker_threads';
 import type { SharedPoolHandle } from 'dmapool/shared';
 import type { HammerMessage, HammerOptions } from './hammer.ts';
 
-/** Lives there can be in one test. */
+/** Maximum number of lives in one test. */
 const MOST_LIVES = 16_384;
 
-/** A worker that hammers. */
+/** A worker that runs hammer.ts. */
 export interface Hammer {
   readonly life: number;
   readonly worker: Worker;
   readonly thread: number;
-  /** When it has attached and begun. */
+  /** Resolves when the worker has attached and begun. */
   readonly running: Promise<void>;
-  /** Turns that it made, when it ended by itself. */
+  /** Number of turns, when the worker ended by itself. */
   readonly done: Promise<number>;
 }
 
@@ -56,27 +56,27 @@ export class Hammers {
     return { life, worker, thread, running, done };
   }
 
-  /** Ends a worker wherever it is. The pool has heard of it when this resolves. */
+  /** Kills a worker at any point of its program. The pool has handled the exit when this resolves. */
   async kill(hammer: Hammer): Promise<void> {
     await hammer.worker.terminate();
     await new Promise((resolve) => setImmediate(resolve));
     Atomics.store(this.#lives, hammer.life, 0);
   }
 
-  /** Has all of them give back what they hold and leave. */
+  /** Makes all workers free what they hold and leave. */
   async finish(hammers: readonly Hammer[]): Promise<void> {
     Atomics.store(this.#lives, 0, 1);
     await Promise.all(hammers.map((hammer) => within(20_000, 'a worker ends', hammer.done)));
   }
 
-  /** Lets new ones start after {@link finish}. */
+  /** Allows new workers to start after {@link finish}. */
   again(): void {
     Atomics.store(this.#lives, 0, 0);
     this.#mail.fill(0n);
   }
 }
 
-/** Rejects when the promise is not settled in time: a hang fails, and says where. */
+/** Rejects with the name of the step when the promise is not settled in time. */
 export async function within<T>(milliseconds: number, what: string, promise: Promise<T>): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<never>((_, reject) => {

@@ -1,4 +1,4 @@
-/** The end of a shared pool, and of one worker’s part in it. */
+/** The end of a shared pool, and the departure of one worker. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { sharePool } from 'dmapool/shared';
@@ -7,7 +7,7 @@ import { throwsCode } from '../support/errors.ts';
 import { range, sharedPool, until } from './fixture.ts';
 import { refusedWith } from './remote.ts';
 
-test('destroy with blocks out in workers: late frees, and the memory is back at the end', async (t) => {
+test('destroy with blocks held by workers accepts late frees and returns the memory at the end', async (t) => {
   const { pool, memory, log, workers } = await sharedPool(t, { workers: 2 });
   const [a, b] = workers;
   const theirs = await a!.call('alloc', 3);
@@ -22,13 +22,13 @@ test('destroy with blocks out in workers: late frees, and the memory is back at 
   await a!.call('free', theirs);
   await a!.call('destroy');
   await b!.call('free', others);
-  assert.ok(memory.bytesInUse > 0, 'a worker is attached still');
+  assert.ok(memory.bytesInUse > 0, 'a worker is still attached');
   await b!.call('destroy');
-  await until('the memory is back', () => memory.bytesInUse === 0);
+  await until('the memory is returned', () => memory.bytesInUse === 0);
   assert.equal(pool.statistics().pages, 0);
 });
 
-test('destroy, and workers that just end: the memory is back', async (t) => {
+test('destroy returns the memory when the workers just end', async (t) => {
   const { pool, memory, workers } = await sharedPool(t, { workers: 2 });
   await workers[0]!.call('alloc', 3);
   pool.destroy();
@@ -39,7 +39,7 @@ test('destroy, and workers that just end: the memory is back', async (t) => {
   assert.equal(memory.bytesInUse, 0);
 });
 
-test('a reset of the device takes back what is out of a destroyed pool, the creator’s own too', async (t) => {
+test('reclaim after a device reset takes all blocks of a destroyed pool, the creator’s own too', async (t) => {
   const { pool, memory, device } = await sharedPool(t, { workers: 0 });
   pool.alloc();
   pool.destroy();
@@ -48,29 +48,33 @@ test('a reset of the device takes back what is out of a destroyed pool, the crea
   assert.equal(memory.bytesInUse, 0);
 });
 
-test('destroy in a worker that attached is leaving', async (t) => {
+test('destroy in an attached worker detaches that worker', async (t) => {
   const { pool, memory, log, handle, workers } = await sharedPool(t);
   const [a] = workers;
   await a!.call('free', await a!.call('alloc', 20));
   await a!.call('destroy');
   await refusedWith('ERR_DMAPOOL_DESTROYED', a!.call('allocOne'));
   await refusedWith('ERR_DMAPOOL_DESTROYED', a!.call('wait'));
-  assert.equal(new Set(range(0, 64).map(() => pool.allocIndex())).size, 64, 'nothing idles with one who left');
+  assert.equal(
+    new Set(range(0, 64).map(() => pool.allocIndex())).size,
+    64,
+    'no idle block remains with the worker that left',
+  );
   for (const index of [...indicesOf(pool)]) pool.freeIndex(index);
-  // Again, with a block out: it is kept, and reported there and then.
+  // The same with an allocated block: the block is kept and reported at once.
   assert.equal((await a!.call('attach', handle)).worker, 2, 'the number is free again');
   await a!.call('alloc', 1);
   await a!.call('destroy');
   assert.match(await a!.call('logged'), /rx busy: 1 block is still out/);
   assert.equal(pool.statistics().active, 1);
   await a!.kill();
-  assert.doesNotMatch(log.text, /died/, 'it did not die with a block, it left one');
+  assert.doesNotMatch(log.text, /died/, 'the worker left with the block and did not die with it');
   assert.equal(sharePool(pool).reclaim(), 1);
   pool.destroy();
   assert.equal(memory.bytesInUse, 0);
 });
 
-test('leaving with blocks out while others work leaves their lock alone', async (t) => {
+test('leaving with blocks out does not touch a lock that another worker holds', async (t) => {
   const { pool, handle, workers } = await sharedPool(t, { workers: 1, magazine: 2 });
   const [a] = workers;
   for (let round = 0; round < 40; round++) {

@@ -4,11 +4,11 @@ import { loadAcquire32, storeRelease32 } from 'dmapool';
 import { attachPool, type SharedPoolHandle } from 'dmapool/shared';
 import { PoolLock } from '../../src/shared/lock.ts';
 
-/** Slots of the ring for `consume`, and words of one. */
+/** Number of slots of the ring of `acquire`, and of words per slot. */
 export const SLOTS = 64;
 export const SLOT = 16;
 
-/** What a worker does; every kind says how many times. */
+/** The task of a worker; every kind has its number of rounds. */
 export type Litmus =
   | {
       readonly kind: 'receive';
@@ -22,18 +22,18 @@ export type Litmus =
       readonly kind: 'count';
       readonly header: Int32Array<SharedArrayBuffer>;
       readonly me: number;
-      /** [0]: begin, [1], [2]: written under the lock only. */
+      /** [0]: start flag; [1], [2]: written only under the lock. */
       readonly counters: Int32Array<SharedArrayBuffer>;
       readonly rounds: number;
     }
   | {
-      readonly kind: 'consume';
+      readonly kind: 'acquire';
       /** Slots of {@link SLOT} words, the first one the sequence number; [SLOT - 1] of the first slot: acknowledged. */
       readonly words: Uint32Array<SharedArrayBuffer>;
       readonly rounds: number;
     };
 
-/** Violations seen. */
+/** Number of violations detected. */
 function receive({ handle, ring, cursors, rounds }: Extract<Litmus, { kind: 'receive' }>): number {
   const shared = attachPool(handle);
   const { pool } = shared;
@@ -66,7 +66,7 @@ function count({ header, me, counters, rounds }: Extract<Litmus, { kind: 'count'
   return violations;
 }
 
-function consume({ words, rounds }: Extract<Litmus, { kind: 'consume' }>): number {
+function acquire({ words, rounds }: Extract<Litmus, { kind: 'acquire' }>): number {
   let violations = 0;
   for (let round = 1; round <= rounds; round++) {
     const slot = (round % SLOTS) * SLOT;
@@ -83,10 +83,10 @@ function perform(task: Litmus): number {
       return receive(task);
     case 'count':
       return count(task);
-    case 'consume':
-      return consume(task);
+    case 'acquire':
+      return acquire(task);
   }
 }
 
-// Also imported for its types and numbers.
+// The tests import this file also for its types and numbers.
 if (!isMainThread) parentPort?.postMessage(perform(workerData as Litmus));

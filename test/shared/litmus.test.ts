@@ -1,4 +1,4 @@
-/** Order of memory between real threads: what one wrote before it published is seen by who consumed. */
+/** Memory order between real threads: a load-acquire sees what was written before the store-release. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { test } from 'node:test';
@@ -12,7 +12,7 @@ import { type Litmus, SLOT, SLOTS } from './litmus-worker.ts';
 
 const ROUNDS = 100_000;
 
-/** Violations that the worker saw. */
+/** Violations that the worker detected. */
 async function run(task: Litmus): Promise<number> {
   const worker = new Worker(new URL('./litmus-worker.js', import.meta.url), { workerData: task });
   const exit = once(worker, 'exit');
@@ -21,7 +21,7 @@ async function run(task: Litmus): Promise<number> {
   return violations;
 }
 
-test('what was written before a transfer is seen after the accept', { timeout: 60_000 }, async (t) => {
+test('writes before a transfer are visible after the accept', { timeout: 60_000 }, async (t) => {
   const { pool, handle } = await sharedPool(t, { workers: 0 });
   const ring = new Float64Array(new SharedArrayBuffer(16 * 8));
   const cursors = new Int32Array(new SharedArrayBuffer(8));
@@ -42,9 +42,9 @@ test('what was written before a transfer is seen after the accept', { timeout: 6
   assert.equal(pool.statistics().active, 0);
 });
 
-test('the lock lets one in at a time, and shows it what the last one wrote', { timeout: 60_000 }, async () => {
+test('the lock admits one worker at a time and shows it the last holder’s writes', { timeout: 60_000 }, async () => {
   const { header } = createControl(1, 1, 1);
-  // Attached, all three: from anybody else the lock is taken over.
+  // All three have attached: the lock is taken over from a holder that has not.
   const workers = new Workers(header);
   for (const thread of [1, 2, 3]) assert.equal(workers.claim(thread), thread);
   const counters = new Int32Array(new SharedArrayBuffer(12));
@@ -53,9 +53,9 @@ test('the lock lets one in at a time, and shows it what the last one wrote', { t
   assert.deepEqual([...counters], [3, 3 * ROUNDS, 3 * ROUNDS]);
 });
 
-test('storeRelease32 and loadAcquire32 order what lies around them', { timeout: 60_000 }, async () => {
+test('storeRelease32 and loadAcquire32 order the accesses around them', { timeout: 60_000 }, async () => {
   const words = new Uint32Array(new SharedArrayBuffer(SLOTS * SLOT * 4));
-  const seen = run({ kind: 'consume', words, rounds: ROUNDS });
+  const seen = run({ kind: 'acquire', words, rounds: ROUNDS });
   for (let round = 1; round <= ROUNDS;) {
     const space = loadAcquire32(words, SLOT - 1) + SLOTS + 1 - round;
     if (space === 0) await new Promise((resolve) => setImmediate(resolve));

@@ -1,10 +1,10 @@
-/** Workers that workers make. */
+/** Workers that are started by workers. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { sharePool } from 'dmapool/shared';
 import { attachedWorker, range, sharedPool } from './fixture.ts';
 
-test('a worker shares on to one of its own, and takes it along when it dies', async (t) => {
+test('a worker can share the pool with its own child, and both end when it dies', async (t) => {
   const { pool, log, workers } = await sharedPool(t);
   const [middle] = workers;
   const { worker } = await middle!.call('makeInner');
@@ -32,7 +32,7 @@ test('each death is reported once', async (t) => {
   }
 });
 
-test('a worker whose maker left is not taken for a child of who comes next', async (t) => {
+test('a worker whose parent left is not taken for a child of the next thread with that slot', async (t) => {
   const { pool, log, handle, workers } = await sharedPool(t);
   const [middle] = workers;
   await middle!.call('makeInner');
@@ -40,13 +40,13 @@ test('a worker whose maker left is not taken for a child of who comes next', asy
   await middle!.call('destroy');
   const next = await attachedWorker(handle);
   await next.kill();
-  assert.equal(log.text, '', 'nobody died with blocks');
+  assert.equal(log.text, '', 'no worker died with blocks');
   const mine = range(0, 64).map(() => pool.tryAllocIndex());
   const theirs = (await middle!.call('callInner', 'alloc', [64])) as number[];
   assertDistinct([...mine, ...taken, ...theirs], 64);
 });
 
-test('a worker whose maker left dies with it all the same, also when another came in its place', async (t) => {
+test('a worker whose parent left dies with it, even if another worker has taken the parent’s slot', async (t) => {
   const { pool, handle, workers } = await sharedPool(t);
   const [middle] = workers;
   await middle!.call('makeInner');
@@ -61,19 +61,19 @@ test('a worker whose maker left dies with it all the same, also when another cam
   );
 });
 
-test('a handle that came from a sibling does not tie two lives together', async (t) => {
+test('a handle from a sibling creates no parent/child pair', async (t) => {
   const { pool, log, workers } = await sharedPool(t);
   const [a] = workers;
   const b = await attachedWorker(await a!.call('share'));
   workers.push(b);
   const taken = await b.call('alloc', 2);
   await a!.kill();
-  assert.equal(log.text, '', 'nobody died with blocks');
+  assert.equal(log.text, '', 'no worker died with blocks');
   const mine = range(0, 64).map(() => pool.tryAllocIndex());
   assertDistinct([...mine, ...taken, ...(await b.call('alloc', 64))], 64);
 });
 
-/** Indices of `count` blocks, none of them twice; -1 stands for a refusal. */
+/** Indices of `count` distinct blocks; -1 stands for a refusal. */
 function assertDistinct(indices: readonly number[], count: number): void {
   const taken = indices.filter((index) => index >= 0);
   assert.equal(taken.length, count);

@@ -1,15 +1,15 @@
-/** A worker that attaches to whatever pool it is told of, uses it for a moment, and leaves. */
+/** A worker that attaches to each pool it receives, uses the pool for a moment, and leaves. */
 import { parentPort } from 'node:worker_threads';
 import { DmaError } from 'dmapool';
 import { attachPool, type SharedPoolHandle } from 'dmapool/shared';
 
 export interface Visit {
   readonly handle: SharedPoolHandle;
-  /** Allocations and frees there. */
+  /** Number of allocations and frees per visit. */
   readonly pairs: number;
 }
 
-/** `left`: used and left; otherwise the code of the error that ended the visit. */
+/** `left`: used the pool and left; otherwise the code of the error that ended the visit. */
 export type Outcome = 'left' | DmaError['code'];
 
 function visit({ handle, pairs }: Visit): Outcome {
@@ -22,7 +22,7 @@ function visit({ handle, pairs }: Visit): Outcome {
     }
     return 'left';
   } catch (error) {
-    // Anything else is this worker's uncaught error.
+    // Any other error is uncaught in this worker.
     if (error instanceof DmaError) return error.code;
     throw error;
   }

@@ -1,4 +1,4 @@
-/** Pools of one device that are made, shared, attached to and destroyed at once. */
+/** Pools of one device that are created, shared, attached to and destroyed concurrently. */
 import assert from 'node:assert/strict';
 import { once } from 'node:events';
 import { test, type TestContext } from 'node:test';
@@ -10,7 +10,7 @@ import { RecordingLog } from '../support/log.ts';
 import { until } from './fixture.ts';
 import type { Outcome, Visit } from './passer-by.ts';
 
-/** Blocks of a pool are few, so that visitors get in each other's way. */
+/** Few blocks per pool, so that the visitors contend. */
 const BLOCKS = 64;
 
 class PasserBy {
@@ -39,7 +39,7 @@ async function passersBy(t: TestContext, count: number): Promise<PasserBy[]> {
   return all;
 }
 
-test('create, share, attach and destroy race: nothing is lost, whoever comes first', { timeout: 60_000 }, async (t) => {
+test('nothing is lost when create, share, attach and destroy race, in any order', { timeout: 60_000 }, async (t) => {
   const visitors = await passersBy(t, 3);
   const memory = new HeapMemory();
   const device = new Device({ name: 'nic', memory, log: new RecordingLog() });
@@ -49,23 +49,23 @@ test('create, share, attach and destroy race: nothing is lost, whoever comes fir
     pools.push(pool);
     const handle = sharePool(pool).handle;
     for (const visitor of visitors) visitor.send(handle, (round * 7) % 300);
-    // Destroyed before, while, and after they come.
+    // Each pool is destroyed before, during or after the attach.
     if (round % 3 !== 0) await new Promise((resolve) => setTimeout(resolve, round % 3));
     const index = pool.tryAllocIndex();
     pool.destroy();
     if (index >= 0) pool.freeIndex(index);
   }
   await until('all visits have ended', () => visitors.every(({ isDone }) => isDone), 30_000);
-  await until('the memory is back', () => memory.bytesInUse === 0);
+  await until('the memory is returned', () => memory.bytesInUse === 0);
   assert.equal(device.readAttribute('pools'), undefined);
   const codes = new Set(visitors.flatMap(({ outcomes }) => outcomes));
   codes.delete('ERR_DMAPOOL_LIMIT');
-  assert.deepEqual([...codes].sort(), ['ERR_DMAPOOL_DESTROYED', 'left'], 'both orders were seen, and nothing else');
+  assert.deepEqual([...codes].sort(), ['ERR_DMAPOOL_DESTROYED', 'left'], 'both orders occurred, and no other error');
   for (const pool of pools) assert.equal(pool.statistics().active, 0);
 });
 
 test(
-  'pools of one device are shared and destroyed by turns while others are in use',
+  'pools of one device can be shared and destroyed by turns while others are in use',
   { timeout: 60_000 },
   async (t) => {
     const visitors = await passersBy(t, 2);
@@ -84,12 +84,12 @@ test(
     }
     await until('all visits have ended', () => visitors.every(({ isDone }) => isDone), 30_000);
     lasting.destroy();
-    await until('the memory is back', () => memory.bytesInUse === 0);
+    await until('the memory is returned', () => memory.bytesInUse === 0);
     assert.equal(device.readAttribute('pools'), undefined);
   },
 );
 
-test('a creation or a share that fails half-way is undone, however far it got', () => {
+test('a create or a share that fails at any step is rolled back', () => {
   for (const fate of ['none', 'throw'] as const) {
     for (let failing = 0; ; failing++) {
       const memory = new FaultyMemory();

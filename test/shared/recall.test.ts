@@ -17,7 +17,7 @@ function makeShared(options: { readonly debug?: boolean } = {}) {
   return { pool, shared: sharePool(pool), log: device };
 }
 
-test('blocks in transit are listed and counted, and come back one, some or all', () => {
+test('blocks in transit are listed and counted, and can be recalled singly, in bulk or all', () => {
   const { pool, shared } = makeShared();
   const blocks = Array.from({ length: 4 }, () => pool.alloc());
   const tickets = blocks.map((block) => shared.transfer(block));
@@ -32,7 +32,7 @@ test('blocks in transit are listed and counted, and come back one, some or all',
   });
 
   assert.deepEqual(shared.recall([tickets[2]!]), [blocks[2]]);
-  assert.deepEqual(shared.recallIndex([tickets[0]!, tickets[2]!]), [blocks[0]!.index], 'a ticket is recalled once');
+  assert.deepEqual(shared.recallIndex([tickets[0]!, tickets[2]!]), [blocks[0]!.index], 'a ticket can be recalled once');
   throwsCode('ERR_DMAPOOL_BAD_TICKET', () => shared.accept(tickets[0]!));
   assert.deepEqual(shared.recall(), [blocks[1], blocks[3]]);
   assert.deepEqual(shared.recall(), []);
@@ -42,7 +42,7 @@ test('blocks in transit are listed and counted, and come back one, some or all',
   assert.deepEqual([active, inTransit, frees, allocations], [0, 0, 4, 4]);
 });
 
-test('a block that was accepted, or that another worker gave, is not recalled', async (t) => {
+test('recall refuses an accepted block and a block of another giver', async (t) => {
   const { pool, workers } = await sharedPool(t);
   const worker = workers[0]!;
   const shared = sharePool(pool);
@@ -52,12 +52,12 @@ test('a block that was accepted, or that another worker gave, is not recalled', 
   const [theirs] = await worker.call('alloc', 1);
   const [foreign] = await worker.call('transfer', [theirs!]);
   assert.deepEqual(shared.recall([...tickets, foreign!]), [second]);
-  assert.equal(pool.statistics().inTransit, 1, 'the other worker’s is still in transit');
+  assert.equal(pool.statistics().inTransit, 1, 'the other worker’s block is still in transit');
   assert.deepEqual(await worker.call('recall'), [theirs]);
   throwsCode('ERR_DMAPOOL_BAD_TICKET', () => shared.accept(foreign!));
 });
 
-test('a recalled block has a new handle in debug mode, and its bytes are kept', () => {
+test('a recalled block has a new handle in debug mode, and keeps its bytes', () => {
   const { pool, shared } = makeShared({ debug: true });
   const before = pool.alloc();
   before.u32[0] = 7;
@@ -69,7 +69,7 @@ test('a recalled block has a new handle in debug mode, and its bytes are kept', 
   pool.free(after!);
 });
 
-test('what is no ticket is refused, and nothing is recalled', () => {
+test('an invalid ticket is refused, and nothing is recalled', () => {
   const { pool, shared } = makeShared();
   const ticket = shared.transfer(pool.alloc());
   for (const wrong of [-1, 0.5, NaN, '1', null, 2 ** 53]) {
@@ -78,7 +78,7 @@ test('what is no ticket is refused, and nothing is recalled', () => {
   for (const wrong of [null, 1, 'x', {}]) {
     throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => shared.recall(wrong as unknown as number[]));
   }
-  assert.deepEqual(shared.recall([0, 2 ** 53 - 1]), [], 'a ticket that nobody gave');
+  assert.deepEqual(shared.recall([0, 2 ** 53 - 1]), [], 'a ticket that was never issued');
   assert.equal(shared.inTransit().length, 1);
   assert.equal(shared.recall([ticket, ticket]).length, 1);
 });
@@ -92,7 +92,7 @@ test('blocks in transit of a destroyed pool can be recalled and freed', () => {
   assert.equal(pool.statistics().pages, 0);
 });
 
-test('sharing again gives the same shared pool, in a worker that attached too', () => {
+test('sharePool on a shared pool returns the same shared pool, in an attached worker too', () => {
   const { pool, shared } = makeShared();
   assert.equal(sharePool(pool), shared);
   const attached = attachPool(shared.handle);
@@ -108,7 +108,7 @@ test('a shared pool refuses to be trimmed', () => {
   assert.match(message, /another worker/);
 });
 
-// A consumer that is killed at a given step of taking a ticket from a ring.
+// A consumer that is killed at a given step while it takes a ticket from a ring.
 const CONSUMER = `
   import { workerData } from 'node:worker_threads';
   import { attachPool } from ${JSON.stringify(import.meta.resolve('dmapool/shared'))};
@@ -124,7 +124,7 @@ const CONSUMER = `
 `;
 
 for (const step of ['before', 'between', 'after']) {
-  test(`recover after a death: a consumer of a ring killed ${step} accepting and advancing the head`, async () => {
+  test(`recall after the death of a ring consumer that was killed ${step} accepting and advancing the head`, async () => {
     const { pool, shared } = makeShared();
     const exits: WorkerExit[] = [];
     shared.onWorkerExit((exit) => exits.push(exit));
@@ -136,9 +136,9 @@ for (const step of ['before', 'between', 'after']) {
     const source = new URL(`data:text/javascript,${encodeURIComponent(CONSUMER)}`);
     const worker = new Worker(source, { workerData: { handle: shared.handle, tickets, ends, step } });
     await once(worker, 'online');
-    await until('the consumer is at the step', () => Atomics.load(ends, 2) === 1);
+    await until('the consumer reaches the step', () => Atomics.load(ends, 2) === 1);
     await worker.terminate();
-    await until('its exit is settled', () => exits.length === 1);
+    await until('its exit is handled', () => exits.length === 1);
 
     const accepted = step === 'before' ? [] : [given[0]!];
     assert.deepEqual(exits[0]!.out, accepted);
@@ -147,7 +147,7 @@ for (const step of ['before', 'between', 'after']) {
     assert.deepEqual(
       recalled.sort((a, b) => a - b),
       given.slice(accepted.length),
-      'all that was not accepted',
+      'all blocks that were not accepted',
     );
     pool.freeIndexBulk(Int32Array.from(recalled));
     assert.equal(shared.reclaim(), accepted.length);

@@ -1,22 +1,22 @@
-/** A worker that runs worker.ts: requests by name, answers. `remote.ts` gives them types. */
+/** Runs worker.ts in a worker: requests by name, and answers. `remote.ts` gives them types. */
 import { once } from 'node:events';
 import { Worker } from 'node:worker_threads';
 
-/** What is asked: the name of an operation of worker.ts, and its arguments. */
+/** A request: the name of an operation of worker.ts, and its arguments. */
 export interface Request {
   readonly id: number;
   readonly name: string;
   readonly args: readonly unknown[];
 }
 
-/** What is answered. */
+/** The answer to a request. */
 export interface Response {
   readonly id: number;
   readonly value?: unknown;
   readonly error?: { readonly code: string; readonly message: string };
 }
 
-/** What went wrong in the worker. */
+/** An error of the worker. */
 export class RemoteError extends Error {
   override readonly name = 'RemoteError';
   readonly code: string;
@@ -27,7 +27,7 @@ export class RemoteError extends Error {
   }
 }
 
-/** Milliseconds after which an answer is missed: a hang must fail, with a name. */
+/** Timeout for an answer, in milliseconds. A hang fails with the name of the request. */
 const PATIENCE = 20_000;
 
 export class RemoteThread {
@@ -78,7 +78,7 @@ export class RemoteThread {
     });
   }
 
-  /** Ends the worker, and waits until that was heard of. */
+  /** Terminates the worker and waits until the pool has handled the exit. */
   async kill(): Promise<void> {
     await this.worker.terminate();
     await new Promise((resolve) => setImmediate(resolve));

@@ -1,4 +1,4 @@
-/** A worker that runs worker.ts, as the thread that made it sees it. */
+/** The typed proxy of a worker that runs worker.ts, for the thread that started it. */
 import type { DmaError } from 'dmapool';
 import { rejectsAs } from '../support/errors.ts';
 import { RemoteError, RemoteThread } from './remote-thread.ts';
@@ -16,7 +16,7 @@ export class RemoteWorker extends RemoteThread {
   }
 }
 
-/** Awaits the answer, which must be an error of this code; returns its message. */
+/** Awaits an answer that must be an error with this code; returns its message. */
 export async function refusedWith(code: DmaError['code'], answer: Promise<unknown>): Promise<string> {
   return (await rejectsAs(RemoteError, code, answer)).message;
 }

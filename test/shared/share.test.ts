@@ -1,4 +1,4 @@
-/** Sharing: the same blocks in every worker, what was allocated before, the limit, and the figures. */
+/** Sharing: the same blocks in every worker, blocks allocated before sharing, the limit, and the statistics. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { attachPool, sharePool } from 'dmapool/shared';
@@ -22,11 +22,11 @@ test('an attached worker sees the same blocks at the same addresses', async (t) 
   await a!.call('write', index, 43);
   assert.equal(block.u32[0], 43);
   const [ticket] = await a!.call('transfer', [index]);
-  assert.equal(sharePool(pool).accept(ticket!), block, 'the object of a block is the same one when it comes back');
+  assert.equal(sharePool(pool).accept(ticket!), block, 'a block has the same object each time it is allocated');
   pool.free(block);
 });
 
-test('blocks of a fresh page ascend, and the last one freed is the next one out, in each worker', async (t) => {
+test('in each worker, a fresh page gives ascending blocks and the last freed block is the next one allocated', async (t) => {
   const { pool, workers } = await sharedPool(t, { workers: 2, magazine: 8 });
   assert.equal(sharePool(pool).worker, 1);
   for (const worker of workers) {
@@ -41,7 +41,7 @@ test('blocks of a fresh page ascend, and the last one freed is the next one out,
   for (const index of mine) pool.freeIndex(index);
 });
 
-test('a bulk allocation in a worker gives distinct blocks, larger than a magazine too', async (t) => {
+test('a bulk allocation in a worker gives distinct blocks, even if it is larger than a magazine', async (t) => {
   const { pool, workers } = await sharedPool(t, { magazine: 4 });
   const taken = await workers[0]!.call('allocBulk', 60);
   assert.equal(new Set(taken).size, 60);
@@ -51,9 +51,9 @@ test('a bulk allocation in a worker gives distinct blocks, larger than a magazin
   assert.equal(pool.statistics().active, 0);
 });
 
-// ---- sharing what is in use
+// ---- sharing a pool in use
 
-test('sharing keeps the blocks that are out and the free list in its order', async (t) => {
+test('sharing keeps the allocated blocks and the order of the free list', async (t) => {
   const { pool } = makePool();
   const blocks = range(0, 20).map(() => pool.alloc());
   for (const block of blocks) block.u32[0] = block.index + 100;
@@ -71,14 +71,14 @@ test('sharing keeps the blocks that are out and the free list in its order', asy
     range(0, 3).map(() => pool.allocIndex()),
     [4, 9, 3],
   );
-  // Half a magazine came here at once; what idles of it is given up when the other one asks.
+  // Half a magazine moved here at once; its idle part is flushed when the other side requests blocks.
   assert.equal((await worker.call('alloc', 64)).length, 44);
   for (const block of blocks) pool.free(block);
   assert.equal(pool.statistics().active, 44);
 });
 
 for (const trimmed of [false, true]) {
-  test(`a limit inside a page holds after sharing${trimmed ? ' a pool with pages given back' : ''}`, async (t) => {
+  test(`a limit inside a page holds after sharing${trimmed ? ' a trimmed pool' : ''}`, async (t) => {
     const { pool } = makePool(40);
     const blocks = range(0, 40).map(() => pool.alloc());
     if (trimmed) {
@@ -95,7 +95,7 @@ for (const trimmed of [false, true]) {
   });
 }
 
-test('share again gives a handle of the same pool', async (t) => {
+test('sharing again gives a handle of the same pool', async (t) => {
   const { pool, workers } = await sharedPool(t);
   const worker = await attachedWorker(sharePool(pool).handle);
   workers.push(worker);
@@ -106,7 +106,7 @@ test('share again gives a handle of the same pool', async (t) => {
 
 // ---- the limit
 
-test('never more than maxBlocks are out, and all of them can be', async (t) => {
+test('at most maxBlocks are allocated, and all of them can be', async (t) => {
   const { pool, workers } = await sharedPool(t, { workers: 3, maxBlocks: 50, magazine: 4 });
   const taken = (await Promise.all(workers.map((worker) => worker.call('alloc', 50)))).flat();
   for (let block = pool.tryAllocIndex(); block >= 0; block = pool.tryAllocIndex()) taken.push(block);
@@ -117,16 +117,16 @@ test('never more than maxBlocks are out, and all of them can be', async (t) => {
   assert.equal(pool.statistics().pages, 4);
 });
 
-test('at the limit the others give up what idles with them', async (t) => {
+test('at the limit the other workers flush their idle blocks', async (t) => {
   const { workers } = await sharedPool(t, { workers: 2, maxBlocks: 32, magazine: 16 });
   const [a, b] = workers;
   await a!.call('alloc', 1);
   assert.equal((await b!.call('alloc', 64)).length, 31);
 });
 
-test('a refusal at the limit names what idles in whose magazines', async (t) => {
+test('a refusal at the limit names the idle blocks in each magazine', async (t) => {
   const { pool, handle } = await sharedPool(t, { workers: 0, maxBlocks: 32, magazine: 16 });
-  // In the same thread, so that it can't give anything up while this one asks.
+  // Both sides are in one thread, so that the other one cannot flush during the call.
   const other = attachPool(handle).pool;
   const one = other.allocIndex();
   let taken = 0;
@@ -138,15 +138,15 @@ test('a refusal at the limit names what idles in whose magazines', async (t) => 
   other.destroy();
 });
 
-// ---- figures
+// ---- statistics
 
-test('a page that another worker opens while the blocks are counted is counted too', () => {
+test('the block count includes a page that another worker opens during the count', () => {
   const { pool } = makePool(64);
   const { handle } = sharePool(pool);
   const there = attachPool(handle).pool;
   const held = range(0, 20).map(() => there.allocIndex());
   const control = new Int32Array(handle.control);
-  // What this thread reads may be as old as this.
+  // An old value that this thread may read.
   const pages = control[H_PAGES]!;
   control[H_PAGES] = 0;
   const { active, blocks, pages: counted } = pool.statistics();
@@ -155,7 +155,7 @@ test('a page that another worker opens while the blocks are counted is counted t
   assert.deepEqual(indicesOf(there), held);
 });
 
-test('what a pool counted before it was shared stays counted', () => {
+test('the counts of a pool remain after it is shared', () => {
   const { pool } = makePool(16);
   const taken = range(0, 16).map(() => pool.allocIndex());
   assert.equal(pool.tryAllocIndex(), -1);
@@ -168,7 +168,7 @@ test('what a pool counted before it was shared stays counted', () => {
   pool.destroy();
 });
 
-test('figures and the pools text are the whole pool’s, from every worker', async (t) => {
+test('statistics and the pools text describe the whole pool, in every worker', async (t) => {
   const { pool, device, workers } = await sharedPool(t, { workers: 2, magazine: 16 });
   const [a, b] = workers;
   const theirs = await a!.call('alloc', 5);
@@ -192,7 +192,7 @@ test('figures and the pools text are the whole pool’s, from every worker', asy
   assert.equal(more.length, 4);
 });
 
-test('figures stay whole when a worker dies', async (t) => {
+test('statistics stay consistent when a worker dies', async (t) => {
   const { pool, workers } = await sharedPool(t, { magazine: 16 });
   await workers[0]!.call('alloc', 6);
   await workers[0]!.kill();

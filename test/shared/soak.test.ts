@@ -1,6 +1,6 @@
 /**
- * Four workers at work, one of them killed and replaced every 50 ms. No block is lost, none is in two hands, nobody
- * hangs. 5 s; 60 s in CI; DMAPOOL_SOAK_SECONDS says otherwise.
+ * Four workers run hammer.ts; one of them is killed and replaced every 50 ms. No block is lost, no block has two
+ * holders, and no worker hangs. The test lasts 5 s, in CI 60 s; DMAPOOL_SOAK_SECONDS sets another time.
  */
 import assert from 'node:assert/strict';
 import { sharePool } from 'dmapool/shared';

@@ -7,7 +7,7 @@ import { throwsCode } from '../support/errors.ts';
 import { attachedWorker, sharedPool } from './fixture.ts';
 import { refusedWith } from './remote.ts';
 
-test('a block on its way or accepted is no longer the giver’s', async (t) => {
+test('the giver cannot use a block that is in transit or accepted', async (t) => {
   const { pool, workers } = await sharedPool(t, { workers: 2 });
   const [a, b] = workers;
   const block = pool.alloc();
@@ -37,7 +37,7 @@ test('a block on its way or accepted is no longer the giver’s', async (t) => {
   });
 });
 
-test('a ticket is good once, and in any worker, the giver too', async (t) => {
+test('a ticket is valid once, in any worker including the giver', async (t) => {
   const { pool, workers } = await sharedPool(t, { workers: 2 });
   const [a, b] = workers;
   const ticket = sharePool(pool).transfer(pool.alloc());
@@ -55,7 +55,7 @@ test('a ticket is good once, and in any worker, the giver too', async (t) => {
   }
 });
 
-test('transfer and accept in bulk: all of them or none', async (t) => {
+test('bulk transfer and bulk accept move all blocks or none', async (t) => {
   const { pool, workers } = await sharedPool(t, { workers: 2 });
   const [a, b] = workers;
   const taken = await a!.call('allocBulk', 20);
@@ -63,26 +63,26 @@ test('transfer and accept in bulk: all of them or none', async (t) => {
   const tickets = await a!.call('transferBulk', taken);
   assert.deepEqual(await b!.call('acceptBulk', tickets), taken);
   for (const index of taken) assert.equal(await b!.call('read', index), index * 3);
-  // One that is not on its way: none of them arrives.
+  // One block is not in transit: none is accepted.
   const again = await b!.call('transferBulk', taken.slice(1));
   await refusedWith('ERR_DMAPOOL_BAD_TICKET', a!.call('acceptBulk', [...again, tickets[0]!]));
   await refusedWith('ERR_DMAPOOL_NOT_OWNER', a!.call('free', [taken[1]!]));
   assert.deepEqual(await a!.call('acceptBulk', again), taken.slice(1));
-  // One that is not its own: all of them stay.
+  // One block has another owner: none is transferred.
   await refusedWith('ERR_DMAPOOL_NOT_OWNER', a!.call('transferBulk', [...taken.slice(1), taken[0]!]));
   await a!.call('free', taken.slice(1));
   await b!.call('free', [taken[0]!]);
   assert.equal(pool.statistics().active, 0);
 });
 
-test('the same ticket twice in one bulk: none is accepted', async (t) => {
+test('a bulk accept with the same ticket twice accepts no block', async (t) => {
   const { pool, workers } = await sharedPool(t);
   const ticket = sharePool(pool).transfer(pool.alloc());
   await refusedWith('ERR_DMAPOOL_BAD_TICKET', workers[0]!.call('acceptBulk', [ticket, ticket]));
   assert.equal((await workers[0]!.call('acceptBulk', [ticket])).length, 1);
 });
 
-test('a ticket of a giver that died is void, also when another worker took its place', async (t) => {
+test('the ticket of a dead giver is void, even if another worker has taken its slot', async (t) => {
   const { pool, handle, workers } = await sharedPool(t);
   const [a] = workers;
   const taken = await a!.call('alloc', 1);

@@ -1,4 +1,4 @@
-/** Waiting for blocks of a shared pool, and how waits and idle workers see its end. */
+/** Waits for blocks of a shared pool, and how waits and idle workers detect that the pool ends. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -7,7 +7,7 @@ import { rejectsCode, throwsCode } from '../support/errors.ts';
 import { makePool, range, sharedPool, until } from './fixture.ts';
 import { refusedWith } from './remote.ts';
 
-test('who waits gets what idles in other workers’ magazines', async (t) => {
+test('a waiter gets idle blocks from the magazines of other workers', async (t) => {
   const { pool, workers } = await sharedPool(t, { maxBlocks: 16, magazine: 16 });
   await workers[0]!.call('free', await workers[0]!.call('alloc', 8));
   const mine = range(0, 8).map(() => pool.allocIndex());
@@ -16,7 +16,7 @@ test('who waits gets what idles in other workers’ magazines', async (t) => {
   assert.equal(new Set([...mine, ...waited.map((block) => block.index)]).size, 16);
 });
 
-test('waiting across workers: first come, first served', async (t) => {
+test('waiters in several workers are served first come, first served', async (t) => {
   const { pool, workers } = await sharedPool(t, { workers: 3, maxBlocks: 8, magazine: 2 });
   const held = range(0, 8).map(() => pool.allocIndex());
   const order: number[] = [];
@@ -28,12 +28,12 @@ test('waiting across workers: first come, first served', async (t) => {
         order.push(i);
       }),
     );
-    await until('it waits', () => pool.statistics().waiting === i + 1);
+    await until('the wait is queued', () => pool.statistics().waiting === i + 1);
   }
-  assert.deepEqual(await workers[0]!.call('alloc', 1), [], 'nobody gets a block while somebody waits');
+  assert.deepEqual(await workers[0]!.call('alloc', 1), [], 'no new call gets a block while a waiter is queued');
   for (let i = 0; i < 6; i++) {
     pool.freeIndex(held[i]!);
-    assert.equal(pool.tryAllocIndex(), -1, 'what was freed is for those who wait');
+    assert.equal(pool.tryAllocIndex(), -1, 'a freed block goes to a waiter');
     await waits[i];
     assert.deepEqual(order, range(0, i + 1));
   }
@@ -46,49 +46,49 @@ test('the creator waits its turn among the workers', async (t) => {
   const taken = await workers[0]!.call('alloc', 4);
   const mine = pool.allocWait();
   const theirs = workers[0]!.call('wait');
-  await until('both wait', () => pool.statistics().waiting === 2);
+  await until('both waits are queued', () => pool.statistics().waiting === 2);
   await workers[0]!.call('free', taken.slice(0, 1));
   assert.equal((await mine).index, taken[0]);
   await workers[0]!.call('free', taken.slice(1, 2));
   assert.equal(await theirs, taken[1]);
 });
 
-test('a wait ends with its signal or its time, and lets the next one on', async (t) => {
+test('a wait ends by its signal or its time-out, and the next waiter moves up', async (t) => {
   const { pool, workers } = await sharedPool(t, { workers: 3, maxBlocks: 2, magazine: 2 });
   const held = [pool.alloc(), pool.alloc()];
   const aborted = workers[0]!.call('waitUntilAborted', 30);
-  await until('one waits', () => pool.statistics().waiting === 1);
+  await until('one wait is queued', () => pool.statistics().waiting === 1);
   const timed = workers[1]!.call('wait', 60);
-  await until('two wait', () => pool.statistics().waiting === 2);
+  await until('two waits are queued', () => pool.statistics().waiting === 2);
   const patient = workers[2]!.call('wait');
-  await until('three wait', () => pool.statistics().waiting === 3);
+  await until('three waits are queued', () => pool.statistics().waiting === 3);
   assert.equal(await aborted, 'TimeoutError');
   assert.match(await refusedWith('ERR_DMAPOOL_TIMEOUT', timed), /within 60 ms/);
   assert.equal(pool.statistics().waiting, 1);
   pool.free(held[0]!);
   assert.equal(await patient, held[0]!.index);
   pool.free(held[1]!);
-  assert.equal(pool.tryAlloc(), held[1], 'nobody waits any more');
+  assert.equal(pool.tryAlloc(), held[1], 'no wait is queued');
 });
 
-test('those who gave up behind another one do not count as waiting', async (t) => {
+test('a wait that ended behind another one is not counted as waiting', async (t) => {
   const { pool, workers } = await sharedPool(t, { workers: 2, maxBlocks: 1, magazine: 2 });
   const held = pool.alloc();
   const patient = workers[0]!.call('wait');
-  await until('one waits', () => pool.statistics().waiting === 1);
+  await until('one wait is queued', () => pool.statistics().waiting === 1);
   await refusedWith('ERR_DMAPOOL_TIMEOUT', workers[1]!.call('wait', 20));
   assert.equal(pool.statistics().waiting, 1);
   pool.free(held);
   await patient;
 });
 
-test('a worker that waits and dies lets the next one on', async (t) => {
+test('when a waiting worker dies, the next waiter moves up', async (t) => {
   const { pool, workers } = await sharedPool(t, { workers: 2, maxBlocks: 2, magazine: 2 });
   const held = [pool.alloc(), pool.alloc()];
   const lost = assert.rejects(workers[0]!.call('wait'));
-  await until('one waits', () => pool.statistics().waiting === 1);
+  await until('one wait is queued', () => pool.statistics().waiting === 1);
   const patient = workers[1]!.call('wait');
-  await until('two wait', () => pool.statistics().waiting === 2);
+  await until('two waits are queued', () => pool.statistics().waiting === 2);
   await workers[0]!.kill();
   await lost;
   pool.free(held[0]!);
@@ -99,7 +99,7 @@ test('destroy ends every wait, in every worker', async (t) => {
   const { pool, workers } = await sharedPool(t, { workers: 2, maxBlocks: 2, magazine: 2 });
   const held = [pool.alloc(), pool.alloc()];
   const waits = workers.map((worker) => worker.call('wait'));
-  await until('both wait', () => pool.statistics().waiting === 2);
+  await until('both waits are queued', () => pool.statistics().waiting === 2);
   const ends = [
     rejectsCode('ERR_DMAPOOL_DESTROYED', pool.allocWait()),
     ...waits.map((wait) => refusedWith('ERR_DMAPOOL_DESTROYED', wait)),
@@ -113,7 +113,7 @@ test('destroy ends every wait, in every worker', async (t) => {
   for (const block of held) pool.free(block);
 });
 
-test('a signal that can’t be listened to loses no block and blocks nobody', async (t) => {
+test('a signal that throws on addEventListener loses no block and blocks no other waiter', async (t) => {
   const { pool } = await sharedPool(t, { workers: 0, maxBlocks: 1 });
   const block = pool.alloc();
   const { signal } = new AbortController();
@@ -129,7 +129,7 @@ test('a signal that can’t be listened to loses no block and blocks nobody', as
   assert.equal(pool.alloc().index, block.index);
 });
 
-test('a worker on its event loop sees that the pool was destroyed, also within its magazine', async (t) => {
+test('a worker on its event loop detects that the pool was destroyed, even with blocks in its magazine', async (t) => {
   const { pool, workers } = await sharedPool(t);
   const [worker] = workers;
   await worker!.call('free', await worker!.call('alloc', 2));
@@ -139,7 +139,7 @@ test('a worker on its event loop sees that the pool was destroyed, also within i
   await refusedWith('ERR_DMAPOOL_DESTROYED', turning);
 });
 
-test('an idle worker sees that the pool was destroyed', async (t) => {
+test('an idle worker detects that the pool was destroyed', async (t) => {
   const { pool, workers } = await sharedPool(t);
   const [worker] = workers;
   await worker!.call('free', await worker!.call('alloc', 2));
@@ -148,7 +148,7 @@ test('an idle worker sees that the pool was destroyed', async (t) => {
   await refusedWith('ERR_DMAPOOL_DESTROYED', worker!.call('alloc', 1));
 });
 
-test('a slow call sees that the pool was destroyed, and no call after it gets a block', async (t) => {
+test('a slow call detects that the pool was destroyed, and no later call gets a block', async (t) => {
   const { pool, handle } = await sharedPool(t, { workers: 0, magazine: 8 });
   const there = attachPool(handle).pool;
   const held = there.allocIndex();
@@ -162,7 +162,7 @@ test('a slow call sees that the pool was destroyed, and no call after it gets a 
   throwsCode('ERR_DMAPOOL_DESTROYED', () => there.allocIndex());
 });
 
-test('a shared pool counts waits and failures as one of a single thread does', async (t) => {
+test('a shared pool counts waits and failures like a pool of a single thread', async (t) => {
   const shared = (await sharedPool(t, { workers: 0, maxBlocks: 1 })).pool;
   const { pool: single } = makePool(1);
   for (const pool of [shared, single]) {

@@ -1,4 +1,4 @@
-/** Worker program of the tests of shared pools: does to its pool what it is asked to; see remote-thread.ts for the other end. */
+/** Worker program of the tests of shared pools. Executes the requests of remote-thread.ts on its pool. */
 import { parentPort, threadId } from 'node:worker_threads';
 import { Device, DmaError, type DmaPool, type PoolStatistics } from 'dmapool';
 import { attachPool, type SharedPoolHandle, sharePool } from 'dmapool/shared';
@@ -19,7 +19,7 @@ export const operations = {
     pool = attachPool(given, { device }).pool;
     return { worker: sharePool(pool).worker, thread: threadId };
   },
-  /** As many blocks as can be had, at most `count`. */
+  /** Allocates until `count` blocks or the first refusal. */
   alloc(count: number): number[] {
     const taken: number[] = [];
     for (let i = 0; i < count; i++) {
@@ -29,7 +29,7 @@ export const operations = {
     }
     return taken;
   },
-  /** One block, or the error. */
+  /** Allocates one block, or throws the error. */
   allocOne(): number {
     return pool.alloc().index;
   },
@@ -43,7 +43,7 @@ export const operations = {
   },
   freeObject(dma: number): void {
     const block = pool.blockAt(dma);
-    if (block === null) throw new Error('no block of mine is there');
+    if (block === null) throw new Error('this worker holds no block');
     pool.free(block);
   },
   async wait(timeout?: number): Promise<number> {
@@ -52,7 +52,7 @@ export const operations = {
   async waitUntilAborted(after: number): Promise<string> {
     try {
       await pool.allocWait({ signal: AbortSignal.timeout(after) });
-      return 'got one';
+      return 'got a block';
     } catch (error) {
       return (error as Error).name;
     }
@@ -100,7 +100,7 @@ export const operations = {
   share(): SharedPoolHandle {
     return sharePool(pool).handle;
   },
-  /** As a kill in the middle of a slow call would leave it. */
+  /** The state that a kill in the middle of a slow call leaves. */
   takeLock(): void {
     while (Atomics.compareExchange(new Int32Array(handle.control), H_LOCK, 0, sharePool(pool).worker) !== 0) continue;
   },
@@ -110,7 +110,7 @@ export const operations = {
   reclaim(): number {
     return sharePool(pool).reclaim();
   },
-  /** Makes a worker of this one, which attaches through it. */
+  /** Starts a child worker that attaches through this one. */
   async makeInner(): Promise<{ worker: number; thread: number }> {
     inner = await RemoteThread.start();
     return inner.request('attach', [sharePool(pool).handle]) as Promise<{ worker: number; thread: number }>;
@@ -118,7 +118,7 @@ export const operations = {
   async killInner(): Promise<void> {
     await inner?.kill();
   },
-  /** Takes and gives one block at each turn of the event loop, until it is refused; returns the turns. */
+  /** Allocates and frees one block per turn of the event loop until a call is refused; returns the number of turns. */
   async turnUntilRefused(most: number): Promise<number> {
     let turns = 0;
     for (let index = pool.tryAllocIndex(); index >= 0 && turns < most; turns++) {
@@ -138,7 +138,7 @@ export type Operations = typeof operations;
 
 function blockOf(index: number): NonNullable<ReturnType<typeof pool.blockAt>> {
   const block = pool.blockAt(pool.dmaOf(index));
-  if (block === null) throw new Error(`block ${String(index)} is not out here`);
+  if (block === null) throw new Error(`block ${String(index)} is not allocated here`);
   return block;
 }
 

@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import type { TestContext } from 'node:test';
 
-/** Path of a disk image that is deleted after the test: of this content, or of zeros and this size in bytes. */
+/** Path of a disk image that is deleted after the test. Its content is given, or zeros of this size in bytes. */
 export function diskImage(t: TestContext, content: Uint8Array | number): string {
   const folder = mkdtempSync(join(tmpdir(), 'dmapool-test,'));
   t.after(() => {

@@ -33,5 +33,5 @@ export async function rejectsAs<E extends Error & { readonly code: string }>(
     assert.equal(error.name, error.constructor.name);
     return error;
   }
-  return assert.fail(`expected ${code}, but it was fulfilled`);
+  return assert.fail(`expected ${code}, but the promise was fulfilled`);
 }

@@ -1,10 +1,10 @@
-/** Memory sources that fail when told to, and count. */
+/** Memory sources with injected failures and counters. */
 import { type CoherentAllocator, type CoherentMemory, type CoherentRequest, HeapMemory } from 'dmapool';
 
-/** What a call does: succeed, say that there is no memory, or throw. */
+/** The result of a call: success, no memory, or an exception. */
 export type Fate = 'ok' | 'none' | 'throw';
 
-/** Another source that fails when told to, and counts. */
+/** Wraps another source: injects failures and counts calls. */
 export class FaultySource implements CoherentAllocator {
   readonly name: string = 'faulty';
   readonly pageSize: number;
@@ -12,9 +12,9 @@ export class FaultySource implements CoherentAllocator {
   readonly requests: CoherentRequest[] = [];
   calls = 0;
   frees = 0;
-  /** Calls that did not succeed. */
+  /** Number of calls that did not succeed. */
   failed = 0;
-  /** Called before each allocation with its number, from 0; what it says happens. */
+  /** Called before each allocation with its number, from 0; returns the result to produce. */
   onAlloc: (call: number, request: CoherentRequest) => Fate;
   onFree: (call: number) => 'ok' | 'throw' = () => 'ok';
   readonly #inner: CoherentAllocator;
@@ -42,7 +42,7 @@ export class FaultySource implements CoherentAllocator {
   }
 }
 
-/** Heap memory that fails when told to, and tells when there is some again. */
+/** Heap memory with injected failures, which reports available memory. */
 export class FaultyMemory extends FaultySource {
   readonly onceAvailable: (listener: () => void) => () => void;
 

@@ -1,6 +1,6 @@
 import type { DeviceLog } from 'dmapool';
 
-/** A log that keeps what it is told. */
+/** A log that keeps its messages. */
 export class RecordingLog implements DeviceLog {
   readonly lines: string[] = [];
 

@@ -22,7 +22,7 @@ export function isAllocated(pool: DmaPool, index: number): boolean {
   return pool.indexAt(dma) === index;
 }
 
-/** True while `block` is allocated and the handle is the current one. */
+/** True while `block` is allocated and the handle is current. */
 export function owns(pool: DmaPool, block: DmaBlock): boolean {
   try {
     return pool.blockAt(block.dma) === block;
@@ -31,7 +31,7 @@ export function owns(pool: DmaPool, block: DmaBlock): boolean {
   }
 }
 
-/** `allocBulk`; false where there are not enough blocks. */
+/** `allocBulk`; false if there are not enough blocks. */
 export function tryAllocBulk<N extends string>(
   pool: DmaPool<N>,
   into: DmaBlock<N>[],
@@ -43,7 +43,7 @@ export function tryAllocBulk<N extends string>(
   });
 }
 
-/** `allocIndexBulk`; false where there are not enough blocks. */
+/** `allocIndexBulk`; false if there are not enough blocks. */
 export function tryAllocIndexBulk(pool: DmaPool, into: Int32Array, count?: number, options?: AllocOptions): boolean {
   return succeeds(() => {
     pool.allocIndexBulk(into, count, options);
@@ -60,7 +60,7 @@ function succeeds(alloc: () => void): boolean {
   }
 }
 
-/** The figures of blocks and pages alone. */
+/** The statistics of blocks and pages alone. */
 export function countsOf(pool: DmaPool): Pick<PoolStatistics, 'active' | 'blocks' | 'pages'> {
   const { active, blocks, pages } = pool.statistics();
   return { active, blocks, pages };

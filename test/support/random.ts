@@ -1,8 +1,8 @@
-/** Numbers that look random, the same ones for the same seed. */
+/** Pseudo-random numbers, reproducible from the seed. */
 export class Random {
   #state: number;
 
-  /** @param seed Any integer; its low 32 bits count. Neighbouring seeds give unrelated numbers. */
+  /** @param seed Any integer; its low 32 bits count. Adjacent seeds give unrelated numbers. */
   constructor(seed: number) {
     // A state of 0 would stay 0.
     this.#state = scramble(seed) || 1;

@@ -1,4 +1,4 @@
-/** Resolves when `condition` holds; rejects after `patience` milliseconds, naming what was waited for. */
+/** Resolves when `condition` holds; rejects after `patience` milliseconds with the name of the condition. */
 export async function until(what: string, condition: () => boolean, patience = 5000): Promise<void> {
   const deadline = performance.now() + patience;
   while (!condition()) {

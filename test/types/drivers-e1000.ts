@@ -1,4 +1,4 @@
-/** Misuse of the network card's driver that must not compile. Checked by the compiler; never run. */
+/** Wrong use of the network card's driver that must not compile. Checked by the compiler; never run. */
 import type { Device } from 'dmapool';
 import { DriverError, E1000, type E1000Error, type Packet } from 'dmapool/drivers/e1000';
 import type { PciFunction } from 'dmapool/pci';
@@ -9,15 +9,15 @@ export async function misuse(pci: PciFunction, memory: Device, packet: Packet, e
 
   // @ts-expect-error TS2345: A card is opened on a PCI function.
   await E1000.open(memory);
-  // @ts-expect-error TS2561: Options are checked for spelling.
+  // @ts-expect-error TS2561: Option names are checked.
   await E1000.open(pci, { recieveDescriptors: 8 });
-  // @ts-expect-error TS2673: Cards are opened, not made.
+  // @ts-expect-error TS2673: The constructor is private; use open().
   new E1000();
-  // @ts-expect-error TS2345: Packets are sent in batches.
+  // @ts-expect-error TS2345: transmit() takes an array of packets.
   nic.transmit(packet);
-  // @ts-expect-error TS2740: And lie in DMA memory.
+  // @ts-expect-error TS2740: A packet is no plain byte array.
   nic.transmit([new Uint8Array(60)]);
-  // @ts-expect-error TS2561: A wait takes milliseconds by the name of timeout.
+  // @ts-expect-error TS2561: The option is named timeout.
   await nic.waitForLink({ timeoutMs: 10 });
   // @ts-expect-error TS2367: There is no such code.
   if (error.code === 'ERR_DMAPOOL_E1000_NOTHING') return;

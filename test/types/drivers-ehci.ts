@@ -1,4 +1,4 @@
-/** Misuse of the EHCI driver that must not compile. Checked by the compiler; never run. */
+/** Wrong use of the EHCI driver that must not compile. Checked by the compiler; never run. */
 import type { Device } from 'dmapool';
 import {
   type BulkPipe,
@@ -24,22 +24,22 @@ export async function misuse(
 
   // @ts-expect-error TS2345: A controller is started on a PCI function.
   await EhciController.open(memory);
-  // @ts-expect-error TS2345: A disk is on a device, not on a controller.
+  // @ts-expect-error TS2345: A disk is opened on a device, not on a controller.
   await MassStorage.open(await EhciController.open(pci));
-  // @ts-expect-error TS2673: Disks are opened, not made.
+  // @ts-expect-error TS2673: The constructor is private; use open().
   new MassStorage();
-  // @ts-expect-error TS2322: Requests are of three types.
+  // @ts-expect-error TS2322: A request has one of three types.
   await device.controlIn({ ...standard, requestType: 'private' }, 18);
   // @ts-expect-error TS2345: A request has an index.
   await device.controlOut({ requestType: 'class', recipient: 'interface', request: 0xff, value: 0 });
-  // @ts-expect-error TS2345: Only bytes go to a disk.
+  // @ts-expect-error TS2345: A disk is written from a byte array.
   await disk.write(0, 'text');
   // @ts-expect-error TS2345: A zero-copy transfer needs DMA memory.
   await disk.readInto(0, new Uint8Array(512), 512);
-  // @ts-expect-error TS2554: The length is said.
+  // @ts-expect-error TS2554: The length is required.
   await pipe.transfer(buffer);
   // @ts-expect-error TS2367: There is no such code.
   if (error.code === 'ERR_DMAPOOL_USB_NOTHING') return;
-  // @ts-expect-error TS2540: A descriptor does not change.
+  // @ts-expect-error TS2540: Descriptors are read-only.
   device.descriptor.vendorId = 0;
 }

@@ -1,4 +1,4 @@
-/** What the compiler infers, where users rely on it. Not run: the compiler is the test. */
+/** Types that the compiler infers and users rely on. Not run: compiling is the test. */
 import {
   type Device,
   type DmaBlock,
@@ -18,18 +18,18 @@ import {
 } from 'dmapool/shared';
 import { readTrace, type TraceAlloc } from 'dmapool/trace';
 
-/** True if the two types are the very same, which the compiler tells only of types that depend on another one. */
+/** True if the two types are identical; the compiler compares only types that depend on another one this way. */
 // eslint-disable-next-line @typescript-eslint/no-unnecessary-type-parameters -- see above
 type Same<A, B> = (<T>() => T extends A ? 1 : 2) extends <T>() => T extends B ? 1 : 2 ? true : false;
 
-/** `is<T>()(value)` compiles only if the value's type is T, neither more nor less. */
+/** `is<T>()(value)` compiles only if the value's type is exactly T. */
 declare function is<T>(): <V>(value: V, ...wrong: Same<V, T> extends true ? [] : [never]) => void;
 
 export async function inference(device: Device, handle: SharedPoolHandle): Promise<void> {
-  // A pool's name becomes part of its type without `as const`, and of its blocks'.
+  // A pool's name becomes part of its type, and of its blocks' types, without `as const`.
   const pool = DmaPool.create('rx', device, { size: 64 });
   is<DmaPool<'rx'>>()(pool);
-  // @ts-expect-error TS2554: so this test can fail
+  // @ts-expect-error TS2554: proves that this test can fail
   is<DmaPool>()(pool);
   is<'rx'>()(pool.name);
   const block = pool.alloc();
@@ -45,10 +45,10 @@ export async function inference(device: Device, handle: SharedPoolHandle): Promi
   const index = pool.allocIndex();
   is<number>()(index);
 
-  // A name that is known only when the program runs gives the pool in general.
+  // A name that is known only at run time gives the general pool type.
   const named = DmaPool.create(device.name, device, { size: 64 });
   is<DmaPool>()(named);
-  // The other side of a handle may say which pool it expects.
+  // The receiver of a handle may name the pool that it expects.
   const attached = attachPool<'rx'>(handle);
   is<SharedPool<'rx'>>()(attached);
   is<DmaPool<'rx'>>()(attached.pool);
@@ -75,7 +75,7 @@ export async function inference(device: Device, handle: SharedPoolHandle): Promi
     const { code } = error;
     is<`ERR_DMAPOOL_${string}`>()(code);
   }
-  // A class has the codes of its own.
+  // Each class has its own codes.
   if (error instanceof DmaOutOfMemoryError) {
     const { code } = error;
     is<'ERR_DMAPOOL_NO_MEMORY' | 'ERR_DMAPOOL_LIMIT' | 'ERR_DMAPOOL_NO_FREE_BLOCK'>()(code);

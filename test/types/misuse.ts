@@ -1,6 +1,6 @@
 /**
- * Misuse of the allocator that must not compile. Not run: the compiler is the test, an unused `@ts-expect-error` is an
- * error; and `types.test.ts` checks that each line fails for the reason that stands there, by the compiler's number.
+ * Wrong use of the allocator that must not compile. Not run: compiling is the test, and an unused `@ts-expect-error` is an
+ * error. `types.test.ts` checks that each line fails with the error number of its comment.
  */
 import {
   type CoherentAllocator,
@@ -27,61 +27,61 @@ export function pools(device: Device): void {
   const qhs = DmaPool.create('ehci_qh', device, { size: 96, align: 32 });
   const qtd: DmaBlock<'ehci_qtd'> = qtds.alloc();
 
-  // A pool in general takes any block in general.
+  // The general pool type accepts the general block type.
   const any: DmaPool = qtds;
   any.free(any.alloc());
 
-  // @ts-expect-error TS2345: a block of one pool given to another
+  // @ts-expect-error TS2345: a block of another pool
   qhs.free(qtd);
-  // @ts-expect-error TS2345: or sent from there
+  // @ts-expect-error TS2345: transfer of a block of another pool
   sharePool(qhs).transfer(qtd);
-  // @ts-expect-error TS2322: or among others
+  // @ts-expect-error TS2322: a block of another pool in a bulk call
   qhs.freeBulk([qtd]);
-  // @ts-expect-error TS2322: blocks of one pool put with those of another
+  // @ts-expect-error TS2322: an array of another pool's blocks
   qhs.allocBulk([qtd], 1);
-  // @ts-expect-error TS2345: a block where an index is wanted
+  // @ts-expect-error TS2345: a block instead of an index
   qtds.freeIndex(qtd);
-  // @ts-expect-error TS2345: an index where a block is wanted
+  // @ts-expect-error TS2345: an index instead of a block
   qtds.free(3);
-  // @ts-expect-error TS2345: an address where a block is wanted
+  // @ts-expect-error TS2345: an address instead of a block
   qtds.free(qtd.dma);
-  // @ts-expect-error TS2345: tryAlloc may give null
+  // @ts-expect-error TS2345: tryAlloc may return null
   qtds.free(qtds.tryAlloc());
-  // @ts-expect-error TS2531: so what it gives can't be used unseen
+  // @ts-expect-error TS2531: the result of tryAlloc needs a check
   qtds.tryAlloc().bytes.fill(0);
-  // @ts-expect-error TS2345: nor can what lies at an address
+  // @ts-expect-error TS2345: the block at an address may be undefined
   qtds.free(qtds.blockAt(4096));
   // @ts-expect-error TS2345: a promise is no block
   qtds.free(qtds.allocWait());
   // @ts-expect-error TS2345: addresses are numbers
   qtds.blockAt(4096n);
-  // @ts-expect-error TS2559: flags are dmapool/kernel's
+  // @ts-expect-error TS2559: flags belong to dmapool/kernel
   qtds.alloc('GFP_KERNEL');
-  // @ts-expect-error TS2561: options are checked for spelling
+  // @ts-expect-error TS2561: option names are checked
   qtds.alloc({ zeroed: true });
-  // @ts-expect-error TS2353: in every form
+  // @ts-expect-error TS2353: option names of tryAlloc
   qtds.tryAlloc({ grwo: false });
-  // @ts-expect-error TS2561: by index
+  // @ts-expect-error TS2561: option names of allocIndex
   qtds.allocIndex({ zeroed: true });
-  // @ts-expect-error TS2353: or -1
+  // @ts-expect-error TS2353: option names of tryAllocIndex
   qtds.tryAllocIndex({ grwo: false });
-  // @ts-expect-error TS2561: in bulk
+  // @ts-expect-error TS2561: option names of allocBulk
   qtds.allocBulk([], 1, { zeroed: true });
-  // @ts-expect-error TS2561: and both
+  // @ts-expect-error TS2561: option names of allocIndexBulk
   qtds.allocIndexBulk(new Int32Array(1), 1, { zeroed: true });
-  // @ts-expect-error TS2322: an option is true or false
+  // @ts-expect-error TS2322: the option is a boolean
   qtds.alloc({ grow: 'no' });
-  // @ts-expect-error TS2554: blocks in bulk come with their count
+  // @ts-expect-error TS2554: a bulk call of blocks needs a count
   qtds.allocBulk([]);
-  // @ts-expect-error TS2551: nor is there a method for each option
+  // @ts-expect-error TS2551: there is no method for each option
   String(qtds.zalloc);
-  // @ts-expect-error TS2339: figures are in statistics()
+  // @ts-expect-error TS2339: the counts are in statistics()
   String(qtds.counts);
-  // @ts-expect-error TS2551: blocks are asked by address
+  // @ts-expect-error TS2551: blockAt() looks up blocks
   String(qtds.isAllocated);
-  // @ts-expect-error TS2339: blocks are asked by address
+  // @ts-expect-error TS2339: blockAt() looks up blocks
   String(qtds.owns);
-  // @ts-expect-error TS2339: a block has an address, and its place is the source's
+  // @ts-expect-error TS2339: a block has an address; its offset belongs to the source
   String(qtds.offsetOf);
   // @ts-expect-error TS2339: allocated() has the indices
   String(qtds.indices);
@@ -89,58 +89,58 @@ export function pools(device: Device): void {
   String(qtds.tryAllocBulk);
   // @ts-expect-error TS2339: sharePool is a function of dmapool/shared
   String(qtds.share);
-  // @ts-expect-error TS2488: a pool is no list: allocated() gives its allocated blocks
+  // @ts-expect-error TS2488: a pool is not iterable: allocated() gives its allocated blocks
   String([...qtds]);
-  // @ts-expect-error TS2339: a pool that is not shared has nothing to transfer by
+  // @ts-expect-error TS2339: transfer is a method of the shared pool
   String(qtds.transfer);
-  // @ts-expect-error TS2322: a ticket may be recalled, not the block
+  // @ts-expect-error TS2322: recall takes a ticket, not a block
   sharePool(qtds).recall([qtd]);
-  // @ts-expect-error TS2561: a wait takes milliseconds by the name of timeout
+  // @ts-expect-error TS2561: the option is named timeout
   void qtds.allocWait({ timeoutMs: 10 });
-  // @ts-expect-error TS2345: indices in bulk travel in an Int32Array
+  // @ts-expect-error TS2345: bulk indices are in an Int32Array
   qtds.allocIndexBulk([1, 2, 3]);
-  // @ts-expect-error TS2345: and tickets, which exceed 32 bits, in a Float64Array
+  // @ts-expect-error TS2345: bulk tickets exceed 32 bits and are in a Float64Array
   sharePool(qtds).acceptIndexBulk(new Int32Array(1), new Int32Array(1));
-  // @ts-expect-error TS2345: a ticket is a number, the block itself does not travel
+  // @ts-expect-error TS2345: accept takes a ticket, not a block
   sharePool(qtds).accept(qtd);
-  // @ts-expect-error TS2345: a pool is attached by its handle, not by its name
+  // @ts-expect-error TS2345: attachPool takes a handle, not a name
   attachPool('ehci_qtd');
-  // @ts-expect-error TS2345: nor by itself
+  // @ts-expect-error TS2345: attachPool takes a handle, not a pool
   attachPool(qtds);
-  // @ts-expect-error TS2322: nor do blocks in bulk
+  // @ts-expect-error TS2322: bulk indices are in an Int32Array
   sharePool(qtds).transferIndexBulk([qtd], new Float64Array(1));
-  // @ts-expect-error TS2345: nor do their tickets fit in 32 bits
+  // @ts-expect-error TS2345: bulk tickets exceed 32 bits and are in a Float64Array
   sharePool(qtds).transferIndexBulk(new Int32Array(1), new Int32Array(1));
-  // @ts-expect-error TS2561: options are checked for spelling
+  // @ts-expect-error TS2561: option names of sharePool
   sharePool(qtds, { magazin: 8 });
-  // @ts-expect-error TS2561: on both sides
+  // @ts-expect-error TS2561: option names of attachPool
   attachPool(sharePool(qtds).handle, { devise: device });
   // @ts-expect-error TS2345: an exit is reported by the thread's number
   sharePool(qtds).reportWorkerExit('3');
-  // @ts-expect-error TS2353: who is watched has an exit and a number
+  // @ts-expect-error TS2353: a watched worker has an exit event and a number
   sharePool(qtds).watchWorker({ postMessage: () => undefined });
 }
 
 export function making(device: Device, memory: CoherentAllocator): void {
-  // @ts-expect-error TS2345: a size is needed
+  // @ts-expect-error TS2345: a size is required
   DmaPool.create('p', device, { align: 32 });
-  // @ts-expect-error TS2554: and so are the options
+  // @ts-expect-error TS2554: the options are required
   DmaPool.create('p', device);
-  // @ts-expect-error TS2561: options are checked for spelling
+  // @ts-expect-error TS2561: option names are checked
   DmaPool.create('p', device, { size: 64, boundry: 4096 });
   // @ts-expect-error TS2353: the page size is the memory source's
   DmaPool.create('p', device, { size: 64, pageSize: 4096 });
-  // @ts-expect-error TS2345: a device is needed
+  // @ts-expect-error TS2345: a device is required
   DmaPool.create('p', { name: 'x' }, { size: 64 });
-  // @ts-expect-error TS2351: pools are made by create
+  // @ts-expect-error TS2351: DmaPool.create creates pools
   new DmaPool('p', device, { size: 64 });
   // @ts-expect-error TS2345: a device needs a name
   new Device({ memory });
-  // @ts-expect-error TS2739: sources of memory are not buffers
+  // @ts-expect-error TS2739: a buffer is no memory source
   new Device({ name: 'x', memory: new ArrayBuffer(4096) });
   // @ts-expect-error TS2322: a mask is a number
   new Device({ name: 'x', dmaMask: 0xffff_ffffn });
-  // @ts-expect-error TS2345: bits are counted in numbers
+  // @ts-expect-error TS2345: the number of bits is a number
   dmaBitMask('32');
   // @ts-expect-error TS2741: a log has all three levels
   new Device({ name: 'x', log: { error: () => undefined, warn: () => undefined } });
@@ -151,58 +151,58 @@ export function making(device: Device, memory: CoherentAllocator): void {
 }
 
 export function constants(pool: DmaPool<'p'>, block: DmaBlock<'p'>, device: Device, handle: SharedPoolHandle): void {
-  // @ts-expect-error TS2540: what a pool is cannot be changed
+  // @ts-expect-error TS2540: a pool's properties are read-only
   pool.name = 'p';
-  // @ts-expect-error TS2540: nor how it is cut
+  // @ts-expect-error TS2540: a geometry is read-only
   pool.geometry = new PoolGeometry({ size: 64 });
-  // @ts-expect-error TS2540: nor that either
+  // @ts-expect-error TS2540: a geometry is read-only
   pool.geometry.blockSize = 32;
-  // @ts-expect-error TS2540: nor what a block is
+  // @ts-expect-error TS2540: a block's index is read-only
   block.index = 4;
-  // @ts-expect-error TS2540: nor where it is
+  // @ts-expect-error TS2540: a block's address is read-only
   block.dma = 4096;
-  // @ts-expect-error TS2540: nor a mask, but by setDmaMask
+  // @ts-expect-error TS2540: a mask is changed by setDmaMask
   device.dmaMask = 5;
-  // @ts-expect-error TS2540: nor a handle
+  // @ts-expect-error TS2540: a handle is read-only
   handle.maxBlocks = 5;
 }
 
 export function errors(error: unknown, statistics: PoolStatistics): void {
   if (error instanceof DmaError) {
-    // @ts-expect-error TS2367: codes begin alike
+    // @ts-expect-error TS2367: codes begin with ERR_DMAPOOL_
     if (error.code === 'ENOMEM') return;
   }
   if (error instanceof DmaBlockError) {
-    // @ts-expect-error TS2367: and each class knows its own
+    // @ts-expect-error TS2367: each class has its own codes
     if (error.code === 'ERR_DMAPOOL_TYPO') return;
   }
   if (error instanceof DmaSharingError) {
-    // @ts-expect-error TS2367: a pool's codes are not those of sharing
+    // @ts-expect-error TS2367: the codes of pools and of sharing differ
     if (error.code === 'ERR_DMAPOOL_LIMIT') return;
   }
-  // @ts-expect-error TS2345: each class has codes of its own
+  // @ts-expect-error TS2345: each class has its own codes
   new DmaBlockError('ERR_DMAPOOL_TIMEOUT', 'late');
-  // @ts-expect-error TS2540: figures are read-only
+  // @ts-expect-error TS2540: statistics are read-only
   statistics.active = 0;
-  // @ts-expect-error TS2540: each of them
+  // @ts-expect-error TS2540: each statistic is read-only
   statistics.inTransit = 0;
 }
 
 export function words(block: DmaBlock): void {
-  // @ts-expect-error TS2345: words are stored, not bytes
+  // @ts-expect-error TS2345: a 32-bit store takes a 32-bit array
   storeRelease32(block.bytes, 0, 1);
   // @ts-expect-error TS2345: addresses are numbers
   writeAddress64(block.view, 0, 4096n);
-  // @ts-expect-error TS2345: and are written to a view, whose byte order is said
+  // @ts-expect-error TS2345: addresses are written to a DataView
   writeAddress64(block.u32, 0, 4096);
-  // @ts-expect-error TS2345: half-words are words of 16 bits
+  // @ts-expect-error TS2345: a 16-bit store takes a 16-bit array
   storeRelease16(block.u32, 0, 1);
-  // @ts-expect-error TS2345: also when they are read
+  // @ts-expect-error TS2345: a 16-bit load takes a 16-bit array
   loadAcquire16(block.u32, 0);
 }
 
-/** A memory source that gives half of what it should. */
-// @ts-expect-error TS2420: a source takes memory back
+/** An incomplete memory source. */
+// @ts-expect-error TS2420: a source has freeCoherent
 export class Leaky implements CoherentAllocator {
   readonly name = 'leaky';
   readonly pageSize = 4096;
@@ -221,10 +221,10 @@ export function kernelMisuse(device: Device): void {
   const qtd = dma_pool_alloc(qtds, GFP_KERNEL);
   // @ts-expect-error TS18047: dma_pool_alloc may return null
   qtd.dma.toFixed();
-  // @ts-expect-error TS2345: a block of one pool given to another
+  // @ts-expect-error TS2345: a block of another pool
   dma_pool_free(qhs, qtd, 0);
-  // @ts-expect-error TS2554: the flags are needed, as in C
+  // @ts-expect-error TS2554: the flags are required, as in C
   dma_pool_alloc(qtds);
-  // @ts-expect-error TS2345: an address is no place to write one to
+  // @ts-expect-error TS2345: the handle is an object to write the address to
   dma_pool_alloc(qtds, GFP_KERNEL, 0);
 }

@@ -1,33 +1,33 @@
-/** Misuse of `dmapool/pci` and `dmapool/qemu` that must not compile; see misuse.ts. */
+/** Wrong use of `dmapool/pci` and `dmapool/qemu` that must not compile; see `misuse.ts`. */
 import { type Bar, PciFunction } from 'dmapool/pci';
 import { QemuMachine } from 'dmapool/qemu';
 
 export async function functions(fn: PciFunction): Promise<unknown[]> {
-  // @ts-expect-error TS2673: functions are opened by their home
+  // @ts-expect-error TS2673: a PCI backend opens functions
   new PciFunction();
   const registers = fn.bar(0);
   // @ts-expect-error TS2322: a write is posted: there is nothing to await
   const write: Bar['read32'] = registers.write32.bind(registers);
-  // @ts-expect-error TS2322: registers are read by await
+  // @ts-expect-error TS2322: register reads are promises
   const version: number = registers.read32(0);
-  // @ts-expect-error TS2322: 64 bits are a bigint
+  // @ts-expect-error TS2322: a 64-bit register is a bigint
   const cap: number = await registers.read64(0);
-  // @ts-expect-error TS2345: and are written as a number or a bigint
+  // @ts-expect-error TS2345: a 64-bit register is written as a number or a bigint
   registers.write64(0, '1');
-  // @ts-expect-error TS2820: kinds of interrupts are known
+  // @ts-expect-error TS2820: the kinds of interrupts are checked
   await fn.interrupts({ kinds: ['msi-x'] });
-  // @ts-expect-error TS2540: what was removed is not for others to say
+  // @ts-expect-error TS2540: the state of removal is read-only
   fn.removed = AbortSignal.abort();
   return [write, version, cap];
 }
 
 export async function machines(machine: QemuMachine): Promise<void> {
-  // @ts-expect-error TS2322: devices are texts or objects
+  // @ts-expect-error TS2322: devices are strings or objects
   await QemuMachine.start({ devices: [3] });
-  // @ts-expect-error TS2561: options are checked for spelling
+  // @ts-expect-error TS2561: option names are checked
   await QemuMachine.start({ memroy: 1 });
-  // @ts-expect-error TS2673: machines are made by start
+  // @ts-expect-error TS2673: the constructor is private; use start()
   new QemuMachine();
-  // @ts-expect-error TS2345: widths are known
+  // @ts-expect-error TS2345: the access widths are checked
   machine.writePort(0x80, 64, 1);
 }

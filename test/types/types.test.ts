@@ -1,6 +1,6 @@
 /**
- * Misuse does not compile, and for the reason that is meant: each `@ts-expect-error TS1234: …` of this folder is taken
- * away, and the compiler must report that number on the next line, and nothing anywhere else.
+ * Wrong use does not compile, and fails with the expected error: the test removes each `@ts-expect-error TS1234: …` of
+ * this folder, and the compiler must report that number on the next line and no other error.
  */
 import assert from 'node:assert/strict';
 import { readdirSync, readFileSync } from 'node:fs';
@@ -20,7 +20,7 @@ interface Finding {
   readonly code: string;
 }
 
-/** What the compiler says about the files once nothing is expected of it. */
+/** The compiler's errors once the comments are removed. */
 function compile(): Map<string, Finding[]> {
   const { config } = ts.readConfigFile(join(root, 'tsconfig.json'), (path) => ts.sys.readFile(path)) as {
     config: { compilerOptions: Record<string, unknown> };
@@ -42,7 +42,7 @@ function compile(): Map<string, Finding[]> {
   return found;
 }
 
-/** What stands in a file: the number, and the line after it. */
+/** The expected errors of a file: the number, and the line after it. */
 function expectations(file: string): Finding[] {
   return readFileSync(file, 'utf8')
     .split('\n')
@@ -52,6 +52,6 @@ function expectations(file: string): Finding[] {
     });
 }
 
-test('misuse does not compile, and for the reason that is meant', () => {
+test('wrong use does not compile, and fails with the expected error', () => {
   for (const [file, found] of compile()) assert.deepEqual(found, expectations(file), basename(file));
 });

@@ -1,4 +1,4 @@
-/** The driver of the 82540EM on QEMU: packets out and in. */
+/** The driver of the 82540EM on QEMU: transmit and receive. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { dmaBitMask } from 'dmapool';
@@ -8,11 +8,11 @@ import { closeAll, frame, machineWithCards, openCard, openPair, packetOf, receiv
 
 const RCTL = 0x100;
 
-/** Rings of the least size, and a few buffers more. */
+/** Rings of the minimum size, and a few more buffers. */
 const SMALL: E1000Options = { receiveDescriptors: 8, transmitDescriptors: 8, buffers: 20 };
 
 void describe('e1000: packets', { skip: withoutQemu, timeout: 60_000 }, () => {
-  void it('fills short packets up with zeros, not with what was in the buffer', async (t) => {
+  void it('pads short packets with zeros, not with old bytes of the buffer', async (t) => {
     const { machine, a, b } = await openPair(t, SMALL);
     await warmUp(a.nic, b.nic);
     const short = packetOf(a.nic, frame(60, 0xaa));
@@ -23,7 +23,7 @@ void describe('e1000: packets', { skip: withoutQemu, timeout: 60_000 }, () => {
     await closeAll(machine, a, b);
   });
 
-  void it('receives what is for itself and for everybody; all else only when promiscuous', async (t) => {
+  void it('receives packets to its own address and broadcasts, and all others only when promiscuous', async (t) => {
     const { machine, a, b } = await openPair(t, SMALL);
     await warmUp(a.nic, b.nic);
     const other = Uint8Array.of(0x52, 0x54, 0, 9, 9, 9);
@@ -44,7 +44,7 @@ void describe('e1000: packets', { skip: withoutQemu, timeout: 60_000 }, () => {
     await closeAll(machine, a, b);
   });
 
-  void it('uses addresses above 4 GiB when it may', async (t) => {
+  void it('uses addresses above 4 GiB when its mask allows', async (t) => {
     const machine = await machineWithCards(t, 2, { memory: 64 * 2 ** 20, highMemory: 32 * 2 ** 20 });
     const [a, b] = await Promise.all([0, 1].map((i) => openCard(machine, i, SMALL, { dmaMask: dmaBitMask(64) })));
     await Promise.all([warmUp(a!.nic, b!.nic), warmUp(b!.nic, a!.nic)]);
@@ -55,7 +55,7 @@ void describe('e1000: packets', { skip: withoutQemu, timeout: 60_000 }, () => {
     await closeAll(machine, a!, b!);
   });
 
-  void it('counts what it sends and receives, and what it had no room for', async (t) => {
+  void it('counts sent, received and missed packets', async (t) => {
     const { machine, a, b } = await openPair(t, SMALL);
     await warmUp(a.nic, b.nic);
     const lengths = [60, 64, 500, 1514];
@@ -69,8 +69,12 @@ void describe('e1000: packets', { skip: withoutQemu, timeout: 60_000 }, () => {
     assert.deepEqual([receiver.received, receiver.receivedBytes], [5, sum]);
     assert.deepEqual([receiver.goodPacketsReceived, receiver.broadcastPacketsReceived], [5, 5]);
     assert.equal(receiver.goodBytesReceived, sum + 5 * 4, 'with their checksums');
-    assert.deepEqual(await b.nic.statistics(), receiver, 'reading changes nothing, although it clears the registers');
-    // The ring has room for 7. Of the rest, 7 find room once those were taken; what QEMU had kept beyond is dropped.
+    assert.deepEqual(
+      await b.nic.statistics(),
+      receiver,
+      'reading the statistics does not change them, although it clears the registers',
+    );
+    // The ring has room for 7. 7 more packets find room once those were taken; QEMU drops the rest of its queue.
     for (let sent = 0; sent < 21; sent += 7) {
       a.nic.transmit(Array.from({ length: 7 }, () => packetOf(a.nic, frame(60, 2))));
       await a.nic.drain();
@@ -83,10 +87,10 @@ void describe('e1000: packets', { skip: withoutQemu, timeout: 60_000 }, () => {
     await closeAll(machine, a, b);
   });
 
-  void it('drops packets that took several buffers, and keeps its buffers', async (t) => {
+  void it('drops packets that span several buffers, and keeps its buffers', async (t) => {
     const { machine, a, b } = await openPair(t, { ...SMALL, receiveDescriptors: 64, buffers: 80 });
     await warmUp(a.nic, b.nic);
-    // Behind the driver's back: buffers of 256 bytes.
+    // Sets buffers of 256 bytes without the driver's knowledge.
     const rctl = await b.pci.bar(0).read32(RCTL);
     b.pci.bar(0).write32(RCTL, rctl | (3 << 16));
     await warmUp(a.nic, b.nic);
@@ -97,10 +101,10 @@ void describe('e1000: packets', { skip: withoutQemu, timeout: 60_000 }, () => {
     await closeAll(machine, a, b);
   });
 
-  void it('does not believe what the card says', async (t) => {
+  void it('checks the descriptors that the card writes', async (t) => {
     const { machine, a, b } = await openPair(t, SMALL);
     await warmUp(a.nic, b.nic);
-    // What the ring of 8 looks like after one packet: the next descriptor is number 1.
+    // The ring of 8 after one packet: the next descriptor is number 1.
     const ring = await b.pci.bar(0).read32(0x2800);
     const lies: readonly (readonly [number, number, number])[] = [
       [0xffff, 0x03, 0],
@@ -118,12 +122,12 @@ void describe('e1000: packets', { skip: withoutQemu, timeout: 60_000 }, () => {
     }
     const batch: Packet[] = [];
     assert.equal(b.nic.receive(batch, 100), 0);
-    assert.equal((await b.nic.statistics()).dropped, 7, 'the last two are one');
+    assert.equal((await b.nic.statistics()).dropped, 7, 'the last two write-backs count as one');
     assert.equal(b.nic.packets.active, 8);
     await closeAll(machine, a, b);
   });
 
-  void it('leaves packets in the ring while there is no fresh buffer', async (t) => {
+  void it('leaves packets in the ring while no buffer is free', async (t) => {
     const { machine, a, b } = await openPair(t, SMALL);
     await warmUp(a.nic, b.nic);
     const held: Packet[] = [];
@@ -134,7 +138,7 @@ void describe('e1000: packets', { skip: withoutQemu, timeout: 60_000 }, () => {
     const batch: Packet[] = [];
     assert.equal(await b.nic.waitForPackets(), true);
     assert.equal(b.nic.receive(batch, 8), 1);
-    assert.equal(b.nic.receive(batch, 8), 0, 'all buffers are out');
+    assert.equal(b.nic.receive(batch, 8), 0, 'all buffers are allocated');
     assert.equal((await b.nic.statistics()).starved, 2);
     b.nic.packets.free(batch[0]!);
     b.nic.packets.freeBatch(held, 0, 11);
@@ -142,7 +146,7 @@ void describe('e1000: packets', { skip: withoutQemu, timeout: 60_000 }, () => {
     await closeAll(machine, a, b);
   });
 
-  void it('finds fresh buffers among the packets that are out', async (t) => {
+  void it('refills the ring from transmitted packets', async (t) => {
     const machine = await machineWithCards(t);
     const a = await openCard(machine, 0, SMALL);
     const b = await openCard(machine, 1, { ...SMALL, buffers: 9 });
@@ -152,7 +156,7 @@ void describe('e1000: packets', { skip: withoutQemu, timeout: 60_000 }, () => {
       await a.nic.drain();
       const batch: Packet[] = [];
       assert.equal(await b.nic.waitForPackets(), true);
-      // The one buffer that is not in the ring; nobody looks for it once it is out.
+      // The one buffer outside the ring: once it is allocated, no buffer is free.
       assert.equal(b.nic.receive(batch, 1), 1);
       assert.equal(b.nic.transmit(batch), 1);
     }
@@ -172,15 +176,15 @@ void describe('e1000: packets', { skip: withoutQemu, timeout: 60_000 }, () => {
       for (; !turned && calls < 1000; calls++) await b.nic.waitForPackets({ timeout });
       return calls;
     };
-    assert.ok((await waits(0)) < 10, 'there is nothing, and no time to wait for it');
+    assert.ok((await waits(0)) < 10, 'no packet, and a time-out of 0');
     a.nic.transmit([packetOf(a.nic, frame(60, 1))]);
     assert.equal(await b.nic.waitForPackets(), true);
-    assert.ok((await waits(1000)) < 10, 'there is a packet that nobody takes');
+    assert.ok((await waits(1000)) < 10, 'an arrived packet that is not taken');
     assert.equal((await receiveCopies(b.nic, 1)).length, 1);
     await closeAll(machine, a, b);
   });
 
-  void it('waits for packets by interrupt, for a time, or until a signal', async (t) => {
+  void it('waits for packets by interrupt, until a time-out, or until a signal', async (t) => {
     const { machine, a, b } = await openPair(t, SMALL);
     assert.equal(await b.nic.waitForPackets({ timeout: 0 }), false);
     assert.equal(await b.nic.waitForPackets({ timeout: 20 }), false);

@@ -6,7 +6,7 @@ import { runCli } from '../../cli/run-cli.ts';
 import { withoutQemu } from '../../qemu/qemu.ts';
 
 test(
-  'dmapool demo e1000 sends both ways, loses what is not paced, forwards, and shows the pools',
+  'dmapool demo e1000 sends both ways, loses packets without pacing, forwards, and prints the pools',
   {
     skip: withoutQemu,
     timeout: 120_000,
@@ -21,11 +21,11 @@ test(
     assert.match(out, /^0000:00:03\.0 {2}300001 sent, \d+ received, 0 dropped, MPC [1-9]\d*, RNBC [1-9]\d*$/m);
     assert.match(out, /^0000:00:03\.0\npoolinfo - 0\.1\ne1000 packets +512 +\d+ 2048 +\d+$/m);
     assert.match(out, /all buffers are free\.\n$/);
-    assert.equal(err, '', 'no progress bar but on a terminal');
+    assert.equal(err, '', 'the progress bar appears on a terminal only');
   },
 );
 
-test('on a terminal it shows how far it is', { skip: withoutQemu, timeout: 120_000 }, async () => {
+test('dmapool demo e1000 shows its progress on a terminal', { skip: withoutQemu, timeout: 120_000 }, async () => {
   const { code, err } = await runCli(['demo', 'e1000'], { tty: true });
   assert.equal(code, 0);
   for (const label of ['both ways', 'without pacing', 'there and back']) {
@@ -33,7 +33,7 @@ test('on a terminal it shows how far it is', { skip: withoutQemu, timeout: 120_0
   }
 });
 
-test('dmapool demo e1000 without QEMU says in one line how to get it', async () => {
+test('dmapool demo e1000 without QEMU names the package to install, in one line', async () => {
   const path = process.env['PATH'];
   process.env['PATH'] = '/nowhere';
   try {
@@ -46,7 +46,7 @@ test('dmapool demo e1000 without QEMU says in one line how to get it', async () 
   }
 });
 
-test("the documentation has each of the driver's error codes", () => {
+test('the documentation lists each error code of the driver', () => {
   const read = (path: string): string => readFileSync(new URL(`../../../../${path}`, import.meta.url), 'utf8');
   const declared = [...read('drivers/e1000/errors.ts').matchAll(/^ {2}\| '(ERR_DMAPOOL_E1000_\w+)'/gm)].map(
     ([, code]) => code,

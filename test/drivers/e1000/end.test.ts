@@ -13,18 +13,18 @@ import { setImmediate as turn } from 'node:timers/promises';
 const RCTL = 0x100;
 const TCTL = 0x400;
 
-/** Rings of the least size, and a few buffers more. */
+/** Rings of the minimum size, and a few more buffers. */
 const SMALL: E1000Options = { receiveDescriptors: 8, transmitDescriptors: 8, buffers: 20 };
 
 void describe('e1000: hangs, closing, removal', { skip: withoutQemu, timeout: 60_000 }, () => {
-  void it('reports a transmitter that hangs, and takes its buffers back', async (t) => {
+  void it('reports a hung transmitter and reclaims its buffers', async (t) => {
     const { machine, a, b } = await openPair(t, SMALL);
     await warmUp(a.nic, b.nic);
     a.pci.bar(0).write32(TCTL, 0);
     const packets: Packet[] = [];
     a.nic.packets.allocBatch(packets, 10);
     for (const packet of packets) packet.length = 60;
-    assert.equal(a.nic.transmit(packets), 7, 'the ring has room for one less than it has descriptors');
+    assert.equal(a.nic.transmit(packets), 7, 'the ring holds one packet less than it has descriptors');
     assert.equal(a.nic.transmit(packets, 7), 0);
     a.nic.packets.freeBatch(packets, 7);
     const late = await rejectsAs(E1000Error, 'ERR_DMAPOOL_E1000_TIMEOUT', a.nic.drain({ timeout: 30 }));
@@ -33,7 +33,7 @@ void describe('e1000: hangs, closing, removal', { skip: withoutQemu, timeout: 60
     await closeAll(machine, a, b);
   });
 
-  void it('fails everything that waits when it is closed, and takes late packets back', async (t) => {
+  void it('rejects every pending call when it is closed, and accepts late packets', async (t) => {
     const { machine, a, b } = await openPair(t, SMALL);
     await warmUp(a.nic, b.nic);
     a.pci.bar(0).write32(TCTL, 0);
@@ -56,7 +56,7 @@ void describe('e1000: hangs, closing, removal', { skip: withoutQemu, timeout: 60
     await closeAll(machine, a, b);
   });
 
-  void it('stops the card before it gives memory back, also when its interrupts fail to close', async (t) => {
+  void it('stops the card before it frees memory, even if its interrupts fail to close', async (t) => {
     const machine = await machineWithCards(t, 1);
     const pci = await machine.open('nic0');
     const open = pci.interrupts.bind(pci);
@@ -65,12 +65,12 @@ void describe('e1000: hangs, closing, removal', { skip: withoutQemu, timeout: 60
       const close = interrupts.close.bind(interrupts);
       interrupts.close = async () => {
         await close();
-        throw new Error('the home broke');
+        throw new Error('the backend broke');
       };
       return interrupts;
     };
     const nic = await E1000.open(pci, SMALL);
-    await assert.rejects(nic.close(), /the home broke/);
+    await assert.rejects(nic.close(), /the backend broke/);
     assert.equal(await pci.isBusMaster(), false);
     assert.equal(((await pci.bar(0).read32(RCTL)) | (await pci.bar(0).read32(TCTL))) & 2, 0);
     assert.equal(nic.packets.active, 0);
@@ -78,7 +78,7 @@ void describe('e1000: hangs, closing, removal', { skip: withoutQemu, timeout: 60
     await closeAll(machine);
   });
 
-  void it('gives its memory back when the function is closed first', async (t) => {
+  void it('frees its memory when the function is closed first', async (t) => {
     const { machine, a, b } = await openPair(t, SMALL);
     await warmUp(a.nic, b.nic);
     await a.pci.close();
@@ -88,7 +88,7 @@ void describe('e1000: hangs, closing, removal', { skip: withoutQemu, timeout: 60
     await closeAll(machine, a, b);
   });
 
-  void it('fails with a typed error when it is pulled out at work, and loses nothing', async (t) => {
+  void it('fails with a typed error when the device is removed in use, and loses nothing', async (t) => {
     const { machine, a, b } = await openPair(t, { receiveDescriptors: 64, transmitDescriptors: 64 });
     await Promise.all([warmUp(a.nic, b.nic), warmUp(b.nic, a.nic)]);
     const mine = packetOf(a.nic, frame(60, 1));
@@ -121,7 +121,7 @@ void describe('e1000: hangs, closing, removal', { skip: withoutQemu, timeout: 60
     assert.throws(() => a.nic.receive([], 1), PciGoneError);
     await assert.rejects(a.nic.waitForPackets(), PciGoneError);
     await assert.rejects(a.nic.link(), PciGoneError);
-    assert.ok(a.nic.packets.active > 64, 'the rings are as they were');
+    assert.ok(a.nic.packets.active > 64, 'the rings are unchanged');
     a.nic.packets.free(mine);
     stop.abort();
     await Promise.all(others);

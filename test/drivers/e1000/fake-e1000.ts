@@ -5,18 +5,18 @@ import type { E1000Model } from './model-e1000.ts';
 
 const COMMAND = 4;
 const BUS_MASTER = 4;
-/** Those of the command register that can be written (PCI 3.0, 6.2.2). */
+/** The writable bits of the command register (PCI 3.0, 6.2.2). */
 const COMMAND_BITS = 0x547;
 
 export class FakeE1000 extends FakeBackend {
   override readonly bars: readonly BarInfo[] = [
     { index: 0, kind: 'memory', size: 0x2_0000, prefetchable: false, is64: false },
   ];
-  /** Bus mastering can not be switched off. */
+  /** True: bus mastering cannot be switched off. */
   sticks = false;
   readonly model: E1000Model;
 
-  /** @param kind Of its interrupt; null: it has none that can be had. */
+  /** @param kind Kind of its interrupt; null: it has none. */
   constructor(model: E1000Model, kind: InterruptKind | null = 'msi') {
     super();
     this.model = model;

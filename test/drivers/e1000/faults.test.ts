@@ -1,4 +1,7 @@
-/** The coherent allocator fails at every call, in turn: the driver says so, goes on where it can, and loses nothing. */
+/**
+ * Each call of the coherent allocator fails in turn: the driver reports the error, continues where it can, and loses
+ * nothing.
+ */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { DmaOutOfMemoryError, DmaReleaseError } from 'dmapool';
@@ -9,34 +12,36 @@ import { FaultySource } from '../../support/faulty-memory.ts';
 import { closeAll, frame, machineWithCards, openCard, packetOf, receiveCopies } from './fixture.ts';
 import { setImmediate as turn } from 'node:timers/promises';
 
-/** Cards under test, each with a peer; QEMU's second of silence after an open passes for all of them at once. */
+/**
+ * Number of cards under test, each with a peer; QEMU's second of silence after an open elapses for all of them at once.
+ */
 const PAIRS = 8;
-/** Packets in each direction, in groups that the least ring has room for. */
+/** Packets in each direction, in groups that fit in the smallest ring. */
 const GROUPS = 3;
 const GROUP = 4;
-/** Failures one after the other after which the user gives up. */
+/** Number of successive failures after which the user gives up. */
 const PATIENCE = 5;
 
 interface Outcome {
-  /** What start-up failed with, if it did. */
+  /** The error of start-up, if any. */
   readonly refused: unknown;
   /** Packets that arrived at the peer, and at the card. */
   readonly there: number;
   readonly here: number;
-  /** Buffers that could not be had, and packets that had to wait for one. */
+  /** Failed allocations, and packets that had to wait for a buffer. */
   readonly failures: number;
-  /** What closing failed with, if it did. */
+  /** The error of close, if any. */
   readonly closing: unknown;
 }
 
-/** Everything a user does with a card. Packets are held back, so that the pool grows on the way. */
+/** Runs every operation of a card. Packets are kept allocated, so that the pool grows meanwhile. */
 async function scenario(machine: QemuMachine, which: number, peer: E1000, source: FaultySource): Promise<Outcome> {
   const pci = await machine.open(`nic${String(which)}`, { memory: source });
   let nic: E1000;
   try {
     nic = await E1000.open(pci, { receiveDescriptors: 8, transmitDescriptors: 8, buffers: 24 });
   } catch (error) {
-    assert.equal(source.live.size, 0, 'what was taken before the failure is back');
+    assert.equal(source.live.size, 0, 'memory taken before the failure was freed');
     assert.equal(await pci.isBusMaster(), false);
     await pci.close();
     return { refused: error, there: 0, here: 0, failures: 0, closing: null };
@@ -45,7 +50,7 @@ async function scenario(machine: QemuMachine, which: number, peer: E1000, source
   const out = await sendGroups(nic, peer);
   const back = await receiveGroups(nic, peer, held);
   const { starved } = await nic.statistics();
-  assert.equal(nic.packets.active, 8 + held.length, 'all others are free');
+  assert.equal(nic.packets.active, 8 + held.length, 'all other buffers are free');
   nic.packets.freeBatch(held);
   let closing: unknown = null;
   await nic.close().catch((error: unknown) => {
@@ -57,7 +62,7 @@ async function scenario(machine: QemuMachine, which: number, peer: E1000, source
   return { refused: null, there: out.there, here: back, failures: out.failures + starved, closing };
 }
 
-/** Groups of packets from the card to its peer. */
+/** Sends groups of packets from the card to its peer. */
 async function sendGroups(nic: E1000, peer: E1000): Promise<{ there: number; failures: number }> {
   let there = 0;
   let failures = 0;
@@ -82,7 +87,7 @@ async function sendGroups(nic: E1000, peer: E1000): Promise<{ there: number; fai
   return { there, failures };
 }
 
-/** Groups of packets from the peer to the card, which keeps the most of them. */
+/** Sends groups of packets from the peer to the card, which keeps most of them. */
 async function receiveGroups(nic: E1000, peer: E1000, held: Packet[]): Promise<number> {
   const batch: Packet[] = [];
   let here = 0;
@@ -107,7 +112,7 @@ async function receiveGroups(nic: E1000, peer: E1000, held: Packet[]): Promise<n
 }
 
 test(
-  'each call of the memory source fails in turn: all is reported, nothing is lost',
+  'every failed call of the memory source is reported, and nothing is lost',
   {
     skip: withoutQemu,
     timeout: 120_000,
@@ -149,7 +154,7 @@ test(
           }
         });
       }
-      // No memory at all from this call on.
+      // From this call on the source has no memory.
       jobs.push(async (pair) => {
         const outcome = await run(pair, (each) => {
           each.onAlloc = (call) => (call < failing ? 'ok' : 'none');
@@ -176,7 +181,7 @@ test(
     );
     // Both rings, and the eight buffers of the receive ring on four pages.
     assert.equal(startup, 6);
-    assert.ok(calls > startup + 3, 'the pool grew at work');
+    assert.ok(calls > startup + 3, 'the pool grew during operation');
     await closeAll(machine, ...peers);
   },
 );

@@ -1,4 +1,4 @@
-/** What the tests of the network card have in common: machines with pairs of cards, each pair on a hub of its own. */
+/** Helpers of the tests of the network card: machines with pairs of cards, each pair on its own hub. */
 import assert from 'node:assert/strict';
 import type { TestContext } from 'node:test';
 import type { CoherentAllocator } from 'dmapool';
@@ -30,7 +30,7 @@ export async function machineWithCards(
   });
 }
 
-/** A card with all that is under and over it. */
+/** A card with its function, machine and driver. */
 export interface OpenCard {
   readonly pci: PciFunction;
   readonly nic: E1000;
@@ -64,7 +64,10 @@ export async function openPair(
   return { machine, a, b };
 }
 
-/** Closes cards and checks that every buffer and every byte of the machine's memory is back, without a complaint. */
+/**
+ * Closes cards; checks that every buffer and every byte of the machine's memory was freed, and that no error was
+ * logged.
+ */
 export async function closeAll(machine: QemuMachine, ...cards: OpenCard[]): Promise<void> {
   for (const { nic, pci, log } of cards) {
     await nic.close();
@@ -84,14 +87,14 @@ export function packetOf(nic: E1000, bytes: Uint8Array): Packet {
   return packet;
 }
 
-/** Bytes of a packet: to everybody, and otherwise filled with a number. */
+/** A broadcast packet's bytes, otherwise filled with a number. */
 export function frame(length: number, fill: number, destination?: Uint8Array): Uint8Array {
   const bytes = new Uint8Array(length).fill(fill);
   bytes.set(destination ?? new Uint8Array(6).fill(0xff));
   return bytes;
 }
 
-/** What was received, as copies, until there are `count` or the time is over. */
+/** Receives copies until there are `count` or the time is over. */
 export async function receiveCopies(nic: E1000, count: number, timeout = 5000): Promise<Uint8Array[]> {
   const copies: Uint8Array[] = [];
   const batch: Packet[] = [];
@@ -107,7 +110,7 @@ export async function receiveCopies(nic: E1000, count: number, timeout = 5000): 
   return copies;
 }
 
-/** Waits until a card receives: QEMU lets nothing through in the first second after the receiver was enabled. */
+/** Waits until a card receives: QEMU drops packets in the first second after the receiver is enabled. */
 export async function warmUp(from: E1000, to: E1000): Promise<void> {
   const bytes = frame(60, 1);
   from.transmit([packetOf(from, bytes)]);

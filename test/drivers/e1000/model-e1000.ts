@@ -1,9 +1,10 @@
 /**
- * A model of the 82540EM for what QEMU's does not do: descriptors written back wrongly, again, or in another order; resets that
- * hang or come late; interrupts in floods, or none; an EEPROM that lies. Registers and sections as in the driver's registers.ts.
+ * A model of the 82540EM with behaviour that QEMU's lacks: descriptors written back wrongly, repeatedly, or out of
+ * order; resets that hang or end late; floods of interrupts, or none; an EEPROM with wrong content. Registers and
+ * sections as in the driver's registers.ts.
  *
- * Its DMA is relentless: it may access each ring from the moment that its half is enabled, and each buffer from the moment that
- * it fetched its descriptor until it wrote that back, and all of it until it was reset or is proven stopped.
+ * Its DMA is relentless: it may access each ring from the moment that its half is enabled, and each buffer from the
+ * fetch of its descriptor to the write-back, until a reset or a proof that it has stopped.
  */
 import type { Grant, RelentlessDma } from '../../guard/relentless-dma.ts';
 import type { Random } from '../../support/random.ts';
@@ -36,19 +37,22 @@ const COUNTERS = { first: 0x4000, end: 0x4100 } as const;
 const DESCRIPTOR_BYTES = 16;
 const BUFFER_BYTES = 2048;
 const STATUS_UP = 0x83;
-/** Words of the EEPROM, and what they add up to. */
+/** Words of the EEPROM, and their sum. */
 const EEPROM_WORDS = 0x40;
 const EEPROM_SUM = 0xbaba;
 
-/** How the card behaves. */
+/** The behaviour of the card. */
 export interface E1000Behaviour {
-  /** Share of the descriptors that are written back wrongly, and of the looks at a ring at which others are too, 0 to 1. */
+  /**
+   * Share of the descriptors that are written back wrongly, and of the ring checks at which other descriptors are too,
+   * 0 to 1.
+   */
   readonly hostility: number;
-  /** Looks at its rings that it makes by itself. */
+  /** Number of ring checks that it makes unprompted. */
   readonly restlessness: number;
   /** Milliseconds that a reset takes; negative: it never ends. */
   readonly resetTime: number;
-  /** What the EEPROM gives. */
+  /** The content of the EEPROM. */
   readonly eeprom: 'right' | 'slow' | 'wrong sum' | 'multicast address' | 'silent';
   readonly interrupts: 'right' | 'flood' | 'never';
 }
@@ -74,7 +78,7 @@ class Ring {
   readonly size: number;
   /** Descriptors that were fetched and not written back, by index. */
   readonly held = new Map<number, Fetched>();
-  /** Which one is executed next, and which one is fetched next. */
+  /** The next index to execute, and the next index to fetch. */
   head = 0;
   fetched = 0;
 
@@ -91,15 +95,15 @@ class Ring {
 
 export class E1000Model {
   behaviour: E1000Behaviour;
-  /** What it sends. */
+  /** Called with each sent packet. */
   onTransmit: (bytes: Uint8Array) => void = () => undefined;
-  /** An interrupt's cause came up. */
+  /** Called when a cause of interrupts is set. */
   onInterrupt: () => void = () => undefined;
-  /** Descriptors that it wrote back in another way than the manual says. */
+  /** Number of descriptors written back contrary to the manual. */
   hostileDescriptors = 0;
-  /** Packets that it received and did not hand on yet. */
+  /** Packets that it received and has not stored yet. */
   readonly wire: Uint8Array[] = [];
-  /** 52:54:00:12:34:56, if it is left alone. */
+  /** 52:54:00:12:34:56 by default. */
   readonly mac: Uint8Array = Uint8Array.of(0x52, 0x54, 0x00, 0x12, 0x34, 0x56);
   readonly #host: ModelHost;
   readonly #dma: RelentlessDma;
@@ -121,7 +125,7 @@ export class E1000Model {
     this.behaviour = behaviour;
   }
 
-  /** It asks for an interrupt. */
+  /** True: the interrupt is asserted. */
   get interrupting(): boolean {
     return (this.#causes & this.#mask) !== 0;
   }
@@ -157,7 +161,7 @@ export class E1000Model {
     this.wake();
   }
 
-  /** The function was reset, by whatever means. */
+  /** The function was reset, by any kind of reset. */
   reset(): void {
     this.#dma.reset();
     this.#registers.clear();
@@ -166,13 +170,13 @@ export class E1000Model {
     this.#resetting = false;
   }
 
-  /** A packet comes in. */
+  /** Receives a packet. */
   deliver(bytes: Uint8Array): void {
     this.wire.push(bytes);
     this.wake();
   }
 
-  /** It looks at its rings soon. */
+  /** Schedules a check of its rings. */
   wake(): void {
     if (this.#isTicking) return;
     this.#isTicking = true;
@@ -218,7 +222,7 @@ export class E1000Model {
     return (word * 0x1_0000 + EERD_DONE) >>> 0;
   }
 
-  /** From here on it knows the ring, also when it is switched off again. */
+  /** The card may use the ring from here on, even after it is disabled again. */
   #enable(name: 'receive' | 'transmit', on: boolean): void {
     if (!on) return;
     const first = name === 'receive' ? REG.receiveRing : REG.transmitRing;
@@ -243,7 +247,7 @@ export class E1000Model {
     return this.#host.words(dma, DESCRIPTOR_BYTES / 4);
   }
 
-  /** Does some of what there is to do. False when there is nothing. */
+  /** Performs some of the pending work. False when there is none. */
   #tick(): boolean {
     if (!this.#dma.isLive) return false;
     const random = this.#random;
@@ -272,7 +276,7 @@ export class E1000Model {
       const words = this.#words(ring.at(index));
       if (words === null) return;
       ring.fetched = (index + 1) % ring.size;
-      // Written back ahead of its turn, and not given anew.
+      // Written back out of order, and not assigned anew.
       if (ring.held.has(index) || (words[3]! & DONE) !== 0) continue;
       const address = words[1]! * 2 ** 32 + words[0]!;
       const receives = ring.name === 'receive';
@@ -283,11 +287,11 @@ export class E1000Model {
     }
   }
 
-  /** Executes one descriptor. False when there is none, or nothing to do with it. */
+  /** Executes one descriptor. False when there is none, or it needs no work. */
   #execute(ring: Ring): boolean {
     const held = ring.held.get(ring.head);
     if (held === undefined) {
-      // It was written back before its turn.
+      // It was written back out of order.
       if (ring.head === ring.fetched) return false;
       ring.head = (ring.head + 1) % ring.size;
       return true;
@@ -310,7 +314,7 @@ export class E1000Model {
     return true;
   }
 
-  /** Writes a descriptor back; the card has no use for its buffer afterwards. */
+  /** Writes a descriptor back; the card does not access its buffer afterwards. */
   #writeBack(ring: Ring, index: number, length: number | null, status: number): void {
     const random = this.#random;
     const words = this.#words(ring.at(index));
@@ -326,7 +330,7 @@ export class E1000Model {
       else [low, high] = [random.next(), random.next() | DONE];
       if (random.chance(0.2)) words.fill(random.next(), 0, 2);
     }
-    // What was written back without having been fetched stays done: its buffer may be the driver's again.
+    // A descriptor that was written back without a fetch stays done: the driver may own its buffer again.
     if (!ring.held.has(index)) high |= DONE;
     if (low !== null) words[2] = low;
     if ((high & DONE) !== 0) this.#complete(ring, index);
@@ -340,7 +344,7 @@ export class E1000Model {
     this.#dma.release(held.grant);
   }
 
-  /** Writes any of the ring's descriptors back, fetched or not, done before or not. */
+  /** Writes back any descriptor of the ring, fetched or not, done or not. */
   #vandalize(ring: Ring): void {
     const random = this.#random;
     for (let n = 1 + random.below(ring.size); n > 0; n--) {

@@ -22,11 +22,11 @@ import {
 const RCTL = 0x100;
 const TCTL = 0x400;
 
-/** Rings of the least size, and a few buffers more. */
+/** Rings of the minimum size, and a few more buffers. */
 const SMALL: E1000Options = { receiveDescriptors: 8, transmitDescriptors: 8, buffers: 20 };
 
 void describe('e1000: opening and arguments', { skip: withoutQemu, timeout: 60_000 }, () => {
-  void it('reads its address and its link, and closes without a trace', async (t) => {
+  void it('reads its address and its link, and leaves no state behind when it closes', async (t) => {
     const machine = await machineWithCards(t);
     const card = await openCard(machine, 1);
     assert.equal(card.nic.macAddress, macOf(1));
@@ -38,7 +38,7 @@ void describe('e1000: opening and arguments', { skip: withoutQemu, timeout: 60_0
     await card.nic.close();
     await card.nic.close();
     assert.equal(await card.pci.isBusMaster(), false);
-    // Neither half is enabled any more: not even the next driver's bus mastering lets it write.
+    // Receiver and transmitter are disabled: the next driver's bus mastering does not let the card write.
     assert.equal(((await card.pci.bar(0).read32(RCTL)) | (await card.pci.bar(0).read32(TCTL))) & 2, 0);
     // The same function again.
     const again = await E1000.open(card.pci, SMALL);
@@ -47,7 +47,7 @@ void describe('e1000: opening and arguments', { skip: withoutQemu, timeout: 60_0
     await closeAll(machine, card);
   });
 
-  void it('sees the link go down and come back', async (t) => {
+  void it('detects that the link goes down and comes back', async (t) => {
     const { machine, a, b } = await openPair(t, SMALL);
     await machine.qmp('set_link', { name: 'nic0', up: false });
     assert.equal((await a.nic.link()).up, false);
@@ -59,7 +59,7 @@ void describe('e1000: opening and arguments', { skip: withoutQemu, timeout: 60_0
     await closeAll(machine, a, b);
   });
 
-  void it('takes only an 82540EM, and one that no driver has', async (t) => {
+  void it('opens only an 82540EM, and only one without a driver', async (t) => {
     const machine = await startMachine(t, { devices: ['edu,id=edu0', 'e1000,id=nic0', 'e1000-82545em,id=other'] });
     for (const id of ['edu0', 'other']) {
       const pci = await machine.open(id);
@@ -69,17 +69,17 @@ void describe('e1000: opening and arguments', { skip: withoutQemu, timeout: 60_0
     const { nic, pci } = await openCard(machine, 0);
     const error = await rejectsCode('ERR_DMAPOOL_PCI_BUSY', E1000.open(pci));
     assert.ok(error instanceof PciError);
-    assert.equal((await nic.link()).up, true, 'the first one goes on');
+    assert.equal((await nic.link()).up, true, 'the first driver works on');
     await nic.close();
     await pci.close();
     await rejectsCode('ERR_DMAPOOL_PCI_CLOSED', E1000.open(pci));
   });
 
-  void it('finds an EEPROM without an address', async (t) => {
+  void it('refuses an EEPROM without an address', async (t) => {
     const machine = await startMachine(t, {
       devices: ['e1000,id=nic0,mac=00:00:00:00:00:00', 'e1000,id=nic1,mac=01:02:03:04:05:06'],
     });
-    // QEMU gives the first one an address of its own.
+    // QEMU assigns an address to the first card.
     const first = await openCard(machine, 0, SMALL);
     await closeAll(machine, first);
     const pci = await machine.open('nic1');
@@ -88,7 +88,7 @@ void describe('e1000: opening and arguments', { skip: withoutQemu, timeout: 60_0
     await closeAll(machine);
   });
 
-  void it('says what is wrong with options', async (t) => {
+  void it('reports wrong options', async (t) => {
     const machine = await machineWithCards(t, 1);
     const pci = await machine.open('nic0');
     for (const [argument, options] of [
@@ -110,7 +110,7 @@ void describe('e1000: opening and arguments', { skip: withoutQemu, timeout: 60_0
     await closeAll(machine);
   });
 
-  void it('says what is wrong with arguments and packets, and goes on', async (t) => {
+  void it('reports wrong arguments and packets, and works on', async (t) => {
     const { machine, a, b } = await openPair(t, SMALL);
     const { nic } = a;
     await warmUp(nic, b.nic);
@@ -156,9 +156,9 @@ void describe('e1000: opening and arguments', { skip: withoutQemu, timeout: 60_0
     await rejectsCode(invalid, nic.waitForPackets({ timeout: -1 }));
     await rejectsCode(invalid, nic.drain({ signal: 1 as unknown as AbortSignal }));
     assert.equal(nic.transmitting, 0);
-    // None of it was taken, and all of it is good still.
+    // No packet of the array was taken, and all are still valid.
     assert.equal(nic.transmit([one, two]), 2);
-    // It is the card's, or out already.
+    // The packet is owned by the card, or already sent.
     assert.throws(() => nic.transmit([one]), DmaBlockError);
     const received = await receiveCopies(b.nic, 2);
     assert.deepEqual(received, [frame(60, 1), frame(61, 2)]);
@@ -169,7 +169,7 @@ void describe('e1000: opening and arguments', { skip: withoutQemu, timeout: 60_0
       },
       (error) => error instanceof DmaBlockError && error.code === 'ERR_DMAPOOL_NOT_ALLOCATED',
     );
-    // Buffers run out, and come back.
+    // All buffers get allocated, and are freed.
     const all: Packet[] = [];
     throwsCode('ERR_DMAPOOL_LIMIT', () => {
       nic.packets.allocBatch(all, 13);
@@ -184,7 +184,7 @@ void describe('e1000: opening and arguments', { skip: withoutQemu, timeout: 60_0
   });
 });
 
-/** Never called: mistakes that do not compile. */
+/** Never called: uses that must not compile. */
 export function mistakes(nic: E1000, pool: DmaPool<'e1000 packets'>, packet: Packet): void {
   // @ts-expect-error A block is no packet.
   nic.transmit([pool.alloc()]);
@@ -192,8 +192,8 @@ export function mistakes(nic: E1000, pool: DmaPool<'e1000 packets'>, packet: Pac
   pool.free(packet);
   // @ts-expect-error Packets come from the pool.
   nic.packets.free({ index: 0, dma: 0, bytes: packet.bytes, words: packet.words, length: 60 });
-  // @ts-expect-error Its buffer is not the user's to choose.
+  // @ts-expect-error Users cannot replace the buffer of a packet.
   packet.dma = 0;
-  // @ts-expect-error Cards are opened.
+  // @ts-expect-error Cards are created by open().
   new E1000(nic);
 }

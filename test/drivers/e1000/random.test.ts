@@ -8,11 +8,11 @@ import { withoutQemu } from '../../qemu/qemu.ts';
 import { closeAll, frame, openPair, warmUp } from './fixture.ts';
 import { setImmediate as turn } from 'node:timers/promises';
 
-/** Rings of the least size, and a few buffers more. */
+/** Rings of the minimum size, and a few more buffers. */
 const SMALL: E1000Options = { receiveDescriptors: 8, transmitDescriptors: 8, buffers: 20 };
 
 void describe('e1000: random histories', { skip: withoutQemu, timeout: 60_000 }, () => {
-  void it('delivers every packet once and in order, whatever its user does (against a model)', async (t) => {
+  void it('delivers every packet once and in order in any order of calls (against a model)', async (t) => {
     const { machine, a, b } = await openPair(t, SMALL);
     await warmUp(a.nic, b.nic);
     await randomHistories(t, a.nic, b.nic);
@@ -20,7 +20,7 @@ void describe('e1000: random histories', { skip: withoutQemu, timeout: 60_000 },
   });
 });
 
-/** What the user of two cards does next. */
+/** The next call of the user of two cards. */
 const step = fc.oneof(
   fc.record({
     kind: fc.constant('send' as const),
@@ -31,7 +31,7 @@ const step = fc.oneof(
   fc.constant({ kind: 'turn' as const }),
 );
 
-/** A queue between the cards is all the model there is: never longer than what the ring of 8 can hold. */
+/** The model is one queue between the cards, never longer than a ring of 8 can hold. */
 async function randomHistories(t: TestContext, from: E1000, to: E1000): Promise<void> {
   let number = 0;
   let steps = 0;
@@ -82,7 +82,7 @@ async function randomHistories(t: TestContext, from: E1000, to: E1000): Promise<
       while (model.length > 0) {
         if (take(8) === 0) await turn();
         for (const packet of held.splice(0)) to.packets.free(packet);
-        assert.ok(performance.now() < end, `${String(model.length)} packets did not come`);
+        assert.ok(performance.now() < end, `${String(model.length)} packets did not arrive`);
       }
       await from.drain();
       assert.equal(to.packets.active, 8);

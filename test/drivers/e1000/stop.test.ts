@@ -1,4 +1,7 @@
-/** What QEMU's card does not do: failing to stop. And what it does not check: register values that the manual forbids. */
+/**
+ * A card that fails to stop, which QEMU's does not; and register values that the manual forbids and QEMU does not
+ * check.
+ */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { E1000, type Packet } from 'dmapool/drivers/e1000';
@@ -21,9 +24,9 @@ class FakeCard extends FakeBackend {
   override readonly bars: readonly BarInfo[] = [
     { index: 0, kind: 'memory', size: 0x2_0000, prefetchable: false, is64: false },
   ];
-  /** The card resets; false: the reset never ends. */
+  /** Whether a reset ends. */
   resetEnds = true;
-  /** Bus mastering can not be switched off. */
+  /** True: bus mastering cannot be switched off. */
   sticks = false;
   onBusMasterOff: () => void = () => undefined;
   readonly rawConfig: RawConfigSpace = {
@@ -103,7 +106,7 @@ class LossyCard extends FakeCard {
   }
 }
 
-/** An EEPROM with the address 52:54:00:12:34:56, and the sum that it must have. */
+/** An EEPROM with the address 52:54:00:12:34:56 and a valid checksum. */
 const WORDS: readonly number[] = [0x5452, 0x1200, 0x5634, (0xbaba - 0x5452 - 0x1200 - 0x5634) & 0xffff];
 
 interface Bench {
@@ -120,7 +123,7 @@ async function open(fake = new FakeCard()): Promise<Bench> {
   return { fake, pci, nic, log };
 }
 
-/** Hands two packets to the card, which keeps them. */
+/** Sends two packets, which the card does not finish. */
 function transmitTwo({ nic }: Bench): void {
   const packets: Packet[] = [];
   nic.packets.allocBatch(packets, 2);
@@ -129,7 +132,7 @@ function transmitTwo({ nic }: Bench): void {
 }
 
 void describe('e1000: register values', () => {
-  void it('writes the inter-packet gaps of the manual, and no transmit delay of 0', async () => {
+  void it('have the inter-packet gaps of the manual, and no transmit delay of 0', async () => {
     const { fake, pci, nic } = await open();
     assert.equal(fake.registers.getUint32(TIPG, true), 10 + (8 << 10) + (6 << 20));
     assert.notEqual(fake.registers.getUint32(TIDV, true), 0);
@@ -168,7 +171,7 @@ void describe('memory of the e1000 driver', () => {
     await pci.close();
   });
 
-  void it('is released when the system requests the function, and not before bus mastering is off', async () => {
+  void it('is released when the kernel requests release, and not before bus mastering is off', async () => {
     const bench = await open();
     const { fake, pci, nic } = bench;
     transmitTwo(bench);
@@ -176,13 +179,15 @@ void describe('memory of the e1000 driver', () => {
     fake.onBusMasterOff = () => {
       atStop = nic.packets.active;
     };
-    fake.controller.abort(new PciError('ERR_DMAPOOL_PCI_RELEASE_REQUESTED', fake.address, 'the system requests it'));
+    fake.controller.abort(
+      new PciError('ERR_DMAPOOL_PCI_RELEASE_REQUESTED', fake.address, 'the kernel requests release'),
+    );
     await nic.close();
     assert.deepEqual([atStop, nic.packets.active, fake.isBusMaster], [10, 0, false]);
     await pci.close();
   });
 
-  void it('is kept, counted and reported while nothing stops the card; a later close releases it', async () => {
+  void it('is kept, counted and reported while the card cannot be stopped; a later close releases it', async () => {
     const bench = await open();
     const { fake, pci, nic, log } = bench;
     transmitTwo(bench);
@@ -200,7 +205,7 @@ void describe('memory of the e1000 driver', () => {
     await pci.close();
   });
 
-  void it('that is kept is released by a close of the function that succeeds', async () => {
+  void it('that is kept is released when the function is closed successfully', async () => {
     const bench = await open();
     const { fake, pci, nic } = bench;
     transmitTwo(bench);
@@ -214,7 +219,7 @@ void describe('memory of the e1000 driver', () => {
     await nic.close();
   });
 
-  void it('that is kept when its device is detached is released by a close of the function', async () => {
+  void it('that is kept when its device is detached is released when the function is closed', async () => {
     const bench = await open();
     const { pci, nic } = bench;
     transmitTwo(bench);
@@ -226,7 +231,7 @@ void describe('memory of the e1000 driver', () => {
     await nic.close();
   });
 
-  void it("stays the card's when its device is detached while it runs", async () => {
+  void it('stays allocated to the card when its device is detached while it runs', async () => {
     const bench = await open();
     const { fake, pci, nic, log } = bench;
     transmitTwo(bench);

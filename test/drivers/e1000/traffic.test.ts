@@ -1,4 +1,4 @@
-/** Two cards on one hub, both sending at once: what arrives is what was sent, or the loss is seen. */
+/** Two cards on one hub send at once: every packet arrives unchanged, or its loss is detected. */
 import assert from 'node:assert/strict';
 import { test, type TestContext } from 'node:test';
 import type { E1000, Packet } from 'dmapool/drivers/e1000';
@@ -11,10 +11,10 @@ const HEADER = 20;
 const LEAST = 60;
 const MOST = 1514;
 
-/** Random bytes that packets are cut from; the place depends on the number of the packet. */
+/** Random bytes that the packets are cut from; the offset depends on the number of the packet. */
 const NOISE = new Random(1).bytes(1 << 16);
 
-/** Size and place in the noise of packet `n` of a direction. Another generator than the driver's own. */
+/** Size and offset in the noise of packet `n` of a direction. Not the generator that the driver uses. */
 function shapeOf(direction: number, n: number): { length: number; from: number } {
   const random = (Math.imul(n ^ 0x5bd1_e995, 0x2c1b_3c6d) ^ Math.imul(direction + 1, 0x297a_2d39)) >>> 0;
   return { length: LEAST + (random % (MOST - LEAST + 1)), from: (random >>> 11) % (NOISE.length - MOST) };
@@ -33,7 +33,7 @@ function write(packet: Packet, direction: number, n: number): void {
   packet.length = length;
 }
 
-/** True if each byte of a packet is as it was written. */
+/** True if each byte of a packet is unchanged. */
 function isWhole(packet: Packet, direction: number, n: number): boolean {
   const { length, from } = shapeOf(direction, n);
   const { bytes, words } = packet;
@@ -72,7 +72,7 @@ class Direction {
     this.sent += taken;
   }
 
-  /** Takes what has come. Each packet must be whole and later than the one before; gaps are losses. */
+  /** Takes the received packets. Each must be unchanged and later than the one before; gaps are losses. */
   receive(): number {
     const got = this.#to.receive(this.#batch, 64);
     for (let i = 0; i < got; i++) {
@@ -101,7 +101,7 @@ async function paced(t: TestContext, count: number, window: number, ring: number
       moved += direction.receive();
     }
     if (moved > 0) last = performance.now();
-    assert.ok(performance.now() - last < 10_000, 'nothing comes any more');
+    assert.ok(performance.now() - last < 10_000, 'no more packets arrive');
     await turn();
   }
   const seconds = (performance.now() - begin) / 1000;
@@ -124,7 +124,7 @@ async function paced(t: TestContext, count: number, window: number, ring: number
 }
 
 test(
-  '200,000 packets of random sizes, both ways at once, paced by the receiver: none lost, none changed',
+  '200,000 packets of random sizes in both directions, paced by the receiver, arrive unchanged',
   {
     skip: withoutQemu,
     timeout: 120_000,
@@ -140,7 +140,7 @@ for (const [ring, window, count] of [
   [4096, 4000, 30_000],
 ] as const) {
   test(
-    `rings of ${String(ring)} descriptors, as full as they can be`,
+    `rings of ${String(ring)} descriptors, filled to the limit`,
     { skip: withoutQemu, timeout: 60_000 },
     async (t) => {
       await paced(t, count, window, ring);
@@ -149,7 +149,7 @@ for (const [ring, window, count] of [
 }
 
 test(
-  'without pacing, losses are found by sequence number, and every buffer is back',
+  'without pacing, sequence numbers reveal losses, and every buffer is freed',
   {
     skip: withoutQemu,
     timeout: 60_000,
@@ -173,11 +173,11 @@ test(
     const { missedPackets, noBuffers, starved } = await b.nic.statistics();
     t.diagnostic(`${String(lost)} of ${String(count)} lost; MPC ${String(missedPackets)}, RNBC ${String(noBuffers)}`);
     assert.ok(lost > 0 && direction.received >= 255);
-    // QEMU counts those that it drops at the ring, and not those that its own queue has no room for.
+    // QEMU counts the packets that it drops at the ring, but not those that overflow its own queue.
     assert.ok(missedPackets > 0 && missedPackets <= lost, `MPC is ${String(missedPackets)}`);
     assert.ok(noBuffers > 0 && noBuffers <= lost, `RNBC is ${String(noBuffers)}`);
     assert.equal(starved, 0);
-    // The receiver is none the worse for it.
+    // The receiver still works.
     direction.next = direction.sent;
     direction.send(count + 50);
     const end = performance.now() + 5000;

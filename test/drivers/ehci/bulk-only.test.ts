@@ -1,6 +1,6 @@
 /**
- * Bulk-only transport against a device that misbehaves in every way that the specification has an answer to (BOT 5.3, 6.7),
- * which QEMU's does not do. The real one is tested in ehci.test.ts.
+ * Bulk-only transport against a device with every error that the specification defines a recovery for (BOT 5.3, 6.7).
+ * QEMU's device has none of these errors; ehci.test.ts tests it.
  */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
@@ -18,7 +18,7 @@ import { rejectsAs } from '../../support/errors.ts';
 
 type Phase = 'command' | 'data' | 'status' | 'status again' | 'reset' | 'clear in' | 'clear out';
 
-/** A device of one command at a time, which refuses at the moments in `stalls`, and changes its status by `distort`. */
+/** A device of one command at a time, which stalls at the steps in `stalls`, and whose status `distort` changes. */
 class FakeDevice implements BulkOnlyLink {
   readonly name = 'fake';
   readonly log: string[] = [];
@@ -74,7 +74,7 @@ class FakeDevice implements BulkOnlyLink {
   clearHalt(direction: 'in' | 'out'): Promise<void> {
     this.log.push(`clear ${direction}`);
     if (this.stalls.has(`clear ${direction}`)) return this.#stall('control');
-    // In a state that only a reset ends, an endpoint is halted again at once.
+    // In a state that only a reset ends, an endpoint halts again at once.
     if (this.#state !== 'lost') this.#halted.delete(direction);
     return Promise.resolve();
   }
@@ -109,13 +109,13 @@ async function withFake(action: (bench: Bench) => Promise<void>): Promise<void> 
       return await transport.run(command);
     },
   });
-  assert.equal(fake.pool.statistics().active, 0, 'every block is back');
+  assert.equal(fake.pool.statistics().active, 0, 'every block is free');
   fake.pool.destroy();
 }
 
 const RECOVERY = ['reset', 'clear in', 'clear out'];
 
-test('data that are halted are followed by the status', async () => {
+test('a halt in the data phase is followed by the status', async () => {
   for (const direction of ['in', 'out'] as const) {
     await withFake(async ({ fake, run }) => {
       fake.stalls.add('data');
@@ -130,7 +130,7 @@ test('data that are halted are followed by the status', async () => {
   }
 });
 
-test('a status that is halted is asked for once more, and twice means reset', async () => {
+test('a halted status is read once more, and a second halt leads to a reset', async () => {
   await withFake(async ({ fake, run }) => {
     fake.stalls.add('status');
     assert.deepEqual(await run('out', 0), { length: 0, passed: true });
@@ -144,7 +144,7 @@ test('a status that is halted is asked for once more, and twice means reset', as
   });
 });
 
-test('a command that is refused, and a status that is none, lead to a reset', async () => {
+test('a refused command and an invalid status lead to a reset', async () => {
   const distortions: readonly ((csw: DataView) => number)[] = [
     () => 12,
     () => 14,
@@ -172,7 +172,7 @@ test('a command that is refused, and a status that is none, lead to a reset', as
   });
 });
 
-test('a reset that fails is tried again before the next command', async () => {
+test('a failed reset is repeated before the next command', async () => {
   for (const failing of ['reset', 'clear in', 'clear out'] as const) {
     await withFake(async ({ fake, run }) => {
       fake.stalls.add('command').add(failing);
@@ -188,7 +188,7 @@ test('a reset that fails is tried again before the next command', async () => {
   }
 });
 
-test('whatever is refused in whatever order, once all is well commands work again and no block is lost', async () => {
+test('after any sequence of stalls, commands work again and no block is lost', async () => {
   const phases: readonly Phase[] = ['command', 'data', 'status', 'status again', 'reset', 'clear in', 'clear out'];
   await fc.assert(
     fc.asyncProperty(fc.array(fc.subarray([...phases]), { maxLength: 6 }), async (rounds) => {

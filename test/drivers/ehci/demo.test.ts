@@ -11,7 +11,7 @@ function leftFiles(): string[] {
   return readdirSync(tmpdir()).filter((name) => name.startsWith('dmapool-demo-'));
 }
 
-test('dmapool demo ehci: a disk read and written whole equals its image', { skip: withoutQemu }, async () => {
+test('dmapool demo ehci: a disk read and written in full equals its image', { skip: withoutQemu }, async () => {
   const before = leftFiles();
   const { code, out, err } = await runCli(['demo', 'ehci'], { tty: true, env: { NO_COLOR: '1' } });
   assert.equal(code, 0, err);
@@ -23,8 +23,8 @@ test('dmapool demo ehci: a disk read and written whole equals its image', { skip
   assert.deepEqual(leftFiles(), before);
 });
 
-test('dmapool demo says in one line what is missing, and which demos there are', async () => {
-  // An empty PATH: there is no QEMU on it.
+test('dmapool demo names the missing package in one line, and lists the demos', async () => {
+  // An empty PATH: QEMU cannot be found.
   const { status, stdout, stderr } = spawnSync(process.execPath, [checkoutPath('bin/dmapool.js'), 'demo', 'ehci'], {
     encoding: 'utf8',
     env: { ...process.env, PATH: '/nonexistent' },

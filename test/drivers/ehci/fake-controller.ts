@@ -1,19 +1,21 @@
-/** An EHCI controller on a fake PCI function: {@link EhciModel} behind registers, configuration space and an interrupt. */
+/**
+ * An EHCI controller on a fake PCI function: {@link EhciModel} behind registers, configuration space and an interrupt.
+ */
 import type { InterruptKind } from 'dmapool/pci';
 import { FakeBackend, FakeInterrupts } from '../../pci/fake-backend.ts';
 import type { EhciModel } from './model-ehci.ts';
 
 const COMMAND = 4;
 const BUS_MASTER = 4;
-/** Those of the command register that can be written (PCI 3.0, 6.2.2). */
+/** The writable bits of the command register (PCI 3.0, 6.2.2). */
 const COMMAND_BITS = 0x547;
 
 export class FakeController extends FakeBackend {
-  /** Bus mastering can not be switched off. */
+  /** True: bus mastering cannot be switched off. */
   sticks = false;
   readonly model: EhciModel;
 
-  /** @param kind Of its interrupt; null: it has none that can be had. */
+  /** @param kind Kind of its interrupt; null: it has none. */
   constructor(model: EhciModel, kind: InterruptKind | null = 'msi') {
     super();
     this.model = model;

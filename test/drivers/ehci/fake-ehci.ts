@@ -1,9 +1,9 @@
-/** The registers of an EHCI controller that executes nothing: enough to start, to stop, and to be asked about its ports. */
+/** The registers of an EHCI controller that executes nothing: enough to start, to stop, and to read its ports. */
 import type { RawConfigSpace } from 'dmapool/pci';
 import { setTimeout as delay } from 'node:timers/promises';
 import { FakeBackend } from '../../pci/fake-backend.ts';
 
-/** Where the operational registers are, and those that the tests look at (EHCI 1.0, 2.3). */
+/** Offset of the operational registers, and the registers that the tests check (EHCI 1.0, 2.3). */
 export const OPERATIONAL = 0x20;
 export const COMMAND: number = OPERATIONAL + 0x00;
 export const STATUS: number = OPERATIONAL + 0x04;
@@ -21,15 +21,15 @@ const BUS_MASTER = 4;
 
 export class FakeEhci extends FakeBackend {
   biosLetsGo = true;
-  /** The reset never ends. */
+  /** True: the reset never ends. */
   stuck = false;
-  /** Bus mastering can not be switched off. */
+  /** True: bus mastering cannot be switched off. */
   sticks = false;
-  /** Doorbells that were rung. */
+  /** Number of doorbell writes. */
   doorbells = 0;
-  /** The port's register changes, and says so, at each read of it, which takes some milliseconds. */
+  /** True: each read of the port's register takes some milliseconds, and changes it with a change bit. */
   restless = false;
-  /** Called when the controller is told to run, before it does. */
+  /** Called before the controller starts to run. */
   onRun: () => void = () => undefined;
   /** Milliseconds that each reset of the port took. */
   readonly portResets: number[] = [];

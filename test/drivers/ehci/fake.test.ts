@@ -1,4 +1,7 @@
-/** What QEMU's EHCI controller does not do: a BIOS that holds on, slow ports, errors of its own, 64-bit addresses. */
+/**
+ * Behaviour that QEMU's EHCI controller lacks: a BIOS that keeps ownership, slow ports, host system errors, 64-bit
+ * addresses.
+ */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { EhciController, UsbError } from 'dmapool/drivers/ehci';
@@ -13,13 +16,13 @@ async function open(fake: FakeEhci): Promise<{ pci: PciFunction; log: RecordingL
   return { pci: await PciFunction.open(fake, { log }), log };
 }
 
-test('a controller is taken over from the BIOS, which keeps it only if it does not let go', async () => {
+test('a controller is taken over from the BIOS, even if the BIOS does not release it', async () => {
   const kind = new FakeEhci();
   const { pci, log } = await open(kind);
   const controller = await EhciController.open(pci);
-  assert.deepEqual(kind.legacy, [0x0100_0001, 0], 'ours, and no more system management interrupts');
+  assert.deepEqual(kind.legacy, [0x0100_0001, 0], 'owned by the OS, without system management interrupts');
   assert.equal(log.text, '');
-  // Memory below 4 GiB, and a register that says so; ports with power.
+  // The segment register is 0: memory is below 4 GiB. The ports have power.
   assert.equal(kind.registers.getUint32(SEGMENT, true), 0);
   assert.equal(pci.device.dmaMask, 0xffff_ffff);
   assert.equal(kind.registers.getUint32(PORT_1, true), 0x1000);
@@ -36,7 +39,7 @@ test('a controller is taken over from the BIOS, which keeps it only if it does n
   await second.pci.close();
 });
 
-test('a controller that makes no sense, or does not reset, is not started', async () => {
+test('a controller with invalid registers, or one that does not reset, is not started', async () => {
   for (const spoil of [
     (fake: FakeEhci) => {
       fake.registers.setUint8(0, 0xfd);
@@ -58,7 +61,7 @@ test('a controller that makes no sense, or does not reset, is not started', asyn
   }
 });
 
-test('a low-speed device goes to the companion without a reset', async () => {
+test('a low-speed device is passed to the companion controller without a reset', async () => {
   const fake = new FakeEhci();
   const { pci } = await open(fake);
   const controller = await EhciController.open(pci);
@@ -66,7 +69,7 @@ test('a low-speed device goes to the companion without a reset', async () => {
   fake.registers.setUint32(PORT_1, 0x1401, true);
   const error = await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_SPEED', controller.connect());
   assert.match(error.message, /port 1: a low-speed device/);
-  assert.equal(fake.registers.getUint32(PORT_1, true), 0x3401, 'the companion owns it');
+  assert.equal(fake.registers.getUint32(PORT_1, true), 0x3401, 'the companion controller owns the port');
   await controller.close();
   await pci.close();
 });
@@ -76,7 +79,7 @@ test('a host system error stops the controller', async () => {
   const { pci, log } = await open(fake);
   const controller = await EhciController.open(pci);
   fake.registers.setUint32(STATUS, 0x10, true);
-  await until('the error is noticed', () => controller.ended.aborted);
+  await until('the error is detected', () => controller.ended.aborted);
   assert.match(String(controller.ended.reason), /host system error/);
   await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_CONTROLLER', controller.connect());
   assert.equal(await pci.isBusMaster(), false);
@@ -85,7 +88,7 @@ test('a host system error stops the controller', async () => {
   await pci.close();
 });
 
-test('a change of a port during its reset neither ends the reset nor begins another one', async () => {
+test('a port change during its reset neither ends the reset nor starts another one', async () => {
   const fake = new FakeEhci();
   const { pci } = await open(fake);
   const controller = await EhciController.open(pci, { timeout: 50 });

@@ -1,4 +1,6 @@
-/** The coherent allocator fails at every call in turn, during start-up and I/O; the driver says so and loses nothing. */
+/**
+ * Each call of the coherent allocator fails in turn, during start-up and I/O; the driver reports it and loses nothing.
+ */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { DmaOutOfMemoryError } from 'dmapool';
@@ -9,7 +11,7 @@ import { Random } from '../../support/random.ts';
 
 const SOURCE_BROKE = 'the source broke';
 
-/** Runs `step`; when it fails for want of memory, which is noted, once more. */
+/** Runs `step`; records an out-of-memory error and runs the step once more. */
 async function insist<T>(failures: unknown[], step: () => Promise<T>): Promise<T> {
   try {
     return await step();
@@ -20,12 +22,12 @@ async function insist<T>(failures: unknown[], step: () => Promise<T>): Promise<T
   }
 }
 
-test('each call of the memory source fails in turn', { skip: withoutQemu }, async (t) => {
+test('nothing is lost when any one call of the memory source fails', { skip: withoutQemu }, async (t) => {
   const random = new Random(1);
   const content = random.bytes(MIB);
   const { machine } = await startWithDisk(t, content);
 
-  /** All that a driver does that needs memory; each step is tried again when it failed. */
+  /** All steps of a driver that need memory; each is repeated after a failure. */
   const scenario = async ({ controller, pci }: Bench, failures: unknown[]): Promise<void> => {
     const device = await insist(failures, () => controller.connect());
     const disk = await insist(failures, () => MassStorage.open(device));
@@ -58,19 +60,19 @@ test('each call of the memory source fails in turn', { skip: withoutQemu }, asyn
     await scenario(bench, failures);
     assert.deepEqual(failures, []);
   });
-  // A page for the two kinds of descriptors each, and one for each page of data.
+  // One page for each kind of descriptor, and one for each page of data.
   assert.ok(calls >= 20, String(calls));
   for (let failing = 0; failing < calls; failing++) {
     const fate = failing % 2 === 0 ? 'none' : 'throw';
     const failures: unknown[] = [];
-    // Counted over both attempts, so that it is one call that fails.
+    // The count runs over both attempts, so that a single call fails.
     let left = failing;
     const run = (): Promise<unknown> =>
       withController(machine, (bench) => scenario(bench, failures), { fate: () => (left-- === 0 ? fate : 'ok') });
     await insist(failures, run);
-    assert.equal(failures.length, 1, `the failure of call ${String(failing)} was told once`);
+    assert.equal(failures.length, 1, `the failure of call ${String(failing)} was reported once`);
   }
-  // From some call on there is no memory at all.
+  // From this call on the source has no memory.
   for (const from of [0, 1, 2, 3, 5, 10]) {
     await assert.rejects(
       withController(

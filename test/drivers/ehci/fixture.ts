@@ -1,4 +1,4 @@
-/** What the tests of the EHCI driver have in common. */
+/** Helpers of the tests of the EHCI driver. */
 import assert from 'node:assert/strict';
 import type { TestContext } from 'node:test';
 import { EhciController, type EhciOptions } from 'dmapool/drivers/ehci';
@@ -20,7 +20,7 @@ export async function startWithDisk(
 ): Promise<{ machine: QemuMachine; file: string }> {
   const file = diskImage(t, content);
   const machine = await startMachine(t, {
-    // A driver that uses addresses above 4 GiB would fail: this controller has none of these.
+    // A driver that uses addresses above 4 GiB would fail: this controller is limited to 32 bits.
     memory: 64 * MIB,
     highMemory: 32 * MIB,
     drives: [{ id: 'disk0', file, options: drive }],
@@ -40,7 +40,7 @@ export interface Bench {
   readonly log: RecordingLog;
 }
 
-/** Blocks that are out, by pool, as the device's attribute says. */
+/** Allocated blocks by pool, from the device's attribute. */
 export function activeBlocks(pci: PciFunction): Record<string, number> {
   const lines = (pci.device.readAttribute('pools') ?? '').split('\n').slice(1, -1);
   return Object.fromEntries(
@@ -48,7 +48,7 @@ export function activeBlocks(pci: PciFunction): Record<string, number> {
   );
 }
 
-/** Runs `action` with the controller; closes it, also when that fails, and sees that no block and no page is left out. */
+/** Runs `action` with the controller; closes it, after a failure too, and checks that no block and no page is left. */
 export async function withController(
   machine: QemuMachine,
   action: (bench: Bench) => Promise<void>,
@@ -66,9 +66,9 @@ export async function withController(
       await controller.close();
     }
   } finally {
-    // Pools that were destroyed while blocks were out would have kept their pages, and said so.
+    // Pools destroyed with allocated blocks would have kept their pages, and logged it.
     assert.equal(log.text, '');
-    assert.equal(memory.live.size, 0, 'every page is back');
+    assert.equal(memory.live.size, 0, 'every page was freed');
     assert.deepEqual(pci.device.attributeNames(), []);
     await pci.close();
   }

@@ -1,4 +1,4 @@
-/** A disk that does not know SYNCHRONIZE CACHE, which QEMU's does. */
+/** A disk without SYNCHRONIZE CACHE, which QEMU's disk supports. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Device, DmaPool } from 'dmapool';
@@ -93,7 +93,7 @@ class FakeDisk extends UsbDevice {
   }
 }
 
-test('flush() of a disk that does not know SYNCHRONIZE CACHE succeeds, and does not ask again', async () => {
+test('flush() of a disk without SYNCHRONIZE CACHE succeeds, and does not send the command again', async () => {
   const device = new FakeDisk(5, 0x20);
   const disk = await MassStorage.open(device);
   await disk.flush();
@@ -102,7 +102,7 @@ test('flush() of a disk that does not know SYNCHRONIZE CACHE succeeds, and does 
 });
 
 test('flush() reports every other failure', async () => {
-  // A medium error in a write; an illegal request, but for a field of the command.
+  // A medium error in a write; an illegal request because of a field of the command.
   for (const [key, asc] of [
     [3, 0x0c],
     [5, 0x24],

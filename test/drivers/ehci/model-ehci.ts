@@ -1,17 +1,19 @@
 /**
- * A model of an EHCI controller that executes its asynchronous schedule (EHCI 1.0, chapters 3 and 4), for what QEMU's does not
- * do: caching what was unlinked until the doorbell says otherwise, answering that too early, going on for a while after it,
- * writing descriptors back wrongly, ports that change at any time, interrupts in floods, or none.
+ * A model of an EHCI controller that executes its asynchronous schedule (EHCI 1.0, chapters 3 and 4), with behaviour
+ * that QEMU's lacks: it caches unlinked queue heads until the doorbell, answers the doorbell too early, continues for a
+ * while after the answer, and writes descriptors back wrongly; ports change at any time; interrupts come in floods, or
+ * never.
  *
- * Its DMA is relentless: it may access a queue head from the moment that it saw it in the ring until it was taken out and a
- * doorbell answered (or two), and what hangs on it until the transfer was written back whole.
+ * Its DMA is relentless: it may access a queue head from the moment that it read it in the ring until the head is
+ * unlinked and one or two doorbells are answered, and the attached descriptors until the transfer is written back
+ * completely.
  */
 import type { Grant, RelentlessDma } from '../../guard/relentless-dma.ts';
 import type { Random } from '../../support/random.ts';
 import type { ModelHost } from '../model-host.ts';
 import type { UsbDisk } from './usb-disk.ts';
 
-/** Where the operational registers are. */
+/** Offset of the operational registers. */
 export const OPERATIONAL = 0x20;
 export const PORTS = 2;
 const REG = { command: 0x00, status: 0x04, enable: 0x08, asyncList: 0x18, configured: 0x40, firstPort: 0x44 } as const;
@@ -39,27 +41,27 @@ const TOGGLE = 0x8000_0000;
 const PID_OUT = 0;
 const PID_IN = 1;
 const PAGE = 4096;
-/** Queue heads in a ring, and qTDs in a chain, that it looks at. */
+/** Maximum number of queue heads in a ring, and of qTDs in a chain, that it reads. */
 const MOST = 300;
 
-/** How the controller behaves. */
+/** The behaviour of the controller. */
 export interface EhciBehaviour {
-  /** Share of the looks at a queue at which descriptors are written wrongly, 0 to 1. */
+  /** Share of the queue checks at which descriptors are written wrongly, 0 to 1. */
   readonly hostility: number;
-  /** Transactions that go well first. */
+  /** Number of transactions without a fault at the start. */
   readonly patience: number;
-  /** Milliseconds until it halts, and a reset ends; negative: never. */
+  /** Milliseconds until it halts, and until a reset ends; negative: never. */
   readonly stopTime: number;
   /** The doorbell: answered, answered once before the queue head is out of the cache, or never. */
   readonly doorbell: 'right' | 'early' | 'never';
-  /** Milliseconds for which it goes on with a transfer whose queue head was unlinked, after its answer. */
+  /** Milliseconds for which it continues a transfer of an unlinked queue head after its answer. */
   readonly linger: number;
-  /** Milliseconds that a port's reset goes on after it was told to end; negative: it does not end. */
+  /** Milliseconds that a port's reset continues after software ends it; negative: it does not end. */
   readonly portResetTime: number;
-  /** Share of the looks at the schedule at which bits of a port change. */
+  /** Share of the schedule checks at which bits of a port change. */
   readonly restlessPorts: number;
   readonly interrupts: 'right' | 'flood' | 'never';
-  /** Share of the looks at the schedule at which it halts, or reports a host system error. */
+  /** Share of the schedule checks at which it halts, or reports a host system error. */
   readonly breakdowns: number;
 }
 
@@ -75,7 +77,7 @@ export const WELL_BEHAVED: EhciBehaviour = {
   breakdowns: 0,
 };
 
-/** A qTD that it was given. */
+/** A qTD of a transfer. */
 interface Element {
   readonly address: number;
   readonly token: number;
@@ -84,41 +86,41 @@ interface Element {
   readonly buffers: readonly number[];
 }
 
-/** A queue head that it knows. */
+/** A cached queue head. */
 interface Queue {
   readonly address: number;
   readonly grant: Grant;
-  /** Where the queue goes on. */
+  /** The address of the queue's next qTD. */
   next: number;
   toggle: 0 | 1;
   halted: boolean;
-  /** The transfer that it executes: all its qTDs, and which one is next. */
+  /** The transfer in execution: all its qTDs, and the next one. */
   transfer: Transfer | null;
 }
 
 interface Transfer {
   readonly elements: readonly Element[];
-  /** It is never done, whatever is written. */
+  /** True: the transfer is never done, whatever is written. */
   readonly endless: boolean;
   readonly grants: readonly Grant[];
   at: number;
-  /** Bytes of the qTD that is executed which were moved. */
+  /** Number of bytes moved for the current qTD. */
   moved: number;
 }
 
 export class EhciModel {
   behaviour: EhciBehaviour;
-  /** What is on each port. */
+  /** The device on each port. */
   readonly disks: (UsbDisk | null)[] = new Array<UsbDisk | null>(PORTS).fill(null);
-  /** A cause of interrupts came up. */
+  /** Called when a cause of interrupts is set. */
   onInterrupt: () => void = () => undefined;
-  /** Descriptors that it wrote back in another way than the specification says. */
+  /** Number of descriptors written back contrary to the specification. */
   hostileDescriptors = 0;
   readonly #host: ModelHost;
   readonly #dma: RelentlessDma;
   readonly #random: Random;
   readonly #ports: number[] = new Array<number>(PORTS).fill(0);
-  /** The queue heads that it knows, by address, in the order in which it came to know them. */
+  /** The cached queue heads by address, in the order of their first use. */
   readonly #queues = new Map<number, Queue>();
   #command = 0;
   #status: number = STATUS.halted;
@@ -126,7 +128,7 @@ export class EhciModel {
   #asyncList = 0;
   #configured = 0;
   #isTicking = false;
-  /** It was told to stop or to reset, and takes its time. */
+  /** A stop or a reset in progress. */
   #stopping: object | null = null;
   #earlyAnswers = 0;
   #transactions = 0;
@@ -140,7 +142,7 @@ export class EhciModel {
     this.behaviour = behaviour;
   }
 
-  /** It asks for an interrupt. */
+  /** True: the interrupt is asserted. */
   get interrupting(): boolean {
     return (this.#status & this.#enable & CAUSES) !== 0;
   }
@@ -206,7 +208,7 @@ export class EhciModel {
     if ((value & COMMAND.doorbell) !== 0) this.#answerDoorbell();
   }
 
-  /** Now, later or never; what comes after it takes its place. */
+  /** Runs the action now, later or never; a later call replaces it. */
   #later(time: number, action: () => void): void {
     const mine = {};
     this.#stopping = mine;
@@ -236,14 +238,14 @@ export class EhciModel {
 
   // ---- ports
 
-  /** Plugs a device in, or (null) out. */
+  /** Attaches a device, or (null) detaches it. */
   plug(port: number, disk: UsbDisk | null): void {
     this.disks[port] = disk;
     disk?.reset();
     this.#changePort(port, PORT.connectChange, disk === null ? PORT.enabled : 0);
   }
 
-  /** Bits change by themselves. */
+  /** Changes bits spontaneously. */
   #changePort(port: number, set: number, clear: number): void {
     this.#ports[port] = (this.#ports[port]! & ~clear) | set;
     this.#raise(STATUS.portChange);
@@ -272,7 +274,7 @@ export class EhciModel {
     this.#ports[port] = now;
   }
 
-  /** The device that answers to an address. */
+  /** The device with an address. */
   #diskAt(address: number): UsbDisk | null {
     const { disks } = this;
     return disks.find((disk, port) => disk?.address === address && (this.#ports[port]! & PORT.enabled) !== 0) ?? null;
@@ -280,7 +282,7 @@ export class EhciModel {
 
   // ---- the schedule
 
-  /** It looks at its schedule soon. */
+  /** Schedules a check of its schedule. */
   wake(): void {
     if (this.#isTicking) return;
     this.#isTicking = true;
@@ -317,12 +319,12 @@ export class EhciModel {
     for (let at = this.#asyncList; found.length < MOST;) {
       const words = this.#host.words(at, QH.words);
       if (words === null) {
-        // A link that leads to no memory of its own is reported.
+        // A link to memory outside the ring is reported.
         if (found.length > 0 && this.#dma.isLive) this.#dma.learn('link of a queue head', at, QH.words * 4, 'read');
         break;
       }
       found.push(at);
-      // What it wrote there itself it does not believe.
+      // It ignores links that it wrote itself.
       const vandalized = this.#links.get(at);
       const link = vandalized?.wrong === words[QH.link] ? vandalized!.right : words[QH.link]!;
       at = (link & ~0x1f) >>> 0;
@@ -351,21 +353,21 @@ export class EhciModel {
     });
   }
 
-  /** The doorbell (4.8.2): what is not in the ring any more is forgotten, and then it is answered. */
+  /** The doorbell (4.8.2): it drops queue heads that are no longer in the ring, and then answers. */
   #answerDoorbell(): void {
     const { doorbell } = this.behaviour;
     if (doorbell === 'never') return;
     setTimeout(() => {
       if (!this.#dma.isLive) return;
       this.#command &= ~COMMAND.doorbell;
-      // Every other answer comes before it has forgotten anything.
+      // Every other answer comes before the queue heads are dropped.
       const early = doorbell === 'early' && this.#earlyAnswers++ % 2 === 0;
       if (!early) this.#forget(new Set(this.#inRing()));
       this.#raise(STATUS.asyncAdvance);
     }, this.#random.below(4));
   }
 
-  /** Forgets all queue heads but those that are in the ring. */
+  /** Drops all queue heads except those in the ring. */
   #forget(kept: ReadonlySet<number>): void {
     for (const queue of [...this.#queues.values()]) {
       if (kept.has(queue.address)) continue;
@@ -382,7 +384,9 @@ export class EhciModel {
     queue.transfer = null;
   }
 
-  /** It goes on with a transaction after it said that it forgot the queue head: its overlay changes each millisecond. */
+  /**
+   * Continues a transaction after the answer to the doorbell: the overlay of the queue head changes each millisecond.
+   */
   #linger(queue: Queue, end: number): void {
     if (!this.#dma.isLive || (this.#command & COMMAND.run) === 0) return;
     if (performance.now() > end) {
@@ -411,7 +415,7 @@ export class EhciModel {
     }
   }
 
-  /** Learns of the next transfer: its qTDs up to the one that is not active (4.10.2). */
+  /** Reads the next transfer: its qTDs up to the first inactive one (4.10.2). */
   #advance(queue: Queue): void {
     const elements: Element[] = [];
     const grants: Grant[] = [];
@@ -454,7 +458,7 @@ export class EhciModel {
     words.set(element.buffers, QH.overlay + QTD.buffers);
   }
 
-  /** One transaction. False when nothing comes of it for now. */
+  /** Executes one transaction. False when it cannot make progress now. */
   #execute(queue: Queue, transfer: Transfer): boolean {
     this.#transactions++;
     const element = transfer.elements[transfer.at]!;
@@ -472,7 +476,7 @@ export class EhciModel {
       if (answer.kind === 'nak' || answer.kind === 'ack') return false;
       if (answer.kind !== 'data') return this.#fail(queue, transfer, answer.kind);
       disk.acknowledged(endpoint);
-      // What the host has already is acknowledged, and dropped.
+      // Data that the host already has is acknowledged and dropped.
       if (answer.toggle !== queue.toggle) return true;
       queue.toggle ^= 1;
       if (answer.bytes.length > room) return this.#fail(queue, transfer, 'babble');
@@ -494,7 +498,7 @@ export class EhciModel {
     return true;
   }
 
-  /** Shows in the overlay how far it came. */
+  /** Writes its progress to the overlay. */
   #mirror(queue: Queue, element: Element, moved: number): void {
     const words = this.#host.words(queue.address, QH.words);
     if (words === null) return;
@@ -515,11 +519,11 @@ export class EhciModel {
 
   #fail(queue: Queue, transfer: Transfer, kind: 'stall' | 'babble' | 'silence'): boolean {
     if (kind === 'babble') return this.#halt(queue, transfer, TOKEN.babble);
-    // A STALL leaves attempts over.
+    // A STALL leaves the error counter unchanged.
     return this.#halt(queue, transfer, kind === 'stall' ? ERROR_COUNT : TOKEN.transactionError);
   }
 
-  /** The queue stops at this qTD until its queue head was taken out. */
+  /** The queue stops at this qTD until its queue head is unlinked. */
   #halt(queue: Queue, transfer: Transfer, bits: number): boolean {
     const element = transfer.elements[transfer.at]!;
     const left = lengthOf(element) - transfer.moved;
@@ -537,7 +541,7 @@ export class EhciModel {
     if (words !== null) Atomics.store(words, QTD.token, token >>> 0);
   }
 
-  /** Writes a qTD back, which is done, and goes on (4.10.4). */
+  /** Writes back a completed qTD, and continues (4.10.4). */
   #retire(queue: Queue, transfer: Transfer): void {
     const element = transfer.elements[transfer.at]!;
     const left = lengthOf(element) - transfer.moved;
@@ -554,12 +558,12 @@ export class EhciModel {
     if ((element.token & INTERRUPT) !== 0 || left > 0) this.#raise(STATUS.transfer);
     const following = transfer.elements[transfer.at];
     if (following === undefined) this.#complete(queue, transfer, next);
-    // What was written back out of turn may have been the rest.
+    // qTDs that were written back out of order may have been the rest.
     else if (this.#isComplete(transfer)) this.#complete(queue, transfer, transfer.elements.at(-1)!.next);
     else this.#load(queue, following);
   }
 
-  /** All of the transfer is written back. */
+  /** The complete transfer is written back. */
   #complete(queue: Queue, transfer: Transfer, next: number): void {
     queue.next = next;
     queue.transfer = null;
@@ -570,9 +574,9 @@ export class EhciModel {
     words[QH.overlay + QTD.token] = tokenOf(queue, 0);
   }
 
-  // ---- what no controller should do
+  // ---- violations of the specification
 
-  /** True when the transfer is over by what is in memory: as the specification has software look at it. */
+  /** True if the transfer is over according to memory, by the rules for software in the specification. */
   #isComplete(transfer: Transfer): boolean {
     const { elements } = transfer;
     for (let i = 0; i >= 0 && i < elements.length;) {
@@ -593,7 +597,7 @@ export class EhciModel {
     return this.#transactions >= patience && this.#random.chance(hostility);
   }
 
-  /** Writes something wrong into what it was given. */
+  /** Writes wrong values to its descriptors. */
   #misbehave(queue: Queue, transfer: Transfer): void {
     const random = this.#random;
     const { elements } = transfer;
@@ -605,18 +609,18 @@ export class EhciModel {
       if (words === null || head === null) return;
       const how = random.below(10);
       if (how === 0) {
-        // All but the token, of a qTD that it has read.
+        // All words except the token, of a qTD that it has read.
         words.set(randomWords(random, 2), QTD.next);
         words.set(randomWords(random, element.buffers.length), QTD.buffers);
       } else if (how === 1) {
         head.set(randomWords(random, QH.words - QH.current), QH.current);
-        // It is still at work, and says so.
+        // The qTD is still active, and its token says so.
         head[QH.overlay + QTD.token]! |= TOKEN.active;
       } else if (how === 2) this.#vandalizeLink(queue.address);
       else if (transfer.endless) {
         this.#setToken(element, (random.next() | TOKEN.active) & ~TOKEN.halted);
       } else if (how === 3 || how > 7) {
-        // A length that it never had.
+        // A length that the qTD never had.
         this.#setToken(element, (element.token & 0x8f00) | (random.below(0x8000) << 16));
       } else if (how === 4) this.#setToken(element, random.next());
       else if (how === 5) this.#setToken(element, element.token | TOKEN.active);
@@ -630,7 +634,7 @@ export class EhciModel {
     if (!transfer.endless && this.#isComplete(transfer)) this.#complete(queue, transfer, elements.at(-1)!.next);
   }
 
-  /** It overwrites a link, and puts it right soon, unless the driver did. */
+  /** Overwrites a link, and restores it soon, unless the driver did. */
   #vandalizeLink(address: number): void {
     const words = this.#host.words(address, QH.words);
     if (words === null || this.#links.has(address)) return;
@@ -668,7 +672,7 @@ function tokenOf(queue: Queue, bits: number): number {
   return ((bits & 0x7fff_ffff) | (queue.toggle === 0 ? 0 : TOGGLE)) >>> 0;
 }
 
-/** Where `count` bytes of a qTD's data lie, from byte `from` on (3.5.4). */
+/** The location of `count` bytes of a qTD's data, from byte `from` on (3.5.4). */
 function pieces({ buffers }: Element, from: number, count: number): [dma: number, length: number][] {
   const found: [number, number][] = [];
   const start = buffers[0]! % PAGE;

@@ -11,72 +11,72 @@ import { Random } from '../../support/random.ts';
 
 const skip = withoutQemu;
 
-test('a disk of 16 MiB read whole equals its image, and random writes and reads equal a model', { skip }, async (t) => {
-  const random = new Random(1);
-  const model = random.bytes(16 * MIB);
-  const { machine, file } = await startWithDisk(t, model);
-  await withController(machine, async ({ pci, controller }) => {
-    const disk = await MassStorage.open(await controller.connect());
-    assert.deepEqual([disk.blocks, disk.blockSize, disk.maxLun], [32768, 512, 0]);
-    assert.deepEqual([disk.vendor, disk.product], ['QEMU', 'QEMU HARDDISK']);
-    const idle = activeBlocks(pci);
-    const whole = new Uint8Array(model.length);
-    await disk.read(0, whole);
-    assert.ok(Buffer.from(whole.buffer).equals(model));
-
-    for (let i = 0; i < 300; i++) {
-      // Around the places where pages, qTDs and commands end, and anywhere.
-      const blocks = 1 + (i % 3 === 0 ? random.below(600) : [1, 7, 8, 9, 39, 40, 41, 255, 256, 257][i % 10]!);
-      const lba = random.below(disk.blocks - blocks);
-      const at = lba * 512;
-      if (i % 2 === 0) {
-        const bytes = random.bytes(blocks * 512);
-        model.set(bytes, at);
-        await disk.write(lba, bytes);
-      } else {
-        const bytes = new Uint8Array(blocks * 512);
-        await disk.read(lba, bytes);
-        assert.ok(Buffer.from(bytes.buffer).equals(model.subarray(at, at + bytes.length)), `read ${String(i)}`);
-      }
-    }
-    await disk.flush();
-    assert.ok(readFileSync(file).equals(model), 'the image equals the model');
-    assert.deepEqual(activeBlocks(pci), idle, 'no transfer keeps a block');
-  });
-});
-
 test(
-  'reads and writes at once run one after the other, and zero-copy buffers keep their bytes',
+  'a disk of 16 MiB read in full equals its image, and random writes and reads equal a model',
   { skip },
   async (t) => {
-    const random = new Random(2);
-    const { machine, file } = await startWithDisk(t, new Uint8Array(2 * MIB));
-    await withController(machine, async ({ controller }) => {
+    const random = new Random(1);
+    const model = random.bytes(16 * MIB);
+    const { machine, file } = await startWithDisk(t, model);
+    await withController(machine, async ({ pci, controller }) => {
       const disk = await MassStorage.open(await controller.connect());
-      const pieces = Array.from({ length: 12 }, () => random.bytes(40 * 512));
-      await Promise.all(pieces.map((piece, i) => disk.write(i * 40, piece)));
-      const back = pieces.map((piece) => new Uint8Array(piece.length));
-      await Promise.all(back.map((piece, i) => disk.read(i * 40, piece)));
-      assert.deepEqual(back, pieces);
+      assert.deepEqual([disk.blocks, disk.blockSize, disk.maxLun], [32768, 512, 0]);
+      assert.deepEqual([disk.vendor, disk.product], ['QEMU', 'QEMU HARDDISK']);
+      const idle = activeBlocks(pci);
+      const whole = new Uint8Array(model.length);
+      await disk.read(0, whole);
+      assert.ok(Buffer.from(whole.buffer).equals(model));
 
-      const buffer = controller.buffer(128 * 1024);
-      await disk.readInto(0, buffer, 128 * 1024);
-      buffer.pages[31]!.bytes.fill(0xee);
-      const writing = disk.writeFrom(1000, buffer, 128 * 1024);
-      // From the call on it is the driver's.
-      throwsBusy(buffer);
-      await new Promise((resolve) => setImmediate(resolve));
-      throwsBusy(buffer);
-      await writing;
-      buffer.free();
-      buffer.free();
-      const image = readFileSync(file);
-      assert.ok(image.subarray(512_000, 512_000 + 31 * 4096).equals(image.subarray(0, 31 * 4096)));
-      assert.ok(image.subarray(512_000 + 31 * 4096, 512_000 + 32 * 4096).every((byte) => byte === 0xee));
-      await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_CLOSED', disk.readInto(0, buffer, 512));
+      for (let i = 0; i < 300; i++) {
+        // Near the boundaries of pages, qTDs and commands, and at random places.
+        const blocks = 1 + (i % 3 === 0 ? random.below(600) : [1, 7, 8, 9, 39, 40, 41, 255, 256, 257][i % 10]!);
+        const lba = random.below(disk.blocks - blocks);
+        const at = lba * 512;
+        if (i % 2 === 0) {
+          const bytes = random.bytes(blocks * 512);
+          model.set(bytes, at);
+          await disk.write(lba, bytes);
+        } else {
+          const bytes = new Uint8Array(blocks * 512);
+          await disk.read(lba, bytes);
+          assert.ok(Buffer.from(bytes.buffer).equals(model.subarray(at, at + bytes.length)), `read ${String(i)}`);
+        }
+      }
+      await disk.flush();
+      assert.ok(readFileSync(file).equals(model), 'the image equals the model');
+      assert.deepEqual(activeBlocks(pci), idle, 'no transfer keeps a block');
     });
   },
 );
+
+test('concurrent reads and writes run in order, and zero-copy buffers keep their bytes', { skip }, async (t) => {
+  const random = new Random(2);
+  const { machine, file } = await startWithDisk(t, new Uint8Array(2 * MIB));
+  await withController(machine, async ({ controller }) => {
+    const disk = await MassStorage.open(await controller.connect());
+    const pieces = Array.from({ length: 12 }, () => random.bytes(40 * 512));
+    await Promise.all(pieces.map((piece, i) => disk.write(i * 40, piece)));
+    const back = pieces.map((piece) => new Uint8Array(piece.length));
+    await Promise.all(back.map((piece, i) => disk.read(i * 40, piece)));
+    assert.deepEqual(back, pieces);
+
+    const buffer = controller.buffer(128 * 1024);
+    await disk.readInto(0, buffer, 128 * 1024);
+    buffer.pages[31]!.bytes.fill(0xee);
+    const writing = disk.writeFrom(1000, buffer, 128 * 1024);
+    // From the call on the driver owns the buffer.
+    throwsBusy(buffer);
+    await new Promise((resolve) => setImmediate(resolve));
+    throwsBusy(buffer);
+    await writing;
+    buffer.free();
+    buffer.free();
+    const image = readFileSync(file);
+    assert.ok(image.subarray(512_000, 512_000 + 31 * 4096).equals(image.subarray(0, 31 * 4096)));
+    assert.ok(image.subarray(512_000 + 31 * 4096, 512_000 + 32 * 4096).every((byte) => byte === 0xee));
+    await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_CLOSED', disk.readInto(0, buffer, 512));
+  });
+});
 
 function throwsBusy(buffer: { free(): void }): void {
   assert.throws(
@@ -87,7 +87,7 @@ function throwsBusy(buffer: { free(): void }): void {
   );
 }
 
-test('enumeration: descriptors, strings, ports in use and empty, other devices', { skip }, async (t) => {
+test('enumeration: descriptors, strings, used and empty ports, other devices', { skip }, async (t) => {
   const tablet = { driver: 'usb-tablet', id: 'tablet', bus: 'ehci.0', usb_version: 2 };
   const { machine } = await startWithDisk(t, new Uint8Array(MIB), {}, [tablet]);
   await withController(machine, async ({ controller, pci }) => {
@@ -122,13 +122,13 @@ test('enumeration: descriptors, strings, ports in use and empty, other devices',
     await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_BUSY', MassStorage.open(stick));
     await disk.close();
     await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_CLOSED', disk.read(0, new Uint8Array(512)));
-    // Closing it once more does nothing to the one that came after it.
+    // A second close has no effect on the device that was opened after it.
     const next = await MassStorage.open(stick);
     await disk.close();
     await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_BUSY', MassStorage.open(stick));
     await next.close();
 
-    // A device that was let go of can be enumerated again, and gets the address that is free.
+    // A released device can be enumerated again, and gets the free address.
     await stick.close();
     await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_CLOSED', stick.string(1));
     assert.equal(stick.removed.aborted, true);
@@ -140,7 +140,7 @@ test('enumeration: descriptors, strings, ports in use and empty, other devices',
   });
 });
 
-test('what a device does not know is a stall, or sense data, and all goes on', { skip }, async (t) => {
+test('an unsupported request is a stall or sense data, and the device works on', { skip }, async (t) => {
   const content = new Random(3).bytes(MIB);
   const { machine } = await startWithDisk(t, content);
   await withController(machine, async ({ controller, pci }) => {
@@ -163,7 +163,7 @@ test('what a device does not know is a stall, or sense data, and all goes on', {
         device.controlOut({ ...unknown, requestType: 'vendor' }, new Uint8Array(100)),
       );
       assert.equal((await device.string(1)).length > 0, true);
-      // A command that the disk does not know, with data and without.
+      // An unsupported command of the disk, with data and without.
       for (const length of [0, 36, 65536]) {
         const error = await rejectsAs(
           UsbError,
@@ -174,7 +174,7 @@ test('what a device does not know is a stall, or sense data, and all goes on', {
         assert.deepEqual([error.operation, error.key, error.asc, error.ascq], [0xc1, 5, 0x20, 0]);
       }
       await readsRight();
-      // Fewer data than there was room for.
+      // Less data than the buffer has room for.
       for (const room of [36, 512, 20480, 40960, 131072]) {
         assert.equal((await disk.command(Uint8Array.of(0x12, 0, 0, 0, 36, 0), room)).length, 36);
       }
@@ -192,7 +192,7 @@ test('a disk that was left in the middle of a command is reset, and works', { sk
     const device = await controller.connect();
     const output = device.configuration.interfaces[0]!.endpoints[1]!;
     for (let round = 0; round < 3; round++) {
-      // TEST UNIT READY, whose status nobody asks for: the disk stalls the next command.
+      // TEST UNIT READY without reading its status: the disk stalls the next command.
       const pipe = await device.openBulk(output);
       await pipe.send(Uint8Array.of(0x55, 0x53, 0x42, 0x43, ...new Uint8Array(10), 6, ...new Uint8Array(16)));
       await pipe.close();
@@ -220,8 +220,8 @@ test('a halted endpoint stays halted until its halt is cleared', { skip }, async
     await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_UNSUPPORTED', outPipe.receive(31));
     await inPipe.clearHalt();
     await outPipe.clearHalt();
-    // TEST UNIT READY by hand. Its short answer ends the transfer whatever room there was: the queue goes on at the
-    // alternate link of the first of up to five qTDs.
+    // TEST UNIT READY, built by the test. Its short answer ends the transfer, whatever the buffer size: the queue
+    // continues at the alternate link of the first of up to five qTDs.
     for (const [i, room] of [512, 20_480, 20_481, 100_000, 512, 100_000].entries()) {
       const tag = i + 1;
       const cbw = new Uint8Array(31);
@@ -238,7 +238,7 @@ test('a halted endpoint stays halted until its halt is cleared', { skip }, async
   });
 });
 
-test('slower devices go to the companion controller', { skip }, async (t) => {
+test('slower devices are passed to the companion controller', { skip }, async (t) => {
   const machine = await startMachine(t, {
     devices: [
       { driver: 'ich9-usb-ehci1', id: 'ehci', addr: '1d.7', multifunction: true },
@@ -248,12 +248,12 @@ test('slower devices go to the companion controller', { skip }, async (t) => {
   });
   await withController(machine, async ({ controller }) => {
     await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_SPEED', controller.connect());
-    // It is gone from our side.
+    // The port belongs to the companion controller.
     await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_NO_DEVICE', controller.connect({ wait: 50 }));
   });
 });
 
-test('a buffer of one controller is refused by the devices of another one', { skip }, async (t) => {
+test('the devices of one controller refuse a buffer of another', { skip }, async (t) => {
   const other = { driver: 'usb-ehci', id: 'other' };
   const { machine } = await startWithDisk(t, new Uint8Array(MIB), {}, [other]);
   await withController(machine, async ({ controller, pci }) => {
@@ -279,7 +279,7 @@ test('a buffer of one controller is refused by the devices of another one', { sk
   });
 });
 
-test('a controller that has a driver is left alone by a second one', { skip }, async (t) => {
+test('a controller with a driver is refused to a second driver', { skip }, async (t) => {
   const content = new Random(6).bytes(MIB);
   const { machine } = await startWithDisk(t, content);
   await withController(machine, async ({ controller, pci }) => {
@@ -291,12 +291,12 @@ test('a controller that has a driver is left alone by a second one', { skip }, a
     assert.ok(Buffer.from(bytes.buffer).equals(content));
     assert.equal(await pci.isBusMaster(), true);
     await controller.close();
-    // Once it is free, another one may have it.
+    // Once it is free, another driver may open it.
     await (await EhciController.open(pci)).close();
   });
 });
 
-test('polling does as well as interrupts', { skip }, async (t) => {
+test('polling works like interrupts', { skip }, async (t) => {
   const content = new Random(4).bytes(MIB);
   const { machine } = await startWithDisk(t, content);
   await withController(
@@ -311,7 +311,7 @@ test('polling does as well as interrupts', { skip }, async (t) => {
   );
 });
 
-test('wrong arguments are refused before anything happens', { skip }, async (t) => {
+test('wrong arguments are refused before any transfer', { skip }, async (t) => {
   const { machine } = await startWithDisk(t, new Uint8Array(MIB), {}, [{ driver: 'e1000', id: 'nic' }]);
   const nic = await machine.open('nic');
   await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', EhciController.open(nic));

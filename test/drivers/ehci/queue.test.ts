@@ -1,4 +1,4 @@
-/** An endpoint's queue with a controller that does things at moments of the test's choice, which QEMU's does not. */
+/** An endpoint's queue with a controller that acts at moments of the test's choice. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { Device, DmaPool } from 'dmapool';
@@ -25,7 +25,7 @@ class FakeController {
   readonly data: DataPool;
   readonly queue: EndpointQueue;
   readonly failures: unknown[] = [];
-  /** What is done after a queue head was taken out of the ring, and before the controller says that it noticed. */
+  /** Runs after a queue head was unlinked from the ring, and before the controller acknowledges it. */
   inWindow: () => void = () => undefined;
   linked: QhBlock | null = null;
 
@@ -62,7 +62,7 @@ class FakeController {
     this.queue = new EndpointQueue(host, endpoint);
   }
 
-  /** A transfer to the host, whose time is over at the next look at it. */
+  /** A transfer to the host that times out at the next check. */
   read(buffer: UsbBuffer): Promise<number> {
     return this.queue.run({ setup: null, pid: PID.in, buffer, length: buffer.length, timeout: 1 });
   }
@@ -79,7 +79,7 @@ class FakeController {
     return this.linked!.u32[QH.token]! & TOKEN.toggle;
   }
 
-  /** Executes the next qTD with one packet (4.10): `left` bytes of it do not come, the data toggle changes. */
+  /** Executes the next qTD with one packet (4.10): `left` bytes are not transferred, and the data toggle flips. */
   execute(left: number): void {
     const { u32 } = this.linked!;
     const qtd: QtdBlock = this.qtds.blockAt(u32[QH.next]!)!;
@@ -96,13 +96,13 @@ class FakeController {
     await this.queue.close(new UsbError('ERR_DMAPOOL_USB_CLOSED', 'test', 'the test is over'));
     assert.deepEqual(this.failures, []);
     for (const pool of [this.qhs, this.qtds, this.data]) {
-      assert.equal(pool.statistics().active, 0, 'every block is back');
+      assert.equal(pool.statistics().active, 0, 'every block is free');
       pool.destroy();
     }
   }
 }
 
-test('a transfer that is done while it is taken back is done, and the next one goes on with its toggle', async () => {
+test('a transfer that completes while it is cancelled is done, and the next one continues with its toggle', async () => {
   const fake = new FakeController();
   await fake.queue.link();
   const buffer = new UsbBuffer(fake.data, 512);
@@ -126,7 +126,7 @@ test('a transfer that is done while it is taken back is done, and the next one g
   await fake.close();
 });
 
-test('the toggle of a packet that came while its transfer was taken back is kept', async () => {
+test('the toggle of a packet that arrived while its transfer was cancelled is kept', async () => {
   const fake = new FakeController();
   await fake.queue.link();
   const buffer = new UsbBuffer(fake.data, 10 * PAGE);
@@ -143,7 +143,7 @@ test('the toggle of a packet that came while its transfer was taken back is kept
   await fake.close();
 });
 
-test('a controller that says to have left more bytes than it was given is not believed', async () => {
+test('more remaining bytes than the transfer has are rejected as a length', async () => {
   const fake = new FakeController();
   await fake.queue.link();
   const buffer = new UsbBuffer(fake.data, 512);
@@ -156,7 +156,7 @@ test('a controller that says to have left more bytes than it was given is not be
   await fake.close();
 });
 
-test('bytes that are left of a transfer to the device do not end it: the controller goes on with the next qTD', async () => {
+test('a short transfer to the device is not over: the controller continues with the next qTD', async () => {
   const fake = new FakeController();
   await fake.queue.link();
   const buffer = new UsbBuffer(fake.data, 6 * PAGE);

@@ -1,4 +1,4 @@
-/** What goes away in the middle of a transfer: the device, the controller, the machine, the driver's patience. */
+/** Removal in the middle of a transfer: of the device, the controller, the machine; and time-outs. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { type EhciController, MassStorage, type UsbDevice, UsbError, type UsbErrorCode } from 'dmapool/drivers/ehci';
@@ -12,10 +12,10 @@ import { rejectsAs } from '../../support/errors.ts';
 
 const skip = withoutQemu;
 
-/** So slow that a large read is surely under way for some time. */
+/** So slow that a large read is in flight for some time. */
 const SLOW = { 'throttling.bps-total': 200_000 };
 
-/** The controller's own: the ring's head, and a queue of endpoint 0 for each device. */
+/** Blocks of the controller itself: the ring's head, and a queue of endpoint 0 for each device. */
 function idleWith(devices: number): Record<string, number> {
   return { usb_data: 0, ehci_qh: 1 + devices, ehci_qtd: devices };
 }
@@ -26,13 +26,13 @@ async function startSlowRead({ controller, pci }: Bench): Promise<{ device: UsbD
   const reading = disk.read(0, new Uint8Array(MIB));
   reading.catch(() => undefined);
   // 128 KiB of data, and a page each for the command and its status.
-  await until('the data transfer is under way', () => activeBlocks(pci)['ehci_qtd'] === 3 + 7, 20_000);
+  await until('the data transfer is in flight', () => activeBlocks(pci)['ehci_qtd'] === 3 + 7, 20_000);
   assert.equal(activeBlocks(pci)['usb_data'], 34);
   return { device, reading };
 }
 
 test(
-  'a disk that is pulled out in mid-transfer: a typed error, every block back, and another one can be plugged in',
+  'a disk that is removed in mid-transfer: a typed error, every block is freed, and another disk can be attached',
   { skip },
   async (t) => {
     const { machine } = await startWithDisk(t, new Uint8Array(MIB), SLOW);
@@ -46,7 +46,7 @@ test(
       assert.match(error.message, /0000:00:\w\w\.\d port 1: the device is gone/);
       assert.equal(device.removed.reason, error);
       await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_GONE', device.string(1));
-      await until('every block is back', () => activeBlocks(pci)['ehci_qh'] === 1);
+      await until('every block is free', () => activeBlocks(pci)['ehci_qh'] === 1);
       assert.deepEqual(activeBlocks(pci), idleWith(0));
       assert.deepEqual(controller.devices, []);
 
@@ -60,7 +60,7 @@ test(
   },
 );
 
-test('a disk that is pulled out at any moment, again and again', { skip }, async (t) => {
+test('a disk can be removed at any moment, repeatedly', { skip }, async (t) => {
   const content = new Random(2).bytes(MIB);
   const file = diskImage(t, content);
   const machine = await startMachine(t, { devices: [{ driver: 'usb-ehci', id: 'ehci' }] });
@@ -72,7 +72,7 @@ test('a disk that is pulled out at any moment, again and again', { skip }, async
       await machine.qmp('device_add', { driver: 'usb-storage', id, bus: 'ehci.0', drive: 'disk0', 'share-rw': true });
       // During enumeration, while the disk is opened, or while it is used.
       const working = useDisk(controller, content).then(
-        () => assert.fail('it can not come to an end'),
+        () => assert.fail('the attempt ends'),
         (error: unknown) => error,
       );
       await new Promise((resolve) => setTimeout(resolve, random.below(350)));
@@ -83,13 +83,13 @@ test('a disk that is pulled out at any moment, again and again', { skip }, async
         ['ERR_DMAPOOL_USB_GONE', 'ERR_DMAPOOL_USB_NO_DEVICE', 'ERR_DMAPOOL_USB_SPEED'].includes(error.code),
         error.message,
       );
-      await until('every block is back', () => activeBlocks(pci)['ehci_qh'] === 1);
+      await until('every block is free', () => activeBlocks(pci)['ehci_qh'] === 1);
       assert.deepEqual(activeBlocks(pci), idleWith(0));
     }
   });
 });
 
-/** Uses a disk until something goes wrong. */
+/** Uses a disk until a call fails. */
 async function useDisk(controller: EhciController, content: Uint8Array): Promise<void> {
   const disk = await MassStorage.open(await controller.connect());
   const bytes = new Uint8Array(content.length);
@@ -112,7 +112,7 @@ const ends: readonly (readonly [
   ['the PCI function is closed under the driver', 'ERR_DMAPOOL_USB_CLOSED', ({ pci }) => pci.close()],
 ];
 for (const [name, code, end] of ends) {
-  test(`${name} in mid-transfer: a typed error, and every block back`, { skip }, async (t) => {
+  test(`${name} in mid-transfer: a typed error, and every block is freed`, { skip }, async (t) => {
     const { machine } = await startWithDisk(t, new Uint8Array(MIB), SLOW);
     await withController(machine, async (bench) => {
       const { reading, device } = await startSlowRead(bench);
@@ -127,18 +127,18 @@ for (const [name, code, end] of ends) {
   });
 }
 
-test('a halt is cleared after the transfers that were asked for before, and cancels none', { skip }, async (t) => {
+test('a halt is cleared after the transfers queued before it, and cancels none', { skip }, async (t) => {
   const content = new Random(5).bytes(MIB);
   const { machine } = await startWithDisk(t, content, SLOW);
   await withController(machine, async ({ controller }) => {
     const device = await controller.connect();
-    // It says that it was just switched on, and need not say so again.
+    // The first command reports a power-on; later ones need not.
     await (await MassStorage.open(device)).close();
     const [input, output] = device.configuration.interfaces[0]!.endpoints;
     const [inPipe, outPipe] = [await device.openBulk(input!), await device.openBulk(output!)];
     const patient = { timeout: 30_000 };
     for (let tag = 1; tag <= 3; tag++) {
-      // READ (10) of 64 blocks by hand, which takes its time.
+      // READ (10) of 64 blocks, built by the test, which takes some time.
       const cbw = new Uint8Array(31);
       cbw.set([0x55, 0x53, 0x42, 0x43, tag, 0, 0, 0, 0, 0x80, 0, 0, 0x80, 0, 10, 0x28, 0, 0, 0, 0, 0, 0, 0, 64]);
       assert.equal(await outPipe.send(cbw), 31);
@@ -163,14 +163,14 @@ test('a halt is cleared after the transfers that were asked for before, and canc
   });
 });
 
-test('a transfer that takes too long is taken back, and the disk works again', { skip }, async (t) => {
+test('a transfer that times out is cancelled, and the disk works again', { skip }, async (t) => {
   const content = new Random(4).bytes(MIB);
   const { machine } = await startWithDisk(t, content, SLOW);
   await withController(machine, async (bench) => {
     const disk = await MassStorage.open(await bench.controller.connect());
     const idle = activeBlocks(bench.pci);
     const bytes = new Uint8Array(128 * 1024);
-    // The first one may pass: what the disk saved up while it was idle.
+    // The first read may succeed: the throttled disk has credit from its idle time.
     await disk.read(0, bytes, { timeout: 30_000 });
     for (let round = 0; round < 3; round++) {
       const error = await rejectsAs(UsbError, 'ERR_DMAPOOL_USB_TIMEOUT', disk.read(0, bytes, { timeout: 50 }));
@@ -182,13 +182,13 @@ test('a transfer that takes too long is taken back, and the disk works again', {
   });
 });
 
-test('a controller that stops by itself is noticed, stopped for good, and keeps no block', { skip }, async (t) => {
+test('a controller that stops by itself is detected, stopped for good, and keeps no block', { skip }, async (t) => {
   const { machine } = await startWithDisk(t, new Uint8Array(MIB), SLOW);
   await withController(
     machine,
     async (bench) => {
       const { reading, device } = await startSlowRead(bench);
-      // Run/Stop off, behind the driver's back: the doorbell is not answered any more (EHCI 1.0, 2.3.1).
+      // Clears Run/Stop without the driver's knowledge: the doorbell is not answered any more (EHCI 1.0, 2.3.1).
       const { pci } = bench;
       const operational = await pci.bar(0).read8(0);
       pci.bar(0).write32(operational, (await pci.bar(0).read32(operational)) & ~1);

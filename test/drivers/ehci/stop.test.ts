@@ -14,7 +14,7 @@ import { until } from '../../support/until.ts';
 import { FakeEhci, OPERATIONAL, PORT_1 } from './fake-ehci.ts';
 import { activeBlocks } from './fixture.ts';
 
-/** A controller with a control transfer under way, which fails by its end. */
+/** A controller with a control transfer in flight, which fails when the controller stops. */
 async function atWork(): Promise<{
   fake: FakeEhci;
   pci: PciFunction;
@@ -31,11 +31,11 @@ async function atWork(): Promise<{
     (device) => device.string(1),
     (error: unknown) => error,
   );
-  await until('a transfer is under way', () => activeBlocks(pci)['ehci_qtd']! > 1);
+  await until('a transfer is in flight', () => activeBlocks(pci)['ehci_qtd']! > 1);
   return { fake, pci, log, controller, connecting };
 }
 
-test('memory is kept, counted and reported while nothing stops the controller; a later close releases it', async () => {
+test('memory is kept, counted and reported while the controller cannot be stopped; a later close releases it', async () => {
   const { fake, pci, log, controller, connecting } = await atWork();
   const before = activeBlocks(pci);
   Object.assign(fake, { stuck: true, sticks: true });
@@ -52,7 +52,7 @@ test('memory is kept, counted and reported while nothing stops the controller; a
   await pci.close();
 });
 
-test('memory that is kept is released by a close of the function that succeeds', async () => {
+test('memory that is kept is released when the function is closed successfully', async () => {
   const { fake, pci, controller, connecting } = await atWork();
   Object.assign(fake, { stuck: true, sticks: true });
   await rejectsAs(PciError, 'ERR_DMAPOOL_PCI_DMA_ACTIVE', controller.close());
@@ -75,7 +75,7 @@ test('memory is kept when the device is detached while the controller runs', asy
   assert.equal(pci.device.bytesAllocated, 0);
 });
 
-test('memory is kept, and no other driver gets the function, when a start fails and nothing stops the controller', async () => {
+test('memory is kept, and no other driver gets the function, when a start fails and the controller cannot be stopped', async () => {
   const fake = new FakeEhci();
   const log = new RecordingLog();
   const pci = await PciFunction.open(fake, { log });
@@ -92,7 +92,7 @@ test('memory is kept, and no other driver gets the function, when a start fails 
   assert.equal(pci.device.bytesAllocated, 0);
 });
 
-test('a start that fails keeps nothing when the controller can be stopped', async () => {
+test('a failed start keeps nothing when the controller can be stopped', async () => {
   const fake = new FakeEhci();
   const pci = await PciFunction.open(fake, { log: new RecordingLog() });
   fake.onRun = () => {
@@ -144,7 +144,7 @@ test('an unlinked queue head that was active is free when its overlay was stable
     const unlinking = ring.unlink(qh).then(() => {
       free = true;
     });
-    // The controller goes on with the transaction after its answer.
+    // The controller continues the transaction after its answer.
     const end = performance.now() + 40;
     for (let left = 0x7000; performance.now() < end; left--) {
       assert.equal(free, false, 'not while the overlay changes');

@@ -1,11 +1,11 @@
-/** Descriptors come from devices, which may say anything. */
+/** Descriptors come from devices and may have any content. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { UsbError } from 'dmapool/drivers/ehci';
 import fc from 'fast-check';
 import { parseConfiguration, parseDevice, parseString } from '../../../drivers/ehci/descriptors.ts';
 
-/** What messages call the device. */
+/** The name of the device in messages. */
 const DEVICE = 'device';
 
 interface Endpoint {
@@ -47,7 +47,7 @@ const model: fc.Arbitrary<Model> = fc.record({
 function encode({ value, interfaces }: Model): Uint8Array {
   const parts = interfaces.flatMap(({ codes, endpoints, others }, i) => [
     [9, 4, i, 0, endpoints.length, ...codes, 0],
-    // Class-specific descriptors, of types 0x21 up (HID, for one): to be skipped.
+    // Class-specific descriptors, of types 0x21 up (HID, for one), are skipped.
     ...others.map((data) => [data.length + 2, 0x21, ...data]),
     ...endpoints.map(({ number, toHost, type, packetSize }) => [
       7,
@@ -63,7 +63,7 @@ function encode({ value, interfaces }: Model): Uint8Array {
   return Uint8Array.from([9, 2, total & 0xff, total >> 8, interfaces.length, value, 0, 0xc0, 50, ...parts.flat()]);
 }
 
-test('configurations are parsed as they were made', () => {
+test('parsing a configuration yields the values it was built from', () => {
   fc.assert(
     fc.property(model, (made) => {
       const parsed = parseConfiguration(encode(made), DEVICE);
@@ -89,7 +89,7 @@ test('configurations are parsed as they were made', () => {
   );
 });
 
-test('anything else is a typed error, never a crash nor an endless loop', () => {
+test('any other input is a typed error, never a crash or an endless loop', () => {
   const check = (parse: (bytes: Uint8Array, device: string) => unknown, bytes: Uint8Array): void => {
     try {
       parse(bytes, DEVICE);

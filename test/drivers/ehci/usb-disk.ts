@@ -1,16 +1,16 @@
 /**
- * A USB disk as its bus sees it, a packet at a time: endpoint 0, bulk in and out, bulk-only transport, a few SCSI commands. It
- * keeps its data toggles, so that a host which loses count loses data. Hostile, it lies in whatever it says.
+ * A USB disk on packet level: endpoint 0, bulk in and out, bulk-only transport, a few SCSI commands. It keeps its data
+ * toggles, so that a host with a wrong toggle loses data. In hostile mode it answers with wrong data.
  */
 import type { Random } from '../../support/random.ts';
 
 export const BLOCK = 512;
 const CONTROL_PACKET = 64;
 const BULK_PACKET = 512;
-/** Bytes too many of a device that babbles. */
+/** Number of excess bytes of a device that babbles. */
 const BABBLE = 7;
 
-/** What a device answers a transaction with. `data`: bytes of an IN; an OUT or SETUP is acknowledged. */
+/** The answer to a transaction. `data`: bytes of an IN; an OUT or SETUP is acknowledged. */
 export type Answer =
   | { readonly kind: 'data'; readonly bytes: Uint8Array; readonly toggle: 0 | 1 }
   | { readonly kind: 'ack' | 'nak' | 'stall' | 'babble' | 'silence' };
@@ -38,12 +38,12 @@ interface Endpoint {
 interface Control {
   readonly toHost: boolean;
   readonly setup: DataView;
-  /** What it answers; null: STALL. */
+  /** The answer; null: STALL. */
   readonly data: Uint8Array | null;
   sent: number;
 }
 
-/** Where the bulk-only transport is. */
+/** The state of the bulk-only transport. */
 type Phase =
   | { readonly name: 'command' }
   | { readonly name: 'in' | 'out'; readonly data: Uint8Array; at: number; readonly status: Uint8Array }
@@ -51,7 +51,7 @@ type Phase =
 
 export class UsbDisk {
   readonly content: Uint8Array;
-  /** Share of the answers that are not what they should be, 0 to 1. */
+  /** Share of wrong answers, 0 to 1. */
   readonly hostility: number;
   readonly #random: Random;
   address = 0;
@@ -63,7 +63,7 @@ export class UsbDisk {
   #phase: Phase = { name: 'command' };
   /** Sense key and code of the last command that failed. */
   #sense: readonly [key: number, code: number] = [0, 0];
-  /** It was switched on, which the next command is told. */
+  /** True: a power-on that the next command reports. */
   #attention = true;
 
   constructor(random: Random, blocks = 256, hostility = 0) {
@@ -112,7 +112,7 @@ export class UsbDisk {
     return { kind: this.#random.pick(['nak', 'nak', 'stall', 'babble', 'silence'] as const) };
   }
 
-  /** Bytes as they are, or as a liar has them. */
+  /** The bytes, or changed ones in hostile mode. */
   #lie(bytes: Uint8Array): Uint8Array {
     const random = this.#random;
     if (!random.chance(this.hostility / 2)) return bytes;
@@ -134,7 +134,7 @@ export class UsbDisk {
     return ACK;
   }
 
-  /** What a request is answered with; null: it is not known. */
+  /** The answer to a request; null if the request is unsupported. */
   #request(type: number, request: number, value: number, index: number): Uint8Array | null {
     if (type === 0x80 && request === 6) {
       if (value >> 8 === 1) return Uint8Array.from(DEVICE);
@@ -194,7 +194,7 @@ export class UsbDisk {
 
   #bulkOut(bytes: Uint8Array, toggle: 0 | 1): Answer {
     if (this.#out.halted) return STALL;
-    // A packet that it has already: acknowledged and dropped (USB 2.0, 8.6.4).
+    // A packet that it has already received: acknowledged and dropped (USB 2.0, 8.6.4).
     if (toggle !== this.#out.toggle) return ACK;
     this.#out.toggle ^= 1;
     const phase = this.#phase;
@@ -249,7 +249,7 @@ export class UsbDisk {
     csw.setUint8(12, failed ? 1 : 0);
     if (length === 0) this.#phase = { name: 'status', status };
     else if (toHost) {
-      // Fewer bytes than asked for: a short packet, or none at all.
+      // Fewer bytes than requested: a short packet, or none at all.
       const data = failed ? NOTHING : answer.subarray(0, length);
       this.#phase = { name: 'in', data, at: 0, status };
     } else {
@@ -257,7 +257,7 @@ export class UsbDisk {
     }
   }
 
-  /** Data of a command, or where those of a write go; null: it fails. */
+  /** Data of a command, or the target of a write; null: it fails. */
   #scsi(cdb: Uint8Array, length: number): Uint8Array | null {
     const view = new DataView(Uint8Array.from(cdb).buffer);
     const fail = (key: number, code: number): null => {

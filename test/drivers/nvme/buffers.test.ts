@@ -1,4 +1,4 @@
-/** The user's buffers change while the driver has them: moved to another thread, or shrunk. */
+/** The user's buffers change while the driver uses them: moved to another thread, or shrunk. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import type { NvmeNamespace } from 'dmapool/drivers/nvme';
@@ -7,9 +7,9 @@ import { BLOCK } from './fake-nvme.ts';
 import { type Bench, end, start } from './fake-fixture.ts';
 import { until } from '../../support/until.ts';
 
-/** A buffer of `blocks` blocks, and what spoils it: by name of what is done to it. */
+/** A buffer of `blocks` blocks and the operation that invalidates it, by the operation's name. */
 const ways: Readonly<Record<string, (blocks: number) => [buffer: Uint8Array, spoil: () => void]>> = {
-  // What `postMessage` does to a buffer that it transfers.
+  // The effect of `postMessage` on a transferred buffer.
   detached: (blocks) => {
     const memory = new ArrayBuffer(blocks * BLOCK);
     return [new Uint8Array(memory).fill(0x77), () => structuredClone(memory, { transfer: [memory] })];
@@ -25,7 +25,7 @@ const ways: Readonly<Record<string, (blocks: number) => [buffer: Uint8Array, spo
   },
 };
 
-void describe("a user's buffer", () => {
+void describe('a user’s buffer', () => {
   for (const [how, make] of Object.entries(ways)) {
     for (const blocks of [1, 64, 9000]) {
       const name = `of ${String(blocks)} blocks that is ${how}`;
@@ -45,7 +45,7 @@ void describe("a user's buffer", () => {
         spoil();
         const error = await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', transferred);
         assert.match(error.message, /buffer/);
-        assert.equal(commands, 0, 'the controller was told nothing');
+        assert.equal(commands, 0, 'no command was submitted');
         assert.deepEqual(fake.disk, before);
         return bench;
       };
@@ -58,7 +58,7 @@ void describe("a user's buffer", () => {
         await end(await refuses((disk, buffer) => disk.read(0, buffer)));
       });
 
-      void it(`${name} during the read is told of, and no block is lost`, async () => {
+      void it(`${name} during the read is reported, and no block is lost`, async () => {
         const bench = await start();
         const { disk, fake } = bench;
         fake.fate = () => 'hang';
@@ -71,7 +71,7 @@ void describe("a user's buffer", () => {
         await end(bench);
       });
 
-      void it(`${name} during the write was written, and no block is lost`, async () => {
+      void it(`${name} during the write is written as it was, and no block is lost`, async () => {
         const bench = await start();
         const { disk, fake } = bench;
         fake.fate = () => 'hang';

@@ -5,7 +5,7 @@ import { runCli } from '../../cli/run-cli.ts';
 import { withoutQemu } from '../../qemu/qemu.ts';
 
 void test(
-  'dmapool demo nvme runs the driver, compares with the image, and shows the pools',
+  'dmapool demo nvme runs the driver, compares with the image, and prints the pools',
   { skip: withoutQemu },
   async () => {
     const { code, out, err } = await runCli(['demo', 'nvme']);
@@ -18,11 +18,11 @@ void test(
       out,
       /^poolinfo - 0\.1\nnvme data +0 +\d+ 4096 +\d+\nprp list 256 .*\nprp list page +0 +\d+ 4096 +\d+\n$/m,
     );
-    assert.equal(err, '', 'no progress bar but on a terminal');
+    assert.equal(err, '', 'the progress bar appears on a terminal only');
   },
 );
 
-void test('dmapool demo nvme without QEMU says in one line how to get it', async () => {
+void test('dmapool demo nvme without QEMU names the package to install, in one line', async () => {
   const path = process.env['PATH'];
   process.env['PATH'] = '/nowhere';
   try {

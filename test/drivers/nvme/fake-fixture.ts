@@ -1,4 +1,4 @@
-/** What the tests of the NVMe driver on a fake controller have in common. */
+/** Helpers of the tests of the NVMe driver on a fake controller. */
 import assert from 'node:assert/strict';
 import type { CoherentAllocator } from 'dmapool';
 import { countsOf } from '../../support/pools.ts';
@@ -32,7 +32,7 @@ export async function start(fake: FakeNvme = new FakeNvme(), options: NvmeOption
   return { fake, pci, nvme, disk: await nvme.namespace(1), log };
 }
 
-/** Nothing is out, nothing was touched that should not be, and all memory goes back. */
+/** Checks that no block is allocated, that the controller made no wrong access, and that all memory is freed. */
 export async function end({ fake, pci, nvme, log }: Bench): Promise<void> {
   const { pools } = nvme;
   assertIdle(nvme);

@@ -1,6 +1,7 @@
 /**
- * An NVMe controller of a few lines, for what QEMU's does not do: hang, abort, lie, go mad. Its DMA goes through the
- * software IOMMU, which faults on whatever is not the driver's; each fault is kept.
+ * A small NVMe controller with the failures that QEMU's does not have: it hangs, aborts, reports wrong completions and
+ * misbehaves. Its DMA goes through the software IOMMU, which faults on every address that is not mapped for the driver
+ * and records each fault.
  */
 import { type DmaTarget, HeapMemory } from 'dmapool';
 import type { BarInfo, InterruptBackend, InterruptKind, PciBackend, RawConfigSpace } from 'dmapool/pci';
@@ -21,7 +22,7 @@ export interface SeenCommand {
   readonly cdw12: number;
 }
 
-/** A completion queue entry; what is left out is what a controller that keeps to the specification writes. */
+/** A completion queue entry; absent fields have the values that the specification requires. */
 export interface Completion {
   readonly cid: number;
   /** SCT << 8 | SC, and above it CRD, M and DNR. */
@@ -30,11 +31,11 @@ export interface Completion {
   readonly reserved?: number;
   readonly submissionHead?: number;
   readonly submissionQueue?: number;
-  /** The phase is the wrong one: the entry is not there yet, and the next one takes its place. */
+  /** True: wrong phase. The entry is invalid, and the next one takes its place. */
   readonly wrongPhase?: boolean;
 }
 
-/** Memory, as address and bytes. */
+/** Memory, as address and length. */
 export type Piece = readonly [dma: number, bytes: number];
 
 interface Queue {
@@ -85,52 +86,54 @@ export class FakeNvme implements PciBackend {
   #interrupts: Vectors | null = null;
   #requested: Error | null = null;
 
-  /** The driver's device: whose addresses it uses. */
+  /** The driver's device, whose addresses it uses. */
   target: DmaTarget | null = null;
   readonly disk: Uint8Array;
-  /** What the IOMMU stopped, and what else a driver must not do. */
+  /** IOMMU faults, and other violations of the driver. */
   readonly faults: string[] = [];
   /** Commands that hang. */
   readonly hung: SeenCommand[] = [];
 
-  // How it behaves.
-  /** Bytes of a block, as it transfers them. */
+  // The behaviour of the controller.
+  /** Size in bytes of a block in its transfers. */
   blockSize: number = BLOCK;
   mdts = 0;
   maxVectors = 8;
   becomesReady = true;
   stops = true;
-  /** Milliseconds that it goes on after it was disabled, until RDY falls. */
+  /** Milliseconds that it continues after it was disabled, until RDY falls. */
   stopTime = 0;
   /** Milliseconds that a shutdown takes. */
   shutdownTime = 0;
   canAbort = true;
   interruptsWork = true;
-  /** Interrupts of I/O queues come only when their completion queue is deleted. */
+  /** True: interrupts of I/O queues are raised only when their completion queue is deleted. */
   interruptsAtDeletion = false;
-  /** All reads give all ones. */
+  /** True: all reads return all ones. */
   silent = false;
-  /** What becomes of an I/O command: null: it is done; 'hang'; or a status (SCT << 8 | SC) to fail with. */
+  /** The result of an I/O command: null: it is done; 'hang'; or a status (SCT << 8 | SC) to fail with. */
   fate: (command: SeenCommand) => 'hang' | number | null = () => null;
   /** The same for admin commands. */
   onAdmin: (command: SeenCommand) => 'hang' | number | null = () => null;
-  /** Bus mastering can't be switched off. */
+  /** True: bus mastering cannot be switched off. */
   busMasterSticks = false;
-  /** Called when bus mastering is switched off, before it is. */
+  /** Called before bus mastering is switched off. */
   onBusMasterOff: () => void = () => undefined;
-  /** Shutdown notifications so far. */
+  /** Number of shutdown notifications so far. */
   shutdowns = 0;
-  /** The home's own reset; none unless a test gives one. */
+  /** The PCI backend's own reset; none by default. */
   reset?: () => Promise<boolean>;
-  /** In which order commands that were fetched together are completed. */
+  /** The order in which commands that were fetched together are completed. */
   order: <T>(commands: T[]) => T[] = (commands) => commands;
-  /** Identify data, before the driver sees it. */
+  /** Changes identify data before the driver sees it. */
   onIdentify: (cns: number, view: DataView) => void = () => undefined;
   /** Called when the controller is disabled, before it stops. */
   onDisable: () => void = () => undefined;
-  /** Called for each command when it was fetched, before it is looked at. */
+  /** Called for each command when it was fetched, before it is executed. */
   onFetch: (command: SeenCommand) => void = () => undefined;
-  /** Called when the controller has a queue of its own: `base` is where it is, `bytes` its length; and has it no more: null. */
+  /**
+   * Called when a queue is created, with `base` its address and `bytes` its length, and when it is deleted, with null.
+   */
   onQueue: (kind: 'submission' | 'completion', id: number, place: Piece | null) => void = () => undefined;
 
   constructor(blocks = 4096) {
@@ -154,14 +157,17 @@ export class FakeNvme implements PciBackend {
     this.#registers.setBigUint64(0, cap, true);
   }
 
-  /** Version that it keeps to, as the register VS has it. */
+  /** The version that it implements, in the format of the register VS. */
   set version(version: number) {
     this.#registers.setUint32(0x08, version, true);
   }
 
   // ---- the function
 
-  /** The system requests the function: all accesses but those to raw configuration space reject, and the controller goes on. */
+  /**
+   * The kernel requests release: all accesses but those to raw configuration space reject, and the controller
+   * continues.
+   */
   request(reason: Error): void {
     this.#requested = reason;
     this.gone.abort(reason);
@@ -236,7 +242,7 @@ export class FakeNvme implements PciBackend {
     this.#registers.setUint32(0x1c, this.#registers.getUint32(0x1c, true) | 2, true);
   }
 
-  /** What a controller does that was disabled: it forgets its queues and commands, and RDY falls. */
+  /** The effect of a disable: the controller drops its queues and commands, and RDY falls. */
   halt(): void {
     this.#submission.clear();
     this.#completion.clear();
@@ -244,14 +250,14 @@ export class FakeNvme implements PciBackend {
     this.#registers.setUint32(0x1c, 0, true);
   }
 
-  /** A reset of the whole function: bus mastering is off, and all is forgotten. */
+  /** A reset of the whole function: bus mastering is off, and all state is cleared. */
   resetFunction(): void {
     this.config.setUint16(4, 0, true);
     this.#registers.setUint32(0x14, 0, true);
     this.halt();
   }
 
-  /** Entries of a completion queue; 0 where there is none. */
+  /** Number of entries of a completion queue; 0 if it does not exist. */
   completionEntries(id: number): number {
     return this.#completion.get(id)?.entries ?? 0;
   }
@@ -306,7 +312,7 @@ export class FakeNvme implements PciBackend {
       this.onFetch(command);
       fetched.push(command);
     }
-    // The doorbell's writer has gone on by then, as with hardware.
+    // The doorbell's writer has continued by then, as with hardware.
     setImmediate(() => {
       for (const command of this.order(fetched)) if (this.#submission.has(id)) this.#execute(command);
     });
@@ -342,7 +348,7 @@ export class FakeNvme implements PciBackend {
     this.complete(command, fate ?? 0);
   }
 
-  /** Does a command that hangs after all. */
+  /** Executes a command that hung. */
   finish(command: SeenCommand): void {
     if (command.queue === 0) {
       this.#admin(command);
@@ -352,7 +358,7 @@ export class FakeNvme implements PciBackend {
     this.complete(command, 0);
   }
 
-  /** Does a read or write, by its PRP entries. */
+  /** Executes a read or write, by its PRP entries. */
   #transfer(command: SeenCommand): void {
     const { queue, opcode, cdw10 } = command;
     if (queue === 0 || (opcode !== 1 && opcode !== 2)) return;
@@ -365,14 +371,14 @@ export class FakeNvme implements PciBackend {
     }
   }
 
-  /** Bytes that a command transfers, as far as this controller knows it. */
+  /** Number of bytes that a command transfers; 0 for commands that this controller does not implement. */
   #lengthOf({ queue, opcode, cdw10, cdw12 }: SeenCommand): number {
     if (queue === 0) return opcode === 0x06 ? PAGE : 0;
     if (opcode === 1 || opcode === 2 || opcode === 5) return ((cdw12 & 0xffff) + 1) * this.blockSize;
     return opcode === 9 ? ((cdw10 & 0xff) + 1) * 16 : 0;
   }
 
-  /** Where a command's data lies, and the lists that say so (4.3). */
+  /** The location of a command's data, and of its PRP lists (4.3). */
   layout(command: SeenCommand): { readonly data: readonly Piece[]; readonly lists: readonly Piece[] } {
     const { prp1, prp2 } = command;
     const length = this.#lengthOf(command);
@@ -383,7 +389,7 @@ export class FakeNvme implements PciBackend {
     data.push([prp1, first]);
     let left = length - first;
     const add = (dma: number): void => {
-      if (dma % PAGE !== 0) this.faults.push(`PRP entry 0x${dma.toString(16)} is not that of a page`);
+      if (dma % PAGE !== 0) this.faults.push(`PRP entry 0x${dma.toString(16)} is not page-aligned`);
       data.push([dma, Math.min(left, PAGE)]);
       left -= Math.min(left, PAGE);
     };
@@ -393,7 +399,8 @@ export class FakeNvme implements PciBackend {
     }
     let list = prp2;
     while (left > 0) {
-      // As many entries as are needed, up to the end of the page; the last one leads on if it is not the last page.
+      // As many entries as are needed, up to the end of the page; the last one points to the next list if it is not the
+      // last page.
       const room = (PAGE - (list % PAGE)) / 8;
       const needed = Math.ceil(left / PAGE);
       const bytes = 8 * Math.min(room, needed);
@@ -419,13 +426,13 @@ export class FakeNvme implements PciBackend {
     return bytes;
   }
 
-  /** Completes a command, once or as often as one likes. @param status SCT << 8 | SC. */
+  /** Completes a command; may be called repeatedly. @param status SCT << 8 | SC. */
   complete({ queue, cid }: Pick<SeenCommand, 'queue' | 'cid'>, status: number, result = 0): void {
     const submission = this.#submission.get(queue);
     if (submission !== undefined) this.post(submission.completion, { cid, status, result, submissionQueue: queue });
   }
 
-  /** Writes an entry to a completion queue. @returns Whether there is such a queue. */
+  /** Writes an entry to a completion queue. @returns False if the queue does not exist. */
   post(id: number, completion: Completion): boolean {
     const queue = this.#completion.get(id);
     if (queue === undefined) return false;
@@ -445,7 +452,7 @@ export class FakeNvme implements PciBackend {
     return true;
   }
 
-  /** Sends an interrupt, whether there is a reason or not. */
+  /** Raises an interrupt, with or without a cause. */
   interrupt(vector: number): void {
     this.#interrupts?.tell(vector);
   }
@@ -495,9 +502,9 @@ export class FakeNvme implements PciBackend {
     this.onQueue(kind, id, [queue.base, queue.entries * (kind === 'submission' ? 64 : 16)]);
   }
 
-  /** @returns The status that it fails with, or 0. */
+  /** @returns The status of the failure, or 0. */
   #identify({ cdw10, prp1, nsid }: SeenCommand): number {
-    // A list of namespaces came with version 1.1.
+    // Lists of namespaces exist since version 1.1.
     if (cdw10 > 1 && this.#registers.getUint32(0x08, true) < 0x0001_0100) return 0x02;
     const bytes = new Uint8Array(PAGE);
     const view = new DataView(bytes.buffer);

@@ -1,4 +1,7 @@
-/** The NVMe driver on a controller that can do wrong: hang, abort, fail, lie, fall silent. Needs no QEMU. */
+/**
+ * The NVMe driver on a controller that hangs, aborts, fails, reports wrong completions or stops responding. Needs no
+ * QEMU.
+ */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import fc from 'fast-check';
@@ -13,7 +16,7 @@ import { until } from '../../support/until.ts';
 import { Random } from '../../support/random.ts';
 
 void describe('the NVMe driver', () => {
-  void it('describes data so that a controller finds it, whatever its size and place', async () => {
+  void it('describes buffers of every size and place such that the controller finds the data', async () => {
     const transfers = fc.array(
       fc.record({
         blocks: fc.oneof(...[80, 800, 9000].map((max) => fc.integer({ min: 1, max }))),
@@ -49,7 +52,7 @@ void describe('the NVMe driver', () => {
           memory.bytes.fill(0, offset, offset + length);
           assert.ok(
             memory.bytes.every((byte) => byte === 0),
-            'nothing beside it',
+            'no byte beside it',
           );
           memory.free();
         } else {
@@ -65,7 +68,7 @@ void describe('the NVMe driver', () => {
     await fc.assert(runs, { numRuns: 40 });
   });
 
-  void it('has late commands aborted, and their memory back when they are', async () => {
+  void it('aborts late commands, and frees their memory when they end', async () => {
     const bench = await start(new FakeNvme(), { timeout: 250 });
     const { fake, nvme, disk } = bench;
     fake.fate = ({ cdw10 }) => (cdw10 === 7 ? 'hang' : null);
@@ -81,7 +84,7 @@ void describe('the NVMe driver', () => {
     await end(bench);
   });
 
-  void it('resets the controller when that does not help; no block is free before it has stopped', async () => {
+  void it('resets the controller when an abort does not help, and frees no block before it has stopped', async () => {
     const bench = await start(new FakeNvme(), { timeout: 250, queueDepth: 4, queues: 2 });
     const { fake, nvme, disk, log } = bench;
     fake.canAbort = false;
@@ -102,7 +105,7 @@ void describe('the NVMe driver', () => {
     }
     assert.equal(activeAtStop, 8);
     await Promise.all(waiting);
-    assert.equal(fake.disk[7 * BLOCK], 8, 'those that waited were done afterwards');
+    assert.equal(fake.disk[7 * BLOCK], 8, 'the waiting commands were executed afterwards');
     assert.equal(nvme.statistics().resets, 1);
     assert.match(log.text, /resetting the controller/);
     fake.onDisable = () => undefined;
@@ -123,7 +126,7 @@ void describe('the NVMe driver', () => {
     await end(bench);
   });
 
-  void it('gives up on a controller that does not stop, after taking its right to do DMA away', async () => {
+  void it('disables bus mastering of a controller that does not stop, and gives up', async () => {
     const bench = await start(new FakeNvme(), { timeout: 250 });
     const { fake, nvme, disk, pci } = bench;
     fake.fate = () => 'hang';
@@ -141,7 +144,7 @@ void describe('the NVMe driver', () => {
     await pci.close();
   });
 
-  void it('does not start what does not become ready, and keeps nothing', async () => {
+  void it('does not start a controller that does not become ready, and keeps nothing', async () => {
     for (const [prepare, code] of [
       [
         (fake: FakeNvme): void => {
@@ -180,7 +183,7 @@ void describe('the NVMe driver', () => {
     }
   });
 
-  void it('does not start what does not answer a command', async () => {
+  void it('does not start a controller that does not answer a command', async () => {
     const fake = new FakeNvme();
     fake.interruptsWork = false;
     fake.onIdentify = () => {
@@ -191,7 +194,7 @@ void describe('the NVMe driver', () => {
     assert.equal(pci.device.readAttribute('pools'), undefined);
   });
 
-  void it('notices that the device fell silent', async () => {
+  void it('detects a device that stopped responding', async () => {
     const bench = await start(new FakeNvme(), { timeout: 250 });
     const { fake, nvme, disk } = bench;
     fake.fate = () => 'hang';
@@ -215,12 +218,12 @@ void describe('the NVMe driver', () => {
     await end(bench);
   });
 
-  void it('finds completions whose interrupt was lost', async () => {
+  void it('finds completions when the interrupt was lost', async () => {
     const bench = await start(new FakeNvme(), { timeout: 250, queues: 2 });
     const { fake, nvme, disk } = bench;
     fake.interruptsWork = false;
     await Promise.all(Array.from({ length: 10 }, (_, i) => disk.read(i, new Uint8Array(BLOCK))));
-    // Also after nobody was waiting any more.
+    // Also when no caller was waiting any more.
     await disk.read(0, new Uint8Array(BLOCK));
     fake.interruptsWork = true;
     const { aborts, resets } = nvme.statistics();
@@ -228,7 +231,7 @@ void describe('the NVMe driver', () => {
     await end(bench);
   });
 
-  void it('believes no completion of a command that is not in flight', async () => {
+  void it('ignores the completion of a command that is not in flight', async () => {
     const bench = await start(new FakeNvme(), { queueDepth: 4 });
     const { fake, nvme, disk, log } = bench;
     fake.fate = (command) => {
@@ -236,7 +239,7 @@ void describe('the NVMe driver', () => {
       fake.complete({ queue: 1, cid: (command.cid + 1) & 0xffff }, 0);
       return null;
     };
-    // And one that comes twice, the second time when the slot has another command.
+    // And a second completion of a command when its slot holds another command.
     const first = new Uint8Array(BLOCK);
     await disk.read(3, first);
     fake.fate = () => 'hang';
@@ -245,7 +248,7 @@ void describe('the NVMe driver', () => {
     const [hung] = fake.hung;
     fake.complete({ queue: 1, cid: (hung!.cid - 1024) & 0xffff }, 0);
     await sleep(5);
-    assert.equal(nvme.pools[0]!.statistics().active, 1, 'its memory is not given back for it');
+    assert.equal(nvme.pools[0]!.statistics().active, 1, 'its memory is not freed by it');
     fake.complete(hung!, 0x0280);
     const error = await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_STATUS', second);
     assert.match(error.message, /Write Fault/);
@@ -253,7 +256,7 @@ void describe('the NVMe driver', () => {
     await end(bench);
   });
 
-  void it('ends what is in flight when it is closed, and what waits', async () => {
+  void it('ends commands in flight and waiting ones when it is closed', async () => {
     const bench = await start(new FakeNvme(), { queueDepth: 2, queues: 2 });
     const { fake, nvme, disk, pci } = bench;
     fake.fate = () => 'hang';
@@ -287,7 +290,7 @@ void describe('the NVMe driver', () => {
     await pci.close();
   });
 
-  void it('goes when the device goes while it is closed', async () => {
+  void it('closes without an error when the device is removed during the close', async () => {
     const bench = await start(new FakeNvme());
     const { fake, nvme, pci } = bench;
     const closing = nvme.close();
@@ -297,7 +300,7 @@ void describe('the NVMe driver', () => {
     assert.equal(pci.device.readAttribute('pools'), undefined);
   });
 
-  void it('uses an interrupt for each queue where there are enough, and shares them where not', async () => {
+  void it('uses one interrupt per queue where there are enough, and shares them otherwise', async () => {
     for (const maxVectors of [1, 2, 3, 8]) {
       const fake = new FakeNvme();
       fake.maxVectors = maxVectors;
@@ -313,7 +316,7 @@ void describe('the NVMe driver', () => {
     }
   });
 
-  void it('refuses namespaces that it does not know how to use', async () => {
+  void it('refuses namespaces that it does not support', async () => {
     const fake = new FakeNvme();
     const bench = await start(fake);
     const { nvme } = bench;

@@ -1,4 +1,4 @@
-/** Memory runs out at every place where the NVMe driver asks for some. */
+/** Memory runs out at every allocation of the NVMe driver. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { DmaError } from 'dmapool';
@@ -12,7 +12,7 @@ import { Random } from '../../support/random.ts';
 
 void describe('memory that runs out', { skip: withoutQemu }, () => {
   for (const how of ['none', 'throw'] as const) {
-    void it(`is told at every call, and nothing is lost (${how})`, async (t) => {
+    void it(`is reported at every call, and nothing is lost (${how})`, async (t) => {
       const { machine } = await startBench(t, { size: 4 * MIB, device: { mdts: 10 } });
       const isTheFault = (error: unknown): boolean =>
         how === 'none'
@@ -29,14 +29,14 @@ void describe('memory that runs out', { skip: withoutQemu }, () => {
           nvme = await NvmeController.open(pci, { queues: 2, queueDepth: 4 });
         } catch (error) {
           assert.ok(isTheFault(error), `call ${String(failing)}: ${String(error)}`);
-          assert.equal(memory.live.size, 0, 'all is back, also without a close');
+          assert.equal(memory.live.size, 0, 'all memory is freed, without a close too');
           assert.equal(await pci.isBusMaster(), false);
           places.start++;
         }
         if (nvme !== null) {
           const driver = nvme;
           let told = 0;
-          // What fails for want of memory works the second time.
+          // A call that failed for lack of memory succeeds the second time.
           const twice = async <T>(action: () => Promise<T>): Promise<T> => {
             try {
               return await action();
@@ -62,7 +62,7 @@ void describe('memory that runs out', { skip: withoutQemu }, () => {
           machine.memory.freeCoherent(direct);
           await twice(() => disk.deallocate([{ lba: 0, blocks: 8 }]));
           await twice(() => disk.flush());
-          assert.equal(told, memory.failed, 'each failure is told once');
+          assert.equal(told, memory.failed, 'each failure is reported once');
           assert.equal(nvme.statistics().resets, 0);
           assertIdle(nvme);
           places.work += told;
@@ -73,13 +73,14 @@ void describe('memory that runs out', { skip: withoutQemu }, () => {
         assert.doesNotMatch(log.text, /busy/);
         if (memory.failed === 0) break;
       }
-      // Admin queue pair, the first page of data, two I/O queue pairs; then pages of data, and of lists: a small one, and two of a page.
+      // Admin queue pair, the first page of data, two I/O queue pairs; then pages of data and of lists: a small one,
+      // and two of a page.
       assert.equal(places.start, 7);
       assert.equal(places.work, 39 + 1 + 2);
     });
   }
 
-  void it('fails some of many, and the others are right', async (t) => {
+  void it('fails some commands, and the others succeed', async (t) => {
     const { machine } = await startBench(t, { size: 8 * MIB });
     const random = new Random(99);
     const memory = new FaultySource(machine.memory, (call) => (call > 10 && random.below(50) === 0 ? 'none' : 'ok'));

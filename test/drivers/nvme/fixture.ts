@@ -1,4 +1,4 @@
-/** What the tests of the NVMe driver have in common. */
+/** Helpers of the tests of the NVMe driver. */
 import assert from 'node:assert/strict';
 import type { TestContext } from 'node:test';
 import type { CoherentAllocator } from 'dmapool';
@@ -11,23 +11,26 @@ import { RecordingLog } from '../../support/log.ts';
 import { MIB } from '../../support/sizes.ts';
 
 export interface BenchOptions {
-  /** Bytes of the disk. */
+  /** Size of the disk in bytes. */
   readonly size?: number;
   readonly drive?: QemuOptionObject;
   readonly device?: QemuOptionObject;
   readonly devices?: readonly QemuOption[];
   readonly memory?: number;
   readonly highMemory?: number;
-  /** Names of QEMU's trace events, which go to the file {@link traceOf}. */
+  /** Names of QEMU's trace events, which are written to the file {@link traceOf}. */
   readonly trace?: string;
 }
 
-/** Where the trace of a machine with this disk is, after the machine was closed. */
+/** The trace file of a machine with this disk; complete after the machine is closed. */
 export function traceOf(file: string): string {
   return `${file}.trace`;
 }
 
-/** A machine with an NVMe controller `nvme0` on a disk. Half its memory is above 4 GiB, so that no half of an address is lost. */
+/**
+ * A machine with an NVMe controller `nvme0` on a disk. Half its memory is above 4 GiB, so that both halves of addresses
+ * are used.
+ */
 export async function startBench(
   t: TestContext,
   {
@@ -73,7 +76,7 @@ export async function startNvme(
   return { machine, file, pci, nvme, disk, log };
 }
 
-/** Closes the driver and its function; nothing may be out, and nothing may have been said about it. */
+/** Closes the driver and its function; checks that no block is allocated and that nothing was logged. */
 export async function closeNvme({ nvme, pci, log }: NvmeBench): Promise<void> {
   const { pools } = nvme;
   assertIdle(nvme);
@@ -84,7 +87,7 @@ export async function closeNvme({ nvme, pci, log }: NvmeBench): Promise<void> {
   assert.doesNotMatch(log.text, /busy|leak|spurious/);
 }
 
-/** No block of the driver's pools is out. */
+/** Checks that no block of the driver's pools is allocated. */
 export function assertIdle(nvme: NvmeController): void {
   for (const pool of nvme.pools) assert.equal(pool.statistics().active, 0, pool.name);
   assert.equal(nvme.statistics().load, 0);

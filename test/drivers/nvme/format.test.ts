@@ -1,4 +1,4 @@
-/** Commands that may change the block size of a namespace, and those who opened it before. */
+/** Commands that may change the block size of a namespace, and namespaces that were opened before. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { NvmeError, type NvmeNamespace } from 'dmapool/drivers/nvme';
@@ -12,7 +12,7 @@ const STALE = 'ERR_DMAPOOL_NVME_STALE_NAMESPACE';
 const FORMAT = { opcode: 0x80, nsid: 1 } as const;
 const READ = { opcode: 0x02, nsid: 1 } as const;
 
-/** A controller that keeps what it sees, has all optional commands, and blocks of 2^`shift` bytes. */
+/** A controller that records the commands, supports all optional commands, and has blocks of 2^`shift` bytes. */
 async function startSeeing(
   formatsAll = false,
 ): Promise<{ bench: Bench; seen: SeenCommand[]; shift: { value: number } }> {
@@ -56,7 +56,7 @@ void describe('a namespace that was opened before', () => {
     ['its attachment', { opcode: 0x15, nsid: 1 }, new Uint8Array(PAGE)],
   ] as const;
   for (const [name, command, buffer] of changes) {
-    void it(`${name} takes no command after it, and can be opened anew`, async () => {
+    void it(`${name} accepts no command after it, and can be opened anew`, async () => {
       const { bench, seen, shift } = await startSeeing();
       const { nvme, disk } = bench;
       const other = await nvme.namespace(1);
@@ -79,7 +79,7 @@ void describe('a namespace that was opened before', () => {
     });
   }
 
-  void it('a Format NVM of another one goes on, unless one formats all', async () => {
+  void it('a Format NVM of another namespace does not affect it, unless the command formats all', async () => {
     for (const formatsAll of [false, true]) {
       const { bench } = await startSeeing(formatsAll);
       const { nvme, disk } = bench;
@@ -94,7 +94,7 @@ void describe('a namespace that was opened before', () => {
     }
   });
 
-  void it('a change of its block size that others made is stale once it is opened anew', async () => {
+  void it('a change of its block size by another host makes it stale once it is opened anew', async () => {
     const { bench, shift } = await startSeeing();
     const { nvme, disk } = bench;
     shift.value = 12;
@@ -105,7 +105,7 @@ void describe('a namespace that was opened before', () => {
 });
 
 void describe('a Format NVM', () => {
-  void it('waits for the transfers of its namespace, and what needs to know the format waits for it', async () => {
+  void it('waits for the transfers of its namespace, and calls that depend on the format wait for it', async () => {
     const { bench, seen, shift } = await startSeeing();
     const { fake, nvme, disk } = bench;
     const see = fake.fate;
@@ -140,7 +140,7 @@ void describe('a Format NVM', () => {
     await end(bench);
   });
 
-  void it('that begins while a namespace is identified has it identified again', async () => {
+  void it('that begins during the Identify of a namespace causes a second Identify', async () => {
     const { bench, seen, shift } = await startSeeing();
     const { fake, nvme } = bench;
     const see = fake.onAdmin;
@@ -152,7 +152,7 @@ void describe('a Format NVM', () => {
     await until('the fake holds it', () => fake.hung.length === 1);
     const format = nvme.admin(FORMAT);
     fake.onAdmin = see;
-    // The answer is the one from before the format.
+    // The answer has the data from before the format.
     fake.complete(fake.hung.pop()!, 0);
     shift.value = 12;
     await format;
@@ -161,7 +161,7 @@ void describe('a Format NVM', () => {
     await end(bench);
   });
 
-  void it('that waits is ended by a close, and so is what waits for it', async () => {
+  void it('that waits is ended by a close, and so are the calls that wait for it', async () => {
     const { bench } = await startSeeing();
     const { fake, nvme, disk, pci } = bench;
     fake.fate = () => 'hang';

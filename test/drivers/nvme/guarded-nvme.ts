@@ -1,7 +1,7 @@
 /**
- * The fake controller under guard: it remembers each address from the moment that it fetches the command until it completes
- * it, and writes to the buffers of reads meanwhile. A command is complete when an entry with its identifier and the right
- * phase is in its completion queue, whoever meant what by it.
+ * The fake controller under guard: it keeps each address from the fetch of the command to its completion, and writes to
+ * the buffers of reads meanwhile. A command is complete when an entry with its identifier and the right phase is in its
+ * completion queue, whatever wrote the entry.
  */
 import { GuardedBackend, type GuardedOptions } from '../../guard/guarded-backend.ts';
 import { GuardedMemory } from '../../guard/guarded-memory.ts';
@@ -14,18 +14,18 @@ const DOORBELLS = 0x1000;
 /** Entries of a completion queue that the host has not taken. */
 interface Untaken {
   readonly cids: number[];
-  /** Identifiers that were completed before the controller had such a command: the host may have it already. */
+  /** Identifiers that were completed before the controller had such a command: the host may have the entry already. */
   readonly early: Set<number>;
-  /** The host's head, as its doorbell said. */
+  /** The host's head, from its doorbell. */
   head: number;
-  /** More entries were written than there is room for: the phase of a place means nothing any more. */
+  /** True: more entries were written than the queue has room for, and the phases are meaningless. */
   isOverrun: boolean;
 }
 
 export class RelentlessNvme extends FakeNvme {
   readonly guarded: GuardedMemory = new GuardedMemory(this.memory);
   readonly dma: RelentlessDma = new RelentlessDma(this.guarded);
-  /** Bytes from one doorbell to the next. */
+  /** Number of bytes from one doorbell to the next. */
   stride = 4;
   /** By `queue << 16 | identifier`. */
   readonly #commands = new Map<number, { readonly command: SeenCommand; readonly grants: readonly Grant[] }>();
@@ -42,23 +42,23 @@ export class RelentlessNvme extends FakeNvme {
     };
   }
 
-  /** It is a bus master, and on the bus. */
+  /** True while it is a bus master and present. */
   get reachesMemory(): boolean {
     return this.isBusMaster && !this.dma.isCutOff;
   }
 
-  /** Identifiers of the commands that it has of a queue. */
+  /** Identifiers of its commands of a queue. */
   inFlight(queue: number): number[] {
     return [...this.#commands.keys()].filter((key) => key >>> 16 === queue).map((key) => key & 0xffff);
   }
 
-  /** Entries that a completion queue has room for, as far as the host has said. */
+  /** Number of entries that a completion queue has room for, according to the host's doorbell. */
   room(queue: number): number {
     const entries = this.completionEntries(queue);
     return Math.max(0, entries - 1 - (this.#untaken.get(queue)?.cids.length ?? entries));
   }
 
-  /** True if an entry may have the wrong phase without being taken for one of another round. */
+  /** True if an entry with the wrong phase cannot be taken for one of another round. */
   mayMistakePhase(queue: number): boolean {
     const untaken = this.#untaken.get(queue);
     return untaken !== undefined && !untaken.isOverrun && untaken.cids.length < this.completionEntries(queue) - 1;
@@ -76,7 +76,7 @@ export class RelentlessNvme extends FakeNvme {
 
   #learn(command: SeenCommand): void {
     const { queue, opcode, cid, prp1 } = command;
-    // It was completed before it was here: what it leads to is not the device's any more.
+    // Completed before its fetch: the device no longer owns its addresses.
     if (this.#untaken.get(queue)?.early.delete(cid) === true) return;
     const name = `queue ${String(queue)} command 0x${cid.toString(16)} opcode 0x${opcode.toString(16)}`;
     const { data, lists } = this.layout(command);
@@ -84,8 +84,8 @@ export class RelentlessNvme extends FakeNvme {
     const isRead = queue > 0 && opcode === 2;
     const grants = lists.map(([dma, bytes]) => this.dma.learn(`${name}, list`, dma, bytes, 'read'));
     for (const [dma, bytes] of data) grants.push(this.dma.learn(name, dma, bytes, access, isRead));
-    // What transfers an unknown number of bytes transfers a dword at least. Creating a queue is looked at when it is made, and
-    // the features that are used here are a dword of the command.
+    // A command of unknown transfer length transfers at least a dword. The guard checks the memory of a queue at its
+    // creation; the features used here are a dword of the command.
     const hasNone = queue === 0 && [0x01, 0x05, 0x09, 0x0a].includes(opcode);
     if (data.length === 0 && (opcode & 3) !== 0 && !hasNone) grants.push(this.dma.learn(name, prp1, 4, access));
     this.#commands.set((queue << 16) | cid, { command, grants });
@@ -115,7 +115,7 @@ export class RelentlessNvme extends FakeNvme {
 
   override write(bar: number, offset: number, width: 8 | 16 | 32, value: number): void {
     if (offset >= DOORBELLS) {
-      // It can fetch nothing.
+      // It cannot fetch commands.
       if (!this.reachesMemory) return;
       const number = (offset - DOORBELLS) / this.stride;
       if (number % 2 === 1) this.#onTaken((number - 1) / 2, value);

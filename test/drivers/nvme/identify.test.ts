@@ -1,4 +1,4 @@
-/** What a controller and its namespaces say of themselves, in every version of the specification. */
+/** Identify data of a controller and its namespaces, in every version of the specification. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { NvmeError } from 'dmapool/drivers/nvme';
@@ -7,7 +7,10 @@ import { until } from '../../support/until.ts';
 import { BLOCK, FakeNvme } from './fake-nvme.ts';
 import { type Bench, end, start } from './fake-fixture.ts';
 
-/** A controller whose namespace has `formats` formats of 512 bytes, but `large`, which has 4096; FLBAS is `flbas`. */
+/**
+ * A controller whose namespace has `formats` formats of 512 bytes, except number `large`, which has 4096; FLBAS is
+ * `flbas`.
+ */
 function formatted(flbas: number, formats: { nlbaf: number; nulbaf?: number; large: number }): Promise<Bench> {
   const fake = new FakeNvme();
   fake.onIdentify = (cns, view) => {
@@ -20,8 +23,8 @@ function formatted(flbas: number, formats: { nlbaf: number; nulbaf?: number; lar
   return start(fake);
 }
 
-void describe("a namespace's format", () => {
-  void it('has an index of six bits where there are more than sixteen', async () => {
+void describe('a namespace’s format', () => {
+  void it('has a six-bit index if there are more than sixteen', async () => {
     for (const [nlbaf, nulbaf] of [
       [31, 0],
       [15, 16],
@@ -32,13 +35,13 @@ void describe("a namespace's format", () => {
     }
   });
 
-  void it('has an index of four bits where there are at most sixteen: the others mean nothing', async () => {
+  void it('has a four-bit index if there are at most sixteen; the other bits have no meaning', async () => {
     const bench = await formatted(0x61, { nlbaf: 15, large: 1 });
     assert.equal(bench.disk.blockSize, 4096);
     await end(bench);
   });
 
-  void it('must be one of those that there are', async () => {
+  void it('must exist', async () => {
     const bench = await formatted(0, { nlbaf: 3, large: 3 });
     bench.fake.onIdentify = (_cns, view) => {
       view.setUint8(25, 3);
@@ -56,7 +59,7 @@ void describe('a controller of an old version', () => {
     [0x0001_0100, '1.1.0'],
     [0x0001_0201, '1.2.1'],
   ] as const) {
-    void it(`lists its namespaces, and says that it is of ${name}`, async () => {
+    void it(`lists its namespaces, and reports ${name}`, async () => {
       const fake = new FakeNvme();
       fake.version = version;
       const bench = await start(fake);
@@ -66,7 +69,7 @@ void describe('a controller of an old version', () => {
     });
   }
 
-  void it('lists 1024 namespaces at most, and those only that have blocks', async () => {
+  void it('lists at most 1024 namespaces, and only those with blocks', async () => {
     const fake = new FakeNvme();
     fake.version = 0x0001_0000;
     let asked = 0;
@@ -104,7 +107,7 @@ void describe('a command identifier', () => {
 });
 
 void describe('a completion queue that was deleted', () => {
-  void it('gets no doorbell', async () => {
+  void it('gets no doorbell write', async () => {
     const bench = await start(new FakeNvme(), { queues: 2 });
     const { fake, nvme, disk, pci } = bench;
     fake.fate = () => 'hang';

@@ -1,4 +1,4 @@
-/** One driver for a function at a time, an orderly end, and all memory back, whatever fails. */
+/** One driver for a function at a time, an orderly end, and all memory freed, whatever fails. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { DmaReleaseError } from 'dmapool';
@@ -9,7 +9,7 @@ import { BLOCK, FakeNvme } from './fake-nvme.ts';
 import { end, open, start } from './fake-fixture.ts';
 
 void describe('an NVMe function', () => {
-  void it('is not started twice, and the driver that has it goes on', async () => {
+  void it('is not started twice, and its first driver works on', async () => {
     const bench = await start();
     const { fake, pci, nvme, disk } = bench;
     let disabled = 0;
@@ -18,12 +18,12 @@ void describe('an NVMe function', () => {
     assert.match(error.message, /0000:01:00\.0.*close/);
     await disk.write(1, new Uint8Array(BLOCK).fill(7));
     assert.equal(fake.disk[BLOCK], 7);
-    assert.equal(disabled, 0, 'it was not touched');
+    assert.equal(disabled, 0, 'no register was written');
     assert.equal(nvme.statistics().resets, 0);
     await end(bench);
   });
 
-  void it('is not started twice at the same time', async () => {
+  void it('is not started twice concurrently', async () => {
     const fake = new FakeNvme();
     const { pci } = await open(fake);
     const outcomes = await Promise.allSettled([NvmeController.open(pci), NvmeController.open(pci)]);
@@ -36,7 +36,7 @@ void describe('an NVMe function', () => {
     await pci.close();
   });
 
-  void it('can be started again after a close, and after a start that failed', async () => {
+  void it('can be started again after a close, and after a failed start', async () => {
     const fake = new FakeNvme();
     const { pci } = await open(fake, new FaultySource(fake.memory, (call) => (call === 0 ? 'none' : 'ok')));
     await rejectsCode('ERR_DMAPOOL_NO_MEMORY', NvmeController.open(pci));
@@ -52,7 +52,7 @@ void describe('an NVMe function', () => {
     [0, 500],
     [1_500_000, 1200],
   ] as const) {
-    void it(`has its time to shut down: ${String(shutdownTime)} ms at a latency of ${String(latency)} us`, async () => {
+    void it(`gets its time to shut down: ${String(shutdownTime)} ms at a latency of ${String(latency)} us`, async () => {
       const fake = new FakeNvme();
       fake.shutdownTime = shutdownTime;
       fake.onIdentify = (cns, view) => {
@@ -63,7 +63,7 @@ void describe('an NVMe function', () => {
     });
   }
 
-  void it('gives all its memory back when some of it fails to go back', async () => {
+  void it('frees the rest of its memory when some of it cannot be freed', async () => {
     // Two areas of each queue pair, then the pools.
     for (let failing = 0; failing < 6; failing++) {
       const fake = new FakeNvme();
@@ -77,10 +77,10 @@ void describe('an NVMe function', () => {
       const error = await rejectsCode('ERR_DMAPOOL_RELEASE', nvme.close());
       assert.ok(error instanceof DmaReleaseError);
       assert.match(error.message, /0000:01:00\.0/);
-      assert.equal(error.errors.length, 2, 'each failure is told');
+      assert.equal(error.errors.length, 2, 'each failure is reported');
       assert.equal(memory.live.size, 0);
       assert.equal(pci.device.readAttribute('pools'), undefined);
-      await assert.rejects(nvme.close(), error, 'a second close says the same');
+      await assert.rejects(nvme.close(), error, 'a second close reports the same');
       memory.onFree = () => 'ok';
       await (await NvmeController.open(pci)).close();
       assert.equal(memory.live.size, 0);
@@ -88,7 +88,7 @@ void describe('an NVMe function', () => {
     }
   });
 
-  void it('tells why it did not start, not what failed after that', async () => {
+  void it('reports why it did not start, not the errors after that', async () => {
     const fake = new FakeNvme();
     const memory = new FaultyMemory({});
     const { pci } = await open(fake, memory);

@@ -1,4 +1,4 @@
-/** Commands of the caller's own: what they transfer is checked before the controller sees them, and they have their time. */
+/** Passthrough commands: their transfer is checked before submission, and they have their own time-out. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -11,8 +11,8 @@ import { end, start } from './fake-fixture.ts';
 const PAGE = 4096;
 const bytes = (length: number): Uint8Array => new Uint8Array(length);
 
-void describe('a command of the caller', () => {
-  void it('needs a buffer of as many bytes as it transfers', async () => {
+void describe('a passthrough command', () => {
+  void it('needs a buffer of exactly the transferred size', async () => {
     const bench = await start();
     const { fake, nvme } = bench;
     const seen: SeenCommand[] = [];
@@ -25,7 +25,7 @@ void describe('a command of the caller', () => {
       return null;
     };
     const refused: (() => Promise<number>)[] = [
-      // No buffer, where bits 1:0 of the opcode say that data is transferred.
+      // No buffer, where bits 1:0 of the opcode require one.
       () => nvme.io({ opcode: 0x01, nsid: 1 }),
       () => nvme.io({ opcode: 0x02, nsid: 1 }),
       () => nvme.io({ opcode: 0x09, nsid: 1 }),
@@ -33,7 +33,7 @@ void describe('a command of the caller', () => {
       () => nvme.admin({ opcode: 0x02 }),
       () => nvme.admin({ opcode: 0x06 }),
       () => nvme.admin({ opcode: 0xc3 }),
-      // A buffer, where they say that none is.
+      // A buffer, where these bits exclude one.
       () => nvme.io({ opcode: 0x00, nsid: 1 }, bytes(BLOCK)),
       () => nvme.io({ opcode: 0x08, nsid: 1 }, bytes(BLOCK)),
       () => nvme.admin({ opcode: 0x80, nsid: 1 }, bytes(BLOCK)),
@@ -59,18 +59,18 @@ void describe('a command of the caller', () => {
     await nvme.admin({ opcode: 0x0a, cdw10: 0x07 });
     await nvme.admin({ opcode: 0x0a, cdw10: 0x0303 });
     await nvme.admin({ opcode: 0x0a, cdw10: 0x0e }, bytes(8));
-    assert.equal(seen.length, 7, 'nothing else was submitted');
+    assert.equal(seen.length, 7, 'no other command was submitted');
     for (const { opcode, prp1 } of seen) assert.ok(opcode === 0x0a || prp1 !== 0, String(opcode));
     await end(bench);
   });
 
-  void it('is checked by the block size that its namespace has now', async () => {
+  void it('is checked against the current block size of its namespace', async () => {
     const fake = new FakeNvme();
     const bench = await start(fake);
     const { nvme } = bench;
     const read = { opcode: 0x02, nsid: 1, cdw12: 0 };
     await nvme.io(read, bytes(BLOCK));
-    // Formatted: the fake has blocks of 512 bytes all the same, and transfers no more.
+    // Formatted: the fake still has blocks of 512 bytes, and transfers no more.
     fake.onIdentify = (cns, view) => {
       if (cns === 0) view.setUint32(128, 12 << 16, true);
     };
@@ -79,7 +79,7 @@ void describe('a command of the caller', () => {
     await nvme.io(read, bytes(PAGE));
     await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_NO_NAMESPACE', nvme.io({ ...read, nsid: 7 }, bytes(BLOCK)));
     await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', nvme.io({ ...read, nsid: 0xffff_ffff }, bytes(BLOCK)));
-    // Metadata would go to address 0.
+    // Metadata would be transferred at address 0.
     fake.onIdentify = (_cns, view) => {
       view.setUint32(128, (9 << 16) | 8, true);
     };
@@ -88,7 +88,7 @@ void describe('a command of the caller', () => {
     await end(bench);
   });
 
-  void it("does not take the driver's queues away, nor give the controller memory for good", async () => {
+  void it('cannot delete the driver’s queues, nor give the controller memory for good', async () => {
     const bench = await start();
     const { nvme } = bench;
     for (const command of [
@@ -107,7 +107,7 @@ void describe('a command of the caller', () => {
     await end(bench);
   });
 
-  void it('that fills less than its buffer leaves the rest as it was', async () => {
+  void it('that transfers less than its buffer leaves the rest unchanged', async () => {
     const bench = await start();
     const { nvme, disk } = bench;
     await disk.write(0, bytes(PAGE).fill(0x5a));
@@ -118,8 +118,8 @@ void describe('a command of the caller', () => {
   });
 });
 
-void describe('the time of a command', () => {
-  void it('is long for a Format NVM, whatever other commands may take', async () => {
+void describe('the time-out of a command', () => {
+  void it('is long for a Format NVM, whatever the one of other commands', async () => {
     const bench = await start(new FakeNvme(), { timeout: 50 });
     const { fake, nvme } = bench;
     fake.onAdmin = ({ opcode }) => (opcode === 0x80 ? 'hang' : null);
@@ -132,7 +132,7 @@ void describe('the time of a command', () => {
     await end(bench);
   });
 
-  void it('may be said with it, and may be shorter than that of the others', async () => {
+  void it('can be given with the command, and may be shorter than that of the others', async () => {
     const fake = new FakeNvme();
     fake.onIdentify = (cns, view) => {
       if (cns === 1) view.setUint16(520, 0xc, true);
@@ -140,7 +140,7 @@ void describe('the time of a command', () => {
     const bench = await start(fake, { timeout: 60_000 });
     const { nvme, disk } = bench;
     fake.fate = () => 'hang';
-    // The watchdog has a long time to go when the short ones come.
+    // The watchdog has a long time to go when the short time-outs are added.
     const long = disk.read(0, bytes(BLOCK));
     await until('the fake holds it', () => fake.hung.length === 1);
     for (const late of [

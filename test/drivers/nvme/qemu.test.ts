@@ -68,8 +68,8 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
     assert.ok(readFileSync(third).equals(expected(4 * MIB, 8192, 3)));
   });
 
-  void it('moves data of every size, with lists from the pool that suits', async (t) => {
-    // 4 MiB a command.
+  void it('transfers data of every size, with lists from the matching pool', async (t) => {
+    // At most 4 MiB per command.
     const bench = await startNvme(t, { bench: { size: 32 * MIB, device: { mdts: 10 } } });
     const { nvme, disk, pci } = bench;
     assert.equal(nvme.maxTransfer, 4 * MIB);
@@ -122,7 +122,7 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
     await closeNvme(bench);
   });
 
-  void it('moves data to and from DMA memory without a copy, from any dword on', async (t) => {
+  void it('transfers data to and from DMA memory without a copy, at any dword offset', async (t) => {
     const bench = await startNvme(t, { bench: { device: { mdts: 10 } } });
     const { nvme, disk, pci } = bench;
     const random = new Random(3);
@@ -133,7 +133,7 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
     const [before] = nvme.pools.map((each) => each.statistics().allocations);
     for (const [offset, length] of [
       [0, 5 * MIB],
-      // Chains, that begin and end inside a page.
+      // Chains that begin and end inside a page.
       [4092, 4 * MIB],
       [4, 512],
       [4092, 512],
@@ -152,20 +152,20 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
       );
       assert.ok(
         back.bytes.subarray(0, offset).every((byte) => byte === 0),
-        'nothing before',
+        'no byte before',
       );
       assert.ok(
         back.bytes.subarray(offset + length).every((byte) => byte === 0),
-        'nothing behind',
+        'no byte behind',
       );
     }
-    assert.equal(nvme.pools[0]!.statistics().allocations, before, 'no page for copies was taken');
+    assert.equal(nvme.pools[0]!.statistics().allocations, before, 'no page for copies was allocated');
     const coherent = pci.device.allocCoherent(4096)!;
     await disk.readDma(5, coherent, { length: 512 });
     pci.device.freeCoherent(coherent);
     pool.free(data);
     throwsCode('ERR_DMAPOOL_STALE_BLOCK', () => {
-      // What a block has no address for any more is found before the device hears of it.
+      // The block is stale: the read is refused before submission.
       pool.trim();
       return disk.readDma(5, data);
     });
@@ -182,7 +182,7 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
     const model = Buffer.from(ones);
     await disk.writeZeroes(3, 5);
     model.fill(0, 3 * 512, 8 * 512);
-    // More than a command can say.
+    // More than one command can cover.
     await disk.writeZeroes(1000, 70_000, { deallocate: true });
     model.fill(0, 1000 * 512, 71_000 * 512);
     const back = Buffer.alloc(disk.size);
@@ -203,7 +203,7 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
     assert.ok(readFileSync(bench.file).equals(model));
   });
 
-  void it('takes any command there is', async (t) => {
+  void it('accepts any valid passthrough command', async (t) => {
     const bench = await startNvme(t, {});
     const { nvme, disk } = bench;
     // Get Log Page (5.14): SMART / Health Information of 512 bytes.
@@ -211,7 +211,7 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
     await nvme.admin({ opcode: 0x02, nsid: 0xffff_ffff, cdw10: 0x02 | (127 << 16) }, log);
     const kelvin = new DataView(log.buffer).getUint16(1, true);
     assert.ok(kelvin > 273 && kelvin < 400, String(kelvin));
-    // Get Features (5.13): Number of Queues; what QEMU has to offer.
+    // Get Features (5.13): Number of Queues, as many as QEMU has.
     assert.equal((await nvme.admin({ opcode: 0x0a, cdw10: 0x07 })) & 0xffff, 63);
     // Compare (6.6).
     const data = new Random(5).fill(new Uint8Array(512));
@@ -224,7 +224,7 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
     await closeNvme(bench);
   });
 
-  void it('tells what the controller refuses by name, and loses no block', async (t) => {
+  void it('reports refusals of the controller by name, and loses no block', async (t) => {
     const bench = await startNvme(t, { queues: 2 });
     const { nvme, disk, pci } = bench;
     const buffer = new Uint8Array(64 * 512);
@@ -246,13 +246,13 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
     await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_NO_NAMESPACE', nvme.io({ opcode: 0x02, nsid: 4711 }, buffer));
     await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_NO_NAMESPACE', nvme.namespace(2));
     await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_NO_NAMESPACE', nvme.namespace(4711));
-    // One part of many fails: all others are awaited first.
+    // One part of many fails: the call awaits all others first.
     await expectStatus('LBA Out of Range', disk.read(disk.blocks - 8192, new Uint8Array(6 * MIB)));
     await disk.read(disk.blocks - 64, buffer);
     await closeNvme(bench);
   });
 
-  void it('refuses wrong arguments before the controller sees them', async (t) => {
+  void it('refuses wrong arguments before submission', async (t) => {
     const bench = await startNvme(t, {});
     const { nvme, disk, pci } = bench;
     const { submitted } = nvme.statistics();
@@ -304,14 +304,14 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
     await closeNvme(bench);
   });
 
-  void it('is no driver for other functions', async (t) => {
+  void it('refuses other functions', async (t) => {
     const { machine } = await startBench(t, { devices: ['edu,id=edu0'] });
     const edu = await machine.open('edu0');
     await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_UNSUPPORTED', NvmeController.open(edu));
     await edu.close();
   });
 
-  void it('has as many commands in flight as it may, and the others wait', async (t) => {
+  void it('keeps the maximum number of commands in flight, and queues the others', async (t) => {
     const bench = await startNvme(t, { queues: 1, queueDepth: 1024, bounceMemory: 4 * MIB });
     const { nvme, disk } = bench;
     assert.equal(nvme.queueDepth, 1024);
@@ -332,7 +332,7 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
     await closeNvme(bench);
   });
 
-  void it('takes fewer commands at a time where the controller does', async (t) => {
+  void it('keeps fewer commands in flight if the controller has fewer slots', async (t) => {
     const { machine } = await startBench(t, { device: { max_ioqpairs: 1 } });
     const pci = await machine.open('nvme0');
     const nvme = await NvmeController.open(pci, { queues: 8, queueDepth: 1 });
@@ -373,7 +373,7 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
       await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_CLOSED', disk.read(0, new Uint8Array(512)));
       await rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_CLOSED', nvme.namespaceIds());
     }
-    // Somebody left it running.
+    // A controller that an earlier driver left running.
     await NvmeController.open(pci);
     await pci.close();
     const again = await machine.open('nvme0');

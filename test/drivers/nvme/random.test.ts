@@ -1,4 +1,4 @@
-/** Random traffic against a model, on a real device model: what is on the disk is what the model says, byte for byte. */
+/** Random traffic against a model, on a real device model: the disk equals the model byte for byte. */
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
@@ -9,7 +9,7 @@ import { Traffic } from './traffic.ts';
 import { Random } from '../../support/random.ts';
 
 void test(
-  '5,000 random reads and writes on two queue pairs leave the disk as the model says',
+  '5,000 random reads and writes on two queue pairs leave the disk equal to the model',
   { skip: withoutQemu },
   async (t) => {
     const seed = Number(process.env['DMAPOOL_SEED'] ?? Date.now() % 2 ** 31);
@@ -22,7 +22,7 @@ void test(
     });
     const { nvme, disk } = bench;
     assert.equal(nvme.queues, 2);
-    assert.equal(nvme.maxTransfer, MIB / 2, 'the largest transfers are cut');
+    assert.equal(nvme.maxTransfer, MIB / 2, 'the largest transfers are split');
     const model = new Uint8Array(disk.size);
     const traffic = new Traffic(disk, random, model);
     while (traffic.transfers < 5000) {
@@ -30,7 +30,7 @@ void test(
       const worker = async (): Promise<void> => {
         while (traffic.transfers < end) {
           await traffic.operation();
-          // Of two that meet, one gives up without having waited for anything.
+          // If two operations overlap, one of them gives up without waiting.
           await Promise.resolve();
         }
       };

@@ -1,4 +1,4 @@
-/** A reset of the controller that takes its time: nothing that happens meanwhile makes more of it than a reset. */
+/** A slow reset of the controller: events during the reset do not lead to more than the reset. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { NvmeError } from 'dmapool/drivers/nvme';
@@ -10,7 +10,7 @@ import { rejectsAs } from '../../support/errors.ts';
 
 void describe('a reset of the NVMe controller', () => {
   for (const why of ['a late command', 'a fatal status']) {
-    void it(`that takes longer than a command may, for ${why}, is lived through by those who go on`, async () => {
+    void it(`that takes longer than a command time-out, for ${why}, is survived by callers that continue`, async () => {
       const fake = new FakeNvme();
       fake.canAbort = false;
       fake.stopTime = 300;
@@ -25,7 +25,7 @@ void describe('a reset of the NVMe controller', () => {
       const late = rejectsAs(NvmeError, 'ERR_DMAPOOL_NVME_RESET', disk.read(0, new Uint8Array(BLOCK)));
       if (why === 'a fatal status') fake.fail();
       await until('the driver stops the controller', () => stopping);
-      // More than once: each wakes the watchdog.
+      // Several of them: each wakes the watchdog.
       const more: Promise<void>[] = [];
       for (let i = 0; i < 20; i++) {
         more.push(disk.write(i, new Uint8Array(BLOCK).fill(i + 1)));
@@ -41,7 +41,7 @@ void describe('a reset of the NVMe controller', () => {
   }
 
   for (const vectors of [1, 3]) {
-    void it(`does not lose what was done before it stopped, with ${String(vectors)} interrupts`, async () => {
+    void it(`does not lose completions from before it stopped, with ${String(vectors)} interrupts`, async () => {
       const fake = new FakeNvme();
       fake.canAbort = false;
       fake.maxVectors = vectors;
@@ -50,7 +50,8 @@ void describe('a reset of the NVMe controller', () => {
       fake.fate = () => 'hang';
       fake.onDisable = () => {
         fake.onDisable = () => undefined;
-        // Both of the second queue, and one of the first: all in the last moment, when nobody hears the interrupt.
+        // Both of the second queue, and one of the first: all just before the stop, when the interrupt is no longer
+        // serviced.
         fake.interruptsWork = false;
         fake.fate = () => null;
         for (const command of fake.hung.filter(({ cdw10 }) => cdw10 > 0)) fake.complete(command, 0);
@@ -64,13 +65,13 @@ void describe('a reset of the NVMe controller', () => {
       await Promise.all(reads.slice(1));
       await disk.read(5, new Uint8Array(BLOCK));
       assert.equal(nvme.statistics().resets, 1);
-      assert.deepEqual(fake.faults, [], 'no doorbell of a queue that is not there');
+      assert.deepEqual(fake.faults, [], 'no doorbell of a deleted queue');
       assert.doesNotMatch(log.text, /completion of command/);
       await end(bench);
     });
   }
 
-  void it('is not there to lose what was done before the driver had to give up', async () => {
+  void it('does not lose completions from before the driver had to give up', async () => {
     const bench = await start();
     const { fake, nvme, disk, pci } = bench;
     fake.fate = () => 'hang';

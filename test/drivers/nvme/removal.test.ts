@@ -1,4 +1,4 @@
-/** What ends while the NVMe driver works: the device, the machine, the function, the driver. No block is lost. */
+/** The device, the machine, the function or the driver ends while the NVMe driver works. No block is lost. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { DmaError } from 'dmapool';
@@ -11,7 +11,7 @@ import { assertIdle, type NvmeBench, startNvme } from './fixture.ts';
 import { MIB } from '../../support/sizes.ts';
 import { until } from '../../support/until.ts';
 
-/** Keeps the disk busy until it fails; says how much was done, and with what each of the workers failed. */
+/** Keeps the disk busy until it fails; returns the number of operations and the error of each worker. */
 function keepBusy(
   { disk }: NvmeBench,
   workers = 48,
@@ -39,7 +39,7 @@ async function untilBusy(done: () => number): Promise<void> {
 const OPTIONS = { queues: 2, queueDepth: 16, bench: { size: 4 * MIB, drive: { cache: 'unsafe' } } };
 
 void describe('in the middle of I/O', { skip: withoutQemu }, () => {
-  void it('the device is pulled out', async (t) => {
+  void it('the device is removed', async (t) => {
     const bench = await startNvme(t, OPTIONS);
     const { machine, nvme, pci, disk, log } = bench;
     const { done, errors } = keepBusy(bench);

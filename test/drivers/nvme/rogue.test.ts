@@ -1,4 +1,4 @@
-/** Another device goes mad: it writes over every free block of the NVMe driver's pools while that works. */
+/** Another device misbehaves: it overwrites every free block of the NVMe driver's pools during operation. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { type CoherentMemory, dmaBitMask, type DmaPool, lower32Bits, upper32Bits } from 'dmapool';
@@ -9,12 +9,12 @@ import { assertIdle, closeNvme, startNvme } from './fixture.ts';
 import { MIB } from '../../support/sizes.ts';
 import { Random } from '../../support/random.ts';
 
-/** Most bytes that edu moves at a time without killing QEMU. */
+/** Most bytes that edu moves at a time without aborting QEMU. */
 const MOST = 4095;
-/** Milliseconds between two looks whether edu is done; it takes 100 ms for a transfer. */
+/** Milliseconds between two checks whether edu is done; a transfer takes it 100 ms. */
 const LOOK = 10;
 
-/** Has edu copy between its buffer and memory; resolves when it has. */
+/** Starts a copy by edu between its buffer and memory; resolves when the copy is done. */
 async function transfer(edu: PciFunction, dma: number, count: number, toMemory: boolean): Promise<void> {
   const bar = edu.bar(0);
   const set = (register: number, value: number): void => {
@@ -27,7 +27,7 @@ async function transfer(edu: PciFunction, dma: number, count: number, toMemory: 
   bar.write64(EDU.command, toMemory ? 3 : 1);
   const end = performance.now() + 20_000;
   do {
-    assert.ok(performance.now() < end, 'edu does not end its transfer');
+    assert.ok(performance.now() < end, 'edu does not finish its transfer');
     await new Promise((resolve) => setTimeout(resolve, LOOK));
   } while (((await bar.read64(EDU.command)) & 1n) !== 0n);
 }
@@ -41,29 +41,29 @@ async function load(edu: PciFunction, pattern: number): Promise<void> {
   edu.device.freeCoherent(memory);
 }
 
-/** Indices of the blocks of a pool that are free. */
+/** Indices of a pool's free blocks. */
 function freeBlocks(pool: DmaPool): number[] {
   return Array.from({ length: pool.statistics().blocks }, (_, i) => i).filter((index) => !isAllocated(pool, index));
 }
 
-/** Makes these free blocks the last ones to be handed out. */
+/** Makes these free blocks the last ones to be allocated. */
 function putLast(pool: DmaPool, last: ReadonlySet<number>): void {
   const free = freeBlocks(pool);
   for (const index of free) assert.ok(pool.tryAllocIndex() >= 0, String(index));
-  // Last in, first out.
+  // The free list is LIFO.
   for (const index of free.filter((each) => last.has(each))) pool.freeIndex(index);
   for (const index of free.filter((each) => !last.has(each))) pool.freeIndex(index);
 }
 
 void describe('a rogue device', { skip: withoutQemu }, () => {
-  void it('writes over every free block of the NVMe pools while they are in use, and nobody is harmed', async (t) => {
+  void it('that overwrites every free block of the NVMe pools during operation affects no operation', async (t) => {
     const rogues = ['edu0', 'edu1', 'edu2', 'edu3'];
     const bench = await startNvme(t, {
       queues: 2,
       queueDepth: 8,
       bench: {
         size: 8 * MIB,
-        // One that reaches everything.
+        // A device that reaches all memory.
         devices: rogues.map((id) => ({ driver: 'edu', id, dma_mask: '0xffffffffffffffff' })),
       },
     });
@@ -72,7 +72,7 @@ void describe('a rogue device', { skip: withoutQemu }, () => {
     const model = random.fill(Buffer.alloc(disk.size)) as Buffer;
     await disk.write(0, model);
 
-    // Traffic that needs blocks of all three pools, side by side, each on its own part of the disk.
+    // Concurrent traffic that needs blocks of all three pools, each on its own part of the disk.
     let working = true;
     let operations = 0;
     const workers = 3;
@@ -95,7 +95,7 @@ void describe('a rogue device', { skip: withoutQemu }, () => {
         await new Promise((resolve) => setTimeout(resolve, 1));
       }
     };
-    // Twice as many blocks and more than the traffic ever needs at a time: 35 + 8 + 8 pages, one list, three small ones.
+    // More than twice as many blocks as the traffic needs at a time: 35 + 8 + 8 pages, one list, three small ones.
     for (const [i, count] of [128, 16, 32].entries()) {
       nvme.pools[i]!.trim();
       nvme.pools[i]!.reserve(count);
@@ -111,18 +111,18 @@ void describe('a rogue device', { skip: withoutQemu }, () => {
     for (const pool of nvme.pools) {
       const { blockSize } = pool.geometry;
       const attacked = new Set<number>();
-      // Half of them at a time are put last in the list, and so stay free while they are written to.
+      // Half of them at a time are moved to the end of the list, and so stay free while they are overwritten.
       while (attacked.size < pool.statistics().blocks) {
         assert.ok(performance.now() - begin < 60_000, `${pool.name}: ${String(attacked.size)} blocks were overwritten`);
         const left = freeBlocks(pool).filter((index) => !attacked.has(index));
-        // Those that are left are in use just now.
+        // The remaining ones are allocated at the moment.
         if (left.length === 0) await Promise.race([new Promise((resolve) => setTimeout(resolve, 1)), trouble]);
         const targets = left.slice(0, Math.ceil(pool.statistics().blocks / 2));
         putLast(pool, new Set(targets));
         const attack = async (edu: PciFunction, first: number): Promise<void> => {
           for (let i = first; i < targets.length; i += devices.length) {
             const index = targets[i]!;
-            // All of a block, in as many transfers as edu needs: a page is one byte more than one.
+            // A block in as many transfers as edu needs: a page is one byte too long for one transfer.
             for (let at = 0; at < blockSize; at += MOST) {
               await transfer(edu, pool.dmaOf(index) + at, Math.min(MOST, blockSize - at), true);
             }
@@ -146,7 +146,7 @@ void describe('a rogue device', { skip: withoutQemu }, () => {
     assert.ok(seconds < 60);
     assertIdle(nvme);
 
-    // The allocator is what it was: every block is handed out once, and taken back.
+    // The allocator is unchanged: every block is allocated once, and freed.
     for (const pool of nvme.pools) {
       const { blocks } = pool.statistics();
       const all = new Int32Array(blocks);
@@ -158,21 +158,21 @@ void describe('a rogue device', { skip: withoutQemu }, () => {
     }
     const back = Buffer.alloc(disk.size);
     await disk.read(0, back);
-    assert.ok(back.equals(model), 'the disk is what the model says');
+    assert.ok(back.equals(model), 'the disk equals the model');
     assert.equal(nvme.statistics().resets, 0);
     assert.equal(log.text, '');
     for (const edu of devices) await edu.close();
     await closeNvme(bench);
   });
 
-  void it('of 28 address bits gets no address that it can not reach, on a machine of 1 GiB', async (t) => {
+  void it('of 28 address bits gets no address that it cannot reach, on a machine of 1 GiB', async (t) => {
     const mask = dmaBitMask(28);
     const machine = await startMachine(t, { memory: 1024 * MIB, devices: ['edu,id=edu0'] });
     const edu = await machine.open('edu0', { dmaMask: mask });
     const { device } = edu;
     await edu.enableBusMaster();
     const given: CoherentMemory[] = [];
-    // Large areas take the most of what there is below 256 MiB; then pages, to the last one.
+    // Large areas use most of the memory below 256 MiB; then pages use the rest.
     for (const size of [16 * MIB, MIB, 4096]) {
       for (;;) {
         const memory = device.allocCoherent(size);
@@ -183,7 +183,8 @@ void describe('a rogue device', { skip: withoutQemu }, () => {
     }
     const bytes = given.reduce((sum, { size }) => sum + size, 0);
     assert.ok(bytes > 250 * MIB && bytes <= 256 * MIB, `${String(bytes / MIB)} MiB, though the machine has 1 GiB`);
-    // The lowest and the highest page: what edu is told is what it does, both ways. QEMU would complain of an address beyond.
+    // The lowest and the highest page: edu transfers at exactly the given addresses, both ways. QEMU would warn of an
+    // address beyond.
     given.sort((a, b) => a.dma - b.dma);
     const highest = given.at(-1)!;
     assert.ok(highest.dma > 2 ** 27, 'the highest bit is used');
@@ -199,7 +200,7 @@ void describe('a rogue device', { skip: withoutQemu }, () => {
     }
     assert.equal(machine.output, '');
     for (const memory of given) device.freeCoherent(memory);
-    // A device that reaches more has the rest of the machine.
+    // A device with a larger mask gets the rest of the machine.
     device.setDmaMask(dmaBitMask(32));
     const high = device.allocCoherent(512 * MIB)!;
     assert.ok(high.dma + high.size - 1 > mask);

@@ -1,4 +1,4 @@
-/** No memory is released under a controller that may still use it, however its life ends. */
+/** No memory is released under a controller that may still use it, however it ends. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { DmaPool } from 'dmapool';
@@ -9,13 +9,13 @@ import { until } from '../../support/until.ts';
 import { BLOCK, FakeNvme } from './fake-nvme.ts';
 import { type Bench, open, start } from './fake-fixture.ts';
 
-/** A controller that does not stop, under a function that can not be stopped either. */
+/** A controller that does not stop, under a function that cannot be stopped either. */
 function hold(fake: FakeNvme): void {
   fake.stops = false;
   fake.busMasterSticks = true;
 }
 
-/** Lets it be stopped again. */
+/** Allows it to be stopped again. */
 function letGo(fake: FakeNvme): void {
   fake.stops = true;
   fake.busMasterSticks = false;
@@ -24,7 +24,7 @@ function letGo(fake: FakeNvme): void {
 
 const active = (bench: Bench): number => bench.nvme.pools[0]!.statistics().active;
 
-/** A read that hangs, of a controller that is then lost. */
+/** A read that hangs, on a controller that is then lost. */
 async function lose(fake: FakeNvme): Promise<{ bench: Bench; read: Promise<unknown> }> {
   const bench = await start(fake, { timeout: 500 });
   fake.canAbort = false;
@@ -47,15 +47,15 @@ void describe('memory of the NVMe driver', () => {
     await bench.pci.close();
   });
 
-  void it('is released when the system requests the function, and not before bus mastering is off', async () => {
+  void it('is released when the kernel requests release, and not before bus mastering is off', async () => {
     const fake = new FakeNvme();
     const { bench, read } = await lose(fake);
     let atStop = -1;
     fake.onBusMasterOff = () => {
       atStop = active(bench);
     };
-    // Accesses reject from now on; the controller goes on.
-    fake.request(new PciError('ERR_DMAPOOL_PCI_RELEASE_REQUESTED', fake.address, 'the system requests it'));
+    // Accesses reject from now on; the controller continues.
+    fake.request(new PciError('ERR_DMAPOOL_PCI_RELEASE_REQUESTED', fake.address, 'the kernel requests release'));
     const error = (await read) as PciError;
     assert.equal(error.code, 'ERR_DMAPOOL_PCI_RELEASE_REQUESTED', String(error));
     assert.equal(fake.isBusMaster, false);
@@ -66,7 +66,7 @@ void describe('memory of the NVMe driver', () => {
     assert.deepEqual(fake.faults, []);
   });
 
-  void it('is kept, counted and reported while nothing stops the controller; a later close releases it', async () => {
+  void it('is kept, counted and reported while the controller cannot be stopped; a later close releases it', async () => {
     const fake = new FakeNvme();
     const { bench, read } = await lose(fake);
     const { nvme, pci, log, disk } = bench;
@@ -81,7 +81,7 @@ void describe('memory of the NVMe driver', () => {
     assert.equal(active(bench), 1);
     assert.deepEqual([nvme.statistics().kept, nvme.statistics().load], [2, 2]);
     await until('it is reported', () => /error .*memory of its queues and of 2 commands is kept/.test(log.text));
-    // The controller writes to what it was given, and harms nobody.
+    // The controller writes to memory that is still its own, without effect on others.
     for (const command of fake.hung) fake.finish(command);
     assert.deepEqual(fake.faults, []);
     const error = await rejectsAs(PciError, 'ERR_DMAPOOL_PCI_DMA_ACTIVE', nvme.close());
@@ -101,7 +101,7 @@ void describe('memory of the NVMe driver', () => {
     assert.deepEqual(fake.faults, []);
   });
 
-  void it('that is kept is released by a close of the function that succeeds', async () => {
+  void it('that is kept is released when the function is closed successfully', async () => {
     const fake = new FakeNvme();
     const { bench, read } = await lose(fake);
     const { nvme, pci } = bench;
@@ -118,7 +118,7 @@ void describe('memory of the NVMe driver', () => {
     assert.equal(nvme.statistics().kept, 0);
   });
 
-  void it('is kept when a start fails and nothing stops the controller', async () => {
+  void it('is kept when a start fails and the controller cannot be stopped', async () => {
     const fake = new FakeNvme();
     const { pci, log } = await open(fake);
     fake.onIdentify = () => {
@@ -139,7 +139,7 @@ void describe('memory of the NVMe driver', () => {
     assert.deepEqual(fake.faults, []);
   });
 
-  void it('is released with the device, by whomever that is detached', async () => {
+  void it('is released when the device is detached, by any caller', async () => {
     const fake = new FakeNvme();
     const { bench, read } = await lose(fake);
     const { nvme, pci } = bench;
@@ -152,7 +152,7 @@ void describe('memory of the NVMe driver', () => {
     assert.deepEqual(fake.faults, []);
   });
 
-  void it('of the caller’s is not said to be free when a part of the transfer may still be under way', async () => {
+  void it('of the caller is not reported as free while a part of the transfer may be in flight', async () => {
     const fake = new FakeNvme();
     fake.mdts = 1;
     const bench = await start(fake, { timeout: 500 });
@@ -170,7 +170,7 @@ void describe('memory of the NVMe driver', () => {
     await pci.close();
   });
 
-  void it('is released by the close of the function, also when somebody detached its device before', async () => {
+  void it('is released by the close of the function, even if its device was detached before', async () => {
     const fake = new FakeNvme();
     const { pci, nvme } = await start(fake);
     pci.device.detach();
@@ -180,7 +180,7 @@ void describe('memory of the NVMe driver', () => {
     await nvme.close();
   });
 
-  void it('is no other than its queues’ when the write of their address fails', async () => {
+  void it('is only that of its queues when the write of their address fails', async () => {
     const fake = new FakeNvme();
     const ACQ = 0x30;
     const write64 = fake.write64.bind(fake);
@@ -189,7 +189,7 @@ void describe('memory of the NVMe driver', () => {
       if (offset === ACQ) failure = new PciError('ERR_DMAPOOL_PCI_FAULT', fake.address, 'the write failed');
       else write64(bar, offset, value);
     };
-    // A posted write that failed is told by the next awaited call.
+    // The next awaited call reports a posted write that failed.
     fake.flush = () => (failure === null ? Promise.resolve() : Promise.reject(failure));
     const queues: number[] = [];
     fake.onQueue = (_kind, _id, place) => {
@@ -205,7 +205,7 @@ void describe('memory of the NVMe driver', () => {
 
 void describe('closing the NVMe driver', () => {
   for (const when of ['live', 'resetting'] as const) {
-    void it(`tells the controller of the shutdown (${when})`, async () => {
+    void it(`notifies the controller of the shutdown (${when})`, async () => {
       const fake = new FakeNvme();
       fake.stopTime = 100;
       const { bench, read } = await lose(fake);
@@ -220,7 +220,7 @@ void describe('closing the NVMe driver', () => {
     });
   }
 
-  void it('tells it too when the controller does not delete a queue', async () => {
+  void it('notifies the controller too when it does not delete a queue', async () => {
     const fake = new FakeNvme();
     const { nvme, pci } = await start(fake);
     fake.onAdmin = ({ opcode }) => (opcode === 0x04 ? 0x06 : null);

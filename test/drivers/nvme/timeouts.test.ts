@@ -1,4 +1,4 @@
-/** Commands that take too long: aborted, then the controller is reset, and life goes on. */
+/** Commands that time out: they are aborted, then the controller is reset, and the driver works on. */
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
@@ -11,7 +11,7 @@ import { Random } from '../../support/random.ts';
 import { rejectsAs } from '../../support/errors.ts';
 import { until } from '../../support/until.ts';
 
-/** Lets the disk do so many requests, and write so many bytes, a second; 0: as many as it can. */
+/** Limits the disk to so many requests, and so many written bytes, a second; 0: no limit. */
 async function throttle(machine: QemuMachine, iops: number, bytesWritten = 0): Promise<void> {
   await machine.qmp('block_set_io_throttle', {
     device: 'disk0',
@@ -25,7 +25,7 @@ async function throttle(machine: QemuMachine, iops: number, bytesWritten = 0): P
 }
 
 void describe('commands that take too long', { skip: withoutQemu }, () => {
-  void it('fail by a reset, and those that waited are done after it', async (t) => {
+  void it('fail by a reset, and the waiting ones are executed after it', async (t) => {
     const bench = await startNvme(t, { queues: 2, queueDepth: 2, timeout: 500, bench: { size: MIB } });
     const { machine, nvme, disk, log } = bench;
     const data = new Random(1).fill(new Uint8Array(20 * 512));
@@ -45,10 +45,10 @@ void describe('commands that take too long', { skip: withoutQemu }, () => {
       lost++;
       const error = outcome.reason as NvmeResetError;
       assert.equal(error.code, 'ERR_DMAPOOL_NVME_RESET', String(error));
-      assert.ok(error.cause instanceof NvmeTimeoutError, 'it says why');
+      assert.ok(error.cause instanceof NvmeTimeoutError, 'the error states the reason');
       assert.match(error.message, /read of namespace 1 was lost in a reset .*took longer than 500 ms/);
     }
-    // Of two queues of two commands each; QEMU does what it can before it obeys a reset.
+    // Of two queues of two commands each; QEMU completes what it can before it performs a reset.
     assert.ok(lost <= 4, String(lost));
     const { timeouts, aborts, resets } = nvme.statistics();
     assert.equal(resets, 1);
@@ -82,15 +82,15 @@ void describe('commands that take too long', { skip: withoutQemu }, () => {
     assert.doesNotMatch(log.text, /busy/);
   });
 
-  void it('are none of them a Format NVM, which has minutes', async (t) => {
+  void it('do not include a Format NVM, whose time-out is minutes', async (t) => {
     const bench = await startNvme(t, { timeout: 200, bench: { size: 4 * MIB } });
     const { machine, nvme, disk } = bench;
     await disk.write(0, new Uint8Array(disk.size).fill(0xff));
     await throttle(machine, 0, MIB);
-    // This one is done at once, and what comes after it waits for two seconds.
+    // This command completes at once; the next one waits for two seconds.
     await disk.writeZeroes(0, (2 * MIB) / disk.blockSize);
     const begin = performance.now();
-    // To blocks of 4096 bytes: QEMU's LBA format 4.
+    // Blocks of 4096 bytes: QEMU's LBA format 4.
     await nvme.admin({ opcode: 0x80, nsid: 1, cdw10: 4 });
     assert.ok(performance.now() - begin > 1000, `formatted in ${String(performance.now() - begin)} ms`);
     const { resets, timeouts, aborts } = nvme.statistics();
@@ -105,12 +105,12 @@ void describe('commands that take too long', { skip: withoutQemu }, () => {
     await closeNvme(bench);
   });
 
-  void it('have a close during the reset end with a shutdown', async (t) => {
+  void it('do not prevent the shutdown notification of a close during the reset', async (t) => {
     const bench = await startNvme(t, { queueDepth: 4, timeout: 300, bench: { size: MIB, trace: 'pci_nvme_mmio_s*' } });
     const { machine, file, nvme, disk, pci } = bench;
     await throttle(machine, 1);
     const outcomes = Promise.allSettled(Array.from({ length: 4 }, (_, i) => disk.read(i, new Uint8Array(512))));
-    // Each access of the reset takes a turn of the event loop: it has just begun.
+    // Each access of the reset takes a turn of the event loop, so the reset has just begun.
     while (nvme.statistics().resets === 0) await new Promise((resolve) => setImmediate(resolve));
     await nvme.close();
     await pci.close();
@@ -126,7 +126,7 @@ void describe('commands that take too long', { skip: withoutQemu }, () => {
     assert.equal(nvme.statistics().resets, 1);
   });
 
-  void it('may fail for good when the device goes during the reset', async (t) => {
+  void it('may fail finally when the device is removed during the reset', async (t) => {
     const bench = await startNvme(t, { queueDepth: 4, timeout: 500, bench: { size: MIB } });
     const { machine, nvme, disk, pci } = bench;
     await throttle(machine, 1);

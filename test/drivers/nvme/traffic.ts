@@ -7,7 +7,7 @@ import { type Random } from '../../support/random.ts';
 
 const BLOCK = 512;
 
-/** Operations side by side, none of which may touch what another one writes. */
+/** Number of concurrent operations; none may touch blocks that another one writes. */
 export class Traffic {
   readonly #disk: NvmeNamespace;
   readonly #random: Random;
@@ -18,7 +18,7 @@ export class Traffic {
   bytes = 0;
   mostAtATime = 0;
 
-  /** @param largest Bytes of the largest operation. */
+  /** @param largest Size of the largest operation in bytes. */
   constructor(disk: NvmeNamespace, random: Random, model: Uint8Array, largest: number = MIB) {
     this.#disk = disk;
     this.#random = random;
@@ -31,10 +31,10 @@ export class Traffic {
     return this.done.read + this.done.write;
   }
 
-  /** One operation, on blocks that nobody else uses. */
+  /** One operation, on blocks that no other operation uses. */
   async operation(): Promise<void> {
     const random = this.#random;
-    // As many small ones as large ones: sizes are spread over the powers of two.
+    // Small and large operations are equally frequent: sizes are spread over the powers of two.
     const size = BLOCK * Math.floor((this.#largest / BLOCK) ** (random.below(1e6) / (1e6 - 1)));
     const kind = random.below(100);
     const writes = kind >= 48;
@@ -73,7 +73,7 @@ export class Traffic {
       this.done.writeZeroes++;
     } else if (kind === 98) {
       await disk.deallocate([{ lba, blocks: size / BLOCK }]);
-      // It may be left as it is, or read as zeros; what it is stays so.
+      // A deallocated block may keep its content or read as zeros; it does not change after that.
       const buffer = Buffer.alloc(size);
       await disk.read(lba, buffer);
       there.set(buffer);

@@ -1,8 +1,11 @@
-/** A lock in shared memory: spin a little, then park. It records its owner, so that the owner's death can be healed. */
+/**
+ * A lock in shared memory: spin a little, then park. It records its owner, so that other workers can recover it after
+ * the owner's death.
+ */
 
 const OWNER = 0;
 const PARKED = 1;
-/** Words that a lock takes. */
+/** Number of words of a lock. */
 export const LOCK_WORDS = 2;
 
 const FREE = 0;
@@ -10,7 +13,7 @@ const SPINS = 2;
 
 export class ParkingLock {
   readonly #words: Int32Array;
-  /** What stands in the owner word: the worker's number and one. */
+  /** The value of the owner word: the worker's number plus one. */
   readonly #me: number;
 
   constructor(words: Int32Array, worker: number) {
@@ -43,7 +46,7 @@ export class ParkingLock {
     if (Atomics.load(this.#words, PARKED) > 0) Atomics.notify(this.#words, OWNER, 1);
   }
 
-  /** Takes the lock from a dead worker, if it has it. */
+  /** Takes the lock from a dead worker, if that worker holds it. */
   seize(dead: number): boolean {
     return Atomics.compareExchange(this.#words, OWNER, dead + 1, this.#me) === dead + 1;
   }

@@ -1,4 +1,4 @@
-/** Runs {@link shapes} in one worker, and keeps what comes out. */
+/** Runs {@link shapes} in one worker, and keeps the results. */
 import type { Scenario } from '../scenario.ts';
 import { shapes } from './shapes.ts';
 

@@ -1,4 +1,4 @@
-/** Code of every shape that is instrumented: run as it is and instrumented, it must come to the same. */
+/** Code of every shape that is instrumented: the original and the instrumented code must have the same results. */
 
 interface Sink {
   add(value: number): number;
@@ -150,7 +150,7 @@ function describeAll(cells: Int32Array): unknown[] {
   ];
 }
 
-/** Everything, as something that can be compared. */
+/** All results, in a form that can be compared. */
 export function shapes(): unknown[] {
   const cells = new Int32Array(new SharedArrayBuffer(64));
   return [...describeAll(cells), Array.from(cells)];

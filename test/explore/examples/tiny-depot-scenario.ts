@@ -1,18 +1,21 @@
-/** Workers that take and give back blocks of one depot; all must be there at the end, and none in two hands. */
+/**
+ * Workers that take blocks from one depot and give them back. At the end all blocks must be there, and none may have
+ * two holders.
+ */
 import assert from 'node:assert/strict';
 import type { Operation, Scenario } from '../scenario.ts';
 import { TinyDepot } from './tiny-depot.ts';
 
 const BLOCKS = 2;
 
-/** Who took what, in every way it came out: for the test to compare searches. */
+/** The blocks that each worker took, for every outcome: a test compares searches by it. */
 export const outcomes: Set<string> = new Set<string>();
 
 interface State {
   readonly depots: readonly TinyDepot[];
-  /** What each worker holds. */
+  /** The blocks that each worker holds. */
   readonly held: readonly number[][];
-  /** What each worker ever took. */
+  /** The blocks that each worker ever took. */
   readonly taken: readonly number[][];
 }
 
@@ -20,7 +23,7 @@ const take: Operation<State> = ({ depots, held, taken }, worker) => {
   const block = depots[worker]!.take();
   taken[worker]!.push(block);
   if (block < 0) return;
-  assert.equal(depots[worker]!.ownerOf(block), worker, `block ${String(block)} is in two hands`);
+  assert.equal(depots[worker]!.ownerOf(block), worker, `two workers hold block ${String(block)}`);
   held[worker]!.push(block);
 };
 
@@ -47,7 +50,7 @@ function makeScenario(workers: number, pairs: number): Scenario<State> {
     check: ({ depots, taken }) => {
       outcomes.add(taken.join(' | '));
       const free = depots[0]!.free();
-      assert.deepEqual(free, [0, 1], 'not every block is there at the end');
+      assert.deepEqual(free, [0, 1], 'a block is missing at the end');
       for (const block of free) assert.equal(depots[0]!.ownerOf(block), -1);
     },
   };

@@ -1,11 +1,11 @@
-/** A stack of free blocks that workers share, and a word for each block that says who holds it. */
+/** A stack of free blocks that workers share, and an owner word for each block. */
 import { LOCK_WORDS, ParkingLock } from './parking-lock.ts';
 
 const COUNT = LOCK_WORDS;
 const STACK: number = COUNT + 1;
 
 /** The owner word of a free block. */
-const NOBODY = -1;
+const NO_WORKER = -1;
 
 export class TinyDepot {
   readonly #words: Int32Array;
@@ -27,7 +27,7 @@ export class TinyDepot {
     const words = new Int32Array(buffer);
     for (let block = 0; block < blocks; block++) {
       words[STACK + block] = block;
-      words[STACK + blocks + block] = NOBODY;
+      words[STACK + blocks + block] = NO_WORKER;
     }
     words[COUNT] = blocks;
     return buffer;
@@ -37,7 +37,7 @@ export class TinyDepot {
     return new TinyDepot(buffer, blocks, worker);
   }
 
-  /** A block, or -1. */
+  /** Returns a block, or -1. */
   take(): number {
     return this.#locked(() => this.#pop());
   }
@@ -56,7 +56,7 @@ export class TinyDepot {
     return result;
   }
 
-  /** Owner first, then the count: whoever dies in between leaves a block that recovery finds by its owner. */
+  /** Owner first, then the count: after a death in between, recovery finds the block by its owner. */
   #pop(): number {
     const count = this.#words[COUNT]!;
     if (count === 0) return -1;
@@ -69,15 +69,15 @@ export class TinyDepot {
   #push(block: number): void {
     this.#words[STACK + this.#words[COUNT]!] = block;
     this.#words[COUNT]!++;
-    this.#owners[block] = NOBODY;
+    this.#owners[block] = NO_WORKER;
   }
 
-  /** After the death of a worker: its blocks come back. */
+  /** Reclaims the blocks of a dead worker. */
   recover(dead: number): void {
     if (!this.#lock.seize(dead)) this.#lock.lock();
     for (let block = 0; block < this.#blocks; block++) {
       if (this.#owners[block] !== dead) continue;
-      if (this.#isStacked(block)) this.#owners[block] = NOBODY;
+      if (this.#isStacked(block)) this.#owners[block] = NO_WORKER;
       else this.#push(block);
     }
     this.#lock.unlock();
@@ -88,7 +88,7 @@ export class TinyDepot {
     return false;
   }
 
-  /** The free blocks, in order of number. For quiet moments. */
+  /** The free blocks, in order of number. Call it only while no worker runs. */
   free(): number[] {
     return Array.from(this.#words.subarray(STACK, STACK + this.#words[COUNT]!)).sort((a, b) => a - b);
   }

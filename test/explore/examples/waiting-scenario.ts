@@ -1,4 +1,4 @@
-/** Small scenarios about waiting, time, and what goes wrong. */
+/** Small scenarios about waits, time, and errors. */
 import assert from 'node:assert/strict';
 import type { Scenario } from '../scenario.ts';
 
@@ -18,7 +18,7 @@ function waitFor(timeout: number): (state: State, worker: number) => void {
   };
 }
 
-/** Both time out, the shorter wait first, and no real time goes by. */
+/** Both waits time out, the shorter one first, and no real time elapses. */
 export const timeOuts: Scenario<State> = {
   setup,
   workers: [[waitFor(5000)], [waitFor(3000)]],
@@ -31,14 +31,14 @@ function wakeAll({ cells }: State): void {
   Atomics.notify(cells, 0);
 }
 
-/** The second may come too early. */
+/** The second notify may come too early. */
 export const lostWakeUp: Scenario<State> = {
   setup,
   workers: [[waitFor(Infinity)], [wakeAll]],
   check,
 };
 
-/** A wait that is notified or finds the cell changed, in whatever order. */
+/** A wait that is notified or finds the cell changed, in any order. */
 export const handshake: Scenario<State> = {
   setup,
   workers: [
@@ -55,7 +55,7 @@ export const handshake: Scenario<State> = {
   },
 };
 
-/** Waits for one who never comes. */
+/** Waits for a notify that never comes. */
 export const endless: Scenario<State> = {
   setup,
   workers: [
@@ -72,7 +72,7 @@ function count({ cells }: State): void {
   cells[0]!++;
 }
 
-/** A counter that two workers add to with plain writes: between the read and the write another one may come. */
+/** Two workers add to a counter with plain writes: between the read and the write the other one may write. */
 export const plainCounter: Scenario<State> = {
   setup,
   workers: [0, 1].map(() => [count]),
@@ -81,7 +81,7 @@ export const plainCounter: Scenario<State> = {
   },
 };
 
-/** Never lets the first be less than the second. */
+/** Keeps the first cell at least as large as the second. */
 function raise({ cells }: State): void {
   cells[0] = 1;
   cells[1] = 1;
@@ -93,10 +93,10 @@ function compare({ cells }: State): void {
   assert.ok(first >= second, 'torn');
 }
 
-/** Two plain reads with writes between them: seen only if reads are yield points. */
+/** Two plain reads with writes between them: observable only if reads are yield points. */
 export const tornRead: Scenario<State> = { setup, workers: [[raise], [compare]], check };
 
-/** Every outcome of three workers that race, gathered by the test to compare searches. */
+/** Every outcome of three racing workers; a test compares searches by them. */
 export const outcomes: Set<string> = new Set<string>();
 function race(a: number, b: number): (state: State) => void {
   return ({ cells }: State): void => {
@@ -114,7 +114,7 @@ export const races: Scenario<State> = {
   },
 };
 
-/** The first worker hears of the second's death. */
+/** The first worker is the reporter of the second's death. */
 export const deaths: Scenario<State> = {
   setup,
   workers: [

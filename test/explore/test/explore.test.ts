@@ -10,7 +10,7 @@ const DEPOT: LoadOptions = {
 };
 const WAITING: LoadOptions = { scenario: 'test/explore/examples/waiting-scenario.ts', instrument: [] };
 
-test('the lock and the depot hold', (t) => {
+test('the lock and the depot are correct', (t) => {
   const module = load(DEPOT);
   for (const options of [
     { preemptions: 2, merge: true },
@@ -59,7 +59,7 @@ const mutants: readonly (readonly [string, Mutation, ExploreOptions])[] = [
 
 for (const [name, mutate, options] of mutants) {
   test(`caught: ${name}`, (t) => {
-    // An else without its if is no program: the mutant that deletes the line with the if takes the else along.
+    // An else without its if does not parse: the mutant that deletes the line with the if deletes the else too.
     const module = load({
       ...DEPOT,
       mutate: (file, text) => mutate(file, text).replace('\n\n      else this', '\n      this'),
@@ -67,7 +67,7 @@ for (const [name, mutate, options] of mutants) {
     const scenario = module.scenario('twoWorkers');
     for (const merge of [false, true]) {
       const { violation, schedules } = explore(scenario, { ...options, merge, stepLimit: 1000 });
-      assert.ok(violation !== null, 'not caught');
+      assert.ok(violation !== null, 'not detected');
       t.diagnostic(`${violation.kind} after ${String(schedules)} schedules: ${violation.schedule}`);
       const again = replay(scenario, violation.schedule, 1000);
       assert.equal(again.violation?.kind, violation.kind);
@@ -77,7 +77,7 @@ for (const [name, mutate, options] of mutants) {
   });
 }
 
-test('a replay tells who did what', () => {
+test('a replay lists the action of each worker', () => {
   const module = load({ ...DEPOT, mutate: swapWithNext(depot, '= this.#worker;') });
   const scenario = module.scenario('twoWorkers');
   const { violation } = explore(scenario, { preemptions: 0, kills: 1 });
@@ -90,7 +90,7 @@ test('a replay tells who did what', () => {
   assert.match(trace[killed - 1]!, /this\.#words\[COUNT\] = count - 1 {2}\[2\] 2 -> 1$/);
 });
 
-test('time-outs come in order, when nothing else can happen, and take no real time', () => {
+test('time-outs occur in order, when nothing else can happen, and take no real time', () => {
   const module = load(WAITING);
   const result = explore(module.scenario('timeOuts'), { preemptions: 3 });
   assert.ok(result.complete, result.violation?.message);
@@ -111,25 +111,25 @@ test('a wait is woken, or finds the cell changed', () => {
   assert.match(lost.violation.message, /worker 0 waits for index 0, .*waiting-scenario\.ts:\d+ {2}Atomics\.wait/);
 });
 
-test('what never ends is a livelock', () => {
+test('a schedule that never ends is a livelock', () => {
   const { violation } = explore(load(WAITING).scenario('endless'), { preemptions: 0, stepLimit: 100 });
   assert.equal(violation?.kind, 'livelock');
 });
 
-test('a plain read, and the write that follows from it, can be torn apart', () => {
+test('another worker’s write can come between a plain read and the write that depends on it', () => {
   const module = load(WAITING);
   assert.ok(explore(module.scenario('plainCounter'), { preemptions: 0 }).complete);
   assert.match(explore(module.scenario('plainCounter'), { preemptions: 1 }).violation!.message, /AssertionError/);
 });
 
-test('plain reads are yield points on demand', () => {
+test('plain reads are yield points on request', () => {
   const free = explore(load(WAITING).scenario('tornRead'), { preemptions: 2 });
   assert.ok(free.complete, free.violation?.message);
   const read = explore(load({ ...WAITING, yieldAtReads: true }).scenario('tornRead'), { preemptions: 2 });
   assert.match(read.violation!.message, /torn/);
 });
 
-test('merging finds every outcome that the plain search finds, with less', () => {
+test('merging finds every outcome that the plain search finds, in fewer steps', () => {
   const [races, depots, depotsRead] = [{ ...WAITING, yieldAtReads: true }, DEPOT, { ...DEPOT, yieldAtReads: true }].map(
     load,
   );
@@ -155,7 +155,7 @@ test('merging finds every outcome that the plain search finds, with less', () =>
   }
 });
 
-test('a worker can be the reporter: it hears of deaths between its operations and after them', () => {
+test('a worker can be the reporter: it processes deaths between its operations and after them', () => {
   const module = load(WAITING);
   const found = module.exports['outcomes'] as Set<string>;
   found.clear();
@@ -164,7 +164,7 @@ test('a worker can be the reporter: it hears of deaths between its operations an
   assert.deepEqual([...found].sort(), ['1 dead a b', 'a 1 dead b', 'a b', 'a b 1 dead']);
 });
 
-test('a search can be given up, and says so', () => {
+test('a search with a limit stops there and is not complete', () => {
   const result = explore(load(DEPOT).scenario('threeWorkers'), { preemptions: 2, maxSchedules: 100 });
   assert.equal(result.complete, false);
   assert.equal(result.violation, null);

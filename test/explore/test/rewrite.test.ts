@@ -23,7 +23,7 @@ for (const yieldAtReads of [false, true]) {
   });
 }
 
-/** Puts a function into shapes.ts. */
+/** Adds a function to shapes.ts. */
 function withCode(code: string): LoadOptions {
   const place = 'function describeAll';
   return { ...SHAPES, mutate: replaceText('shapes.ts', place, `${code}\n${place}`) };
@@ -76,7 +76,7 @@ for (const [name, code, message] of refused) {
   });
 }
 
-test('what is refused can be put off until a worker comes there', () => {
+test('an unsupported place can be allowed until a worker reaches it', () => {
   const code = 'class C { constructor(a: Int32Array) { a[0] = 1; } }';
   const options: LoadOptions = { ...withCode(code), uninterruptible: 'throw when reached' };
   assert.ok(explore(load(options).scenario('scenario'), { preemptions: 0 }).complete);
@@ -86,7 +86,7 @@ test('what is refused can be put off until a worker comes there', () => {
   assert.match(violation!.message, /SimulationError: .*shapes\.ts:\d+: a\[0\] = 1: a worker can't be interrupted here/);
 });
 
-test('a callback that yields may be called in setup, not by a worker', () => {
+test('a callback that yields can be called in setup, but not by a worker', () => {
   const code = 'function addAll(a: Int32Array) { [1, 2].forEach((x) => Atomics.add(a, 0, x)); return a[0]; }';
   const options: LoadOptions = { ...withCode(code), uninterruptible: 'throw when reached' };
   const setup = replaceText(
@@ -106,7 +106,7 @@ test('a callback that yields may be called in setup, not by a worker', () => {
   );
 });
 
-test('a call that is not known to yield is found out when it does', () => {
+test('a call that is not known to yield is detected when it does', () => {
   const code = `
     const ACTIONS: Action[] = [];
     function callAll(): number { return ACTIONS[0]!(3); }`;
@@ -121,7 +121,7 @@ test('a call that is not known to yield is found out when it does', () => {
   assert.match(violation!.message, /calls a function that yields, unforeseen/);
 });
 
-test('reads that are not seen are no ground to merge on', () => {
+test('reads that bypass the machine exclude merging', () => {
   const module = load(
     withCode('function f(a: Int32Array) { for (const x of a) if (x > 0) return [...a]; return []; }'),
   );
@@ -129,7 +129,7 @@ test('reads that are not seen are no ground to merge on', () => {
   assert.throws(() => explore(module.scenario('scenario'), { preemptions: 0, merge: true }), /shapes\.ts:\d+, /);
 });
 
-test('code that is not instrumented may not call code that is', () => {
+test('code that is not instrumented cannot call code that is', () => {
   assert.throws(
     () =>
       load({
@@ -144,9 +144,9 @@ test('code that is not instrumented may not call code that is', () => {
   );
 });
 
-test('mistakes in what is given are told', () => {
+test('invalid options are reported', () => {
   assert.throws(() => load({ ...SHAPES, instrument: ['src/index.ts'] }), /imports no src\/index\.ts/);
   assert.throws(() => load({ ...SHAPES, mutate: (_, text) => text }), /mutation changed no file/);
   assert.throws(() => load({ ...SHAPES, mutate: deleteLine('shapes.ts', 'no such line') }), /is in 0 lines/);
-  assert.throws(() => load(SHAPES).scenario('nobody'), /exports no scenario 'nobody'/);
+  assert.throws(() => load(SHAPES).scenario('missing'), /exports no scenario 'missing'/);
 });

@@ -1,12 +1,12 @@
-/** What a stranger's program does with recorded traffic. */
+/** A user's program that replays recorded traffic. */
 import { decodeTrace, type DecodedTrace, DmaTraceError, readTrace, replayTrace } from 'dmapool/trace';
 
-// The trace's path, if the program is given one.
+// The path of the trace, if the program gets one.
 const path = process.argv[2];
 if (path !== undefined) {
   const trace: DecodedTrace = await decodeTrace(path);
   const { mismatches } = replayTrace(trace, { repeat: 1 });
-  if (mismatches.length > 0) throw new Error('a recorded trace does not replay as it should');
+  if (mismatches.length > 0) throw new Error('a recorded trace does not replay as expected');
 }
 
 let code = '';
@@ -15,4 +15,4 @@ try {
 } catch (error) {
   if (error instanceof DmaTraceError) code = error.code;
 }
-if (code !== 'ERR_DMAPOOL_TRACE') throw new Error('what is no trace was taken for one');
+if (code !== 'ERR_DMAPOOL_TRACE') throw new Error('an invalid trace was accepted');

@@ -1,4 +1,4 @@
-/** What a stranger's program does with the allocator: compiled and run in an empty project that has only the package. */
+/** A user's program that uses the allocator: compiled and run in an empty project that has only the package. */
 import type { PoolGeometry } from 'dmapool';
 import { Device, dmaBitMask, type DmaBlock, DmaError, DmaPool, HeapMemory, storeRelease32 } from 'dmapool';
 
@@ -8,7 +8,8 @@ const pool = DmaPool.create('ehci_qtd', device, { size: 96, align: 32, boundary:
 const qtd: DmaBlock<'ehci_qtd'> = pool.alloc({ zero: true });
 storeRelease32(qtd.u32, 2, 0x80);
 const geometry: PoolGeometry = pool.geometry;
-if (geometry.blocksPerPage !== 42 || memory.bytesInUse !== 4096) throw new Error('another layout than documented');
+if (geometry.blocksPerPage !== 42 || memory.bytesInUse !== 4096)
+  throw new Error('the layout differs from the documented one');
 pool.free(qtd);
 let code = '';
 try {
@@ -16,6 +17,6 @@ try {
 } catch (error) {
   if (error instanceof DmaError) code = error.code;
 }
-if (code !== 'ERR_DMAPOOL_NOT_ALLOCATED') throw new Error('a double free went unseen');
+if (code !== 'ERR_DMAPOOL_NOT_ALLOCATED') throw new Error('a double free was not detected');
 device.detach();
 pool.destroy();

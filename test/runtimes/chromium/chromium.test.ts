@@ -1,8 +1,8 @@
 /**
- * The allocator in a browser, headless: in a page that is cross-origin isolated, where pools are shared with Web
- * Workers; in a worker of it, which may park; and in a page that is not, where sharing is refused.
+ * The allocator in a headless browser: in a page that is cross-origin isolated, where pools are shared with Web
+ * Workers; in a worker of that page, which may park; and in a page that is not isolated, where sharing is refused.
  *
- * DMAPOOL_CHROMIUM names the browser; else it is looked for on the PATH (Debian: `apt-get install chromium`).
+ * DMAPOOL_CHROMIUM names the browser; by default it is searched on the PATH (Debian: `apt-get install chromium`).
  */
 import { after, test } from 'node:test';
 import { type Browser, chromium, type Page } from 'playwright-core';
@@ -15,7 +15,7 @@ import { serve } from './server.ts';
 const executablePath = findBrowser();
 const options = { skip: executablePath === undefined ? NO_BROWSER : false, timeout: 120_000 };
 
-/** Where the page's program is, for the browser. */
+/** URL path of the page's program. */
 const FOLDER = '/dist/test/runtimes/chromium';
 
 let launched: Promise<Browser> | undefined;
@@ -24,9 +24,9 @@ after(async () => {
   await (await launched)?.close();
 });
 
-/** Has `action` done with an empty page of a server of its own. */
+/** Runs `action` with an empty page from its own server. */
 async function withPage(isolated: boolean, action: (page: Page, url: URL) => Promise<void>): Promise<void> {
-  // One browser for all tests; each page is of another origin, and its memory goes with it.
+  // One browser for all tests; each page has another origin, and frees its memory when it closes.
   launched ??= chromium.launch({ executablePath: executablePath!, args: ['--no-sandbox'] });
   const server = await serve(isolated);
   const page = await (await launched).newPage();
@@ -39,7 +39,10 @@ async function withPage(isolated: boolean, action: (page: Page, url: URL) => Pro
   }
 }
 
-/** Runs a part of the suite in the page itself. As text, since what is compiled here means modules here. */
+/**
+ * Runs a part of the suite in the page itself. Passed as text, since `import()` in compiled code would resolve modules
+ * of this process.
+ */
 function runInPage(page: Page, task: Task): Promise<Outcome[]> {
   return page.evaluate(`import('${FOLDER}/page.js').then(({ runTask }) => runTask(${JSON.stringify(task)}))`);
 }
@@ -69,7 +72,7 @@ for (const isolated of [true, false]) {
       });
     });
 
-    test(`${where}: every entry point that needs nothing of Node’s`, options, async (t) => {
+    test(`${where}: every entry point that uses nothing of Node’s`, options, async (t) => {
       await withPage(isolated, async (page, url) => {
         await reportOutcomes(t, await run(page, { part: 'entry points', entries: await entriesAt(url, 'anywhere') }));
       });

@@ -1,4 +1,4 @@
-/** The page's program in a worker: what a window may not do, such as to park, may be done here. */
+/** The page's program in a worker, which may park; a window may not. */
 import { runTask, type Task } from './page.ts';
 
 interface WorkerScope {

@@ -1,4 +1,4 @@
-/** The program of the page, and of a worker of it: runs the checks that it is asked for. */
+/** The program of the page and of its worker: runs the requested checks. */
 import { type Check, type Outcome, runChecks } from '../suite/check.ts';
 import { coreChecks } from '../suite/core.ts';
 import { type Entry, entryChecks } from '../suite/entries.ts';
@@ -6,7 +6,7 @@ import { sharingChecks } from '../suite/sharing.ts';
 import { unsharedChecks } from '../suite/unshared.ts';
 import { connectWebWorker } from '../suite/web-workers.ts';
 
-/** What is to be run. */
+/** The part of the suite to run. */
 export interface Task {
   readonly part: 'core' | 'web workers' | 'unshared' | 'entry points';
   readonly entries?: readonly Entry[];

@@ -7,19 +7,21 @@ import { root } from '../../package/packed.ts';
 
 const TYPES: Readonly<Record<string, string>> = { '.js': 'text/javascript', '.map': 'application/json' };
 
-/** What a page needs to be cross-origin isolated (HTML standard, section 7.1.4): to have a SharedArrayBuffer. */
+/**
+ * The headers that make a page cross-origin isolated (HTML standard, section 7.1.4), so that it has SharedArrayBuffer.
+ */
 const ISOLATION = {
   'Cross-Origin-Opener-Policy': 'same-origin',
   'Cross-Origin-Embedder-Policy': 'require-corp',
 };
 
 export interface Server {
-  /** Where the root of the project is. */
+  /** The project's root folder. */
   readonly url: URL;
   close(): Promise<void>;
 }
 
-/** Serves `dist/` and an empty page at `/`, on a port of its own choice. */
+/** Serves `dist/` and an empty page at `/`, on a free port. */
 export async function serve(isolated: boolean): Promise<Server> {
   const server = createServer((request, response) => {
     for (const [name, value] of Object.entries(isolated ? ISOLATION : {})) response.setHeader(name, value);

@@ -1,13 +1,13 @@
-/** Checks that any JavaScript runtime can run: no test runner, nothing of Node's. */
+/** Checks that any JavaScript runtime can run: without a test runner, and without anything of Node's. */
 import { DmaError } from '../../../src/index.ts';
 
-/** One thing that must hold; `run` throws if it does not. */
+/** One property to check; `run` throws if it does not hold. */
 export interface Check {
   readonly name: string;
   readonly run: () => void | Promise<void>;
 }
 
-/** What became of a check; `error` is null if it holds. */
+/** The result of a check; `error` is null if it holds. */
 export interface Outcome {
   readonly name: string;
   readonly error: string | null;
@@ -20,7 +20,7 @@ export async function runChecks(checks: readonly Check[]): Promise<Outcome[]> {
       await run();
       outcomes.push({ name, error: null });
     } catch (error) {
-      // Some engines' stacks begin with the message, others' have the places only.
+      // Some engines' stacks begin with the message; others contain only the positions.
       const text = error instanceof Error ? `${String(error)}\n${error.stack ?? ''}` : String(error);
       outcomes.push({ name, error: text });
     }
@@ -32,14 +32,14 @@ export function ok(condition: boolean, what: string): asserts condition {
   if (!condition) throw new Error(`does not hold: ${what}`);
 }
 
-/** Compares by value: what JSON makes of both, where NaN and the like do not occur. */
+/** Compares two values as JSON, where NaN and the like do not occur. */
 export function same(actual: unknown, expected: unknown, what = 'value'): void {
   if (Object.is(actual, expected)) return;
   const [is, wanted] = [JSON.stringify(actual), JSON.stringify(expected)];
   if (typeof actual !== 'object' || is !== wanted) throw new Error(`${what} is ${is}, not ${wanted}`);
 }
 
-/** The error that `action` throws or rejects with must be ours, with this code. */
+/** The error that `action` throws or rejects with must be a DmaError with this code. */
 export async function refused(code: DmaError['code'], action: () => unknown): Promise<DmaError> {
   try {
     await action();

@@ -1,4 +1,4 @@
-/** What a pool of one thread must do in every runtime. */
+/** Checks of a pool of one thread, for every runtime. */
 import {
   loadAcquire32,
   defaultMemory,
@@ -19,7 +19,7 @@ import { type Check, ok, refused, same, sleep } from './check.ts';
 interface Bench {
   readonly memory: HeapMemory;
   readonly device: Device;
-  /** What was logged, each line with its level. */
+  /** The logged lines, each with its level. */
   readonly lines: string[];
 }
 
@@ -36,7 +36,7 @@ function bench(limit: number = 1024 * 1024): Bench {
 
 export const coreChecks: readonly Check[] = [
   {
-    name: 'blocks come out ascending, the last one freed first, and keep to their boundary',
+    name: 'a fresh page gives ascending blocks within their boundary, and the last freed block is allocated first',
     run(): void {
       const { memory, device } = bench();
       const pool = DmaPool.create('ehci_qtd', device, { size: 96, align: 32, boundary: 4096 });
@@ -48,7 +48,7 @@ export const coreChecks: readonly Check[] = [
       same(countsOf(pool), { active: 43, blocks: 84, pages: 2 });
       pool.free(blocks[7]!);
       pool.free(blocks[3]!);
-      same(pool.alloc() === blocks[3], true, 'the last one freed comes first');
+      same(pool.alloc() === blocks[3], true, 'the last freed block comes first');
       same(pool.alloc() === blocks[7], true, 'then the one before');
       pool.freeBulk(blocks);
       pool.destroy();
@@ -56,7 +56,7 @@ export const coreChecks: readonly Check[] = [
     },
   },
   {
-    name: 'indices and bulks give what single objects give',
+    name: 'index calls and bulk calls give the same blocks as single objects',
     run(): void {
       const { device } = bench();
       const one = DmaPool.create('one', device, { size: 256 });
@@ -69,12 +69,12 @@ export const coreChecks: readonly Check[] = [
       const blocks: ReturnType<typeof one.alloc>[] = [];
       one.allocBulk(blocks, 40);
       for (const { index } of blocks) same(index, many.allocIndex(), 'index after the frees');
-      ok(!tryAllocBulk(one, [], 1_000_000), 'more than there is');
+      ok(!tryAllocBulk(one, [], 1_000_000), 'more than the pool has');
       same(one.statistics().active, 40);
     },
   },
   {
-    name: 'memory is zero where it is asked for',
+    name: 'memory is zeroed on request',
     run(): void {
       const { device } = bench();
       const pool = DmaPool.create('zero', device, { size: 64, maxBlocks: 1 });
@@ -123,7 +123,7 @@ export const coreChecks: readonly Check[] = [
     },
   },
   {
-    name: 'running out has three reasons, and loses nothing',
+    name: 'an allocation fails for three reasons, and loses nothing',
     async run(): Promise<void> {
       const { memory, device } = bench(8192);
       const limited = DmaPool.create('limited', device, { size: 4096, maxBlocks: 1 });
@@ -143,7 +143,7 @@ export const coreChecks: readonly Check[] = [
     },
   },
   {
-    name: 'the DMA mask holds',
+    name: 'addresses stay within the DMA mask',
     async run(): Promise<void> {
       const { memory } = bench();
       const isa = new Device({ name: 'isa', memory, dmaMask: dmaBitMask(24) });
@@ -154,7 +154,7 @@ export const coreChecks: readonly Check[] = [
     },
   },
   {
-    name: 'a device sees its own memory, and faults on the rest',
+    name: 'a device sees its own memory, and faults at other addresses',
     async run(): Promise<void> {
       const { memory, device } = bench();
       const block = DmaPool.create('seen', device, { size: 64 }).alloc();
@@ -171,7 +171,7 @@ export const coreChecks: readonly Check[] = [
     },
   },
   {
-    name: 'words are published, addresses written without a bigint',
+    name: 'words are stored and loaded in order, addresses are written without a bigint',
     run(): void {
       const { device } = bench();
       const block = DmaPool.create('words', device, { size: 64, align: 64 }).alloc({ zero: true });
@@ -184,7 +184,7 @@ export const coreChecks: readonly Check[] = [
     },
   },
   {
-    name: 'managed things go in reverse order, the attribute with the last pool',
+    name: 'managed resources are released in reverse order, and the last pool removes the attribute',
     run(): void {
       const { memory, device } = bench();
       const order: string[] = [];
@@ -200,7 +200,7 @@ export const coreChecks: readonly Check[] = [
     },
   },
   {
-    name: 'a busy pool keeps what is out, until it is freed or reclaimed',
+    name: 'a busy pool keeps allocated blocks until they are freed or reclaimed',
     run(): void {
       const { memory, device, lines } = bench();
       const pool = DmaPool.create('busy', device, { size: 4096 });
@@ -212,13 +212,13 @@ export const coreChecks: readonly Check[] = [
       );
       same(memory.bytesInUse, 8192);
       pool.free(late);
-      same(memory.bytesInUse, 8192, 'bytes until the last one is freed');
+      same(memory.bytesInUse, 8192, 'bytes until the last block is freed');
       same(device.reclaim(), 2, 'pages');
       same(memory.bytesInUse, 0);
     },
   },
   {
-    name: 'debug mode finds a late write, keeps the block, and names the line that leaked',
+    name: 'debug mode detects a late write, keeps the block, and names the line of a leak',
     async run(): Promise<void> {
       const { memory, device, lines } = bench();
       const pool = DmaPool.create('ohci_td', device, { size: 32, align: 32, debug: true });
@@ -234,7 +234,7 @@ export const coreChecks: readonly Check[] = [
       const report = lines.join('\n');
       ok(report.includes('was written to while it was free'), report);
       ok(report.includes('a7 a7 a7 a7 42 a7'), report);
-      // The file's name, as this engine's stacks have it.
+      // The file's name, in the format of this engine's stacks.
       ok(/freed at .*core\.[jt]s:\d+/.test(report), report);
       pool.free(next);
       const again = pool.alloc();
@@ -249,7 +249,7 @@ export const coreChecks: readonly Check[] = [
     },
   },
   {
-    name: 'who waits is served in order, gives up in time, and hears of the end',
+    name: 'waiters are served in order, can give up, and are rejected when the pool ends',
     async run(): Promise<void> {
       const { device } = bench();
       const pool = DmaPool.create('wait', device, { size: 64, maxBlocks: 1 });
@@ -298,13 +298,13 @@ export const coreChecks: readonly Check[] = [
       for (let i = 0; i < 100_000; i++) {
         if (random(2) === 0 && out.size < 500) {
           const index = pool.allocIndex();
-          ok(!out.has(index), 'handed out once');
+          ok(!out.has(index), 'allocated once');
           out.set(index, i);
           new DataView(pool.bytesOf(index).buffer, pool.bytesOf(index).byteOffset).setUint32(0, i, true);
         } else if (out.size > 0) {
           const [index, stamp] = [...out][random(Math.min(out.size, 8))]!;
           const block = pool.blockAt(pool.dmaOf(index));
-          same(block?.u32[0], stamp, 'what was written to the block');
+          same(block?.u32[0], stamp, 'the content of the block');
           pool.freeIndex(index);
           out.delete(index);
         }
@@ -316,7 +316,7 @@ export const coreChecks: readonly Check[] = [
     },
   },
   {
-    name: 'pools without a source of their own live in the default memory',
+    name: 'pools without a memory source use the default memory',
     run(): void {
       const device = new Device({ name: 'plain' });
       same(device.memory === defaultMemory(), true);

@@ -1,12 +1,12 @@
-/** Entry points can be imported, and export what they export elsewhere. */
+/** Checks that entry points can be imported, and have the same exports as in Node. */
 import { type Check, same } from './check.ts';
 
-/** An entry point, for a runtime that does not find packages by name. */
+/** An entry point, for a runtime that does not resolve packages by name. */
 export interface Entry {
   readonly specifier: string;
-  /** Where its module is, for `import()`. */
+  /** The URL of its module, for `import()`. */
   readonly url: string;
-  /** Names that it exports, in order. */
+  /** The names that it exports, in order. */
   readonly names: readonly string[];
 }
 

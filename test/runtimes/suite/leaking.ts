@@ -1,4 +1,4 @@
-/** A program that forgets two blocks; run with DMAPOOL_DEBUG=1. */
+/** A program that leaks two blocks; run with DMAPOOL_DEBUG=1. */
 import { Device, DmaPool } from '../../../src/index.ts';
 
 const pool = DmaPool.create('rx', new Device({ name: 'nic' }), { size: 256 });

@@ -1,19 +1,19 @@
 /**
- * The other thread of the sharing checks, in two halves: what runs there, and how it is asked from here. How a thread
- * is made and messages travel is left to the adapters: node-threads.ts, web-workers.ts.
+ * The other thread of the sharing checks: its program, and the proxy for this thread. The adapters node-threads.ts and
+ * web-workers.ts create threads and transport messages.
  */
 import { Device, DmaError, type DmaPool } from '../../../src/index.ts';
 import { attachPool, type SharedPoolHandle, sharePool } from '../../../src/shared/index.ts';
 import { tryAllocIndexBulk } from '../../support/pools.ts';
 
-/** A message to the other thread: a name of the operations below, and its arguments. */
+/** A request to the other thread: the name of an operation below, and its arguments. */
 export interface Request {
   readonly id: number;
   readonly name: keyof Operations;
   readonly args: readonly unknown[];
 }
 
-/** Its answer. */
+/** The answer. */
 export interface Response {
   readonly id: number;
   readonly value?: unknown;
@@ -31,7 +31,7 @@ function operations() {
       pool = attachPool(handle, { device }).pool;
       return { worker: sharePool(pool).worker, thread: sharePool(pool).thread, name: pool.name };
     },
-    /** Takes `count` blocks and writes `word` into each. */
+    /** Allocates `count` blocks and writes `word` into each. */
     take(count: number, word: number): number[] {
       const taken = Array.from({ length: count }, () => pool.alloc());
       for (const { u32, index } of taken) {
@@ -40,7 +40,7 @@ function operations() {
       }
       return taken.map(({ index }) => index);
     },
-    /** Takes all there are. */
+    /** Allocates all blocks. */
     hog(): number {
       for (let index = pool.tryAllocIndex(); index >= 0; index = pool.tryAllocIndex()) held.push(index);
       return held.length;
@@ -56,7 +56,7 @@ function operations() {
     freeIndex(index: number): void {
       pool.freeIndex(index);
     },
-    /** Accepts a block, adds one to its first word, and sends it back. */
+    /** Accepts a block, adds one to its first word, and transfers it back. */
     increment(ticket: number): number {
       const block = sharePool(pool).accept(ticket);
       block.u32[0]!++;
@@ -77,10 +77,10 @@ function operations() {
 }
 
 function ignore(): void {
-  // What a worker's device says is checked by the thread that shares.
+  // The sharing thread checks the log of the worker's device.
 }
 
-/** Takes and gives back, and throws if anybody else writes to what it has. */
+/** Allocates and frees repeatedly; throws if another thread writes to an allocated block. */
 export function hammer(pool: DmaPool, rounds: number, stamp: number): void {
   const indices = new Int32Array(16);
   for (let round = 0; round < rounds; round++) {
@@ -94,7 +94,7 @@ export function hammer(pool: DmaPool, rounds: number, stamp: number): void {
   }
 }
 
-/** The half that runs there: answers each request. */
+/** The program of the other thread: answers each request. */
 export function servePeer(): (request: Request, answer: (response: Response) => void) => Promise<void> {
   const known = operations() as Record<string, (...args: readonly never[]) => unknown>;
   return async ({ id, name, args }, answer) => {
@@ -106,17 +106,17 @@ export function servePeer(): (request: Request, answer: (response: Response) => 
   };
 }
 
-/** How the adapters make a thread. */
+/** The interface of an adapter. */
 export interface Connection {
   send(message: Request): void;
-  /** Ends the thread, wherever it is; resolves when that is over. */
+  /** Terminates the thread at any point of its program; resolves when the thread has ended. */
   terminate(): Promise<void>;
 }
 
-/** Makes a thread that serves requests, and has `receive` called with each answer, and `fail` if it breaks. */
+/** Starts a thread that serves requests; calls `receive` with each answer, and `fail` on an error of the thread. */
 export type Connect = (receive: (response: Response) => void, fail: (error: Error) => void) => Connection;
 
-/** The half that is here. */
+/** The proxy in this thread. */
 export class Peer {
   readonly #connection: Connection;
   readonly #waiting = new Map<number, { resolve: (value: unknown) => void; reject: (error: Error) => void }>();

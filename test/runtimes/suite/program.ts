@@ -1,10 +1,10 @@
-/** Runs the checks that its arguments name, and prints what became of each as JSON. */
+/** Runs the checks that its argument names, and prints their results as JSON. */
 import { type Check, runChecks } from './check.ts';
 import { coreChecks } from './core.ts';
 import { type Entry, entryChecks } from './entries.ts';
 import { sharingChecks } from './sharing.ts';
 
-/** What is to be run, as the program's one argument in JSON. */
+/** The part of the suite to run, as the program's one argument in JSON. */
 export interface Task {
   readonly part: 'core' | 'threads' | 'web workers' | 'entry points';
   readonly entries?: readonly Entry[];

@@ -1,9 +1,9 @@
 /**
- * The tests of one runtime: each runs the same modules, as they were compiled, in a process of that runtime.
+ * The tests of one runtime: each runs the same compiled modules in a process of that runtime.
  *
- * The runtimes come from npm, apart from the other tools, since the package `node` would stand in for the `node` of
- * every npm script: `npm install --no-package-lock --prefix test/runtimes`. DMAPOOL_RUNTIMES names another folder that
- * has them.
+ * The runtimes come from npm, separate from the other tools, since the package `node` would replace the `node` of every
+ * npm script: `npm install --no-package-lock --prefix test/runtimes`. DMAPOOL_RUNTIMES names another folder that has
+ * them.
  */
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
@@ -21,20 +21,20 @@ import type { Task } from './program.ts';
 /** A runtime that is a command. */
 export interface Runtime {
   readonly name: string;
-  /** The command, from the folder of installed packages. */
+  /** The command, relative to the folder of installed packages. */
   readonly command: string;
-  /** What stands before the program: its permissions. Default: nothing. */
+  /** Arguments before the program: its permissions. Default: none. */
   readonly args?: readonly string[];
-  /** True where Web Workers are, beside node:worker_threads. */
+  /** True if it has Web Workers, beside node:worker_threads. */
   readonly webWorkers: boolean;
-  /** True if it runs TypeScript as it is. */
+  /** True if it runs TypeScript without a build. */
   readonly typescript: boolean;
 }
 
 const folder = process.env['DMAPOOL_RUNTIMES'] ?? join(root, 'test', 'runtimes', 'node_modules');
 const suite = fileURLToPath(new URL('.', import.meta.url));
 
-/** Reports what became of each check as a test of its own. */
+/** Reports the result of each check as a separate test. */
 export async function reportOutcomes(t: TestContext, outcomes: readonly Outcome[]): Promise<void> {
   assert.ok(outcomes.length > 0);
   for (const { name, error } of outcomes) {
@@ -44,11 +44,11 @@ export async function reportOutcomes(t: TestContext, outcomes: readonly Outcome[
   }
 }
 
-/** Every entry point, or those that need nothing of Node's, with its module's address under `base`. */
+/** Every entry point, or those that use nothing of Node's, with its module's address under `base`. */
 export async function entriesAt(base: URL, which: 'all' | 'anywhere'): Promise<Entry[]> {
   const entries: Entry[] = [];
   for (const entry of entryPoints) {
-    // A driver imports the package by its name, which takes a bundler or an import map to find.
+    // A driver imports the package by its name, which takes a bundler or an import map to resolve.
     const byName = entry.specifier.includes('/drivers/');
     if (which === 'anywhere' && (byName || !(await runsAnywhere(entry)))) continue;
     const names = Object.keys((await import(entry.specifier)) as object).sort();
@@ -57,7 +57,7 @@ export async function entriesAt(base: URL, which: 'all' | 'anywhere'): Promise<E
   return entries;
 }
 
-/** Runs a program in the runtime; returns what it printed. */
+/** Runs a program in the runtime; returns its output. */
 async function runIn(
   runtime: Runtime,
   args: readonly string[],
@@ -74,7 +74,7 @@ export async function runPart(runtime: Runtime, task: Task): Promise<Outcome[]> 
   return JSON.parse(stdout) as Outcome[];
 }
 
-/** Why the tests of a runtime are skipped; false if they are not. */
+/** The reason why the tests of a runtime are skipped; false if they are not. */
 export function missing(runtime: Runtime): string | false {
   if (existsSync(join(folder, runtime.command))) return false;
   return `${runtime.name} is not installed: npm install --no-package-lock --prefix test/runtimes`;
@@ -118,7 +118,7 @@ export function testRuntime(runtime: Runtime): void {
   });
 
   if (runtime.typescript) {
-    test(`${name}: the sources as they are`, options, async () => {
+    test(`${name}: the sources without a build`, options, async () => {
       const { stdout } = await runIn(runtime, ['test/runtimes/suite/sources.ts']);
       assert.equal(stdout, '42 blocks a page\n');
     });

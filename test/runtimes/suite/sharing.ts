@@ -1,4 +1,4 @@
-/** What a pool of several threads must do wherever memory can be shared. */
+/** Checks of a pool of several threads, for every runtime with shared memory. */
 import { Device, DmaPool, HeapMemory } from '../../../src/index.ts';
 import { attachPool, sharePool } from '../../../src/shared/index.ts';
 import { type Check, ok, refused, same, sleep } from './check.ts';
@@ -9,13 +9,13 @@ interface Bench {
   readonly device: Device;
   readonly lines: string[];
   readonly pool: DmaPool;
-  /** One more thread that has the pool. */
+  /** A further thread attached to the pool. */
   readonly join: () => Promise<{ readonly peer: Peer; readonly worker: number; readonly thread: number }>;
-  /** Everything is back. */
+  /** Checks that every block is free. */
   readonly end: () => void;
 }
 
-/** @param tells True where the runtime tells the thread that makes a worker of its end. */
+/** @param tells True if the runtime reports the exit of a worker to its parent. */
 export function sharingChecks(connect: Connect, tells: boolean): readonly Check[] {
   const check = (name: string, run: (bench: Bench) => Promise<void>): Check => ({
     name,
@@ -49,7 +49,7 @@ export function sharingChecks(connect: Connect, tells: boolean): readonly Check[
         return { peer, worker, thread };
       },
       end() {
-        same(pool.statistics().active, 0, 'blocks that are out');
+        same(pool.statistics().active, 0, 'allocated blocks');
         pool.destroy();
         same(memory.bytesInUse, 0);
       },
@@ -61,10 +61,10 @@ export function sharingChecks(connect: Connect, tells: boolean): readonly Check[
       const before = pool.alloc();
       const { peer, worker, thread } = await join();
       same([sharePool(pool).worker, worker], [1, 2]);
-      ok(thread !== sharePool(pool).thread, 'threads have numbers of their own');
+      ok(thread !== sharePool(pool).thread, 'threads have distinct numbers');
       const indices = await peer.call('take', 10, 42);
       for (const index of indices) same(new Uint8Array(pool.bytesOf(index))[0], 42);
-      ok(!indices.includes(before.index), 'what was out before is not handed out again');
+      ok(!indices.includes(before.index), 'blocks that were allocated before sharing are not allocated again');
       same(pool.statistics().active, 11);
       await peer.call('freeAll');
       pool.free(before);
@@ -72,7 +72,7 @@ export function sharingChecks(connect: Connect, tells: boolean): readonly Check[
       end();
     }),
 
-    check('a block goes there and back, and belongs to one side at a time', async ({ pool, join, end }) => {
+    check('a block can be transferred there and back, and has one owner at a time', async ({ pool, join, end }) => {
       const { peer } = await join();
       const block = pool.alloc();
       block.u32[0] = 41;
@@ -99,10 +99,10 @@ export function sharingChecks(connect: Connect, tells: boolean): readonly Check[
       end();
     }),
 
-    check('who waits here gets what is freed there, and the other way round', async ({ pool, join, end }) => {
+    check('a waiter in each thread gets the blocks that the other thread frees', async ({ pool, join, end }) => {
       const { peer } = await join();
       const hogged = await peer.call('hog');
-      // What idles here is not theirs to take at once.
+      // The other thread cannot allocate idle blocks of this thread at once.
       const mine: number[] = [];
       for (let index = pool.tryAllocIndex(); index >= 0; index = pool.tryAllocIndex()) mine.push(index);
       same(hogged + mine.length, 64);
@@ -122,7 +122,7 @@ export function sharingChecks(connect: Connect, tells: boolean): readonly Check[
       end();
     }),
 
-    check('three threads take and give at once, and no block has two owners', async ({ pool, join, end }) => {
+    check('three threads allocate and free concurrently, and no block has two owners', async ({ pool, join, end }) => {
       const [{ peer: first }, { peer: second }] = [await join(), await join()];
       const all = [first.call('hammer', 20_000, 1), second.call('hammer', 20_000, 2)];
       hammer(pool, 20_000, 3);
@@ -132,7 +132,7 @@ export function sharingChecks(connect: Connect, tells: boolean): readonly Check[
       end();
     }),
 
-    check('what a dead worker had out is reported, kept, and reclaimed', async ({ pool, lines, join, end }) => {
+    check('the blocks of a dead worker are reported, kept, and reclaimed', async ({ pool, lines, join, end }) => {
       const { peer, worker, thread } = await join();
       const [index] = await peer.call('take', 3, 9);
       await peer.terminate();
@@ -143,7 +143,7 @@ export function sharingChecks(connect: Connect, tells: boolean): readonly Check[
       same(pool.statistics().active, 3);
       same(pool.bytesOf(index!)[0], 9, 'a device may still write there');
       same(sharePool(pool).reclaim(), 3);
-      // All that idled in its magazine is here again.
+      // All idle blocks of its magazine are free again.
       const all = new Int32Array(64);
       pool.allocIndexBulk(all);
       pool.freeIndexBulk(all);
@@ -151,7 +151,7 @@ export function sharingChecks(connect: Connect, tells: boolean): readonly Check[
     }),
 
     check(
-      'a pool is shared only as it can be, and attached only by its handle',
+      'sharing refuses invalid options, and attaching refuses all but a handle',
       async ({ pool, device, join, end }) => {
         const boundless = DmaPool.create('boundless', device, { size: 64 });
         await refused('ERR_DMAPOOL_NOT_SHAREABLE', () => sharePool(boundless).handle);
@@ -159,7 +159,7 @@ export function sharingChecks(connect: Connect, tells: boolean): readonly Check[
         boundless.destroy();
         await refused('ERR_DMAPOOL_INVALID_ARGUMENT', () => attachPool({} as never).pool);
         const { peer } = await join();
-        // Such as a handle that lost its memory on the way.
+        // For example a handle that lost its memory in transit.
         const handle = { ...sharePool(pool).handle, control: new ArrayBuffer(64) as never };
         await refused('ERR_DMAPOOL_INVALID_ARGUMENT', () => attachPool(handle).pool);
         await peer.call('leave');

@@ -1,4 +1,4 @@
-/** Run without having been compiled, by runtimes that can. */
+/** Runs without a build, in runtimes that support that. */
 import { Device, DmaPool } from '../../../src/index.ts';
 
 const pool = DmaPool.create('ehci_qtd', new Device({ name: 'ehci' }), { size: 96, align: 32, boundary: 4096 });

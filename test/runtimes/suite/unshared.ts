@@ -1,11 +1,11 @@
-/** What must hold where memory can't be shared: a web page without cross-origin isolation. */
+/** Checks for a runtime that cannot share memory: a web page without cross-origin isolation. */
 import { Device, DmaPool, HeapMemory } from '../../../src/index.ts';
 import { attachPool, sharePool } from '../../../src/shared/index.ts';
 import { type Check, ok, refused, same } from './check.ts';
 
 export const unsharedChecks: readonly Check[] = [
   {
-    name: 'there is no SharedArrayBuffer, and the memory says so',
+    name: 'there is no SharedArrayBuffer, and the memory reports it',
     run(): void {
       same(typeof SharedArrayBuffer, 'undefined');
       const memory = new HeapMemory({ limit: 1024 * 1024 });
@@ -15,7 +15,7 @@ export const unsharedChecks: readonly Check[] = [
     },
   },
   {
-    name: 'share is refused with what is missing, and the pool goes on',
+    name: 'share is refused with the missing feature, and the pool stays usable',
     async run(): Promise<void> {
       const memory = new HeapMemory({ limit: 1024 * 1024 });
       const pool = DmaPool.create('p', new Device({ name: 'd', memory }), { size: 64, maxBlocks: 8 });
@@ -30,7 +30,7 @@ export const unsharedChecks: readonly Check[] = [
     },
   },
   {
-    name: 'attach refuses whatever it is given',
+    name: 'attach refuses every argument',
     async run(): Promise<void> {
       await refused('ERR_DMAPOOL_INVALID_ARGUMENT', () => attachPool(undefined as never).pool);
       await refused('ERR_DMAPOOL_INVALID_ARGUMENT', () => attachPool({} as never).pool);

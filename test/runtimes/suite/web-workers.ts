@@ -25,7 +25,7 @@ export const connectWebWorker: Connect = (receive, fail) => {
     },
     async terminate() {
       worker.terminate();
-      // Nothing says when it is over.
+      // Web Workers have no exit event.
       await new Promise((resolve) => setTimeout(resolve, 200));
     },
   };

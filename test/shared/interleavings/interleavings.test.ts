@@ -1,18 +1,21 @@
-/** Every interleaving of three workers on one shared pool, within bounds, on the real code; and mutants, each caught. */
+/**
+ * Every interleaving of three workers on one shared pool, within bounds, on the real code; and mutants, each of which
+ * must be detected.
+ */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { describe, explore, type ExploreOptions, replay } from '../../explore/explore.ts';
 import { load, type LoadedModule } from '../../explore/load.ts';
 import { allOf, type Mutation, replaceText } from '../../explore/mutate.ts';
 
-// One try is as good as many: each further one is the same step again.
+// One try is enough: each further one repeats the same step.
 const oneSpin = replaceText('lock.ts', 'const SPINS = 200;', 'const SPINS = 1;');
 
 function loadPool(...mutations: readonly Mutation[]): LoadedModule {
   return load({
     scenario: 'test/shared/interleavings/scenarios.ts',
     instrument: ['src/shared/', 'src/pool/hot-path.ts', 'src/pool/free-list.ts'],
-    // What the slow path's promises would run is not reached by these scenarios.
+    // The promises of the slow path are not reached by these scenarios.
     uninterruptible: 'throw when reached',
     mutate: allOf(oneSpin, ...mutations),
   });
@@ -78,7 +81,7 @@ const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] 
     { preemptions: 0, kills: 1 },
   ],
   [
-    'the blocks taken do not say whose they are',
+    'an allocated word does not name its owner',
     'threeWorkers',
     replaceText(depot, 'last = this.#words[last]!;\n      this.#owners[last] = w;', 'last = this.#words[last]!;'),
     { preemptions: 0 },
@@ -102,7 +105,7 @@ const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] 
     { preemptions: 1, kills: 1 },
   ],
   [
-    'a block is accepted without a look whether another worker just did',
+    'an accept does not check whether another worker just accepted',
     'rivals',
     replaceText(
       transfers,
@@ -112,13 +115,13 @@ const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] 
     { preemptions: 1 },
   ],
   [
-    'what came before one that did not come is kept',
+    'a bulk accept that fails keeps the blocks it accepted before',
     'rivals',
     replaceText(transfers, 'for (let k = i - 1; k >= 0; k--)', 'for (let k = i - 1; k > 0; k--)'),
     { preemptions: 2 },
   ],
   [
-    'a block is recalled without a look whether another worker just accepted it',
+    'a recall does not check whether another worker just accepted the block',
     'recalls',
     replaceText(
       transfers,
@@ -139,7 +142,7 @@ for (const [name, scenario, mutation, options] of mutants) {
   test(`caught: ${name}`, (t) => {
     const loaded = loadPool(mutation).scenario(scenario);
     const { violation, schedules } = explore(loaded, { ...options, stepLimit: 3000, maxMilliseconds: 60_000 });
-    assert.ok(violation !== null, 'not caught');
+    assert.ok(violation !== null, 'not detected');
     t.diagnostic(`${violation.kind} after ${String(schedules)} schedules: ${violation.schedule.slice(0, 200)}`);
     assert.equal(replay(loaded, violation.schedule, 3000).violation?.message, violation.message);
   });

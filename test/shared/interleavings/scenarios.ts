@@ -14,7 +14,7 @@ const PAGES = 2;
 const BLOCKS: number = PER_PAGE * PAGES;
 const MAGAZINE = 2;
 
-/** The slow path without promises and errors around it. */
+/** The slow path without the promises and errors around it. */
 class BareSlowPath implements SlowPath {
   readonly #core: SharedCore;
 
@@ -51,7 +51,7 @@ class BareSlowPath implements SlowPath {
   }
 
   fill(): void {
-    // No memory behind these blocks.
+    // These blocks have no memory.
   }
 
   ownerOf(): string {
@@ -59,7 +59,7 @@ class BareSlowPath implements SlowPath {
   }
 }
 
-/** The hot path with nothing around it. */
+/** The hot path alone. */
 class BarePool extends HotPath {
   constructor() {
     super(new Int32Array(0));
@@ -82,16 +82,16 @@ interface Side {
 interface State {
   readonly control: Control;
   readonly sides: readonly Side[];
-  /** Who holds each block, -1 nobody: the plain truth that the words must agree with. */
+  /** The worker that holds each block, -1 for none. The words must agree with it. */
   readonly holder: number[];
   /** Blocks in transit: index and ticket, by giver. */
   readonly mail: { index: number; ticket: number; giver: number }[];
-  /** Tickets by which a block was accepted while others tried too. */
+  /** Tickets by which a block was accepted while other workers tried too. */
   readonly accepted: Set<number>;
-  /** Tickets of those who wait, ascending as they were drawn; `busy` while a call about it is under way. */
+  /** Tickets of the waiters in ascending order; `busy` while a call about the ticket is in progress. */
   readonly waiting: { readonly ticket: number; readonly worker: number; busy: boolean }[];
   readonly dead: Set<number>;
-  /** Blocks that were reported as out with a dead worker. */
+  /** Blocks that were reported as held by a dead worker. */
   readonly reported: Set<number>;
 }
 
@@ -136,7 +136,7 @@ function setUp(workers: number, inDepot: boolean): State {
 const take: Operation<State> = ({ sides, holder }, worker) => {
   const index = sides[worker]!.pool.tryAllocIndex();
   if (index < 0) return;
-  assert.equal(holder[index], -1, `block ${String(index)} is in two hands`);
+  assert.equal(holder[index], -1, `two workers hold block ${String(index)}`);
   holder[index] = worker;
 };
 
@@ -162,10 +162,10 @@ const receive: Operation<State> = ({ sides, holder, mail, dead }, worker) => {
   const { index, ticket, giver } = letter;
   const accepted = sides[worker]!.core.transfers.transferIn(ticket);
   if (accepted >= 0) holder[index] = worker;
-  else assert.ok(dead.has(giver), 'only a dead giver’s block is refused');
+  else assert.ok(dead.has(giver), 'only a block of a dead giver is refused');
 };
 
-/** Accepts the last letters without taking them from the mail, so that others try the same ones. */
+/** Accepts the last letters but leaves them in the mail, so that other workers try the same ones. */
 function contend(state: State, worker: number, count: number): void {
   const letters = state.mail.slice(-count);
   if (letters.length < count) return;
@@ -178,7 +178,7 @@ function contend(state: State, worker: number, count: number): void {
   for (const { index, ticket } of letters) {
     if (!arrived) {
       const mine = holderOf(state.control.words[index]!) === state.sides[worker]!.number;
-      assert.ok(!mine || state.holder[index] === worker, `block ${String(index)} came, though not all did`);
+      assert.ok(!mine || state.holder[index] === worker, `block ${String(index)} arrived, though not all of them did`);
       continue;
     }
     assert.ok(!state.accepted.has(ticket), `block ${String(index)} was accepted twice`);
@@ -203,7 +203,7 @@ const recall: Operation<State> = (state, worker) => {
     state.accepted.add(ticket);
     state.holder[index] = worker;
   }
-  // Not even those that a bulk accept put back in transit.
+  // A bulk accept that fails puts its blocks back in transit; those count too.
   assert.equal(core.transfers.inTransit().length, 0, 'a block is in transit after a recall of all');
 };
 
@@ -217,7 +217,7 @@ const both: Operation<State> = (state, worker) => {
   }
   for (let i = 0; i < 2; i++) {
     const index = indices[i]!;
-    assert.equal(state.holder[index], -1, `block ${String(index)} is in two hands`);
+    assert.equal(state.holder[index], -1, `two workers hold block ${String(index)}`);
     state.holder[index] = worker;
   }
 };
@@ -231,7 +231,7 @@ const giveAll: Operation<State> = ({ sides, holder }, worker) => {
 
 const draw: Operation<State> = ({ sides, waiting }, worker) => {
   const ticket = sides[worker]!.core.joinQueue();
-  assert.ok(ticket >= 0, 'there is room in the queue');
+  assert.ok(ticket >= 0, 'the queue has room');
   waiting.push({ ticket, worker, busy: false });
 };
 
@@ -247,9 +247,9 @@ const serve: Operation<State> = (state, worker) => {
 
 function served({ waiting, holder, dead }: State, mine: State['waiting'][number], index: number): void {
   const before = waiting.find(({ ticket, worker, busy }) => ticket < mine.ticket && !busy && !dead.has(worker));
-  assert.equal(before, undefined, 'somebody waited longer');
+  assert.equal(before, undefined, 'another waiter is older');
   waiting.splice(waiting.indexOf(mine), 1);
-  assert.equal(holder[index], -1, `block ${String(index)} is in two hands`);
+  assert.equal(holder[index], -1, `two workers hold block ${String(index)}`);
   holder[index] = mine.worker;
 }
 
@@ -261,7 +261,7 @@ const giveUp: Operation<State> = ({ sides, waiting }, worker) => {
   waiting.splice(waiting.indexOf(mine), 1);
 };
 
-/** Who still waits is served in turn, as long as there are blocks; who is not leaves the queue. */
+/** Serves the remaining waiters in order while blocks are free; the others leave the queue. */
 function serveTheRest(state: State): void {
   const { control, sides, dead, waiting } = state;
   const living = (worker: number): boolean => !dead.has(worker);
@@ -271,14 +271,14 @@ function serveTheRest(state: State): void {
     const { core } = sides[mine.worker]!;
     const inHands = control.words.filter((word) => holderOf(word) !== 0).length;
     const index = core.serve(mine.ticket);
-    assert.equal(index >= 0, inHands < BLOCKS, 'who waits gets what is free');
+    assert.equal(index >= 0, inHands < BLOCKS, 'a waiter gets a free block');
     if (index >= 0) served(state, mine, index);
     else core.leaveQueue(mine.ticket);
   }
   waiting.length = 0;
 }
 
-/** Every carved block is in exactly one place: the depot, one magazine, or one pair of hands. */
+/** Every carved block is in exactly one place: the depot, one magazine, or held by one worker. */
 function checkPlaces({ control, sides, holder, dead }: State): void {
   const { header, words, owners } = control;
   const place = new Map<number, string>();
@@ -302,9 +302,9 @@ function checkPlaces({ control, sides, holder, dead }: State): void {
   }
   for (let index = 0; index < header[H_CARVED]!; index++) {
     const number = holderOf(words[index]!);
-    if (number !== 0) put(index, `the hands of ${String(number - 1)}`);
+    if (number !== 0) put(index, `worker ${String(number - 1)}`);
     assert.ok(place.has(index), `block ${String(index)} is lost`);
-    // Who died while taking or giving may or may not have got so far.
+    // A worker that died during an allocation or a free may or may not have completed it.
     const worker = holder[index]!;
     if (worker >= 0 && !dead.has(worker)) assert.equal(number, sides[worker]!.number);
   }
@@ -317,7 +317,7 @@ function check(state: State): void {
   for (const index of reported) {
     assert.ok(
       dead.has(holderOf(control.words[index]!) - 1),
-      `block ${String(index)} was reported, and somebody else has it`,
+      `block ${String(index)} was reported, and another worker owns it`,
     );
   }
   const living = sides.findIndex((_, worker) => !dead.has(worker));
@@ -326,7 +326,7 @@ function check(state: State): void {
   for (let index = 0; index < BLOCKS; index++) {
     assert.ok(!dead.has(holderOf(control.words[index]!) - 1), 'a dead worker still has a block after reclaim');
   }
-  // All that is nobody's can be had again.
+  // Every block without an owner can be allocated.
   for (const [worker, { core, number }] of sides.entries()) {
     if (!dead.has(worker) && worker !== living) core.flush(BLOCKS);
     assert.ok(number > 0);
@@ -334,11 +334,11 @@ function check(state: State): void {
   let held = 0;
   for (let index = 0; index < control.header[H_CARVED]!; index++) if (holderOf(control.words[index]!) !== 0) held++;
   for (let left = BLOCKS - held; left > 0; left--) {
-    assert.ok(sides[living]!.pool.tryAllocIndex() >= 0, 'a block can’t be had any more');
+    assert.ok(sides[living]!.pool.tryAllocIndex() >= 0, 'a free block cannot be allocated');
   }
 }
 
-/** @param inDepot All blocks are in the depot at first; else they are fresh. */
+/** @param inDepot True: all blocks start in the depot. False: all blocks are fresh. */
 function scenario(inDepot: boolean, workers: readonly (readonly Operation<State>[])[]): Scenario<State> {
   return {
     setup: () => setUp(workers.length, inDepot),
@@ -351,7 +351,7 @@ function scenario(inDepot: boolean, workers: readonly (readonly Operation<State>
       for (const { out } of reports) for (const index of out) reported.add(index);
     },
     check,
-    // Who holds what, in the order of the letters: what the words do not say.
+    // The holders, in the order of the letters: state that the words do not contain.
     fingerprint: ({ holder, mail, dead, accepted, waiting }) => {
       let hash = 17;
       for (const value of [
