@@ -1,7 +1,8 @@
 /** {@link recordPool}: the last operations of a living pool, and a trace of them that `dmapool replay` takes. */
 import { checkInteger, type OptionNames, readOptions } from '../arguments.ts';
 import { openPool } from '../dma-pool.ts';
-import { DmaArgumentError, DmaExistsError } from '../errors.ts';
+import { DmaExistsError } from '../device/errors.ts';
+import { DmaArgumentError } from '../errors.ts';
 import type { DmaPool } from '../pool/contract.ts';
 import type { BlockHooks } from '../pool/hooks.ts';
 import { LocalBackend } from '../pool/local-backend.ts';

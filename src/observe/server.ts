@@ -16,7 +16,7 @@ import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
 
-import { DmaExistsError } from '../errors.ts';
+import { DmaExistsError } from '../device/errors.ts';
 import { CHANNELS } from './channels.ts';
 import type { Answers, PoolAddress, Question } from './answers.ts';
 import { METRICS_TYPE, metricsText } from './metrics.ts';

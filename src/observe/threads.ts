@@ -9,7 +9,7 @@
 import { BroadcastChannel, threadId } from 'node:worker_threads';
 
 import { answer, type Answers, type PoolAddress, type Question } from './answers.ts';
-import { DmaExistsError } from '../errors.ts';
+import { DmaExistsError } from '../device/errors.ts';
 import type { DmaPool } from '../pool/contract.ts';
 import type { DeviceSnapshot, Snapshot } from './format.ts';
 import { type PoolRecorder, type RecorderHandle, recordPool } from './recorder.ts';

@@ -26,7 +26,7 @@ export const mutants: readonly Mutant[] = [
   pci(
     STOP,
     'what is under way is not waited for',
-    "if (settle === undefined || this.#quiet || !atWork) return 'bus-master-off';",
+    "if (settle === undefined || this.#driverStopped || !dmaPossible) return 'bus-master-off';",
     "if (settle === undefined || this.#timeout > 0) return 'bus-master-off';",
   ),
   pci(
@@ -44,8 +44,8 @@ export const mutants: readonly Mutant[] = [
   pci(
     FUNCTION,
     'a proof holds though bus mastering was switched on again',
-    'return (this.#proof = proofOf(reason, () => now === this.#starts));',
-    'return (this.#proof = proofOf(reason, () => now <= this.#starts));',
+    'return (this.#proof = proofOf(reason, () => now === this.#enableCount));',
+    'return (this.#proof = proofOf(reason, () => now <= this.#enableCount));',
   ),
   pci(
     FUNCTION,

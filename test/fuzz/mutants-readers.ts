@@ -75,7 +75,7 @@ export const mutants: readonly Mutant[] = [
   qmp(
     'fewer bytes than were read pass',
     'bus.ts',
-    'answer.length === 4 * Math.ceil(length / 3) && bytes.length === length',
+    'reply.length === 4 * Math.ceil(length / 3) && bytes.length === length',
     'bytes.length <= length',
   ),
   qmp(

@@ -104,7 +104,7 @@ describe('lines on the log', () => {
     expect(`${pointer(qtd)} (bad vaddr)/${pad(other.dma)}`);
     dma_pool_free(any, qh, qh.dma);
     expect(`${pointer(qh)}/${pad(qh.dma)} (bad dma)`);
-    assert.match(log.lines.at(-1)!, /belongs to pool ehci_qh/);
+    assert.match(log.lines.at(-1)!, /belongs to .*pool ehci_qh/);
     dma_pool_free(qtds, null, 0);
     expect('(null)/0x0000000000000000 (bad dma)');
     dma_pool_free(qtds, null, qtd.dma);
@@ -189,7 +189,7 @@ describe('lines on the log', () => {
       assert.match(lines()[1]!, /^ {2}block 0 at 0x[0-9a-f]+ was written to while it was free: 1 bytes changed/);
       assert.match(lines()[2]!, /^ {2}00000000: a7 a7 a7 a7 42 a7/);
       dma_pool_free(pool, td);
-      assert.match(log.lines.at(-1)!, /dma_pool_free ohci_td, dma 0x[0-9a-f]{16} already free\n.*not the current one/);
+      assert.match(log.lines.at(-1)!, /dma_pool_free ohci_td, dma 0x[0-9a-f]{16} already free\n.*in quarantine/);
       dma_pool_destroy(pool);
       assert.match(log.lines.at(-1)!, /dma_pool_destroy ohci_td busy\n.*still out:\n.*log\.test\.[jt]s/);
     } finally {
