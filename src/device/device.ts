@@ -1,4 +1,4 @@
-// For `using`: whoever has a device or a pool needs these declarations, also where no others are asked for.
+// Declares `Disposable` for importers whose `lib` option lacks it.
 /// <reference lib="esnext.disposable" preserve="true" />
 import {
   ceilPowerOfTwo,
@@ -21,24 +21,24 @@ import { consoleLog, type DeviceLog, RateLimiter } from './log.ts';
 import { ManagedResources, type ReleaseAction } from './managed.ts';
 import { dmaBitMask, NUMA_NO_NODE } from './mask.ts';
 
-/** Text of an attribute, made when it is read (Linux: a `show` method). */
+/** Returns the text of an attribute; called by each read (Linux: a `show` method). */
 export type AttributeShow = () => string;
 
-/** What a {@link Device} is made of. */
+/** Options of {@link Device}. */
 export interface DeviceOptions {
-  /** Name, as in Linux's `dev_name()`: for PCI devices the address, such as `0000:00:02.0`. */
+  /** Name, as in Linux's `dev_name()`: for a PCI device its address, such as `0000:00:02.0`. */
   readonly name: string;
-  /** Path in the manner of sysfs. Default: the parent's path (or `/sys/devices`), a slash, and the name. */
+  /** Path as in sysfs. Default: the parent's path (or `/sys/devices`), a slash, and the name. */
   readonly path?: string;
-  /** The device that this one hangs on, such as a USB controller for a USB device. */
+  /** The device that this one is attached to, such as the USB controller of a USB device. */
   readonly parent?: Device;
-  /** Where its coherent memory comes from. Default: one heap source for the whole process, behind a software IOMMU. */
+  /** The coherent allocator. Default: {@link defaultMemory}, one heap for the process behind a software IOMMU. */
   readonly memory?: CoherentAllocator;
-  /** Highest address the device reaches. Default: `dmaBitMask(32)`, as for a fresh device in Linux. */
+  /** Highest address that the device can access. Default: `dmaBitMask(32)`, as for a new device in Linux. */
   readonly dmaMask?: number;
-  /** NUMA node the device is attached to, or -1 for none in particular (the default). */
+  /** NUMA node that the device is attached to, 0 to 1023, or -1 (the default) for none. */
   readonly numaNode?: number;
-  /** Where its messages go. Default: the console. Messages are rate-limited before they get there. */
+  /** Receives the device's messages, after rate limiting. Default: the console. */
   readonly log?: DeviceLog;
 }
 
@@ -54,20 +54,20 @@ const DEVICE_OPTIONS: OptionNames<DeviceOptions> = {
 const LEVELS: readonly (keyof DeviceLog)[] = ['error', 'warn', 'info'];
 const MAX_NODE = 1023;
 
-/** True for a device: not for a look-alike, nor for a proxy of one. */
+/** True for an instance of {@link Device}, but not for an object of the same shape or a proxy. */
 export let isDevice: (value: unknown) => value is Device;
 
 /**
- * {@link Device.allocCoherent} and {@link Device.freeCoherent} for a pool, which frees each page once and no other memory.
- * So pages are counted, while memory of other callers is remembered one by one: a page costs its device no memory.
+ * {@link Device.allocCoherent} and {@link Device.freeCoherent} for pools. A pool frees each page exactly once, so the device
+ * counts pages instead of recording them, and a page costs the device no memory.
  */
 export let allocPage: (device: Device, size: number, node: number) => CoherentMemory | null;
 export let freePage: (device: Device, page: CoherentMemory, size: number) => void;
 
 /**
- * Who does the DMA: a name, what addresses it reaches, where its memory comes from, and what is released with it.
+ * A bus master: its name, DMA mask, coherent allocator, attributes, managed resources and log.
  *
- * A device knows nothing of pools: a pool adds itself, as in Linux.
+ * A device does not depend on pools: a pool registers itself with its device, as in Linux.
  *
  * @example
  * ```ts
@@ -77,35 +77,34 @@ export let freePage: (device: Device, page: CoherentMemory, size: number) => voi
  * ```
  */
 export class Device implements DmaTarget, Disposable {
-  /** Name, as given. */
+  /** Name. */
   readonly name: string;
-  /** Path in the manner of sysfs. */
+  /** Path as in sysfs. */
   readonly path: string;
-  /** The device that this one hangs on, if any. */
+  /** The device that this one is attached to, or null. */
   readonly parent: Device | null;
-  /** Source of its coherent memory. */
+  /** The coherent allocator of the device. */
   readonly memory: CoherentAllocator;
-  /** NUMA node it is attached to; -1: none in particular. */
+  /** NUMA node that the device is attached to, or -1 for none. */
   readonly numaNode: number;
 
   #dmaMask: number;
-  /**
-   * Pages of pools, other memory that this device allocated, and the highest address since there was neither.
-   * Memory from elsewhere that is given back here does not count: `highest >= the last byte of any live memory`.
-   */
+  /** Live pages of pools. */
   #pages = 0;
-  /** Other memory, with its bytes as they were asked for. */
+  /** Other live memory of this device, with its requested bytes. */
   readonly #live = new Map<CoherentMemory, number>();
+  /** Requested bytes of all live memory: pages of pools, and `live`. */
   #bytes = 0;
+  /** `highest >= dma + size - 1` for all live memory; 0 when there is none. */
   #highest = 0;
   readonly #log: DeviceLog;
   readonly #limiter = new RateLimiter();
-  /** What stands as files in the device's sysfs directory. */
+  /** The files of the device's sysfs directory. */
   readonly #attributes = new Map<string, AttributeShow>();
   readonly #managed = new ManagedResources();
   readonly #reclaims = new Set<() => number>();
 
-  /** @throws {@link DmaArgumentError} when an option is not of its kind or range. */
+  /** @throws {@link DmaArgumentError} for an option of the wrong type or out of range. */
   constructor(options: DeviceOptions) {
     const {
       name,
@@ -138,23 +137,23 @@ export class Device implements DmaTarget, Disposable {
     observer?.made(this);
   }
 
-  /** The highest address the device reaches. */
+  /** Highest address that the device can access. */
   get dmaMask(): number {
     return this.#dmaMask;
   }
 
-  /** Bytes of the memory that the device has: pages of its pools, and memory from {@link Device.allocCoherent}. */
+  /** Requested bytes of the device's live memory: pages of its pools, and memory from {@link Device.allocCoherent}. */
   get bytesAllocated(): number {
     return this.#bytes;
   }
 
   /**
-   * Says anew what the device reaches (Linux: `dma_set_mask_and_coherent`).
+   * Sets the DMA mask (Linux: `dma_set_mask_and_coherent`). Call it before the first allocation, or after all memory was
+   * freed.
    *
    * @param mask Highest address, 1 to `Number.MAX_SAFE_INTEGER`; see {@link dmaBitMask}.
-   * @throws {@link DmaArgumentError}
-   * @throws {@link DmaMaskError} when memory the device has may lie above the new mask: pools would go on handing out
-   *   addresses it can't reach. Set the mask first, or after all memory was given back.
+   * @throws {@link DmaArgumentError} for any other value.
+   * @throws {@link DmaMaskError} when live memory of the device may be above the new mask.
    */
   setDmaMask(mask: number): void {
     checkInteger('dmaMask', mask, 1);
@@ -163,15 +162,15 @@ export class Device implements DmaTarget, Disposable {
   }
 
   /**
-   * Coherent memory for this device (Linux: `dma_alloc_coherent`): zeroed, naturally aligned, within the DMA mask.
-   * For rings and other single large areas; for many small equal blocks make a `DmaPool`.
+   * Allocates coherent memory (Linux: `dma_alloc_coherent`): zeroed, naturally aligned, within the DMA mask.
+   * For rings and other large areas; for many small equal blocks use a `DmaPool`.
    *
    * @param size Bytes, 1 to 2^31-1.
-   * @param node NUMA node to prefer; default: the device's own.
-   * @returns The memory, or null when the source has none left.
-   * @throws {@link DmaArgumentError} for a wrong size or node.
-   * @throws {@link DmaMaskError} when the source offers memory above the mask; it has then been given back.
-   * @throws {@link DmaSourceError} when the source breaks its promises; the memory has then been given back.
+   * @param node Preferred NUMA node, 0 to 1023, or -1 for any. Default: the device's node.
+   * @returns The memory, or null when none is free.
+   * @throws {@link DmaArgumentError} for another size or node.
+   * @throws {@link DmaMaskError} when the allocator returned memory above the mask, which was freed.
+   * @throws {@link DmaSourceError} when the allocator broke its contract. Its memory was freed.
    */
   allocCoherent(size: number, node: number = this.numaNode): CoherentMemory | null {
     const memory = this.#alloc(size, node);
@@ -187,23 +186,23 @@ export class Device implements DmaTarget, Disposable {
     checkInteger('node', node, NUMA_NO_NODE, MAX_NODE);
     const memory: unknown = this.memory.allocCoherent({ device: this, size, node });
     if (memory === null) return null;
-    const wrong = whatIsWrong(memory, size, naturalAlignment(size, this.memory.pageSize));
+    const wrong = contractViolation(memory, size, naturalAlignment(size, this.memory.pageSize));
     if (wrong !== null) {
-      this.#giveBackUnused(memory as CoherentMemory);
+      this.#freeUnused(memory as CoherentMemory);
       throw new DmaSourceError(`${this.name}: memory source ${this.memory.name} gave ${wrong}`);
     }
     const given = memory as CoherentMemory;
     const last = given.dma + size - 1;
     if (last > this.#dmaMask) {
-      this.#giveBackUnused(given);
+      this.#freeUnused(given);
       throw new DmaMaskError(this.name, given.dma, size, this.#dmaMask);
     }
     this.#highest = Math.max(this.#highest, last);
     return given;
   }
 
-  // The source is in trouble already; what it says about this is not the news.
-  #giveBackUnused(memory: CoherentMemory): void {
+  // An exception here would hide the original error.
+  #freeUnused(memory: CoherentMemory): void {
     try {
       this.memory.freeCoherent(memory);
     } catch {
@@ -211,9 +210,9 @@ export class Device implements DmaTarget, Disposable {
     }
   }
 
-  /** Gives memory from {@link Device.allocCoherent} back. @throws {@link DmaMappingError} for anything else. */
+  /** Frees memory from {@link Device.allocCoherent}. @throws {@link DmaMappingError} for any other object. */
   freeCoherent(memory: CoherentMemory): void {
-    // Taken out before the call: the source may hand out the same object again during it.
+    // Removed before the call: during it the allocator may return the same object for a new allocation.
     const ours = this.#live.get(memory);
     this.#live.delete(memory);
     try {
@@ -231,12 +230,13 @@ export class Device implements DmaTarget, Disposable {
   }
 
   /**
-   * Writes to the device's log, the device's name before the message. Of each kind of message at most 10 in
-   * 5 seconds get through; how many did not is said afterwards (Linux: `dev_err_ratelimited`).
+   * Writes a message to the device's log, after the device's name (Linux: `dev_err_ratelimited`). Each kind of message is
+   * limited to 10 in 5 seconds; a later message reports the number of suppressed ones.
    *
-   * @param level Which method of the log: `error`, `warn` or `info`.
-   * @param kind What counts as the same message, such as `rx overrun`.
-   * @param message One report; it may have several lines.
+   * @param level The log's method: `error`, `warn` or `info`.
+   * @param kind The unit of rate limiting, such as `rx overrun`.
+   * @param message May have several lines.
+   * @throws {@link DmaArgumentError} for another level, or a `kind` or `message` that is no text.
    */
   report(level: keyof DeviceLog, kind: string, message: string): void {
     if (!LEVELS.includes(level)) throw new DmaArgumentError('level', level, LEVELS.join(', '));
@@ -248,7 +248,7 @@ export class Device implements DmaTarget, Disposable {
     if (print) this.#write(level, `${this.name}: ${message}`);
   }
 
-  // A log is the user's code. If it throws, that must not break the allocator in the middle of an operation.
+  // The log is user code. An exception of it must not interrupt an operation of the allocator.
   #write(level: keyof DeviceLog, message: string): void {
     try {
       this.#log[level](message);
@@ -261,46 +261,53 @@ export class Device implements DmaTarget, Disposable {
    * Adds an attribute (Linux: `device_create_file`).
    *
    * @param name A file name: not empty, no slash.
-   * @param show Makes its text, at each read.
-   * @returns A function that takes this one away again, and says whether it was still there.
-   * @throws {@link DmaExistsError} if there is one of that name.
+   * @param show Returns its text; called by each read.
+   * @returns A function that removes this attribute, and returns whether it was still present.
+   * @throws {@link DmaArgumentError} for a wrong name or `show`.
+   * @throws {@link DmaExistsError} when the device has an attribute of that name.
    */
   addAttribute(name: string, show: AttributeShow): () => boolean {
     checkText('attribute name', name, /^[^/\0]+$/, 'a text: not empty, no slash');
     checkFunction('show', show);
     if (this.#attributes.has(name)) throw new DmaExistsError(`${this.name}: attribute ${name} exists`);
-    // Wrapped, so that two attributes are never taken for one because they share a function.
+    // A function of its own identifies the attribute, even if two attributes share `show`.
     const own: AttributeShow = () => show();
     this.#attributes.set(name, own);
     return () => this.#attributes.get(name) === own && this.#attributes.delete(name);
   }
 
-  /** Takes the attribute `name` away; false if there was none. */
+  /** Removes the attribute `name`; false if there was none. */
   removeAttribute(name: string): boolean {
     return this.#attributes.delete(name);
   }
 
-  /** Text of the attribute `name` as it would be read from sysfs, or undefined if there is none. */
+  /** Returns the text of the attribute `name`, or undefined if there is none. */
   readAttribute(name: string): string | undefined {
     return this.#attributes.get(name)?.();
   }
 
-  /** Names of the attributes there are now, oldest first. */
+  /** Returns the names of all attributes, oldest first. */
   attributeNames(): string[] {
     return [...this.#attributes.keys()];
   }
 
   /**
-   * Has `release` called by the next {@link Device.detach} (Linux: `devm_add_action`).
+   * Registers `release` to be called by the next {@link Device.detach} (Linux: `devm_add_action`).
    *
-   * @returns A function that takes it back; it says whether the action was still waiting.
+   * @returns A function that removes the action, and returns whether it was still registered.
+   * @throws {@link DmaArgumentError} unless `release` is a function.
    */
   addAction(release: ReleaseAction): () => boolean {
     checkFunction('release', release);
     return this.#managed.add(release);
   }
 
-  /** Has a resource disposed of by the next {@link Device.detach}, and returns it. */
+  /**
+   * Registers a resource to be disposed of by the next {@link Device.detach}.
+   *
+   * @returns The resource.
+   * @throws {@link DmaArgumentError} unless it is a `Disposable`.
+   */
   manage<T extends Disposable>(resource: T): T {
     const accepted = 'a Disposable';
     const dispose: unknown = reading('resource', resource, accepted, () => resource?.[Symbol.dispose]);
@@ -312,27 +319,27 @@ export class Device implements DmaTarget, Disposable {
   }
 
   /**
-   * The driver lets go of the device: managed resources are released, the last one first, each even if another
-   * throws. The device can be used again afterwards, as by a driver that is bound anew.
+   * Releases all managed resources, in reverse order of registration, as when a driver is unbound. The device can be used
+   * again afterwards.
    *
-   * @throws {@link DmaReleaseError} after all were tried, if any of them threw.
+   * @throws {@link DmaReleaseError} after all releases were called, if any threw.
    */
   detach(): void {
     this.#throwAll(this.#managed.releaseAll());
   }
 
   /**
-   * For after a reset of the device, when it surely no longer writes to old blocks: takes back the memory of pools
-   * that were destroyed while blocks were out.
+   * Frees the pages of pools that were destroyed with blocks still allocated. Call it only after a reset of the device, when
+   * it no longer writes to those blocks.
    *
-   * @returns How many pages were given back.
-   * @throws {@link DmaReleaseError} after all were tried, if the memory source threw.
+   * @returns The number of freed pages.
+   * @throws {@link DmaReleaseError} after all pools were tried, if any of them threw.
    */
   reclaim(): number {
     let pages = 0;
     const errors: unknown[] = [];
     for (const reclaim of [...this.#reclaims]) {
-      // One of those before it may have taken it back.
+      // An earlier one may have removed it.
       if (!this.#reclaims.delete(reclaim)) continue;
       try {
         pages += reclaim();
@@ -348,7 +355,13 @@ export class Device implements DmaTarget, Disposable {
     if (errors.length > 0) throw new DmaReleaseError(`${this.name}: ${errors.length} releases failed`, errors);
   }
 
-  /** Registers who has memory to give back at {@link Device.reclaim}; returns a function that takes it back. */
+  /**
+   * Registers a function for the next {@link Device.reclaim}.
+   *
+   * @param reclaim Frees memory; returns the number of freed pages.
+   * @returns A function that removes the registration.
+   * @throws {@link DmaArgumentError} unless `reclaim` is a function.
+   */
   onReclaim(reclaim: () => number): () => void {
     checkFunction('reclaim', reclaim);
     this.#reclaims.add(reclaim);
@@ -381,7 +394,7 @@ export class Device implements DmaTarget, Disposable {
   }
 }
 
-/** The alignment that coherent memory of `size` bytes has: the smallest power-of-two number of pages that holds it. */
+/** Returns the natural alignment of `size` bytes: the smallest power-of-two number of pages that contains them. */
 export function naturalAlignment(size: number, pageSize: number): number {
   return Math.max(pageSize, ceilPowerOfTwo(size));
 }
@@ -396,8 +409,8 @@ function checkSource(memory: CoherentAllocator): void {
   checkPowerOfTwo('memory.pageSize', pageSize, 4096, 2 ** 53);
 }
 
-/** What of a source's answer breaks its promises, as `gave ...`; null if nothing does. */
-function whatIsWrong(memory: unknown, size: number, alignment: number): string | null {
+/** Describes how allocated memory breaks the contract of {@link CoherentAllocator}, after `gave`; null if it does not. */
+function contractViolation(memory: unknown, size: number, alignment: number): string | null {
   if (typeof memory !== 'object' || memory === null) return describe(memory);
   const { dma, buffer, byteOffset } = memory as Partial<CoherentMemory>;
   if (!Number.isSafeInteger(dma) || dma! < 0 || dma! % alignment !== 0) {

@@ -1,7 +1,7 @@
 /** Errors of devices: attributes and managed resources. */
 import { DmaError } from '../errors.ts';
 
-/** A device attribute of that name exists already. */
+/** The device has an attribute of that name already. */
 export class DmaExistsError extends DmaError {
   declare readonly code: 'ERR_DMAPOOL_EXISTS';
   constructor(message: string) {
@@ -9,10 +9,10 @@ export class DmaExistsError extends DmaError {
   }
 }
 
-/** One or more managed resources failed to release; all were tried, `errors` has each failure in order. */
+/** One or more releases failed. All were called. */
 export class DmaReleaseError extends DmaError {
   declare readonly code: 'ERR_DMAPOOL_RELEASE';
-  /** What each failing release threw, in the order of the releases. */
+  /** The exceptions, in the order of the releases; the first is also the `cause`. */
   readonly errors: readonly unknown[];
 
   constructor(message: string, errors: readonly unknown[]) {

@@ -1,14 +1,14 @@
-/** Where a device's messages go. Each `message` is one report; a report may have several lines (a hex dump, a list). */
+/** Receives a device's messages. One message may have several lines, such as a hex dump or a list. */
 export interface DeviceLog {
-  /** Something is wrong, as `message` says: corruption, a busy destroy, a leak. */
+  /** Logs `message` as an error: corruption, a busy destroy, a leak. */
   error(message: string): void;
-  /** Something is likely wrong, as `message` says. */
+  /** Logs `message` as a probable error. */
   warn(message: string): void;
-  /** `message` is worth knowing. */
+  /** Logs `message`, which reports no problem. */
   info(message: string): void;
 }
 
-/** The default log: the console, with the package's name before each message as the kernel puts a driver's. */
+/** The default log: the console, with the prefix `dmapool`. */
 export const consoleLog: DeviceLog = { error: printer('error'), warn: printer('warn'), info: printer('info') };
 
 function printer(level: keyof DeviceLog): (message: string) => void {
@@ -24,24 +24,24 @@ const BURST = 10;
 
 interface Window {
   readonly begin: number;
-  /** Messages since then, printed or not. */
+  /** Messages since `begin`, printed or suppressed. */
   count: number;
 }
 
 /**
- * Keeps one kind of message from flooding a log, by Linux's rule: of each kind at most 10 in 5 seconds; how many
- * were held back is said with the first message after that.
+ * Limits each kind of message to 10 in 5 seconds, as Linux does. The first message of the next interval reports the number
+ * of suppressed ones.
  */
 export class RateLimiter {
   readonly #windows = new Map<string, Window>();
   readonly #now: () => number;
 
-  /** @param now The clock, in milliseconds; to be replaced in tests. */
+  /** @param now The clock, in milliseconds; tests replace it. */
   constructor(now: () => number = () => performance.now()) {
     this.#now = now;
   }
 
-  /** True if a message of this kind may be printed now. `suppressed` is told of what was held back before it. */
+  /** True if a message of this kind may be printed now. Calls `suppressed` if messages before it were suppressed. */
   allows(kind: string, suppressed: (count: number) => void): boolean {
     const now = this.#now();
     let window = this.#windows.get(kind);

@@ -1,25 +1,27 @@
 /** Releases one managed resource. */
 export type ReleaseAction = () => void;
 
-/** Actions run by one release that were registered during it, before it is taken for a loop without end. */
+/** Limit of actions registered during a release, which stops one that registers actions without end. */
 const MOST_NEW = 1000;
 
-/** One action; `release` is null once it is taken out. */
+/** An action; `release` is null after it was removed or called. */
 interface Entry {
   release: ReleaseAction | null;
 }
 
 /**
- * Resources released together, last one first (Linux: devres).
+ * Actions that are called together, in reverse order of registration (Linux: devres).
  *
- * Invariant: at most half of the entries, `#gone` of them, are taken out: pools with overlapping lives, each destroyed by
- * hand, must not pile up. So taking out costs O(1) on average.
+ *     gone = removed entries
+ *     gone * 2 <= entries      between removals: entries of pools that were destroyed by hand must not accumulate
+ *
+ * So a removal costs amortized O(1).
  */
 export class ManagedResources {
   #entries: Entry[] = [];
   #gone = 0;
 
-  /** Registers an action. The function returned takes it out again, without running it; it says whether it was there. */
+  /** Registers an action. Returns a function that removes it without calling it, and returns whether it was registered. */
   add(release: ReleaseAction): () => boolean {
     const entry: Entry = { release };
     this.#entries.push(entry);
@@ -35,8 +37,10 @@ export class ManagedResources {
   }
 
   /**
-   * Runs every action, the last one first, each even if another throws; returns what was thrown. An action registered
-   * meanwhile is then the last one. If they go on registering actions, the rest is left, and an error says so.
+   * Calls and removes all actions in reverse order of registration, even if one throws. An action registered meanwhile is
+   * called next. After too many of those the rest stays registered, and the result has an error for it.
+   *
+   * @returns The exceptions, in order.
    */
   releaseAll(): unknown[] {
     const errors: unknown[] = [];

@@ -1,16 +1,16 @@
 import { checkInteger } from '../arguments.ts';
 
-/** No NUMA node in particular (Linux: `NUMA_NO_NODE`). */
+/** No preferred NUMA node (Linux: `NUMA_NO_NODE`). */
 export const NUMA_NO_NODE = -1;
 
 /**
- * The DMA mask of a device that drives `bits` address lines (Linux: `DMA_BIT_MASK`).
+ * Returns the DMA mask of a device with `bits` address bits (Linux: `DMA_BIT_MASK`).
  *
- * A mask is the highest address the device reaches, as a number: 2^bits - 1, and `Number.MAX_SAFE_INTEGER` from
- * 53 bits on, where addresses would no longer be exact. Compare addresses with it; do not AND them.
+ * A mask is the highest address that the device can access: 2^bits - 1, or `Number.MAX_SAFE_INTEGER` from 53 bits up, where
+ * numbers are no longer exact. Compare addresses with it; do not AND them.
  *
- * @param bits Address lines, 1 to 64.
- * @throws {@link DmaArgumentError} when `bits` is anything else.
+ * @param bits Address bits, 1 to 64.
+ * @throws {@link DmaArgumentError} for any other value.
  *
  * @example
  * ```ts

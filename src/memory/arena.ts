@@ -1,25 +1,30 @@
-/** One buffer that grows in place, up to a maximum that is reserved at the start. */
+/** One buffer that grows in place, up to a reserved maximum. */
 
 import { roundUp } from '../arguments.ts';
 import { DmaOutOfMemoryError } from '../errors.ts';
 
 /**
- * A growable SharedArrayBuffer, of which any worker sees the growth without a message. Where there is none (a web page
- * without cross-origin isolation, an older engine) a plain ArrayBuffer of the whole limit, which can't be shared; the
- * operating system gives its memory as it is touched.
+ * A growable SharedArrayBuffer; every worker sees its growth without a message. An engine without it (a web page without
+ * cross-origin isolation, an older engine) gets an ArrayBuffer of `limit` bytes. Workers can't share that one, and the
+ * operating system commits its pages on first access.
  *
- * All views of it have a fixed length: one that follows a growable buffer is 40 times slower.
+ * All views have a fixed length: a length-tracking view of a growable buffer is 40 times slower.
  */
 export class Arena {
-  /** The buffer; the same one for ever. */
+  /** The buffer; the same object for the arena's life. `buffer.byteLength <= limit`. */
   readonly buffer: ArrayBuffer | SharedArrayBuffer;
-  /** The most bytes that it will have. */
+  /** Maximum size in bytes. `limit % pageSize === 0`. */
   readonly limit: number;
-  /** Bytes of a page; `limit` is a multiple of it. */
+  /** Page size in bytes. */
   readonly pageSize: number;
   readonly #step: number;
 
-  /** Throws `DmaOutOfMemoryError` when the engine can't reserve `limit` bytes. */
+  /**
+   * @param limit Maximum size in bytes, a multiple of `pageSize`.
+   * @param step Bytes to grow by, a multiple of `pageSize`.
+   * @param pageSize Bytes.
+   * @throws {@link DmaOutOfMemoryError} `ERR_DMAPOOL_NO_MEMORY` when the engine can't reserve `limit` bytes.
+   */
   constructor(limit: number, step: number, pageSize: number) {
     this.limit = limit;
     this.pageSize = pageSize;
@@ -27,17 +32,17 @@ export class Arena {
     this.buffer = reserve(limit);
   }
 
-  /** True when workers can see this memory. */
+  /** True when the buffer is a SharedArrayBuffer. */
   get shareable(): boolean {
     return 'grow' in this.buffer;
   }
 
-  /** A view of `length` bytes that exist. */
+  /** Returns a view of `length` bytes at `from`; `from + length <= buffer.byteLength`. */
   bytes(from: number, length: number): Uint8Array {
     return new Uint8Array(this.buffer, from, length);
   }
 
-  /** Sees to it that the first `end` bytes exist. False when the engine has no memory for them. */
+  /** Grows the buffer to at least `end` bytes; false when the engine has no memory for them. */
   growTo(end: number): boolean {
     const { buffer } = this;
     if (end <= buffer.byteLength) return true;
@@ -51,16 +56,16 @@ export class Arena {
     }
   }
 
-  /** Makes the bytes from `from` to `to` zero, which exist: both are multiples of 8. */
+  /** Fills bytes `from` to `to - 1` with zeros. Both are multiples of 8, at most `buffer.byteLength`. */
   zero(from: number, to: number): void {
-    // As doubles, since V8 fills shared memory element by element: three times as fast as bytes.
+    // V8 fills shared memory element by element: doubles are three times as fast as bytes.
     new Float64Array(this.buffer, from, (to - from) / 8).fill(0);
   }
 }
 
 function reserve(limit: number): ArrayBuffer | SharedArrayBuffer {
   try {
-    // Both are asked for at run time: the types say that they always exist, browsers say otherwise.
+    // The types declare SharedArrayBuffer and `grow` as always present; some browsers lack one or both.
     const Shared = (globalThis as { SharedArrayBuffer?: SharedArrayBufferConstructor }).SharedArrayBuffer;
     if (typeof Shared?.prototype.grow === 'function') return new Shared(0, { maxByteLength: limit });
     return new ArrayBuffer(limit);

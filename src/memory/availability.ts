@@ -1,29 +1,33 @@
-/** Those who wait for memory to come back to a source. */
 import { checkFunction } from '../arguments.ts';
 
+/** One-shot listeners for the next event "memory available" of a coherent allocator. */
 export class Availability {
-  // Objects, since one function may wait twice.
+  // Entries are objects because one function may be registered twice.
   #waiting = new Set<{ listener: (() => void) | null }>();
 
   /**
-   * Calls `listener` once, at the next {@link announce}; returns a function that takes the wish back.
-   * What a listener throws is dropped: it must not harm the one who happens to free, nor the other listeners.
+   * Subscribes `listener` to the next {@link announce} only.
+   *
+   * Exceptions of a listener are dropped: they must not fail the free that triggered the call, nor skip other listeners.
+   *
+   * @returns A function that cancels the subscription.
+   * @throws `DmaArgumentError` unless `listener` is a function.
    */
   once(listener: () => void): () => void {
     checkFunction('listener', listener);
     const entry: { listener: (() => void) | null } = { listener };
     this.#waiting.add(entry);
     return () => {
-      // Cleared as well, for who is called off by another listener of the same round.
+      // announce() may be iterating over the old set: without a listener it skips this entry.
       entry.listener = null;
       this.#waiting.delete(entry);
     };
   }
 
-  /** Memory came back. */
+  /** Calls and removes all listeners. */
   announce(): void {
     if (this.#waiting.size === 0) return;
-    // A new set first: a listener may wait again, or free memory itself.
+    // The set is replaced first: a listener may subscribe again, or free memory and so re-enter announce().
     const waiting = this.#waiting;
     this.#waiting = new Set();
     for (const { listener } of waiting) {

@@ -1,95 +1,105 @@
 /**
- * The one interface between the allocator and the homes of its memory.
+ * The interface between pools and coherent memory.
  *
- *     pool  --allocCoherent-->  device  --allocCoherent-->  memory source (CoherentAllocator)
- *                               checks the mask             heap, hugetlb, VFIO, QEMU, yours
+ *     pool  --allocPage-->  device  --allocCoherent-->  CoherentAllocator
+ *                           checks the mask             heap, hugetlb, VFIO, QEMU or a user's
  */
 
-/** What a memory source needs to know of the device that the memory is for. A `Device` is one. */
+/** The properties of a device that a coherent allocator uses. `Device` implements it. */
 export interface DmaTarget {
   /** Name for messages, such as a PCI address. */
   readonly name: string;
-  /** The highest address that the device reaches. */
+  /** Highest address that the device can access. */
   readonly dmaMask: number;
 }
 
 /** One request for coherent memory. */
 export interface CoherentRequest {
-  /** For whom. Its identity is the key of its IOMMU domain. */
+  /** The device that will access the memory. Its object identity, not its name, selects the IOMMU domain. */
   readonly device: DmaTarget;
-  /** Bytes wanted, 1 to 2^31-1. Rounded up to whole pages by the source. */
+  /** Bytes, 1 to 2^31-1. The allocator rounds up to whole pages. */
   readonly size: number;
-  /** NUMA node to prefer, or -1 (`NUMA_NO_NODE`) for any. A wish: sources without nodes ignore it. */
+  /** Preferred NUMA node, or -1 (`NUMA_NO_NODE`) for any. A hint: allocators without nodes ignore it. */
   readonly node: number;
 }
 
-/** Memory that CPU and device see alike. Given by a source, and given back to it as the same object. */
+/** Memory that CPU and device see alike. The object that was allocated is the one to free. */
 export interface CoherentMemory {
-  /** The address that the device uses, in bytes; a multiple of the natural alignment. */
+  /** Address that the device uses, in bytes; naturally aligned (see {@link CoherentAllocator}). */
   readonly dma: number;
-  /** Bytes asked for. */
+  /** Requested size in bytes. */
   readonly size: number;
-  /** The buffer that holds the memory. Not for posting to a worker: a foreign buffer would be copied. */
+  /** The buffer that contains the memory. Do not post it to a worker: a buffer that is not shared would be copied. */
   readonly buffer: ArrayBuffer | SharedArrayBuffer;
-  /** Where in the buffer the memory begins, in bytes; a multiple of 8. */
+  /** Offset of the memory in the buffer, in bytes; a multiple of 8. */
   readonly byteOffset: number;
 }
 
 /**
- * Where another worker of the same process finds memory that is no `SharedArrayBuffer`. It goes through `postMessage`;
- * who knows its kind makes a buffer of it there (`openSharedRegion` of `dmapool/linux`). Treat it as opaque.
+ * Describes memory that is no `SharedArrayBuffer` to another worker of the same process. Post it to the worker and open
+ * it there by its kind (`openSharedRegion` of `dmapool/linux`). Treat the fields as opaque.
  */
 export interface SharedRegion {
-  /** Who can open it: `mapped` for memory that the system mapped into the process. */
+  /** Selects the function that opens it: `mapped` for memory that the system mapped into the process. */
   readonly kind: string;
   /** Name of the memory, for checks and messages. */
   readonly name: string;
-  /** Where it begins in the process, in bytes. */
+  /** Virtual address of the first byte. */
   readonly address: number;
   /** Bytes. */
   readonly size: number;
 }
 
 /**
- * A source of coherent memory (Linux: `dma_alloc_coherent`, by whatever implements it for the device).
+ * Allocates coherent memory (Linux: `dma_alloc_coherent`).
  *
- * What a source promises:
- * - `dma` is naturally aligned: to the smallest power-of-two number of pages that holds the request;
- * - every byte reads zero when handed out, also when the memory was used before;
- * - no two live allocations overlap, and no page serves two devices, not even one after the other while
- *   the first can still reach it;
- * - where it can place memory below the device's mask it does; where it can't it returns null.
+ * The contract of an implementation, with `pages = ceil(size / pageSize)`:
+ * - `dma` is naturally aligned: `dma % (pageSize * 2^ceil(log2(pages))) === 0`;
+ * - every byte of a new allocation reads as zero, also if the memory was used before;
+ * - live allocations do not overlap, and no two devices share a page. A page changes devices only after the first device
+ *   can no longer access it;
+ * - memory is placed at or below the device's mask: `dma + size - 1 <= device.dmaMask`. If that is impossible, the result
+ *   is null.
  */
 export interface CoherentAllocator {
-  /** Kind of memory for messages and listings: `heap`, `hugetlb`, `vfio`, `qemu`. */
+  /** Kind of memory, for messages and listings: `heap`, `hugetlb`, `vfio`, `qemu`. */
   readonly name: string;
-  /** Bytes of a page: a power of two, 4096 or more. A page is what an IOMMU can protect. */
+  /** Page size in bytes: a power of two, 4096 or more. A page is the unit of protection of an IOMMU. */
   readonly pageSize: number;
 
-  /** Allocates zeroed memory as `request` says, or returns null when none is left that suits. Throws only for wrong arguments. */
+  /**
+   * Allocates zeroed memory.
+   *
+   * @param request Device, size and preferred node.
+   * @returns The memory, or null when no free memory satisfies the request.
+   * @throws `DmaArgumentError` for a wrong request, and nothing else.
+   */
   allocCoherent(request: CoherentRequest): CoherentMemory | null;
 
   /**
-   * Takes `memory` back. What was not given by this source, or was given back before, is a `DmaMappingError`.
+   * Frees `memory`.
    *
-   * @param memory The very object that {@link allocCoherent} returned.
-   * @param device Who gives it back. A source that knows whose memory is whose refuses another device's.
+   * @param memory The object that {@link allocCoherent} returned.
+   * @param device The device that frees it. An allocator that records the device of each allocation checks it.
+   * @throws `DmaMappingError` `ERR_DMAPOOL_NOT_MAPPED` for any other object, or memory that was freed already.
    */
   freeCoherent(memory: CoherentMemory, device?: DmaTarget): void;
 
   /**
-   * Calls `listener` once after the next memory came back or the source grew, so that those who wait can try again.
-   * Returns a function that takes the wish back. Optional: without it waiters only see their own pool's frees.
+   * Calls `listener` once, after the next free or growth, so that waiters can retry.
+   * Optional: without it a waiter only sees the frees of its own pool.
+   *
+   * @returns A function that cancels the subscription.
    */
   onceAvailable?(listener: () => void): () => void;
 
   /**
-   * For sources whose buffers are no `SharedArrayBuffer`: how another worker of this process gets at one of them.
-   * Optional: without it pools on this memory can't be shared, unless its buffers are shared ones.
+   * Describes a buffer that is no `SharedArrayBuffer` to other workers of this process.
+   * Optional: without it only pools on a `SharedArrayBuffer` can be shared.
    *
-   * @param buffer One that this source gave as the `buffer` of a {@link CoherentMemory}.
-   * @returns What to post to the worker. It holds as long as the source's memory does.
-   * @throws `DmaMappingError` `ERR_DMAPOOL_NOT_MAPPED` for another buffer, or when the memory was closed.
+   * @param buffer The `buffer` of a {@link CoherentMemory} of this allocator.
+   * @returns The region to post to the worker, valid until the allocator's memory is closed.
+   * @throws `DmaMappingError` `ERR_DMAPOOL_NOT_MAPPED` for another buffer, or after the memory was closed.
    */
   shareBuffer?(buffer: ArrayBuffer | SharedArrayBuffer): SharedRegion;
 }

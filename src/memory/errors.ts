@@ -1,12 +1,12 @@
-/** Errors of coherent memory: mask, mappings, IOMMU faults, faulty sources. */
+/** Errors of coherent memory: DMA mask, mappings, IOMMU faults, allocators that break their contract. */
 import { DmaError, hex } from '../errors.ts';
 
-/** Memory was to be had, but only where the device can't reach it. Nothing was handed out. */
+/** The only memory available is above the device's DMA mask. Nothing was allocated. */
 export class DmaMaskError extends DmaError {
   declare readonly code: 'ERR_DMAPOOL_MASK';
-  /** The address that can't be reached, in bytes. */
+  /** The address above the mask, in bytes. */
   readonly dma: number;
-  /** The device's mask: the highest address it reaches. */
+  /** The device's mask: the highest address that it can access. */
   readonly mask: number;
 
   constructor(device: string, dma: number, size: number, mask: number) {
@@ -20,7 +20,7 @@ export class DmaMaskError extends DmaError {
   }
 }
 
-/** Memory was mapped twice, or given back, unmapped or shared though it is not mapped; the call changed nothing. */
+/** Memory to map is mapped already, or memory to free, unmap or share is not mapped. The call changed nothing. */
 export class DmaMappingError extends DmaError {
   declare readonly code: 'ERR_DMAPOOL_NOT_MAPPED' | 'ERR_DMAPOOL_ALREADY_MAPPED';
   constructor(code: 'ERR_DMAPOOL_NOT_MAPPED' | 'ERR_DMAPOOL_ALREADY_MAPPED', message: string) {
@@ -28,10 +28,10 @@ export class DmaMappingError extends DmaError {
   }
 }
 
-/** A device touched an address that is not mapped for it: what a real IOMMU would stop and report. */
+/** A device accessed an address that is not mapped for it. A hardware IOMMU would block and report the access. */
 export class IommuFaultError extends DmaError {
   declare readonly code: 'ERR_DMAPOOL_IOMMU_FAULT';
-  /** The first faulting address, in bytes. */
+  /** First faulting address, in bytes. */
   readonly dma: number;
   /** Name of the device that made the access. */
   readonly device: string;
@@ -43,7 +43,7 @@ export class IommuFaultError extends DmaError {
   }
 }
 
-/** A memory source broke its promises (alignment, exact addresses); what it gave was given back unused. */
+/** A coherent allocator broke its contract (alignment, exact addresses). Its memory was freed unused. */
 export class DmaSourceError extends DmaError {
   declare readonly code: 'ERR_DMAPOOL_SOURCE';
   constructor(message: string, options?: ErrorOptions) {

@@ -1,12 +1,12 @@
 /**
- * The embedded memory source: ordinary memory, seen by devices through a software IOMMU.
+ * The embedded coherent allocator: ordinary memory that devices access through a software IOMMU.
  *
  *     pool -----> HeapAllocation: buffer + byteOffset ---------------\
  *                                                                     > the arena's pages
  *     device emulator --dma--> IommuDomain of the device --physical--/
  *
- * An address of the arena (its "physical" addresses, 0 to limit) is never an address that a device uses, so code that
- * confuses the two fails, and whatever is not mapped for a device faults, as on a machine with a strict IOMMU.
+ * Physical addresses are offsets in the arena, 0 to `limit`. Devices use IOVAs instead, so code that confuses the two fails.
+ * An access outside a device's mappings faults, as with a strict hardware IOMMU.
  */
 
 import { checkBytes, checkInteger, type OptionNames, readOptions, roundUp } from '../arguments.ts';
@@ -17,28 +17,31 @@ import { checkPageSize, type IommuDomain, SoftwareIommu } from './iommu.ts';
 import { MAX_REGION_PAGES, PageAllocator } from './page-allocator.ts';
 import { checkRequest, checkTarget, notLive } from './request.ts';
 
-/** How much memory a {@link HeapMemory} may use, and how it takes it from the system. */
+/** Options of {@link HeapMemory}. */
 export interface HeapOptions {
-  /** The most bytes, from one page to 2^29 pages, rounded down to whole pages; 256 MiB by default. Address space only. */
+  /**
+   * Maximum size in bytes, one page to 2^29 pages, rounded down to whole pages. Default: 256 MiB. Reserves address space
+   * only.
+   */
   readonly limit?: number;
-  /** Bytes to grow by, 1 or more, rounded up to whole pages; 1 MiB by default. */
+  /** Bytes to grow by, 1 or more, rounded up to whole pages. Default: 1 MiB. */
   readonly step?: number;
-  /** Bytes of a page: a power of two from 4096 (the default) to 2^30. */
+  /** Page size in bytes: a power of two, 4096 (the default) to 2^30. */
   readonly pageSize?: number;
 }
 
 const HEAP_OPTIONS: OptionNames<HeapOptions> = { limit: true, step: true, pageSize: true };
 
 /**
- * Memory from `HeapMemory`. There may be one of these for each page in use, so it holds five words and computes the
- * rest: page numbers are small integers to the engine, where an address above 2^31 would be an object of its own.
+ * An allocation of {@link HeapMemory}. There may be one for each page in use, so it stores five fields and computes the
+ * rest. It stores page numbers because the engine keeps small integers inline, but allocates a number above 2^31.
  */
 class HeapAllocation implements CoherentMemory {
   readonly #arena: Arena;
   readonly #domain: IommuDomain;
   readonly #page: number;
   readonly #iovaPage: number;
-  /** Bytes asked for; negative once the memory was given back. */
+  /** Requested bytes; negative after the free. */
   #size: number;
 
   constructor(arena: Arena, domain: IommuDomain, page: number, iovaPage: number, size: number) {
@@ -66,8 +69,8 @@ class HeapAllocation implements CoherentMemory {
   }
 
   /**
-   * Marks memory as given back and returns its device's domain; null, and nothing is changed, unless it is live memory
-   * of this arena, and of domain `owner` if one is given. Static, so that those who hold the memory have no method to spoil it with.
+   * Marks `memory` as freed and returns its domain. Returns null and changes nothing unless it is live memory of `arena`
+   * and, if `owner` is not null, of that domain. Static, so that the object has no method that a caller could use.
    */
   static retire(memory: unknown, arena: Arena, owner: IommuDomain | null): IommuDomain | null {
     if (typeof memory !== 'object' || memory === null || !(#arena in memory)) return null;
@@ -79,9 +82,9 @@ class HeapAllocation implements CoherentMemory {
 }
 
 /**
- * Coherent memory from the JavaScript engine, with synthetic bus addresses.
+ * A coherent allocator on memory of the JavaScript engine, with synthetic bus addresses.
  *
- * The memory is one growable SharedArrayBuffer; where the engine has none, an ArrayBuffer, and `shareable` is false.
+ * The memory is one growable SharedArrayBuffer. An engine without it gets an ArrayBuffer, and `shareable` is false.
  *
  * @example
  * ```ts
@@ -89,7 +92,7 @@ class HeapAllocation implements CoherentMemory {
  * const nic = { name: '0000:00:03.0', dmaMask: 2 ** 32 - 1 };
  * const memory = source.allocCoherent({ device: nic, size: 4096, node: -1 });
  * if (memory !== null) {
- *   source.write(nic, memory.dma, Uint8Array.of(1, 2, 3)); // what the device would do
+ *   source.write(nic, memory.dma, Uint8Array.of(1, 2, 3)); // DMA of an emulated device
  *   source.freeCoherent(memory);
  * }
  * ```
@@ -103,8 +106,8 @@ export class HeapMemory implements CoherentAllocator {
   readonly #availability = new Availability();
 
   /**
-   * Throws `DmaArgumentError` for options out of range, and `DmaOutOfMemoryError` when the engine can't reserve address
-   * space for `limit`.
+   * @throws {@link DmaArgumentError} for an option out of range.
+   * @throws {@link DmaOutOfMemoryError} `ERR_DMAPOOL_NO_MEMORY` when the engine can't reserve address space for `limit`.
    */
   constructor(options: HeapOptions = {}) {
     const given = readOptions('options', options, HEAP_OPTIONS);
@@ -119,38 +122,39 @@ export class HeapMemory implements CoherentAllocator {
     this.#iommu = new SoftwareIommu(pageSize);
   }
 
-  /** True when the memory can be seen by workers; false where the engine has no growable SharedArrayBuffer. */
+  /** True when workers can share the memory; false when the engine has no growable SharedArrayBuffer. */
   get shareable(): boolean {
     return this.#arena.shareable;
   }
 
-  /** Bytes of the pages that are handed out. */
+  /** Bytes of allocated pages. */
   get bytesInUse(): number {
     return this.#pages.usedPages * this.pageSize;
   }
 
-  /** Bytes taken from the engine so far; never shrinks. Where it is not `shareable`, the whole limit from the start. */
+  /** Bytes taken from the engine; never shrinks. Equals `limit` from the start unless `shareable`. */
   get bytesCommitted(): number {
     return this.#arena.buffer.byteLength;
   }
 
-  /** The most bytes that this source will ever have, a multiple of the page size. */
+  /** Maximum size in bytes, a multiple of the page size. */
   get limit(): number {
     return this.#arena.limit;
   }
 
-  /** Device accesses stopped by the IOMMU so far. */
+  /** Device accesses that the IOMMU blocked. */
   get faults(): number {
     return this.#iommu.faults;
   }
 
   /**
-   * Allocates zeroed memory that the device can reach; null when the limit is reached, no piece is large enough, the
-   * engine gives no more, or nothing suits the device's mask. Throws `DmaArgumentError` only.
+   * Allocates zeroed memory within the device's DMA mask. A device with a mask above 4 GiB gets addresses above 4 GiB
+   * first, so that a driver which truncates addresses to 32 bits fails at once.
    *
-   * Devices that reach above 4 GiB get addresses there first: a driver that drops the upper half fails at once.
-   *
-   * @param request For whom, and how many bytes, 1 to 2^31-1; the node is not looked at.
+   * @param request The device and the size in bytes, 1 to 2^31-1. `node` is ignored.
+   * @returns The memory, or null when the limit is reached, free memory is too fragmented, the engine has no more memory,
+   *   or no free address is within the mask.
+   * @throws `DmaArgumentError` for a wrong request, and nothing else.
    */
   allocCoherent(request: CoherentRequest): CoherentMemory | null {
     const { device, mask, size } = checkRequest(request);
@@ -170,22 +174,21 @@ export class HeapMemory implements CoherentAllocator {
     } catch (error) {
       domain.freeIova(iova, bytes);
       this.#pages.free(physical, bytes);
-      // The engine had no memory for the page table.
+      // The engine has no memory for the page table.
       if (error instanceof RangeError) return null;
       throw error;
     }
-    // What was never handed out is zero from the system, and filling it would make the system provide it now.
+    // Memory above `used` was never allocated: it is zero, and a fill would make the system commit its pages now.
     if (physical < used) this.#arena.zero(physical, Math.min(physical + bytes, used));
     return new HeapAllocation(this.#arena, domain, physical / this.pageSize, iova / this.pageSize, size);
   }
 
   /**
-   * Takes `memory` back: the device can't reach it any more, and it may be handed out again, to any device.
-   * What this source did not give, or gave to another device, or has back already, is a `DmaMappingError`
-   * (`ERR_DMAPOOL_NOT_MAPPED`).
+   * Frees `memory` and removes the device's mapping of it.
    *
-   * @param memory As {@link allocCoherent} returned it.
-   * @param device For whom it was; default: not looked at.
+   * @param memory The object that {@link allocCoherent} returned.
+   * @param device The device of the request. Default: not checked.
+   * @throws {@link DmaMappingError} `ERR_DMAPOOL_NOT_MAPPED` for memory of another allocator or device, or freed already.
    */
   freeCoherent(memory: CoherentMemory, device?: DmaTarget): void {
     if (device !== undefined) checkTarget(device);
@@ -203,18 +206,21 @@ export class HeapMemory implements CoherentAllocator {
   }
 
   /**
-   * Calls `listener` once, when memory next came back; returns a function that takes the wish back.
-   * What a listener throws is dropped: it must not harm the one who happens to free, nor the other listeners.
+   * Calls `listener` once, after the next free. Exceptions of a listener are dropped.
+   *
+   * @returns A function that cancels the subscription.
    */
   onceAvailable(listener: () => void): () => void {
     return this.#availability.once(listener);
   }
 
   /**
-   * For device emulators: a view of the memory that `device` sees at `dma`. Valid until the memory is freed.
+   * For device emulators: returns a view of the memory at the address `dma` of `device`, valid until the memory is freed.
    *
-   * Throws `IommuFaultError` when any of `length` bytes (1 or more) is not mapped for the device, and `DmaArgumentError`
-   * when they do not lie in one piece, as may be when they belong to several allocations: use `read` and `write` there.
+   * @param length Bytes, 1 or more.
+   * @throws {@link IommuFaultError} when any byte is not mapped for the device.
+   * @throws {@link DmaArgumentError} when the bytes are not physically contiguous, as bytes of several allocations may be;
+   *   use `read` and `write` for those.
    */
   translate(device: DmaTarget, dma: number, length: number): Uint8Array {
     checkTarget(device);
@@ -223,8 +229,9 @@ export class HeapMemory implements CoherentAllocator {
   }
 
   /**
-   * For device emulators: `device` reads `into.length` bytes at `dma`.
-   * Throws `IommuFaultError`, before any byte is copied, unless all of them are mapped for the device.
+   * For device emulators: reads `into.length` bytes at the address `dma` of `device`.
+   *
+   * @throws {@link IommuFaultError} when any byte is not mapped for the device; nothing is copied.
    */
   read(device: DmaTarget, dma: number, into: Uint8Array): void {
     checkBytes('into', into);
@@ -232,8 +239,9 @@ export class HeapMemory implements CoherentAllocator {
   }
 
   /**
-   * For device emulators: `device` writes `from` to `dma`.
-   * Throws `IommuFaultError`, before any byte is written, unless all of it is mapped for the device.
+   * For device emulators: writes `from` to the address `dma` of `device`.
+   *
+   * @throws {@link IommuFaultError} when any byte is not mapped for the device; nothing is written.
    */
   write(device: DmaTarget, dma: number, from: Uint8Array): void {
     checkBytes('from', from);
@@ -260,7 +268,8 @@ export class HeapMemory implements CoherentAllocator {
 let shared: HeapMemory | undefined;
 
 /**
- * The process-wide heap source of 256 MiB, made when first asked for: where pools without a source of their own live.
+ * Returns the process-wide {@link HeapMemory} of 256 MiB, created by the first call. Devices without a `memory` option use
+ * it.
  *
  * @example
  * ```ts

@@ -1,10 +1,10 @@
 /**
- * An IOMMU in software: which bus addresses (IOVAs) of which device lead to which physical pages.
+ * A software IOMMU: maps bus addresses (IOVAs) of each device to physical pages.
  *
  *     device --IOVA--> IommuDomain (its page table) --physical address--> memory
  *
- * As in hardware and in Linux, the table (`map`, `unmap`, `translate`) and the choice of addresses (`allocIova`,
- * `freeIova`) are two things: who maps an address that was not handed out must know that nobody else will.
+ * As in Linux, the page table (`map`, `unmap`, `translate`) is independent of the allocation of addresses (`allocIova`,
+ * `freeIova`). A caller that maps an IOVA without `allocIova` is responsible for its uniqueness.
  */
 
 import { checkInteger, checkPowerOfTwo } from '../arguments.ts';
@@ -16,15 +16,15 @@ import { MAX_ENTRY, PageTable } from './page-table.ts';
 
 const FOUR_GIB = 2 ** 32;
 
-/** Checks a page size: a power of two from 4096 to 2^30. */
+/** Checks a page size: a power of two, 4096 to 2^30. @throws `DmaArgumentError` */
 export function checkPageSize(pageSize: number): void {
   checkPowerOfTwo('pageSize', pageSize, 4096, 2 ** 30);
 }
 
-/** What the domains of one IOMMU have in common. */
+/** State that the domains of one IOMMU share. */
 interface Shared {
   readonly pageSize: number;
-  /** Physical page to the number of the domain that maps it. */
+  /** Maps a physical page to the number of the domain that maps it. */
   readonly owners: PageTable;
   faults: number;
 }
@@ -44,22 +44,22 @@ interface Shared {
  */
 export class SoftwareIommu {
   readonly #shared: Shared;
-  // Keyed by the device and holding only its name, so that a device that is forgotten takes its domain along.
+  // A domain holds the device's name, not the device, so that a device and its domain can be garbage-collected.
   readonly #domains = new WeakMap<DmaTarget, IommuDomain>();
   #made = 0;
 
-  /** @param pageSize Bytes of a page: a power of two from 4096 to 2^30. */
+  /** @param pageSize Bytes: a power of two, 4096 (the default) to 2^30. */
   constructor(pageSize = 4096) {
     checkPageSize(pageSize);
     this.#shared = { pageSize, owners: new PageTable(), faults: 0 };
   }
 
-  /** Accesses stopped so far, of all devices. */
+  /** Accesses of all devices that were blocked. */
   get faults(): number {
     return this.#shared.faults;
   }
 
-  /** The device's domain, made when first asked for. The device's identity counts, not its name. */
+  /** Returns the device's domain, created by the first call. The object's identity selects it, not the device's name. */
   domain(device: DmaTarget): IommuDomain {
     let domain = this.#domains.get(device);
     if (domain === undefined) {
@@ -70,7 +70,7 @@ export class SoftwareIommu {
   }
 }
 
-/** The address space of one device; got from {@link SoftwareIommu.domain}. */
+/** The address space of one device; see {@link SoftwareIommu.domain}. */
 export class IommuDomain {
   /** The device's name, for messages. */
   readonly device: string;
@@ -78,14 +78,14 @@ export class IommuDomain {
   readonly #number: number;
   readonly #table = new PageTable();
   /**
-   * Two halves of the IOVAs, made on first use: most devices need one of them only.
+   * The two halves of the IOVA space, created on first use because most devices need only one.
    *
    *     0        one page                          4 GiB                            4 GiB + 2^29 pages
-   *     | never  |  low: for devices of 32 bits     |  high: first for all that reach it  |
-   *              |  or less, else when high is full |
+   *     | unused |  low: masks below 4 GiB;         |  high: all other masks             |
+   *              |  others when high is full        |
    *
-   * A driver that loses the upper half of an address then fails at once, in the first test, and not on the one machine
-   * with much memory. And 32-bit devices keep their addresses for themselves as long as possible.
+   * High addresses come first so that a driver which truncates addresses to 32 bits fails in its first test, and so that
+   * the low half is left to 32-bit devices.
    */
   readonly #halves: PageAllocator[] = [];
 
@@ -97,15 +97,22 @@ export class IommuDomain {
   }
 
   /**
-   * An unused IOVA for `bytes`, naturally aligned, the last byte at or below `limit`; -1 if there is none.
-   * Never 0. From 4 GiB up if the limit allows, which shows drivers that lose the upper half; else below.
+   * Allocates a naturally aligned IOVA range, from 4 GiB up if `limit` and free space allow it, else below. Never 0.
+   *
+   * @param bytes 1 or more.
+   * @param limit Highest address that the last byte may have.
+   * @returns The IOVA, or -1 when no range is free.
    */
   allocIova(bytes: number, limit: number): number {
     const high = limit < FOUR_GIB ? -1 : this.#halfFor(FOUR_GIB).alloc(bytes, limit);
     return high < 0 ? this.#halfFor(0).alloc(bytes, limit) : high;
   }
 
-  /** Gives an IOVA back; throws `DmaMappingError` and changes nothing when the range is not all handed out. */
+  /**
+   * Frees an IOVA range.
+   *
+   * @throws {@link DmaMappingError} `ERR_DMAPOOL_NOT_MAPPED`, with nothing changed, unless all of it is allocated.
+   */
   freeIova(iova: number, bytes: number): void {
     this.#halfFor(iova).free(iova, bytes);
   }
@@ -119,11 +126,12 @@ export class IommuDomain {
   }
 
   /**
-   * Lets the device reach `size` bytes at `physical` by `iova`.
+   * Maps `size` bytes at `physical` to `iova`. A physical page has at most one mapping, in one domain. All parameters are
+   * in bytes and multiples of the page size.
    *
-   * All three are multiples of the page size (`DmaArgumentError` otherwise). An IOVA page leads to one physical page,
-   * and a physical page has one mapping in one domain: what is mapped already, on either side, throws
-   * `DmaMappingError` (`ERR_DMAPOOL_ALREADY_MAPPED`) and changes nothing.
+   * @throws {@link DmaArgumentError} for any other value.
+   * @throws {@link DmaMappingError} `ERR_DMAPOOL_ALREADY_MAPPED`, with nothing changed, when an IOVA page or a physical page
+   *   is mapped already.
    */
   map(iova: number, physical: number, size: number): void {
     const { pageSize, owners } = this.#shared;
@@ -147,8 +155,9 @@ export class IommuDomain {
   }
 
   /**
-   * Takes a range away from the device; multiples of the page size. It need not be one earlier mapping.
-   * Throws `DmaMappingError` (`ERR_DMAPOOL_NOT_MAPPED`) and changes nothing unless all of it is mapped.
+   * Unmaps a range, which may be part of one mapping or span several. Both parameters are multiples of the page size.
+   *
+   * @throws {@link DmaMappingError} `ERR_DMAPOOL_NOT_MAPPED`, with nothing changed, unless all of it is mapped.
    */
   unmap(iova: number, size: number): void {
     const { pageSize, owners } = this.#shared;
@@ -164,10 +173,11 @@ export class IommuDomain {
   }
 
   /**
-   * The physical address behind `dma`, where `length` bytes (1 or more) lie in one piece.
+   * Returns the physical address of `dma`.
    *
-   * Throws `IommuFaultError`, and counts it, when any byte is not mapped: it names the first such address. Throws
-   * `DmaArgumentError` when all is mapped but in several pieces: take them one by one, by {@link contiguous}.
+   * @param length Bytes that must be mapped and physically contiguous, 1 or more.
+   * @throws {@link IommuFaultError}, and counts it, when any byte is not mapped. Its `dma` is the first such address.
+   * @throws {@link DmaArgumentError} when the bytes are mapped but not contiguous; see {@link contiguous}.
    */
   translate(dma: number, length: number, access = 'access'): number {
     checkInteger('length', length, 1);
@@ -181,10 +191,12 @@ export class IommuDomain {
   }
 
   /**
-   * Throws `IommuFaultError`, and counts it, unless the device may access all `length` bytes (0 or more) at `dma`.
+   * Checks that the device may access `length` bytes (0 or more) at `dma`.
    *
-   * Addresses come from descriptors that anybody may have written, so every whole number is a valid question, also
-   * above 2^53; only what is no address at all is a `DmaArgumentError`.
+   * Addresses come from descriptors with arbitrary content, so every whole number is a valid argument, also above 2^53.
+   *
+   * @throws {@link IommuFaultError}, and counts it, when any byte is not mapped.
+   * @throws {@link DmaArgumentError} when `dma` is not a whole number.
    */
   check(dma: number, length: number, access = 'access'): void {
     checkInteger('dma', dma, 0, Number.MAX_VALUE);
@@ -193,13 +205,13 @@ export class IommuDomain {
     const { pageSize } = this.#shared;
     const last = Math.floor((dma + length - 1) / pageSize);
     let page = Math.floor(dma / pageSize);
-    // Past 2^53 a page number may swallow the increment; but nothing is mapped there, so the loop ends at once.
+    // Above 2^53 `page++` may not change `page`, but nothing is mapped there, so the first iteration throws.
     for (; page <= last; page++) {
       if (this.#table.get(page) === -1) throw this.#fault(Math.max(dma, page * pageSize), length, access);
     }
   }
 
-  /** How many of `length` bytes at `dma` are mapped and lie in one physical piece; 0 when the first is not mapped. */
+  /** Returns how many of `length` bytes at `dma` are mapped and physically contiguous; 0 when the first is not mapped. */
   contiguous(dma: number, length: number): number {
     const { pageSize } = this.#shared;
     const first = Math.floor(dma / pageSize);
@@ -210,7 +222,7 @@ export class IommuDomain {
     return Math.min(run, length);
   }
 
-  /** Checks the IOVA range of a mapping and returns its pages. */
+  /** Checks the IOVA range of a mapping and returns its size in pages. */
   #checkRange(iova: number, size: number): number {
     const { pageSize } = this.#shared;
     checkMultiple('size', size, pageSize, pageSize, (MAX_ENTRY + 1) * pageSize);

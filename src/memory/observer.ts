@@ -1,31 +1,31 @@
 /**
- * The hook that `dmapool/observe` plugs into. Nothing is plugged in until that part is imported; a device, a pool or an
- * event then costs one comparison, and none of them is on the hot path.
+ * The hook for `dmapool/observe`. Without an observer, each new device or pool and each event costs one comparison, off the
+ * hot path.
  */
 
-/** What an observer is told of. */
+/** Events of a pool. */
 export type ObservedEvent = 'page' | 'exhausted' | 'corrupted' | 'leak' | 'worker-exit';
 
-/** What is plugged in. It must not throw. */
+/** Receives events. Its methods must not throw. */
 export interface Observer {
-  /** A device was made, or a pool, or a pool's backend was replaced. */
+  /** Called for a new device, pool or pool backend. */
   made(what: object): void;
   /**
-   * Something happened. Called where user code may run: all state is settled.
+   * Called for an event, where user code may run: all state is consistent.
    *
    * @param backend The backend of the pool.
-   * @param details For `page`, its slot, `-1 - slot` when it was given back, or null if that is not known; for `exhausted`, the refusal; for
-   *   `corrupted`, the block's index; for `leak`, how many blocks; for `worker-exit`, the exit.
+   * @param details For `page`, its number, `-1 - number` when it was freed, or null if unknown; for `exhausted`, the refusal;
+   *   for `corrupted`, the block's index; for `leak`, the number of blocks; for `worker-exit`, the exit.
    */
   event(name: ObservedEvent, backend: object, details: unknown): void;
-  /** A call waits for a block of this backend. The function is called once, when the wait ended. */
+  /** Called when a call starts to wait for a block. The caller calls the returned function once, when the wait ends. */
   waiting(backend: object): () => void;
 }
 
-/** What is plugged in, if anything. */
+/** The observer, if any. */
 export let observer: Observer | undefined;
 
-/** Plugs an observer in. */
+/** Installs an observer. */
 export function plugObserver(plugged: Observer): void {
   observer = plugged;
 }

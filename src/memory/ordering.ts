@@ -1,14 +1,14 @@
 /**
- * Coherent is not ordered: the device sees every write, but not necessarily in the order of the program. A descriptor
- * must be whole before the word that hands it over (an ownership bit, a phase, a tail index) changes, and the words
- * behind such a word must not be read before it. JavaScript promises order only through Atomics, so that one word is
- * written and read with these; all the others with plain views.
+ * Memory ordering between CPU and device. Coherent memory is not ordered: the device sees every write, but not
+ * necessarily in program order. A descriptor must be complete before the word that transfers its ownership (an ownership
+ * bit, a phase bit, a tail index), and must be read after that word. JavaScript guarantees order only through Atomics, so
+ * access that word with these functions, and all others with plain views.
  *
- *     plain writes of the descriptor            while (loadAcquire32(words, 3) still says "device's") wait
- *     storeRelease32(words, 3, OWN | length)    plain reads of what the device wrote
+ *     plain writes of the descriptor            wait while loadAcquire32(words, 3) & OWN
+ *     storeRelease32(words, 3, OWN | length)    plain reads of the completed descriptor
  *
- * Devices are little-endian, and so are typed arrays on every machine that Node, Bun, Deno and the browsers run on
- * today; on a big-endian one these helpers swap bytes, plain typed arrays do not (use a DataView there).
+ * Words are little-endian. Typed arrays are little-endian on every machine that Node, Bun, Deno and browsers run on today.
+ * On a big-endian machine these functions swap bytes; plain typed arrays do not, so use a DataView there.
  */
 import { checkInteger } from '../arguments.ts';
 import { DmaArgumentError } from '../errors.ts';
@@ -30,12 +30,12 @@ export type HalfWords = Int16Array | Uint16Array;
 export type Words = Int32Array | Uint32Array;
 
 /**
- * Store-release: writes one 32-bit word, little-endian, after everything that the program wrote before.
+ * Store-release: writes a 32-bit word, little-endian, after all earlier writes of the program.
  *
- * @param words View of the block; `block.u32` or `block.i32`.
- * @param index Which word of the view, from 0.
- * @param value The word; its low 32 bits are used.
- * @throws {@link DmaArgumentError} for an index that is not in the view.
+ * @param words A view of the block: `block.u32` or `block.i32`.
+ * @param index Index of the word, 0 to `words.length` - 1.
+ * @param value A number; its low 32 bits are used.
+ * @throws {@link DmaArgumentError} for any other argument.
  *
  * @example
  * ```ts
@@ -55,19 +55,19 @@ export function storeRelease32(words: Words, index: number, value: number): void
 }
 
 /**
- * Load-acquire: reads one 32-bit word, little-endian, before everything that the program reads afterwards.
+ * Load-acquire: reads a 32-bit word, little-endian, before all later reads of the program.
  *
- * @param words View of the block; `block.u32` or `block.i32`.
- * @param index Which word of the view, from 0.
- * @returns The word as an unsigned number.
- * @throws {@link DmaArgumentError} for an index that is not in the view.
+ * @param words A view of the block: `block.u32` or `block.i32`.
+ * @param index Index of the word, 0 to `words.length` - 1.
+ * @returns The word, 0 to 2^32-1.
+ * @throws {@link DmaArgumentError} for any other argument.
  *
  * @example
  * ```ts
  * const DONE = 1;
  * const pool = DmaPool.create('descriptors', new Device({ name: 'eth0' }), { size: 16, align: 16 });
  * const descriptor = pool.alloc();
- * if (loadAcquire32(descriptor.u32, 3) & DONE) console.log(`${descriptor.u32[2]} bytes came`);
+ * if (loadAcquire32(descriptor.u32, 3) & DONE) console.log(`received ${descriptor.u32[2]} bytes`);
  * ```
  */
 export function loadAcquire32(words: Words, index: number): number {
@@ -80,10 +80,10 @@ export function loadAcquire32(words: Words, index: number): number {
 /**
  * {@link storeRelease32} for a 16-bit word, such as the index of a virtqueue's available ring.
  *
- * @param words View of the block; `block.u16`.
- * @param index Which word of the view, from 0.
- * @param value The word; its low 16 bits are used.
- * @throws {@link DmaArgumentError} for an index that is not in the view.
+ * @param words A view of the block: `block.u16`.
+ * @param index Index of the word, 0 to `words.length` - 1.
+ * @param value A number; its low 16 bits are used.
+ * @throws {@link DmaArgumentError} for any other argument.
  *
  * @example
  * ```ts
@@ -103,10 +103,10 @@ export function storeRelease16(words: HalfWords, index: number, value: number): 
 /**
  * {@link loadAcquire32} for a 16-bit word, such as the status of an NVMe completion.
  *
- * @param words View of the block; `block.u16`.
- * @param index Which word of the view, from 0.
- * @returns The word as an unsigned number.
- * @throws {@link DmaArgumentError} for an index that is not in the view.
+ * @param words A view of the block: `block.u16`.
+ * @param index Index of the word, 0 to `words.length` - 1.
+ * @returns The word, 0 to 2^16-1.
+ * @throws {@link DmaArgumentError} for any other argument.
  *
  * @example
  * ```ts
@@ -124,10 +124,10 @@ export function loadAcquire16(words: HalfWords, index: number): number {
 }
 
 /**
- * Low half of an address (Linux: `lower_32_bits`).
+ * Returns the low 32 bits of an address (Linux: `lower_32_bits`).
  *
  * @param value A whole number from 0 to 2^53-1.
- * @returns The low 32 bits, 0 to 2^32-1.
+ * @returns 0 to 2^32-1.
  * @throws {@link DmaArgumentError} for anything else.
  *
  * @example
@@ -141,10 +141,10 @@ export function lower32Bits(value: number): number {
 }
 
 /**
- * High half of an address (Linux: `upper_32_bits`).
+ * Returns the bits of an address from bit 32 up (Linux: `upper_32_bits`).
  *
  * @param value A whole number from 0 to 2^53-1.
- * @returns The bits from 32 on, 0 to 2^21-1.
+ * @returns 0 to 2^21-1.
  * @throws {@link DmaArgumentError} for anything else.
  *
  * @example
@@ -158,12 +158,13 @@ export function upper32Bits(value: number): number {
 }
 
 /**
- * Writes a 64-bit DMA address, little-endian, without a bigint. Not atomic: store-release a word of its own afterwards.
+ * Writes a 64-bit DMA address, little-endian, without a bigint. Not atomic: the device must not read it before a later
+ * store-release of another word.
  *
- * @param view Where; `block.view`.
- * @param byteOffset First of the eight bytes.
+ * @param view A view of the block: `block.view`.
+ * @param byteOffset Offset of the first byte, 0 to `view.byteLength` - 8.
  * @param address A whole number from 0 to 2^53-1.
- * @throws {@link DmaArgumentError} for anything else, and for eight bytes that are not all in the view.
+ * @throws {@link DmaArgumentError} for any other argument.
  *
  * @example
  * ```ts
@@ -182,13 +183,12 @@ export function writeAddress64(view: DataView, byteOffset: number, address: numb
 }
 
 /**
- * Reads what {@link writeAddress64} wrote.
+ * Reads a 64-bit DMA address, little-endian; see {@link writeAddress64}.
  *
- * @param view Where; `block.view`.
- * @param byteOffset First of the eight bytes.
+ * @param view A view of the block: `block.view`.
+ * @param byteOffset Offset of the first byte, 0 to `view.byteLength` - 8.
  * @returns The address, 0 to 2^53-1.
- * @throws {@link DmaArgumentError} when the 64 bits are no exact JavaScript number: then it is no address from here; and
- *   for eight bytes that are not all in the view.
+ * @throws {@link DmaArgumentError} for any other argument, or when the value is above 2^53-1.
  *
  * @example
  * ```ts

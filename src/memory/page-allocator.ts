@@ -1,43 +1,44 @@
 /**
- * Which pages of an address region are free: the lowest naturally aligned ones first, in O(log n).
+ * Buddy allocator for the pages of an address region: lowest naturally aligned address first, in O(log n).
  *
- *     value of a node: order+1 if all its 2^order pages are free, else the greater of its two children;
- *     so 0 means nothing free, and v means that the largest free aligned chunk below has 2^(v-1) pages
+ *     tree[node] = order + 1                                    if all 2^order pages of the node are free
+ *                = max(tree[2 * node], tree[2 * node + 1])      otherwise
+ *     so 0 means no free page, and v means that the largest free aligned chunk has 2^(v-1) pages
  *
- *                 2                   one tree node a byte, in level order: the children of node i
- *           1           2             are 2i and 2i+1, the root is node 1
+ *                 2                   one byte a node, in level order: the root is node 1, the children of node i are
+ *           1           2             2i and 2i+1
  *         0   1       1   1
  *       used free   free free         pages, ascending
  *
- * A node at an extreme (all free, all used) speaks for everything below it, whose bytes may be stale: they are
- * refreshed on the way down. That is what makes marking a range of any length O(log n).
+ * The bytes below a node that is all free or all used may be stale; a descent refreshes them. So marking a range of any
+ * length is O(log n).
  *
- * The tree covers an aligned window around the region's first page and doubles when the window is full, so a
- * region of terabytes costs about two bytes for each page below the highest one used.
+ * The tree covers an aligned window of pages [start, start + 2^order) that contains the region's first page. It doubles when
+ * the window is full, so a region of terabytes costs about two bytes for each page below the highest used one.
  */
 
 import { checkInteger, checkPowerOfTwo } from '../arguments.ts';
 import { DmaArgumentError, hex } from '../errors.ts';
 import { DmaMappingError } from './errors.ts';
 
-/** The most pages of one region: node numbers stay below 2^31, where the engine's integers are fast. */
+/** Maximum pages of a region. Node numbers stay below 2^31, so that the engine stores them as small integers. */
 export const MAX_REGION_PAGES: number = 2 ** 29;
 
-/** The first tree has 2^5 leaves: 64 bytes, which V8 keeps inside the array object. */
+/** The first tree has 2^5 leaves. V8 stores its 64 bytes inside the array object. */
 const FIRST_ORDER = 5;
 
-/** A region of addresses to be handed out by the page. */
+/** A region of addresses, allocated in pages. `base + size <= 2^53`. */
 export interface PageRegion {
-  /** First address, in bytes: a multiple of `pageSize`, which need not be aligned to more. */
+  /** First address, in bytes: a multiple of `pageSize`. */
   readonly base: number;
-  /** Bytes: a multiple of `pageSize`, at least one page and at most 2^29, ending at or below 2^53. */
+  /** Bytes: a multiple of `pageSize`, 1 to 2^29 pages. */
   readonly size: number;
-  /** Bytes of a page: a power of two. */
+  /** Page size in bytes: a power of two. */
   readonly pageSize: number;
 }
 
 /**
- * Hands out pages of an address region. It knows addresses only, and touches no memory behind them.
+ * Allocates pages of an address region. It manages addresses and accesses no memory.
  *
  * @example
  * ```ts
@@ -47,13 +48,13 @@ export interface PageRegion {
  * ```
  */
 export class PageAllocator {
-  /** Bytes of a page. */
+  /** Page size in bytes. */
   readonly pageSize: number;
-  /** Pages of the whole region. */
+  /** Pages of the region. */
   readonly pages: number;
 
-  // Page numbers below are relative to the origin: the address at or below the base that is aligned to the largest
-  // chunk the region can hold. So alignment of relative numbers is alignment of addresses, and they fit 30 bits.
+  // Page numbers are relative to the origin: the highest multiple of the largest chunk at or below the base. So a relative
+  // number has the alignment of its address, and fits 30 bits. The region has the pages first <= page < end.
   readonly #origin: number;
   readonly #first: number;
   readonly #end: number;
@@ -64,7 +65,7 @@ export class PageAllocator {
   #used = 0;
   #highWater: number;
 
-  /** Throws `DmaArgumentError` for a region that is out of the ranges stated at {@link PageRegion}. */
+  /** @throws {@link DmaArgumentError} for a region outside the ranges of {@link PageRegion}. */
   constructor(region: PageRegion) {
     const { base, size, pageSize } = region;
     checkPowerOfTwo('pageSize', pageSize, 1, 2 ** 53);
@@ -82,23 +83,24 @@ export class PageAllocator {
     this.#open(1, FIRST_ORDER, this.#start);
   }
 
-  /** Pages that are allocated. */
+  /** Allocated pages. */
   get usedPages(): number {
     return this.#used;
   }
 
-  /** The address just past the highest page that `alloc` ever gave, or the region's base: from there on all is unused. */
+  /** End address of the highest page that `alloc` ever returned, or the region's base. No page from there up was ever used. */
   get highWater(): number {
     return this.#highWater;
   }
 
   /**
-   * Allocates whole pages for `bytes`, at the lowest address that is aligned to the smallest power of two of pages that
-   * holds them, where that many pages are free. Only the pages needed are taken: the rest of the chunk stays free.
+   * Allocates `n = ceil(bytes / pageSize)` pages at the start of the lowest free chunk of 2^ceil(log2(n)) naturally aligned
+   * pages. The rest of the chunk stays free.
    *
    * @param bytes 1 or more.
-   * @param limit The highest address that the last of `bytes` may have.
-   * @returns the address, or -1 when no such place is free (also when the engine has no memory for a larger tree).
+   * @param limit Highest address that the last byte may have.
+   * @returns The address, or -1 when no chunk is free or the engine has no memory for a larger tree.
+   * @throws {@link DmaArgumentError} for an argument out of range.
    */
   alloc(bytes: number, limit: number = Number.MAX_SAFE_INTEGER): number {
     checkInteger('bytes', bytes, 1);
@@ -107,13 +109,13 @@ export class PageAllocator {
     if (count > this.pages) return -1;
     const order = orderOf(count);
     const chunk = 2 ** order;
-    // Asked before the tree grows: a request that could not fit an empty region must not cost memory.
+    // Before the tree grows: a request that does not fit an empty region must not cost memory.
     const lowest = Math.ceil(this.#first / chunk) * chunk;
     const lastStart = limit - bytes + 1;
     if (lowest + chunk > this.#end || this.#address(lowest) > lastStart) return -1;
 
     while (this.#tree[1]! <= order) {
-      // All starts of at most the window's order lie past the window now: no use in growing beyond the limit.
+      // A chunk of at most the window's order now starts past the window. Do not grow beyond the limit.
       if (order <= this.#order && this.#address(this.#start + 2 ** this.#order) > lastStart) return -1;
       if (!this.#grow()) return -1;
     }
@@ -127,10 +129,12 @@ export class PageAllocator {
   }
 
   /**
-   * Frees the pages of a range. It need not be one earlier allocation: a part of one, or several neighbours, will do.
-   * Callers that want exact pairs keep them themselves.
+   * Frees the pages of a range, which may be part of one allocation or span several. A caller that needs exact pairs of
+   * allocation and free checks them itself.
    *
-   * Throws `DmaMappingError` (`ERR_DMAPOOL_NOT_MAPPED`) and changes nothing unless every page of it is in use.
+   * @param address In bytes, a multiple of `pageSize`.
+   * @param bytes 1 or more; rounded up to whole pages.
+   * @throws {@link DmaMappingError} `ERR_DMAPOOL_NOT_MAPPED`, with nothing changed, unless all its pages are allocated.
    */
   free(address: number, bytes: number): void {
     checkMultiple('address', address, this.pageSize);
@@ -150,7 +154,7 @@ export class PageAllocator {
     return (this.#origin + page) * this.pageSize;
   }
 
-  /** Doubles the window. False when it covers the region already, or there is no memory for the larger tree. */
+  /** Doubles the window. False when it covers the region already, or the engine has no memory for the tree. */
   #grow(): boolean {
     const leaves = 2 ** this.#order;
     if (this.#start + leaves >= this.#end) return false;
@@ -168,7 +172,7 @@ export class PageAllocator {
       tree.set(this.#tree.subarray(width, width * 2), right ? width * 3 : width * 2);
     }
     this.#tree = tree;
-    // Left of the first page there is nothing to open; right of the old window everything is new.
+    // A new left half is below the region; a new right half contains pages that were never opened.
     if (!right) this.#open(3, this.#order, start + leaves);
     this.#combine(1, this.#order + 1);
     this.#order++;
@@ -176,14 +180,14 @@ export class PageAllocator {
     return true;
   }
 
-  /** Makes the region's pages below a node of an all-used part of the tree free. */
+  /** Frees the pages of the region below a node that is all used. */
   #open(node: number, order: number, start: number): void {
     const from = Math.max(start, this.#first);
     const to = Math.min(start + 2 ** order, this.#end);
     if (from < to) this.#mark(node, order, start, from, to, true);
   }
 
-  /** The first page of the lowest free chunk of 2^order pages, of which the root says that there is one. */
+  /** Returns the first page of the lowest free chunk of 2^order pages; `tree[1] > order`. */
   #leftmost(order: number): number {
     const tree = this.#tree;
     let page = this.#start;
@@ -199,11 +203,11 @@ export class PageAllocator {
     return page;
   }
 
-  /** True when the node's pages in the range are all used. */
+  /** True when all of the node's pages in the range are used. */
   #allUsed(node: number, order: number, start: number, from: number, to: number): boolean {
     const value = this.#tree[node]!;
     if (value === 0 || value === order + 1) return value === 0;
-    // Mixed, so a node wholly in the range has the answer.
+    // The node is mixed: if all its pages are in the range, one of them is free.
     const middle = start + 2 ** (order - 1);
     if (from <= start && to >= start + 2 ** order) return false;
     return (
@@ -212,7 +216,7 @@ export class PageAllocator {
     );
   }
 
-  /** Makes the node's pages in the range free or used. */
+  /** Marks the node's pages in the range as free or used. */
   #mark(node: number, order: number, start: number, from: number, to: number, free: boolean): void {
     const tree = this.#tree;
     if (from <= start && to >= start + 2 ** order) {
@@ -238,12 +242,12 @@ export class PageAllocator {
   }
 }
 
-/** The order of the smallest power of two that is not below `count`, 1 to 2^31. */
+/** Returns ceil(log2(count)) for `count` from 1 to 2^31. */
 function orderOf(count: number): number {
   return 32 - Math.clz32(count - 1);
 }
 
-/** Throws unless `value` is a multiple of `multiple` from `low` to `high`. */
+/** Checks that `value` is a multiple of `multiple`, `low` to `high`. @throws `DmaArgumentError` */
 export function checkMultiple(
   argument: string,
   value: unknown,

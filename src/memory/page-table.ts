@@ -1,35 +1,38 @@
 /**
- * A sparse table from page numbers to small numbers: what an IOMMU walks.
+ * A sparse map from page numbers to small numbers; the page table of the software IOMMU.
  *
- *     page number = key * 512 + slot        Map: key -> leaf        leaf: Int32Array of 512 entries, 0 for none
+ *     page = key * 512 + index        Map: key -> leaf        leaf: Int32Array of 512 entries
+ *     entry = value + 1, or 0 for none
+ *     leaf.used = nonzero entries of the leaf > 0
  *
- * Dense use costs four bytes a page. Leaves without entries are dropped.
+ * Dense use costs four bytes a page.
  */
 
 const LEAF_PAGES = 512;
 
-/** The highest value of an entry: entries are kept one higher, so that fresh memory means "none". */
+/** Highest value. An entry stores `value + 1`, so that a new leaf, all zeros, is empty. */
 export const MAX_ENTRY: number = 2 ** 31 - 2;
 
 interface Leaf {
   readonly entries: Int32Array;
-  /** Entries in use. */
+  /** Nonzero entries. */
   used: number;
 }
 
-/** Page numbers (0 to 2^41) to values (0 to {@link MAX_ENTRY}). */
+/** Maps page numbers (0 to 2^41) to values (0 to {@link MAX_ENTRY}). */
 export class PageTable {
   readonly #leaves = new Map<number, Leaf>();
 
-  /** The page's value, or -1 if it has none. */
+  /** Returns the page's value, or -1 if it has none. */
   get(page: number): number {
     const leaf = this.#leaves.get(Math.floor(page / LEAF_PAGES));
     return leaf === undefined ? -1 : leaf.entries[page % LEAF_PAGES]! - 1;
   }
 
   /**
-   * Gives `count` pages, which have no value, the values `value`, `value + step`, `value + 2 * step`, ...
-   * Throws the engine's RangeError, and leaves nothing behind, when there is no memory for a leaf.
+   * Sets `count` pages without a value to `value`, `value + step`, `value + 2 * step`, ...
+   *
+   * @throws The engine's RangeError when there is no memory for a leaf; the table is then unchanged.
    */
   set(page: number, count: number, value: number, step: 0 | 1): void {
     let done = 0;
@@ -45,7 +48,7 @@ export class PageTable {
     }
   }
 
-  /** Takes the values of `count` pages away, which all have one. */
+  /** Removes the values of `count` pages that all have one. */
   clear(page: number, count: number): void {
     for (let done = 0; done < count; done++) {
       const key = Math.floor((page + done) / LEAF_PAGES);

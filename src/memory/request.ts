@@ -2,7 +2,7 @@ import { checkInteger, checkObject, checkText, INT_MAX, reading } from '../argum
 import { DmaMappingError } from './errors.ts';
 import type { CoherentRequest, DmaTarget } from './coherent.ts';
 
-/** A request whose parts were each read once: what was checked is what is used. */
+/** A request whose fields were each read once, so that the checked values are the values used. */
 export interface CheckedRequest {
   readonly device: DmaTarget;
   readonly mask: number;
@@ -11,7 +11,7 @@ export interface CheckedRequest {
 
 const ACCEPTED = 'an object with device and size';
 
-/** Checks what a source of memory was asked for; throws `DmaArgumentError`. */
+/** Checks a request to a coherent allocator. @throws `DmaArgumentError` */
 export function checkRequest(request: CoherentRequest): CheckedRequest {
   checkObject('request', request, ACCEPTED);
   const { device, size } = reading('request', request, ACCEPTED, () => ({
@@ -23,7 +23,7 @@ export function checkRequest(request: CoherentRequest): CheckedRequest {
   return { device, mask, size };
 }
 
-/** Checks for whom memory is; returns its mask. */
+/** Checks a device and returns its mask. @throws `DmaArgumentError` */
 export function checkTarget(device: DmaTarget): number {
   const accepted = 'an object with name and dmaMask';
   checkObject('device', device, accepted);
@@ -33,7 +33,7 @@ export function checkTarget(device: DmaTarget): number {
   return dmaMask;
 }
 
-/** The error for what a source is asked to take back and did not give, or has back already. */
+/** The error for a free of memory that is not live. */
 export function notLive(device?: DmaTarget): DmaMappingError {
   return new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', `${device?.name ?? 'freeCoherent'}: this memory is not mapped`);
 }

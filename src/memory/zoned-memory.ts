@@ -1,11 +1,11 @@
 /**
- * Memory with addresses of its own, such as a machine's RAM: zones of it, from which pages are handed out.
+ * Coherent memory at predetermined addresses, such as a machine's RAM, in zones of contiguous addresses.
  *
  *     zone      0 (conventional)         1 (low)                        2 (high)
  *     dma      |4 KiB ... 640 KiB|      |1 MiB ............ 64 MiB|    |4 GiB ...... 4 GiB + 64 MiB|
  *
- * A device gets memory from the highest zone it reaches: what reaches little keeps the low addresses for itself, and a
- * driver that loses the upper half of an address fails in its first test.
+ * A device gets memory from the highest zone within its mask. This leaves low addresses to devices with small masks, and a
+ * driver that truncates addresses to 32 bits fails in its first test.
  */
 import { roundUp } from '../arguments.ts';
 import type { CoherentAllocator, CoherentMemory, CoherentRequest, SharedRegion } from './coherent.ts';
@@ -14,14 +14,15 @@ import { checkPageSize } from './iommu.ts';
 import { checkMultiple, PageAllocator } from './page-allocator.ts';
 import { checkRequest, notLive } from './request.ts';
 
-/** A piece of memory whose addresses follow one another. */
+/** Memory with contiguous DMA addresses. */
 export interface MemoryZone {
-  /** The device's address of its first byte: a multiple of the page size. */
+  /** DMA address of the first byte: a multiple of the page size. */
   readonly dma: number;
   /** Bytes: a multiple of the page size. */
   readonly size: number;
-  /** The buffer that it lies in, and where: a multiple of the page size. */
+  /** The buffer that contains the memory. */
   readonly buffer: ArrayBuffer | SharedArrayBuffer;
+  /** Offset of the memory in the buffer, in bytes: a multiple of the page size. */
   readonly byteOffset: number;
 }
 
@@ -42,7 +43,7 @@ class Zone {
   }
 }
 
-/** Memory from {@link ZonedMemory}. */
+/** An allocation of {@link ZonedMemory}. */
 class ZoneAllocation implements CoherentMemory {
   readonly #zone: Zone;
   readonly dma: number;
@@ -64,7 +65,7 @@ class ZoneAllocation implements CoherentMemory {
     return this.#zone.byteOffset + (this.dma - this.#zone.dma);
   }
 
-  /** Marks memory as given back and returns its zone; null, and nothing is changed, unless it is live memory of these. */
+  /** Marks `memory` as freed and returns its zone. Returns null and changes nothing unless it is live memory of `zones`. */
   static retire(memory: unknown, zones: readonly Zone[]): Zone | null {
     if (typeof memory !== 'object' || memory === null || !(#live in memory)) return null;
     if (!memory.#live || !zones.includes(memory.#zone)) return null;
@@ -73,38 +74,40 @@ class ZoneAllocation implements CoherentMemory {
   }
 }
 
-/** How to make a {@link ZonedMemory}. */
+/** Options of {@link ZonedMemory}. */
 export interface ZonedMemoryOptions {
   /** Kind of memory, for messages. */
   readonly name: string;
-  /** Bytes of a page: a power of two from 4096 (the default) to 2^30. */
+  /** Page size in bytes: a power of two, 4096 (the default) to 2^30. */
   readonly pageSize?: number;
-  /** Where it is; zones must not overlap. More can be added later. */
+  /** Zones that do not overlap. Default: none. */
   readonly zones?: readonly MemoryZone[];
   /** See {@link CoherentAllocator.shareBuffer}. */
   readonly shareBuffer?: (buffer: ArrayBuffer | SharedArrayBuffer) => SharedRegion;
-  /** Told of each piece of memory, by its place in its buffer, before it is cleared for its owner and after it came back. */
+  /** Callbacks with an allocation's offset in its zone's buffer and its size, both in bytes. */
   readonly watch?: {
+    /** Called for an allocation, before its memory is cleared. */
     taken(byteOffset: number, size: number): void;
+    /** Called for a free, before the pages can be allocated again. */
     returned(byteOffset: number, size: number): void;
   };
 }
 
 /**
- * A source of coherent memory over zones. Devices see all of it: there is no IOMMU in between. What is handed out is
- * filled with zeros first, always, since a stray device may have written anywhere.
+ * A coherent allocator over zones, without an IOMMU: devices can access all of the memory. Every allocation is cleared,
+ * because a stray device may have written to free memory.
  */
 export class ZonedMemory implements CoherentAllocator {
   readonly name: string;
   readonly pageSize: number;
   readonly shareBuffer?: (buffer: ArrayBuffer | SharedArrayBuffer) => SharedRegion;
-  /** Highest addresses first. */
+  /** In descending order of address. */
   readonly #zones: Zone[] = [];
   readonly #availability = new Availability();
   readonly #watch: ZonedMemoryOptions['watch'];
   #closed = false;
 
-  /** @throws {@link DmaArgumentError} for a page size or zone out of range. */
+  /** @throws {@link DmaArgumentError} for a page size out of range, or a zone as in {@link ZonedMemory.addZone}. */
   constructor(options: ZonedMemoryOptions) {
     const { name, pageSize = 4096, zones = [], shareBuffer, watch } = options;
     checkPageSize(pageSize);
@@ -115,24 +118,24 @@ export class ZonedMemory implements CoherentAllocator {
     for (const zone of zones) this.addZone(zone);
   }
 
-  /** Bytes of the pages that are handed out. */
+  /** Bytes of allocated pages. */
   get bytesInUse(): number {
     return this.#zones.reduce((sum, { pages }) => sum + pages.usedPages, 0) * this.pageSize;
   }
 
-  /** Bytes that there are. */
+  /** Bytes of all zones. */
   get limit(): number {
     return this.#zones.reduce((sum, { pages }) => sum + pages.pages, 0) * this.pageSize;
   }
 
-  /** Adds memory. @throws {@link DmaArgumentError} */
+  /** Adds a zone. @throws {@link DmaArgumentError} for a number that is no multiple of the page size or out of range. */
   addZone(zone: MemoryZone): void {
     this.#zones.push(new Zone(zone, this.pageSize));
     this.#zones.sort((a, b) => b.dma - a.dma);
     this.#availability.announce();
   }
 
-  /** Nothing is handed out any more; memory that is out can still be given back. */
+  /** Makes later allocations return null. Live memory can still be freed. */
   close(): void {
     this.#closed = true;
   }
@@ -146,7 +149,7 @@ export class ZonedMemory implements CoherentAllocator {
       if (dma === -1) continue;
       const byteOffset = zone.byteOffset + (dma - zone.dma);
       this.#watch?.taken(byteOffset, bytes);
-      // As doubles: V8 fills them faster, and pages hold whole ones.
+      // V8 fills doubles faster than bytes. A page is a multiple of 8 bytes.
       new Float64Array(zone.buffer, byteOffset, bytes / 8).fill(0);
       return new ZoneAllocation(zone, dma, size);
     }

@@ -1,4 +1,4 @@
-/** All mutants, and the check that a mutant's line still stands in its file. */
+/** All mutants, and a check that each mutant's line is in its file. */
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -12,7 +12,7 @@ const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
 
 export const allMutants: readonly Mutant[] = [...mutants, ...readers, ...drivers, ...ehciAndE1000];
 
-/** The mutants whose line is not found exactly once in its file, each as a line that says so. */
+/** Returns a message for each mutant whose line is not found exactly once in its file. */
 export function misplaced(some: readonly Mutant[]): string[] {
   return some
     .filter(({ file, from }) => readFileSync(join(ROOT, file), 'utf8').split(from).length !== 2)

@@ -1,4 +1,4 @@
-/** The calls that the allocator's target makes, by kind: the one place that knows how they are written. */
+/** The calls of target `allocator` to the public API. */
 import { type Device, type DmaBlock, DmaPool, type DmaPoolOptions } from 'dmapool';
 import { sharePool as share } from 'dmapool/shared';
 import { tryAllocBulk, tryAllocIndexBulk } from '../support/pools.ts';
@@ -6,7 +6,7 @@ import type { Random } from '../support/random.ts';
 
 export interface AllocWish {
   readonly zero: boolean;
-  /** Whether a new page may be taken. */
+  /** The call may allocate a page. */
   readonly grow: boolean;
 }
 
@@ -14,7 +14,7 @@ export function createPool(name: string, device: Device, options: DmaPoolOptions
   return managed ? DmaPool.createManaged(name, device, options) : DmaPool.create(name, device, options);
 }
 
-/** One block in one of the forms that there are: its index, or -1 where the form returns that there is none. */
+/** Allocates a block with a random method; returns its index, or -1 if the method reports failure by its result. */
 export function allocOne(pool: DmaPool, random: Random, { zero, grow }: AllocWish): number {
   const options = grow && !zero && random.chance(0.5) ? undefined : { zero, grow };
   switch (random.below(4)) {
@@ -29,11 +29,11 @@ export function allocOne(pool: DmaPool, random: Random, { zero, grow }: AllocWis
   }
 }
 
-/** `count` blocks in one of the forms that there are: their indices, or null where the form returns that there are none. */
+/** Allocates `count` blocks with a random method; returns their indices, or null if the method reports failure by its result. */
 export function allocMany(pool: DmaPool, random: Random, count: number, grow: boolean): number[] | null {
   const options = grow ? undefined : { grow };
   const into: DmaBlock[] = [];
-  // Longer than needed now and then: what is past `count` is not touched.
+  // Sometimes one element longer than `count`, which must stay untouched.
   const indices = new Int32Array(count + random.below(2));
   switch (random.below(4)) {
     case 0:
@@ -49,7 +49,7 @@ export function allocMany(pool: DmaPool, random: Random, count: number, grow: bo
   }
 }
 
-/** Frees one block in one of the forms that there are. */
+/** Frees a block with a random method. */
 export function freeOne(pool: DmaPool, random: Random, index: number): void {
   switch (random.below(5)) {
     case 0:
@@ -69,16 +69,16 @@ export function freeOne(pool: DmaPool, random: Random, index: number): void {
   }
 }
 
-/** Frees many in one of the forms that there are. */
+/** Frees blocks with a random bulk method. */
 export function freeMany(pool: DmaPool, random: Random, indices: readonly number[]): void {
   if (random.chance(0.5)) pool.freeIndexBulk(Int32Array.from(indices));
   else pool.freeBulk(indices.map((index) => blockOf(pool, index)));
 }
 
-/** The object of a block that is out. */
+/** Returns the object of an allocated block. */
 export function blockOf(pool: DmaPool, index: number): DmaBlock {
   const block = pool.blockAt(pool.dmaOf(index));
-  if (block === null) throw new Error(`block ${String(index)} is held, but blockAt() does not know it`);
+  if (block === null) throw new Error(`block ${String(index)} is allocated, but blockAt() returns null`);
   return block;
 }
 

@@ -1,9 +1,9 @@
 /**
- * Random histories of pools on several devices over one memory source, compared with a plain model.
+ * Random histories of pools on several devices over one coherent allocator (the source), compared with a simple model.
  *
- * A *strict* history predicts every index: pools do nothing but what the history calls. In a *loose* one the source and
- * the log call any operation of the history at any of their calls, blocks are awaited, shared and written to by a faulty
- * device; there the model is who holds which address, and what must be true between two operations that are not nested.
+ * A *strict* history has no callbacks and predicts every index. In a *loose* one the source and the log call back into
+ * arbitrary operations, pools are shared, callers wait for blocks, and a faulty device writes to free blocks. There the model
+ * is the set of held addresses, and the invariants hold between operations that are not nested.
  */
 import assert from 'node:assert/strict';
 import {
@@ -30,12 +30,12 @@ interface Held {
 }
 
 interface Waiting {
-  /** Grows in the order in which they joined the queue; NaN for calls that nest, whose order can't be told from outside. */
+  /** Position in the order of the queue; NaN for nested calls, whose order is not observable. */
   number: number;
   readonly controller: AbortController;
 }
 
-/** A pool and what the history knows of it. */
+/** A pool and its model. */
 interface Subject {
   readonly name: string;
   readonly pool: DmaPool;
@@ -44,7 +44,7 @@ interface Subject {
   readonly managed: boolean;
   readonly held: Map<number, Held>;
   readonly waiting: Set<Waiting>;
-  /** Addresses that the faulty device wrote to while the block was free. */
+  /** Addresses of free blocks that the faulty device wrote to. */
   readonly corrupted: Set<number>;
   /** Null in a loose history. */
   readonly model: PoolModel | null;
@@ -56,13 +56,13 @@ interface Subject {
 
 const GONE = { active: 0, blocks: 0, pages: 0 } as const;
 
-/** An abort reason, which passes through. */
+/** An abort reason. The wait must reject with it unchanged. */
 class GivenUp extends Error {}
 
-/** Deepest nesting of calls from the source and the log. */
+/** Maximum nesting of calls from the source and the log. */
 const DEEPEST = 3;
 const PAGE = 4096;
-/** Lines of the history's own log that a failure shows. */
+/** Lines of the history's log in the report of a failure. */
 const SHOWN = 25;
 
 const SHAPES: readonly DmaPoolOptions[] = [
@@ -89,7 +89,7 @@ const MASKS = [24, 32, 33, 64];
 
 export interface HistoryOptions {
   readonly seed: number;
-  /** Most operations that are not nested. */
+  /** Maximum number of operations that are not nested. */
   readonly steps?: number;
 }
 
@@ -105,9 +105,9 @@ export class History {
   readonly #violations: string[] = [];
   #depth = 0;
   #nested = 0;
-  /** Devices in the middle of a detach, which ends their pools one by one. */
+  /** Devices with a running detach, which destroys their pools one by one. */
   readonly #detaching = new Set<Device>();
-  /** Devices in the middle of a reclaim. */
+  /** Devices with a running reclaim. */
   readonly #reclaiming = new Set<Device>();
   #stamp = 0;
   #waits = 0;
@@ -141,7 +141,7 @@ export class History {
     }
   }
 
-  /** The last operations, for a report. */
+  /** The most recent operations, for the report of a failure. */
   get lines(): readonly string[] {
     return this.#lines.slice(-SHOWN);
   }
@@ -158,10 +158,7 @@ export class History {
     } catch (error) {
       const { message } = error instanceof Error ? error : new Error(String(error));
       const kind = this.#strict ? 'strict' : 'loose';
-      throw new Error(
-        `${message}\nin a ${kind} history, of which these are the last calls:\n  ${this.lines.join('\n  ')}`,
-        { cause: error },
-      );
+      throw new Error(`${message}\nlast calls of the ${kind} history:\n  ${this.lines.join('\n  ')}`, { cause: error });
     }
   }
 
@@ -170,7 +167,7 @@ export class History {
     if (this.#lines.length > 4 * SHOWN) this.#lines.splice(0, 2 * SHOWN);
   }
 
-  /** What a call from inside breaks may be swallowed on its way out, so it is kept too. */
+  /** Records and throws a violation. The pool or device may swallow the exception of a nested call. */
   #violated(message: string): never {
     this.#violations.push(message);
     throw new assert.AssertionError({ message });
@@ -267,17 +264,17 @@ export class History {
 
   #pagesOf({ device, pool }: Subject): CoherentMemory[] {
     const { allocation } = pool.geometry;
-    // Pools of one device that have pages of one size can't be told apart here; that is what `pages` is for.
+    // May include pages of the device's other pools with the same page size.
     return [...this.#source.live].flatMap(([memory, owner]) =>
       owner === device && memory.size === allocation ? [memory] : [],
     );
   }
 
-  /** Says what must be true of an error of the call `what`, which may be refused. */
+  /** Checks the error of a call that may fail. */
   #refused(what: string, subject: Subject, error: unknown, failedBefore: number): void {
     if (error instanceof assert.AssertionError) throw error;
     if (error instanceof SourceBroke) return;
-    if (!(error instanceof DmaError)) this.#violated(`${what} threw what is no DmaError: ${String(error)}`);
+    if (!(error instanceof DmaError)) this.#violated(`${what} threw ${String(error)}, not a DmaError`);
     const allowed = ['ERR_DMAPOOL_LIMIT', 'ERR_DMAPOOL_NO_FREE_BLOCK'];
     if (subject.state !== 'open' || this.#nested > 0) allowed.push('ERR_DMAPOOL_DESTROYED');
     if (this.#source.failed > failedBefore || this.#nested > 0) {
@@ -302,32 +299,32 @@ export class History {
     }
     if (plan !== undefined && !wasGone) {
       if (index < 0) {
-        assert.ok(!plan.ok || this.#source.failed > failedBefore, 'alloc was refused, but there was a block to be had');
+        assert.ok(!plan.ok || this.#source.failed > failedBefore, 'alloc failed, but a block was available');
       } else {
-        assert.ok(plan.ok, 'alloc gave a block past the limit, or took a page that it might not take');
-        assert.equal(index, model!.take(), 'another block than the next one in LIFO and ascending order');
+        assert.ok(plan.ok, 'alloc exceeded the limit, or took a page with grow: false');
+        assert.equal(index, model!.take(), 'the block is not the next in LIFO and ascending order');
       }
     }
     if (index < 0) return;
     this.#note(`${subject.name}: alloc ${String(index)}`);
-    if (wasGone && !this.#isEnding(subject)) this.#violated('a destroyed pool handed out a block');
+    if (wasGone && !this.#isEnding(subject)) this.#violated('a destroyed pool allocated a block');
     this.#hold(subject, index, wish.zero, this.#nested > nestedBefore);
   }
 
   #hold(subject: Subject, index: number, zeroed: boolean, disturbed: boolean): void {
     const { pool, held, options } = subject;
-    // The pool may have gone between the call and here, if somebody destroyed it and reclaimed the device's memory.
+    // A nested call may have destroyed the pool and reclaimed the device's memory.
     if (subject.state === 'gone') return;
     const dma = pool.dmaOf(index);
     const bytes = pool.bytesOf(index);
-    if (held.has(dma)) this.#violated(`block ${String(index)} is in two hands`);
+    if (held.has(dma)) this.#violated(`block ${String(index)} was allocated twice`);
     for (const other of this.#subjects) {
       if (other !== subject && other.device === subject.device && other.held.has(dma)) {
-        this.#violated(`address ${dma.toString(16)} is in the hands of two pools`);
+        this.#violated(`address ${dma.toString(16)} was allocated by two pools`);
       }
     }
     if (!isAllocated(pool, index) && subject.state === 'open')
-      this.#violated(`block ${String(index)} was allocated, but isAllocated() says no`);
+      this.#violated(`block ${String(index)} was allocated, but isAllocated() is false`);
     const { size, align = 1, boundary = 0 } = options;
     const last = dma + Math.max(size, 16) - 1;
     if (dma % Math.max(align, 1) !== 0) this.#violated(`block ${String(index)} is not aligned`);
@@ -335,12 +332,12 @@ export class History {
       this.#violated(`block ${String(index)} crosses a boundary`);
     }
     if (last > subject.device.dmaMask) this.#violated(`block ${String(index)} is above the mask`);
-    if (bytes.length !== pool.geometry.blockSize) this.#violated('a block of another size');
+    if (bytes.length !== pool.geometry.blockSize) this.#violated('a block has the wrong size');
     const debug = options.debug !== undefined && options.debug !== false;
     if (!disturbed) {
       const expected = zeroed || options.initOnAlloc === true ? 0 : debug ? 0xa9 : options.initOnFree === true ? 0 : -1;
       const wrong = expected < 0 ? -1 : bytes.findIndex((byte) => byte !== expected);
-      // A device that wrote to a free block shows in a pool that zeroes on free alone.
+      // With initOnFree alone, a device's write to a free block is still there.
       if (wrong >= 0 && !(expected === 0 && !zeroed && options.initOnAlloc !== true && subject.corrupted.has(dma))) {
         this.#violated(
           `byte ${String(wrong)} of block ${String(index)} is ${String(bytes[wrong])}, not ${String(expected)}`,
@@ -349,7 +346,7 @@ export class History {
     }
     const quarantines = debug && (typeof options.debug !== 'object' || options.debug.quarantine !== false);
     if (subject.corrupted.delete(dma) && quarantines && !subject.shared) {
-      this.#violated(`block ${String(index)} was written to while free, and handed out`);
+      this.#violated(`block ${String(index)} was written to while free, and was allocated`);
     }
     this.#stamp = (this.#stamp % 250) + 1;
     bytes.fill(this.#stamp);
@@ -358,7 +355,7 @@ export class History {
 
   #letGo(subject: Subject, { index, dma, bytes, stamp }: Held): void {
     const wrong = bytes.findIndex((byte) => byte !== stamp);
-    if (wrong >= 0) this.#violated(`block ${String(index)} was written to by somebody else, at byte ${String(wrong)}`);
+    if (wrong >= 0) this.#violated(`byte ${String(wrong)} of block ${String(index)} was overwritten while it was held`);
     subject.held.delete(dma);
   }
 
@@ -369,14 +366,14 @@ export class History {
     return undefined;
   }
 
-  /** Runs a free of blocks that are held; only the source may break it, when the last block takes the pages along. */
+  /** Runs a free of held blocks. Only an error of the source may fail it, when the last free releases the pages. */
   #freeing(what: string, subject: Subject, call: () => void): void {
     try {
       call();
     } catch (error) {
       if (error instanceof assert.AssertionError) throw error;
       if (!(error instanceof SourceBroke) || (subject.state === 'open' && this.#nested === 0)) {
-        this.#violated(`${what} of a block that is held threw ${String(error)}`);
+        this.#violated(`${what} of a held block threw ${String(error)}`);
       }
     }
   }
@@ -404,13 +401,13 @@ export class History {
     if (expected >= 0 && bytes.some((byte) => byte !== expected)) {
       this.#violated(`block ${String(index)} was freed, and its bytes are not ${String(expected)}`);
     }
-    if (isAllocated(pool, index)) this.#violated(`block ${String(index)} was freed, but isAllocated() says yes`);
+    if (isAllocated(pool, index)) this.#violated(`block ${String(index)} was freed, but isAllocated() is true`);
   }
 
   #freeThenAlloc(subject: Subject): void {
     const held = this.#anyHeld(subject);
     if (held === undefined || subject.state !== 'open' || subject.waiting.size > 0) return;
-    // A magazine that is full gives half of itself away, the block that was just freed included.
+    // A full magazine flushes half of its blocks to the depot, including the block just freed.
     if (subject.shared) return;
     const nestedBefore = this.#nested;
     this.#letGo(subject, held);
@@ -420,7 +417,7 @@ export class History {
     const index = allocOne(subject.pool, this.#random, { zero: false, grow: false });
     this.#note(`${subject.name}: free ${String(held.index)}, alloc ${String(index)}`);
     if (this.#nested === nestedBefore && index !== held.index) {
-      this.#violated(`block ${String(held.index)} was freed, and ${String(index)} came out next`);
+      this.#violated(`block ${String(held.index)} was freed, but ${String(index)} was allocated next`);
     }
     if (index >= 0) this.#hold(subject, index, false, this.#nested > nestedBefore);
   }
@@ -443,22 +440,19 @@ export class History {
     }
     if (indices === null) {
       if (plan === undefined || wasGone) return;
-      assert.ok(
-        !plan.ok || this.#source.failed > failedBefore,
-        'bulk alloc was refused, but the blocks were to be had',
-      );
-      assert.equal(pool.statistics().pages, pagesBefore, 'a bulk alloc that failed kept pages');
+      assert.ok(!plan.ok || this.#source.failed > failedBefore, 'bulk alloc failed, but the blocks were available');
+      assert.equal(pool.statistics().pages, pagesBefore, 'a failed bulk alloc kept pages');
       return;
     }
     this.#note(`${subject.name}: alloc ${indices.join(' ')}`);
-    if (wasGone && count > 0 && !this.#isEnding(subject)) this.#violated('a destroyed pool handed out blocks');
+    if (wasGone && count > 0 && !this.#isEnding(subject)) this.#violated('a destroyed pool allocated blocks');
     if (model !== null && !wasGone) {
-      assert.ok(plan!.ok || count === 0, 'bulk alloc gave blocks past the limit');
+      assert.ok(plan!.ok || count === 0, 'bulk alloc exceeded the limit');
       model.opened(pool.statistics().pages - pagesBefore);
       assert.deepEqual(
         indices,
         indices.map(() => model.take()),
-        'other blocks than single calls would give',
+        'the blocks are not those of single allocations',
       );
     }
     for (const index of indices) this.#hold(subject, index, false, this.#nested > nestedBefore);
@@ -468,14 +462,14 @@ export class History {
     const chosen = [...subject.held.values()].slice(0, this.#random.below(20));
     const indices = chosen.map(({ index }) => index);
     if (chosen.length > 0 && this.#random.chance(0.25)) {
-      // All or nothing: one of them stands there twice, or is none.
+      // A duplicate, or an index out of range: the call must free nothing.
       const bad = [...indices, this.#random.chance(0.5) ? indices[0]! : 2 ** 29];
-      this.#note(`${subject.name}: free ${bad.join(' ')}, which must be refused`);
+      this.#note(`${subject.name}: free ${bad.join(' ')}, which must throw`);
       const before = JSON.stringify(subject.pool.statistics());
       this.#refuses('a bulk free with a bad block', () => {
         subject.pool.freeIndexBulk(Int32Array.from(bad));
       });
-      if (JSON.stringify(subject.pool.statistics()) !== before) this.#violated('a refused bulk free changed the pool');
+      if (JSON.stringify(subject.pool.statistics()) !== before) this.#violated('a failed bulk free changed the pool');
       return;
     }
     for (const held of chosen) this.#letGo(subject, held);
@@ -493,7 +487,7 @@ export class History {
       call();
     } catch (error) {
       if (error instanceof DmaError) return;
-      this.#violated(`${what} threw what is no DmaError: ${String(error)}`);
+      this.#violated(`${what} threw ${String(error)}, not a DmaError`);
     }
     this.#violated(`${what} was accepted`);
   }
@@ -508,14 +502,14 @@ export class History {
       if (other !== subject && held !== undefined && other.state === 'open') bad.push(other.pool.blockAt(held.dma));
     }
     const value = this.#random.pick(bad);
-    this.#note(`${subject.name}: free ${String(value)}, which must be refused`);
-    this.#refuses('freeIndex of no block', () => {
+    this.#note(`${subject.name}: free ${String(value)}, which must throw`);
+    this.#refuses('freeIndex of an invalid block', () => {
       pool.freeIndex(value as number);
     });
-    this.#refuses('free of no block', () => {
+    this.#refuses('free of an invalid block', () => {
       pool.free(value as DmaBlock);
     });
-    this.#refuses('freeAt of no block', () => {
+    this.#refuses('freeAt of an invalid block', () => {
       pool.freeAt(value as number);
     });
     const held = this.#anyHeld(subject);
@@ -531,20 +525,20 @@ export class History {
     if (held === undefined || subject.state === 'gone') return;
     const inside = held.dma + this.#random.below(held.bytes.length);
     if (pool.indexAt(inside) !== held.index || pool.blockAt(inside)?.index !== held.index) {
-      this.#violated(`address ${inside.toString(16)} is in block ${String(held.index)}, but the pool says otherwise`);
+      this.#violated(`address ${inside.toString(16)} is in block ${String(held.index)}, but a lookup does not find it`);
     }
-    if (pool.dmaOf(held.index) !== held.dma) this.#violated('the address of a block that is held changed');
+    if (pool.dmaOf(held.index) !== held.dma) this.#violated('the address of a held block changed');
     const listed = [...pool.allocated()].map(({ index }) => index);
     const out = [...subject.held.values()].map(({ index }) => index).sort((a, b) => a - b);
-    if (this.#nested === 0 && subject.waiting.size === 0) assert.deepEqual(listed, out, 'the blocks that are out');
+    if (this.#nested === 0 && subject.waiting.size === 0) assert.deepEqual(listed, out, 'allocated blocks');
   }
 
   #trim(subject: Subject): void {
     this.#note(`${subject.name}: trim`);
-    // A pool that a detach has not come to yet may have idle pages.
+    // A pool that a running detach has not destroyed yet may have idle pages.
     const ended = this.#isEnding(subject) ? undefined : 0;
     const expected = subject.state === 'open' ? subject.model?.trim() : ended;
-    // The source may share it during the call.
+    // A nested call may share the pool during trim.
     const wasShared = subject.shared;
     let trimmed: number;
     try {
@@ -556,7 +550,7 @@ export class History {
     }
     if (wasShared) this.#violated('a shared pool was trimmed');
     if (expected !== undefined && trimmed !== expected) {
-      this.#violated(`trim gave back ${String(trimmed)} pages, not ${String(expected)}`);
+      this.#violated(`trim freed ${String(trimmed)} pages, not ${String(expected)}`);
     }
   }
 
@@ -571,20 +565,20 @@ export class History {
     try {
       pool.reserve(count);
       if (plan === undefined || wasGone) return;
-      assert.ok(plan.ok, 'reserve went past the limit');
+      assert.ok(plan.ok, 'reserve exceeded the limit');
       assert.equal(pool.statistics().pages - pagesBefore, plan.pages, 'pages opened by reserve');
       model!.opened(plan.pages);
     } catch (error) {
       this.#refused('reserve', subject, error, failedBefore);
       if (plan !== undefined && !wasGone) {
-        assert.ok(!plan.ok || this.#source.failed > failedBefore, 'reserve was refused, but there was room');
-        assert.equal(pool.statistics().pages, pagesBefore, 'a reserve that failed kept pages');
+        assert.ok(!plan.ok || this.#source.failed > failedBefore, 'reserve failed below the limit');
+        assert.equal(pool.statistics().pages, pagesBefore, 'a failed reserve kept pages');
       }
     }
   }
 
   #destroy(subject: Subject): void {
-    this.#note(`${subject.name}: destroy with ${String(subject.held.size)} out`);
+    this.#note(`${subject.name}: destroy with ${String(subject.held.size)} held`);
     if (subject.state === 'open') subject.state = 'destroyed';
     try {
       subject.pool.destroy();
@@ -612,7 +606,7 @@ export class History {
     }
   }
 
-  /** The pool may or may not have been destroyed yet. */
+  /** True while a running detach may or may not have destroyed the pool. */
   #isEnding({ device, managed }: Subject): boolean {
     return managed && this.#detaching.has(device);
   }
@@ -650,12 +644,12 @@ export class History {
       for (const { dma, bytes } of held.values()) {
         if (dma + bytes.length - 1 <= mask) continue;
         device.setDmaMask(before);
-        this.#violated('a mask below memory that the device has was accepted');
+        this.#violated('a mask below live memory of the device was accepted');
       }
     }
   }
 
-  /** Memory that is no pool's, taken and given back through the device, the source, or both. */
+  /** Allocates memory from the device or the source, and frees it through the device. */
   #coherent(device: Device): void {
     const size = 1 + this.#random.below(2 * PAGE);
     try {
@@ -693,7 +687,7 @@ export class History {
         try {
           this.#hold(subject, block.index, zero, true);
         } catch {
-          // Kept in the list.
+          // #violated() has recorded it.
         }
       },
       (error: unknown) => {
@@ -709,11 +703,11 @@ export class History {
     const [...waiting] = subject.waiting;
     if (waiting.length === 0) return;
     const wait = this.#random.pick(waiting);
-    this.#note(`${subject.name}: give up wait ${String(wait.number)}`);
-    wait.controller.abort(new GivenUp('given up'));
+    this.#note(`${subject.name}: abort wait ${String(wait.number)}`);
+    wait.controller.abort(new GivenUp('aborted'));
   }
 
-  /** What a faulty device does: one byte of a block that nobody holds. */
+  /** Changes one byte of a free block, as a faulty device might. */
   #corrupt(subject: Subject): void {
     const { pool, device, held } = subject;
     if (subject.state !== 'open' || subject.waiting.size > 0 || subject.shared) return;
@@ -721,7 +715,7 @@ export class History {
     if (pages.length === 0) return;
     const page = this.#random.pick(pages);
     const dma = page.dma + pool.geometry.offsetOf(this.#random.below(pool.geometry.blocksPerPage));
-    // The page may be another pool's, or the block be out or in quarantine already.
+    // The page may belong to another pool, and the block may be allocated or in quarantine.
     if (
       pool.indexAt(dma) >= 0 ||
       held.has(dma) ||
@@ -751,7 +745,7 @@ export class History {
     if (subject.shared || maxBlocks === undefined || subject.state !== 'open') return;
     this.#note(`${subject.name}: share`);
     const failedBefore = this.#source.failed;
-    // What lies in corrupted blocks is found as before, but by another path.
+    // A shared pool also detects the blocks corrupted so far, by another path.
     try {
       sharePool(subject.pool);
       subject.shared = true;
@@ -761,9 +755,9 @@ export class History {
     }
   }
 
-  // ---- what must be true
+  // ---- invariants
 
-  /** Called by the source with memory that comes back. */
+  /** Called by the source with memory to be freed; returns why it must not be, or null. */
   #wrongToGiveBack(memory: CoherentMemory): string | null {
     const end = memory.dma + memory.size;
     for (const subject of this.#subjects) {
@@ -771,12 +765,12 @@ export class History {
       for (const dma of subject.corrupted) if (dma >= memory.dma && dma < end) subject.corrupted.delete(dma);
       for (const { dma, index } of subject.held.values()) {
         if (dma >= memory.dma && dma < end) {
-          // Destroyed in the middle of a reclaim, before its turn came.
+          // Destroyed during a running reclaim, which then frees its pages too.
           if (subject.shared && subject.state !== 'open' && this.#reclaiming.has(subject.device)) {
             subject.held.delete(dma);
             continue;
           }
-          return `memory went back to the source while block ${String(index)} of ${subject.name} in it was held`;
+          return `a page was freed while block ${String(index)} of ${subject.name} in it was held`;
         }
       }
     }
@@ -796,22 +790,22 @@ export class History {
     const { pool, held, model, options, state } = subject;
     if (state !== 'open' && held.size === 0) {
       subject.state = 'gone';
-      if (!subject.shared) assert.deepEqual(countsOf(pool), GONE, 'the counts of a pool that is gone');
+      if (!subject.shared) assert.deepEqual(countsOf(pool), GONE, 'counts of a pool without memory');
       return;
     }
     const { active, blocks, pages, highWater, allocations, frees, corrupted, quarantined, waiting } = pool.statistics();
     const { blocksPerPage } = pool.geometry;
-    assert.equal(active, held.size, 'active: what the pool says, what is held');
-    assert.equal(blocks, pages * blocksPerPage, 'blocks are those of the pages');
+    assert.equal(active, held.size, 'active = held blocks');
+    assert.equal(blocks, pages * blocksPerPage, 'blocks = pages * blocksPerPage');
     assert.ok(pages >= 0 && active + quarantined <= blocks, `${String(active)} active of ${String(blocks)} blocks`);
-    assert.ok(active <= (options.maxBlocks ?? Infinity), 'more blocks are out than the limit allows');
+    assert.ok(active <= (options.maxBlocks ?? Infinity), 'active <= maxBlocks');
     assert.equal(allocations - frees, active, 'allocations - frees = active');
-    assert.ok(highWater >= active, 'the high-water mark is below what is out');
+    assert.ok(highWater >= active, 'highWater >= active');
     if (!subject.shared) {
-      assert.equal(waiting, subject.waiting.size, 'how many wait');
-      assert.ok(quarantined <= corrupted, 'more blocks in quarantine than were found corrupted');
+      assert.equal(waiting, subject.waiting.size, 'waiting');
+      assert.ok(quarantined <= corrupted, 'quarantined <= corrupted');
       if (disturbed || corrupted > 0)
-        assert.deepEqual([...indicesOf(pool)].length, held.size, 'indices() of what is out');
+        assert.deepEqual([...indicesOf(pool)].length, held.size, 'number of allocated indices');
     }
     if (model === null || state !== 'open') return;
     assert.equal(pages, model.pages, 'pages');
@@ -819,12 +813,12 @@ export class History {
     assert.equal(allocations, model.allocations, 'allocations');
   }
 
-  /** The device's `pools` attribute, as Linux prints it. */
+  /** Checks the device's `pools` attribute, in Linux's format. */
   #checkText(device: Device): void {
     const listed = this.#subjects.filter((subject) => subject.device === device && subject.state === 'open').reverse();
     const text = device.readAttribute('pools');
     if (listed.length === 0) {
-      assert.equal(text, undefined, 'pools without a pool');
+      assert.equal(text, undefined, 'attribute pools of a device without a pool');
       return;
     }
     const lines = listed.map(({ name, pool }) => {
@@ -849,7 +843,7 @@ export class History {
     }
     await settle();
     this.#check();
-    // No block is lost: what is free can all be had, and no page more is needed for it.
+    // No block is lost: all free blocks can be allocated without another page.
     this.#source.onCall = () => undefined;
     for (const subject of this.#subjects) if (subject.state === 'open' && !subject.shared) this.#drain(subject);
     for (const subject of this.#subjects) {
@@ -870,9 +864,9 @@ export class History {
     }
     await settle();
     this.#check();
-    assert.equal(this.#source.live.size, 0, 'memory that never went back to the source');
-    assert.equal(this.#source.bytesInUse, 0, 'bytes in use of a source that has everything back');
-    for (const { waiting } of this.#subjects) assert.equal(waiting.size, 0, 'a wait that never ends');
+    assert.equal(this.#source.live.size, 0, 'allocations of the source that were not freed');
+    assert.equal(this.#source.bytesInUse, 0, 'bytes in use after all memory was freed');
+    for (const { waiting } of this.#subjects) assert.equal(waiting.size, 0, 'waits that are pending at the end');
   }
 
   #drain(subject: Subject): void {
@@ -891,11 +885,11 @@ export class History {
     const { blocks, quarantined } = pool.statistics();
     const expected = Math.min(blocks - quarantined, options.maxBlocks ?? Infinity);
     this.#note(`${subject.name}: drained to ${String(subject.held.size)} of ${String(expected)}`);
-    assert.equal(subject.held.size, expected, 'blocks that are neither out, nor free, nor in quarantine');
+    assert.equal(subject.held.size, expected, 'held blocks after all free blocks were allocated');
   }
 }
 
-/** True for a pool that takes no pages any more. */
+/** True for a destroyed pool. */
 function isDestroyed(pool: DmaPool): boolean {
   try {
     pool.reserve(0);
@@ -906,7 +900,7 @@ function isDestroyed(pool: DmaPool): boolean {
   }
 }
 
-/** As many whole characters of a text as fit into `length` bytes of UTF-8. */
+/** Returns the longest prefix of whole characters in at most `length` bytes of UTF-8. */
 function utf8Prefix(text: string, length: number): string {
   let result = '';
   for (const character of text) {
@@ -916,7 +910,7 @@ function utf8Prefix(text: string, length: number): string {
   return result;
 }
 
-/** Lets promises settle that can. */
+/** Runs pending reactions of promises. */
 async function settle(): Promise<void> {
   for (let n = 0; n < 4; n++) await Promise.resolve();
 }

@@ -1,4 +1,4 @@
-/** Runs cases of a target in a child process, which may hang or die: both are findings. */
+/** Runs cases of a target in a child process. A hang or exit of the child is a finding. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { join } from 'node:path';
@@ -10,18 +10,18 @@ export interface CampaignOptions {
   readonly target: string;
   readonly seed: number;
   readonly seconds: number;
-  /** Most cases; default: as many as there is time for. */
+  /** Maximum number of cases. Default: no limit. */
   readonly cases?: number;
-  /** Seconds that one case may take. */
+  /** Time limit of a case, in seconds. */
   readonly bound: number;
-  /** Folder of the build that is run, with `dist` in it. Default: this one. */
+  /** Folder that contains the `dist` to run. Default: this project. */
   readonly root?: string;
   /** Called about once a second. */
   readonly onProgress?: (cases: number, operations: number) => void;
 }
 
 export interface Finding {
-  /** False where the target does not even load. */
+  /** False if the child failed before its first case, such as while loading the target. */
   readonly started: boolean;
   readonly seed: number;
   readonly message: string;
@@ -37,13 +37,13 @@ export interface CampaignResult {
 }
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
-/** Lines of the child's output that a finding shows. */
+/** Lines of the child's output in a finding. */
 const OUTPUT_LINES = 20;
 
-/** What a child says and how it ends. */
+/** Progress and result of a child. */
 interface Observed {
   seed: number | null;
-  /** When the case began that runs now. */
+  /** Start time of the current case. */
   began: number;
   cases: number;
   operations: number;
@@ -84,7 +84,7 @@ async function watchChild(
   createInterface({ input: child.stdout! }).on('line', keep);
   createInterface({ input: child.stderr! }).on('line', keep);
   createInterface({ input: child.stdio[3] as Readable }).on('line', (line) => {
-    hear(seen, line);
+    parseReport(seen, line);
   });
   const watchdog = setInterval(() => {
     if (performance.now() - seen.began > bound * 1000) {
@@ -106,7 +106,7 @@ async function watchChild(
   return seen;
 }
 
-function hear(seen: Observed, line: string): void {
+function parseReport(seen: Observed, line: string): void {
   const space = line.indexOf(' ');
   const word = space < 0 ? line : line.slice(0, space);
   const rest = line.slice(space + 1);
@@ -126,7 +126,7 @@ function hear(seen: Observed, line: string): void {
   }
 }
 
-/** Runs cases from `seed` up until one fails, the time is over or `cases` have run. */
+/** Runs cases from `seed` up until one fails, the time ends, or `cases` have run. */
 export async function runCampaign(options: CampaignOptions): Promise<CampaignResult> {
   const { target, seed, seconds, bound, cases = Number.MAX_SAFE_INTEGER, root = ROOT, onProgress } = options;
   const begin = performance.now();
@@ -143,7 +143,7 @@ export async function runCampaign(options: CampaignOptions): Promise<CampaignRes
   };
 }
 
-/** The smallest failing form of a case, if its target can tell. */
+/** Returns a description of the smallest failing form of a case, or null if its target has no shrinker. */
 export async function shrinkCase(target: string, seed: number, bound: number): Promise<string | null> {
   return (await watchChild(ROOT, [target, String(seed), 'shrink'], bound, () => undefined)).shrunk;
 }

@@ -1,6 +1,6 @@
 /**
- * `npm run fuzz -- --target NAME`: random cases of one target. A failure prints the seed of its case; with that as
- * `--seed` the case runs first. Exit code 0: nothing was found; 1: a case failed; 2: wrong usage.
+ * `npm run fuzz -- --target NAME` runs random cases of a target. For a failed case it prints the seed; pass it as `--seed`
+ * to run that case first. Exit code 0: no failure; 1: a case failed; 2: usage error.
  */
 import { parseArgs } from 'node:util';
 import { runCampaign, shrinkCase } from './campaign.ts';
@@ -9,12 +9,12 @@ const TARGETS = ['allocator', 'shared', 'trace', 'qmp', 'pci', 'nvme', 'ehci', '
 
 const USAGE = `Usage: npm run fuzz -- --target ${TARGETS.join('|')} [options]
 
-  --seconds N  how long (default 30)
-  --seed N     seed of the first case, 0 to 2^32-1 (default: from the clock); the next case has the next seed
-  --cases N    most cases (default: no limit); 1 replays one case
-  --bound N    seconds that one case may take (default 20)
-  --keep-going collect failures that differ until the time is over, and print each once
-  --no-shrink  do not look for a smaller form of a failure`;
+  --seconds N   run time (default: 30)
+  --seed N      seed of the first case, 0 to 2^32-1 (default: from the clock); each case adds 1
+  --cases N     maximum number of cases (default: no limit); 1 replays one case
+  --bound N     time limit of a case in seconds (default: 20)
+  --keep-going  run until the time ends, and print each kind of failure once
+  --no-shrink   do not search for a smaller form of a failure`;
 
 interface Options {
   readonly target: string;
@@ -50,7 +50,7 @@ function parse(args: readonly string[]): Options {
       'no-shrink': flag,
     },
   });
-  // `probe` is the target of this program's own tests.
+  // The tests of this program use the target `probe`.
   if (values.target === undefined || ![...TARGETS, 'probe'].includes(values.target)) {
     throw new UsageError(`--target takes one of ${TARGETS.join(', ')}`);
   }
@@ -65,7 +65,7 @@ function parse(args: readonly string[]): Options {
   };
 }
 
-/** What makes two failures the same one: the message, without what depends on the seed. */
+/** Identifies a kind of failure: the message without numbers, which depend on the seed. */
 function kindOf(message: string): string {
   return message
     .slice(0, 200)
@@ -83,7 +83,7 @@ async function fuzz(options: Options): Promise<number> {
   let operations = 0;
   let hostile = 0;
   let left = seconds;
-  let told = performance.now();
+  let printed = performance.now();
   do {
     const result = await runCampaign({
       target,
@@ -92,8 +92,8 @@ async function fuzz(options: Options): Promise<number> {
       bound,
       cases: options.cases - cases,
       onProgress: (more, moreOperations) => {
-        if (performance.now() - told < 10_000) return;
-        told = performance.now();
+        if (performance.now() - printed < 10_000) return;
+        printed = performance.now();
         console.log(`  ${String(cases + more)} cases, ${String(operations + moreOperations)} operations`);
       },
     });
@@ -115,8 +115,8 @@ async function fuzz(options: Options): Promise<number> {
   } while (keepGoing && left > 0 && cases < options.cases);
   const elapsed = seconds - (deadline - performance.now()) / 1000;
   const verdict = kinds.size === 0 ? 'ok' : `${String(kinds.size)} kinds of failure`;
-  const lies = hostile > 0 ? `${String(hostile)} hostile answers, ` : '';
-  const counted = `${operations > 0 ? `${String(operations)} operations, ` : ''}${lies}`;
+  const malformed = hostile > 0 ? `${String(hostile)} hostile answers, ` : '';
+  const counted = `${operations > 0 ? `${String(operations)} operations, ` : ''}${malformed}`;
   console.log(`fuzz ${target}: ${verdict}: ${String(cases)} cases, ${counted}${elapsed.toFixed(1)} s`);
   return kinds.size === 0 ? 0 : 1;
 }

@@ -1,6 +1,7 @@
 /**
- * Fuzz target `e1000`: the network card's driver on a model of the card that lies, hangs and never lets go, in random histories.
- * Each call ends in bounded time with a value or a `DmaError`, no memory is given back under a live card, and none is lost.
+ * Fuzz target `e1000`: random histories of the network driver on a model of the card. The model may violate the
+ * specification, hang, and access old addresses. Each call ends in bounded time with a value or a `DmaError`, no memory is
+ * freed while the card may access it, and none is leaked.
  */
 import assert from 'node:assert/strict';
 import { E1000, type Packet } from 'dmapool/drivers/e1000';
@@ -13,7 +14,7 @@ import { GuardedCase } from './guarded-case.ts';
 import { countHostile } from './operations.ts';
 import type { FuzzTarget } from './target.ts';
 
-/** Limits of a case, in virtual time: far beyond all time-outs. */
+/** Limits of a case in virtual time, far above all time-outs. */
 const LIMITS = { time: 3_600_000, steps: 400_000 };
 /** Descriptors of a ring. */
 const SIZES: readonly number[] = [8, 8, 16, 24, 64, 128];
@@ -31,14 +32,14 @@ function behaviourOf(random: Random): E1000Behaviour {
   };
 }
 
-/** A packet of any length: its number, and bytes that follow from it. */
+/** Returns a packet of random length that starts with its number. */
 function packetOf(random: Random, number: number): Uint8Array {
   const bytes = random.bytes(14 + random.below(random.chance(0.5) ? 50 : 1505));
   new DataView(bytes.buffer, bytes.byteOffset).setUint32(0, number);
   return bytes;
 }
 
-/** A packet in the user's hands, and what it must go on to hold. */
+/** A packet that the user owns, and its expected content. */
 interface Held {
   readonly packet: Packet;
   readonly bytes: Uint8Array;
@@ -54,7 +55,7 @@ class E1000History {
   readonly #held: Held[] = [];
   #nic: E1000 | null = null;
   #isEnding = false;
-  /** No more packets come in. */
+  /** All packets were delivered to the card. */
   #isQuiet = false;
 
   constructor(seed: number) {
@@ -87,8 +88,8 @@ class E1000History {
     model.onTransmit = (bytes) => {
       if (!common.peaceful) return;
       const expected = this.#expected.shift();
-      assert.ok(expected !== undefined, 'a packet is sent that was not given');
-      assert.deepEqual(bytes, expected, 'a packet is sent with other bytes than were given');
+      assert.ok(expected !== undefined, 'the card sent a packet that was not transmitted');
+      assert.deepEqual(bytes, expected, 'bytes of a sent packet');
     };
     const receiveDescriptors = random.pick(SIZES);
     this.#nic = await common.call('open the driver', () =>
@@ -122,7 +123,7 @@ class E1000History {
     return this.#nic!.close();
   }
 
-  /** Packets come in. */
+  /** Delivers packets to the card. */
   async #wire(): Promise<void> {
     const random = this.#random;
     for (let n = random.below(60); n > 0; n--) {
@@ -147,8 +148,7 @@ class E1000History {
         const packet = batch[i]!;
         assert.ok(packet.length >= 14 && packet.length <= 1518, `a packet of ${String(packet.length)} bytes`);
         const bytes = packet.bytes.slice(0, packet.length);
-        if (common.peaceful)
-          assert.deepEqual(bytes, this.#delivered[expected++], 'a packet is not the one that came in');
+        if (common.peaceful) assert.deepEqual(bytes, this.#delivered[expected++], 'bytes of a received packet');
         this.#held.push({ packet, bytes });
       }
       while (this.#held.length > 0 && random.chance(0.7)) await this.#giveBack(nic);
@@ -156,7 +156,7 @@ class E1000History {
     }
   }
 
-  /** Frees a packet of the user's, or forwards it. */
+  /** Frees or forwards a packet of the user. */
   async #giveBack(nic: E1000): Promise<void> {
     const [common, random] = [this.#case, this.#random];
     const { packet, bytes } = this.#held.splice(random.below(this.#held.length), 1)[0]!;
@@ -171,10 +171,10 @@ class E1000History {
     });
   }
 
-  /** Nobody writes to a packet that is the user's. */
+  /** Checks that a packet of the user was not written to. */
   #look(packet: Packet, bytes: Uint8Array): void {
     if (this.#case.pci.closed) return;
-    assert.deepEqual(packet.bytes.slice(0, bytes.length), bytes, "a packet changed in the user's hands");
+    assert.deepEqual(packet.bytes.slice(0, bytes.length), bytes, 'bytes of a packet that the user owns');
   }
 
   async #send(nic: E1000): Promise<void> {
@@ -236,7 +236,7 @@ class E1000History {
     }
   }
 
-  /** A second driver on the function gets it only when the first one is done. */
+  /** Opens a second driver, which can have the function only after the first is closed. */
   async #openAnother(): Promise<void> {
     const common = this.#case;
     const other = await common.call('open a second driver', () => E1000.open(common.pci, { receiveDescriptors: 8 }));
@@ -258,7 +258,7 @@ class E1000History {
   }
 }
 
-/** What is sent of a packet: at least 60 bytes. */
+/** Returns the bytes that are sent for a packet: at least 60. */
 function padded(bytes: Uint8Array): Uint8Array {
   const whole = new Uint8Array(Math.max(60, bytes.length));
   whole.set(bytes);

@@ -1,7 +1,7 @@
 /**
- * Fuzz target `ehci`: the EHCI and mass-storage drivers on a model of the controller, with a USB disk, that lies, hangs and never
- * lets go, in random histories. Each call ends in bounded time with a value or a `DmaError`, no memory is given back under a
- * live controller, and none is lost.
+ * Fuzz target `ehci`: random histories of the EHCI and mass-storage drivers on models of the controller and a USB disk. The
+ * models may violate the specification, hang, and access old addresses. Each call ends in bounded time with a value or a
+ * `DmaError`, no memory is freed while the controller may access it, and none is leaked.
  */
 import assert from 'node:assert/strict';
 import { EhciController, MassStorage, type UsbBuffer, type UsbDevice } from 'dmapool/drivers/ehci';
@@ -15,19 +15,22 @@ import { GuardedCase } from './guarded-case.ts';
 import { countHostile } from './operations.ts';
 import type { FuzzTarget } from './target.ts';
 
-/** Limits of a case, in virtual time: far beyond all time-outs. */
+/** Limits of a case in virtual time, far above all time-outs. */
 const LIMITS = { time: 3_600_000, steps: 400_000 };
 const INTERRUPTS: readonly (InterruptKind | null)[] = ['msi', 'intx', null];
 const BLOCKS = 300;
 
-/** `peaceful`: what good controllers do; `storm`: descriptors are written wrongly, once a disk is found; `wild`: anything. */
+/**
+ * `peaceful`: the controller conforms to the specification. `storm`: it writes invalid descriptors after it found a disk.
+ * `wild`: faults of every kind.
+ */
 type Kind = 'peaceful' | 'storm' | 'wild';
 const KINDS_OF_CASES: readonly Kind[] = ['peaceful', 'wild', 'storm', 'wild', 'wild'];
 
 const delay = (time: number): Promise<void> => new Promise((resolve) => setTimeout(resolve, time));
 
 function behaviourOf(random: Random, kind: Kind): EhciBehaviour {
-  // Controllers may do this, and good ones do.
+  // Variations that the specification allows.
   const good = {
     ...WELL_BEHAVED,
     doorbell: random.pick(['right', 'early'] as const),
@@ -186,10 +189,10 @@ class EhciHistory {
     const back = new Uint8Array(bytes.length);
     const read = await common.call('read', () => disk.read(lba, back, options).then(() => true));
     if (common.peaceful && written === true && read === true)
-      assert.ok(Buffer.from(back).equals(bytes), 'other bytes than were written');
+      assert.ok(Buffer.from(back).equals(bytes), 'bytes that were written before');
   }
 
-  /** Without a copy, and with a buffer that is freed too early, or not at all. */
+  /** Reads without a copy, into a buffer that is freed in time, too early, or by the close. */
   async #readInto(controller: EhciController, disk: MassStorage, lba: number, count: number): Promise<void> {
     const [common, random] = [this.#case, this.#random];
     const length = Math.min(count, 256) * BLOCK;
@@ -208,7 +211,7 @@ class EhciHistory {
     else this.#buffers.push(buffer);
   }
 
-  /** What no disk driver does with the endpoints. */
+  /** Uses the endpoints directly, in ways that a disk driver does not. */
   async #usePipes(device: UsbDevice): Promise<void> {
     const [common, random] = [this.#case, this.#random];
     const endpoints =

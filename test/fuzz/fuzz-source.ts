@@ -1,4 +1,4 @@
-/** A memory source that fails at random, calls back at each of its calls, and checks what it is given back. */
+/** A coherent allocator that fails at random, calls back from each of its methods, and checks what is freed. */
 import {
   type CoherentAllocator,
   type CoherentMemory,
@@ -9,10 +9,10 @@ import {
 } from 'dmapool';
 import type { Random } from '../support/random.ts';
 
-/** What a fuzz source throws: a user's own error, which passes through. */
+/** The error that a fuzz source throws. It is not a `DmaError` and must reach the caller unchanged. */
 export class SourceBroke extends Error {}
 
-/** Calls during one operation after which it is taken for endless. */
+/** Maximum calls during one operation. */
 const ENDLESS = 3000;
 
 export interface SourceOptions {
@@ -25,15 +25,15 @@ export interface SourceOptions {
 export class FuzzSource implements CoherentAllocator {
   readonly name: string = 'fuzz';
   readonly pageSize: number;
-  /** Memory that is handed out, and to whom. */
+  /** Live memory, with its device. */
   readonly live = new Map<CoherentMemory, DmaTarget>();
-  /** What was broken, the first first. */
+  /** Violations, oldest first. */
   readonly violations: string[] = [];
-  /** Calls that did not give memory. */
+  /** Failed allocations. */
   failed = 0;
-  /** The user's code, at each call. */
+  /** Called in each method, as user code. */
   onCall: () => void = () => undefined;
-  /** Called with memory that comes back; returns what is wrong with that, or null. */
+  /** Called with memory to be freed; returns why it must not be freed, or null. */
   onBack: (memory: CoherentMemory) => string | null = () => null;
   readonly #heap: HeapMemory;
   readonly #random: Random;
@@ -47,12 +47,12 @@ export class FuzzSource implements CoherentAllocator {
     this.#failing = failing;
   }
 
-  /** Bytes that the heap behind it counts as handed out. */
+  /** Bytes of allocated pages. */
   get bytesInUse(): number {
     return this.#heap.bytesInUse;
   }
 
-  /** An operation begins that is not nested in another one. */
+  /** Starts an operation that is not nested in another one. */
   beginOperation(): void {
     this.#calls = 0;
   }
@@ -75,12 +75,12 @@ export class FuzzSource implements CoherentAllocator {
     }
     const refusable = this.#aboveMask(request);
     if (refusable !== null) {
-      // No call from here: one that raises the mask would make it fit, at an address of another domain of the heap.
+      // No callback here: if it raised the mask, the device would accept this address of another IOMMU domain.
       this.live.set(refusable, request.device);
       return refusable;
     }
     let memory = this.#heap.allocCoherent(request);
-    // A source under pressure asks its users to give memory back, and tries again.
+    // Under memory pressure an allocator may let its users free memory, and retry.
     if (memory === null && this.#random.chance(0.5)) {
       this.onCall();
       memory = this.#heap.allocCoherent(request);
@@ -94,7 +94,7 @@ export class FuzzSource implements CoherentAllocator {
     return memory;
   }
 
-  /** Now and then memory that the device does not reach, which it must refuse. */
+  /** Sometimes returns memory above the device's mask, which the device must refuse. */
   #aboveMask(request: CoherentRequest): CoherentMemory | null {
     const { dmaMask, name } = request.device;
     if (!this.#random.chance(this.#failing / 4)) return null;
@@ -111,9 +111,9 @@ export class FuzzSource implements CoherentAllocator {
   freeCoherent(memory: CoherentMemory): void {
     const device = this.live.get(memory);
     if (device === undefined) {
-      // What it never gave, such as the {} above, may be offered by a device that found it wrong.
-      if (typeof memory.dma === 'number') this.violations.push('memory was given back to the source twice');
-      throw new SourceBroke('the source does not know this memory');
+      // A device also frees invalid memory that it refused, such as the {} above.
+      if (typeof memory.dma === 'number') this.violations.push('memory was freed twice');
+      throw new SourceBroke('the source did not allocate this memory');
     }
     const wrong = this.onBack(memory);
     if (wrong !== null) this.violations.push(wrong);
@@ -128,7 +128,7 @@ export class FuzzSource implements CoherentAllocator {
     return this.#heap.onceAvailable(listener);
   }
 
-  /** Bytes at an address that a device sees, past all checks: what a faulty device does. */
+  /** Returns the bytes at a device's address without any check, for a faulty device. */
   bytesAt(dma: number, length: number, device: DmaTarget): Uint8Array | null {
     for (const [memory, owner] of this.live) {
       if (owner !== device || dma < memory.dma || dma + length > memory.dma + memory.size) continue;

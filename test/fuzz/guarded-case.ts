@@ -1,4 +1,4 @@
-/** What the histories of drivers on guarded devices have in common: the function, what happens to it, and the accounts at the end. */
+/** Common part of the histories of drivers on guarded devices: the function, its faults and events, and the checks at the end. */
 import assert from 'node:assert/strict';
 import { DmaError, DmaReleaseError, HeapMemory } from 'dmapool';
 import { PciError, PciFunction } from 'dmapool/pci';
@@ -11,28 +11,28 @@ import { RecordingLog } from '../support/log.ts';
 import { Random } from '../support/random.ts';
 import { countOperations } from './operations.ts';
 
-/** Accesses of a history among which something happens. */
+/** Ranges of access numbers in which events and faults occur. */
 const SPANS: readonly number[] = [60, 200, 800, 3000];
-/** Shares of all accesses that something goes wrong with, in histories of many faults. */
+/** Shares of accesses with a fault, in histories with many faults. */
 const SHARES: readonly number[] = [0.001, 0.01, 0.1, 0.5];
 
-/** Milliseconds that all slow accesses of a history take. */
+/** Maximum total time of slow accesses in a history, in milliseconds. */
 const MOST_SLOW_TIME = 60_000;
 
-/** Calls that the report of a failure shows. */
+/** Calls in the report of a failure. */
 const SHOWN = 40;
 
-/** The reason that the history's own signals are aborted with. */
+/** Abort reason of the history's signals. */
 export class Aborted extends Error {}
 
 export interface CaseOptions {
-  /** Only what a good device, a good system and a patient user do. */
+  /** The device conforms to its specification, there are no faults, and calls are not aborted. */
   readonly peaceful: boolean;
-  /** Nothing goes wrong but what the device writes to memory. Default: false. */
+  /** No faults and events, but the device may write invalid descriptors. Default: `peaceful`. */
   readonly undisturbed?: boolean;
 }
 
-/** A device with a driver, and what may happen to them. */
+/** A device with a driver, their faults and events. */
 export class GuardedCase {
   readonly random: Random;
   readonly host: ModelHost;
@@ -44,16 +44,16 @@ export class GuardedCase {
   readonly #plan: FaultPlan;
   #backend!: GuardedBackend;
   #pci: PciFunction | null = null;
-  /** The access from which on something may go wrong; null: not yet. */
+  /** Number of the first access that may have a fault; null until it is known. */
   #since: number | null;
   readonly #isLate: boolean;
-  /** Milliseconds that slow accesses took. */
+  /** Total time of slow accesses in milliseconds. */
   #slowTime = 0;
-  /** A reset of the function never ends. */
+  /** A reset of the function hangs. */
   #isResetForEver = false;
   readonly #calls: Promise<unknown>[] = [];
   readonly #resets: Promise<unknown>[] = [];
-  /** Calls and how they ended, for the report of a failure. */
+  /** Calls and their results, for the report of a failure. */
   readonly #history: string[] = [];
   readonly #controllers: AbortController[] = [];
 
@@ -67,7 +67,7 @@ export class GuardedCase {
     const own = new Random(seed ^ 0x6a09_e667);
     this.host = new ModelHost(heap, this.#dma, own);
     const decide = undisturbed ? () => null : faultsOf(own);
-    // Opening takes most accesses: what goes wrong does so from the beginning, or only once the driver is open.
+    // Opening takes most accesses. Faults occur from the beginning, or only after the driver is open.
     this.#isLate = own.chance(0.6);
     this.#since = this.#isLate ? null : 0;
     this.#plan = new FaultPlan((access, number) => {
@@ -75,7 +75,7 @@ export class GuardedCase {
       const fault = decide(access, number - this.#since);
       if (access === 'reset' && fault?.kind === 'hang') this.#isResetForEver = true;
       if (fault?.kind !== 'slow') return fault;
-      // Accesses wait for those before them: all of it must be over before the accounts are made.
+      // Accesses wait for earlier ones. All must be complete before the checks at the end.
       this.#slowTime += fault.time ?? 0;
       return this.#slowTime > MOST_SLOW_TIME ? { kind: 'slow', time: 1 } : fault;
     });
@@ -90,24 +90,18 @@ export class GuardedCase {
     return this.#backend;
   }
 
-  /** Runs the history; an error of it says what was logged, and which accesses came before. */
+  /** Runs the history. Adds the log and the most recent accesses and calls to its error. */
   async run(history: () => Promise<void>): Promise<void> {
     try {
       await history();
     } catch (error) {
       const message = error instanceof Error ? error.message : String(error);
-      const lines = [
-        message,
-        ...this.log.lines,
-        'the last accesses:',
-        ...this.#plan.trace,
-        ...this.#history.slice(-SHOWN),
-      ];
+      const lines = [message, ...this.log.lines, 'last accesses:', ...this.#plan.trace, ...this.#history.slice(-SHOWN)];
       throw new Error(lines.join('\n'), { cause: error });
     }
   }
 
-  /** Opens the function of a device. Null when that fails: the history is over. */
+  /** Opens the function of a device. Null if that fails, which ends the history. */
   async open(fake: GuardedFake): Promise<PciFunction | null> {
     const { random } = this;
     const [dma, memory, plan] = [this.#dma, this.#memory, this.#plan];
@@ -121,14 +115,14 @@ export class GuardedCase {
     return pci;
   }
 
-  /** Something happens just before an access, an early one or a late one. */
+  /** Schedules an action just before a random later access. */
   at(action: () => void): void {
     const { random } = this;
     this.#plan.before(this.#plan.accesses + random.below(random.pick(SPANS)), action);
   }
 
   /**
-   * What may happen to any function, from now on; called when the function is open, and when its driver is: one of them counts.
+   * Schedules random events. Called after the function was opened and after its driver was opened; only one call has effect.
    *
    * @param close Closes the driver.
    */
@@ -180,14 +174,14 @@ export class GuardedCase {
     }
   }
 
-  /** A signal that may be aborted at any time. */
+  /** Returns a signal that may be aborted at any time. */
   signal(): AbortSignal {
     const controller = new AbortController();
     this.#controllers.push(controller);
     return controller.signal;
   }
 
-  /** Makes a call, which ends with a value or an error of the package; null for an error. */
+  /** Runs a call, which must end with a value, a `DmaError` or an abort. Null for an error. */
   async call<T>(what: string, action: () => T | Promise<T>): Promise<T | null> {
     countOperations(1);
     this.#note(what);
@@ -200,7 +194,7 @@ export class GuardedCase {
       if (error instanceof assert.AssertionError) throw error;
       if (error instanceof Aborted) return null;
       if (!(error instanceof DmaError)) {
-        throw new Error(`${what} ends with an error of no type of the package: ${String(error)}`, { cause: error });
+        throw new Error(`${what} ends with ${String(error)}, not a DmaError`, { cause: error });
       }
       if (this.peaceful) throw new Error(`${what} fails: ${error.message}`, { cause: error });
       return null;
@@ -211,26 +205,26 @@ export class GuardedCase {
     this.#history.push(`${String(this.#plan.accesses)} ${line}`);
   }
 
-  /** {@link GuardedCase.call}, without waiting for its end. */
+  /** Starts a {@link GuardedCase.call} without waiting for its end. */
   start(what: string, action: () => unknown): void {
     const call = this.call(what, action);
     this.#calls.push(call);
-    // Looked at in the end.
+    // ended() checks it.
     call.catch(() => undefined);
   }
 
-  /** Waits for all calls that were started. */
+  /** Waits for all started calls. */
   async ended(): Promise<void> {
     for (const call of this.#calls) await call;
     if (!this.#isResetForEver) await Promise.all(this.#resets);
   }
 
   /**
-   * Closes all, under whatever goes wrong; then, when nothing goes wrong any more, once more. With proof that the device
-   * stopped no memory may remain; without it must be counted and reported.
+   * Closes driver and function with faults, then again without. After a proof that the device stopped no memory may stay
+   * allocated; without one it must be counted and reported.
    *
    * @param close Closes the driver, if it was opened.
-   * @param relent The device does what it is told.
+   * @param relent Makes the device conform to its specification.
    */
   async end(close: (() => Promise<void>) | null, relent: () => void): Promise<void> {
     const pci = this.pci;
@@ -240,33 +234,33 @@ export class GuardedCase {
     await this.ended();
     this.#plan.end();
     relent();
-    // All ones are no proof while a reset runs, and this one does not end.
+    // During a reset, reads of all ones are no proof of a removal, and this reset does not end.
     const isLost = this.#isResetForEver && this.#backend.isPulled;
     for (const again of [close, () => pci.close()]) {
-      // Accesses that take their time are under way still.
+      // Slow accesses may still be in flight.
       for (let tries = 4; tries > 0; tries--) {
         const error: unknown = await again?.().then(
           () => null,
           (reason: unknown) => reason,
         );
-        // What failed before, and was told then.
+        // An error may be one of the first close, reported again.
         assert.ok((error ?? null) === null || error instanceof DmaError, String(error));
         if (!this.#kept(error)) break;
-        if (tries === 1) assert.ok(isLost, 'the device does what it is told, and memory is kept');
+        if (tries === 1) assert.ok(isLost, 'memory is kept though the device conforms');
         await new Promise((resolve) => setTimeout(resolve, 30_000));
       }
     }
     if (isLost && device.bytesAllocated > 0) assert.match(this.log.text, /kept|stay reserved/);
     else {
-      assert.equal(device.bytesAllocated, 0, 'bytes that stay with the device');
-      assert.equal(this.#memory.bytesAllocated, 0, 'bytes that stay with the source');
+      assert.equal(device.bytesAllocated, 0, 'bytes that the device still has');
+      assert.equal(this.#memory.bytesAllocated, 0, 'bytes that the allocator still has');
     }
-    assert.deepEqual(this.#backend.misuse, []);
+    assert.deepEqual(this.#backend.usageErrors, [], 'usage errors of the backend');
     this.#dma.check();
     if (this.peaceful) assert.equal(this.log.text, '');
   }
 
-  /** When the call says that memory is kept, so do the counters and the log; else none is. */
+  /** Closes. If the error reports memory that stays reserved, the log must report it too. */
   async #close(what: string, close: () => Promise<void>): Promise<void> {
     let kept = false;
     await this.call(what, async () => {
@@ -286,7 +280,7 @@ export class GuardedCase {
   }
 }
 
-/** None, a few, or many and in runs. */
+/** Returns a plan with no, a few, or many faults, some in runs. */
 function faultsOf(random: Random): Decide {
   const kind = random.below(10);
   if (kind < 4) return () => null;
@@ -304,7 +298,7 @@ function faultsOf(random: Random): Decide {
   };
 }
 
-/** No access of a driver's hangs for ever: a processor would hang with it. */
+/** Returns a random fault. A read does not hang: it would stall the CPU. */
 function faultOf(random: Random, access: AccessKind): Fault {
   const fault = randomFault(random, access);
   return fault.kind === 'hang' && access === 'read' ? { kind: 'slow', time: 5100 } : fault;

@@ -1,10 +1,10 @@
-/** One mistake of one line, which the fuzzers must find. */
+/** A deliberate one-line fault that a fuzzer must find. */
 export interface Mutant {
-  /** What the mistake is, in a few words. */
+  /** A short description of the fault. */
   readonly name: string;
-  /** The fuzz target that is to find it. */
+  /** The fuzz target that must find it. */
   readonly target: string;
-  /** Path of the source file from the project's root. */
+  /** Path of the source file, relative to the project's root. */
   readonly file: string;
   /** A part of one line, found exactly once in the file. */
   readonly from: string;

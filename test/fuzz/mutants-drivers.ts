@@ -1,4 +1,4 @@
-/** Mistakes in what lets a device reach memory: the PCI function and the drivers. */
+/** Mutants of the code that controls DMA: the PCI function and the drivers. */
 import type { Mutant } from './mutant.ts';
 
 const STOP = 'src/pci/stop.ts';
@@ -19,31 +19,31 @@ function nvme(file: string, name: string, from: string, to: string): Mutant {
 export const mutants: readonly Mutant[] = [
   pci(
     STOP,
-    'bus mastering that reads on after it was switched off counts as off',
+    'bus mastering that reads as on after it was cleared counts as off',
     'if ((after & PCI_COMMAND.busMaster) !== 0) {',
     'if ((after & PCI_COMMAND.busMaster) > 8) {',
   ),
   pci(
     STOP,
-    'what is under way is not waited for',
+    'DMA in flight is not waited for',
     "if (settle === undefined || this.#driverStopped || !dmaPossible) return 'bus-master-off';",
     "if (settle === undefined || this.#timeout > 0) return 'bus-master-off';",
   ),
   pci(
     STOP,
-    'a reset that the function does not have counts as one',
+    'an unsupported reset counts as a reset',
     "(await this.#try('a reset', resetTime, reset))) return 'reset';",
     "((await this.#try('a reset', resetTime, reset)) || this.#errors.length < 9)) return 'reset';",
   ),
   pci(
     STOP,
-    'a command register of all ones counts as a function that is gone',
+    'a command register of all ones counts as a removed function',
     "if (await this.#isGone()) return 'gone';\n    this.#errors.push(",
     "if (this.#timeout > 0) return 'gone';\n    this.#errors.push(",
   ),
   pci(
     FUNCTION,
-    'a proof holds though bus mastering was switched on again',
+    'a proof holds after bus mastering was enabled again',
     'return (this.#proof = proofOf(reason, () => now === this.#enableCount));',
     'return (this.#proof = proofOf(reason, () => now <= this.#enableCount));',
   ),
@@ -55,25 +55,25 @@ export const mutants: readonly Mutant[] = [
   ),
   pci(
     RESET,
-    'a reset gives bus mastering back',
+    'a reset restores bus mastering',
     'state.command & ~PCI_COMMAND.busMaster',
     'state.command | (0 & PCI_COMMAND.busMaster)',
   ),
   nvme(
     QUEUE,
-    'an entry of the wrong phase is taken for new',
+    'an entry of the wrong phase is treated as new',
     'if (((last >>> 16) & 1) !== this.#phase) break;',
     'if (((last >>> 16) & 1) !== this.#phase && (last & 0xffff) === 0) break;',
   ),
   nvme(
     QUEUE,
-    'the phase stays when the completion queue starts anew',
+    'the phase is not inverted when the completion queue wraps',
     '        this.#head = 0;\n        this.#phase ^= 1;',
     '        this.#head = 0;\n        this.#phase ^= 0;',
   ),
   nvme(
     QUEUE,
-    'a completion is taken for that of an earlier command in the same slot',
+    'a completion of an earlier command in the same slot is accepted',
     'if (request?.cid !== cid) {',
     'if (request === null || request === undefined) {',
   ),
@@ -91,31 +91,31 @@ export const mutants: readonly Mutant[] = [
   ),
   nvme(
     QUEUE,
-    'the doorbell of a completion queue that is deleted is written',
+    'the doorbell of a deleted completion queue is written',
     "if (reaped > 0 && this.state !== 'absent')",
     "if (reaped > 0 && this.state !== 'wrong')",
   ),
   nvme(
     DISPATCHER,
-    'the memory of a command that is late is released at once',
+    'the memory of a command is released at its time-out',
     '    request.abortSent = true;\n',
     '    request.abortSent = true;\n    request.data?.unmap(false);\n',
   ),
   nvme(
     'drivers/nvme/prp.ts',
-    'a list is given back while the command has it',
+    'a PRP list is freed while its command is in flight',
     'into.prp2 = into.lists[0]!.dma;',
     'into.prp2 = into.lists[0]!.dma;\n    this.unmap(into);',
   ),
   nvme(
     'drivers/nvme/controller-registers.ts',
-    'the controller is enabled with addresses that did not arrive',
+    'the controller is enabled before its queue addresses arrive',
     '    await bar.flush();\n',
     '    await Promise.resolve();\n',
   ),
   nvme(
     CONTROLLER,
-    'the controller is started again though it was not disabled',
+    'the controller is restarted without being disabled',
     '    dispatcher.reset();\n    if (failure !== null) await this.#registers.resetFunction(failure, signal);',
     '    dispatcher.reset();\n    void failure;',
   ),

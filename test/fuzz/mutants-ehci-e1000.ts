@@ -1,4 +1,4 @@
-/** Mistakes in the drivers for EHCI and the network card, each of one line: memory given back too early, or never. */
+/** Mutants of the EHCI and e1000 drivers: memory is freed too early or never. */
 import type { Mutant } from './mutant.ts';
 
 const E1000 = 'drivers/e1000/e1000.ts';
@@ -17,52 +17,47 @@ function ehci(file: string, name: string, from: string, to: string): Mutant {
 }
 
 export const mutants: readonly Mutant[] = [
-  e1000(RECEIVE, "a packet in the user's hands stays in the ring", 'index = fresh;', 'void fresh;'),
+  e1000(RECEIVE, 'a packet that the user received stays in the ring', 'index = fresh;', 'void fresh;'),
+  e1000(RECEIVE, 'a refilled descriptor keeps its done bit', 'words[at + 3] = 0;', 'words[at + 3] = words[at + 3]!;'),
   e1000(
     RECEIVE,
-    'a refilled descriptor still says that it is done',
-    'words[at + 3] = 0;',
-    'words[at + 3] = words[at + 3]!;',
-  ),
-  e1000(
-    RECEIVE,
-    'a length beyond the largest packet is believed',
+    'a length above the maximum packet size is accepted',
     'length <= MAX_PACKET_BYTES;',
     'length <= 16 * MAX_PACKET_BYTES;',
   ),
   e1000(
     TRANSMIT,
-    'buffers are free before they are sent',
+    'buffers are freed before they are sent',
     'if ((status & TX.done) === 0) break;',
     'if ((status & TX.done) > 1) break;',
   ),
   e1000(
     E1000,
-    'a device that is detached has its memory released while the card runs',
+    'a detach releases memory while the card may do DMA',
     'if (proof !== null) this.#release(proof);\n    return',
     'this.#release(proof ?? ({ holds: true } as DmaStopped));\n    return',
   ),
   ehci(
     SCHEDULE,
-    'one answer to the doorbell is taken for enough',
+    'one doorbell cycle is treated as sufficient',
     'const DOORBELL_CYCLES = 2;',
     'const DOORBELL_CYCLES = 1;',
   ),
   ehci(
     SCHEDULE,
-    'an active queue head is free before its overlay is at rest',
+    'an active queue head is freed before its overlay is idle',
     'if (wasActive || isActive(qh)) await',
     'if (wasActive && this.#freed) await',
   ),
   ehci(
     QUEUE,
-    'bytes that are left of a transfer to the device end it',
+    'a transfer to the device with bytes left is treated as complete',
     'if (left > given || (left > 0 && request.pid === PID.out)) return',
     'if (left > given) return',
   ),
   ehci(
     SCHEDULE,
-    'the last queue head is free before the schedule has ended',
+    'the last queue head is freed before the schedule has stopped',
     'if (this.#ring.length === 0) await this.#stop();',
     'if (this.#ring.length === 0) void this.#stop().catch(() => undefined);',
   ),

@@ -1,4 +1,4 @@
-/** Mistakes in the allocator and in shared pools, each of one line. */
+/** Mutants of the allocator and of shared pools. */
 import type { Mutant } from './mutant.ts';
 
 const HOT = 'src/pool/hot-path.ts';
@@ -22,7 +22,7 @@ function shared(file: string, name: string, from: string, to: string): Mutant {
 export const mutants: readonly Mutant[] = [
   allocator(
     HOT,
-    'a refused bulk free leaves the blocks before the bad one free',
+    'a bulk free that throws leaves the blocks before the bad one free',
     'words[index] = this.#mark;\n      index = next;',
     'index = next;',
   ),
@@ -34,7 +34,7 @@ export const mutants: readonly Mutant[] = [
   ),
   allocator(
     HOT,
-    'a double mention in a held bulk free is not seen',
+    'a duplicate in a bulk free of a held list is not detected',
     'words[index] = own === ALLOCATED ? RESERVED : EMPTY;',
     'words[index] = own;',
   ),
@@ -46,13 +46,13 @@ export const mutants: readonly Mutant[] = [
   ),
   allocator(
     STORE,
-    'the last block of a page is not looked at by trim',
+    'trim skips the last block of a page',
     'index < first + this.pages.carvedOf(page); index++',
     'index < first + this.pages.carvedOf(page) - 1; index++',
   ),
   allocator(
     STORE,
-    'trim forgets blocks in quarantine',
+    'trim ignores blocks in quarantine',
     'word === ALLOCATED || word === QUARANTINED || word === RESERVED',
     'word === ALLOCATED || word === RESERVED',
   ),
@@ -74,12 +74,7 @@ export const mutants: readonly Mutant[] = [
     'this.#list.addOwned(-change);',
     'this.#list.addOwned(0);',
   ),
-  allocator(
-    'src/pool/waiting.ts',
-    'a wait that was given up stays in the queue',
-    'this.waiters.delete(key);',
-    'void key;',
-  ),
+  allocator('src/pool/waiting.ts', 'an aborted wait stays in the queue', 'this.waiters.delete(key);', 'void key;'),
   allocator(
     GEOMETRY,
     'a block crosses a boundary',
@@ -98,10 +93,10 @@ export const mutants: readonly Mutant[] = [
     'if (this.#modes.initOnFree)',
     'if (!this.#modes.initOnFree && !this.#modes.initOnAlloc)',
   ),
-  allocator(PAGES, 'pages that are freed are not counted', 'this.#used -= to - from;', 'this.#used -= 1;'),
+  allocator(PAGES, 'freed pages are not counted', 'this.#used -= to - from;', 'this.#used -= 1;'),
   allocator(
     PAGES,
-    'the left half of the tree is taken for free',
+    'the last page of a left half of the tree is not marked',
     'if (from < middle) this.#mark(node * 2, order - 1, start, from, to, free);',
     'if (from < middle - 1) this.#mark(node * 2, order - 1, start, from, to, free);',
   ),
@@ -113,19 +108,19 @@ export const mutants: readonly Mutant[] = [
   ),
   shared(
     DEPOT,
-    'a list given to the depot loses what was there',
+    'a list flushed to the depot drops the blocks of the depot',
     'this.#words[last] = this.#header[H_DEPOT]!;',
     'this.#words[last] = EMPTY;',
   ),
   shared(
     DEPOT,
-    'blocks taken from the depot are not all owned',
+    'the owner byte of a block taken from the depot is not set',
     'for (let i = 1; i < count; i++) {',
     'for (let i = 1; i < count - 1; i++) {',
   ),
   shared(
     RECOVERY,
-    'a block that was given away counts as lost with its giver',
+    'recovery takes the magazines of live workers too',
     'if (this.#owners[index] === w) this.#giveFree(index, died);',
     'if (this.#owners[index] !== DEPOT) this.#giveFree(index, died);',
   ),
@@ -137,20 +132,20 @@ export const mutants: readonly Mutant[] = [
   ),
   shared(
     CORE,
-    'a magazine that gives back forgets how many',
+    'a magazine counts one flushed block too few',
     'this.#list.addOwned(-taken);',
     'this.#list.addOwned(-taken + 1);',
   ),
   shared(TRANSFERS, 'a ticket can be accepted twice', '!== word) return false;', '=== 0) return false;'),
   shared(
     TRANSFERS,
-    'an acceptance takes over no ownership',
+    'accept does not set the owner byte',
     '    this.#owners[index] = this.#me;\n',
     '    void this.#me;\n',
   ),
   shared(
     TICKETS,
-    'a ticket that was served stays at the head',
+    'a served wait ticket stays at the head',
     '    this.#header[ticketAt(ticket)] = 0;\n    this.first();',
     '    this.first();',
   ),
@@ -160,10 +155,10 @@ export const mutants: readonly Mutant[] = [
     'if (last > this.#dmaMask) {',
     'if (last < 0) {',
   ),
-  // Shows only where a bulk allocation fails after it took blocks: a pool with hooks, with a block in quarantine.
+  // Visible only if a bulk allocation fails after it took blocks: in a pool with hooks and a block in quarantine.
   allocator(
     HOT,
-    'a bulk allocation that fails is undone in the wrong order',
+    'a failed bulk allocation is undone in the wrong order',
     'for (let i = count - 1; i >= 0; i--) this.#giveReserved',
     'for (let i = 0; i < count; i++) this.#giveReserved',
   ),

@@ -1,6 +1,6 @@
 /**
- * `npm run mutants`: applies the mutants one by one and has the fuzzers look for each, at most a minute. Prints a table;
- * exit code 1 when fewer than 95 % are found, or when a fuzzer fails without a mutant.
+ * `npm run mutants` applies the mutants one at a time, and fuzzes each for at most a minute. It prints a table. Exit code 1:
+ * fewer than 95 % are found, or a fuzzer fails without a mutant.
  *
  * A mutant changes one file of `dist`, in a copy of it: the build that others use stays as it is, whatever interrupts.
  */
@@ -12,7 +12,7 @@ import { Workbench } from './workbench.ts';
 
 /** Share of the mutants that must be found. */
 const WANTED = 0.95;
-/** Seconds that one case may take: a mutant may loop for ever. */
+/** Time limit of a case in seconds: a mutant may loop forever. */
 const BOUND = 15;
 
 /** Has the fuzzer of a target look for the mutant, or for anything without one. */
@@ -54,12 +54,12 @@ async function main(): Promise<number> {
     const { finding } = await fuzz(bench, null, { target: name, seed, seconds: Math.min(seconds, 20) });
     if (finding === null) continue;
     clean = false;
-    console.log(`without a mutant ${name} fails too, so what it finds proves nothing: ${finding.message}`);
+    console.log(`target ${name} fails without a mutant, so its results prove nothing: ${finding.message}`);
   }
   let foundCount = 0;
   for (const mutant of mutants) {
     const { finding, seconds: took } = await fuzz(bench, mutant, { target: mutant.target, seed, seconds });
-    // A mutant that does not load is no mutant.
+    // A mutant that does not load does not count as found.
     const found = finding?.started === true;
     if (found) foundCount++;
     const verdict = !found ? 'NOT FOUND' : `found after ${took.toFixed(1)} s`;

@@ -1,11 +1,12 @@
 /**
- * A random history of the NVMe driver on a controller under guard: commands, faults at any access, removal, resets and closes
- * at any moment, and a controller that lies. What must hold:
+ * A random history of the NVMe driver on a guarded fake controller: commands, faults at any access, removal, resets and closes
+ * at any time, and a controller that violates the specification. Invariants:
  *
- * - no memory is given back that the controller may still reach;
- * - every promise is settled once the driver is closed, and whatever it rejects with is a `DmaError`;
- * - what was read is what was written, where the controller keeps to the specification;
- * - after a close that succeeds no memory is out; one that fails says that memory is kept, and a later one succeeds.
+ * - no memory is freed while the controller may access it;
+ * - after the driver is closed every promise is settled, and every rejection is a `DmaError`;
+ * - a read returns the data written before, if the controller conforms to the specification;
+ * - a successful close leaves no memory allocated; a failed one reports the memory that stays reserved, and a later close
+ *   succeeds.
  */
 import assert from 'node:assert/strict';
 import { type CoherentMemory, DmaArgumentError, DmaError, DmaReleaseError } from 'dmapool';
@@ -20,24 +21,24 @@ import { RecordingLog } from '../support/log.ts';
 import { Random } from '../support/random.ts';
 import { countHostile, countOperations } from './operations.ts';
 
-/** What a history may have, each drawn from random numbers of its own, so that it can be left out without changing the rest. */
+/** Optional parts of a history. Each has its own random sequence, so that its absence does not change the others. */
 export type Feature = 'faults' | 'events' | 'hostile' | 'identity' | 'fates' | 'pressure';
 export const FEATURES: readonly Feature[] = ['faults', 'events', 'hostile', 'identity', 'fates', 'pressure'];
 
 export interface HistoryOptions {
   readonly seed: number;
-  /** Most operations. */
+  /** Maximum number of operations. */
   readonly operations?: number;
-  /** What it may have; default: all. */
+  /** Enabled features. Default: all. */
   readonly features?: ReadonlySet<Feature>;
 }
 
 const MOST_OPERATIONS = 40;
-/** Blocks of the disk; of some disks, for transfers with lists of more than a page. */
+/** Blocks of most disks, and of some, for transfers with PRP lists of several pages. */
 const BLOCKS = 1024;
 const MANY_BLOCKS = 10_240;
 const PAGE = 4096;
-/** Milliseconds for what is under way at the end. */
+/** Milliseconds for operations in flight at the end. */
 const REST = 400_000;
 
 type Outcome = 'pending' | 'done' | 'failed';
@@ -58,14 +59,14 @@ export class NvmeHistory {
   readonly #backend: GuardedBackend;
   readonly #log = new RecordingLog();
   readonly #operations: Operation[] = [];
-  /** Memory of the user's that a command failed with while nothing stopped the controller. */
+  /** User memory of commands that failed without proof that the controller stopped. */
   readonly #keptMemory: CoherentMemory[] = [];
-  /** What the disk must have, by block; -1: not known. */
+  /** Expected mark of each block of the disk; -1: unknown. */
   readonly #model: Int32Array;
   #pci: PciFunction | null = null;
   #nvme: NvmeController | null = null;
   #isHonest = true;
-  /** Nothing goes wrong at all: what is asked for is done. */
+  /** No feature is enabled: every operation must succeed. */
   readonly #isPlain: boolean;
 
   constructor({ seed, operations = MOST_OPERATIONS, features = new Set(FEATURES) }: HistoryOptions) {
@@ -82,7 +83,7 @@ export class NvmeHistory {
     this.#backend = this.fake.guard(this.plan, settings);
   }
 
-  /** Random numbers of one subject. */
+  /** Returns the random sequence of a subject. */
   #randomOf(subject: number): Random {
     return new Random(this.#seed + subject * 0x9e37_79b1);
   }
@@ -91,7 +92,7 @@ export class NvmeHistory {
     return !this.#isPlain && this.#features.has(feature);
   }
 
-  /** What happened, for the report of a failure. */
+  /** Operations, log and accesses, for the report of a failure. */
   get report(): string {
     const operations = this.#operations.map(({ name, outcome, error }) => {
       return `${name}: ${outcome}${outcome === 'failed' ? ` ${String(error)}` : ''}`;
@@ -106,7 +107,7 @@ export class NvmeHistory {
   #plan(): FaultPlan {
     const random = this.#randomOf(2);
     if (!this.#has('faults') || random.chance(0.4)) return new FaultPlan();
-    // Most histories get past the opening, which takes some 40 accesses.
+    // Opening takes about 40 accesses. Most histories have their first fault later.
     const from = random.chance(0.2) ? 0 : random.below(300);
     const single = random.chance(0.3);
     const share = random.pick([0.005, 0.02, 0.1, 0.3]);
@@ -136,7 +137,7 @@ export class NvmeHistory {
     fake.shutdownTime = random.chance(0.2) ? random.below(3000) : 0;
     fake.becomesReady = !random.chance(0.02);
     fake.stops = !random.chance(0.1);
-    // One that never became ready looks stopped at once.
+    // A controller that never became ready reads as stopped at once.
     if (!fake.becomesReady) [fake.stops, fake.stopTime] = [true, 0];
     fake.busMasterSticks = random.chance(0.05);
     fake.canAbort = !random.chance(0.3);
@@ -173,7 +174,7 @@ export class NvmeHistory {
     };
     fake.fate = fate;
     fake.onAdmin = (command) => {
-      // Most controllers start.
+      // Rarely a fault while the controller is initialized.
       const isSetUp = [0x01, 0x05, 0x06, 0x09].includes(command.opcode);
       if (isSetUp && !random.chance(0.1)) return fake.reachesMemory && fake.has(command) ? null : 'hang';
       return fate(command);
@@ -189,7 +190,7 @@ export class NvmeHistory {
     }, random.below(200));
   }
 
-  /** Writes entries that no controller should. @param share How many, on average, up to some. */
+  /** Writes completions that violate the specification. @param share Their average number. */
   #lie(random: Random, queue: number, share: number): void {
     for (let left = share; left > 0 && (left >= 1 || random.chance(left)); left--) {
       this.#lieAbout(random, queue, random.chance(0.05) ? random.below(40) : 1);
@@ -197,7 +198,7 @@ export class NvmeHistory {
     }
   }
 
-  /** Fills the queue turn by turn, as fast as the host takes what is there; most of it about commands that nobody gave. */
+  /** Fills the completion queue in each turn, mostly with completions of commands that were never submitted. */
   #flood(random: Random, queue: number, turns: number): void {
     const { fake } = this;
     for (let left = fake.room(queue); left > 0 && fake.reachesMemory; left--) {
@@ -232,7 +233,7 @@ export class NvmeHistory {
           submissionQueue: 0xffff,
         };
       case 1:
-        // An identifier of this slot that is not the one in use.
+        // Another command identifier of the same slot.
         return { cid: (cid + 0x400 * (1 + random.below(62))) & 0xffff, status: 0 };
       case 2:
       case 3:
@@ -260,7 +261,7 @@ export class NvmeHistory {
       setCommands(cns, view);
       const places = random.pick([1, 1, 3, 20, 4096]);
       for (let i = 0; i < places; i++) {
-        // The fields that the driver looks at, or anything.
+        // A field that the driver reads, or any byte.
         const field = random.pick([0, 4, 25, 26, 33, 77, 82, 88, 128, 130, 131, 258, 516, 520, 525]);
         const at = random.chance(0.7) ? field : random.below(4096);
         view.setUint8(at, random.pick([0, 1, 9, 12, 0x7f, 0xff, random.below(256)]));
@@ -287,11 +288,11 @@ export class NvmeHistory {
     }
     countOperations(this.#operations.length);
     fake.dma.check();
-    // A shutdown that takes too long is cut off, and one that lies has a host who believes in queues that are not there.
+    // A shutdown at its time limit is cut short. A nonconforming controller makes the host ring doorbells of absent queues.
     const expected = this.#isHonest && this.plan.faults === 0 ? /^disabled during/ : /^disabled during|^doorbell of/;
     const faults = fake.faults.filter((fault) => !expected.test(fault));
     assert.deepEqual(faults, [], 'faults of the controller');
-    assert.deepEqual(this.#backend.misuse, [], 'misuse of the backend');
+    assert.deepEqual(this.#backend.usageErrors, [], 'usage errors of the backend');
   }
 
   #setPressure(): void {
@@ -301,7 +302,7 @@ export class NvmeHistory {
     this.fake.guarded.onAlloc = () => !random.chance(share);
   }
 
-  /** Has things happen at accesses chosen at random. */
+  /** Schedules events before random accesses. */
   #schedule(): void {
     const random = this.#randomOf(7);
     if (!this.#has('events')) return;
@@ -334,7 +335,7 @@ export class NvmeHistory {
     for (let i = 0; i < count; i++) this.plan.before(random.below(random.pick([60, 300, 900])), random.pick(events));
   }
 
-  /** An operation of the user's: whatever becomes of it, it is settled in the end. */
+  /** Runs and records an operation. It must be settled by the end of the history. */
   async #try<T>(name: string, call: () => Promise<T> | undefined): Promise<T | null> {
     const operation: Operation = { name, outcome: 'pending', error: null };
     this.#operations.push(operation);
@@ -369,7 +370,7 @@ export class NvmeHistory {
     this.#nvme = await this.#try('open', () => NvmeController.open(pci, options));
     if (this.#nvme !== null) {
       const disk = await this.#try('namespace', () => this.#nvme?.namespace(1));
-      // Whatever it said of itself.
+      // Follow the reported size, also if it is wrong.
       if (disk !== null) this.fake.blockSize = disk.blockSize;
       const workers = random.pick([1, 2, 4, 16]);
       await this.#waitFor(Promise.all(Array.from({ length: workers }, () => this.#work(disk, random, workers))));
@@ -388,7 +389,7 @@ export class NvmeHistory {
     return this.#pci;
   }
 
-  /** Not for ever: what hangs is settled by the close. */
+  /** Waits for a limited time: the close settles operations that hang. */
   async #waitFor(promise: Promise<unknown>): Promise<void> {
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise((resolve) => {
@@ -400,7 +401,7 @@ export class NvmeHistory {
 
   async #work(disk: NvmeNamespace | null, random: Random, workers: number): Promise<void> {
     while (this.#operations.length < this.#most) {
-      // A driver that is over refuses at once.
+      // A failed or closed driver rejects at once.
       if (this.#pci!.closed || this.#operations.filter(({ outcome }) => outcome === 'failed').length > 30) return;
       await this.#operation(disk, random);
       if (random.chance(0.1)) await new Promise((resolve) => setTimeout(resolve, random.below(20)));
@@ -453,7 +454,7 @@ export class NvmeHistory {
     await this.#try('io', () => this.#nvme!.io({ opcode: 2, nsid: 1, cdw10: lba, cdw12: count - 1 }, buffer));
   }
 
-  /** A number of blocks, and where; within the fake's disk, whatever it says of itself. */
+  /** Returns a random start for `count` blocks, inside both the reported and the actual disk. */
   #place(disk: NvmeNamespace, random: Random, count: number): number {
     const blocks = Math.min(disk.blocks, this.#model.length);
     return count >= blocks ? 0 : random.below(blocks - count + 1);
@@ -469,7 +470,7 @@ export class NvmeHistory {
     this.#model.fill(-1, lba, lba + count);
   }
 
-  /** A block whose content says what it is. */
+  /** Writes each block's mark to its first and last bytes. */
   #fill(bytes: Uint8Array, blockSize: number, marks: readonly number[]): void {
     marks.forEach((mark, i) => {
       new DataView(bytes.buffer, bytes.byteOffset).setInt32(i * blockSize, mark, true);
@@ -487,10 +488,10 @@ export class NvmeHistory {
     });
   }
 
-  /** Transfers that run. Of two that meet, it is not known what they find or leave. */
+  /** Transfers in flight. The results of two that overlap are unknown. */
   readonly #running = new Set<{ readonly lba: number; readonly count: number; isAlone: boolean }>();
 
-  /** @returns What ends it, and says whether it met no other. */
+  /** Records a transfer. @returns A function that ends it, and returns whether no other overlapped it. */
   #begin(lba: number, count: number, isWrite: boolean): () => boolean {
     const transfer = { lba, count, isAlone: true };
     for (const other of this.#running) {
@@ -544,7 +545,7 @@ export class NvmeHistory {
     return error;
   }
 
-  /** In memory of the user's, which is given back as soon as the driver allows it. */
+  /** Transfers to or from user memory, and frees it as soon as the driver allows it. */
   async #transferDma(disk: NvmeNamespace, random: Random): Promise<void> {
     const { device } = this.#pci!;
     const count = Math.min(this.#count(disk, random), 300);
@@ -586,39 +587,39 @@ export class NvmeHistory {
       this.#checkKept(failure);
       await this.#closeAgain(pci);
     }
-    // Whoever waits on the driver does so no more, and a reset that hangs fails.
+    // Ends the plan, so that a reset that hangs fails.
     this.plan.end();
     await new Promise((resolve) => setTimeout(resolve, REST));
     const hung = this.#operations.filter(({ outcome }) => outcome === 'pending').map(({ name }) => name);
-    assert.deepEqual(hung, [], 'operations that are not settled though the driver is closed');
+    assert.deepEqual(hung, [], 'operations that are pending after the driver was closed');
     for (const { name, outcome, error } of this.#operations) {
       if (outcome !== 'failed') continue;
       assert.ok(error instanceof DmaError, `${name} rejects with ${String(error)}`);
       const isExpected = !this.#isPlain || error instanceof DmaArgumentError;
-      assert.ok(isExpected, `${name} fails though nothing is wrong: ${String(error)}`);
+      assert.ok(isExpected, `${name} fails without a fault: ${String(error)}`);
     }
-    // What a command failed with while nothing stopped the controller may go now.
+    // The controller is stopped now, so the kept memory may be freed.
     for (const memory of this.#keptMemory.splice(0)) pci.device.freeCoherent(memory);
-    assert.equal(this.fake.guarded.bytesAllocated, 0, 'memory is out though the function was closed');
+    assert.equal(this.fake.guarded.bytesAllocated, 0, 'bytes that are allocated after the function was closed');
     assert.equal(pci.device.bytesAllocated, 0);
   }
 
-  /** A close that failed: memory is kept, and that is said; or something else failed, and nothing is kept. */
+  /** Checks a failed close: if it kept memory, the log reports the bytes. */
   #checkKept(error: unknown): void {
     assert.ok(error instanceof DmaReleaseError, `close rejects with ${String(error)}`);
     const isKept = error.errors.some((each) => each instanceof PciError && each.code === 'ERR_DMAPOOL_PCI_DMA_ACTIVE');
     if (!isKept) return;
     const { bytesAllocated } = this.#pci!.device;
-    assert.equal(bytesAllocated, this.fake.guarded.bytesAllocated, 'the device counts what is kept');
+    assert.equal(bytesAllocated, this.fake.guarded.bytesAllocated, 'bytes that the device kept');
     assert.match(this.#log.text, new RegExp(`error .*${String(bytesAllocated)} bytes of memory stay reserved`));
   }
 
-  /** Nothing is in the way any more. */
+  /** Closes again with all faults removed; memory must not be kept. */
   async #closeAgain(pci: PciFunction): Promise<void> {
     this.plan.end();
     this.fake.busMasterSticks = false;
     this.fake.stops = true;
-    // What is slow arrives.
+    // Lets slow accesses complete.
     await new Promise((resolve) => setTimeout(resolve, REST));
     await pci.close().catch((error: unknown) => {
       assert.ok(error instanceof DmaReleaseError, String(error));

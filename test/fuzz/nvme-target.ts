@@ -1,4 +1,4 @@
-/** The NVMe driver on a controller under guard. */
+/** Fuzz target `nvme`: the NVMe driver on a guarded fake controller. */
 import { FEATURES, NvmeHistory } from './nvme-history.ts';
 import { shrinkHistory } from './shrink-history.ts';
 import type { FuzzTarget } from './target.ts';

@@ -1,4 +1,4 @@
-/** How many calls the cases of this process made so far, and how often a device lied to them, for the summary. */
+/** Counts of calls and of invalid device writes by all cases of this process, for the summary. */
 let operations = 0;
 let hostile = 0;
 
@@ -10,7 +10,7 @@ export function operationsSoFar(): number {
   return operations;
 }
 
-/** Counts completions and descriptors that no device should write. */
+/** Counts completions and descriptors that violate the device's specification. */
 export function countHostile(count: number): void {
   hostile += count;
 }

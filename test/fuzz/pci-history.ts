@@ -1,12 +1,12 @@
 /**
- * A random history of a `PciFunction` under guard: memory, pools, bus mastering, proofs, resets, interrupts and closes, by
- * several users at once who keep to its rules, with faults at any access, removal and release requests. What must hold:
+ * A random history of a guarded `PciFunction`: memory, pools, bus mastering, proofs, resets, interrupts and closes, by several
+ * concurrent users that follow its rules, with faults at any access, removal and release requests. Invariants:
  *
- * - no memory is given back, by `close` or by whoever has a proof that holds, that the device may still reach;
- * - every promise is settled, and whatever it rejects with is a `DmaError`;
- * - a reset gives back what it lost;
- * - after a close that succeeds nothing is out but what users have; one that fails says that memory is kept, and a later one
- *   succeeds.
+ * - no memory is freed, by `close` or by a user with a valid proof, while the device may access it;
+ * - every promise is settled, and every rejection is a `DmaError`;
+ * - a reset restores the configuration that it cleared;
+ * - a successful close leaves no memory allocated but that of users; a failed one reports the memory that stays reserved, and
+ *   a later close succeeds.
  */
 import assert from 'node:assert/strict';
 import { type CoherentMemory, type DmaBlock, DmaError, DmaPool, DmaReleaseError } from 'dmapool';
@@ -40,13 +40,13 @@ interface Operation {
   error: unknown;
 }
 
-/** Memory that a user has, and the slot of the device that has its address. */
+/** Memory of a user, and the slot of the device for its address; -1 for none. */
 interface Held {
   readonly dma: number;
   readonly size: number;
   readonly free: () => void;
   slot: number;
-  /** The device was told of it. */
+  /** The device may have the address. */
   isGiven: boolean;
 }
 
@@ -68,11 +68,11 @@ export class PciHistory {
   readonly #held = new Set<Held>();
   readonly #freeSlots = new Set<number>();
   #interrupts: Interrupts | null = null;
-  /** What a reset of the function must give back. */
+  /** Configuration that a reset must restore. */
   readonly #state: readonly number[];
-  /** The device may know addresses from before it was stopped: it must be reset before it may go on. */
+  /** The device may have addresses from before it was stopped: it must be reset before bus mastering is enabled. */
   #isStale = false;
-  /** Who stops the device gives it nothing more to do meanwhile. */
+  /** Running calls of `stopDma`. Meanwhile users give the device no addresses. */
   #stopping = 0;
   /** Proofs that were used. */
   #proofs = 0;
@@ -159,19 +159,19 @@ export class PciHistory {
     }
     countOperations(this.#operations.length);
     this.#dma.check();
-    assert.deepEqual(this.#backend.misuse, [], 'misuse of the backend');
+    assert.deepEqual(this.#backend.usageErrors, [], 'usage errors of the backend');
   }
 
-  /** Whoever asks for the proof may release memory at this moment. */
+  /** Checks that the device can do no DMA while the function has a proof: a user may then free memory at any time. */
   #checkProof(): void {
     const isProven = this.#fn.dmaStopped !== null;
-    assert.ok(!isProven || !this.#dma.isLive || this.#dma.grants === 0, 'a proof holds, and the device is not stopped');
+    assert.ok(!isProven || !this.#dma.isLive || this.#dma.grants === 0, 'a proof holds, but the device may do DMA');
   }
 
   #setUp(): void {
     const random = this.#randomOf(3);
     const device = this.#device;
-    // What firmware left.
+    // Bus mastering that firmware left on.
     if (random.chance(0.2)) device.config.setUint16(COMMAND, 4, true);
     if (!this.#has('trouble')) return;
     device.readyTime = random.pick([0, 0, 50, 300, 1050, 5000]);
@@ -223,7 +223,7 @@ export class PciHistory {
     }
   }
 
-  /** Not for ever: a reset may hang. */
+  /** Waits for a limited time: a reset may hang. */
   async #waitFor(promise: Promise<unknown>): Promise<void> {
     let timer: NodeJS.Timeout | undefined;
     const late = new Promise((resolve) => {
@@ -331,7 +331,7 @@ export class PciHistory {
     return Promise.resolve();
   }
 
-  /** Has the device take an address: it is in the register before the length is written. */
+  /** Gives the device an address. The address register is written before the length register, which starts DMA. */
   async #give(random: Random): Promise<void> {
     const held = [...this.#held].find(({ slot }) => slot < 0);
     const [slot] = this.#freeSlots;
@@ -342,13 +342,13 @@ export class PciHistory {
     const at = SLOTS + slot * 16;
     bar.write64(at, held.dma);
     if ((await bar.read64(at)) !== BigInt(held.dma)) return;
-    // What was given back meanwhile, with a proof, is nothing to be given.
+    // Memory that was freed meanwhile, with a proof, must not be given.
     if (!this.#held.has(held) || this.#stopping > 0) return;
     held.isGiven = true;
     bar.write32(at + 8, random.chance(0.5) ? held.size : 16);
   }
 
-  /** The device says that it is done with an address: the memory goes. */
+  /** Takes an address from the device, and frees its memory after the device confirmed it. */
   async #takeBack(random: Random): Promise<void> {
     const given = [...this.#held].filter(({ isGiven }) => isGiven);
     if (given.length === 0) return;
@@ -367,7 +367,7 @@ export class PciHistory {
     held.free();
   }
 
-  /** A driver does not let a device go on that knows old addresses. */
+  /** Enables bus mastering, after a reset if the device may have old addresses. */
   async #enable(): Promise<void> {
     await this.#try('enable', async () => {
       if (this.#isStale) await this.#resetDevice();
@@ -375,7 +375,7 @@ export class PciHistory {
     });
   }
 
-  /** Resets the device by its register. */
+  /** Resets the device through its control register. */
   async #resetDevice(): Promise<void> {
     const bar = this.#fn.bar(0);
     const proofs = this.#proofs;
@@ -385,14 +385,14 @@ export class PciHistory {
       if (performance.now() > end) throw new PciError('ERR_DMAPOOL_PCI_PROTOCOL', 'test', 'the device does not reset');
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
-    // It was reset before what was given back since.
+    // The device may still have the address of memory that was freed since the reset began.
     if (proofs === this.#proofs) this.#isStale = false;
   }
 
   async #reset(): Promise<void> {
     if (!(await this.#fn.reset())) return;
     if (this.#plan.faults > 0 || this.#backend.removed.aborted || this.#backend.isPulled) return;
-    assert.deepEqual(this.#device.state, this.#state, 'a reset gives back what it lost');
+    assert.deepEqual(this.#device.state, this.#state, 'configuration after a reset');
   }
 
   async #stop(random: Random): Promise<void> {
@@ -413,7 +413,7 @@ export class PciHistory {
     return this.#resetDevice();
   }
 
-  /** With a proof that holds, memory goes at once. */
+  /** Frees all memory of the device at once if the proof holds. */
   #useProof(proof: DmaStopped): void {
     if (!proof.holds) return;
     this.#checkProof();
@@ -421,7 +421,7 @@ export class PciHistory {
     this.#proofs++;
     for (const held of [...this.#held]) {
       if (held.slot < 0) continue;
-      // The slot is the device's until it was reset.
+      // The slot stays in use until the device is reset.
       this.#release(held);
     }
   }
@@ -461,11 +461,11 @@ export class PciHistory {
       this.#checkKept(failure);
       await this.#closeAgain();
     }
-    // What hangs fails.
+    // Ends the plan, so that operations that hang fail.
     this.#plan.end();
     await new Promise((resolve) => setTimeout(resolve, REST));
     const hung = this.#operations.filter(({ outcome }) => outcome === 'pending').map(({ name }) => name);
-    assert.deepEqual(hung, [], 'operations that are not settled though the function is closed');
+    assert.deepEqual(hung, [], 'operations that are pending after the function was closed');
     for (const { name, outcome, error } of this.#operations) {
       if (outcome === 'failed') assert.ok(error instanceof DmaError, `${name} rejects with ${String(error)}`);
     }
@@ -475,11 +475,11 @@ export class PciHistory {
       try {
         this.#release(held);
       } catch (error) {
-        // Its pool went with the function.
+        // Closing the function destroyed the pool.
         assert.ok(error instanceof DmaError, String(error));
       }
     }
-    assert.equal(this.#memory.bytesAllocated, 0, 'memory is out though the function was closed');
+    assert.equal(this.#memory.bytesAllocated, 0, 'bytes that are allocated after the function was closed');
     assert.equal(fn.device.bytesAllocated, 0);
   }
 
@@ -488,7 +488,7 @@ export class PciHistory {
     const isKept = error.errors.some((each) => each instanceof PciError && each.code === 'ERR_DMAPOOL_PCI_DMA_ACTIVE');
     if (!isKept) return;
     const { bytesAllocated } = this.#fn.device;
-    assert.equal(bytesAllocated, this.#memory.bytesAllocated, 'the device counts what is kept');
+    assert.equal(bytesAllocated, this.#memory.bytesAllocated, 'bytes that the device kept');
     assert.match(this.#log.text, new RegExp(`error .*${String(bytesAllocated)} bytes of memory stay reserved`));
   }
 

@@ -1,4 +1,4 @@
-/** A `PciFunction` on a function under guard. */
+/** Fuzz target `pci`: a `PciFunction` on a guarded fake function. */
 import { FEATURES, PciHistory } from './pci-history.ts';
 import { shrinkHistory } from './shrink-history.ts';
 import type { FuzzTarget } from './target.ts';

@@ -1,4 +1,4 @@
-/** A target for the tests of the fuzzer itself: what happens is in the seed. */
+/** A target for the tests of the fuzzer. The seed selects the behaviour of the case. */
 import { countOperations } from './operations.ts';
 import type { FuzzTarget } from './target.ts';
 
@@ -9,7 +9,7 @@ export const probeTarget: FuzzTarget = {
     if (seed === 10) throw new Error('probe: a wrong result');
     if (seed === 20) for (;;);
     if (seed === 30) process.exit(7);
-    if (seed === 40) void Promise.reject(new Error('probe: nobody handles this'));
+    if (seed === 40) void Promise.reject(new Error('probe: rejected'));
     if (seed === 50) {
       queueMicrotask(() => {
         throw new Error('probe: thrown outside any call');

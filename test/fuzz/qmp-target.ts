@@ -1,6 +1,6 @@
 /**
- * Fuzz target `qmp`: a peer in place of QEMU that answers well, wrongly, in pieces, or not at all, while public calls are
- * in flight. Each call ends in bounded time with a value or a `DmaError`; without a fault each has the right value.
+ * Fuzz target `qmp`: a peer in place of QEMU answers correctly, wrongly, in pieces or not at all while public calls are in
+ * flight. Each call ends in bounded time with a value or a `DmaError`, and without a fault with the correct value.
  */
 import assert from 'node:assert/strict';
 import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
@@ -18,11 +18,11 @@ import { until } from '../support/until.ts';
 import { Random } from '../support/random.ts';
 import type { FuzzTarget } from './target.ts';
 
-/** Milliseconds for a call, of a machine whose own time-outs are far below. */
+/** Time limit of a call in milliseconds, far above the time-outs of the machine. */
 const PATIENCE = 12_000;
 const COMMAND_TIMEOUT = 3000;
 
-/** Lines that break the protocol wherever they come, and what may come at any time. */
+/** Lines that violate the protocol at any point, and valid events. */
 const QMP_GARBAGE: readonly string[] = [
   ...[
     'null',
@@ -71,7 +71,7 @@ const QMP_EVENTS: readonly string[] = [
   ],
   ...['{"event": "__proto__", "data": {"__proto__": {"device": "edu0"}}}'],
 ];
-/** Answers of the wrong shape to commands that are read. */
+/** Malformed answers to commands with a result. */
 const SHAPES: Readonly<Record<'query-pci' | 'query-status', readonly string[]>> = {
   'query-pci': ['null', '{}', '[null]', '[{}]', '[{"devices": [null]}]', '[{"devices": [{}]}]'],
   'query-status': ['null', '7', '[]', '{}', '{"running": 1}'],
@@ -92,7 +92,7 @@ const QTEST_GARBAGE: readonly string[] = [
   ...['\u0000', '{"return": {}}', 'OK\u00000x1', 'FAILED'],
 ];
 const QTEST_EVENTS: readonly string[] = ['IRQ raise 10', 'IRQ lower 10', 'IRQ raise 0', 'IRQ lower 23'];
-/** In place of a number of 32 bits, or of 3 bytes in base64: none has 4 characters, which may be such bytes. */
+/** Invalid in place of a 32-bit number, and of 3 bytes in base64: none has 4 characters, which could be such bytes. */
 const VALUES: readonly string[] = [
   '',
   ' ',
@@ -108,7 +108,7 @@ const VALUES: readonly string[] = [
   ' !!!!',
 ];
 
-/** What the caller must see of a fault: nothing, an error of that code, or one of any. */
+/** The result of a fault for the caller: none, an error with the code, or any value or error. */
 type Effect = 'none' | 'any' | 'ERR_DMAPOOL_QEMU_PROTOCOL';
 
 interface Case {
@@ -116,7 +116,7 @@ interface Case {
   readonly effect: Effect;
 }
 
-/** Pieces of commands that are surely sent, at the start or by the calls. */
+/** Positions or parts of commands that every case sends. */
 const QMP_PLACES: readonly (number | string)[] = [0, 'qmp_capabilities', 'query-pci', 'query-status'];
 const QTEST_PLACES: readonly (number | string)[] = [0, 3, 40, 'b64read'];
 
@@ -158,7 +158,7 @@ function draw(random: Random): Case {
       };
     }
     case 8: {
-      // A device that says anything of itself.
+      // A device with arbitrary register values.
       const text = `OK 0x${random.next().toString(16)}`;
       return { fault: { socket: 'qtest', at: random.below(300), kind: 'instead', text }, effect: 'any' };
     }
@@ -174,7 +174,7 @@ function draw(random: Random): Case {
   }
 }
 
-/** A call that ends in time, with a value or a `DmaError`. */
+/** Waits for a call, which must end in time with a value or a `DmaError`. Returns either. */
 async function ends(what: string, call: Promise<unknown>): Promise<unknown> {
   let timer: NodeJS.Timeout | undefined;
   const late = new Promise<never>((_, reject) => {
@@ -193,7 +193,7 @@ async function ends(what: string, call: Promise<unknown>): Promise<unknown> {
   }
 }
 
-/** Each public call once, in any order, all in flight together; by name, with the value that it must have. */
+/** Starts each public call once, in random order. Returns name, promise and expected value of each. */
 function calls(machine: QemuMachine, random: Random): [what: string, call: Promise<unknown>, value: unknown][] {
   const address = random.below(1000);
   const all: [string, () => Promise<unknown>, unknown][] = [
@@ -268,19 +268,19 @@ async function run(binary: string, random: Random): Promise<void> {
     if (effect === 'ERR_DMAPOOL_QEMU_PROTOCOL') {
       assert.ok(
         seen.some((end) => end instanceof DmaError && end.code === effect),
-        `${JSON.stringify(fault)?.slice(0, 300)} is not told: ${seen.map(String).join(', ')}`,
+        `${JSON.stringify(fault)?.slice(0, 300)} is not reported: ${seen.map(String).join(', ')}`,
       );
     }
     await new Promise((resolve) => setImmediate(resolve));
     assert.deepEqual(unhandled, []);
-    assert.ok(pid === 0 || !isAlive(pid), 'the process is gone');
+    assert.ok(pid === 0 || !isAlive(pid), 'the process has ended');
     await until('no socket is left', () => openFiles() <= before);
   } finally {
     process.off('unhandledRejection', onUnhandled);
   }
 }
 
-/** A client on a stream without a process: what it is told throws here, and thousands of lines take a second. */
+/** Tests a client on a stream without a process: faster, and its exceptions are thrown here. */
 async function direct(random: Random): Promise<void> {
   const stream = new Duplex({
     read: () => undefined,
@@ -332,19 +332,19 @@ async function direct(random: Random): Promise<void> {
     },
   });
   const qtest = new QtestClient(wire, PATIENCE, events);
-  const tell = (text: string): void => void wire.emit('data', `${text}\n`);
+  const answer = (text: string): void => void wire.emit('data', `${text}\n`);
   const bus = new MachineBus(qtest);
   const bytes = random.below(2) === 0;
   const width = random.pick([8, 16, 32] as const);
   const call = (bytes ? bus.readBytes(0, 3) : bus.readPort(0, width)).catch((error: unknown) => error);
   if (benign) {
-    for (let i = random.below(5); i >= 0; i--) tell(random.pick(QTEST_EVENTS));
-    tell(bytes ? 'OK AQID' : 'OK 0x007f');
+    for (let i = random.below(5); i >= 0; i--) answer(random.pick(QTEST_EVENTS));
+    answer(bytes ? 'OK AQID' : 'OK 0x007f');
     assert.deepEqual(await call, bytes ? Uint8Array.of(1, 2, 3) : 127);
   } else {
     const wide = `OK 0x${(2 ** width).toString(16)}`;
     const values = [...VALUES.map((value) => `OK${value}`), wide];
-    tell(random.pick(random.below(2) === 0 ? values : QTEST_GARBAGE));
+    answer(random.pick(random.below(2) === 0 ? values : QTEST_GARBAGE));
     await new Promise((resolve) => setImmediate(resolve));
     qtest.end(over);
     const error = await call;
@@ -363,7 +363,7 @@ export const qmpTarget: FuzzTarget = {
     if (folder === null) {
       folder = mkdtempSync(join(tmpdir(), 'dmapool-fuzz-'));
       binary = peerInFolder(folder);
-      // What a process opens once and keeps is open before files are counted.
+      // The first machine opens files that the process keeps. Open them before files are counted.
       const machine = await QemuMachine.start({ binary, args: ['{"faults": [], "piece": 0}'] });
       await machine.close();
     }

@@ -1,8 +1,8 @@
 /**
- * The process that runs cases: `node runner.js TARGET FIRST-SEED CASES SECONDS` or `node runner.js TARGET SEED shrink`.
+ * The child process that runs cases: `node runner.js TARGET FIRST-SEED CASES SECONDS` or `node runner.js TARGET SEED shrink`.
  *
- * It reports on file descriptor 3, a line each: `case SEED` before a case, `ok OPERATIONS HOSTILE` after it, `fail JSON`. The
- * writes are synchronous, so that the parent knows the seed of a case that never returns or ends the process.
+ * It reports on file descriptor 3 in lines: `case SEED` before a case, `ok OPERATIONS HOSTILE` after it, `fail JSON`. The
+ * writes are synchronous, so that the parent has the seed of a case that hangs or ends the process.
  */
 import { writeSync } from 'node:fs';
 import { inspect } from 'node:util';
@@ -10,10 +10,10 @@ import { hostileSoFar, operationsSoFar } from './operations.ts';
 import type { FuzzTarget } from './target.ts';
 
 const REPORT = 3;
-/** Seeds are 32 bits. */
+/** Number of seeds: they have 32 bits. */
 const SEEDS = 2 ** 32;
 
-function tell(line: string): void {
+function report(line: string): void {
   writeSync(REPORT, `${line}\n`);
 }
 
@@ -23,11 +23,11 @@ function describe(error: unknown): string {
 }
 
 function fail(error: unknown): never {
-  tell(`fail ${JSON.stringify(describe(error))}`);
+  report(`fail ${JSON.stringify(describe(error))}`);
   process.exit(1);
 }
 
-/** The target `NAME` is the export `NAMETarget` of `NAME-target.js` beside this file. */
+/** Loads target `NAME`: the export `NAMETarget` of `NAME-target.js` in this folder. */
 async function load(name: string): Promise<FuzzTarget> {
   const module = (await import(new URL(`${name}-target.js`, import.meta.url).href)) as Record<string, FuzzTarget>;
   const target = module[`${name}Target`];
@@ -40,15 +40,15 @@ const turn = (): Promise<void> => new Promise((resolve) => setImmediate(resolve)
 async function runCases(target: FuzzTarget, first: number, cases: number, seconds: number): Promise<void> {
   const deadline = performance.now() + seconds * 1000;
   for (let n = 0; n < cases && performance.now() < deadline; n++) {
-    tell(`case ${String((first + n) % SEEDS)}`);
+    report(`case ${String((first + n) % SEEDS)}`);
     try {
       await target.runCase((first + n) % SEEDS);
     } catch (error) {
       fail(error);
     }
-    // What the case left behind, such as a rejection that nobody handles, is this case's.
+    // Attributes late errors of the case, such as an unhandled rejection, to this seed.
     await turn();
-    tell(`ok ${String(operationsSoFar())} ${String(hostileSoFar())}`);
+    report(`ok ${String(operationsSoFar())} ${String(hostileSoFar())}`);
   }
 }
 
@@ -59,11 +59,11 @@ process.on('uncaughtException', (error, origin) => {
 const [name = '', first = '0', cases = '1', seconds = '0'] = process.argv.slice(2);
 const target = await load(name);
 if (cases === 'shrink') {
-  tell(`case ${first}`);
-  tell(`shrunk ${JSON.stringify(await target.shrink?.(Number(first)))}`);
+  report(`case ${first}`);
+  report(`shrunk ${JSON.stringify(await target.shrink?.(Number(first)))}`);
 } else {
   await runCases(target, Number(first), Number(cases), Number(seconds));
 }
 await target.close?.();
-tell('end');
+report('end');
 process.exit(0);

@@ -1,8 +1,8 @@
 /**
- * One holder of blocks of a shared pool. Each block that it takes it claims in a table that all holders see, by
- * compareExchange, and gives the claim up before the block: two holders of one block are seen at once.
+ * A holder of blocks of a shared pool. It claims each allocated block by compareExchange in a table that all holders share,
+ * and drops the claim before the free, so that two holders of one block are detected at once.
  *
- *     claims[index] = 0 nobody | life: held by that one | -life: on its way, given by that one
+ *     claims[index] = 0: free | life: held by that holder | -life: in transit from that holder
  */
 import { DmaError } from 'dmapool';
 import { sharePool } from 'dmapool/shared';
@@ -12,22 +12,22 @@ import { allocIndex, allocIndices, type Shared, waitForIndex } from './shared-ap
 
 export class Violation extends Error {}
 
-/** What all holders share. */
+/** Tables that all holders share. */
 export interface Ground {
   readonly claims: Int32Array<SharedArrayBuffer>;
-  /** 1 while that life lasts. */
+  /** 1 while the holder is alive. */
   readonly lives: Int32Array<SharedArrayBuffer>;
-  /** Tickets on their way; 0: an empty place. */
+  /** Tickets in transit; 0: empty. */
   readonly mail: BigInt64Array<SharedArrayBuffer>;
-  /** Whether holders may die in the middle of a call, which leaves claims behind. */
+  /** Holders may exit during a call, which leaves claims behind. */
   readonly deadly: boolean;
-  /** What every byte of a block is when it is handed out; -1: anything. */
+  /** Value of every byte of a newly allocated block; -1: any. */
   readonly fresh: number;
 }
 
-/** What a call may be refused with when others hold the blocks. */
+/** Codes with which a call may fail while others hold the blocks. */
 const REFUSALS = ['ERR_DMAPOOL_TIMEOUT', 'ERR_DMAPOOL_DESTROYED', 'ERR_DMAPOOL_LIMIT'];
-/** Most blocks that one holder keeps. */
+/** Maximum blocks that a holder keeps. */
 const MOST_HELD = 24;
 
 export function isRefusal(error: unknown, ...more: readonly string[]): boolean {
@@ -38,7 +38,7 @@ export class Actor {
   readonly pool: Shared;
   readonly life: number;
   readonly held: number[] = [];
-  /** Tickets that this one gave, accepted or not. */
+  /** Tickets of this holder's transfers, accepted or not. */
   readonly #sent = new Set<number>();
   operations = 0;
   readonly #ground: Ground;
@@ -54,7 +54,7 @@ export class Actor {
     Atomics.store(ground.lives, life, 1);
   }
 
-  /** One random call; a promise where it waits. */
+  /** Makes a random call. Returns a promise if it waits. */
   act(): void | Promise<void> {
     this.operations++;
     const random = this.#random;
@@ -73,13 +73,13 @@ export class Actor {
     return undefined;
   }
 
-  /** Takes back what it sent and nobody accepted: whoever took the ticket may have died with it. */
+  /** Accepts its own tickets that no other holder accepted: a holder may have exited with one. */
   recall(): void {
     for (const ticket of this.#sent) this.accept(ticket);
     this.#sent.clear();
   }
 
-  /** Gives back all it holds. */
+  /** Frees all held blocks. */
   freeAll(): void {
     while (this.held.length > 0) this.freeOne();
   }
@@ -95,10 +95,10 @@ export class Actor {
     const claim = Atomics.load(claims, index);
     const by = `block ${String(index)} came from the ${from} to ${String(this.life)}`;
     if (claim > 0 && Atomics.load(lives, claim) === 1) throw new Violation(`${by}, but is held by ${String(claim)}`);
-    if (!deadly && from === 'pool' && claim < 0) throw new Violation(`${by}, but is on its way from ${String(-claim)}`);
-    if (!deadly && from === 'mail' && claim >= 0) throw new Violation(`${by}, but was not on its way`);
+    if (!deadly && from === 'pool' && claim < 0) throw new Violation(`${by}, but is in transit from ${String(-claim)}`);
+    if (!deadly && from === 'mail' && claim >= 0) throw new Violation(`${by}, but was not in transit`);
     if (Atomics.compareExchange(claims, index, claim, this.life) !== claim) {
-      throw new Violation(`${by}, and to another one at the same time`);
+      throw new Violation(`${by}, and to another holder at the same time`);
     }
     if (this.held.includes(index)) throw new Violation(`${by}, which holds it already`);
     const words = this.#words(index);
@@ -113,7 +113,7 @@ export class Actor {
     this.held.push(index);
   }
 
-  /** Takes a block out of the hands; `claim` stands for it from now on. */
+  /** Removes a random held block, and replaces its claim by `claim`. */
   #put(claim: number): number {
     const at = this.#random.below(this.held.length);
     const index = this.held[at]!;
@@ -130,12 +130,12 @@ export class Actor {
     return index;
   }
 
-  /** Runs a call that gives blocks back, which nothing may refuse but the time that the lock takes. */
+  /** Runs a call that frees or transfers blocks, which must not fail. */
   #giving(what: string, call: () => void): void {
     try {
       call();
     } catch (error) {
-      throw new Violation(`${what} was refused: ${String(error)}`, { cause: error });
+      throw new Violation(`${what} failed: ${String(error)}`, { cause: error });
     }
   }
 
@@ -174,7 +174,7 @@ export class Actor {
     this.#sent.add(ticket);
     const { mail } = this.#ground;
     const other = Number(Atomics.exchange(mail, this.#random.below(mail.length), BigInt(ticket)));
-    // What lay there is this one's now.
+    // This holder took the ticket that was there before.
     if (other !== 0) this.accept(other);
   }
 
@@ -184,7 +184,7 @@ export class Actor {
     if (ticket !== 0) this.accept(ticket);
   }
 
-  /** Takes what a ticket from the mail stands for. */
+  /** Accepts the block of a ticket from the mail. */
   accept(ticket: number): void {
     let index: number;
     try {
@@ -196,7 +196,7 @@ export class Actor {
         index = sharePool(this.pool).acceptIndex(ticket);
       }
     } catch (error) {
-      // The giver may have died or left.
+      // The giver may have exited or destroyed its pool.
       if (error instanceof DmaError && error.code === 'ERR_DMAPOOL_BAD_TICKET') return;
       throw error;
     }
@@ -216,10 +216,13 @@ export class Actor {
 
   #acceptNothing(): void {
     const random = this.#random;
-    this.#refusesTicket(random.pick([0, -1, 1, 2 ** 53 - 1, NaN, random.below(2 ** 20)]), 'a ticket that nobody gave');
+    this.#refusesTicket(
+      random.pick([0, -1, 1, 2 ** 53 - 1, NaN, random.below(2 ** 20)]),
+      'a ticket without a transfer',
+    );
   }
 
-  /** Frees what it does not hold. */
+  /** Tries to free a block that it does not hold. */
   #freeAnother(): void {
     const index = this.#random.below(this.#ground.claims.length);
     if (this.held.includes(index)) return;
@@ -237,10 +240,10 @@ export class Actor {
     const { active, blocks, quarantined, corrupted } = this.pool.statistics();
     if (active > this.pool.maxBlocks || active > blocks)
       throw new Violation(`${String(active)} active of ${String(blocks)} blocks`);
-    if (corrupted > 0 || quarantined > 0) throw new Violation('a block is reported as written to while it was free');
+    if (corrupted > 0 || quarantined > 0) throw new Violation('a block is reported as corrupted');
     for (const index of this.held)
       if (!isAllocated(this.pool, index))
-        throw new Violation(`block ${String(index)} is held, and isAllocated() says no`);
+        throw new Violation(`block ${String(index)} is held, but isAllocated() is false`);
   }
 
   async #wait(): Promise<void> {

@@ -1,12 +1,12 @@
-/** The calls that the target of shared pools makes: the one place that knows how they are written. */
+/** The calls of target `shared` to the public API. */
 import { type Device, DmaPool, type DmaPoolOptions } from 'dmapool';
 import { attachPool, type SharedPoolHandle, sharePool } from 'dmapool/shared';
 import { tryAllocIndexBulk } from '../support/pools.ts';
 
-/** What travels to a worker. */
+/** A handle to post to a worker. */
 export type Handle = SharedPoolHandle;
 
-/** A shared pool as its creator, or a worker that attached, has it. */
+/** A shared pool of its creator or of an attached worker. */
 export type Shared = DmaPool;
 
 export function createShared(
@@ -23,7 +23,7 @@ export function attach(handle: Handle, device: Device): Shared {
   return attachPool(handle, { device }).pool;
 }
 
-/** An attach that must be refused. */
+/** Attaches with an invalid argument, which must throw. */
 export function attachBadly(handle: Handle, how: number): void {
   const bad: (() => unknown)[] = [
     () => attachPool(handle, { device: { name: 'no device' } as unknown as Device }).pool,
@@ -36,7 +36,7 @@ export function attachBadly(handle: Handle, how: number): void {
   bad[how % bad.length]!();
 }
 
-/** A handle for workers of the worker that has `pool`. */
+/** Returns a handle for the workers that this thread starts. */
 export function shareOn(pool: Shared): Handle {
   return sharePool(pool).handle;
 }
@@ -53,12 +53,12 @@ export async function waitForIndex(pool: Shared, timeout: number): Promise<numbe
   return (await pool.allocWait({ timeout })).index;
 }
 
-/** Says that a thread ended; for one that lives this is wrong, and must harm nobody. */
-export function sayEnded(pool: Shared, thread: number): void {
+/** Reports the exit of a thread. A false report must not corrupt the pool. */
+export function reportExit(pool: Shared, thread: number): void {
   sharePool(pool).reportWorkerExit(thread);
 }
 
-/** Fills the table of threads that are watched. */
+/** Fills the table of watched threads. */
 export function watchMany(pool: Shared, count: number): void {
   for (let n = 0; n < count; n++) sharePool(pool).watchWorker({ threadId: 1_000_000 + n, once: () => undefined });
 }

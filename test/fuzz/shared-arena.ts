@@ -1,4 +1,4 @@
-/** What the threads of one case share: pools, who lives, and what was broken. */
+/** State that the threads of a case share: pools, lives and the first violation. */
 import { Device, type DeviceLog } from 'dmapool';
 import type { Ground } from './shared-actor.ts';
 import type { Handle } from './shared-api.ts';
@@ -12,20 +12,20 @@ export interface Arena {
   readonly places: readonly Place[];
   /** [STOP], [NEXT_LIFE], [BROKEN], [OPERATIONS] */
   readonly control: Int32Array<SharedArrayBuffer>;
-  /** The life that made each life. */
+  /** The life that started each life. */
   readonly makers: Int32Array<SharedArrayBuffer>;
-  /** What was broken, when [BROKEN] is the length of it. */
+  /** Message of the first violation; its length is control[BROKEN]. */
   readonly text: Uint8Array<SharedArrayBuffer>;
 }
 
-/** What a worker of a case is given. */
+/** The `workerData` of a worker. */
 export interface WorkerOrders {
   readonly arena: Arena;
   readonly life: number;
   readonly seed: number;
-  /** How many generations of workers it may make. */
+  /** Generations of workers that it may start. */
   readonly generations: number;
-  /** Whether it ends by process.exit() at a random moment. */
+  /** It exits by process.exit() at a random time. */
   readonly exits: boolean;
 }
 
@@ -37,18 +37,18 @@ export const MOST_LIVES = 256;
 
 export function newLife(arena: Arena, maker: number): number {
   const life = Atomics.add(arena.control, NEXT_LIFE, 1) + 1;
-  if (life >= MOST_LIVES) throw new Error('a case with more lives than its table has');
+  if (life >= MOST_LIVES) throw new Error('the case has more lives than the table');
   arena.makers[life] = maker;
   return life;
 }
 
-/** The life ended, and with it those that it made. */
+/** Ends a life and all lives that it started. */
 export function endLife(arena: Arena, life: number): void {
   for (const { ground } of arena.places) Atomics.store(ground.lives, life, 0);
   for (let other = life + 1; other < MOST_LIVES; other++) if (arena.makers[other] === life) endLife(arena, other);
 }
 
-/** Keeps the first message. */
+/** Records a violation, unless there is one already. */
 export function breakArena({ control, text }: Arena, message: string): void {
   const bytes = new TextEncoder().encode(message).subarray(0, text.length);
   if (Atomics.compareExchange(control, BROKEN, 0, -1) !== 0) return;

@@ -1,11 +1,11 @@
-/** Shared pools: several attachments in one thread, deterministic and fast; and real workers that are killed. */
+/** Fuzz target `shared`: several attachments in one thread, deterministic and fast; and real workers that are terminated. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type DmaPoolOptions, Device, DmaError, HeapMemory } from 'dmapool';
 import { sharePool } from 'dmapool/shared';
 import { Random } from '../support/random.ts';
 import { countOperations } from './operations.ts';
 import { Actor, type Ground, isRefusal, Violation } from './shared-actor.ts';
-import { attach, attachBadly, createShared, type Handle, sayEnded, type Shared, watchMany } from './shared-api.ts';
+import { attach, attachBadly, createShared, type Handle, reportExit, type Shared, watchMany } from './shared-api.ts';
 import {
   type Arena,
   brokenText,
@@ -19,19 +19,20 @@ import {
 import { startWorker } from './shared-workers.ts';
 import type { FuzzTarget } from './target.ts';
 
-/** One case in so many has real workers. */
+/** One case in this number has real workers. */
 const WITH_WORKERS = 12;
-/** Milliseconds that workers get to end, and a dying pool to be quiet. */
+/** Milliseconds for workers to exit, and for a pool to recover from their exits. */
 const PATIENCE = 10_000;
 
-interface Home {
+/** A pool with its memory and tables. */
+interface Setup {
   readonly pool: Shared;
   readonly handle: Handle;
   readonly memory: HeapMemory;
   readonly ground: Ground;
 }
 
-function makeHome(random: Random, deadly: boolean): Home {
+function setUp(random: Random, deadly: boolean): Setup {
   const memory = new HeapMemory({ limit: 4 * 1024 * 1024 });
   const log = { error: () => undefined, warn: () => undefined, info: () => undefined };
   const device = new Device({ name: 'shared', memory, log });
@@ -61,33 +62,34 @@ function makeHome(random: Random, deadly: boolean): Home {
   return { pool, handle, memory, ground };
 }
 
-/** Nobody else is there any more: every block can be had once, and all memory goes back. */
-async function checkEnd({ pool, memory, ground }: Home, after = ''): Promise<void> {
+/** Checks a pool without other holders: each block can be allocated exactly once, and destroy frees all memory. */
+async function checkEnd({ pool, memory, ground }: Setup, after = ''): Promise<void> {
   await patiently(() => {
     sharePool(pool).reclaim();
   });
   const all: number[] = [];
   for (let index = pool.tryAllocIndex(); index >= 0; index = pool.tryAllocIndex()) {
-    if (all.includes(index)) throw new Violation(`at the end: block ${String(index)} came twice`);
+    if (all.includes(index)) throw new Violation(`at the end: block ${String(index)} was allocated twice`);
     if (ground.fresh >= 0 && pool.bytesOf(index).some((byte) => byte !== ground.fresh)) {
-      throw new Violation(`at the end: block ${String(index)} came with bytes of its last holder`);
+      throw new Violation(`at the end: block ${String(index)} has bytes of its last holder`);
     }
     all.push(index);
   }
   const { corrupted } = pool.statistics();
-  if (corrupted > 0)
-    throw new Violation(`at the end: ${String(corrupted)} blocks are reported as written to while free`);
+  if (corrupted > 0) throw new Violation(`at the end: ${String(corrupted)} blocks are reported as corrupted`);
   if (all.length !== pool.maxBlocks) {
-    throw new Violation(`at the end: ${String(all.length)} of ${String(pool.maxBlocks)} blocks can be had${after}`);
+    throw new Violation(
+      `at the end: ${String(all.length)} of ${String(pool.maxBlocks)} blocks can be allocated${after}`,
+    );
   }
   pool.freeIndexBulk(Int32Array.from(all));
   pool.destroy();
   await patiently(() => {
-    if (memory.bytesInUse > 0) throw new Violation(`at the end: ${String(memory.bytesInUse)} bytes never went back`);
+    if (memory.bytesInUse > 0) throw new Violation(`at the end: ${String(memory.bytesInUse)} bytes were not freed`);
   }, 500);
 }
 
-/** Tries again for a while: a lock that a dead worker holds is taken over, and an end is heard of, on the event loop. */
+/** Retries a call for a limited time: a dead worker's lock is recovered, and its exit reported, on the event loop. */
 async function patiently(call: () => void, patience: number = PATIENCE): Promise<void> {
   const deadline = performance.now() + patience;
   for (;;) {
@@ -103,10 +105,10 @@ async function patiently(call: () => void, patience: number = PATIENCE): Promise
 
 // ---- one thread
 
-/** Holders in one thread, whose every step is in the seed. */
+/** Runs several holders in one thread, deterministic in the seed. */
 async function runOneThread(random: Random): Promise<void> {
-  const home = makeHome(random, false);
-  const { handle, ground, pool } = home;
+  const setup = setUp(random, false);
+  const { handle, ground, pool } = setup;
   let lives = 1;
   const actors = [new Actor(pool, 1, ground, random)];
   const gone: Actor[] = [];
@@ -128,7 +130,7 @@ async function runOneThread(random: Random): Promise<void> {
       const thread = random.chance(0.5) ? sharePool(pool).thread : 1 + random.below(100_000);
       wrong += `, after reportWorkerExit(${String(thread)})`;
       wrongly(() => {
-        sayEnded(pool, thread);
+        reportExit(pool, thread);
       });
     } else {
       try {
@@ -148,10 +150,10 @@ async function runOneThread(random: Random): Promise<void> {
   const [creator] = actors;
   creator!.recall();
   creator!.freeAll();
-  await checkEnd(home);
+  await checkEnd(setup);
 }
 
-/** One of those that attached leaves with what it has. */
+/** Destroys the pool of a random attached holder, with blocks still allocated. */
 function leave(actors: Actor[], { lives }: Ground, random: Random): Actor {
   const at = 1 + random.below(actors.length - 1);
   const [actor] = actors.splice(at, 1);
@@ -165,12 +167,12 @@ function reclaim(pool: Shared, gone: Actor[], { claims }: Ground): void {
   let expected = 0;
   for (const claim of claims) if (lost.has(Math.abs(claim))) expected++;
   const count = sharePool(pool).reclaim();
-  if (count !== expected) throw new Violation(`reclaim took ${String(count)} blocks back, not ${String(expected)}`);
+  if (count !== expected) throw new Violation(`reclaim freed ${String(count)} blocks, not ${String(expected)}`);
   for (const [index, claim] of claims.entries()) if (lost.has(Math.abs(claim))) claims[index] = 0;
   gone.length = 0;
 }
 
-/** Blocks that are out: held, on their way, and lost with those who left. */
+/** Checks `active`: blocks that are held, in transit, or lost with holders that left. */
 function checkActive(
   pool: Shared,
   actors: readonly Actor[],
@@ -183,7 +185,7 @@ function checkActive(
   const { active } = pool.statistics();
   if (active !== out) {
     throw new Violation(
-      `${String(active)} active, but ${String(out)} are out, with ${String(actors.length)} holders and ${String(gone.length)} that left${wrong}`,
+      `${String(active)} active, but ${String(out)} claimed, with ${String(actors.length)} holders and ${String(gone.length)} that left${wrong}`,
     );
   }
 }
@@ -193,12 +195,12 @@ function refuses(call: () => void): void {
     call();
   } catch (error) {
     if (error instanceof DmaError) return;
-    throw new Violation(`a bad attach threw what is no DmaError: ${String(error)}`);
+    throw new Violation(`an invalid attach threw ${String(error)}, not a DmaError`);
   }
-  throw new Violation('a bad attach was accepted');
+  throw new Violation('an invalid attach was accepted');
 }
 
-/** A call that is wrong, and may be refused or ignored. */
+/** Runs an invalid call, which may throw a DmaError or have no effect. */
 function wrongly(call: () => void): void {
   try {
     call();
@@ -211,8 +213,8 @@ function wrongly(call: () => void): void {
 
 async function runWorkers(random: Random): Promise<void> {
   const deadly = true;
-  const homes = Array.from({ length: 1 + random.below(2) }, () => makeHome(random, deadly));
-  const places: Place[] = homes.map(({ handle, ground }) => ({ handle, ground }));
+  const setups = Array.from({ length: 1 + random.below(2) }, () => setUp(random, deadly));
+  const places: Place[] = setups.map(({ handle, ground }) => ({ handle, ground }));
   const arena: Arena = {
     places,
     control: new Int32Array(new SharedArrayBuffer(16)),
@@ -220,16 +222,16 @@ async function runWorkers(random: Random): Promise<void> {
     text: new Uint8Array(new SharedArrayBuffer(8192)),
   };
   const life = newLife(arena, 0);
-  const actors = homes.map(({ pool, ground }) => new Actor(pool, life, ground, random));
+  const actors = setups.map(({ pool, ground }) => new Actor(pool, life, ground, random));
   const wrong: string[] = [];
   if (random.chance(0.1)) {
     wrong.push('300 threads watched');
-    watchMany(homes[0]!.pool, 300);
+    watchMany(setups[0]!.pool, 300);
   }
   const start = (): ReturnType<typeof startWorker> =>
     startWorker(arena, { maker: life, seed: random.next(), generations: random.below(3), exits: random.chance(0.2) });
   const running = Array.from({ length: 2 + random.below(2) }, start);
-  // Mostly after they are up; now and then an end comes in the middle of a start.
+  // Usually wait until all run; sometimes a worker is terminated during its start.
   const up = performance.now() + (random.chance(0.8) ? 3000 : 0);
   while (performance.now() < up && Atomics.load(arena.control, OPERATIONS) < 40 * running.length) await sleep(2);
   const until = performance.now() + 60 + random.below(300);
@@ -247,18 +249,18 @@ async function runWorkers(random: Random): Promise<void> {
     if (random.chance(0.01)) {
       wrong.push('reportWorkerExit() of a thread that may live');
       wrongly(() => {
-        sayEnded(random.pick(homes).pool, random.pick(running).worker.threadId);
+        reportExit(random.pick(setups).pool, random.pick(running).worker.threadId);
       });
     }
   }
   Atomics.store(arena.control, STOP, 1);
-  // Some at the same time, as when a program ends.
+  // Terminate some at the same time, as when a program ends.
   for (const { worker } of running) if (random.chance(0.3)) void worker.terminate();
   const ended = await Promise.race([
     Promise.all(running.map((each) => each.ended)).then(() => true),
     sleep(PATIENCE, false, { ref: true }),
   ]);
-  if (!ended) throw new Violation('a worker does not end');
+  if (!ended) throw new Violation('a worker does not exit');
   countOperations(Atomics.load(arena.control, OPERATIONS));
   const broken = brokenText(arena);
   const after = wrong.length === 0 ? '' : ` (after: ${wrong.join(', ')})`;
@@ -268,7 +270,7 @@ async function runWorkers(random: Random): Promise<void> {
       actor.recall();
       actor.freeAll();
     });
-    await checkEnd(homes[at]!, after);
+    await checkEnd(setups[at]!, after);
   }
 }
 

@@ -1,4 +1,4 @@
-/** Worker program of the target of shared pools: random calls, workers of its own, and an end at a random moment. */
+/** Worker of target `shared`: makes random calls, starts workers, and exits at a random time. */
 import { setImmediate } from 'node:timers/promises';
 import { workerData } from 'node:worker_threads';
 import { Random } from '../support/random.ts';
@@ -11,7 +11,7 @@ const { arena, exits, generations, life, seed } = workerData as WorkerOrders;
 const random = new Random(seed);
 
 function makeOne(actors: readonly Actor[]): void {
-  // Whose end is this worker's is told by the handle that this worker gives.
+  // A handle made by this thread records it as the parent of the worker, which then ends with it.
   const places = arena.places.map((place, at) => ({ ...place, handle: shareOn(actors[at]!.pool) }));
   const below: Arena = { ...arena, places };
   startWorker(below, { maker: life, seed: random.next(), generations: generations - 1, exits: random.chance(0.3) });
@@ -38,7 +38,7 @@ async function run(): Promise<void> {
     await setImmediate();
   }
   for (const actor of actors) {
-    // Some leave with blocks out.
+    // Some exit with blocks still allocated.
     if (random.chance(0.7)) actor.freeAll();
     if (random.chance(0.8)) actor.pool.destroy();
   }

@@ -1,15 +1,15 @@
-/** Starts workers, and marks their lives as ended before the pools learn of it. */
+/** Starts workers, and ends their lives before the pools detect the exit. */
 import { Worker } from 'node:worker_threads';
 import { type Arena, breakArena, endLife, newLife, type WorkerOrders } from './shared-arena.ts';
 
 const endings = new WeakMap<Worker, () => void>();
 
-// Before any pool listens: the claims of a life must be void before its blocks can come back.
+// Registered before any pool's listener: the claims of a life must be void before its blocks can be allocated again.
 process.on('worker', (worker: Worker) => {
   worker.once('exit', () => endings.get(worker)?.());
 });
 
-/** A worker that runs. */
+/** A running worker. */
 export interface Running {
   readonly worker: Worker;
   readonly ended: Promise<void>;

@@ -1,18 +1,19 @@
-/** The smallest failing form of a history that is made of features and a number of operations. */
+/** Shrinks a failing history that consists of features and a number of operations. */
 
 interface History {
   run(): Promise<void>;
-  /** What happened. */
+  /** The operations and their results. */
   readonly report: string;
 }
 
-/** Operations that no history has more of. */
+/** Maximum number of operations of a history. */
 const MOST = 64;
 
 /**
- * Leaves features out, and then operations, as long as the history fails.
+ * Removes features, then operations, while the history still fails.
  *
- * @param make Makes the history of the case; a feature that is left out changes nothing else as far as that can be.
+ * @param make Creates the history. The absence of a feature should change as little else as possible.
+ * @returns A description of the smallest failing history.
  */
 export async function shrinkHistory<F extends string>(
   features: readonly F[],
@@ -21,7 +22,7 @@ export async function shrinkHistory<F extends string>(
   const kept = new Set(features);
   let operations = MOST;
   let kind: string | null = null;
-  /** The history, if it fails as the first one did. */
+  /** Runs a history; returns it if it fails with the same kind of error as the first one, else null. */
   const failing = async (): Promise<History | null> => {
     const history = make(kept, operations);
     try {
@@ -33,7 +34,7 @@ export async function shrinkHistory<F extends string>(
     }
   };
   let smallest = await failing();
-  if (smallest === null) return 'the failure did not come again';
+  if (smallest === null) return 'the failure did not recur';
   for (const feature of features) {
     kept.delete(feature);
     const smaller = await failing();
@@ -49,7 +50,7 @@ export async function shrinkHistory<F extends string>(
   return `${String(operations)} operations with ${[...kept].join(', ') || 'nothing else'}:\n    ${smallest.report}`;
 }
 
-/** The first line, without numbers and names. */
+/** Returns the first line of the error without numbers and names. */
 function kindOf(error: unknown): string {
   return String(error)
     .split('\n')[0]!

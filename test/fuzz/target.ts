@@ -1,13 +1,14 @@
-/** One fuzz target: runs seeded cases until the deadline; a failed case throws. */
+/** A fuzz target. */
 export interface FuzzTarget {
   readonly name: string;
   /**
-   * Runs the case of this seed to its end. Throws (or rejects with) an error when something does not hold. Deterministic
-   * in the seed as far as the subject allows.
+   * Runs the case of a seed, deterministic in the seed as far as the subject allows.
+   *
+   * @throws An error if the case fails.
    */
   runCase(seed: number): void | Promise<void>;
-  /** Releases what cases share (processes, sockets). Called once at the end. */
+  /** Releases resources that cases share (processes, sockets). Called once at the end. */
   close?(): Promise<void>;
-  /** Optional: a cheap shrinker; returns a text that describes the smallest failing form of this seed's case. */
+  /** Returns a description of the smallest failing form of the seed's case. Optional. */
   shrink?(seed: number): Promise<string>;
 }

@@ -1,6 +1,7 @@
 /**
- * Fuzz target `trace`: generated recordings, whole and damaged, through the public reader and replayer. A whole one must
- * give what a plain model of Linux's pool computes; a damaged one a result or a typed error, in bounded time.
+ * Fuzz target `trace`: generated recordings, intact and damaged, through the public reader and replayer. The result of an
+ * intact one must equal that of a simple model of Linux's pool. A damaged one must give a result or a `DmaTraceError`, in
+ * bounded time.
  */
 import assert from 'node:assert/strict';
 import { gzipSync } from 'node:zlib';
@@ -17,10 +18,10 @@ import {
 import { Random } from '../support/random.ts';
 import type { FuzzTarget } from './target.ts';
 
-/** Milliseconds that a damaged trace of this size may take on a busy machine. */
+/** Time limit of a damaged trace in milliseconds, on a busy machine. */
 const PATIENCE = 8000;
 
-/** Linux's pool since 6.4, with nothing but page numbers and offsets. */
+/** Model of Linux's pool since 6.4: page numbers and offsets only. */
 class LinuxPool {
   readonly device: string;
   readonly name: string;
@@ -49,7 +50,7 @@ class LinuxPool {
     return [...this.#offsets()].length;
   }
 
-  /** What `poolinfo` prints as the number of blocks. */
+  /** The number of blocks that `poolinfo` prints. */
   get printedBlocks(): number {
     return this.pages * this.perPage;
   }
@@ -85,12 +86,12 @@ class LinuxPool {
   }
 }
 
-/** A recording as Linux would have made it. */
+/** A recording with the content that Linux would produce. */
 class Recording {
   readonly pools: LinuxPool[] = [];
   readonly lines: string[] = [];
   readonly expected: string[] = [];
-  /** By operation: index of the pool and number of the page, as in a decoded trace. */
+  /** Pool index and page number of each operation, as in a decoded trace. */
   readonly operations: [pool: number, page: number][] = [];
   readonly out: { pool: number; block: { block: number; page: number; offset: number } }[] = [];
   readonly #random: Random;
@@ -156,7 +157,7 @@ class Recording {
     return (0x100_0000 * (page + 1) + offset).toString(16);
   }
 
-  /** A snapshot, whose files are read before or after `within` happens. */
+  /** Records a snapshot. `within` runs during it, before its files are read if `after`, else after them. */
   #snapshot(label: string, within: () => void, after: boolean): void {
     this.#line('snap', 'begin', label);
     if (after) within();
@@ -178,7 +179,7 @@ class Recording {
 
 const bytesOf = (lines: readonly string[]): Uint8Array => Buffer.from(lines.map((line) => `${line}\n`).join(''));
 
-/** The bytes, perhaps packed, in pieces of any size. */
+/** Returns the bytes, sometimes compressed, in chunks of random size. */
 function sourceOf(bytes: Uint8Array, random: Random): Uint8Array[] {
   const all = random.below(2) === 0 ? gzipSync(bytes) : bytes;
   const pieces: Uint8Array[] = [];
@@ -213,12 +214,12 @@ async function whole(random: Random): Promise<void> {
     if (kind === 'alloc' || kind === 'free') {
       const key = `${pool!} ${kind === 'alloc' ? third! : second!}`;
       const slot = trace.slotOf[operation]!;
-      assert.equal(blocks.get(key) ?? slot, slot, 'a block keeps its slot');
+      assert.equal(blocks.get(key) ?? slot, slot, 'slot of a block');
       blocks.set(key, slot);
     }
     operation++;
   }
-  assert.equal(new Set(blocks.values()).size, blocks.size, 'no two blocks share a slot');
+  assert.equal(new Set(blocks.values()).size, blocks.size, 'each block has its own slot');
   let events = 0;
   for await (const event of readTrace(source)) if (event.type !== 'header') events++;
   assert.equal(events, recording.lines.length - header);
@@ -248,7 +249,7 @@ async function whole(random: Random): Promise<void> {
   await wrongFree(recording, random);
 }
 
-/** One number of the kernel's last answer is changed: the replay must say so. */
+/** Changes one field of the last snapshot: the replay must report it. */
 async function disturbed({ lines, expected }: Recording, random: Random): Promise<void> {
   const rows = expected.flatMap((line, i) => (/^pool \d /.test(line) ? [i] : []));
   const last = expected.findLastIndex((line) => line.startsWith('## snapshot=end'));
@@ -273,7 +274,7 @@ async function disturbed({ lines, expected }: Recording, random: Random): Promis
   );
 }
 
-/** A block that is not out is freed at the end: one failure, no more. */
+/** Frees a block that is not allocated at the end: exactly one failure. */
 async function wrongFree({ lines, pools, out }: Recording, random: Random): Promise<void> {
   const pool = pools.findIndex(({ allocs }) => allocs > 0);
   if (pool === -1) return;
@@ -289,7 +290,7 @@ const WILD: readonly string[] = [
   ...['9007199254740991', '9007199254740992', '1e9', '0x10', 'NaN', '', ' ', '٣', '\u0000', '1.5', '-', '#', '\r'],
 ];
 
-/** Damages a recording in one of many ways. */
+/** Returns a recording with random damage. */
 function damage(random: Random): Uint8Array[] {
   const { lines } = new Recording(random);
   const kinds = random.below(7);
@@ -339,7 +340,7 @@ async function damaged(random: Random): Promise<void> {
   assert.ok(performance.now() - begin < PATIENCE, 'in bounded time');
 }
 
-/** What is one beyond a limit is refused; what is at it is not. */
+/** Checks that each limit is accepted, and that one more is refused. */
 async function beyond(random: Random): Promise<void> {
   const { lines } = new Recording(new Random(random.below(2 ** 31)));
   const create = (i: number, device: string, name = 'pool', size: number | string = 64): string =>

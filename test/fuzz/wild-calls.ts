@@ -1,6 +1,6 @@
 /**
- * Wild arguments to everything that the package exports, found by reflection. Whatever is thrown must be an error of the
- * package's own, or the user's own error passed on; and the pools must be in order afterwards.
+ * Random arguments to all exports of the package, found by reflection. A call may only throw an error of the package or
+ * the error of a user's callback, and must leave the pools consistent.
  */
 import { setImmediate } from 'node:timers/promises';
 import { inspect } from 'node:util';
@@ -32,16 +32,16 @@ const ENTRY_POINTS: Readonly<Record<string, object>> = {
   'dmapool/trace': trace,
 };
 
-/** What is left out, with the reason. */
+/** Functions that are not called. */
 const LEFT_OUT = new Set([
-  // Starts a process at each call; the target `qmp` is for that.
+  // Starts a process; target `qmp` tests it.
   'dmapool/qemu.QemuMachine.start',
-  // Rewrites the machine's drivers for what may be a device's address.
+  // Rebinds drivers of the host if the argument is a device's address.
   'dmapool/linux.bindToVfio',
   'dmapool/linux.unbindFromVfio',
 ]);
 
-/** Declared protected or internal: no part of the surface, though JavaScript can reach them. */
+/** Members that are declared protected or internal, but accessible in JavaScript. */
 const NOT_PUBLIC = new Set([
   'constructor',
   'attach',
@@ -58,7 +58,7 @@ const NOT_PUBLIC = new Set([
   'reportLeaks',
 ]);
 
-/** Thrown by arguments that are the user's code. */
+/** The error that callbacks in arguments throw. */
 class OwnError extends Error {}
 
 interface Call {
@@ -67,7 +67,7 @@ interface Call {
 }
 
 const CALLS = 40;
-/** Steps of an iterator that a call returned. */
+/** Steps of each returned iterator. */
 const STEPS = 3;
 
 function isError(value: unknown): boolean {
@@ -78,7 +78,7 @@ function isClass(value: unknown): boolean {
   return typeof value === 'function' && /^class\b/.test(Function.prototype.toString.call(value));
 }
 
-/** Functions, constructors and static methods of the entry points. */
+/** Returns the functions, constructors and static methods of the entry points. */
 function exportedCalls(): Call[] {
   const calls: Call[] = [];
   for (const [entry, exports] of Object.entries(ENTRY_POINTS)) {
@@ -107,7 +107,7 @@ function exportedCalls(): Call[] {
   return calls;
 }
 
-/** Methods and accessors of an object, its prototypes' included. */
+/** Returns the methods and accessors of an object and its prototypes. */
 function callsOf(label: string, object: object): Call[] {
   const calls: Call[] = [];
   for (let at: object = object; at !== Object.prototype && at !== null; at = Object.getPrototypeOf(at) as object) {
@@ -218,7 +218,7 @@ class WildCase {
     ]);
   }
 
-  /** An array that calls a pool, or throws, when it is read or written. */
+  /** Returns an array that calls a pool or throws when it is accessed. */
   #callingArray(target: Int32Array | Float64Array): unknown {
     const pool = this.#random.pick(this.#pools);
     const random = this.#random;
@@ -264,7 +264,7 @@ class WildCase {
     );
   }
 
-  /** A signal, whose methods may throw. */
+  /** Returns a signal with methods that may throw. */
   #signal(): unknown {
     const random = this.#random;
     const controller = new AbortController();
@@ -307,7 +307,7 @@ class WildCase {
     for (let n = random.below(5); n > 0; n--) options[random.pick(keys)] = this.#wild(depth + 1);
     if (random.chance(0.5)) options['size'] = 64;
     if (random.chance(0.3)) options['name'] = 'wild';
-    // A real handle with one wrong part.
+    // A valid handle with one random field.
     if (random.chance(0.15))
       return { ...(this.#values[10] as object), [random.pick(HANDLE_KEYS)]: this.#wild(depth + 1) };
     return options;
@@ -332,43 +332,43 @@ class WildCase {
   }
 
   #make({ label, run }: Call, args: readonly unknown[]): void {
-    const told = (how: string, error: unknown): void => {
+    const checkError = (how: string, error: unknown): void => {
       if (isAllowed(error) || (label.startsWith('dmapool/trace.') && isOfFiles(error))) return;
       this.#violations.push(`${label}(…) ${how} ${named(error)}\n  arguments: ${shown(args)}`);
     };
     const follow = (result: unknown): void => {
       if (!(result instanceof Promise)) return;
       result.then(ignore, (error: unknown) => {
-        told('was rejected with', error);
+        checkError('was rejected with', error);
       });
     };
     try {
       const result = run(...args);
       follow(result);
-      // An asynchronous iterator runs on by itself; one step shows what it makes of its arguments.
+      // A generator checks its arguments in the first step.
       if (isIterator(result)) for (let n = 0; n < STEPS; n++) follow(result.next());
     } catch (error) {
-      told('threw', error);
+      checkError('threw', error);
     }
   }
 
-  /** All blocks that are not out can be had, and none of them twice. */
+  /** Checks the counts, and that no block can be allocated twice. */
   #checkPool(pool: main.DmaPool): void {
     const out = [...indicesOf(pool)];
     const { active, blocks } = pool.statistics();
     const fail = (message: string): void => {
       this.#violations.push(`after wild calls: pool ${pool.name}: ${message}`);
     };
-    // In a shared pool, blocks on their way are active, and not in the hands of this worker.
+    // In a shared pool, blocks in transit are active, but not allocated by this worker.
     if (isShared(pool) ? active < out.length : active !== out.length) {
-      fail(`${String(active)} active, but ${String(out.length)} are out`);
+      fail(`${String(active)} active, but ${String(out.length)} allocated`);
     }
     if (active > blocks) fail(`${String(active)} active of ${String(blocks)} blocks`);
     const seen = new Set(out);
     try {
       for (let index = pool.tryAllocIndex(); index >= 0; index = pool.tryAllocIndex()) {
         if (seen.has(index)) {
-          fail('the same block came out twice');
+          fail('a block was allocated twice');
           return;
         }
         seen.add(index);
@@ -395,14 +395,14 @@ const HANDLE_KEYS = [
 HANDLE_KEYS.push('mostMagazine', 'control', 'buffers', 'pages', 'debug', 'initOnAlloc', 'initOnFree');
 
 function ignore(): void {
-  // A user's function that does nothing.
+  // A callback without an effect.
 }
 
 function own(): never {
   throw new OwnError('a function');
 }
 
-/** Only a shared pool refuses to be trimmed; a wild call may have shared any. */
+/** True for a shared pool: `trim` throws. A random call may have shared any pool. */
 function isShared(pool: main.DmaPool): boolean {
   try {
     pool.trim();
@@ -416,12 +416,12 @@ function isIterator(value: unknown): value is Iterator<unknown> {
   return typeof value === 'object' && value !== null && 'next' in value && typeof value.next === 'function';
 }
 
-/** The package's own errors, and what a user's function threw. */
+/** True for errors of the package and of callbacks. */
 function isAllowed(error: unknown): boolean {
   return error instanceof main.DmaError || error instanceof OwnError;
 }
 
-/** The readers of traces pass on what the file system throws, as documented. */
+/** True for errors of the file system, which the readers of traces pass on as documented. */
 function isOfFiles(error: unknown): boolean {
   return error instanceof Error && 'syscall' in error && error.syscall === 'open';
 }
@@ -434,7 +434,7 @@ function shown(args: readonly unknown[]): string {
   try {
     return args.map((arg) => inspect(arg, { depth: 0, breakLength: Infinity }).slice(0, 200)).join(', ');
   } catch {
-    return 'can’t be shown';
+    return '(inspect threw)';
   }
 }
 

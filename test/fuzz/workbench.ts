@@ -1,4 +1,4 @@
-/** A copy of the build in which one file at a time is replaced by a mutant's. */
+/** A copy of the build, with one file at a time replaced by a mutant. */
 import { cpSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,7 +8,7 @@ import type { Mutant } from './mutant.ts';
 
 const ROOT = fileURLToPath(new URL('../../../', import.meta.url));
 
-/** The text of the mutant's file, mutated and compiled. */
+/** Returns the compiled text of the mutated file. */
 function compile({ file, from, to }: Mutant): string {
   const text = readFileSync(join(ROOT, file), 'utf8');
   const { config } = ts.readConfigFile(join(ROOT, 'tsconfig.json'), (path) => ts.sys.readFile(path)) as {
@@ -18,7 +18,7 @@ function compile({ file, from, to }: Mutant): string {
   const { outputText } = ts.transpileModule(
     text.replace(from, () => to),
     {
-      // NodeNext would look for a package.json, and take what it does not find for CommonJS.
+      // NodeNext searches for a package.json, and compiles to CommonJS when there is none.
       compilerOptions: { ...options, module: ts.ModuleKind.ESNext, sourceMap: false, declaration: false },
       fileName: join(ROOT, file),
     },
@@ -26,12 +26,12 @@ function compile({ file, from, to }: Mutant): string {
   return outputText;
 }
 
-/** The build that others use stays as it is, whatever interrupts. */
+/** Mutates only the copy, so that an interruption can't leave a mutant in the build. */
 export class Workbench {
   readonly folder: string = mkdtempSync(join(tmpdir(), 'dmapool-mutants-'));
 
   constructor() {
-    // Whatever ends this process, no copy stays; a signal that nobody handles would skip `exit`.
+    // Removes the copy at every exit. An unhandled signal would skip `exit`.
     process.once('exit', () => {
       rmSync(this.folder, { recursive: true, force: true });
     });
@@ -45,7 +45,7 @@ export class Workbench {
     symlinkSync(join(ROOT, 'node_modules'), join(this.folder, 'node_modules'));
   }
 
-  /** Runs something with the mutant in place. */
+  /** Calls `run` with the mutant in the copy. */
   async with<T>(mutant: Mutant, run: () => Promise<T>): Promise<T> {
     const path = join(this.folder, 'dist', mutant.file.replace(/\.ts$/, '.js'));
     const before = readFileSync(path);

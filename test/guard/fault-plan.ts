@@ -1,6 +1,6 @@
 /**
- * What goes wrong at which access of a function: each access has a number, from 0 up, so that a history can be repeated with
- * a fault at every one of them in turn, or with faults at random ones.
+ * Fault injection into the accesses to a PCI function. Accesses are numbered from 0, so that a history can be repeated with
+ * a fault at each access in turn, or with faults at random ones.
  */
 import type { Random } from '../support/random.ts';
 
@@ -20,10 +20,11 @@ export type AccessKind =
   | 'close';
 
 /**
- * - `slow`: done, after `time` milliseconds.
- * - `reject`: not done, and the caller is told; `reject-late`: done, and the caller is told that it was not.
- * - `ones`: a read gives all ones. `lost`: a write does not arrive, and nobody is told; a reset that the function does not have.
- * - `hang`: a reset that does not end before the plan does, and fails then.
+ * - `slow`: the access is done after `time` milliseconds.
+ * - `reject`: the access is not done, and rejects. `reject-late`: it is done, and rejects.
+ * - `ones`: a read returns all ones.
+ * - `lost`: a write is dropped without an error; a reset resolves with false (unsupported).
+ * - `hang`: a reset is pending until the plan ends, and then rejects.
  */
 export interface Fault {
   readonly kind: 'slow' | 'reject' | 'reject-late' | 'ones' | 'lost' | 'hang';
@@ -33,7 +34,7 @@ export interface Fault {
 
 export type Decide = (access: AccessKind, number: number) => Fault | null;
 
-/** What may go wrong with an access of a kind. */
+/** Faults that each kind of access may have. */
 const FAULTS: Readonly<Record<AccessKind, readonly Fault['kind'][]>> = {
   'config-read': ['slow', 'reject', 'ones'],
   'config-write': ['slow', 'reject', 'reject-late', 'lost'],
@@ -50,13 +51,13 @@ const FAULTS: Readonly<Record<AccessKind, readonly Fault['kind'][]>> = {
   close: ['slow', 'reject'],
 };
 
-/** Milliseconds of a slow access: within a step's time, at its end, and beyond it. */
+/** Milliseconds of a slow access: below, near and above the time-outs of the driver. */
 const TIMES: readonly number[] = [1, 20, 600, 4900, 5100, 20_000];
 
-/** Accesses that the report of a failure shows. */
+/** Accesses in the report of a failure. */
 const SHOWN = 40;
 
-/** A fault of a kind that an access may have. */
+/** Returns a random fault that the kind of access may have. */
 export function randomFault(random: Random, access: AccessKind): Fault {
   const kind = random.pick(FAULTS[access]);
   return kind === 'slow' ? { kind, time: random.pick(TIMES) } : { kind };
@@ -70,20 +71,20 @@ export class FaultPlan {
   #faults = 0;
   #isOver = false;
   #end: () => void = () => undefined;
-  /** When {@link FaultPlan.end} was called. */
+  /** Resolves when {@link FaultPlan.end} is called. */
   readonly ended = new Promise<void>((resolve) => (this.#end = resolve));
 
   constructor(decide: Decide = () => null) {
     this.#decide = decide;
   }
 
-  /** One fault, at access `at`. Whether that access can have it is for the caller to know. */
+  /** Returns a plan with one fault, at access `at`. The caller must choose a fault that this access may have. */
   static single(at: number, fault: Fault): FaultPlan {
     return new FaultPlan((_, number) => (number === at ? fault : null));
   }
 
   /**
-   * Faults at random: in a share of all accesses, and now and then in all of a run of them.
+   * Returns a plan with random faults: in a share of all accesses, and sometimes in a run of consecutive ones.
    *
    * @param share 0 to 1.
    */
@@ -97,35 +98,35 @@ export class FaultPlan {
     });
   }
 
-  /** Accesses so far. */
+  /** Number of accesses. */
   get accesses(): number {
     return this.#accesses;
   }
 
-  /** Faults so far. */
+  /** Number of faults. */
   get faults(): number {
     return this.#faults;
   }
 
-  /** The last accesses, for the report of a failure. */
+  /** The most recent accesses, for the report of a failure. */
   get trace(): readonly string[] {
     return this.#shown;
   }
 
-  /** Has something happen just before access `at`: a removal, a close, an abort. */
+  /** Registers an action to run just before access `at`, such as a removal or a close. */
   before(at: number, action: () => void): void {
     const actions = this.#actions.get(at) ?? [];
     actions.push(action);
     this.#actions.set(at, actions);
   }
 
-  /** Nothing goes wrong or happens any more, and what hangs fails. */
+  /** Ends the plan: no more faults or actions; resets that hang reject. */
   end(): void {
     this.#isOver = true;
     this.#end();
   }
 
-  /** The next access: what goes wrong with it. */
+  /** Counts an access, runs the actions before it, and returns its fault, if any. */
   next(access: AccessKind, details = ''): Fault | null {
     const number = this.#accesses++;
     if (!this.#isOver) for (const action of this.#actions.get(number) ?? []) action();

@@ -1,4 +1,4 @@
-/** The guard itself: it finds what it is there for, and nothing else. */
+/** Tests of the guard: it reports every violation, and nothing else. */
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { DmaPool } from 'dmapool';
@@ -42,7 +42,7 @@ async function open(plan = new FaultPlan(), resets = false): Promise<Bench> {
 const kinds = (dma: RelentlessDma): string[] => dma.violations.map(({ what }) => what);
 
 void describe('guarded memory', () => {
-  void it('reports memory, and blocks of pools, that are given back under a live device', async () => {
+  void it('reports memory and blocks of pools that are freed while a live device has them', async () => {
     const { dma, fn } = await open();
     const memory = fn.device.allocCoherent(8192)!;
     const pool = DmaPool.createManaged('blocks', fn.device, { size: 256 });
@@ -60,9 +60,9 @@ void describe('guarded memory', () => {
     assert.deepEqual(
       dma.violations.map(({ command, address, what }) => [command, address, what]),
       [
-        ['ring', memory.dma, 'memory is given back under it'],
-        ['read', pool.dmaOf(freed.index), 'a block of pool blocks is given back under it'],
-        ['write', pool.dmaOf(bulk.index) + 128, 'a block of pool blocks is given back under it'],
+        ['ring', memory.dma, 'memory is freed while the device may access it'],
+        ['read', pool.dmaOf(freed.index), 'a block of pool blocks is freed while the device may access it'],
+        ['write', pool.dmaOf(bulk.index) + 128, 'a block of pool blocks is freed while the device may access it'],
       ],
     );
     assert.match(dma.violations[1]!.stack, /guard\.test/);
@@ -70,10 +70,10 @@ void describe('guarded memory', () => {
       dma.check();
     }, /read \(write, 256 bytes at 0x[0-9a-f]+\): a block of pool blocks/);
     await fn.close();
-    assert.equal(dma.violations.length, 3, 'with proof');
+    assert.equal(dma.violations.length, 3, 'the close has proof');
   });
 
-  void it('reports addresses that are not the device’s when the device gets them', async () => {
+  void it('reports addresses of memory that the device does not own when it gets them', async () => {
     const { dma, fn } = await open();
     const memory = fn.device.allocCoherent(100)!;
     const pool = DmaPool.createManaged('blocks', fn.device, { size: 256 });
@@ -84,14 +84,14 @@ void describe('guarded memory', () => {
     dma.learn('all blocks', block.dma, 512, 'read');
     dma.learn('well', block.dma + 1, 255, 'read');
     assert.deepEqual(kinds(dma), [
-      'it was given memory that is nobody’s',
+      'it was given memory that is not allocated',
       'it was given more than one allocation',
       'it was given a free block of pool blocks',
     ]);
     await fn.close();
   });
 
-  void it('lets complete commands, and a device that is stopped or was reset, lose their memory', async () => {
+  void it('allows frees after the command is complete or the device was stopped or reset', async () => {
     const { dma, fn } = await open(new FaultPlan(), true);
     await fn.enableBusMaster();
     const [first, second, third] = [1, 2, 3].map(() => fn.device.allocCoherent(64)!) as [never, never, never];
@@ -103,9 +103,9 @@ void describe('guarded memory', () => {
     assert.ok(proof.holds);
     fn.device.freeCoherent(second);
     assert.deepEqual(kinds(dma), []);
-    // It was only stopped, and still knows the address.
+    // It was stopped, not reset, and still has the address.
     await fn.enableBusMaster();
-    assert.deepEqual(kinds(dma), ['its memory is not the device’s, which was stopped and now goes on']);
+    assert.deepEqual(kinds(dma), ['the device resumed with memory that it does not own']);
     dma.learn('third', (third as { dma: number }).dma, 64, 'write');
     await fn.reset();
     await fn.enableBusMaster();
@@ -114,7 +114,7 @@ void describe('guarded memory', () => {
     await fn.close();
   });
 
-  void it('takes bus mastering for off only when the host read that', async () => {
+  void it('treats bus mastering as off only after the host has read it', async () => {
     const { dma, fn } = await open();
     await fn.enableBusMaster();
     const memory = fn.device.allocCoherent(64)!;
@@ -130,7 +130,7 @@ void describe('guarded memory', () => {
 });
 
 void describe('a fault plan', () => {
-  void it('numbers the accesses, and fails the one it is told to', async () => {
+  void it('numbers accesses, and injects the fault at the given one', async () => {
     const count = new FaultPlan();
     const { fn } = await open(count);
     const opened = count.accesses;
@@ -150,12 +150,12 @@ void describe('a fault plan', () => {
     await bench.fn.config.read16(0).catch(() => undefined);
     assert.ok(closed !== null);
     await (closed as Promise<void>);
-    assert.deepEqual(bench.backend.misuse, []);
+    assert.deepEqual(bench.backend.usageErrors, []);
   });
 });
 
 void describe('virtual time', () => {
-  void it('takes no time, keeps the order of timers, and ends when all is at rest', async () => {
+  void it('takes no real time, keeps the order of timers, and ends when none is pending', async () => {
     const begin = performance.now();
     const order: string[] = [];
     const value = await inVirtualTime(async (clock) => {
@@ -174,7 +174,7 @@ void describe('virtual time', () => {
     assert.ok(performance.now() - begin < 1000);
   });
 
-  void it('sees what can not end', async () => {
+  void it('detects a case that cannot end', async () => {
     await assert.rejects(
       inVirtualTime(() => new Promise(() => undefined)),
       HangError,
@@ -185,10 +185,10 @@ void describe('virtual time', () => {
         again();
         return Promise.resolve();
       }),
-      /something still goes on/,
+      /callbacks still run/,
     );
     await assert.rejects(
-      inVirtualTime(() => Promise.reject(new TypeError('as it is'))),
+      inVirtualTime(() => Promise.reject(new TypeError('passed through'))),
       TypeError,
     );
   });

@@ -1,8 +1,8 @@
 /**
- * A fake function under guard: every access goes through a fault plan, the device accesses memory at each of them, and what
- * the host knows of its DMA is followed as a host has to learn it.
+ * A PCI backend around that of a fake function. Every access goes through a fault plan and lets the device access memory.
+ * The backend marks the DMA as stopped only when the host has proof of it.
  *
- *     PciFunction --> GuardedBackend --> the fake's own backend
+ *     PciFunction --> GuardedBackend --> backend of the fake
  *                        | FaultPlan: slow, rejected, all ones, lost
  *                        | RelentlessDma: proven, resumed, cut off
  */
@@ -16,12 +16,12 @@ const VENDOR_ID = 0;
 const COMMAND = 4;
 const BUS_MASTER = 4;
 
-/** What the guard needs of a fake. */
+/** The fake function. */
 export interface GuardedFake {
   readonly backend: PciBackend;
-  /** Bus mastering as the device has it at this moment. */
+  /** State of bus mastering in the device. */
   isBusMaster(): boolean;
-  /** The device does a function reset: bus mastering goes off, and it forgets all that it was told. Absent: it has none. */
+  /** Function-level reset: clears bus mastering and all state of the device. Absent if unsupported. */
   reset?(): void;
 }
 
@@ -30,9 +30,9 @@ export interface GuardedOptions {
   readonly memory: CoherentAllocator;
   readonly dma: RelentlessDma;
   readonly plan: FaultPlan;
-  /** It can take all memory out of the function's reach. */
+  /** The backend supports `isolate`. */
   readonly isolates?: boolean;
-  /** It makes sure that nothing is under way, which reads of configuration space do not. */
+  /** The backend supports `settle`; its reads of configuration space do not wait for DMA in flight. */
   readonly settles?: boolean;
 }
 
@@ -48,22 +48,23 @@ export class GuardedBackend implements PciBackend {
   readonly isolate?: () => Promise<void>;
   readonly #controller = new AbortController();
   readonly #inner: PciBackend;
-  /** Configuration space of the fake as drivers use it. */
+  /** Configuration space of the fake, as drivers access it. */
   readonly #config: RawConfigSpace;
   readonly #fake: GuardedFake;
   readonly #dma: RelentlessDma;
   readonly #plan: FaultPlan;
   #isPulled = false;
   #isClosed = false;
-  /** When the access before the next one has arrived, and how many are under way. */
+  /** Resolves when the latest access is complete. */
   #last: Promise<void> = Promise.resolve();
-  #underWay = 0;
-  /** Posted writes that did not arrive yet. */
+  /** Number of accesses in flight. */
+  #inFlight = 0;
+  /** Posted writes in flight. */
   readonly #posted: (() => void)[] = [];
-  /** What went wrong with a posted write, for the next awaited call. */
+  /** Error of a posted write; the next awaited call throws it. */
   #postedError: Error | null = null;
-  /** What a backend must not see: calls after close, a close while there is DMA. */
-  readonly misuse: string[] = [];
+  /** Calls that violate the contract of a backend: after close, or a close while the device may do DMA. */
+  readonly usageErrors: string[] = [];
 
   constructor({ fake, memory, dma, plan, isolates = false, settles = false }: GuardedOptions) {
     const { backend } = fake;
@@ -100,21 +101,21 @@ export class GuardedBackend implements PciBackend {
     }
   }
 
-  /** It was pulled out. */
+  /** True after {@link GuardedBackend.pull}. */
   get isPulled(): boolean {
     return this.#isPulled;
   }
 
-  // ---- what happens to it
+  // ---- events
 
-  /** It is pulled out: off the bus from now on. @param isKnown The system says so at once; else all ones do. */
+  /** Removes the function from the bus. @param isKnown The backend reports it at once; else reads of all ones do. */
   pull(isKnown: boolean): void {
     this.#isPulled = true;
     this.#dma.cutOff();
-    if (isKnown) this.#controller.abort(new PciGoneError(this.address, 'pulled out by the test'));
+    if (isKnown) this.#controller.abort(new PciGoneError(this.address, 'removed by the test'));
   }
 
-  /** The system requests the function, whose DMA goes on. */
+  /** Requests release of the function. Its DMA continues. */
   request(): void {
     const message = 'requested by the test';
     this.#controller.abort(new PciError('ERR_DMAPOOL_PCI_RELEASE_REQUESTED', this.address, message));
@@ -122,13 +123,13 @@ export class GuardedBackend implements PciBackend {
 
   // ---- accesses
 
-  /** An access that is awaited: has the plan's fault, and whatever the device does meanwhile. In order, as on a bus. */
+  /** Runs an awaited access with its fault from the plan. Accesses complete in order, as on a bus. */
   async #run<T>(kind: AccessKind, details: string, action: () => Promise<T>, ones?: T): Promise<T> {
     const fault = this.#begin(kind, details);
     const before = this.#last;
     let end: () => void = () => undefined;
     this.#last = new Promise((resolve) => (end = resolve));
-    this.#underWay++;
+    this.#inFlight++;
     try {
       await before;
       if (fault?.kind === 'slow') await sleep(fault.time);
@@ -141,12 +142,12 @@ export class GuardedBackend implements PciBackend {
       return result as T;
     } finally {
       end();
-      if (--this.#underWay === 0) this.#arrive();
+      if (--this.#inFlight === 0) this.#arrive();
     }
   }
 
   #begin(kind: AccessKind, details: string): Fault | null {
-    if (this.#isClosed) this.misuse.push(`${kind} ${details} after close`);
+    if (this.#isClosed) this.usageErrors.push(`${kind} ${details} after close`);
     const fault = this.#plan.next(kind, details);
     this.#dma.strike();
     return fault;
@@ -156,7 +157,7 @@ export class GuardedBackend implements PciBackend {
     return new PciError('ERR_DMAPOOL_PCI_FAULT', this.address, `${kind} ${details}: rejected by the test`);
   }
 
-  /** As every awaited access of a driver's: not after `removed`, after all posted writes, with what went wrong with those. */
+  /** Entry of every awaited access of a driver: throws after `removed`, and the error of an earlier posted write. */
   #enter(): void {
     this.removed.throwIfAborted();
     const error = this.#postedError;
@@ -175,7 +176,7 @@ export class GuardedBackend implements PciBackend {
     space: RawConfigSpace,
   ): Promise<number> {
     const ones = 2 ** width - 1;
-    // All ones in place of the vendor of a function that is there would be a lie.
+    // A raw read of the vendor ID of a present function never returns all ones.
     const mayBeOnes = offset !== VENDOR_ID || kind === 'config-read' || this.#isPulled;
     const value = await this.#run(
       kind,
@@ -183,9 +184,9 @@ export class GuardedBackend implements PciBackend {
       () => (this.#isPulled ? Promise.resolve(ones) : space.read(offset, width)),
       mayBeOnes ? ones : undefined,
     );
-    // Here the host sees it.
+    // The host has now read that bus mastering is off.
     if (offset === COMMAND && value !== ones && (value & BUS_MASTER) === 0 && !this.#fake.isBusMaster()) {
-      // What is under way is so no more after a read of configuration space, or only when the home made sure of that.
+      // The read waits for DMA in flight, unless the backend has `settle` for that.
       if (this.settle === undefined || this.#dma.grants === 0) this.#dma.proven();
     }
     return value;
@@ -237,12 +238,12 @@ export class GuardedBackend implements PciBackend {
     });
   }
 
-  /** A posted write: arrives at once, or some time later and before the next awaited access, in order. */
+  /** Posts a write. It reaches the device at once, or later but before the next awaited access, in order. */
   #post(details: string, write: () => void): void {
     const fault = this.#begin('write', details);
     if (this.removed.aborted) return;
     const arrive = (): void => {
-      // To a function that is gone it vanishes.
+      // Writes to a removed function are dropped.
       if (!this.#isPulled && !this.removed.aborted) write();
     };
     if (fault?.kind === 'reject') {
@@ -254,7 +255,7 @@ export class GuardedBackend implements PciBackend {
       setTimeout(() => {
         this.#arrive();
       }, fault.time);
-    } else if (this.#posted.length === 1 && this.#underWay === 0) this.#arrive();
+    } else if (this.#posted.length === 1 && this.#inFlight === 0) this.#arrive();
   }
 
   async flush(): Promise<void> {
@@ -294,7 +295,7 @@ export class GuardedBackend implements PciBackend {
     };
   }
 
-  /** What the home does itself, beside all accesses. */
+  /** Runs an operation of the backend itself. It is not ordered with accesses. */
   async #step(kind: AccessKind, action: () => void): Promise<void> {
     const fault = this.#begin(kind, '');
     if (fault?.kind === 'slow') await sleep(fault.time);
@@ -302,14 +303,14 @@ export class GuardedBackend implements PciBackend {
     action();
   }
 
-  /** The home's reset: works after `removed` too. */
+  /** Resets the function; works after `removed` too. */
   async #reset(): Promise<boolean> {
     const fault = this.#begin('reset', '');
     if (fault?.kind === 'hang') await this.#plan.ended;
     if (fault?.kind === 'slow') await sleep(fault.time);
     if (fault?.kind === 'reject' || fault?.kind === 'hang') throw this.#failure('reset', '');
     if (fault?.kind === 'lost') return false;
-    if (this.#isPulled) throw this.#failure('reset', 'of a function that is gone');
+    if (this.#isPulled) throw this.#failure('reset', 'of a removed function');
     this.#fake.reset!();
     this.#dma.reset();
     this.#dma.proven();
@@ -318,8 +319,8 @@ export class GuardedBackend implements PciBackend {
   }
 
   async close(): Promise<void> {
-    if (this.#isClosed) this.misuse.push('closed twice');
-    if (this.#dma.isLive) this.misuse.push('closed while it may do DMA');
+    if (this.#isClosed) this.usageErrors.push('closed twice');
+    if (this.#dma.isLive) this.usageErrors.push('closed while it may do DMA');
     const fault = this.#begin('close', '');
     this.#isClosed = true;
     if (fault?.kind === 'slow') await sleep(fault.time);

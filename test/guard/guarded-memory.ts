@@ -1,9 +1,9 @@
 /**
- * Memory that knows at any time which bytes are a device's: pages between `allocCoherent` and `freeCoherent`, and in the pages
- * of pools the blocks that are allocated. Whoever watches is called before memory is given back.
+ * A coherent allocator that tracks which bytes a device owns: pages between `allocCoherent` and `freeCoherent`, and in the
+ * pages of pools the allocated blocks. It calls watchers before memory is freed.
  *
- *     HeapMemory <-- GuardedMemory <-- Device <-- DmaPool      page given back --> watchers
- *                         ^------------------------ free       block freed     --> watchers
+ *     HeapMemory <-- GuardedMemory <-- Device <-- DmaPool      page freed  --> watchers
+ *                         ^------------------------ free       block freed --> watchers
  */
 import {
   type CoherentAllocator,
@@ -14,30 +14,30 @@ import {
   HeapMemory,
 } from 'dmapool';
 
-/** Called before `size` bytes at `dma` are given back: to the source, or to their pool. */
+/** Called before `size` bytes at `dma` are freed: a page, or a block of a pool. */
 export type GiveBackWatcher = (dma: number, size: number, what: string) => void;
 
 interface Range {
   readonly memory: CoherentMemory;
   readonly device: DmaTarget;
-  /** The pool that it is a page of. */
+  /** The pool that allocated the page; null for other memory. */
   readonly pool: DmaPool | null;
 }
 
-/** What of a pool takes pages, and what gives blocks back. */
+/** Methods of a pool that may allocate pages. */
 const ALLOCS = ['alloc', 'tryAlloc', 'allocIndex', 'tryAllocIndex', 'allocBulk', 'allocIndexBulk', 'reserve'] as const;
 
 export class GuardedMemory implements CoherentAllocator {
   readonly name: string = 'guarded';
   readonly pageSize: number;
   readonly watchers = new Set<GiveBackWatcher>();
-  /** Says before an allocation whether there is memory. */
+  /** Called before each allocation; false makes it return null. */
   onAlloc: (request: CoherentRequest) => boolean = () => true;
   readonly #heap: HeapMemory;
-  /** By page of the device's addresses. */
+  /** Keyed by the page number of the DMA address. */
   readonly #pages = new Map<number, Range>();
   readonly #live = new Set<CoherentMemory>();
-  /** The pool whose call runs. */
+  /** The pool whose method is running. */
   #pool: DmaPool | null = null;
 
   constructor(heap: HeapMemory = new HeapMemory()) {
@@ -47,7 +47,7 @@ export class GuardedMemory implements CoherentAllocator {
     watchPools();
   }
 
-  /** Bytes that devices asked for, and did not give back. */
+  /** Requested bytes of live allocations. */
   get bytesAllocated(): number {
     let bytes = 0;
     for (const { size } of this.#live) bytes += size;
@@ -78,13 +78,14 @@ export class GuardedMemory implements CoherentAllocator {
   }
 
   /**
-   * Why `length` bytes at `dma` are not all the device's, or null if they are: of one allocation, and of allocated blocks.
+   * Returns why the device does not own all `length` bytes at `dma`, or null if it does: they must be in one allocation, and
+   * in a pool's page in allocated blocks.
    *
-   * @param device Whose they must be; null: any device's.
+   * @param device The device that must own them; null for any.
    */
   whyNot(dma: number, length: number, device: DmaTarget | null): string | null {
     const range = this.#pages.get(Math.floor(dma / this.pageSize));
-    if (range === undefined) return 'memory that is nobody’s';
+    if (range === undefined) return 'memory that is not allocated';
     const { memory, pool } = range;
     if (device !== null && range.device !== device) return `memory of ${range.device.name}`;
     if (dma + length > memory.dma + memory.size) return 'more than one allocation';
@@ -96,7 +97,7 @@ export class GuardedMemory implements CoherentAllocator {
     return pool.indexAt(dma + length - 1) < 0 ? `a free block of pool ${pool.name}` : null;
   }
 
-  /** Overwrites the first and the last of `length` bytes at `dma`, which are a device's, as the device does. */
+  /** Overwrites the first and last of `length` bytes at `dma`, as a device would. */
   scribble(dma: number, length: number, value: number): void {
     const range = this.#pages.get(Math.floor(dma / this.pageSize));
     if (range === undefined) return;
@@ -106,7 +107,7 @@ export class GuardedMemory implements CoherentAllocator {
     bytes[length - 1] = value;
   }
 
-  /** Runs a call of a pool's, whose pages these are. @internal */
+  /** Runs a method of a pool, and records the pages that it allocates as the pool's. @internal */
   inPool<T>(pool: DmaPool, call: () => T): T {
     const before = this.#pool;
     this.#pool = pool;
@@ -126,7 +127,7 @@ export class GuardedMemory implements CoherentAllocator {
 const guards = new WeakSet<CoherentAllocator>();
 let isWatching = false;
 
-/** Looks into every pool that is created from now on, if it is on guarded memory. */
+/** Wraps the methods of every pool on guarded memory that is created from now on. */
 function watchPools(): void {
   if (isWatching) return;
   isWatching = true;
@@ -158,7 +159,7 @@ function watchPool(pool: DmaPool, memory: GuardedMemory): void {
     try {
       dma = pool.dmaOf(index as number);
     } catch {
-      // No block of the pool's: it refuses it.
+      // Not a block of this pool: the free will throw.
       return;
     }
     memory.blockFreed(pool, dma);

@@ -1,9 +1,11 @@
 /**
- * The DMA of a device that never lets go: it remembers every address that it was ever given, and may access it at any moment,
- * until the command that gave it is complete, or the device was reset, or it is proven stopped.
+ * Worst-case DMA of a device: it may access every address that it was given at any time, until the command with the address
+ * completes, the device is reset, or the host has proof that its DMA stopped.
  *
- *     model: learn, release, reset --> RelentlessDma <-- GuardedMemory: given back
- *     backend: proven, resumed, cutOff -->  |  memory of a live device that is not the device's: a Violation
+ *     device model: learn, release, reset --> RelentlessDma <-- GuardedMemory: free
+ *     backend: proven, resumed, cutOff ------->  |
+ *                                                v
+ *                                a Violation if a live device may access memory that it does not own
  */
 import type { DmaTarget } from 'dmapool';
 import type { GuardedMemory } from './guarded-memory.ts';
@@ -12,26 +14,26 @@ export type DmaAccess = 'read' | 'write' | 'both';
 
 /** An address that the device was given. */
 export interface Grant {
-  /** What gave it: a command, a register. */
+  /** The command or register that contained it. */
   readonly command: string;
   readonly dma: number;
   readonly length: number;
-  /** What the device does there. */
+  /** How the device accesses it. */
   readonly access: DmaAccess;
-  /** What is there may be overwritten until the command is complete, such as the buffer of a read. */
+  /** The device may overwrite the content at any time until the command completes, as the buffer of a read. */
   readonly scribble: boolean;
 }
 
-/** The device reaches memory that is not its own. */
+/** A possible access of a device to memory that it does not own. */
 export interface Violation {
   readonly command: string;
   readonly access: DmaAccess;
-  /** First address of what it reaches. */
+  /** First address of the access. */
   readonly address: number;
   readonly length: number;
-  /** What is wrong. */
+  /** Description. */
   readonly what: string;
-  /** Where the memory was given back; where the address was given, when it never was the device's. */
+  /** Stack of the free; stack of the grant if the device never owned the memory. */
   readonly stack: string;
 }
 
@@ -47,23 +49,26 @@ export class GuardError extends Error {
   }
 }
 
-/** Violations that are kept. */
+/** Maximum number of recorded violations. */
 const MOST = 20;
 
 export class RelentlessDma {
-  /** The device that must own what is accessed; null: not looked at. */
+  /** The device that must own the accessed memory; null for any. */
   target: DmaTarget | null = null;
   readonly violations: Violation[] = [];
   readonly #memory: GuardedMemory;
-  /** With where its memory was given back, or the address given, while the device was stopped; null: it is the device's. */
+  /**
+   * Each grant with null if the device owns its memory, else with the stack of the free, or of the grant, that happened while
+   * the device was stopped.
+   */
   readonly #grants = new Map<Grant, Error | null>();
-  /** How many of these are not null. */
+  /** Grants with a value that is not null. */
   #dead = 0;
-  /** Those that were not accessed in this round. */
+  /** Grants that were not accessed in this round. */
   #turn: Iterator<Grant, unknown> = this.#grants.keys();
-  /** The host knows that it does no DMA. */
+  /** The host has proof that the device does no DMA. */
   #isStopped = true;
-  /** It can reach no memory any more, whatever happens. */
+  /** The device can access no memory any more. Final. */
   #isCutOff = false;
   #strikes = 0;
 
@@ -74,66 +79,66 @@ export class RelentlessDma {
     });
   }
 
-  /** It may access memory at any moment. */
+  /** True while the device may access memory at any time. */
   get isLive(): boolean {
     return !this.#isStopped && !this.#isCutOff;
   }
 
-  /** It reaches no memory any more. */
+  /** True after {@link RelentlessDma.cutOff}. */
   get isCutOff(): boolean {
     return this.#isCutOff;
   }
 
-  /** Addresses that it remembers. */
+  /** Number of addresses that the device has. */
   get grants(): number {
     return this.#grants.size;
   }
 
-  /** Accesses that it tried by itself. */
+  /** Number of unsolicited accesses. */
   get strikes(): number {
     return this.#strikes;
   }
 
-  /** It is given an address. @param scribble It may write there at once; only for memory whose content nobody needs. */
+  /** Gives the device an address. @param scribble It may write there at once; only for memory with no needed content. */
   learn(command: string, dma: number, length: number, access: DmaAccess, scribble = false): Grant {
     const grant = { command, dma, length, access, scribble };
     const wrong = this.#memory.whyNot(dma, length, this.target);
     if (wrong === null) this.#grants.set(grant, null);
-    // A device that is stopped does no harm with it until it goes on.
+    // A stopped device can't use the address until it resumes.
     else if (!this.isLive) this.#markDead(grant, new Error(`given here: ${wrong}`));
-    // It is not remembered: what is wrong was said.
+    // Reported now, so it is not recorded.
     else this.#report(grant, `it was given ${wrong}`, new Error('given here'));
     return grant;
   }
 
-  /** The command that gave the address is complete: the device does not use it any more. */
+  /** Removes an address: the command with it is complete. */
   release(grant: Grant): void {
     this.#forget(grant);
   }
 
-  /** The device was reset: it forgets all. */
+  /** Removes all addresses: the device was reset. */
   reset(): void {
     this.#forgetAll();
   }
 
-  /** The host has seen that the device does no DMA. */
+  /** Marks the device as stopped: the host has proof that it does no DMA. */
   proven(): void {
     this.#isStopped = true;
   }
 
-  /** Bus mastering is on: what it remembers it may access again. */
+  /** Marks the device as live: bus mastering is on, and it may access its addresses again. */
   resumed(): void {
     this.#isStopped = false;
     this.strike();
   }
 
-  /** It is off the bus, or all mappings are removed. */
+  /** Ends all DMA: the device is off the bus, or all mappings were removed. */
   cutOff(): void {
     this.#isCutOff = true;
     this.#forgetAll();
   }
 
-  /** It accesses what it remembers: all of it where something is wrong, else one address after the other. */
+  /** Accesses all addresses with memory that the device does not own, and the next of the others in turn. */
   strike(): void {
     if (!this.isLive) return;
     this.#strikes++;
@@ -148,7 +153,7 @@ export class RelentlessDma {
     for (const [grant, freed] of this.#grants) {
       if (freed === null) continue;
       this.#forget(grant);
-      this.#report(grant, 'its memory is not the device’s, which was stopped and now goes on', freed);
+      this.#report(grant, 'the device resumed with memory that it does not own', freed);
     }
   }
 
@@ -162,7 +167,7 @@ export class RelentlessDma {
     this.#dead = 0;
   }
 
-  /** @param freed Where its memory ceased to be the device's. */
+  /** @param freed Stack of the free, or of the grant. */
   #markDead(grant: Grant, freed: Error): void {
     this.#grants.set(grant, freed);
     this.#dead++;
@@ -172,13 +177,13 @@ export class RelentlessDma {
     let freed: Error | null = null;
     for (const [grant, before] of this.#grants) {
       if (grant.dma >= dma + size || grant.dma + grant.length <= dma || before !== null) continue;
-      freed ??= new Error('given back here');
+      freed ??= new Error('freed here');
       if (!this.isLive) {
         this.#markDead(grant, freed);
         continue;
       }
       this.#forget(grant);
-      this.#report(grant, `${what} is given back under it`, freed);
+      this.#report(grant, `${what} is freed while the device may access it`, freed);
     }
   }
 
@@ -187,7 +192,7 @@ export class RelentlessDma {
     this.violations.push({ command, access, address: dma, length, what, stack: at.stack ?? '' });
   }
 
-  /** @throws {@link GuardError} if the device ever reached what is not its own. */
+  /** @throws {@link GuardError} if there is a violation. */
   check(): void {
     if (this.violations.length > 0) throw new GuardError(this.violations);
   }

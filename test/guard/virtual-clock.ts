@@ -1,15 +1,15 @@
 /**
- * Time for histories with time-outs: timers, immediates and clocks of this process run in virtual time, so that a wait of two
- * minutes takes no time, the same case takes the same steps each time, and a promise that nothing can settle is seen at once.
+ * Virtual time for tests with time-outs. It replaces timers, immediates and clocks of the process. A wait of two minutes
+ * takes no real time, a case takes the same steps each time, and a promise that nothing can settle is detected at once.
  */
 
-/** A case that does not end: nothing is left to be run, or it runs for too long. */
+/** The case does not end: no callback is pending, or a limit was reached. */
 export class HangError extends Error {}
 
 export interface ClockLimits {
   /** Milliseconds of virtual time. Default: an hour. */
   readonly time?: number;
-  /** Callbacks that are run. Default: a million. */
+  /** Number of callbacks. Default: a million. */
   readonly steps?: number;
 }
 
@@ -19,9 +19,9 @@ interface Timer {
   readonly run: () => void;
 }
 
-/** Milliseconds that a callback takes, so that a loop which looks at the clock ends. */
+/** Milliseconds that each callback takes, so that a loop which polls the clock ends. */
 const STEP_TIME = 0.001;
-/** Real turns of the event loop that may bring something from outside before a case counts as hung. */
+/** Real turns of the event loop without a pending callback before a case counts as hung. */
 const GRACE = 3;
 
 const real = { setTimeout, clearTimeout, setImmediate, clearImmediate, Date: Date.now };
@@ -32,20 +32,20 @@ export class VirtualClock {
   #steps = 0;
   readonly #timers = new Set<Timer>();
   readonly #immediates = new Set<Timer>();
-  /** Called in each turn: what devices do by themselves. */
+  /** Called before each callback, for unsolicited actions of devices. */
   onTurn: () => void = () => undefined;
 
-  /** Milliseconds. */
+  /** Virtual time in milliseconds. */
   get now(): number {
     return this.#now;
   }
 
-  /** Callbacks run so far. */
+  /** Number of callbacks that ran. */
   get steps(): number {
     return this.#steps;
   }
 
-  /** Timers and immediates that wait. */
+  /** Number of pending timers and immediates. */
   get pending(): number {
     return this.#timers.size + this.#immediates.size;
   }
@@ -89,7 +89,7 @@ export class VirtualClock {
     return true;
   }
 
-  /** Replaces the globals. @returns What puts them back. */
+  /** Replaces the globals. @returns A function that restores them. */
   install(): () => void {
     const set = (schedule: (action: () => void, time: number) => object) => {
       return (callback: (...args: unknown[]) => void, time?: number, ...args: unknown[]): object =>
@@ -123,9 +123,10 @@ export class VirtualClock {
 const realTurn = (): Promise<void> => new Promise((resolve) => real.setImmediate(resolve));
 
 /**
- * Runs `action` in virtual time until it is settled and everything that it started has come to rest. One at a time.
+ * Runs `action` in virtual time until it is settled and no callback is pending. Calls must not overlap.
  *
- * @throws What `action` throws; {@link HangError} when it can not end, or what it left behind does not.
+ * @returns The value of `action`.
+ * @throws The error of `action`; {@link HangError} when it, or a callback that it started, does not end.
  */
 export async function inVirtualTime<T>(
   action: (clock: VirtualClock) => Promise<T>,
@@ -146,15 +147,15 @@ export async function inVirtualTime<T>(
       },
     );
     for (let idle = 0; ;) {
-      // Microtasks run to their end.
+      // Run all microtasks.
       await realTurn();
       if (clock.now > end || clock.steps > steps) {
-        const what = isOver() ? 'the case is over, and something still goes on' : 'the case does not end';
+        const what = isOver() ? 'the case is over, but callbacks still run' : 'the case does not end';
         throw new HangError(`${what}: after ${String(Math.round(clock.now))} ms and ${String(clock.steps)} steps`);
       }
       if (clock.step()) idle = 0;
       else if (isOver()) break;
-      else if (++idle > GRACE) throw new HangError(`nothing is left to be run, and the case is not over`);
+      else if (++idle > GRACE) throw new HangError('the case is not over, but no callback is pending');
     }
   } finally {
     uninstall();
