@@ -1,6 +1,6 @@
 /**
- * dmapool/arguments: the checks of arguments that this package makes, for drivers, memory sources and PCI backends of your
- * own, so that theirs are refused in the same words. Not needed to use pools.
+ * dmapool/arguments: the argument checks of this package, for drivers, memory sources and PCI backends outside it, so
+ * that all of them reject bad arguments with the same messages. Pool users do not need it.
  *
  * @module dmapool/arguments
  * @packageDocumentation
@@ -9,16 +9,16 @@ import { describe, DmaArgumentError, DmaError } from './errors.ts';
 
 export { describeThrown, isArray } from './errors.ts';
 
-/** The largest size of a block or allocation: INT_MAX, as in Linux's `dma_pool_create`. @internal */
+/** Largest size of a block or allocation: INT_MAX, as in Linux's `dma_pool_create`. @internal */
 export const INT_MAX = 0x7fff_ffff;
 
 /**
- * Throws unless `value` is a whole number from `low` to `high`, both included.
+ * Checks that `value` is a whole number from `low` to `high`, inclusive.
  *
- * @param argument Its name, for the message.
- * @param value What was given.
- * @param low The least that is accepted; default 0.
- * @param high The most that is accepted; default `Number.MAX_SAFE_INTEGER`.
+ * @param argument Name of the argument, for the message.
+ * @param value Value to check.
+ * @param low Smallest accepted value. Default 0.
+ * @param high Largest accepted value. Default `Number.MAX_SAFE_INTEGER`.
  * @throws `DmaArgumentError`
  *
  * @example
@@ -38,11 +38,11 @@ export function checkInteger(
 }
 
 /**
- * Throws unless `value` is an object, null apart.
+ * Checks that `value` is an object and not null.
  *
- * @param argument Its name, for the message.
- * @param value What was given.
- * @param accepted What would be accepted, for the message.
+ * @param argument Name of the argument, for the message.
+ * @param value Value to check.
+ * @param accepted Description of accepted values, for the message.
  * @throws `DmaArgumentError`
  *
  * @example
@@ -55,10 +55,10 @@ export function checkObject(argument: string, value: unknown, accepted = 'an obj
 }
 
 /**
- * Throws unless `value` is true or false.
+ * Checks that `value` is a boolean.
  *
- * @param argument Its name, for the message.
- * @param value What was given.
+ * @param argument Name of the argument, for the message.
+ * @param value Value to check.
  * @throws `DmaArgumentError`
  *
  * @example
@@ -71,10 +71,10 @@ export function checkBoolean(argument: string, value: unknown): asserts value is
 }
 
 /**
- * Throws unless `value` is a function.
+ * Checks that `value` is a function.
  *
- * @param argument Its name, for the message.
- * @param value What was given.
+ * @param argument Name of the argument, for the message.
+ * @param value Value to check.
  * @throws `DmaArgumentError`
  *
  * @example
@@ -87,10 +87,10 @@ export function checkFunction(argument: string, value: unknown): void {
 }
 
 /**
- * Throws unless `value` is an `AbortSignal`, or undefined: signals are optional everywhere.
+ * Checks that `value` is an `AbortSignal` or undefined.
  *
- * @param argument Its name, for the message.
- * @param value What was given.
+ * @param argument Name of the argument, for the message.
+ * @param value Value to check.
  * @throws `DmaArgumentError`
  *
  * @example
@@ -104,12 +104,12 @@ export function checkSignal(argument: string, value: unknown): asserts value is 
 }
 
 /**
- * Throws unless `value` is a `Uint8Array` of `least` to `most` bytes.
+ * Checks that `value` is a `Uint8Array` of `least` to `most` bytes.
  *
- * @param argument Its name, for the message.
- * @param value What was given.
- * @param least The fewest bytes that are accepted.
- * @param most The most bytes that are accepted.
+ * @param argument Name of the argument, for the message.
+ * @param value Value to check.
+ * @param least Smallest accepted length, in bytes. Default 0.
+ * @param most Largest accepted length, in bytes. Default: no limit.
  * @throws `DmaArgumentError`
  *
  * @example
@@ -129,10 +129,10 @@ export function checkBytes(
 }
 
 /**
- * `value instanceof type`, and false for a revoked proxy, for which the operator throws.
+ * Returns `value instanceof type`, or false for a revoked proxy, where the operator throws.
  *
- * @param value What was given.
- * @param type A class.
+ * @param value Value to test.
+ * @param type Class to test for.
  *
  * @example
  * ```ts
@@ -151,14 +151,14 @@ export function isInstance<T>(
 }
 
 /**
- * Runs `read`, which takes apart what the caller gave. What a getter or proxy of the caller's throws meanwhile becomes a
- * `DmaArgumentError` with it as the cause; a `DmaError` goes on as it is.
+ * Runs `read`, which reads properties of a caller's object. If a getter or proxy trap throws, throws a
+ * `DmaArgumentError` with that error as the cause. A `DmaError` passes unchanged.
  *
- * @param argument Its name, for the message.
- * @param value What was given.
- * @param accepted What would be accepted, for the message.
- * @param read Reads what is wanted of it.
- * @returns What `read` returns.
+ * @param argument Name of the argument, for the message.
+ * @param value The caller's object.
+ * @param accepted Description of accepted values, for the message.
+ * @param read Reads the object.
+ * @returns The result of `read`.
  * @throws `DmaArgumentError`
  *
  * @example
@@ -178,7 +178,7 @@ export function reading<R>(argument: string, value: unknown, accepted: string, r
 }
 
 /**
- * The names of the options in `T`, all of them: true for a documented one, false for one that messages leave out.
+ * Maps each option name of `T` to true if messages list it, or to false for an undocumented option.
  *
  * @example
  * ```ts
@@ -189,15 +189,18 @@ export function reading<R>(argument: string, value: unknown, accepted: string, r
 export type OptionNames<T> = { readonly [K in keyof T]-?: boolean };
 
 /**
- * Reads an options object: each name once, getters included, into a plain object. Names that are not in `names` are refused;
- * inherited names count like own ones, symbols and the names that every object has do not count. An option that is
- * undefined is absent.
+ * Copies an options object into a plain object. Reads each option once, getters included. Omits options whose value is
+ * undefined.
+ *
+ * Rejects names that are not in `names`, inherited names included. Ignores symbols and the names of
+ * `Object.prototype`.
  *
  * @param argument Name of the object, for messages.
- * @param given What the caller gave.
- * @param names Every name that is accepted.
- * @throws `DmaArgumentError` for what is no object, for an unknown name (with the nearest one), and for an object that
- *   throws when it is read, with what it threw as the cause.
+ * @param given The caller's object.
+ * @param names All accepted names.
+ * @throws `DmaArgumentError` if `given` is not an object, if it has an unknown option (the message suggests the
+ *   nearest
+ *   name), or if reading it throws (the error is the cause).
  *
  * @example
  * ```ts
@@ -235,42 +238,42 @@ function unknownOption(argument: string, given: object, name: string, names: rea
   return new DmaArgumentError(path, given, accepted, { message });
 }
 
-/** The name that begins with the most letters of `wrong`, two at least. */
+/** The name with the longest common prefix with `wrong`, if that has at least two characters. */
 function nearest(wrong: string, names: readonly string[]): string | undefined {
   if (wrong.length < 2) return undefined;
   return names.find((name) => name.toLowerCase().startsWith(wrong)) ?? nearest(wrong.slice(0, -1), names);
 }
 
-/** True for 1, 2, 4, ... up to 2^53. Free of 32-bit operators, so that large boundaries are judged right. @internal */
+/** True for 1, 2, 4, ... up to 2^53. Uses no 32-bit operators, because boundaries may exceed 32 bits. @internal */
 export function isPowerOfTwo(value: number): boolean {
   return Number.isInteger(value) && value >= 1 && 2 ** Math.round(Math.log2(value)) === value;
 }
 
-/** Throws unless `value` is a text, and one that `pattern` matches. @internal */
+/** Checks that `value` is a string that matches `pattern`. @internal */
 export function checkText(
   argument: string,
   value: unknown,
   pattern = /(?:)/,
-  accepted = 'a text',
+  accepted = 'a string',
 ): asserts value is string {
   if (typeof value !== 'string' || !pattern.test(value)) throw new DmaArgumentError(argument, value, accepted);
 }
 
-/** Throws unless `value` is a power of two from `low` to `high`, a power of two itself. @internal */
+/** Checks that `value` is a power of two from `low` to `high`. `high` must be a power of two. @internal */
 export function checkPowerOfTwo(argument: string, value: unknown, low: number, high: number): void {
   if (!isPowerOfTwo(value as number) || (value as number) < low || (value as number) > high) {
     throw new DmaArgumentError(argument, value, `a power of two from ${low} to 2^${Math.log2(high)}`);
   }
 }
 
-/** The smallest power of two that is not below `value`; `value` from 1 to 2^53. @internal */
+/** The smallest power of two that is at least `value`. `value` ranges from 1 to 2^53. @internal */
 export function ceilPowerOfTwo(value: number): number {
   const power = 2 ** Math.ceil(Math.log2(value));
-  // log2 of a number just above a power of two may round down to it.
+  // log2 of a number just above a power of two may round down to the exponent of that power.
   return power < value ? power * 2 : power;
 }
 
-/** `value` raised to the next multiple of `multiple`. @internal */
+/** `value` rounded up to a multiple of `multiple`. @internal */
 export function roundUp(value: number, multiple: number): number {
   return Math.ceil(value / multiple) * multiple;
 }
@@ -279,17 +282,19 @@ const TypedArray = Object.getPrototypeOf(Int32Array.prototype) as object;
 const kindOf = getter(Symbol.toStringTag);
 const lengthOf = getter('length');
 
-/** A getter of typed arrays as a function. Bound, since engines inline that where they do not inline Reflect.apply. */
+/** Converts a getter of typed arrays to a function. Engines inline a bound `call`, but not `Reflect.apply`. */
 function getter(key: 'length' | typeof Symbol.toStringTag): (array: unknown) => unknown {
   const descriptor = Object.getOwnPropertyDescriptor(TypedArray, key)!;
-  // eslint-disable-next-line @typescript-eslint/unbound-method -- It is bound to call, which gives it a receiver each time.
+  // eslint-disable-next-line @typescript-eslint/unbound-method -- Bound to `call`, which passes a receiver.
   return Function.prototype.call.bind(descriptor.get!) as (array: unknown) => unknown;
 }
 
 /**
- * The length of a true typed array of this kind, 0 if its buffer is detached; -1 for anything else: a proxy, an object
- * with a borrowed prototype, an array of another kind. Runs no code of the array: reads and writes of its elements below
- * this length run none either, whatever a subclass overrides.
+ * Returns the length of a genuine typed array of this kind (0 if its buffer is detached), or -1 for any other value: a
+ * proxy, an object with a borrowed prototype, an array of another kind.
+ *
+ * Runs no code of `value`. Accesses to elements below the returned length run none either, even if a subclass overrides
+ * methods.
  * @internal
  */
 export function typedArrayLength(kind: 'Int32Array' | 'Float64Array', value: unknown): number {

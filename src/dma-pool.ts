@@ -1,4 +1,4 @@
-/** The class behind {@link DmaPool}: hot path, backend and block objects put together. */
+/** The class behind {@link DmaPool}. It combines hot path, backend and block objects. */
 import { checkBoolean, checkInteger, checkObject, checkText, type OptionNames, readOptions } from './arguments.ts';
 import { type Device, isDevice } from './device/device.ts';
 import { NUMA_NO_NODE } from './device/mask.ts';
@@ -31,16 +31,19 @@ import { listPool, unlistPool } from './pool/pools-attribute.ts';
 import type { PoolStatistics } from './pool/statistics.ts';
 import type { WaitOptions } from './pool/waiting.ts';
 
-/** Block objects made in one go. */
+/** Number of block objects created at a time. */
 const MADE_AT_ONCE = 64;
 
-/** What a pool is made of, besides its name and device. */
+/** Options of a pool. */
 export interface DmaPoolOptions extends Omit<GeometryOptions, 'pageSize'> {
-  /** Most blocks that may be allocated at one time, 1 to 2^30-1. Default: as many as the memory source can hold. */
+  /** Limit of allocated blocks, 1 to 2^30-1. Default: no limit except the memory source's. */
   readonly maxBlocks?: number;
-  /** NUMA node its pages should come from (Linux: `dma_pool_create_node`). Default: the device's. */
+  /**
+   * Preferred NUMA node of the pages, -1 to 1023; -1: no preference (Linux: `dma_pool_create_node`). Default: the
+   * device's.
+   */
   readonly node?: number;
-  /** Debug mode. Default: off, or what the environment variable `DMAPOOL_DEBUG` says. */
+  /** Debug mode. Default: the environment variable `DMAPOOL_DEBUG`, or off. */
   readonly debug?: boolean | DebugOptions;
   /** Zero every block when it is allocated (Linux: `init_on_alloc`). Default false. */
   readonly initOnAlloc?: boolean;
@@ -60,36 +63,36 @@ const POOL_OPTIONS: OptionNames<DmaPoolOptions> = {
 };
 const DEBUG_OPTIONS: OptionNames<DebugOptions> = { quarantine: true, sites: true };
 
-/** What a pool is made of, checked. */
+/** The checked parameters of a pool. */
 export interface PoolParts<N extends string> {
   readonly name: N;
   readonly device: Device;
   readonly geometry: PoolGeometry;
-  /** NUMA node its pages are requested for; -1: none in particular. */
+  /** NUMA node of the page requests; -1: no preference. */
   readonly node: number;
   readonly maxBlocks: number;
   readonly modes: PoolModes;
 }
 
-/** The inside of a pool, for other parts of the package; the package exports none of it. */
+/** The private state of a pool, for other parts of the package. Not exported from the package. */
 export interface PoolInside<N extends string = string> extends PoolParts<N> {
   readonly hot: HotPath<DmaBlock<N>>;
   readonly list: ListControl;
   backend: PoolBackend;
-  /** What debug mode records of each block; null when it is off. */
+  /** Debug records of each block; null if debug mode is off. */
   book: DebugBook | null;
 }
 
-/** What does all that the hot path does not. */
+/** The exchangeable parts of a pool. */
 type Plugged = Pick<PoolInside, 'backend' | 'book'>;
 
-/** True for a pool: not for a look-alike, nor for a proxy of one. */
+/** True for a pool; false for a look-alike and for a proxy of a pool. */
 export let isPool: (value: unknown) => value is Contract;
 
-/** The inside of a pool. @throws {@link DmaArgumentError} for anything else. */
+/** Returns the private state of a pool. @throws {@link DmaArgumentError} for any other value. */
 export let openPool: <N extends string>(pool: Contract<N>) => PoolInside<N>;
 
-/** `DmaPool.create` and `createManaged`, with the texts of another part of the package. */
+/** Implements `DmaPool.create` and `createManaged`. `texts` sets the wording of reports. */
 export let createPool: <N extends string>(
   name: N,
   device: Device,
@@ -129,8 +132,8 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
   #makeObject(index: number): DmaBlock<N> {
     const { book } = this.#inside;
     if (book !== null) return putObject(this, index, makeBlock(this, index, book.generationOf(index)));
-    // A whole run of the page at once: neighbours in the page become neighbours in the heap, and making objects stays
-    // rare, so that the engine does not take it for the usual case while a pool is new.
+    // Create a run of objects at once. Neighbours in the page become neighbours in the heap. Calls stay rare, so that
+    // the engine does not compile the hot path for them while the pool is new.
     const { blocksPerPage } = this.geometry;
     const inPage = index % blocksPerPage;
     const first = index - (inPage % MADE_AT_ONCE);
@@ -144,7 +147,7 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
     const { index, pool, generation } = block;
     const { backend, book, list } = this.#inside;
     const message = `${labelOf(this)}: block ${index} `;
-    // Widened for the comparison: at run time any block may come.
+    // Widened for the comparison: JavaScript callers may pass a block of any pool.
     if (pool !== (this as Contract)) {
       return new DmaBlockError('ERR_DMAPOOL_WRONG_POOL', `${message}belongs to ${labelOf(pool)}`);
     }
@@ -152,9 +155,9 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
     const now = book?.generationOf(index) ?? generation;
     const since =
       list.word(index) === QUARANTINED
-        ? 'written to while it was free: in quarantine'
+        ? 'in quarantine'
         : now === generation
-          ? 'its page was given back'
+          ? 'its page was returned'
           : `allocated again (generation ${generation}, now ${now})`;
     return new DmaBlockError('ERR_DMAPOOL_STALE_BLOCK', `${message}was freed; ${since}${backend.history(index)}`);
   }
@@ -175,9 +178,9 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
     try {
       for (let i = 0; i < count; i++) into[i] = objectOf(this, taken[i]!);
     } catch {
-      // One by one: the array may be a proxy whose code has freed some.
+      // Check each block: `into` may be a proxy whose code freed some of them.
       for (let i = 0; i < count; i++) if (isAllocated(this, taken[i]!)) this.freeIndex(taken[i]!);
-      throw new DmaArgumentError('into', into, 'a writable array');
+      throw new DmaArgumentError('into', into, 'an array');
     }
   }
 
@@ -275,7 +278,7 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
       return (pool as unknown as Pool<M>).#inside;
     };
     createPool = (name, device, options, texts, managed) => {
-      checkText('name', name, /^\P{Cc}+$/u, 'a text: not empty, no control characters');
+      checkText('name', name, /^\P{Cc}+$/u, 'a non-empty string without control characters');
       if (!isDevice(device)) throw new DmaArgumentError('device', device, 'a Device');
       const parts = readParts(name, device, readOptions('options', options, POOL_OPTIONS), texts);
       const { geometry, modes } = parts;
@@ -302,57 +305,58 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
   }
 }
 
-/** Sets the backend of a pool that becomes a shared one. */
+/** Replaces the backend of a pool when the pool becomes shared. */
 export function plug(inside: PoolInside, plugged: Plugged): void {
   Object.assign(inside, plugged);
   setSlowPath(inside.hot, inside.backend);
 }
 
-/** Makes a pool of another backend than that of one thread. */
+/** Creates a pool with a backend other than {@link LocalBackend}. */
 export function makePool<N extends string>(parts: PoolParts<N>, plugged: (list: ListControl) => Plugged): Contract<N> {
   return new Pool(parts, plugged);
 }
 
-/** Creates pools. See {@link DmaPool} for what a pool does. */
+/** Creates pools. See {@link DmaPool} for their contract. */
 export interface DmaPoolConstructor {
   /**
-   * Creates a pool (Linux: `dma_pool_create`). It takes no page until a block is allocated.
+   * Creates a pool (Linux: `dma_pool_create`). The pool takes its first page at the first allocation.
    *
-   * @param name Shown in messages and in the `pools` attribute, which cuts it to 31 bytes.
-   * @param device The device that the blocks are for.
-   * @param options Size, align, boundary, and how the pool behaves.
-   * @throws {@link DmaArgumentError} that names the argument and what would be accepted.
-   * @throws {@link DmaExistsError} when it is the device's first pool and another attribute is called `pools`.
+   * @param name Name in messages and in the `pools` attribute, which shows at most 31 bytes of it.
+   * @param device The device that accesses the blocks.
+   * @param options Geometry, limit and modes.
+   * @throws {@link DmaArgumentError} for an invalid argument.
+   * @throws {@link DmaExistsError} if this is the device's first pool, and the device has another attribute named
+   *   `pools`.
    */
   create<const N extends string>(name: N, device: Device, options: DmaPoolOptions): Contract<N>;
 
   /**
-   * {@link DmaPoolConstructor.create}, and the pool is destroyed by `device.detach()` (Linux: `dmam_pool_create`), in its turn: managed
-   * resources go in reverse order of their making.
+   * Creates a pool that `device.detach()` destroys (Linux: `dmam_pool_create`). Managed resources are released in
+   * reverse order of registration. See {@link DmaPoolConstructor.create} for parameters and errors.
    */
   createManaged<const N extends string>(name: N, device: Device, options: DmaPoolOptions): Contract<N>;
 
   /**
-   * For `instanceof`: true for a pool, not for a look-alike.
+   * For `instanceof`: true for a pool, false for a look-alike.
    *
-   * @param value Anything.
+   * @param value Value to test.
    */
   [Symbol.hasInstance](value: unknown): value is Contract;
 }
 
 /**
- * Equal, aligned blocks of coherent memory for one device (Linux: `struct dma_pool`). Its contract is declared in
- * `pool/contract.ts`.
+ * Allocates equal, aligned blocks of coherent memory for one device (Linux: `struct dma_pool`). `pool/contract.ts`
+ * declares its contract.
  *
  * @interface
  */
 export type DmaPool<N extends string = string> = Contract<N>;
 
 /** Creates pools. */
-// eslint-disable-next-line @typescript-eslint/no-extraneous-class -- a class, so that `new` throws a typed error
+// eslint-disable-next-line @typescript-eslint/no-extraneous-class -- A class, so that `new` throws a typed error.
 export const DmaPool: DmaPoolConstructor = class DmaPool {
   constructor() {
-    throw new DmaArgumentError('new DmaPool', undefined, 'DmaPool.create()', {
+    throw new DmaArgumentError('new DmaPool', undefined, '', {
       message: 'use DmaPool.create()',
     });
   }
@@ -370,7 +374,7 @@ export const DmaPool: DmaPoolConstructor = class DmaPool {
   }
 };
 
-/** What a pool is made of, from its options. */
+/** Checks the options of a pool. */
 function readParts<N extends string>(
   name: N,
   device: Device,

@@ -1,18 +1,17 @@
 /**
- * The base class of all errors of this package, and the errors of arguments and pools. Each other part has its own errors:
+ * The base class of all errors of this package, and the errors of arguments and pools. Other layers declare their own:
  * `memory/errors.ts`, `device/errors.ts`, `shared/errors.ts`, `pci/error.ts`, `linux/error.ts`, `qemu/error.ts`,
  * `trace/error.ts`.
  *
- * One class for each kind of mistake, so that `instanceof` narrows, and one stable `code` for each reason, so that
- * programs and logs can tell them apart without reading messages. The table of codes is in `docs/errors.md`; a test keeps
- * the two equal.
+ * A class for each kind of error, so that `instanceof` narrows types. A stable `code` for each reason, so that programs
+ * and log filters need not parse messages. `docs/errors.md` lists all codes; a test compares the list with the sources.
  */
 
-/** A stable code: never renamed or given another meaning. Each class of errors says which ones it has. */
+/** An error code. A code is never renamed, and never changes its meaning. Each error class declares its codes. */
 export type DmaErrorCode = `ERR_DMAPOOL_${string}`;
 
 /**
- * The base of every error of this package.
+ * The base class of all errors of this package.
  *
  * @example
  * ```ts
@@ -28,7 +27,7 @@ export type DmaErrorCode = `ERR_DMAPOOL_${string}`;
  * ```
  */
 export class DmaError extends Error {
-  /** Which mistake this is; never changes between versions. */
+  /** The reason; stable across versions. */
   readonly code: `ERR_DMAPOOL_${string}`;
 
   constructor(code: `ERR_DMAPOOL_${string}`, message: string, options?: ErrorOptions) {
@@ -38,17 +37,19 @@ export class DmaError extends Error {
   }
 }
 
-/** An argument is of the wrong type or out of its range; the message says which and what would be accepted. */
+/**
+ * An argument has the wrong type or is out of range. The message names the argument, its value and the accepted values.
+ */
 export class DmaArgumentError extends DmaError {
   declare readonly code: 'ERR_DMAPOOL_INVALID_ARGUMENT';
-  /** The argument's name, as in the documentation. */
+  /** Name of the argument, as in the documentation. */
   readonly argument: string;
 
   /**
-   * @param argument Its name.
-   * @param value What was given. Only its type and, of plain values, its text go into the message.
-   * @param accepted What would be accepted.
-   * @param options `cause`: what the value itself threw; `message`: a message in place of the usual one.
+   * @param argument Name of the argument.
+   * @param value The rejected value. The message quotes primitives; for objects and functions it gives only the type.
+   * @param accepted Description of accepted values.
+   * @param options `cause`: an error thrown by the value itself; `message`: replaces the default message.
    */
   constructor(
     argument: string,
@@ -63,12 +64,12 @@ export class DmaArgumentError extends DmaError {
   }
 }
 
-/** Why there is no block. */
+/** The reasons of a {@link DmaOutOfMemoryError}. */
 export type OutOfMemoryCode = 'ERR_DMAPOOL_NO_MEMORY' | 'ERR_DMAPOOL_LIMIT' | 'ERR_DMAPOOL_NO_FREE_BLOCK';
 
 /**
- * No block can be had: the memory source is exhausted (`ERR_DMAPOOL_NO_MEMORY`), the pool's own limit is reached
- * (`ERR_DMAPOOL_LIMIT`), or none is free and the caller allowed no new page (`ERR_DMAPOOL_NO_FREE_BLOCK`).
+ * No block is available: the memory source is exhausted (`ERR_DMAPOOL_NO_MEMORY`), the pool reached `maxBlocks`
+ * (`ERR_DMAPOOL_LIMIT`), or no block is free and `grow` is false (`ERR_DMAPOOL_NO_FREE_BLOCK`).
  */
 export class DmaOutOfMemoryError extends DmaError {
   declare readonly code: OutOfMemoryCode;
@@ -86,7 +87,7 @@ export type BlockErrorCode =
   | 'ERR_DMAPOOL_UNALIGNED'
   | 'ERR_DMAPOOL_NOT_OWNER';
 
-/** A block was given that can't be used or freed this way; the call changed nothing. */
+/** The block is not in a state that permits the call. The call changed nothing. */
 export class DmaBlockError extends DmaError {
   declare readonly code: BlockErrorCode;
   constructor(code: BlockErrorCode, message: string) {
@@ -94,7 +95,7 @@ export class DmaBlockError extends DmaError {
   }
 }
 
-/** The pool was destroyed; it hands out nothing any more. */
+/** The pool is destroyed. */
 export class DmaDestroyedError extends DmaError {
   declare readonly code: 'ERR_DMAPOOL_DESTROYED';
   constructor(message: string) {
@@ -102,7 +103,7 @@ export class DmaDestroyedError extends DmaError {
   }
 }
 
-/** A wait for a free block took longer than its `timeout`. */
+/** `allocWait` found no free block within its `timeout`. */
 export class DmaTimeoutError extends DmaError {
   declare readonly code: 'ERR_DMAPOOL_TIMEOUT';
   constructor(message: string) {
@@ -110,22 +111,24 @@ export class DmaTimeoutError extends DmaError {
   }
 }
 
-/** An address as people who read kernel logs expect it: `0x` and lower-case hex digits. */
+/** Formats an address as in kernel logs: `0x` and lower-case hex digits. */
 export function hex(value: number): string {
   return `0x${value.toString(16)}`;
 }
 
-/** A text as it is, anything else as {@link describe} has it: to make an error must not fail. */
+/**
+ * Returns a string unchanged, and {@link describe} of any other value, so that the construction of an error can't fail.
+ */
 function text(value: unknown): string {
   return typeof value === 'string' ? value : describe(value);
 }
 
-/** The most characters of a text, and the most bits of a bigint, that a message quotes. */
+/** Limit of quotes in messages: characters of a string, bits of a bigint. */
 const QUOTED = 200;
 
 /**
- * A value as it stands in a message, whatever it is. Never throws and runs no code of the value's: no `toString`, getter or
- * proxy trap. A revoked proxy, which throws at every touch, is `an object` or `a function`.
+ * Formats any value for a message. Never throws, and runs no code of the value: no `toString`, getter or proxy trap. A
+ * revoked proxy is `an object` or `a function`.
  */
 export function describe(value: unknown): string {
   switch (typeof value) {
@@ -144,9 +147,9 @@ export function describe(value: unknown): string {
 }
 
 /**
- * `Array.isArray`, and false for a revoked proxy, for which that throws.
+ * Returns `Array.isArray(value)`, or false for a revoked proxy, where `Array.isArray` throws.
  *
- * @param value Anything.
+ * @param value Value to test.
  *
  * @example
  * ```ts
@@ -162,9 +165,9 @@ export function isArray(value: unknown): value is unknown[] {
 }
 
 /**
- * What other code threw, as it stands in a message. Never throws, whatever it was.
+ * Formats a caught value for a message. Never throws.
  *
- * @param thrown What was caught.
+ * @param thrown The caught value.
  *
  * @example
  * ```ts

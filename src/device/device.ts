@@ -115,7 +115,7 @@ export class Device implements DmaTarget, Disposable {
       numaNode = NUMA_NO_NODE,
       log = consoleLog,
     } = readOptions('options', options, DEVICE_OPTIONS);
-    checkText('name', name, /^[^/\p{Cc}]+$/u, 'a text: not empty, no slash, no control characters');
+    checkText('name', name, /^[^/\p{Cc}]+$/u, 'a non-empty string without slash or control characters');
     if (path !== undefined) checkText('path', path);
     if (memory !== undefined) checkSource(memory);
     const methods = 'a DeviceLog';
@@ -243,7 +243,7 @@ export class Device implements DmaTarget, Disposable {
     checkText('kind', kind);
     checkText('message', message);
     const print = this.#limiter.allows(kind, (missed) => {
-      this.#write(level, `${this.name}: ${kind}: ${missed} messages suppressed`);
+      this.#write(level, `${this.name}: ${kind}: ${missed} suppressed`);
     });
     if (print) this.#write(level, `${this.name}: ${message}`);
   }
@@ -267,7 +267,7 @@ export class Device implements DmaTarget, Disposable {
    * @throws {@link DmaExistsError} when the device has an attribute of that name.
    */
   addAttribute(name: string, show: AttributeShow): () => boolean {
-    checkText('attribute name', name, /^[^/\0]+$/, 'a text: not empty, no slash');
+    checkText('attribute name', name, /^[^/\0]+$/, 'a non-empty string without /');
     checkFunction('show', show);
     if (this.#attributes.has(name)) throw new DmaExistsError(`${this.name}: attribute ${name} exists`);
     // A function of its own identifies the attribute, even if two attributes share `show`.
@@ -414,10 +414,10 @@ function contractViolation(memory: unknown, size: number, alignment: number): st
   if (typeof memory !== 'object' || memory === null) return describe(memory);
   const { dma, buffer, byteOffset } = memory as Partial<CoherentMemory>;
   if (!Number.isSafeInteger(dma) || dma! < 0 || dma! % alignment !== 0) {
-    return `the address ${typeof dma === 'number' ? hex(dma) : describe(dma)}, no multiple of ${alignment}`;
+    return `address ${typeof dma === 'number' ? hex(dma) : describe(dma)}, not a multiple of ${alignment}`;
   }
   const { byteLength } = (buffer ?? {}) as Partial<ArrayBuffer>;
   const holds =
     Number.isInteger(byteOffset) && byteOffset! >= 0 && byteOffset! % 8 === 0 && byteOffset! + size <= byteLength!;
-  return holds ? null : `${hex(dma!)} with a wrong buffer or byteOffset`;
+  return holds ? null : `${hex(dma!)} with a wrong buffer`;
 }

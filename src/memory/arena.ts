@@ -71,9 +71,6 @@ function reserve(limit: number): ArrayBuffer | SharedArrayBuffer {
     return new ArrayBuffer(limit);
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
-    throw new DmaOutOfMemoryError(
-      'ERR_DMAPOOL_NO_MEMORY',
-      `can't reserve ${limit} bytes: ${error.message}; lower limit`,
-    );
+    throw new DmaOutOfMemoryError('ERR_DMAPOOL_NO_MEMORY', `limit ${limit}: ${error.message}`);
   }
 }

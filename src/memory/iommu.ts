@@ -141,7 +141,7 @@ export class IommuDomain {
     const frame = physical / pageSize;
     for (let i = 0; i < count; i++) {
       if (this.#table.get(first + i) !== -1 || owners.get(frame + i) !== -1) {
-        const problem = `or physical page ${hex((frame + i) * pageSize)} is mapped`;
+        const problem = `or page ${hex((frame + i) * pageSize)} is mapped`;
         throw this.#mappingError('ERR_DMAPOOL_ALREADY_MAPPED', first + i, problem);
       }
     }
@@ -184,7 +184,7 @@ export class IommuDomain {
     this.check(dma, length, access);
     const run = this.contiguous(dma, length);
     if (run < length) {
-      throw new DmaArgumentError('length', length, `1 to ${run}: ${hex(dma)} has several pieces`);
+      throw new DmaArgumentError('length', length, `1 to ${run}: ${hex(dma)} is not contiguous`);
     }
     const { pageSize } = this.#shared;
     return this.#table.get(Math.floor(dma / pageSize)) * pageSize + (dma % pageSize);

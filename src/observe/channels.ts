@@ -3,7 +3,7 @@ import { channel, type Channel } from 'node:diagnostics_channel';
 
 import { openPool } from '../dma-pool.ts';
 import type { ObservedEvent } from '../memory/observer.ts';
-import { AT_LIMIT, NO_MEMORY } from '../pool/backend.ts';
+import { AT_LIMIT, NO_MEMORY } from '../pool/refusal.ts';
 import type { DmaPool } from '../pool/contract.ts';
 import type { WorkerExit } from '../shared/recovery.ts';
 

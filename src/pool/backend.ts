@@ -1,7 +1,7 @@
 /**
- * What the hot path does not do itself. The hot path is: take the top of a list, mark the block; check the mark, push.
- * Everything else goes through this interface, so that a pool of one thread and a pool shared by workers have the very
- * same hot path and differ only in what implements the interface.
+ * The interface between the hot path and the slow path of a pool. The hot path pops the list and sets the mark, or
+ * checks the mark and pushes. {@link PoolBackend} does everything else. So a pool of one thread and a shared pool have
+ * the same hot path, and differ only in the implementation of this interface.
  */
 import type { Device } from '../device/device.ts';
 import { DmaBlockError, type DmaError, DmaOutOfMemoryError, hex } from '../errors.ts';
@@ -9,16 +9,11 @@ import type { Bytes } from './contract.ts';
 import { QUARANTINED } from './free-list.ts';
 import type { PoolGeometry } from './geometry.ts';
 import type { PoolPages } from './pages.ts';
+import { AT_LIMIT, NO_PAGE_ALLOWED, type Refusal } from './refusal.ts';
 import type { PoolStatistics } from './statistics.ts';
 import type { WaitOptions } from './waiting.ts';
 
-/** Why there is no block: a negative number in place of an index. */
-export const NO_MEMORY = -1;
-export const AT_LIMIT = -2;
-export const NO_PAGE_ALLOWED = -3;
-export type Refusal = typeof NO_MEMORY | typeof AT_LIMIT | typeof NO_PAGE_ALLOWED;
-
-/** Whole-pool figures. */
+/** Figures of a whole pool. */
 export interface PoolCounts {
   /** Blocks that are allocated now. */
   readonly active: number;
@@ -28,57 +23,60 @@ export interface PoolCounts {
   readonly pages: number;
 }
 
-/** All that a pool does off its hot path. */
+/** The slow path of a pool. */
 export interface PoolBackend {
   // ---- called by the hot path
 
   /**
-   * The list at hand is empty. Allocates a block all the same and returns its index, or returns a {@link Refusal}.
-   * Throws when the pool is destroyed or the memory source throws; nothing is lost then.
+   * Allocates a block when the list is empty or held. Returns its index or a {@link Refusal}. Throws after the pool is
+   * destroyed, and if the memory source throws; then nothing is lost.
    *
-   * @param grow Whether a new page may be taken.
+   * @param grow Whether the call may take a new page.
    */
   refill(grow: boolean): number;
-  /** Makes sure that the next `count` allocations succeed, or returns why not: a {@link Refusal}. */
+  /** Ensures that the next `count` allocations succeed. Returns 0 or a {@link Refusal}. */
   prepare(count: number, grow: boolean): number;
-  /** Frees a block whose word is not the plain mark, or that the list has no room for; or throws. */
+  /** Frees a block that the hot path can't free: the list is held or full, or the word differs from the mark. */
   drain(index: number): void;
-  /** The error for a block that can't be freed as things are now. Changes nothing. */
+  /** The error for a block that can't be freed in its current state. Changes nothing. */
   badFree(index: number): DmaError;
-  /** The error for a refusal of `count` blocks, by default 1. */
+  /** The error for a refusal of `count` blocks. Default 1. */
   refused(refusal: number, count?: number): DmaError;
-  /** Where a block lies; throws if it is in no page. */
+  /** DMA address of a block. Throws if the block is in no page. */
   dmaOf(index: number): number;
-  /** A new view of a block's bytes; throws if the block is in no page. */
+  /** A new view of a block's bytes. Throws if the block is in no page. */
   bytesOf(index: number): Bytes;
-  /** Fills a block with one byte value, without making a view of it. */
+  /** Fills a block with one byte value, without a view of the block. */
   fill(index: number, value: number): void;
 
   // ---- called by the pool
 
-  /** Where blocks lie. */
+  /** Positions of blocks. */
   readonly pages: PoolPages;
-  /** True once the pool is destroyed and its memory given back. */
+  /** True after the pool is destroyed and has returned all memory. */
   readonly gone: boolean;
   /** Throws if {@link gone}. */
   checkNotGone(): void;
-  /** Waits for a block; `wrap` makes of its index what the caller gets. */
+  /** Waits for a block. `wrap` converts its index to the caller's result. */
   wait<T>(wrap: (index: number) => T, options: WaitOptions): Promise<T>;
-  /** Takes pages until `count` blocks can be allocated without a new one, or throws. */
+  /** Takes pages until `count` blocks can be allocated without a new page. Throws on refusal. */
   reserve(count: number): void;
-  /** Gives back every page of which no block is allocated or in quarantine; returns how many. */
+  /** Releases every page without allocated or quarantined blocks to the memory source. Returns their number. */
   trim(): number;
-  /** Pages that {@link trim} would give back, of the first `most` pages. */
+  /** Number of pages that {@link trim} would return, among the first `most` pages. */
   idlePages(most: number): number;
-  /** Refuses new allocations, reports blocks that are allocated, gives back what can be given back. */
+  /** Ends the pool: rejects further allocations, reports allocated blocks, and returns idle pages. */
   destroy(): void;
-  /** What is known of a block's past, for messages; may be empty. Begins with a separator. */
+  /** History of a block, for messages. Empty or begins with a separator. */
   history(index: number): string;
-  /** Who holds blocks, for messages. */
+  /** Lists allocated blocks and their owners, for messages. */
   holders(): string;
-  /** The worker that owns a block, or that it is not allocated, for messages; empty if it is, and there is one worker. */
+  /**
+   * The worker that owns a block, or `not allocated`, for messages. Empty for an allocated block of a pool of one
+   * thread.
+   */
   ownerOf(index: number): string;
-  /** The figures of the whole pool at this moment. */
+  /** Current figures of the whole pool. */
   counts(): PoolCounts;
   statistics(): PoolStatistics;
 }
@@ -89,7 +87,7 @@ export type SlowPath = Pick<
   'refill' | 'prepare' | 'drain' | 'badFree' | 'refused' | 'dmaOf' | 'bytesOf' | 'fill' | 'ownerOf'
 >;
 
-/** What every backend is made of. */
+/** Options of every backend. */
 export interface BackendOptions {
   readonly name: string;
   readonly device: Device;
@@ -97,12 +95,12 @@ export interface BackendOptions {
   readonly maxBlocks: number;
 }
 
-/** Device and pool, as every message begins. */
+/** Device and pool: the prefix of all messages. */
 export function labelOf({ name, device }: Pick<BackendOptions, 'name' | 'device'>): string {
   return `${device.name}: pool ${name}`;
 }
 
-/** Where blocks lie, the same for every backend. */
+/** Positions of blocks, common to all backends. */
 export abstract class BackendBase {
   readonly pages: PoolPages;
 
@@ -125,7 +123,7 @@ export abstract class BackendBase {
   }
 }
 
-/** The error for the free of a block that is not allocated; `history` is what is known of its past. */
+/** The error for the free of a block that is not allocated. `history` is empty or begins with a separator. */
 export function notAllocated(
   pages: PoolPages,
   index: number,
@@ -137,9 +135,9 @@ export function notAllocated(
 }
 
 /**
- * The error for `count` blocks that could not be had.
+ * The error for a refusal of `count` blocks.
  *
- * @param idle Which pools or workers have some, as a clause that begins with a separator; may be empty.
+ * @param idle Pools or workers that have idle memory. Empty or begins with a separator.
  */
 export function refusalError(
   refusal: number,
@@ -149,23 +147,18 @@ export function refusalError(
   idle: string,
 ): DmaOutOfMemoryError {
   const { device, geometry, maxBlocks } = options;
-  const [code, why, advice] =
+  const [code, why] =
     refusal === AT_LIMIT
-      ? ([
-          'ERR_DMAPOOL_LIMIT',
-          `exceed its limit of ${maxBlocks}`,
-          'free some, raise maxBlocks, or use allocWait()',
-        ] as const)
+      ? (['ERR_DMAPOOL_LIMIT', `exceed maxBlocks ${maxBlocks}`] as const)
       : refusal === NO_PAGE_ALLOWED
-        ? (['ERR_DMAPOOL_NO_FREE_BLOCK', 'need a new page, and grow is false', 'reserve() enough'] as const)
+        ? (['ERR_DMAPOOL_NO_FREE_BLOCK', 'need a page, and grow is false'] as const)
         : ([
             'ERR_DMAPOOL_NO_MEMORY',
-            `need ${geometry.allocation} bytes of memory source ${device.memory.name} below ${hex(device.dmaMask)}`,
-            'free some, raise its limit, or use allocWait()',
+            `need ${geometry.allocation} bytes of ${device.memory.name} below ${hex(device.dmaMask)}`,
           ] as const);
   return new DmaOutOfMemoryError(
     code,
     `${labelOf(options)}: ${count === 1 ? 'a block' : `${count} blocks`} would ${why} ` +
-      `(${counts.active} of ${counts.blocks} blocks on ${counts.pages} pages are out)${idle}; ${advice}`,
+      `(${counts.active} of ${counts.blocks} blocks on ${counts.pages} pages out)${idle}`,
   );
 }

@@ -3,7 +3,7 @@ import { labelOf } from './backend.ts';
 import { type DmaBlock, type DmaPool, INSPECT } from './contract.ts';
 import { checkCurrent, type HotPath, isAllocated, isCurrent, ownerOf } from './hot-path.ts';
 
-/** A block's views, made when first used: most blocks need one of them, many none. */
+/** Views of a block, created at first use. Most blocks need one, many none. */
 class BlockViews {
   readonly bytes: Uint8Array;
   view: DataView | undefined = undefined;
@@ -16,32 +16,32 @@ class BlockViews {
   }
 }
 
-/** A pool as its blocks know it: the contract, and the hot path behind it. */
+/** The pool as seen by its blocks: contract and hot path. */
 export type BlockPool<N extends string> = HotPath<DmaBlock<N>> & DmaPool<N>;
 
-/** Generation of blocks that are reused. */
+/** Generation of reused block objects. */
 const NOT_COUNTED = 0;
 
-/** True for a real block: not for a look-alike, nor for a proxy of one. */
+/** True for a block; false for a look-alike and for a proxy of a block. */
 export let isBlock: (value: unknown) => value is DmaBlock;
 
-/** Makes a block; for the pool alone. */
+/** Creates a block object. Only the pool calls it. */
 export let makeBlock: <N extends string>(pool: BlockPool<N>, index: number, generation: number) => DmaBlock<N>;
 
 /**
- * The views of debug handles, kept apart so that each access is checked: those that were given out can't be called back
- * (poison shows their writes), but an old handle gives none any more. Of a reused block, views made earlier stay good, so
- * they are in a field that is read without a check: the check costs 2 to 4 ns an access.
+ * Views of debug handles. They are outside the handle, so that each access checks the handle: a stale handle gives no
+ * view. Views obtained earlier remain usable; poison detects writes through them. Views of reused objects stay valid,
+ * so they are in a field that is read without a check, which would cost 2 to 4 ns per access.
  */
 const debugViews = new WeakMap<DmaBlock, BlockViews>();
 
-/** The views of a block that is current and has none in its field. */
+/** Returns the views of a current block whose field is empty. */
 let viewsOf: <N extends string>(block: Block<N>) => BlockViews;
 
 /** The class behind {@link DmaBlock}. */
 class Block<N extends string = string> implements DmaBlock<N> {
-  // Three fields, 48 bytes: a driver may hold hundreds of thousands. All else is asked of the pool. No private method or
-  // accessor either: with the first of these, each object gets a fourth field to prove that it may call them.
+  // Three fields, 48 bytes: a driver may hold hundreds of thousands of blocks. The pool has the rest. No private
+  // methods or accessors: the first of them adds a brand field to each object.
   readonly #pool: BlockPool<N>;
   readonly index: number;
   #views: BlockViews | undefined = undefined;
@@ -56,7 +56,7 @@ class Block<N extends string = string> implements DmaBlock<N> {
   }
 
   get dma(): number {
-    // Checked, for the block's place may have another page by now, and a device would be told its address.
+    // Checked: another page may have the block's index now, and the device would access it.
     checkCurrent(this.#pool, this);
     return this.#pool.dmaOf(this.index);
   }
@@ -101,7 +101,7 @@ class Block<N extends string = string> implements DmaBlock<N> {
     if (isCurrent(this.#pool, this) && isAllocated(this.#pool, this.index)) this.#pool.free(this);
   }
 
-  /** What `console.log` shows, on Node, Bun and Deno. */
+  /** Text for `console.log` on Node, Bun and Deno. */
   [INSPECT](): string {
     const { name, device } = this.#pool;
     const block = `DmaBlock ${this.index} of pool ${name} (${device.name})`;
@@ -127,7 +127,7 @@ class Block<N extends string = string> implements DmaBlock<N> {
   }
 }
 
-/** A handle of debug mode: good for one allocation. */
+/** A handle of debug mode, valid for one allocation. */
 class DebugBlock<N extends string> extends Block<N> {
   readonly #generation: number;
 
@@ -141,7 +141,7 @@ class DebugBlock<N extends string> extends Block<N> {
   }
 }
 
-/** A class of typed arrays. */
+/** The constructor of a typed array. */
 interface WordArray<T> {
   readonly BYTES_PER_ELEMENT: number;
   new (buffer: ArrayBufferLike, byteOffset: number, length: number): T;
@@ -152,6 +152,6 @@ function makeWords<T>(block: DmaBlock, { buffer, byteOffset, length }: Uint8Arra
   if (byteOffset % unit === 0) return new Words(buffer, byteOffset, Math.floor(length / unit));
   throw new DmaBlockError(
     'ERR_DMAPOOL_UNALIGNED',
-    `${labelOf(block.pool)}: block ${block.index} at ${hex(block.dma)} is not aligned to ${unit} bytes; raise align`,
+    `${labelOf(block.pool)}: block ${block.index} at ${hex(block.dma)} is not aligned to ${unit} bytes`,
   );
 }

@@ -1,44 +1,46 @@
 /**
- * The contract of pools and blocks: what every call promises, with units, ranges and errors.
+ * The contract of pools and blocks: the behaviour of every call, with units, ranges and errors.
  *
- * The class behind {@link DmaPool} is in `dma-pool.ts`, the one behind {@link DmaBlock} in `pool/block.ts`. Both are
- * declared here as interfaces, in one file because each names the other, so that the declarations that users read show
- * the contract and not how it is built.
+ * {@link DmaPool} and {@link DmaBlock} are interfaces, so that the declarations for users contain the contract and no
+ * implementation. They are in one file because each refers to the other. `dma-pool.ts` and `pool/block.ts` implement
+ * them.
  */
 import type { Device } from '../device/device.ts';
 import type { PoolGeometry } from './geometry.ts';
 import type { PoolStatistics } from './statistics.ts';
 import type { WaitOptions } from './waiting.ts';
 
-/** A view of shared or unshared memory. */
+/** Bytes in shared or unshared memory. */
 export type Bytes = Uint8Array<ArrayBuffer | SharedArrayBuffer>;
 
 /**
- * What `console.log` calls on Node, Bun and Deno, if it is there. Not in the interfaces below: programs call `inspect`,
- * not this.
+ * Key of the method that `console.log` calls on Node, Bun and Deno. The interfaces below do not declare it, because
+ * programs call `inspect` instead.
  */
 export const INSPECT: unique symbol = Symbol.for('nodejs.util.inspect.custom') as typeof INSPECT;
 
-/** How to allocate a block. An unknown name is refused: always for an object with neither name, else in slow calls. */
+/**
+ * Options of an allocation. An object with neither `zero` nor `grow` is always checked for unknown names; other objects
+ * are checked only in slow calls.
+ */
 export interface AllocOptions {
-  /** Zero every byte of the block (Linux: `dma_pool_zalloc`). Default false: the bytes are whatever was there before. */
+  /** Zero the block (Linux: `dma_pool_zalloc`). Default false: the contents are undefined. */
   readonly zero?: boolean;
-  /** Take a new page from the memory source when no block is free. Default true. */
+  /** Take a new page from the memory source if no block is free. Default true. */
   readonly grow?: boolean;
 }
 
 /**
- * Equal, aligned blocks of coherent memory for one device (Linux: `struct dma_pool`).
+ * Allocates equal, aligned blocks of coherent memory for one device (Linux: `struct dma_pool`).
  *
- * Blocks of a fresh page come out in ascending order of address; a freed block is the next one out (LIFO). A new page is
- * taken only when no block is free. Pages go back at {@link DmaPool.destroy} and {@link DmaPool.trim}, never by
- * themselves.
+ * A fresh page's blocks are allocated in ascending order of address. Freed blocks are reused in LIFO order. The pool
+ * takes a new page only if no block is free. It returns pages only in {@link DmaPool.destroy} and {@link DmaPool.trim}.
  *
- * Every free is checked in O(1): the block belongs to this pool and is allocated. Outside debug mode block objects are
- * reused, so after `free(a); b = alloc()` both names may be the same object, and a second `free(a)` then frees `b`. In
- * debug mode each allocation returns a fresh handle, and the second free is an error.
+ * Every free is checked in O(1): the block must belong to this pool and be allocated. Outside debug mode block objects
+ * are reused. So after `free(a); b = alloc()`, `a` and `b` may be the same object, and a second `free(a)` frees `b`. In
+ * debug mode each allocation returns a new handle, and the second `free(a)` throws.
  *
- * The type parameter is the pool's name: a block of one pool given to another does not compile.
+ * The type parameter is the pool's name. So a free into the wrong pool does not compile.
  *
  * @example
  * ```ts
@@ -51,23 +53,23 @@ export interface AllocOptions {
  * ```
  */
 export interface DmaPool<N extends string = string> extends Disposable {
-  /** Name, as given; shown in messages and in the device's `pools` attribute. */
+  /** Name in messages and in the device's `pools` attribute. */
   readonly name: N;
-  /** The device that the blocks are for. */
+  /** The device that accesses the blocks. */
   readonly device: Device;
-  /** How pages are cut into blocks. */
+  /** Layout of blocks in pages. */
   readonly geometry: PoolGeometry;
-  /** Most blocks that may be allocated at one time. */
+  /** Limit of allocated blocks. */
   readonly maxBlocks: number;
 
   /**
    * Allocates a block (Linux: `dma_pool_alloc`).
    *
-   * @param options Whether to zero the block, and whether to take a new page for it.
-   * @throws {@link DmaOutOfMemoryError} when there is no block to be had. Its code gives the reason: the memory source is
-   *   exhausted (`ERR_DMAPOOL_NO_MEMORY`), the pool is at its limit (`ERR_DMAPOOL_LIMIT`), or no block is free and `grow`
-   *   is false (`ERR_DMAPOOL_NO_FREE_BLOCK`).
-   * @throws {@link DmaDestroyedError} after `destroy`. An error that the memory source throws is passed on. Nothing is lost.
+   * @param options Whether to zero the block, and whether the call may take a page.
+   * @throws {@link DmaOutOfMemoryError} if no block is available: the memory source is exhausted
+   *   (`ERR_DMAPOOL_NO_MEMORY`), the pool reached `maxBlocks` (`ERR_DMAPOOL_LIMIT`), or no block is free and `grow` is
+   *   false (`ERR_DMAPOOL_NO_FREE_BLOCK`).
+   * @throws {@link DmaDestroyedError} after `destroy`. Errors of the memory source are passed on. Nothing is lost.
    *
    * @example
    * ```ts
@@ -79,49 +81,49 @@ export interface DmaPool<N extends string = string> extends Disposable {
   alloc(options?: AllocOptions): DmaBlock<N>;
 
   /**
-   * {@link alloc}, but returns null where that throws {@link DmaOutOfMemoryError}.
+   * Like {@link alloc}, but returns null instead of a {@link DmaOutOfMemoryError}.
    *
    * @example
    * ```ts
    * const pool = DmaPool.create('rx', new Device({ name: 'eth0' }), { size: 2048 });
    * pool.reserve(64); // takes pages for 64 blocks now
-   * const block = pool.tryAlloc({ grow: false }); // takes none later: null if all 64 are allocated
+   * const block = pool.tryAlloc({ grow: false }); // takes no page: null if all blocks are allocated
    * block?.free();
    * ```
    */
   tryAlloc(options?: AllocOptions): DmaBlock<N> | null;
 
   /**
-   * Frees a block (Linux: `dma_pool_free`). It is the next one to be allocated.
+   * Frees a block (Linux: `dma_pool_free`). It becomes the next block to be allocated.
    *
-   * @param block What {@link alloc} returned.
-   * @throws {@link DmaBlockError} for a block that is not allocated (`ERR_DMAPOOL_NOT_ALLOCATED`) or belongs to another pool
-   *   (`ERR_DMAPOOL_WRONG_POOL`), and for the handle of an earlier allocation (`ERR_DMAPOOL_STALE_BLOCK`: always found in
-   *   debug mode, otherwise only if the block's page was given back in between). Nothing is changed then.
+   * @param block A block that this pool allocated.
+   * @throws {@link DmaBlockError} if the block is not allocated (`ERR_DMAPOOL_NOT_ALLOCATED`), belongs to another pool
+   *   (`ERR_DMAPOOL_WRONG_POOL`), or is the handle of an earlier allocation (`ERR_DMAPOOL_STALE_BLOCK`: always detected
+   *   in debug mode, otherwise only if the block's page was returned meanwhile). The call changes nothing then.
    */
   free(block: DmaBlock<N>): void;
 
   /**
-   * Allocates `count` blocks into `into[0..count)`: all of them, or none and an error. They are the same blocks, in the
-   * same order, as `count` single calls would return.
+   * Allocates `count` blocks into `into[0..count)`: all or none. They are the same blocks, in the same order, as
+   * `count` single calls return.
    *
-   * @param into Where the blocks go.
-   * @param count How many.
+   * @param into Receives the blocks.
+   * @param count Number of blocks, 0 to 2^30-1.
    * @param options As for {@link alloc}.
    * @throws as {@link alloc}
    */
   allocBulk(into: DmaBlock<N>[], count: number, options?: AllocOptions): void;
 
   /**
-   * Frees `blocks[0..count)`: all of them, or none and an error.
+   * Frees `blocks[0..count)`: all or none.
    *
-   * @param count Default: all of `blocks`.
-   * @throws as {@link free}. A block that stands there twice is not allocated the second time.
+   * @param count Number of blocks, 0 to `blocks.length`. Default: `blocks.length`.
+   * @throws as {@link free}. The second occurrence of a block counts as not allocated.
    */
   freeBulk(blocks: readonly DmaBlock<N>[], count?: number): void;
 
   /**
-   * {@link alloc} in the index form: returns the block's index. Indices of a pool are dense and begin at 0.
+   * Like {@link alloc}, but returns the block's index. The indices of a pool are dense and begin at 0.
    *
    * @throws as {@link alloc}
    *
@@ -136,40 +138,41 @@ export interface DmaPool<N extends string = string> extends Disposable {
    */
   allocIndex(options?: AllocOptions): number;
 
-  /** {@link allocIndex}, but returns -1 where that throws {@link DmaOutOfMemoryError}. */
+  /** Like {@link allocIndex}, but returns -1 instead of a {@link DmaOutOfMemoryError}. */
   tryAllocIndex(options?: AllocOptions): number;
 
   /**
-   * {@link free} in the index form.
+   * Frees a block by index.
    *
-   * @throws {@link DmaBlockError} `ERR_DMAPOOL_NOT_ALLOCATED` for a block that is not allocated. Nothing is changed then.
-   * @throws {@link DmaArgumentError} for a value that can't be an index.
+   * @throws {@link DmaBlockError} `ERR_DMAPOOL_NOT_ALLOCATED` if the block is not allocated. The call changes nothing
+   *   then.
+   * @throws {@link DmaArgumentError} if no block can have this index.
    */
   freeIndex(index: number): void;
 
   /**
-   * {@link allocBulk} in the index form.
+   * Like {@link allocBulk}, but with indices.
    *
-   * @param into Where the indices go.
-   * @param count How many, 0 to `into.length`. Default: `into.length`.
-   * @throws as {@link alloc}; {@link DmaArgumentError} when `into` can't hold `count`.
+   * @param into Receives the indices.
+   * @param count Number of blocks, 0 to `into.length`. Default: `into.length`.
+   * @throws as {@link alloc}; {@link DmaArgumentError} if `into` is shorter than `count`.
    */
   allocIndexBulk(into: Int32Array, count?: number, options?: AllocOptions): void;
 
   /**
-   * {@link freeBulk} in the index form.
+   * Like {@link freeBulk}, but with indices.
    *
-   * @param count How many, 0 to `from.length`. Default: `from.length`.
-   * @throws as {@link freeIndex}; the error names the index that could not be freed.
+   * @param count Number of blocks, 0 to `from.length`. Default: `from.length`.
+   * @throws as {@link freeIndex}, for the first index that can't be freed.
    */
   freeIndexBulk(from: Int32Array, count?: number): void;
 
   /**
-   * Waits for a block: the next one that is freed, or for which the memory source has memory. Waiters are served in the
-   * order of their calls, and `alloc` gets no block while there are waiters. The process stays alive while a call waits.
+   * Waits for a block: a freed one, or one from memory that becomes available. Waiters are served in FIFO order, before
+   * `alloc`. A pending wait keeps the process alive.
    *
-   * @throws (rejects) the signal's reason; {@link DmaTimeoutError}; {@link DmaDestroyedError} when the pool is destroyed
-   *   meanwhile; an error that the memory source throws.
+   * @throws (rejects) the signal's reason; {@link DmaTimeoutError}; {@link DmaDestroyedError} if the pool is destroyed
+   *   meanwhile; errors of the memory source.
    *
    * @example
    * ```ts
@@ -182,59 +185,62 @@ export interface DmaPool<N extends string = string> extends Disposable {
    */
   allocWait(options?: WaitOptions): Promise<DmaBlock<N>>;
 
-  /** Takes pages until `count` blocks can be allocated without a new one. @throws as {@link alloc} */
+  /** Takes pages until `count` blocks can be allocated without a new page. @throws as {@link alloc} */
   reserve(count: number): void;
 
   /**
-   * Gives back every page of which no block is allocated or in quarantine. Block objects of these pages become stale.
+   * Releases every page without allocated or quarantined blocks to the memory source. Block objects of these pages
+   * become stale.
    *
-   * @returns The number of pages given back.
-   * @throws `DmaSharingError` `ERR_DMAPOOL_NOT_TRIMMABLE` on a shared pool: another worker may be about to use a page.
+   * @returns The number of pages released.
+   * @throws `DmaSharingError` `ERR_DMAPOOL_NOT_TRIMMABLE` in a shared pool, where another worker may be about to use a
+   *   page.
    *
    * @example
    * ```ts
    * const pool = DmaPool.create('rx', new Device({ name: 'eth0' }), { size: 2048 });
    * pool.reserve(64);
-   * console.log(pool.trim()); // 32: two blocks a page, and none is allocated
+   * console.log(pool.trim()); // 32: a page has two blocks, and none is allocated
    * ```
    */
   trim(): number;
 
   /**
-   * The DMA address of a block, in bytes, for the device. Exact.
+   * The DMA address of a block, in bytes. Exact.
    *
-   * @throws {@link DmaArgumentError} for an index that is in none of the pool's pages.
+   * @throws {@link DmaArgumentError} if the index is in no page of the pool.
    */
   dmaOf(index: number): number;
 
   /**
-   * A new view of a block's bytes. It stays valid as long as the block is allocated; the memory of a page that was given
-   * back may serve something else.
+   * A new view of a block's bytes, valid while the block is allocated. Other allocations may use the memory of a page
+   * that was returned.
    *
-   * @throws {@link DmaArgumentError} for an index that is in none of the pool's pages.
+   * @throws {@link DmaArgumentError} if the index is in no page of the pool.
    */
   bytesOf(index: number): Bytes;
 
   /**
-   * The allocated block that contains a DMA address, such as one that a device reports as done. O(1).
+   * Finds the allocated block that contains a DMA address, such as one from a device's completion. O(1).
    *
-   * @param dma Any address, not only a block's first.
+   * @param dma Any address within the block.
    * @returns Null if no allocated block contains it.
    */
   blockAt(dma: number): DmaBlock<N> | null;
 
-  /** {@link blockAt} in the index form; -1 if no allocated block contains `dma`. */
+  /** Like {@link blockAt}, but returns the index, or -1 if no allocated block contains `dma`. */
   indexAt(dma: number): number;
 
   /**
-   * Frees the block that begins at a DMA address, for code that keeps only that.
+   * Frees the block that begins at a DMA address.
    *
-   * @throws {@link DmaBlockError} `ERR_DMAPOOL_BAD_ADDRESS` when no block of the pool begins there; else as {@link free}.
+   * @throws {@link DmaBlockError} `ERR_DMAPOOL_BAD_ADDRESS` if no block of the pool begins there; otherwise as {@link
+   *   free}.
    */
   freeAt(dma: number): void;
 
   /**
-   * The allocated blocks, in ascending order of index. Blocks may be freed while iterating.
+   * Iterates over the allocated blocks in ascending order of index. Blocks may be freed during the iteration.
    *
    * @example
    * ```ts
@@ -246,67 +252,70 @@ export interface DmaPool<N extends string = string> extends Disposable {
    */
   allocated(): IterableIterator<DmaBlock<N>>;
 
-  /** All figures of the pool at this moment; those of the whole pool if it is shared. */
+  /** Current figures of the pool, over all workers of a shared pool. */
   statistics(): PoolStatistics;
 
   /**
-   * Ends the pool (Linux: `dma_pool_destroy`): later allocations fail, and memory goes back to the source.
+   * Ends the pool (Linux: `dma_pool_destroy`). Later allocations throw, and pages return to the memory source.
    *
-   * Blocks that are still allocated are reported on the device's log, with their holders. Their pages are kept, because
-   * the device may still write there: the last free gives them back, or `device.reclaim()` after a reset of the device. A
-   * second destroy does nothing. In a worker that attached to a shared pool, `destroy` detaches it.
+   * Blocks that are still allocated are reported on the device's log, with their allocation sites in debug mode. The
+   * pool keeps their pages, because the device may still write there. The last free returns them, or `device.reclaim()`
+   * after a reset of the device. A second `destroy` does nothing.
    *
-   * A worker of a shared pool notices the end at its next call that needs more than its own magazine, or at the next turn
-   * of its event loop; until then it may go on allocating the blocks of its magazine.
+   * In a worker that attached to a shared pool, `destroy` detaches the worker. The other workers detect the end of a
+   * shared pool at the next call that needs more than their magazine, or at the next turn of their event loop. Until
+   * then they may allocate the blocks of their magazines.
    */
   destroy(): void;
 
-  /** The statistics, for `JSON.stringify(pool)`. */
+  /** Returns {@link statistics}, for `JSON.stringify(pool)`. */
   toJSON(): PoolStatistics;
 }
 
 /**
- * One block of a pool: what a driver holds.
+ * A block of a pool.
  *
- * Block objects are reused: after `free`, a later `alloc` returns the same object. A reference kept beyond `free` can
- * therefore not be told from the next holder's. In debug mode each allocation makes a fresh object, and every use of an
- * old one by the pool is an error.
+ * Block objects are reused: after `free`, a later `alloc` returns the same object. So a reference kept after `free`
+ * can't be distinguished from that of the next owner. In debug mode each allocation creates a new object, and any use
+ * of an old one throws.
  *
  * @example
  * ```ts
  * const pool = DmaPool.create('rx', new Device({ name: 'eth0' }), { size: 2048, align: 64 });
  * const block: DmaBlock<'rx'> = pool.alloc();
- * block.u32[0] = 0x8000_0000; // the CPU's side
- * console.log(block.dma % 64); // 0: the device's side
+ * block.u32[0] = 0x8000_0000; // access by the CPU
+ * console.log(block.dma % 64); // 0: address for the device
  * block.free();
  * ```
  */
 export interface DmaBlock<N extends string = string> extends Disposable {
-  /** The pool it belongs to. */
+  /** The pool that the block belongs to. */
   readonly pool: DmaPool<N>;
-  /** Number of the block in its pool: a small integer, from 0. */
+  /** Number of the block in its pool, from 0. */
   readonly index: number;
-  /** The address for the device, in bytes. @throws {@link DmaBlockError} for a handle that is not the current one. */
+  /** DMA address in bytes. @throws {@link DmaBlockError} for a stale handle. */
   readonly dma: number;
-  /** Bytes of the block: the size asked for, raised to 16 and rounded up to the alignment. */
+  /** Bytes per block: the requested size, raised to 16 and rounded up to the alignment. */
   readonly size: number;
-  /** How often the block had been allocated when this handle was made; counted in debug mode only, otherwise 0. */
+  /** Number of allocations of the block up to this handle. Counted in debug mode only; otherwise 0. */
   readonly generation: number;
-  /** The block's memory. The same view each time. */
+  /** The block's bytes. The same view each time. */
   readonly bytes: Uint8Array;
-  /** The block's memory for reads and writes of any width and byte order. Devices are little-endian. */
+  /** The block's memory, for accesses of any width and byte order. Devices are little-endian. */
   readonly view: DataView;
-  /** The block's memory as 16-bit words in the machine's byte order. @throws {@link DmaBlockError} `ERR_DMAPOOL_UNALIGNED` */
+  /**
+   * The block's memory as 16-bit words in the CPU's byte order. @throws {@link DmaBlockError} `ERR_DMAPOOL_UNALIGNED`
+   */
   readonly u16: Uint16Array;
-  /** The block's memory as unsigned 32-bit words in the machine's byte order. @throws {@link DmaBlockError} `ERR_DMAPOOL_UNALIGNED` */
+  /** As unsigned 32-bit words in the CPU's byte order. @throws {@link DmaBlockError} `ERR_DMAPOOL_UNALIGNED` */
   readonly u32: Uint32Array;
-  /** The block's memory as signed 32-bit words, which bitwise operators give. @throws {@link DmaBlockError} `ERR_DMAPOOL_UNALIGNED` */
+  /** As signed 32-bit words, the type of bitwise results. @throws {@link DmaBlockError} `ERR_DMAPOOL_UNALIGNED` */
   readonly i32: Int32Array;
   /** Frees the block. @throws as {@link DmaPool.free} */
   free(): void;
   /**
-   * For `using`: frees the block if it is allocated. Outside debug mode the same object may serve a later holder, so a
-   * block held with `using` should not be freed otherwise.
+   * For `using`: frees the block if it is allocated. Outside debug mode another allocation may reuse the object. So do
+   * not free a block explicitly that a `using` declaration holds.
    */
   [Symbol.dispose](): void;
 }

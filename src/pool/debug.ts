@@ -1,23 +1,24 @@
 /**
- * Debug mode: poison, quarantine, and who did what.
+ * Debug mode: poison, quarantine, and allocation sites.
  *
- *     free       a7 a7 a7 a7 a7 a7 a7 a7     whoever reads it sees that it is free
- *     allocated  a9 a9 a9 a9 a9 a9 a9 a9     whoever reads it sees that it was never written
+ *     free       a7 a7 a7 a7 a7 a7 a7 a7     a reader sees a freed block
+ *     allocated  a9 a9 a9 a9 a9 a9 a9 a9     a reader sees uninitialised bytes
  *
- * On each allocation every byte must still be 0xa7; Linux can't check the first sixteen, because its links are there.
+ * Invariant: all bytes of a free block are 0xa7, checked at each allocation. Linux can't check the first 16 bytes,
+ * where its links are.
  */
 import { roundUp } from '../arguments.ts';
 import { hex } from '../errors.ts';
 import { observer } from '../memory/observer.ts';
-import { type BlockHooks, InitHooks, listBlocks, type PoolModes } from './hooks.ts';
+import { type BlockHooks, InitHooks, listBlocks, NAMED, type PoolModes } from './hooks.ts';
 import { captureSite, type Site } from './site.ts';
 
 /** Byte of a free block (Linux: POOL_POISON_FREED). */
 const POISON_FREED = 0xa7;
-/** Byte of a block that was handed out and not zeroed (Linux: POOL_POISON_ALLOCATED). */
+/** Byte of an allocated block that was not zeroed (Linux: POOL_POISON_ALLOCATED). */
 const POISON_ALLOCATED = 0xa9;
 
-/** What the hooks need of the pages of the pool they belong to. */
+/** The part of a pool's pages that the hooks use. */
 export interface DebugPages {
   dmaOf(index: number): number;
   pageOf(index: number): number;
@@ -25,9 +26,6 @@ export interface DebugPages {
   viewOf(page: number): Uint8Array;
   fill(index: number, value: number): void;
 }
-
-/** Most sites one message names. */
-const NAMED = 8;
 
 export class DebugHooks implements BlockHooks {
   readonly renewsHandles: boolean = true;
@@ -37,7 +35,7 @@ export class DebugHooks implements BlockHooks {
   readonly #pages: DebugPages;
   readonly #sites: boolean;
   readonly #modes: PoolModes;
-  /** What is known of each block's past. */
+  /** Debug records of each block. */
   readonly book: DebugBook;
 
   constructor(name: string, blockSize: number, pages: DebugPages, modes: PoolModes, book: DebugBook) {
@@ -65,7 +63,7 @@ export class DebugHooks implements BlockHooks {
   }
 
   scrub(index: number): void {
-    // Poison wins over init-on-free, as in Linux.
+    // Poison takes precedence over init-on-free, as in Linux.
     this.#pages.fill(index, POISON_FREED);
   }
 
@@ -80,10 +78,10 @@ export class DebugHooks implements BlockHooks {
     for (let at = first; at < end; at++) if (page[at] !== POISON_FREED) wrong++;
     const freedAt = this.book.freedAt(index);
     const details =
-      `block ${index} at ${hex(this.#pages.dmaOf(index))} was written to while it was free: ` +
-      `${wrong} bytes changed, the first at offset ${first - offset}` +
+      `block ${index} at ${hex(this.#pages.dmaOf(index))} was written to while free: ` +
+      `${wrong} bytes changed from offset ${first - offset}` +
       (freedAt === undefined ? '' : `; freed at ${freedAt}`) +
-      (this.quarantines ? '; it is now in quarantine' : '') +
+      (this.quarantines ? '; in quarantine' : '') +
       `\n${hexDump(page.subarray(offset, end), first - offset)}`;
     return this.#modes.texts.corrupted(this.#name, page.byteOffset + offset, details);
   }
@@ -101,7 +99,7 @@ export class DebugHooks implements BlockHooks {
     if (!this.#sites) return '';
     const bySite = new Map<string, number[]>();
     for (const index of indices) {
-      const site = this.book.allocatedAt(index) ?? 'an unknown place';
+      const site = this.book.allocatedAt(index) ?? 'unknown';
       const blocks = bySite.get(site);
       if (blocks === undefined) bySite.set(site, [index]);
       else blocks.push(index);
@@ -111,26 +109,26 @@ export class DebugHooks implements BlockHooks {
       const named = listBlocks(blocks, this.#pages);
       return `\n  ${blocks.length} allocated at ${site}: ${named}`;
     });
-    if (sites.length > NAMED) lines.push(`\n  ${sites.length - NAMED} more places`);
+    if (sites.length > NAMED) lines.push(`\n  ${sites.length - NAMED} more`);
     return lines.join('');
   }
 }
 
-/** What debug mode remembers of each block. */
+/** Debug records of each block. */
 export interface DebugBook {
-  /** It was handed out once more, by this place in the program if that is recorded. */
+  /** Records an allocation, and its site if sites are recorded. */
   allocated(index: number, site: Site | undefined): void;
   freed(index: number, site: Site | undefined): void;
-  /** How often it was handed out: what tells one holder's handle from the next one's. */
+  /** Number of allocations of the block. It distinguishes the handles of successive allocations. */
   generationOf(index: number): number;
-  /** Where it was handed out last, and where it was freed last, if that is known. */
+  /** Sites of the last allocation and of the last free; undefined if not recorded. */
   allocatedAt(index: number): string | undefined;
   freedAt(index: number): string | undefined;
-  /** When it was handed out last, in milliseconds as `Date.now()` counts, if it was while an observer was there. */
+  /** Time of the last allocation, in ms as `Date.now()`; undefined if there was no observer. */
   allocatedWhen(index: number): number | undefined;
 }
 
-/** The book of one thread. */
+/** The records of a pool of one thread. */
 export class LocalBook implements DebugBook {
   readonly #allocatedAt: (Site | undefined)[] = [];
   readonly #freedAt: (Site | undefined)[] = [];
@@ -165,12 +163,12 @@ export class LocalBook implements DebugBook {
 }
 
 const PER_ROW = 16;
-/** Bytes shown, so that a report of a large block stays readable. */
+/** Limit of bytes in a dump, so that the report of a large block stays readable. */
 const MOST_SHOWN = 16 * PER_ROW;
 
 /**
- * Rows of 16 bytes in hex and ASCII, as the kernel's `print_hex_dump` has them. Of a long block only the rows from
- * the one with byte `from` on, and how many bytes there are.
+ * Dumps rows of 16 bytes in hex and ASCII, as the kernel's `print_hex_dump`. Of a long block, dumps the rows from the
+ * one with byte `from` on, and the block's size.
  */
 export function hexDump(bytes: Uint8Array, from = 0): string {
   const { length } = bytes;
@@ -183,7 +181,7 @@ export function hexDump(bytes: Uint8Array, from = 0): string {
     const text = part.map((byte) => (byte >= 0x20 && byte < 0x7f ? String.fromCharCode(byte) : '.')).join('');
     rows.push(`  ${padHex(at, 8)}: ${numbers.padEnd(PER_ROW * 3 - 1)}  ${text}`);
   }
-  if (length > MOST_SHOWN) rows.push(`  ... of ${length} bytes`);
+  if (length > MOST_SHOWN) rows.push(`  of ${length} bytes`);
   return rows.join('\n');
 }
 
@@ -191,7 +189,7 @@ function padHex(value: number, width: number): string {
   return value.toString(16).padStart(width, '0');
 }
 
-/** The hooks for these modes, null if none is needed. `book` is not null exactly in debug mode. */
+/** Creates the hooks for these modes; null if none are needed. `book` is null if and only if debug mode is off. */
 export function makeHooks(
   name: string,
   blockSize: number,
@@ -201,7 +199,5 @@ export function makeHooks(
 ): BlockHooks | null {
   if (book !== null) return new DebugHooks(name, blockSize, pages, modes, book);
   if (!modes.initOnAlloc && !modes.initOnFree) return null;
-  return new InitHooks(modes, (index) => {
-    pages.fill(index, 0);
-  });
+  return new InitHooks(modes, pages);
 }

@@ -1,17 +1,17 @@
-/** Reports, when the process ends, the blocks of debug pools that are still out. */
+/** Reports blocks of debug pools that are still allocated when the process exits. */
 
 import type { Device } from '../device/device.ts';
 import { observer } from '../memory/observer.ts';
 import type { PoolBackend } from './backend.ts';
 
-/** A pool whose blocks are reported at the end. */
+/** A pool to report. */
 export interface ExitReporter {
   readonly name: string;
   readonly device: Device;
   readonly backend: Pick<PoolBackend, 'counts' | 'holders'>;
 }
 
-/** The little of Node's `process` that is needed; Bun and Deno have it too, browsers do not. */
+/** The part of Node's `process` that is used. Bun and Deno have it too; browsers do not. */
 interface ProcessLike {
   readonly env?: Readonly<Record<string, string | undefined>>;
   on?(event: 'exit', listener: () => void): unknown;
@@ -24,7 +24,9 @@ function processLike(): ProcessLike | undefined {
 const pools = new Set<ExitReporter>();
 let listening = false;
 
-/** Has `pool` asked when the process ends. Holds on to it: a leak is to be reported also when nobody knows the pool any more. */
+/**
+ * Registers `pool` for the report at exit. Keeps the pool alive, so that leaks of unreachable pools are reported too.
+ */
 export function reportAtExit(pool: ExitReporter): void {
   pools.add(pool);
   if (listening) return;
@@ -35,27 +37,27 @@ export function reportAtExit(pool: ExitReporter): void {
         const { active } = backend.counts();
         if (active > 0) {
           observer?.event('leak', backend, active);
-          device.report('error', `${name} leaked`, `${name}: at the end of the process ${backend.holders()}`);
+          device.report('error', `${name} leaked`, `${name}: at exit ${backend.holders()}`);
         }
       } catch {
-        // The log is the user's code. The other pools have their turn, and the other listeners theirs.
+        // The log is user code. Continue with the other pools and the other exit listeners.
       }
     }
   });
 }
 
-/** The pool has nothing to report any more. */
+/** Removes `pool` from the report. */
 export function forgetAtExit(pool: ExitReporter): void {
   pools.delete(pool);
 }
 
-/** True when the environment asks for debug mode in every pool that does not say otherwise (`DMAPOOL_DEBUG=1`). */
+/** True if the environment variable `DMAPOOL_DEBUG` enables debug mode. It applies to pools without option `debug`. */
 export function debugByEnvironment(): boolean {
   try {
     const value = processLike()?.env?.['DMAPOOL_DEBUG'];
     return value !== undefined && !/^(0|false|no|off|)$/i.test(value);
   } catch {
-    // Deno throws where the environment may not be read.
+    // Deno throws without permission to read the environment.
     return false;
   }
 }

@@ -1,68 +1,75 @@
-/** The words of the free list, and the list as the slow path sees it. The list itself is in hot-path.ts. */
+/** Words of the free list, and the slow path's interface to the list. hot-path.ts has the list itself. */
 
-/** End of the list; also the head of an empty one. */
+/** End of the list, and head of an empty list. */
 export const EMPTY = -1;
-/** Word of a block that is handed out. */
+/** Word of an allocated block. */
 export const ALLOCATED = -2;
-/** Word of a block that is never handed out again, because something wrote to it while it was free. */
+/** Word of a block that was written to while free. It is never allocated again. */
 export const QUARANTINED = -3;
-/** Word of a block whose page was given back. */
+/** Word of a block whose page was returned. */
 export const ABSENT = -4;
-/** Word of a block that a bulk call in progress has: counted as out, in nobody's hands. -5 is taken, see NEVER. */
+/** Word of a block taken by a bulk call in progress. It counts as allocated. */
 export const RESERVED = -6;
+/** Replaces the mark while the list is held. No word has this value. */
+export const NEVER = -5;
 
-/** For {@link ListControl.setFewestOut}: more than can be out, so every free takes the slow path. */
+/** For {@link ListControl.setFewestOut}: above any number of allocated blocks, so every free takes the slow path. */
 export const ALWAYS: number = 2 ** 30 - 1;
 
-/** The list as the slow path sees it. Made by {@link openList}, once for each pool. */
+/**
+ * The free list, for the slow path. {@link openList} creates one for each pool.
+ *
+ *     out = allocations - frees (mod 2^30)     blocks that are allocated
+ *     owned = out + length of the list
+ */
 export interface ListControl {
-  /** Word of a block; undefined for what is no index. */
+  /** Word of a block; undefined for an invalid index. */
   word(index: number): number | undefined;
   setWord(index: number, word: number): void;
-  /** Replaces the words by a larger array that begins with the same ones. */
+  /** Replaces the words with a larger array that begins with the same words. */
   replaceWords(words: Int32Array<ArrayBuffer | SharedArrayBuffer>): void;
   readonly words: Int32Array<ArrayBuffer | SharedArrayBuffer>;
-  /** Takes the top of the list, held or not; EMPTY if there is none. Counts an allocation. */
+  /** Takes the top of the list, held or not, and counts an allocation. EMPTY if the list is empty. */
   pop(): number;
-  /** Puts a block on the list, held or not. Its word may be anything before. */
+  /** Puts a block on the list, held or not, and counts a free. Its word may have any value before. */
   push(index: number): void;
-  /** A block goes from one holder to the next: counts a free and an allocation. */
+  /** Counts a free and an allocation: a freed block goes directly to a waiter. */
   passOn(): void;
-  /** All blocks that are out are lost: counts them as given back. */
+  /** Counts all allocated blocks as freed. */
   writeOff(): void;
-  /** Puts blocks that were never handed out on the list, which must be empty. */
+  /** Puts fresh blocks on the list, which must be empty. */
   append(first: number, count: number): void;
-  /** Most blocks that were ever out at one time. */
+  /** Largest number of allocated blocks so far. */
   readonly mostOut: number;
-  /** Takes back the counting of `count` allocations that were undone. */
+  /** Subtracts `count` undone allocations. */
   uncount(count: number): void;
-  /** Keeps of the list, in its order, only the blocks that `keeps` says. */
+  /** Removes the blocks for which `keeps` returns false. Preserves the order. */
   filter(keeps: (index: number) => boolean): void;
-  /** Sends every call to the slow path, until released. */
+  /** Sends every call to the slow path until {@link release}. */
   hold(): void;
   release(): void;
   /** Drops the object of a block. */
   dropObject(index: number): void;
-  /** Makes the table of objects as long as that of the words, if there is one. */
+  /** Extends the table of objects, if there is one, to the length of the words. */
   fitObjects(): void;
-  /** Blocks that are out. */
+  /** Blocks that are allocated. */
   readonly out: number;
-  /** Blocks that are out or on the list: for the slow path to keep. */
+  /** Blocks that are allocated or on the list. The slow path updates it. */
   readonly owned: number;
   addOwned(count: number): void;
-  /** Sets the word of blocks that are handed out here. */
+  /** Sets the word of blocks allocated by this thread. */
   setMark(mark: number): void;
-  /** With so few blocks out, or fewer, a free takes the slow path; below 0: never. */
+  /** Sets the bound at or below which a free takes the slow path. Negative: never. */
   setFewestOut(count: number): void;
-  /** First block of the list, EMPTY if there is none. */
+  /** First block of the list; EMPTY if there is none. */
   readonly top: number;
-  /** Replaces the list by the one that begins there. */
+  /** Replaces the list with the one that begins at `index`. */
   setTop(index: number): void;
   /**
-   * A block that is out comes from another worker (1), or goes to one (-1); the bound of `setFewestOut` goes up or down
-   * with what is owned.
+   * Counts an allocated block that comes from another worker (1) or goes to one (-1). The bound of `setFewestOut`
+   * changes by the same amount as `owned`.
    */
   move(count: 1 | -1): void;
-  /** Blocks ever handed out by an allocation here. */
+  /** Allocations by this thread so far. */
   readonly allocations: number;
 }

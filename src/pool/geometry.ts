@@ -1,5 +1,5 @@
 /**
- * How a page is cut into blocks: Linux 6.4's rule.
+ * The layout of blocks in a page, by the rule of Linux 6.4.
  *
  *     page (allocation bytes)
  *     |<-------- boundary -------->|<-------- boundary -------->|
@@ -8,31 +8,31 @@
  *     +-------+-------+-------+----+-------+-------+-------+----+--+
  *       0       1       2      gap   3       4       5      gap  tail
  *
- * Blocks lie in ascending order; one that would cross a boundary starts at that boundary instead. One that ends
- * exactly at a boundary does not cross it (kernels before 6.4 thought it did, and wasted it).
+ * Blocks lie in ascending order. A block that would cross a boundary starts at that boundary instead. A block that ends
+ * exactly at a boundary does not cross it; kernels before 6.4 skip such a block.
  */
 import { checkInteger, checkPowerOfTwo, INT_MAX, type OptionNames, readOptions, roundUp } from '../arguments.ts';
 import { DmaArgumentError } from '../errors.ts';
 
-/** Linux raises every size to what its free-list entry needs inside a block. Ours needs nothing there; numbers agree. */
+/** Linux raises all sizes to the size of its free-list entry. This package does so for equal numbers, not for space. */
 const MIN_BLOCK_SIZE = 16;
 
-/** What {@link PoolGeometry} is computed from. */
+/** Parameters of a {@link PoolGeometry}. */
 export interface GeometryOptions {
-  /** Bytes of a block, 1 to 2^31-1. */
+  /** Bytes per block, 1 to 2^31-1. */
   readonly size: number;
-  /** Alignment of each block: a power of two; 0 or absent means 1. */
+  /** Alignment of each block in bytes: a power of two up to 2^30. 0 or absent means 1. */
   readonly align?: number;
-  /** No block crosses a multiple of this: a power of two, not below the rounded size; 0 or absent means none. */
+  /** Blocks cross no multiple of this: a power of two, at least the rounded size. 0 or absent: no boundary. */
   readonly boundary?: number;
-  /** Page size of the memory source: a power of two. Default 4096. */
+  /** Page size of the memory source in bytes: a power of two, 16 to 2^30. Default 4096. */
   readonly pageSize?: number;
 }
 
 const GEOMETRY_OPTIONS: OptionNames<GeometryOptions> = { size: true, align: true, boundary: true, pageSize: true };
 
 /**
- * The shape of a pool's pages: sizes, counts, and where each block lies.
+ * The layout of a pool's pages: sizes, counts, and the position of each block.
  *
  * @example
  * ```ts
@@ -44,26 +44,26 @@ const GEOMETRY_OPTIONS: OptionNames<GeometryOptions> = { size: true, align: true
  * ```
  */
 export class PoolGeometry {
-  /** Bytes of a block as asked for. */
+  /** Bytes per block as requested. */
   readonly size: number;
-  /** Alignment as asked for; 0 if not given. */
+  /** Alignment as requested; 0 if absent. */
   readonly align: number;
-  /** Boundary as asked for; 0 if not given. */
+  /** Boundary as requested; 0 if absent. */
   readonly boundary: number;
-  /** Bytes from the start of a block that belong to it: `size` raised to 16 and rounded up to `align`. */
+  /** Bytes per block: `size` raised to 16 and rounded up to `align`. */
   readonly blockSize: number;
-  /** Bytes of one page of the pool: one coherent allocation. */
+  /** Bytes per page of the pool: one coherent allocation. */
   readonly allocation: number;
-  /** The boundary in force: never above `allocation`. */
+  /** The effective boundary: at most `allocation`. */
   readonly effectiveBoundary: number;
-  /** Blocks cut from one page; 1 or more. */
+  /** Blocks per page, at least 1. */
   readonly blocksPerPage: number;
-  /** Bytes of a page that lie in no block. */
+  /** Bytes of a page outside all blocks: `allocation - blocksPerPage * blockSize`. */
   readonly wastedBytes: number;
   /** Blocks between two boundaries. */
   readonly #perSegment: number;
 
-  /** @throws {@link DmaArgumentError} that names the argument and what would be accepted. */
+  /** @throws {@link DmaArgumentError} for an invalid option. */
   constructor(options: GeometryOptions) {
     const { size, align = 0, boundary = 0, pageSize = 4096 } = readOptions('options', options, GEOMETRY_OPTIONS);
     checkInteger('size', size, 1, INT_MAX);
@@ -87,14 +87,17 @@ export class PoolGeometry {
     this.wastedBytes = this.allocation - this.blocksPerPage * blockSize;
   }
 
-  /** Byte offset in its page of block `n` of it, 0 to `blocksPerPage - 1`. Other numbers give meaningless offsets. */
+  /**
+   * Byte offset of block `n` in its page. `n` ranges from 0 to `blocksPerPage - 1`; other numbers give meaningless
+   * offsets.
+   */
   offsetOf(n: number): number {
     if (typeof n !== 'number') throw new DmaArgumentError('n', n, 'a number');
     const segment = Math.floor(n / this.#perSegment);
     return segment * this.effectiveBoundary + (n - segment * this.#perSegment) * this.blockSize;
   }
 
-  /** Which block of a page contains byte `offset` of it; -1 for a byte that is in no block. */
+  /** Number of the block that contains byte `offset` of a page; -1 if none does. */
   indexAt(offset: number): number {
     if (typeof offset !== 'number') throw new DmaArgumentError('offset', offset, 'a number');
     const segment = Math.floor(offset / this.effectiveBoundary);

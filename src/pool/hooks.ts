@@ -1,23 +1,23 @@
-/** What some pools do to a block when it changes hands, how such a pool is set, and the texts of its reports. */
+/** Hooks at the allocation and free of blocks, their modes, and the texts of reports. */
 import { hex } from '../errors.ts';
 
-/** What a debug pool does. */
+/** Options of debug mode. */
 export interface DebugOptions {
-  /** Never allocate again a block that was written to while it was free. Default true. */
+  /** Quarantine a block that was written to while free: never allocate it again. Default true. */
   readonly quarantine?: boolean;
-  /** Record where each block was allocated and freed. Default true; costs a few microseconds a call. */
+  /** Record the call sites of allocations and frees. Default true. Costs a few microseconds per call. */
   readonly sites?: boolean;
 }
 
-/** The texts of two reports on the device's log, for a part of the package that words them differently. */
+/** Texts of two reports on the device's log. `kernel/` replaces them with Linux's wording. */
 export interface ReportTexts {
-  /** Blocks are allocated at destroy; `holders` says who has them. */
+  /** The pool is destroyed while blocks are allocated. `holders` lists them. */
   busy(name: string, holders: string): string;
   /**
-   * A block was written to while it was free.
+   * A block was written to while free.
    *
-   * @param byteOffset Where the block lies in its buffer.
-   * @param details What was found.
+   * @param byteOffset Offset of the block in its buffer, in bytes.
+   * @param details Description of the corruption.
    */
   corrupted(name: string, byteOffset: number, details: string): string;
 }
@@ -27,41 +27,41 @@ export const OWN_TEXTS: ReportTexts = {
   corrupted: (name, _byteOffset, details) => `${name}: ${details}`,
 };
 
-/** What a pool does to blocks that change hands. */
+/** Modes of a pool. */
 export interface PoolModes {
-  /** Debug mode, null for off. */
+  /** Options of debug mode; null if it is off. */
   readonly debug: DebugOptions | null;
   readonly initOnAlloc: boolean;
   readonly initOnFree: boolean;
   readonly texts: ReportTexts;
 }
 
-/** Called when a block changes hands. A pool with hooks keeps its list held: every call is slow. */
+/** Called when blocks are allocated and freed. A pool with hooks holds its list, so every call takes the slow path. */
 export interface BlockHooks {
-  /** Each allocation makes a new handle, instead of the block's one. */
+  /** Each allocation creates a new handle. */
   readonly renewsHandles: boolean;
   /** A page came from the memory source, zeroed. */
   pageOpened(page: number): void;
-  /** A block that fails its inspection is never handed out again. */
+  /** Blocks that fail {@link inspect} are quarantined. */
   readonly quarantines: boolean;
-  /** A block was taken from the list. Returns what is wrong with it, for the log, or null. Changes nothing. */
+  /** Checks a block just taken from the list. Returns a report for the log, or null. Changes nothing. */
   inspect(index: number): string | null;
-  /** The block is handed out now. */
+  /** The block is allocated. */
   allocated(index: number): void;
-  /** A block came back. */
+  /** The block is freed. */
   freed(index: number): void;
-  /** Makes a block's bytes those of a free one, where its holder died and may not have got so far. */
+  /** Overwrites a block as at a free. For blocks whose owner exited, perhaps in the middle of a free. */
   scrub(index: number): void;
-  /** What is known of the block's past, for a message; may be empty. Begins with a separator. */
+  /** History of the block, for messages. Empty or begins with a separator. */
   history(index: number): string;
-  /** Who holds these blocks, for a message. */
+  /** Lists allocated blocks by allocation site, for messages. Empty if sites are not recorded. */
   holders(indices: readonly number[]): string;
 }
 
-/** Most blocks that one message names. */
-const NAMED = 8;
+/** Limit of blocks, and of sites, in a message. */
+export const NAMED = 8;
 
-/** Names blocks by index and address. */
+/** Lists blocks by index and address. */
 export function listBlocks(indices: readonly number[], pages: { dmaOf(index: number): number }): string {
   const named = indices.slice(0, NAMED).map((index) => `block ${index} at ${hex(pages.dmaOf(index))}`);
   if (indices.length > NAMED) named.push(`${indices.length - NAMED} more`);
@@ -73,15 +73,15 @@ export class InitHooks implements BlockHooks {
   readonly renewsHandles: boolean = false;
   readonly quarantines: boolean = false;
   readonly #modes: PoolModes;
-  readonly #zero: (index: number) => void;
+  readonly #pages: { fill(index: number, value: number): void };
 
-  constructor(modes: PoolModes, zero: (index: number) => void) {
+  constructor(modes: PoolModes, pages: { fill(index: number, value: number): void }) {
     this.#modes = modes;
-    this.#zero = zero;
+    this.#pages = pages;
   }
 
   pageOpened(): void {
-    // Memory comes zeroed.
+    // Memory sources zero new memory.
   }
 
   inspect(): null {
@@ -89,7 +89,7 @@ export class InitHooks implements BlockHooks {
   }
 
   allocated(index: number): void {
-    if (this.#modes.initOnAlloc) this.#zero(index);
+    if (this.#modes.initOnAlloc) this.#pages.fill(index, 0);
   }
 
   freed(index: number): void {
@@ -97,7 +97,7 @@ export class InitHooks implements BlockHooks {
   }
 
   scrub(index: number): void {
-    if (this.#modes.initOnFree) this.#zero(index);
+    if (this.#modes.initOnFree) this.#pages.fill(index, 0);
   }
 
   history(): string {

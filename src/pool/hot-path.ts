@@ -1,43 +1,49 @@
 /**
- * The hot path: taking and giving one block or many, by index and as objects.
+ * The hot path: allocates and frees one block or many, by index and as objects.
  *
- * Free blocks are a list in an array of words beside the blocks, one word a block; nothing lies in the blocks
- * themselves, so nothing a device writes there can steer the allocator:
+ * Free blocks form a list in an array of words outside the blocks, one word per block. A device that writes to a free
+ * block therefore can't steer the allocator.
  *
  *     head --> 7        words:  index   0    1    2    3    4    5    6    7
  *                               word   [A]  [A]  [E]  [2]  [A]  [A]  [A]  [3]       A allocated, E end of list
  *
- * The word of a free block is the index of the next free one; that of an allocated block is a negative mark. So one
- * load tells both where the list goes on and whether a block may be freed. A shared pool's mark is different in each
- * worker, and the same comparison then also tells whose block it is.
+ *     words[i] = index of the next free block, or EMPTY     if block i is on the list
+ *     words[i] = mark of the owner (negative)               if block i is allocated
+ *     allocated blocks = #allocations - #frees (mod 2^30)
+ *     #owned = allocated blocks + length of the list
  *
- * Every other state of a pool (debugging, waiters, destroyed) costs the hot path nothing: its list is *held*: `head`
- * reads as empty and no word ever equals the mark, so every call takes the slow path, which knows.
+ * One load thus gives both the next link and whether a block may be freed. In a shared pool each worker has its own
+ * mark, so the same comparison also checks the owner.
  *
- * What V8 likes, by measurement: all hot fields in one object of one shape (a list object of its own inside the pool
- * costs a quarter more); small integers only (a counter that grows past 2^30 would turn into a boxed double, so it
- * wraps, and the wraps are counted); no closures; and the same six lines written out in each call, because how much
- * is inlined depends on how the caller looks when it is compiled, and half of all processes were unlucky.
+ * All other states of a pool (debug mode, waiters, destroyed) hold the list: `head` is EMPTY and `mark` is NEVER, so
+ * every call takes the slow path. The hot path has no test for them.
+ *
+ * Measured on V8, and the reason for the form of this file:
+ *
+ * - All hot fields are in one object of one shape. A separate list object costs a quarter more.
+ * - All fields are small integers. A counter above 2^30 would become a boxed double, so counters wrap,
+ *   and `#wraps` counts the wraps.
+ * - No closures.
+ * - Each call contains its own copy of the same six lines. Inlining depends on early type feedback: with a shared
+ *   function, about half of the processes missed it.
  */
 import { DmaArgumentError } from '../errors.ts';
 import { checkBoolean, checkInteger, type OptionNames, readOptions, typedArrayLength } from '../arguments.ts';
 import type { AllocOptions } from './contract.ts';
-import { ALLOCATED, ALWAYS, EMPTY, type ListControl, RESERVED } from './free-list.ts';
-import { NO_MEMORY, type SlowPath } from './backend.ts';
-
-/** In place of the mark while the list is held: no word ever has this value. */
-const NEVER = -5;
+import { ALLOCATED, ALWAYS, EMPTY, type ListControl, NEVER, RESERVED } from './free-list.ts';
+import type { SlowPath } from './backend.ts';
+import { NO_MEMORY } from './refusal.ts';
 
 /** Small integers have 31 bits where V8 compresses pointers. */
 const COUNT_MASK = 0x3fff_ffff;
 const COUNT_RANGE: number = COUNT_MASK + 1;
 
-/** Most blocks a pool can have: indices stay small integers in every engine. */
+/** Limit of blocks per pool. Indices stay small integers in every engine. */
 export const MAX_BLOCKS: number = COUNT_MASK;
 
 const NO_SCRATCH = new Int32Array(0);
 
-/** How many of `array`: `count`, or all of them. */
+/** Checks `array` and `count`, and returns the count. Default: the array's length. */
 function bulkCount(argument: string, array: Int32Array, count: number | undefined): number {
   const length = typedArrayLength('Int32Array', array);
   if (length < 0) throw new DmaArgumentError(argument, array, 'an Int32Array');
@@ -46,23 +52,23 @@ function bulkCount(argument: string, array: Int32Array, count: number | undefine
   return count;
 }
 
-/** The error for an array that lost elements during the call. */
+/** The error for an array that shrank during the call. */
 function tooShort(into: Int32Array, count: number): Error {
-  return new DmaArgumentError('into', into, `an Int32Array that keeps its ${count} elements`);
+  return new DmaArgumentError('into', into, `an Int32Array of ${count} elements`);
 }
 
 const ALLOC_OPTIONS: OptionNames<AllocOptions> = { zero: true, grow: true };
 const NO_OPTIONS: AllocOptions = {};
 
-/** True for values of `zero` and `grow` that need no further look: one of them is there, and neither is anything else. */
+/** True if at least one of `zero` and `grow` is present, and each is a boolean or absent. */
 function isUsual(zero: unknown, grow: unknown): boolean {
   if (typeof zero === 'boolean') return grow === undefined || typeof grow === 'boolean';
   return zero === undefined && typeof grow === 'boolean';
 }
 
 /**
- * Reads options and checks names and values. The hot calls come here for an object with neither name, and for one that
- * throws when it is read.
+ * Checks the names and values of options. The hot calls use it for an object without `zero` and `grow`, and for one
+ * that throws when read.
  */
 function checkAllocOptions(options: AllocOptions): AllocOptions {
   const read = readOptions('options', options, ALLOC_OPTIONS);
@@ -71,74 +77,74 @@ function checkAllocOptions(options: AllocOptions): AllocOptions {
   return read;
 }
 
-/** Whether a slow call may take a page; there is time here to look for names that are unknown. */
+/** Checks the options of a slow call, unknown names included. Returns whether the call may take a page. */
 function checkedGrow(options: AllocOptions, grow: boolean | undefined): boolean {
   checkAllocOptions(options);
   return grow !== false;
 }
 
 /*
- * The inside of a pool, for the rest of the pool. Functions of the module that the package does not export, and not
- * protected methods, which could be called from JavaScript.
+ * Private state of a pool, for the rest of the package. These are functions of the module, not protected methods,
+ * because JavaScript callers could call protected methods. The package does not export them.
  */
 
 /** Gives the slow path access to the pool's private fields. */
 export let openList: (pool: HotPath) => ListControl;
-/** Sets the slow path, before the first call and when the pool becomes a shared one. */
+/** Sets the slow path: before the first call, and when the pool becomes shared. */
 export let setSlowPath: (pool: HotPath, slow: SlowPath) => void;
-/** What a pool does with block objects. */
+/** Creates block objects. */
 export interface ObjectMaker<B> {
-  /** Makes the object of a block that has none. */
+  /** Creates the object of a block that has none. */
   make(index: number): B;
-  /** The error for what was given in place of a block of this pool. */
+  /** The error for a value that is not a current block of this pool. */
   notOurs(block: unknown): Error;
 }
 
-/** Sets what makes block objects; once, before the first call. */
+/** Sets the maker of block objects; once, before the first call. */
 export let setObjectMaker: <B extends Indexed>(pool: HotPath<B>, maker: ObjectMaker<B>) => void;
-/** The object of a block, made when first needed. */
+/** Returns the object of a block. Creates it at first use. */
 export let objectOf: <B extends Indexed>(pool: HotPath<B>, index: number) => B;
 export let hasObject: (pool: HotPath, index: number) => boolean;
 export let putObject: <B extends Indexed>(pool: HotPath<B>, index: number, block: B) => B;
-/** True if `block` is the current object of a block of this pool; false for anything else, whatever it is. */
+/** True if `block` is the current object of a block of this pool; false for any other value. */
 export let isCurrent: <B extends Indexed>(pool: HotPath<B>, block: unknown) => block is B;
 /** True while block `index` is allocated; false for any other value. */
 export let isAllocated: (pool: HotPath, index: number) => boolean;
-/** Throws the pool's error for anything that is not the current object of a block of this pool. */
+/** Throws the pool's error unless `block` is the current object of a block of this pool. */
 export let checkCurrent: (pool: HotPath, block: unknown) => void;
-/** The worker that owns an allocated block, for messages; empty where there is only one. */
+/** Names the worker that owns an allocated block, for messages. Empty in a pool of one thread. */
 export let ownerOf: (pool: HotPath, index: number) => string;
-/** Space for indices, kept: the steady state makes no garbage. Out of reach while in use, for calls may nest. */
+/** Lends a reusable array of at least `count` indices. Nested calls get another array. */
 export let borrowScratch: (pool: HotPath, count: number) => Int32Array;
 export let returnScratch: (pool: HotPath, scratch: Int32Array) => void;
 
-/** What every block object has. */
+/** The part of a block object that the hot path uses. */
 interface Indexed {
   readonly index: number;
 }
 
-/** Taking and giving blocks; {@link DmaPool} adds everything else. */
+/** Allocates and frees blocks. {@link DmaPool} adds all other calls. */
 export abstract class HotPath<B extends Indexed = Indexed> {
-  // Hot. Their order and their initial kinds (small integer, object) are part of the shape the engine compiles for.
+  // Hot. The order and the initial kind (small integer, object) of these fields determine the shape of the object.
   #head = EMPTY;
   #mark = ALLOCATED;
-  /** Blocks taken and given back so far, both modulo 2^30: their difference is how many are out. */
+  /** Allocations and frees so far, mod 2^30. Allocated blocks = allocations - frees (mod 2^30). */
   #allocations = 0;
   #frees = 0;
-  /** Most blocks out at any free: a peak of use ends with one, so taking need not look. */
+  /** Largest number of allocated blocks at a free. Each peak ends with a free, so allocations need not update it. */
   #mostOut = 0;
-  /** With so few blocks out, or fewer, a free takes the slow path; below 0: never. */
+  /** A free takes the slow path if at most this many blocks are allocated. Negative: never. */
   #fewestOut = -1;
   #words: Int32Array<ArrayBuffer | SharedArrayBuffer>;
-  /** Block objects by index, undefined until first needed. Never shorter than the pages have blocks. */
+  /** Block objects by index; undefined until first used. The array is empty or as long as the words. */
   #objects: (B | undefined)[] = [];
   // Cold.
   #slow!: SlowPath;
   #maker!: ObjectMaker<B>;
-  /** The mark, also while the list is held. */
+  /** The mark, also valid while the list is held. */
   #ownMark = ALLOCATED;
   #wraps = 0;
-  /** Blocks that are out or on the list. */
+  /** Blocks that are allocated or on the list. */
   #owned = 0;
   #held = false;
   #heldHead = EMPTY;
@@ -148,10 +154,10 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     this.#words = words;
   }
 
-  /** Makes the table of objects as long as that of the words. */
+  /** Extends the table of objects to the length of the words. */
   #fitObjects(): void {
     const missing = this.#words.length - this.#objects.length;
-    // `push` would leave room for half as many again. Without holes, so that reading stays a plain load.
+    // `push` would reserve half as much again. Without holes, so that a read stays a plain load.
     if (missing > 0) this.#objects = this.#objects.concat(Array.from({ length: missing }, () => undefined));
   }
 
@@ -256,11 +262,11 @@ export abstract class HotPath<B extends Indexed = Indexed> {
       ({ index } = block);
       current = this.#objects[index];
     } catch {
-      // For callers from JavaScript: nothing at all is a typed error too, and an index that is no key of any object. (To
-      // catch costs less than to look first.)
+      // JavaScript callers may pass undefined, or an index that can't be a property key. A catch costs
+      // less than a check.
       throw this.#maker.notOurs(block);
     }
-    // That the table has this very object says at once that it is a block, of this pool, and current.
+    // Identity with the entry of the table proves that this is the current object of a block of this pool.
     if (current !== block) throw this.#maker.notOurs(block);
     const words = this.#words;
     const out = (this.#allocations - this.#frees) & COUNT_MASK;
@@ -338,8 +344,8 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     return index;
   }
 
-  // The cold half of the calls above. None of it goes through a hot call: what the engine learns of those, it shall
-  // learn from hot callers only.
+  // The cold half of the calls above. It calls no hot call, because their type feedback must come from hot
+  // callers only.
 
   #allocSlowly(grow: boolean): number {
     const index = this.#takeSlowly(grow);
@@ -361,13 +367,13 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     return block;
   }
 
-  /** @param index An index, or a negative number for none. */
+  /** @param index An index, or a negative refusal. */
   #zeroedIndex(index: number, zero: boolean | undefined): number {
     if (zero === true && index >= 0) this.#slow.fill(index, 0);
     return index;
   }
 
-  /** The object of a block that was just taken; if the engine has no room for it, the block goes back. */
+  /** Returns the object of a block just allocated. If the engine has no memory for the object, frees the block. */
   #objectOrNothing(index: number): B {
     try {
       return this.#objects[index] ?? this.#maker.make(index);
@@ -380,7 +386,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     }
   }
 
-  /** Takes a block from the list, or else from the slow path; a negative refusal if there is none. */
+  /** Takes a block from the list or the slow path. Returns its index or a negative refusal. */
   #takeSlowly(grow: boolean): number {
     const index = this.#head;
     if (index < 0) return this.#slow.refill(grow);
@@ -392,7 +398,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
 
   freeIndex(index: number): void {
     if (typeof index !== 'number') throw new DmaArgumentError('index', index, 'an index');
-    // Also makes -0 a 0, which V8 would keep as a boxed double for ever after.
+    // Also converts -0 to 0. V8 would store -0 as a boxed double.
     const block = index | 0;
     const words = this.#words;
     const out = (this.#allocations - this.#frees) & COUNT_MASK;
@@ -414,7 +420,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
   }
 
   #takeBulkZeroed(into: Int32Array, count: number, grow: boolean): number {
-    // Not straight into `into`: another thread may write to it, and only blocks of this call may be zeroed.
+    // Not directly into `into`: another thread may write to it, and only blocks of this call may be zeroed.
     const taken = this.#borrowScratch(count);
     try {
       const refusal = this.#takeBulk(taken, count, grow);
@@ -456,7 +462,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     const refusal = this.#slow.prepare(count, grow);
     if (refusal < 0) return refusal;
     const mostOut = this.#mostOut;
-    // Not straight into `into`: the user's code may run in between, and undoing relies on what was taken.
+    // Not directly into `into`: user code may run during the loop, and the undo needs the indices.
     const taken = this.#borrowScratch(count);
     let got = 0;
     let last = 0;
@@ -483,20 +489,20 @@ export abstract class HotPath<B extends Indexed = Indexed> {
   }
 
   /**
-   * Hides a block that a bulk call in progress has. While its word is RESERVED, other calls, which the log or the
-   * memory source may make in between, can't free it or trim its page; the word is another one afterwards only if the
-   * pool has ended and the page went.
+   * Reserves a block for the current bulk call. While its word is RESERVED, calls from the log or the memory source can
+   * neither free it nor trim its page. The word changes only if the pool ends and its page is returned.
    *
-   * In a shared pool the word keeps the worker's mark: the other workers recover the block by it, should this one die.
+   * In a shared pool the word keeps the worker's mark, so that other workers can recover the block if this worker
+   * exits.
    */
   #reserveWord(index: number): void {
     if (this.#ownMark === ALLOCATED) this.#words[index] = RESERVED;
   }
 
-  /** Gives a block back for a bulk call that has it. */
+  /** Frees a block that `#reserveWord` reserved. */
   #giveReserved(index: number): void {
     if (this.#ownMark === ALLOCATED) {
-      // The pool ended meanwhile and the page went: there is nothing to give.
+      // The pool ended meanwhile, and its page was returned.
       if (this.#words[index] !== RESERVED) return;
       this.#words[index] = ALLOCATED;
     }
@@ -508,12 +514,12 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     else this.freeIndex(index);
   }
 
-  // The last one first, so that the list is as it was; and as if they had never been out.
+  // In reverse order, to restore the list. Restores the counters too.
   #undoBulk(taken: Int32Array, count: number, mostOut: number): void {
     try {
       for (let i = count - 1; i >= 0; i--) this.#giveReserved(taken[i]!);
     } finally {
-      // The last block of a destroyed pool takes its memory along, and the source may throw.
+      // The last free of a destroyed pool returns its memory, and the memory source may throw.
       this.#uncount(count);
       this.#frees = (this.#frees - count) & COUNT_MASK;
       this.#mostOut = Math.max(mostOut, this.#out());
@@ -536,7 +542,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     let freed = 0;
     for (; freed < count; freed++) {
       const index = from[freed]!;
-      // Out of the loop for what is rare: with a call inside, the engine keeps less in registers.
+      // The rare case is outside the loop: a call inside makes the engine keep less in registers.
       if (words[index] !== mark) break;
       words[index] = head;
       head = index;
@@ -547,12 +553,12 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     this.#frees = (this.#frees + count) & COUNT_MASK;
   }
 
-  /** The error for `refused`; the blocks from `head` to the head of the list are as they were again. */
+  /** Undoes the frees from `head` to the stored head, and returns the error for `refused`. */
   #refuseFrees(head: number, refused: number): Error {
-    // The error first: it tells what the word says, and undoing may change just that one.
+    // Create the error first: it describes the word, and the undo may change that word.
     const error = this.#slow.badFree(refused);
-    // `head` is not stored yet, so marking the blocks again is all there is to undo. The words say which they are: the
-    // array may lie in shared memory, and another thread may have written to it since.
+    // The new `head` is not stored yet, so setting the marks is the whole undo. Follow the links, not the array: it may
+    // be in shared memory, and another thread may have changed it.
     const words = this.#words;
     for (let index = head; index !== this.#head;) {
       const next = words[index]!;
@@ -562,7 +568,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     return error;
   }
 
-  // Checks all before it frees any: freeing may poison a block or hand it to a waiter, which can't be undone.
+  // Checks all blocks before it frees any. A free may poison a block or deliver it to a waiter, which can't be undone.
   #giveBulkSlowly(from: Int32Array, count: number): void {
     const going = this.#borrowScratch(count);
     try {
@@ -576,7 +582,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
           for (let k = 0; k < i; k++) words[going[k]!] = own;
           throw error;
         }
-        // So that a second mention of the same block is seen.
+        // Detects a second occurrence of the same block.
         words[index] = own === ALLOCATED ? RESERVED : EMPTY;
       }
       if (own !== ALLOCATED) for (let i = 0; i < count; i++) words[going[i]!] = own;
@@ -605,7 +611,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
   }
 
   static {
-    /** One class, so that the engine compiles the slow path for one shape, however many pools there are. */
+    /** One class for all pools, so that the engine compiles the slow path for one shape. */
     class List implements ListControl {
       readonly #pool: HotPath;
 
@@ -648,7 +654,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
       }
 
       append(first: number, count: number): void {
-        // Ascending, the first one on top.
+        // Ascending, with `first` on top.
         const words = this.#pool.#words;
         const last = first + count - 1;
         for (let index = first; index < last; index++) words[index] = index + 1;
@@ -714,7 +720,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
       }
 
       fitObjects(): void {
-        // Who only uses indices needs no objects.
+        // A pool used only by index has no objects.
         if (this.#pool.#objects.length > 0) this.#pool.#fitObjects();
       }
 
@@ -752,7 +758,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
       move(count: 1 | -1): void {
         const pool = this.#pool;
         pool.#mostOut = this.mostOut;
-        // One that comes counts as if its free had not been: it was allocated once only.
+        // An incoming block cancels a free, because it was allocated only once.
         pool.#frees = (pool.#frees - count) & COUNT_MASK;
         pool.#owned += count;
         if (pool.#fewestOut !== ALWAYS) pool.#fewestOut += count;
@@ -779,11 +785,11 @@ export abstract class HotPath<B extends Indexed = Indexed> {
       try {
         return pool.#objects[(block as Indexed).index] === block;
       } catch {
-        // No object at all, or one that throws when it is read.
+        // `block` is not an object, or throws when read.
         return false;
       }
     };
-    // Only of a number: any other value would be made a property name, by code of its own.
+    // The check avoids a conversion to a property name, which could run user code.
     isAllocated = (pool, index) => typeof index === 'number' && pool.#words[index] === pool.#ownMark;
     checkCurrent = (pool, block) => {
       if (!isCurrent(pool, block)) throw pool.#maker.notOurs(block);

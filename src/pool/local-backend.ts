@@ -1,18 +1,18 @@
 /**
- * The slow path of a pool that belongs to one thread: new pages, limits, waiters, and the end of the pool.
+ * The slow path of a pool of one thread: new pages, limits, waiters, and destruction.
  *
- * A fresh page is not put on the list at once: its blocks are carved off in runs when the list is empty, in ascending
- * order. A run is long enough that the slow path stays rare also while a pool is new (else the engine would take it
- * for the hot one), and short enough that a large page neither holds up one call nor fills tables with what is never
- * used.
+ * The blocks of a fresh page are carved onto the list in runs, in ascending order, whenever the list is empty. Long
+ * runs keep the slow path rare in a new pool; otherwise the engine would optimise for it. Short runs bound the work of
+ * a call and the tables of blocks that are never used.
  *
- * The memory source, the device's log and the signals of waiters are the user's code and may call the pool again from
- * wherever they are called. Three rules make every such call safe:
+ * The memory source, the device's log and the signals of waiters are user code. Each may call the pool again. Three
+ * invariants make such calls safe:
  *
- * - All state is settled before the user's code runs, and read again afterwards.
- * - No page number outlives a call of the user's code, for the page there may be another one by then. A call that must
- *   know its pages afterwards keeps them in an {@link Intake}, which pages leave when they leave the pool.
- * - A block that a call has taken and nobody has yet is QUARANTINED or RESERVED, so nobody else can free it.
+ * - The state is consistent before user code runs, and is read again afterwards.
+ * - No page number is kept across a call of user code, because another page may have that number afterwards. A call
+ *   that needs its pages afterwards keeps them in an {@link Intake}. A page that leaves the pool leaves all intakes.
+ * - A block that is taken but not yet returned to a caller is QUARANTINED or RESERVED while user code runs, so no other
+ *   call can free it.
  */
 import { checkInteger } from '../arguments.ts';
 import { allocPage, type Device, freePage, naturalAlignment } from '../device/device.ts';
@@ -21,16 +21,12 @@ import { DmaSourceError } from '../memory/errors.ts';
 import type { CoherentMemory } from '../memory/coherent.ts';
 import { observer } from '../memory/observer.ts';
 import {
-  AT_LIMIT,
   BackendBase,
   type BackendOptions,
   labelOf,
-  NO_MEMORY,
-  NO_PAGE_ALLOWED,
   notAllocated,
   type PoolBackend,
   type PoolCounts,
-  type Refusal,
   refusalError,
 } from './backend.ts';
 import { ABSENT, ALLOCATED, EMPTY, type ListControl, QUARANTINED, RESERVED } from './free-list.ts';
@@ -38,20 +34,18 @@ import { type BlockHooks, listBlocks, type ReportTexts } from './hooks.ts';
 import { MAX_BLOCKS } from './hot-path.ts';
 import { PoolPages } from './pages.ts';
 import { idlePagesElsewhere } from './pools-attribute.ts';
+import { AT_LIMIT, NO_MEMORY, NO_PAGE_ALLOWED, NO_TABLES, type Refusal } from './refusal.ts';
 import type { PoolStatistics } from './statistics.ts';
 import { checkWaitOptions, MemorySubscription, type WaitOptions, WaitQueue } from './waiting.ts';
 
-/** What the backend of one thread's pool is made of. */
+/** Options of a {@link LocalBackend}. */
 export interface LocalBackendOptions extends BackendOptions {
   readonly node: number;
   readonly list: ListControl;
   readonly modes: { readonly texts: ReportTexts };
 }
 
-/** In place of an index: the engine has no larger table. */
-const NO_TABLES = -2;
-
-/** Most blocks put on the list in one go. */
+/** Limit of blocks carved at a time. */
 const CARVED_AT_ONCE = 256;
 
 type State = 'open' | 'destroyed' | 'gone';
@@ -61,13 +55,13 @@ export class LocalBackend extends BackendBase implements PoolBackend {
   readonly #onGone: () => void;
   readonly #device: Device;
   readonly #list: ListControl;
-  readonly #maxBlocks: number;
-  /** Device and pool, for messages. */
-  readonly #label: string;
   readonly #perPage: number;
   /**
-   * Pages with fresh blocks, which were never on the list, in the order in which they will be; from `#freshAt` on, for to
-   * take from the front of an array one by one would cost its length each time. `#freshCount` blocks in all.
+   * Pages with fresh blocks, in the order in which these are carved. The first is `#fresh[#freshAt]`, because `shift()`
+   * is O(length). A fresh block was never on the list.
+   *
+   *     #freshCount = sum of (blocksPerPage - carved) over these pages
+   *     blocks in all pages = #list.owned + #freshCount + #quarantined
    */
   #fresh: number[] = [];
   #freshAt = 0;
@@ -77,29 +71,27 @@ export class LocalBackend extends BackendBase implements PoolBackend {
   #state: State = 'open';
   readonly #subscription: MemorySubscription;
   #forgetReclaim: (() => void) | null = null;
-  /** Of the calls in progress that open pages. */
+  /** The intakes of calls in progress. */
   readonly #intakes = new Set<Intake>();
-  /** Calls of the user's code in progress, each made in the middle of an operation. */
+  /** Calls of user code in progress in the middle of an operation. */
   callsOut = 0;
 
   #quarantined = 0;
-  /** Blocks in quarantine only while the log is told of them: they count for the limit. */
+  /** Blocks in quarantine only until a log call returns. They count towards the limit. */
   #withheld = 0;
   #corrupted = 0;
   #failures = 0;
   #waits = 0;
 
-  /** @param onGone Called once, when the pool is destroyed and the last of its memory given back. */
+  /** @param onGone Called once, after the pool is destroyed and has returned its last page. */
   constructor(options: LocalBackendOptions, onGone: () => void) {
-    const { device, geometry, list, maxBlocks } = options;
+    const { device, geometry, list } = options;
     const label = labelOf(options);
     super(new PoolPages(label, geometry, naturalAlignment(geometry.allocation, device.memory.pageSize)));
     this.#options = options;
     this.#onGone = onGone;
     this.#device = device;
     this.#list = list;
-    this.#maxBlocks = maxBlocks;
-    this.#label = label;
     this.#perPage = geometry.blocksPerPage;
     this.#waiters = new WaitQueue(label, this);
     this.#subscription = new MemorySubscription(device.memory, () => {
@@ -107,24 +99,23 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     });
   }
 
-  /** What is done to each block that changes hands. */
   get hooks(): BlockHooks | null {
     return this.#hooks;
   }
 
-  /** Has `hooks` run on every block from now on; null for none. */
+  /** Sets the hooks for all blocks; null for none. */
   setHooks(hooks: BlockHooks | null): void {
     this.#hooks = hooks;
     if (hooks !== null) this.#list.hold();
     else if (this.#state === 'open' && this.#waiters.length === 0) this.#list.release();
   }
 
-  /** True once the pool is destroyed and its memory given back. */
+  /** True after the pool is destroyed and has returned all memory. */
   get gone(): boolean {
     return this.#state === 'gone';
   }
 
-  /** Calls the user's code in the middle of an operation. */
+  /** Calls user code in the middle of an operation. */
   callOut<T>(action: () => T): T {
     this.callsOut++;
     try {
@@ -134,7 +125,7 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     }
   }
 
-  // ---- allocating
+  // ---- allocate
 
   refill(grow: boolean): number {
     const index = this.#take(grow);
@@ -156,13 +147,13 @@ export class LocalBackend extends BackendBase implements PoolBackend {
         const opened = this.openPage();
         // Serve queued waiters first.
         if (opened >= 0) this.#serveWaiters();
-        // A source under pressure may have freed blocks of this very pool before it gave up.
+        // A memory source under pressure may have freed blocks of this pool before it failed.
         else if (this.#list.out === this.#list.owned && this.#freshCount === 0) return opened;
       }
     }
   }
 
-  /** The next block, counted: the top of the list, filled up with fresh ones if it is empty. EMPTY or NO_TABLES if there is none. */
+  /** Takes and counts the next block. Carves fresh blocks if the list is empty. EMPTY or NO_TABLES if there is none. */
   #next(): number {
     const index = this.#list.pop();
     if (index >= 0) return index;
@@ -170,14 +161,14 @@ export class LocalBackend extends BackendBase implements PoolBackend {
   }
 
   get #limit(): number {
-    return this.#maxBlocks - this.#withheld;
+    return this.#options.maxBlocks - this.#withheld;
   }
 
   #roomForMore(): boolean {
     return this.#list.owned < this.#limit;
   }
 
-  /** Puts a run of fresh blocks on the empty list, if there are any and the limit allows. False: no tables for them. */
+  /** Carves a run of fresh blocks onto the empty list, within the limit. False if the tables can't grow. */
   #carve(): boolean {
     const page = this.#fresh[this.#freshAt];
     const room = this.#limit - this.#list.owned;
@@ -197,7 +188,7 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     return true;
   }
 
-  /** Makes room for blocks up to `end`, by an eighth at a time: what is never used costs memory too. */
+  /** Extends the tables to `end` blocks. They grow by an eighth, because unused entries cost memory too. */
   #growTables(end: number): boolean {
     const { words } = this.#list;
     try {
@@ -215,15 +206,15 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     }
   }
 
-  /** Lets the hooks have a block that was just taken. False if it was quarantined instead. */
+  /** Runs the hooks on a block just taken. False if the block was quarantined. */
   #dress(index: number): boolean {
     const hooks = this.#hooks;
     if (hooks === null) return true;
-    // Who still has the old handle is found out when using it.
+    // The use of an old handle is then an error.
     if (hooks.renewsHandles) this.#list.dropObject(index);
     const trouble = hooks.inspect(index);
     if (trouble !== null) {
-      // Into quarantine first, so that the log finds a pool in order; whatever it does there, look again afterwards.
+      // Quarantine first, so that the log sees a consistent pool. Read the state again after the log call.
       this.#corrupted++;
       this.#list.uncount(1);
       this.#quarantine(index, 1);
@@ -259,7 +250,7 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     observer?.event('exhausted', this, refusal);
   }
 
-  /** Opens pages until `count` blocks can be had; if that fails, those it opened go back. */
+  /** Opens pages until `count` blocks are available. On failure, returns the pages that it opened. */
   #provide(count: number, grow: boolean): Refusal | 0 {
     this.checkOpen();
     const intake = this.beginIntake(Math.ceil(count / this.#perPage));
@@ -281,7 +272,7 @@ export class LocalBackend extends BackendBase implements PoolBackend {
           this.#serveWaiters();
           this.checkOpen();
         } else if (count - (this.#list.owned - this.#list.out) >= missing) {
-          // A source under pressure may have freed blocks of this very pool before it gave up: then look again.
+          // A memory source under pressure may have freed blocks of this pool before it failed: try again.
           return page as Refusal;
         }
       }
@@ -290,18 +281,18 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     }
   }
 
-  /** Records the pages of a call that opens some; {@link endIntake} must follow. */
+  /** Starts to record the pages that a call opens. The call must end with {@link endIntake}. */
   beginIntake(needed: number): Intake {
     const intake = new Intake(this.pages.count, needed);
     this.#intakes.add(intake);
     return intake;
   }
 
-  /** Gives back what is left in the intake, except for pages of which blocks were handed out meanwhile. */
+  /** Returns the pages left in the intake, except those with carved blocks. */
   endIntake(intake: Intake): void {
     this.#intakes.delete(intake);
     const untouched = [...intake.pages].filter((page) => this.pages.carvedOf(page) === 0);
-    // What the source throws is not reported: the call has its own result.
+    // Drop the memory source's errors: the call has its own result.
     this.#giveBack(untouched);
   }
 
@@ -310,13 +301,13 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     return refusalError(refusal, count, this.#options, this.counts(), idle);
   }
 
-  /** Takes a page from the source; its number, or a refusal. No code of the user's runs after the page is known to be there. */
+  /** Takes a page from the memory source. Returns its number or a refusal. Runs no user code after the final check. */
   openPage(): number {
     if (this.#outOfNumbers()) return AT_LIMIT;
     const { geometry, node } = this.#options;
     const memory = this.callOut(() => allocPage(this.#device, geometry.allocation, node));
     if (memory === null) return NO_MEMORY;
-    // The source may have called the pool meanwhile.
+    // The memory source may have called the pool.
     if (this.#state !== 'open' || this.#outOfNumbers()) {
       freePage(this.#device, memory, this.#options.geometry.allocation);
       this.checkOpen();
@@ -328,7 +319,7 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     this.#list.words.fill(EMPTY, first, first + this.#perPage);
     this.#fresh.push(page);
     this.#freshCount += this.#perPage;
-    // The memory is the source's object; looking at it may run its code.
+    // The memory is an object of the memory source. A getter may run its code.
     this.callOut(() => {
       this.#hooks?.pageOpened(page);
       observer?.event('page', this, page);
@@ -342,7 +333,7 @@ export class LocalBackend extends BackendBase implements PoolBackend {
 
   #addPage(memory: CoherentMemory): number {
     try {
-      // If this throws a DmaSourceError, the memory is one that the pool has already: not to be given back.
+      // A DmaSourceError means that the pool already has this memory. Do not free it.
       return this.pages.add(memory);
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
@@ -352,7 +343,7 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     }
   }
 
-  // ---- freeing
+  // ---- free
 
   drain(index: number): void {
     if (this.#list.word(index) !== ALLOCATED || (index | 0) !== index) throw this.badFree(index);
@@ -362,18 +353,18 @@ export class LocalBackend extends BackendBase implements PoolBackend {
       if (this.#state === 'destroyed' && this.#list.out === 0) this.#giveBackAll();
       return;
     }
-    // From hand to hand: it never becomes free, so nobody can take it in between.
+    // Passed on directly: the block is never free, so no other call can take it.
     this.#list.passOn();
-    // Quarantined instead: that may have made room for another one.
+    // The block was quarantined, which may have made room for another one.
     if (!this.#handOver(index)) this.#tryAgain();
     this.#settleWaiters();
   }
 
-  /** Gives a block that was just taken to the first waiter. False if it was quarantined instead. */
+  /** Delivers a block just taken to the first waiter. False if the block was quarantined. */
   #handOver(index: number): boolean {
     if (!this.#dress(index)) return false;
     if (this.#waiters.deliver(index)) return true;
-    // All waits ended in between.
+    // All waits ended meanwhile.
     this.#hooks?.freed(index);
     this.#list.push(index);
     return true;
@@ -385,17 +376,17 @@ export class LocalBackend extends BackendBase implements PoolBackend {
   }
 
   #destroyedError(): DmaDestroyedError {
-    return new DmaDestroyedError(`${this.#label} was destroyed`);
+    return new DmaDestroyedError(`${this.pages.label} was destroyed`);
   }
 
-  /** Throws if the pool is gone, so that what is left of its blocks gets the error that says so. */
+  /** Throws if the pool is gone. */
   checkNotGone(): void {
     if (this.gone) throw this.#destroyedError();
   }
 
-  // ---- waiting
+  // ---- wait
 
-  /** Waits for a block; `wrap` makes of its index what the caller gets. */
+  /** Waits for a block. `wrap` converts its index to the caller's result. */
   wait<T>(wrap: (index: number) => T, options: WaitOptions): Promise<T> {
     try {
       const checked = checkWaitOptions(options);
@@ -417,7 +408,7 @@ export class LocalBackend extends BackendBase implements PoolBackend {
       this.#subscribe();
       return waiting;
     } catch (error) {
-      // Rejected as thrown: a signal's reason need not be an Error.
+      // Rejected with the value as thrown: a signal's reason need not be an Error.
       return Promise.reject(error);
     }
   }
@@ -425,13 +416,13 @@ export class LocalBackend extends BackendBase implements PoolBackend {
   /** Subscribes to the next "memory available" event of the source. */
   #subscribe(): void {
     try {
-      // Each round but the last lowers the number of waiters, so the loop ends.
+      // Each iteration except the last reduces the number of waiters, so the loop terminates.
       while (this.#waiters.length > 0 && this.#roomForMore()) {
         const before = this.#waiters.length;
         const granted = this.callOut(() => this.#subscription.subscribe());
         if (!granted) return;
         if (this.#waiters.length >= before) {
-          throw new DmaSourceError(`${this.#label}: memory source announced memory, and gives none`);
+          throw new DmaSourceError(`${this.pages.label}: memory source gave no memory`);
         }
       }
     } catch (error) {
@@ -447,7 +438,7 @@ export class LocalBackend extends BackendBase implements PoolBackend {
         this.#serveWaiters();
       }
     } catch (error) {
-      // Nobody called, so nobody can be told but those who wait.
+      // There is no caller, so only the waiters can receive the error.
       this.#waiters.failAll(error);
     }
     this.#settleWaiters();
@@ -463,10 +454,10 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     this.#settleWaiters();
   }
 
-  /** When nobody waits any more, the list goes back to the hot path. */
+  /** Returns the list to the hot path if no waiter is left. */
   #settleWaiters(): void {
     if (this.#waiters.length > 0) return;
-    // The list first: the source may call the pool when the wish is taken back, and somebody may wait again afterwards.
+    // Release the list first: during the cancellation the memory source may call the pool, and a new wait may begin.
     if (this.#state === 'open' && this.#hooks === null) this.#list.release();
     this.callOut(() => {
       this.#subscription.cancel();
@@ -475,14 +466,14 @@ export class LocalBackend extends BackendBase implements PoolBackend {
 
   // ---- pages
 
-  /** Opens pages until `count` blocks can be had without one. */
+  /** Opens pages until `count` blocks can be allocated without a new page. */
   reserve(count: number): void {
     checkInteger('count', count, 0, MAX_BLOCKS);
     const refusal = this.#provide(count, true);
     if (refusal < 0) throw this.refused(refusal, count);
   }
 
-  /** Gives back every page of which no block is out or in quarantine; returns how many. */
+  /** Releases every page without allocated or quarantined blocks to the memory source. Returns their number. */
   trim(): number {
     if (this.#state !== 'open') return 0;
     const idle = this.#idlePages();
@@ -490,7 +481,7 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     return idle.length;
   }
 
-  /** Pages that {@link trim} would give back, of the first `most` pages. */
+  /** Number of pages that {@link trim} would return, among the first `most` pages. */
   idlePages(most: number): number {
     return this.#state === 'open' ? this.#idlePages(most).length : 0;
   }
@@ -512,7 +503,7 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     return true;
   }
 
-  /** Everything of ours first, the source last. Returns what the source threw, after all pages went. */
+  /** Removes pages from all tables, then frees their memory. Returns the memory source's errors. */
   #giveBack(pages: readonly number[]): unknown[] {
     const errors: unknown[] = [];
     if (pages.length === 0) return errors;
@@ -542,16 +533,16 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     return errors;
   }
 
-  // ---- the end
+  // ---- destroy
 
-  /** Refuses new allocations, reports blocks that are out, gives back what can be given back. */
+  /** Ends the pool: rejects further allocations, reports allocated blocks, and returns idle pages. */
   destroy(): void {
     if (this.#state !== 'open') return;
     this.#state = 'destroyed';
     this.#list.hold();
     this.#waiters.failAll(this.#destroyedError());
     this.#settleWaiters();
-    // The source may have freed the last block meanwhile.
+    // The memory source may have freed the last block.
     if (this.gone) return;
     if (this.#indicesOut().length === 0) {
       this.#giveBackAll();
@@ -572,7 +563,7 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     throwFirst(errors);
   }
 
-  /** The memory is another backend's from now on: this pool ends without giving it back. */
+  /** Ends the pool without returning its memory, which another backend now owns. */
   markGone(): void {
     this.#state = 'gone';
   }
@@ -585,19 +576,19 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     return this.#list.word(index) === ALLOCATED ? '' : 'not allocated';
   }
 
-  /** Who holds blocks, for messages. */
+  /** Lists allocated blocks and their allocation sites, for messages. */
   holders(out: readonly number[] = this.#indicesOut()): string {
     const known = this.#hooks?.holders(out) ?? '';
     const blocks = listBlocks(out, this.pages);
-    const count = `${out.length} ${out.length === 1 ? 'block is' : 'blocks are'} still out`;
-    return known === '' ? `${count}: ${blocks} (see option debug)` : `${count}:${known}`;
+    const count = `${out.length} still out`;
+    return known === '' ? `${count}: ${blocks}` : `${count}:${known}`;
   }
 
   #giveBackAll(): void {
     this.#state = 'gone';
     this.#forgetReclaim?.();
     this.#forgetReclaim = null;
-    // What is in quarantine goes with its page, and what is out is lost, so that the figures end at nothing.
+    // Quarantined blocks leave with their pages, and allocated blocks are written off, so that all figures become 0.
     this.#list.writeOff();
     this.#list.addOwned(this.#quarantined);
     this.#quarantined = 0;
@@ -605,14 +596,14 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     throwFirst(this.#giveBack(this.pages.numbers()));
   }
 
-  /** @throws {@link DmaDestroyedError} once the pool is destroyed. */
+  /** @throws {@link DmaDestroyedError} after the pool is destroyed. */
   checkOpen(): void {
     if (this.#state !== 'open') throw this.#destroyedError();
   }
 
-  // ---- figures, and where things are
+  // ---- figures
 
-  /** Indices of all blocks that are out, ascending. */
+  /** Indices of all allocated blocks, ascending. */
   #indicesOut(): number[] {
     const { words } = this.#list;
     const out: number[] = [];
@@ -648,18 +639,16 @@ function throwFirst(errors: readonly unknown[]): void {
 }
 
 /**
- * The pages that one call takes from the memory source while it is in progress.
+ * The pages that one call in progress takes from the memory source.
  *
- * The source is the user's code and may call the pool: trim it, allocate from it, reserve more. Two invariants hold all
- * the same.
+ * The memory source is user code and may call the pool: trim it, allocate from it, reserve more. Invariants:
  *
- * - `pages` are exactly those that this call opened and that the pool still has. A page that leaves the pool
- *   leaves every intake ({@link Intake.left}), so a number that was given back, and opened anew by another call, is not
- *   taken for one of this call's.
- * - The call ends. Each page that it opens either raises the number of the pool's pages above `most`, the highest number
- *   during the call, or uses up one of `spare`. The first is bounded by the number of indices, the second by its start
- *   value. `spare` starts with as many pages as the call can need at all, which allows for a source that gives back all
- *   idle pages of the process once, this call's included, and then has enough.
+ * - `pages` are the pages that this call opened and that the pool still has. A page that leaves the pool leaves every
+ *   intake ({@link Intake.left}). So if another call reuses its number, the new page is not in this intake.
+ * - The call ends. Each page that it opens either raises the number of the pool's pages above `most`, the maximum
+ *   during the call, or decrements `spare`. The number of indices bounds the former, the initial value the latter.
+ *   `spare` starts with the largest number of pages that the call can need. This permits a memory source that once
+ *   frees all idle pages of the process, those of this call included, and then succeeds.
  */
 export class Intake {
   readonly pages: Set<number> = new Set<number>();
@@ -667,15 +656,17 @@ export class Intake {
   #spare: number;
 
   /**
-   * @param pages Pages that the pool has now.
-   * @param needed Pages that the call would need if the pool had none.
+   * @param pages Current number of pages of the pool.
+   * @param needed Number of pages that the call would need in an empty pool.
    */
   constructor(pages: number, needed: number) {
     this.#most = pages;
     this.#spare = needed;
   }
 
-  /** The call opened `page`, and the pool has `pages` now. False if the call must end. */
+  /**
+   * Records a page that the call opened. `pages` is the new number of pages of the pool. False if the call must end.
+   */
   opened(page: number, pages: number): boolean {
     this.pages.add(page);
     if (pages > this.#most) {
@@ -685,7 +676,7 @@ export class Intake {
     return this.#spare-- > 0;
   }
 
-  /** Pages left the pool. */
+  /** Removes pages that left the pool. */
   left(pages: readonly number[]): void {
     for (const page of pages) this.pages.delete(page);
   }

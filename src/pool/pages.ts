@@ -1,12 +1,12 @@
 /**
- * The pages of a pool, by number: where each is, what memory it has, and where in it a block lies.
+ * The pages of a pool by number: their addresses, their memory, and the positions of blocks in them.
  *
- *     pages          0         1         2 (given back)   3
+ *     pages          0         1         2 (returned)     3
  *                 [b0 .. b41][b42 .. b83][  no page     ][b126 .. b167]      block index = page * blocksPerPage + n
  *
- * Which page contains an address is found in O(1): pages are naturally aligned, so an address says in which aligned unit
- * it lies, and a unit holds at most one page of the pool. So an open-addressing hash from unit to page is enough. Typed
- * arrays, not a Map: a page costs about 20 bytes here, and a Map entry with a boxed address as its key three times that.
+ * An address is mapped to its page in O(1). Pages are naturally aligned to a unit, and a unit contains at most one page
+ * of the pool. So an open-addressing hash from unit to page suffices. It uses typed arrays: a page costs about 20
+ * bytes, a third of a Map entry with a boxed address as its key.
  */
 import { roundUp } from '../arguments.ts';
 import { DmaArgumentError, hex } from '../errors.ts';
@@ -23,25 +23,25 @@ export class PoolPages {
   readonly label: string;
   readonly #geometry: PoolGeometry;
   readonly #unit: number;
-  /** DMA address of each page, -1 where a number has none. */
+  /** DMA address of each page; -1 for a free page number. */
   #bases = new Float64Array(4).fill(-1);
   #carved = new Int32Array(4);
   #hash = new Int32Array(8).fill(NO_PAGE);
   #count = 0;
-  /** Above the number of every page there ever was; each below this is a page or free for one. */
+  /** Every number below this is either a page's or in `#freeNumbers`: `#end = #count + #freeNumbers.length`. */
   #end = 0;
   readonly #perPage: number;
   readonly #perPageInverse: number;
-  /** Blocks lie back to back from the start of the page: the usual case, and a multiplication instead of divisions. */
+  /** Blocks lie back to back from the start of the page. Then a multiplication gives a block's offset. */
   readonly #flat: boolean;
   readonly #memory: (CoherentMemory | null)[] = [];
-  /** Views of whole pages, made when first needed; shorter than the table of memory where none was. */
+  /** Views of whole pages, created at first use. May be shorter than `#memory`. */
   readonly #views: (Bytes | undefined)[] = [];
   #freeNumbers: number[] = [];
 
   /**
    * @param label Device and pool, for messages.
-   * @param unit Bytes to which each page is aligned.
+   * @param unit Alignment of each page, in bytes.
    */
   constructor(label: string, geometry: PoolGeometry, unit: number) {
     this.label = label;
@@ -52,30 +52,30 @@ export class PoolPages {
     this.#flat = geometry.offsetOf(this.#perPage - 1) === (this.#perPage - 1) * geometry.blockSize;
   }
 
-  /** Pages there are. */
+  /** Number of pages. */
   get count(): number {
     return this.#count;
   }
 
-  /** All indices are below this. */
+  /** Upper bound of all indices, exclusive. */
   get limit(): number {
     return this.#end * this.#perPage;
   }
 
-  /** Number of the next page to be added: a free one if there is, so that indices stay dense. */
+  /** Number of the next page to be added. Free numbers are reused first, so that indices stay dense. */
   get next(): number {
     return this.#freeNumbers.at(-1) ?? this.#end;
   }
 
-  /** Adds a page. Changes nothing when it throws. @throws {@link DmaSourceError} when the pool has a page there. */
+  /** Adds a page. Changes nothing if it throws. @throws {@link DmaSourceError} if the pool already has a page there. */
   add(memory: CoherentMemory): number {
-    // Read once, and before anything else: the memory is the source's object, and a getter of it may call the pool.
+    // Read it once, and first: the memory is an object of the memory source, and a getter may call the pool.
     const { dma } = memory;
     if (this.#pageAt(dma) >= 0) {
-      throw new DmaSourceError(`${this.label}: memory source gave ${hex(dma)}, which the pool has`);
+      throw new DmaSourceError(`${this.label}: memory source gave ${hex(dma)} twice`);
     }
     const page = this.next;
-    // Room first, so that a failure changes nothing.
+    // Allocate first, so that a failure changes nothing.
     if (page >= this.#bases.length) {
       const length = roundUp(page + 1 + (page >> 3), 4);
       const bases = new Float64Array(length).fill(-1);
@@ -96,7 +96,7 @@ export class PoolPages {
     return page;
   }
 
-  /** Takes pages out, and returns their memory, which is still to be given back. */
+  /** Removes pages. Returns their memory, which the caller must free. */
   remove(pages: readonly number[]): CoherentMemory[] {
     const memories = pages.map((page) => this.#memory[page]!);
     for (const page of pages) {
@@ -105,9 +105,9 @@ export class PoolPages {
       this.#bases[page] = -1;
     }
     this.#count -= pages.length;
-    // All at once, because the hash is built anew.
+    // Once for all pages, because it rebuilds the hash.
     this.#rehash(this.#hash.length);
-    // The lowest last, so that it is the next one used.
+    // Descending, so that the lowest number is used next.
     this.#freeNumbers = [...this.#freeNumbers, ...pages].sort((a, b) => b - a);
     return memories;
   }
@@ -119,17 +119,17 @@ export class PoolPages {
     return pages;
   }
 
-  /** Memory of the pages, in the order of their numbers, of which none is free. */
+  /** Memory of all pages, by number. No number may be free. */
   memories(): CoherentMemory[] {
     return this.#memory.map((memory) => memory!);
   }
 
-  /** True if `page` is this memory. */
+  /** True if page `page` has this memory. */
   holds(page: number, memory: CoherentMemory): boolean {
     return this.#memory[page] === memory;
   }
 
-  /** How many of a page's blocks were ever on the list: they are its first ones. */
+  /** Number of blocks of a page that were ever on the list: blocks 0 to n-1 of the page. */
   carvedOf(page: number): number {
     return this.#carved[page]!;
   }
@@ -138,33 +138,33 @@ export class PoolPages {
     this.#carved[page] = carved;
   }
 
-  /** True for the index of a block that lies in a page. Takes anything. */
+  /** True for the index of a block in a page. Accepts any value. */
   has(index: number): boolean {
     return Number.isInteger(index) && this.#baseOf(this.pageOf(index)) >= 0;
   }
 
   pageOf(index: number): number {
-    // Exact for every index: the half keeps the product at least 1/(2 * blocksPerPage) away from a whole number.
+    // Exact for every index: adding 0.5 keeps the product at least 1/(2 * blocksPerPage) away from an integer.
     return Math.floor((index + 0.5) * this.#perPageInverse);
   }
 
-  /** Byte offset in its page of a block that lies in one. */
+  /** Byte offset in its page of a block in a page. */
   offsetOf(index: number): number {
     const n = index - this.pageOf(index) * this.#perPage;
     return this.#flat ? n * this.#geometry.blockSize : this.#geometry.offsetOf(n);
   }
 
-  /** DMA address of a block, -1 if it lies in no page. Takes anything. */
+  /** DMA address of a block; -1 if it is in no page. Accepts any value. */
   dmaOf(index: number): number {
     return this.has(index) ? this.#baseOf(this.pageOf(index)) + this.offsetOf(index) : -1;
   }
 
-  /** Pool, index and address of a block that lies in a page, for messages. */
+  /** Pool, index and address of a block in a page, for messages. */
   describe(index: number): string {
     return `${this.label}: block ${index} at ${hex(this.dmaOf(index))}`;
   }
 
-  /** Index of the block that contains `dma`, handed out or not; -1 if none does. */
+  /** Index of the block that contains `dma`, allocated or not; -1 if none does. */
   indexAt(dma: number): number {
     const page = this.#pageAt(dma);
     if (page < 0) return -1;
@@ -172,32 +172,32 @@ export class PoolPages {
     return n < 0 ? -1 : page * this.#perPage + n;
   }
 
-  /** A new view of a block. @throws {@link DmaArgumentError} if it lies in no page. */
+  /** A new view of a block. @throws {@link DmaArgumentError} if the block is in no page. */
   bytesOf(index: number): Bytes {
     this.check(index);
     const { buffer, byteOffset } = this.#memory[this.pageOf(index)]!;
     return new Uint8Array(buffer, byteOffset + this.offsetOf(index), this.#geometry.blockSize);
   }
 
-  /** A view of a whole page, always the same one. */
+  /** A view of a whole page; the same object each time. */
   viewOf(page: number): Bytes {
     const known = this.#views[page];
     if (known !== undefined) return known;
     const memory = this.#memory[page]!;
     const { buffer, byteOffset } = memory;
     const view = new Uint8Array(buffer, byteOffset, this.#geometry.allocation);
-    // Unless a getter of the source's object had the page given back.
+    // A getter of the memory source's object may have returned the page.
     if (this.#memory[page] === memory) this.#views[page] = view;
     return view;
   }
 
-  /** Fills a block that lies in a page. */
+  /** Fills a block in a page with one byte value. */
   fill(index: number, value: number): void {
     const offset = this.offsetOf(index);
     this.viewOf(this.pageOf(index)).fill(value, offset, offset + this.#geometry.blockSize);
   }
 
-  /** Throws unless a block of that index lies in a page. */
+  /** Throws unless block `index` is in a page. */
   check(index: number): void {
     if (!this.has(index)) throw this.noSuchBlock(index);
   }
@@ -206,12 +206,12 @@ export class PoolPages {
     return new DmaArgumentError(`${this.label}: index`, index, 'an index of its blocks');
   }
 
-  /** DMA address of a page, -1 if there is none of that number. */
+  /** DMA address of a page; -1 for a number without a page. */
   #baseOf(page: number): number {
     return page >= 0 && page < this.#end ? this.#bases[page]! : -1;
   }
 
-  /** The page that contains `dma`, or -1. Does not look at the page's end: the unit may be longer. */
+  /** The page whose unit contains `dma`; NO_PAGE if none does. The page may end before `dma`. */
   #pageAt(dma: number): number {
     if (!(dma >= 0 && dma <= Number.MAX_SAFE_INTEGER)) return NO_PAGE;
     const unit = Math.floor(dma / this.#unit);
@@ -236,7 +236,7 @@ export class PoolPages {
   }
 }
 
-/** Spreads unit numbers of up to 53 bits; neighbours stay apart, so that runs of pages do not pile up. */
+/** Hashes unit numbers of up to 53 bits. Consecutive units get distant hashes, so that runs of pages do not cluster. */
 function hashOf(unit: number): number {
   const high = Math.floor(unit / 0x1_0000_0000);
   const mixed = Math.imul((unit ^ high) | 0, 0x9e37_79b1);

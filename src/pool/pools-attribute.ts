@@ -1,13 +1,13 @@
 /**
- * Which pools there are: a device's `pools` attribute, there from its first pool to its last, the text Linux's; and for
- * messages, which pool of a memory source holds the most idle pages.
+ * The pools of a device and their `pools` attribute, with Linux's text. A device has the attribute while it has pools.
+ * Also finds the pool of a memory source with the most idle pages, for messages.
  */
 import type { Device } from '../device/device.ts';
 import type { CoherentAllocator } from '../memory/coherent.ts';
 import type { PoolBackend } from './backend.ts';
 import type { PoolGeometry } from './geometry.ts';
 
-/** What a pool shows of itself. */
+/** The part of a pool that the attribute shows. */
 export interface ListedPool {
   readonly name: string;
   readonly device: Device;
@@ -15,10 +15,10 @@ export interface ListedPool {
   readonly backend: Pick<PoolBackend, 'counts' | 'idlePages'>;
 }
 
-/** Linux keeps a pool's name in 32 bytes, the last one zero. */
+/** Linux stores a pool's name in 32 bytes, the last of which is zero. */
 export const NAME_BYTES = 31;
 const NAME_WIDTH = 16;
-/** A sysfs file is one page, the last byte zero. */
+/** A sysfs file is one page, and its last byte is zero. */
 export const TEXT_BYTES = 4095;
 
 const encoder = new TextEncoder();
@@ -26,20 +26,20 @@ const encoder = new TextEncoder();
 interface PoolList {
   /** Oldest first. */
   readonly pools: Set<ListedPool>;
-  /** Undoes what the first pool did. */
+  /** Removes the attribute and the list. */
   readonly forget: () => void;
 }
 
-/** Pools of each device that has any. Weak: a device that is dropped takes its list along. */
+/** Pools by device. Weak: the list of a collected device is collected too. */
 const lists = new WeakMap<Device, PoolList>();
 
-/** The devices of each memory source that have pools. Weak as well, and cleared of what was collected. */
+/** Devices with pools, by memory source. Weak: the registry below removes collected devices. */
 const devices = new WeakMap<CoherentAllocator, Set<WeakRef<Device>>>();
 const collected = new FinalizationRegistry<() => void>((forget) => {
   forget();
 });
 
-/** Adds a pool to its device, and the attribute with the first one. If that throws, nothing is left behind. */
+/** Adds a pool to its device. Adds the attribute with the first pool. Changes nothing if it throws. */
 export function listPool(pool: ListedPool): void {
   const { device } = pool;
   const list = lists.get(device);
@@ -66,7 +66,7 @@ export function listPool(pool: ListedPool): void {
   });
 }
 
-/** Takes a pool from its device, and the attribute with the last one. */
+/** Removes a pool from its device. Removes the attribute with the last pool. */
 export function unlistPool(pool: ListedPool): void {
   const list = lists.get(pool.device);
   if (list?.pools.delete(pool) !== true || list.pools.size > 0) return;
@@ -74,13 +74,13 @@ export function unlistPool(pool: ListedPool): void {
   list.forget();
 }
 
-/** Most pages of a pool and most pools of a source that are looked at: an error must not take long to make. */
+/** Limits of the search per pool and per memory source, to bound the cost of an error. */
 const PAGES_LOOKED_AT = 1024;
 const POOLS_LOOKED_AT = 256;
 
 /**
- * Which pool of `memory`, other than the one of backend `own`, has the most bytes in idle pages, for a message: empty if
- * none has any, else it begins with a separator.
+ * Names the pool of `memory` with the most bytes in idle pages, except the pool of backend `own`, for messages. Empty,
+ * or begins with a separator.
  */
 export function idlePagesElsewhere(memory: CoherentAllocator, own: object): string {
   let looks = POOLS_LOOKED_AT;
@@ -94,13 +94,13 @@ export function idlePagesElsewhere(memory: CoherentAllocator, own: object): stri
       const bytes = pages * geometry.allocation;
       if (bytes <= most) continue;
       most = bytes;
-      where = `; pool ${name} of ${device!.name} holds ${pages} idle pages or more: trim() it`;
+      where = `; pool ${name} of ${device!.name} holds ${pages} idle pages`;
     }
   }
   return where;
 }
 
-/** The text for these pools, in this order; cut where Linux cuts it. */
+/** The attribute's text for `pools`, in their order, cut to Linux's length. */
 export function poolsText(pools: Iterable<ListedPool>): string {
   let text = 'poolinfo - 0.1\n';
   for (const { backend, geometry, name } of pools) {
@@ -113,7 +113,7 @@ export function poolsText(pools: Iterable<ListedPool>): string {
   return cutToBytes(text, TEXT_BYTES);
 }
 
-/** At most `length` bytes of UTF-8; a character that would be cut in two is left out whole. */
+/** Cuts `text` to at most `length` bytes of UTF-8, at a character boundary. */
 export function cutToBytes(text: string, length: number): string {
   return text.slice(0, encoder.encodeInto(text, new Uint8Array(length)).read);
 }

@@ -1,33 +1,33 @@
 /**
- * Where in the user's program a call came from.
+ * Call sites in the user's program.
  *
- * The engine records a stack cheaply and turns it into text only when asked, so the text is made for reports alone.
+ * The engine captures a stack cheaply, and formats it at the first access to `stack`. Only reports format it.
  */
 
-/** A place in the program, described when asked. */
+/** A call site. `describe` formats it. */
 export interface Site {
   describe(): string;
 }
 
 /**
- * This package's folder as it stands in stacks. Read from a stack of our own: with source maps on, frames name the
- * sources and not the compiled files. Empty when bundled, where our frames can't be told from the user's.
+ * This package's folder in stack frames. Taken from a stack of this module, because source maps change the names in
+ * frames. Empty in a bundle, where the package's frames can't be distinguished from the user's.
  */
 let ownFolder: string | undefined;
 
 function findOwnFolder(): string {
   const own = frames(new Error().stack ?? '')[0] ?? '';
   const end = own.lastIndexOf('pool/site.');
-  // From the path's first character, which comes after the frame's function, up to the folder that holds `pool`.
+  // The path without the function name before it, up to the folder that contains `pool`.
   return end < 0 ? '' : /[^(@]*$/.exec(own.slice(0, end))![0].replace(/^at /, '');
 }
 
-/** Enough to get past our own frames and find the user's. */
+/** Enough frames to contain one of the user's. */
 const FRAMES = 16;
 
-/** Records where the package was called from. Never throws. */
+/** Captures the site of the current call. Never throws. */
 export function captureSite(): Site {
-  // Standard in V8 and JavaScriptCore; where it is missing, stacks are as long as the engine likes.
+  // V8 and JavaScriptCore have it. Other engines choose the length of stacks themselves.
   const errors = Error as { stackTraceLimit?: number };
   const before = errors.stackTraceLimit;
   setStackTraceLimit(FRAMES);
@@ -40,7 +40,7 @@ function setStackTraceLimit(frames: number | undefined): void {
   try {
     if (frames !== undefined) (Error as { stackTraceLimit?: number }).stackTraceLimit = frames;
   } catch {
-    // Frozen (node --frozen-intrinsics): then stacks are as long as they are.
+    // Frozen by node --frozen-intrinsics: the limit stays.
   }
 }
 
@@ -50,12 +50,12 @@ function describeStack(stack: string): string {
   const all = frames(stack);
   const folder = ownFolder;
   const user = folder === '' ? undefined : all.find((frame) => !frame.includes(folder));
-  const place = (user ?? all.at(-1) ?? 'an unknown place').replace(/^at |file:\/\//g, '');
-  // With source maps on, Node names the top level of a module so; the place alone says as much.
+  const place = (user ?? all.at(-1) ?? 'unknown').replace(/^at |file:\/\//g, '');
+  // With source maps, Node formats a frame at a module's top level as `<anonymous> (place)`.
   return place.replace(/^<anonymous> \((.*)\)$/, '$1');
 }
 
-/** V8 writes `at function (place)`, JavaScriptCore `function@place`. */
+/** V8 formats frames as `at function (place)`, JavaScriptCore as `function@place`. */
 function frames(stack: string): string[] {
   return stack
     .split('\n')

@@ -1,27 +1,31 @@
-/** Figures of a pool at one moment. All are counts from the pool's creation on, or of now. */
+/**
+ * Figures of a pool at one moment. Counters count from the creation of the pool.
+ *
+ *     active = allocations - frees
+ */
 export interface PoolStatistics {
-  /** Blocks that are allocated now, those in transit between workers included. */
+  /** Blocks that are allocated now, including those in transit between workers. */
   readonly active: number;
   /** Blocks in all pages: free, allocated or in quarantine. */
   readonly blocks: number;
   /** Pages held from the memory source now. */
   readonly pages: number;
-  /** Most blocks that were ever allocated at one time. */
+  /** Largest number of blocks allocated at one time. */
   readonly highWater: number;
-  /** Allocations so far. */
+  /** Successful allocations. */
   readonly allocations: number;
-  /** Frees so far; blocks taken back by `device.reclaim()` count as freed. */
+  /** Frees. Blocks that `device.reclaim()` takes back count as freed. */
   readonly frees: number;
-  /** Allocations that failed, single or in bulk: no memory, the limit, or no new page allowed. */
+  /** Failed allocations, single or bulk: no memory, the limit, or no free block with `grow: false`. */
   readonly failures: number;
-  /** How often a block was found changed that had been free (debug mode only). */
+  /** Blocks found modified after their free (debug mode only). */
   readonly corrupted: number;
-  /** Blocks in quarantine now: written to while they were free (debug mode only). */
+  /** Blocks in quarantine now: written to while free (debug mode only). */
   readonly quarantined: number;
   /** Calls of `allocWait` that had to wait. */
   readonly waits: number;
-  /** Of them, those that wait now. */
+  /** Calls of `allocWait` that wait now. */
   readonly waiting: number;
-  /** Blocks that a worker transferred and no other one has accepted yet; 0 in a pool that is not shared. */
+  /** Blocks that a worker transferred and no worker accepted yet; 0 if the pool is not shared. */
   readonly inTransit: number;
 }

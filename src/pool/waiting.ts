@@ -1,19 +1,19 @@
-import { checkBoolean, checkSignal, type OptionNames, readOptions } from '../arguments.ts';
+import { checkBoolean, checkSignal, INT_MAX, type OptionNames, readOptions } from '../arguments.ts';
 import { DmaArgumentError, DmaTimeoutError } from '../errors.ts';
 import type { CoherentAllocator } from '../memory/coherent.ts';
 import { observer } from '../memory/observer.ts';
 
-/** How long and until when to wait for a block. */
+/** Options of `allocWait`. */
 export interface WaitOptions {
-  /** Ends the wait: the promise is rejected with the signal's reason. */
+  /** Cancels the wait: the promise is rejected with the signal's reason. */
   readonly signal?: AbortSignal;
-  /** Milliseconds after which the wait fails with `ERR_DMAPOOL_TIMEOUT`; default: never. */
+  /** Milliseconds until the wait fails with `ERR_DMAPOOL_TIMEOUT`, 0 to 2^31-1. Default: no timeout. */
   readonly timeout?: number;
   /** Zero every byte of the block. Default false. */
   readonly zero?: boolean;
 }
 
-/** Wait options that are what they should be. Read once: later, at a delivery, nothing of the user's may run. */
+/** Checked wait options. Read once, because no user code may run during a delivery. */
 export interface CheckedWaitOptions {
   readonly signal: AbortSignal | undefined;
   readonly timeout: number | undefined;
@@ -21,55 +21,53 @@ export interface CheckedWaitOptions {
 }
 
 export interface Waiter {
-  /** Ends the wait with a block. False, and the wait has failed, if the index can't be turned into what the caller gets. */
+  /** Resolves the wait with a block. False if `give` threw: then the wait has failed. */
   readonly deliver: (index: number) => boolean;
-  /** Ends the wait with an error. */
+  /** Rejects the wait. */
   readonly fail: (error: unknown) => void;
 }
 
-/** Those who wait with one signal; one listener for all, since platforms warn of many. */
+/** The waiters of one signal. They share a listener, because platforms warn of many listeners. */
 interface SignalGroup {
   readonly giveUps: Set<(reason: unknown) => void>;
   readonly listener: () => void;
 }
 
 const WAIT_OPTIONS: OptionNames<WaitOptions> = { signal: true, timeout: true, zero: true };
-/** Longest delay that timers take. */
-const MAX_TIMEOUT = 0x7fff_ffff;
 
-/** Reads and checks options. @throws {@link DmaArgumentError} */
+/** Checks wait options. @throws {@link DmaArgumentError} */
 export function checkWaitOptions(options: WaitOptions): CheckedWaitOptions {
   const { signal, timeout, zero = false } = readOptions('options', options, WAIT_OPTIONS);
   checkSignal('signal', signal);
-  if (timeout !== undefined && !(typeof timeout === 'number' && timeout >= 0 && timeout <= MAX_TIMEOUT)) {
-    throw new DmaArgumentError('timeout', timeout, `a number from 0 to ${MAX_TIMEOUT}`);
+  if (timeout !== undefined && !(typeof timeout === 'number' && timeout >= 0 && timeout <= INT_MAX)) {
+    throw new DmaArgumentError('timeout', timeout, `a number from 0 to ${INT_MAX}`);
   }
   checkBoolean('zero', zero);
   return { signal, timeout, zero };
 }
 
 /**
- * Those who wait for a block, first come first served.
+ * The queue of waiters, FIFO.
  *
- * A signal's methods are the user's code: they may throw, and may call the pool, which may serve or end this very wait.
- * So a waiter is in the queue before its signal is touched, and what it has is looked at afresh afterwards.
+ * A signal's methods are user code. They may throw, and may call the pool, which may serve or end the same wait. So a
+ * waiter joins the queue before the first access to its signal, and its state is read again afterwards.
  *
- * Each waiter has a key of the owner's, by which it is found later, whoever left the queue meanwhile.
+ * Each waiter has a unique key, chosen by the owner of the queue.
  *
- * Invariant: the process is kept alive (by a timer) while, and only while, the queue is not empty. Memory or a block may
- * come by an event that does not keep it alive: a message of a worker, a timer with `unref`.
+ * Invariant: a timer keeps the process alive if and only if the queue is not empty. The event that ends a wait may not
+ * keep it alive, such as a worker's message or a timer after `unref`.
  */
 export class WaitQueue<K extends object = object> {
   readonly #label: string;
   readonly #backend: object;
-  /** The waiters, in the order of arrival, which a Map keeps; one that gives up leaves it in O(1). */
+  /** Waiters in order of arrival, which a Map preserves. Removal is O(1). */
   readonly waiters: Map<K, Waiter> = new Map<K, Waiter>();
   readonly #groups = new Map<AbortSignal, SignalGroup>();
   #keepAlive: ReturnType<typeof setInterval> | undefined;
 
   /**
    * @param label Device and pool, for messages.
-   * @param backend Of the pool.
+   * @param backend Backend of the pool, for the observer.
    */
   constructor(label: string, backend: object) {
     this.#label = label;
@@ -83,9 +81,9 @@ export class WaitQueue<K extends object = object> {
   /**
    * Joins the queue.
    *
-   * @param key Of this waiter alone.
-   * @param give Turns the index into what the caller gets, at the moment of delivery.
-   * @param left Called when this one gave up.
+   * @param key Unique key of this waiter.
+   * @param give Converts the index to the caller's result, at delivery.
+   * @param left Called when this wait is cancelled or times out.
    */
   join<T>(key: K, give: (index: number) => T, options: CheckedWaitOptions, left: () => void): Promise<T> {
     const { signal, timeout } = options;
@@ -119,13 +117,13 @@ export class WaitQueue<K extends object = object> {
         },
         fail: (error) => {
           leave();
-          // An AbortSignal's reason may be anything; it is passed on as every web API does.
+          // The reason of an AbortSignal may be any value. It is passed on unchanged, as in all web APIs.
           reject(error);
         },
       };
       const ended = observer?.waiting(this.#backend);
       this.waiters.set(key, waiter);
-      this.#keepAlive ??= setInterval(() => undefined, MAX_TIMEOUT);
+      this.#keepAlive ??= setInterval(() => undefined, INT_MAX);
       if (timeout !== undefined) {
         timer = setTimeout(() => {
           giveUp(new DmaTimeoutError(`${this.#label}: no free block within ${timeout} ms`));
@@ -148,10 +146,10 @@ export class WaitQueue<K extends object = object> {
         group = { giveUps, listener };
         this.#groups.set(signal, group);
         signal.addEventListener('abort', listener);
-        // The wait ended in between, before there was a listener to remove.
+        // The wait ended while there was no listener to remove.
         if (giveUps.size === 0) removeListener(signal, listener);
       }
-      // It may have been aborted after the options were checked, by the memory source for one.
+      // The signal may have aborted after the check of the options, for example in the memory source.
       if (signal.aborted) giveUp(reasonOf(signal));
     } catch (error) {
       giveUp(error);
@@ -165,19 +163,19 @@ export class WaitQueue<K extends object = object> {
     removeListener(signal, group.listener);
   }
 
-  /** Gives a block to the one who waits longest; false if nobody took it. */
+  /** Delivers a block to the first waiter. False if no waiter took it. */
   deliver(index: number): boolean {
     for (const waiter of this.waiters.values()) if (waiter.deliver(index)) return true;
     return false;
   }
 
-  /** Ends every wait. */
+  /** Rejects all waits. */
   failAll(error: unknown): void {
     for (const key of [...this.waiters.keys()]) this.waiters.get(key)?.fail(error);
   }
 }
 
-/** The signal's reason, or what it throws instead. */
+/** The signal's reason, or the error that its getter throws. */
 function reasonOf(signal: AbortSignal): unknown {
   try {
     return signal.reason;
@@ -186,33 +184,34 @@ function reasonOf(signal: AbortSignal): unknown {
   }
 }
 
-/** Stops listening. The wait is over: what the signal throws then concerns nobody. */
+/** Removes the listener. Drops errors, because the wait is over. */
 function removeListener(signal: AbortSignal, listener: () => void): void {
   try {
     signal.removeEventListener('abort', listener);
   } catch {
-    // See above.
+    // Dropped.
   }
 }
 
-/** Subscription to the next "memory available" event of a memory source; at most one at a time. */
+/** Subscription to the next "memory available" event of a memory source. At most one is active. */
 export class MemorySubscription {
   readonly #memory: CoherentAllocator;
   readonly #onMemory: () => void;
   #cancel: (() => void) | null = null;
-  /** The source is being called: it may call the pool, which may subscribe too. */
+  /** A call of the memory source is in progress. It may call the pool, which may subscribe too. */
   #subscribing = false;
 
-  /** @param onMemory Called at the event; the subscription is over then. */
+  /** @param onMemory Called at the event, which ends the subscription. */
   constructor(memory: CoherentAllocator, onMemory: () => void) {
     this.#memory = memory;
     this.#onMemory = onMemory;
   }
 
   /**
-   * Subscribes, if that is not done yet and the source has such events. Throws what the source throws.
+   * Subscribes, unless a subscription is active or the memory source has no such events. Passes on the memory source's
+   * errors.
    *
-   * @returns True if the event came at once: the subscription is over then.
+   * @returns True if the event occurred during the call, which ends the subscription.
    */
   subscribe(): boolean {
     if (this.#cancel !== null || this.#subscribing) return false;
@@ -222,7 +221,7 @@ export class MemorySubscription {
     try {
       cancel =
         this.#memory.onceAvailable?.(() => {
-          // A source may call twice.
+          // Ignore a second call by the memory source.
           if (over) return;
           over = true;
           this.#cancel = null;
@@ -235,14 +234,14 @@ export class MemorySubscription {
     return over;
   }
 
-  /** Ends the subscription. What the source throws then is dropped: a free or a destroy is no place to report it. */
+  /** Ends the subscription. Drops the memory source's errors, because a free or destroy can't report them. */
   cancel(): void {
     const cancel = this.#cancel;
     this.#cancel = null;
     try {
       cancel?.();
     } catch {
-      // See above.
+      // Dropped.
     }
   }
 }

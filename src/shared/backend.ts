@@ -16,7 +16,6 @@ import type { BlockHooks } from '../pool/hooks.ts';
 import { MAX_BLOCKS } from '../pool/hot-path.ts';
 import type { PoolPages } from '../pool/pages.ts';
 import {
-  AT_LIMIT,
   BackendBase,
   type BackendOptions,
   labelOf,
@@ -25,6 +24,7 @@ import {
   type PoolCounts,
   refusalError,
 } from '../pool/backend.ts';
+import { AT_LIMIT } from '../pool/refusal.ts';
 import type { PoolStatistics } from '../pool/statistics.ts';
 import type { WaitOptions } from '../pool/waiting.ts';
 import { PER_PAGE_ENTRY, type SharedPoolHandle } from './handle.ts';

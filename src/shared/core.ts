@@ -12,7 +12,7 @@
  */
 import { ALWAYS, EMPTY, type ListControl } from '../pool/free-list.ts';
 import type { BlockHooks } from '../pool/hooks.ts';
-import { AT_LIMIT, NO_PAGE_ALLOWED, type Refusal } from '../pool/backend.ts';
+import { AT_LIMIT, NO_PAGE_ALLOWED, type Refusal } from '../pool/refusal.ts';
 import { Depot } from './depot.ts';
 import { DmaSharingError } from './errors.ts';
 import {

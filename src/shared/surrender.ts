@@ -2,7 +2,7 @@
 import { type Device, freePage } from '../device/device.ts';
 import type { DmaError } from '../errors.ts';
 import type { CoherentMemory } from '../memory/coherent.ts';
-import { NO_MEMORY } from '../pool/backend.ts';
+import { NO_MEMORY } from '../pool/refusal.ts';
 import type { LocalBackend } from '../pool/local-backend.ts';
 
 /**

@@ -217,7 +217,7 @@ test('a source that violates its alignment contract is an error', () => {
   const device = new Device({ name: 'x', memory: crooked });
   assert.match(
     throwsCode('ERR_DMAPOOL_SOURCE', () => device.allocCoherent(100)).message,
-    /crooked gave the address 0x1040/,
+    /crooked gave address 0x1040/,
   );
 });
 

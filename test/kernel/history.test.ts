@@ -337,7 +337,7 @@ const LINES = [
   /^warn two: page allocation failure: order:\d+, mode:0x[0-9a-f]+\([A-Z_|]+\), nodemask=\(null\)$/,
   /^error two: (dma_pool_alloc pool|dma_alloc_coherent) failed$/,
   /^warn two: WARNING: dmam_pool_destroy pool: it is not managed$/,
-  /messages suppressed$/,
+  / suppressed$/,
 ];
 
 test('the kernel-named calls do on random histories what the classes do', () => {

@@ -146,7 +146,7 @@ test('100 seeded faults are each named, with the pool and the line', { timeout: 
         case 'late write':
           assert.match(
             evidence as string,
-            new RegExp(`^${pool}: block \\d+ at .* written to while it was free`),
+            new RegExp(`^${pool}: block \\d+ at .* written to while free`),
             where,
           );
           assert.match(evidence as string, place(line), where);

@@ -102,3 +102,14 @@ test('no entry point includes the command', async () => {
     assert.deepEqual(wrong, [], specifier);
   }
 });
+
+/** Budget of a bundle with a pool, in bytes: minified, and after brotli. */
+const MAX_MINIFIED = 54_000;
+const MAX_BROTLI = 16_000;
+
+test('a bundle with a pool stays within its budget', async (t) => {
+  const { minified, brotli } = await bundle(`export { Device, DmaPool, HeapMemory } from 'dmapool';`);
+  t.diagnostic(`${String(minified)} bytes minified, ${String(brotli)} after brotli`);
+  assert.ok(minified <= MAX_MINIFIED, `${String(minified)} bytes minified`);
+  assert.ok(brotli <= MAX_BROTLI, `${String(brotli)} bytes after brotli`);
+});

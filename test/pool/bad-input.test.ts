@@ -151,7 +151,7 @@ test('a reservation of many pages that fails returns them all', () => {
     throwsCode('ERR_DMAPOOL_LIMIT', () => {
       DmaPool.create('q', new Device({ name: 'x', memory }), { size: 64, maxBlocks: 4 }).reserve(5);
     }).message,
-    /5 blocks would exceed its limit of 4 .*raise maxBlocks/,
+    /5 blocks would exceed maxBlocks 4 /,
   );
   pool.reserve(200);
   assert.equal(pool.statistics().pages, 201);

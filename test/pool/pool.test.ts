@@ -60,7 +60,7 @@ test('without memory alloc throws with the reason, tryAlloc returns null, and th
   const blocks = [pool.alloc(), pool.alloc()];
   assert.match(
     throwsCode('ERR_DMAPOOL_NO_MEMORY', () => pool.alloc()).message,
-    /pool p: a block would need 4096 bytes of memory source heap below 0x/,
+    /pool p: a block would need 4096 bytes of heap below 0x/,
   );
   assert.equal(pool.tryAlloc(), null);
   assert.equal(pool.tryAlloc({ zero: true }), null);
@@ -75,7 +75,7 @@ test('without memory alloc throws with the reason, tryAlloc returns null, and th
 test('a limit on blocks applies within a page too', () => {
   const pool = DmaPool.create('p', makeDevice(), { size: 64, maxBlocks: 3 });
   const blocks = [pool.alloc(), pool.alloc(), pool.alloc()];
-  assert.match(throwsCode('ERR_DMAPOOL_LIMIT', () => pool.alloc()).message, /a block would exceed its limit of 3/);
+  assert.match(throwsCode('ERR_DMAPOOL_LIMIT', () => pool.alloc()).message, /a block would exceed maxBlocks 3/);
   assert.equal(pool.tryAlloc(), null);
   throwsCode('ERR_DMAPOOL_LIMIT', () => {
     pool.reserve(1);

@@ -51,7 +51,7 @@ void describe('e1000: hangs, closing, removal', { skip: withoutQemu, timeout: 60
     assert.throws(() => a.nic.packets.alloc(), /destroyed/);
     assert.equal(a.nic.packets.active, 1);
     a.nic.packets.free(mine);
-    assert.match(a.log.text, /^error \S+: e1000 packets busy: 1 block is still out/);
+    assert.match(a.log.text, /^error \S+: e1000 packets busy: 1 still out/);
     a.log.lines.length = 0;
     await closeAll(machine, a, b);
   });

@@ -232,7 +232,7 @@ export const coreChecks: readonly Check[] = [
       ok(next.dma !== dma, 'another block');
       same(pool.statistics().quarantined, 1);
       const report = lines.join('\n');
-      ok(report.includes('was written to while it was free'), report);
+      ok(report.includes('was written to while free'), report);
       ok(report.includes('a7 a7 a7 a7 42 a7'), report);
       // The file's name, in the format of this engine's stacks.
       ok(/freed at .*core\.[jt]s:\d+/.test(report), report);

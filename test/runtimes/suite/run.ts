@@ -108,7 +108,7 @@ export function testRuntime(runtime: Runtime): void {
     const { stderr } = await runIn(runtime, [join(suite, 'leaking.js')], { DMAPOOL_DEBUG: '1' });
     assert.match(
       stderr,
-      /nic: rx: at the end of the process 2 blocks are still out:\n {2}2 allocated at .*leaking\.[jt]s:\d+/,
+      /nic: rx: at exit 2 still out:\n {2}2 allocated at .*leaking\.[jt]s:\d+/,
     );
   });
 
