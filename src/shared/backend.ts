@@ -1,4 +1,4 @@
-/** The backend of one worker's side of a shared pool: the shared core with promises, messages and errors around it. */
+/** The pool backend of one worker of a shared pool: adds promises, messages, errors and user code to the core. */
 import { checkFunction, checkInteger } from '../arguments.ts';
 import { observer } from '../memory/observer.ts';
 import {
@@ -29,22 +29,22 @@ import type { PoolStatistics } from '../pool/statistics.ts';
 import type { WaitOptions } from '../pool/waiting.ts';
 import { PER_PAGE_ENTRY, type SharedPoolHandle } from './handle.ts';
 import { DmaSharingError } from './errors.ts';
-import { type Control, H_EVENTS, H_PAGES, holderOf, isFlight, MAX_KIN } from './layout.ts';
+import { type Control, H_EVENTS, H_PAGES, holderOf, isFlight, MAX_THREAD_PAIRS } from './layout.ts';
 import { SharedFigures } from './figures.ts';
 import { POOL_DESTROYED, SharedCore } from './core.ts';
 import type { WorkerExit } from './recovery.ts';
 import { giverOfTicket, indexOfTicket, type TransitEntry } from './transfers.ts';
-import { LOOK_AGAIN, SharedWaits, tryLocked } from './waits.ts';
+import { POLL_INTERVAL, SharedWaits, tryLocked } from './waits.ts';
 import {
   currentThread,
-  lookForEnds,
+  pollExits,
   monitorWorker,
   onceChanged,
-  onWorkerMade,
+  onWorkerCreated,
   type WatchableWorker,
 } from './threads.ts';
 
-/** What one worker's side of a shared pool is made of. */
+/** Parts and limits of one worker's backend. */
 export interface SharedBackendOptions extends BackendOptions {
   readonly pages: PoolPages;
   readonly control: Control;
@@ -53,21 +53,21 @@ export interface SharedBackendOptions extends BackendOptions {
   readonly magazine: number;
   readonly mostMagazine: number;
   readonly mayPark: boolean;
-  /** What is done to each block that changes hands. */
+  /** Hooks for each block that is allocated or freed; null: none. */
   readonly hooks: BlockHooks | null;
-  /** What this worker gives to others. */
+  /** The handle that other workers attach with. */
   readonly handle: SharedPoolHandle;
-  /** Gives the memory back; null in workers that attached. */
+  /** Releases the memory, in the creator; null in workers that attached. */
   readonly release: (() => void) | null;
 }
 
-/** How often a call at the limit requests idle blocks of the other workers before it is refused. */
+/** Number of times that a call at the limit requests idle blocks of other workers before it is refused. */
 const REQUESTS = 2;
 /**
- * Milliseconds for which an event tries to get the lock in order to recover the dead. Its holder may have died too, with
- * its exit event next in the queue, so waiting for long is of no use.
+ * Timeout in milliseconds of the lock in a recovery on the event loop. Short, because the holder may have died too, with
+ * its exit event next in the queue of this event loop.
  */
-const EVENT_PATIENCE = 20;
+const EVENT_LOCK_TIMEOUT = 20;
 
 export class SharedBackend extends BackendBase implements PoolBackend {
   readonly #options: SharedBackendOptions;
@@ -79,17 +79,17 @@ export class SharedBackend extends BackendBase implements PoolBackend {
   readonly #waits: SharedWaits;
   readonly #exitListeners = new Set<{ readonly listener: (exit: WorkerExit) => void }>();
   /** Of the pages that this worker opened, those that an observer was told of. */
-  #pagesTold = 0;
+  #pagesReported = 0;
   #left = false;
   #released = false;
-  /** Another worker declared this one ended, though it lives. */
+  /** This worker was marked dead while alive. */
   #declaredEnded = false;
-  /** It left, but the lock could not be had yet to give back what it had. */
+  /** It left, and returns its magazine when the lock is available. */
   #leaving = false;
-  /** Workers were marked dead here, but the lock could not be had yet to recover what they had. */
+  /** Workers were marked dead here, and are recovered when the lock is available. */
   #deadToRecover = false;
-  readonly #forgetWorkers: () => void;
-  #forgetReclaim: () => void;
+  readonly #removeWorkerListener: () => void;
+  #removeReclaimListener: () => void;
 
   constructor(options: SharedBackendOptions) {
     const { control, device, list, magazine, mayPark, mostMagazine, pages, worker } = options;
@@ -101,7 +101,7 @@ export class SharedBackend extends BackendBase implements PoolBackend {
     this.#figures = new SharedFigures(control, worker, pages, options.hooks);
     this.#waits = new SharedWaits(control.header, this.#core, this.#label, this, {
       take: () => this.#take(true, false),
-      dress: (index) => this.#dress(index),
+      runHooks: (index) => this.#runHooks(index),
       zero: (index) => {
         pages.fill(index, 0);
       },
@@ -116,19 +116,19 @@ export class SharedBackend extends BackendBase implements PoolBackend {
       },
       destroyedError: () => this.#goneError(),
     });
-    this.#forgetWorkers = onWorkerMade((made) => {
+    this.#removeWorkerListener = onWorkerCreated((created) => {
       this.#guarded(() => {
-        this.watchWorker(made);
+        this.watchWorker(created);
       });
     });
-    this.#forgetReclaim = device.onReclaim(() => this.#reclaimPages());
+    this.#removeReclaimListener = device.onReclaim(() => this.#reclaimPages());
     this.setHooks(options.hooks);
-    // A predecessor in the slot may have left some.
+    // A predecessor in the slot may have been the witness of dead workers.
     this.#deadToRecover = this.#core.hasWitnessed();
     this.#onEvents();
   }
 
-  /** All that another worker needs to attach. */
+  /** See {@link SharedPoolHandle}. */
   get handle(): SharedPoolHandle {
     return this.#options.handle;
   }
@@ -178,10 +178,10 @@ export class SharedBackend extends BackendBase implements PoolBackend {
     for (let requests = 0; ;) {
       this.checkNotGone();
       const index = this.#takeOne(grow, counts);
-      if (index === AT_LIMIT && requests < REQUESTS && !this.#figures.someWait && this.#figures.mayIdleElsewhere()) {
+      if (index === AT_LIMIT && requests < REQUESTS && !this.#figures.hasWaiters && this.#figures.othersMayHaveIdle()) {
         requests++;
         this.#core.requestIdleBlocks();
-      } else if (index < 0 || this.#dress(index)) {
+      } else if (index < 0 || this.#runHooks(index)) {
         return index;
       }
     }
@@ -189,39 +189,39 @@ export class SharedBackend extends BackendBase implements PoolBackend {
 
   #takeOne(grow: boolean, counts: boolean): number {
     const { list } = this.#options;
-    // First, for the rest needs the lock.
-    if (this.#core.isDestroyed()) throw this.#ended();
-    // With hooks the magazine is held: each call comes here, also when there are blocks in it.
+    // First, because the rest needs the lock.
+    if (this.#core.isDestroyed()) throw this.#stopDestroyed();
+    // With hooks the list is held, so calls get here although the magazine has blocks.
     const index = list.top >= 0 ? list.pop() : this.#core.refill(grow, counts);
-    if (index === POOL_DESTROYED) throw this.#ended();
+    if (index === POOL_DESTROYED) throw this.#stopDestroyed();
     return index;
   }
 
-  /** The pool was destroyed elsewhere, and a slow call sees it: from now on every call is slow and sees it too. */
-  #ended(): DmaDestroyedError {
+  /** Stops this worker after another one destroyed the pool, and returns the error to throw. */
+  #stopDestroyed(): DmaDestroyedError {
     tryLocked(() => {
       this.#stop();
     });
     return this.#destroyedError();
   }
 
-  /** Lets the hooks have a block that was just taken. False if it was quarantined instead. */
-  #dress(index: number): boolean {
+  /** Runs the hooks on a block that was just allocated. False if it was quarantined. */
+  #runHooks(index: number): boolean {
     const { list, name } = this.#options;
     const hooks = this.#hooks;
     if (hooks === null) return true;
     if (hooks.renewsHandles) list.dropObject(index);
-    const trouble = hooks.inspect(index);
-    if (trouble !== null) {
-      // Into quarantine first, so that the log finds a pool in order; whatever it does there, look again afterwards.
+    const corruption = hooks.inspect(index);
+    if (corruption !== null) {
+      // Quarantine before the report: the log is user code, which may call the pool. So check the state again after it.
       try {
         this.#core.quarantine(index);
       } catch (error) {
-        // It stays free and gets inspected again.
+        // It stays free, and the next allocation inspects it again.
         list.push(index);
         throw error;
       }
-      this.#report(`${name} corrupted`, `${trouble}\n  (seen by worker ${String(this.worker)})`);
+      this.#report(`${name} corrupted`, `${corruption}\n  (found by worker ${String(this.worker)})`);
       observer?.event('corrupted', this, index);
       if (hooks.quarantines || this.gone || this.#core.isDestroyed() || list.word(index) !== QUARANTINED) return false;
       this.#core.unquarantine(index);
@@ -232,24 +232,24 @@ export class SharedBackend extends BackendBase implements PoolBackend {
 
   prepare(count: number, grow: boolean): number {
     this.checkNotGone();
-    if (this.#core.isDestroyed()) throw this.#ended();
+    if (this.#core.isDestroyed()) throw this.#stopDestroyed();
     const refusal = this.#core.prepare(count, grow);
-    if (refusal === POOL_DESTROYED) throw this.#ended();
+    if (refusal === POOL_DESTROYED) throw this.#stopDestroyed();
     return this.#reported(refusal);
   }
 
-  /** Tells the observer, if there is one, of a page that this call opened, and of its refusal. */
+  /** Reports pages that this call opened, and its refusal, to the observer. */
   #reported(result: number): number {
     if (observer === undefined) return result;
-    for (; this.#pagesTold < this.#core.pagesOpened; this.#pagesTold++) observer.event('page', this, null);
+    for (; this.#pagesReported < this.#core.pagesOpened; this.#pagesReported++) observer.event('page', this, null);
     if (result < 0) observer.event('exhausted', this, result);
     return result;
   }
 
   drain(index: number): void {
-    if (this.#isOut() || !this.#isMine(index)) throw this.badFree(index);
+    if (this.#isGone() || !this.#isMine(index)) throw this.badFree(index);
     this.#hooks?.freed(index);
-    // It is free from here on; that the rest of the magazine could not be moved just now is no failure of this free.
+    // The block is free once `freeSlow` starts. A timeout of its flush is no failure of this free.
     try {
       this.#core.freeSlow(index);
       if (this.#waits.any) this.#waits.pump();
@@ -264,7 +264,7 @@ export class SharedBackend extends BackendBase implements PoolBackend {
     tryLocked(() => {
       this.#stop();
     });
-    if (this.#options.list.out === 0) this.#last();
+    if (this.#options.list.out === 0) this.#onLastFree();
   }
 
   #isMine(index: number): boolean {
@@ -288,9 +288,9 @@ export class SharedBackend extends BackendBase implements PoolBackend {
     );
   }
 
-  /** Never for want of memory: `share()` took all pages, so the idle pages of other pools are not named here. */
+  /** The message lists no idle pages of other pools: `share()` took all pages, so memory never runs out here. */
   refused(refusal: number, count = 1): DmaOutOfMemoryError {
-    const elsewhere = refusal === AT_LIMIT ? this.#figures.idleElsewhere() : [];
+    const elsewhere = refusal === AT_LIMIT ? this.#figures.idleOfOthers() : [];
     const idle = elsewhere.length === 0 ? '' : `; idle in magazines: ${elsewhere.join(', ')}`;
     return refusalError(refusal, count, this.#options, this.counts(), idle);
   }
@@ -301,25 +301,25 @@ export class SharedBackend extends BackendBase implements PoolBackend {
     return this.#waits.wait(wrap, options);
   }
 
-  /** On the event loop: whenever somebody announces an event, and now and then. */
+  /** Polls, and continues at each event of H_EVENTS and after each {@link POLL_INTERVAL}. */
   #onEvents(): void {
     const seen = Atomics.load(this.#header, H_EVENTS);
     this.#guarded(() => {
-      this.#look();
+      this.#poll();
     });
     if (this.#left ? !this.#leaving : this.#released) return;
-    onceChanged(this.#header, H_EVENTS, seen, LOOK_AGAIN, () => {
+    onceChanged(this.#header, H_EVENTS, seen, POLL_INTERVAL, () => {
       this.#onEvents();
     });
   }
 
-  #look(): void {
-    lookForEnds();
+  #poll(): void {
+    pollExits();
     if (this.#leaving) this.#detach();
-    if (this.#isOut()) return;
-    if (this.#deadToRecover || this.#core.hasOrphans()) this.#recoverDead(EVENT_PATIENCE);
+    if (this.#isGone()) return;
+    if (this.#deadToRecover || this.#core.hasOrphans()) this.#recoverDead(EVENT_LOCK_TIMEOUT);
     this.#core.storeCounts();
-    // Others wait and want what idles here.
+    // Serves waiters and requests of other workers.
     this.#core.returnIdleBlocks();
     this.#waits.dropTickets();
     if (this.#core.isDestroyed()) {
@@ -329,37 +329,37 @@ export class SharedBackend extends BackendBase implements PoolBackend {
     }
   }
 
-  /** Runs what an event calls. The runtime would end the process for whatever it throws, and skip other listeners. */
+  /** Runs a callback of an event. Reports its errors, because the runtime would skip other listeners and end the process. */
   #guarded(action: () => void): void {
     try {
       action();
     } catch (error) {
-      // The lock's holder is busy or dead; what is left to do is done at a later event.
+      // The lock's holder is busy or dead. A later event does the remaining work.
       if (error instanceof DmaTimeoutError) return;
       const { name } = this.#options;
-      this.#report(`${name} event`, `${name}: at an event of the runtime: ${describeThrown(error)}`);
+      this.#report(`${name} event`, `${name}: in an event: ${describeThrown(error)}`);
     }
   }
 
-  /** Reports an error; the log is the user's code, and whatever it throws changes nothing here. */
+  /** Writes to the device's log, which is user code. Ignores its errors. */
   #report(kind: string, message: string): void {
     try {
       this.#options.device.report('error', kind, message);
     } catch {
-      // There is nowhere to say so.
+      // There is no other log.
     }
   }
 
-  // ---- from worker to worker
+  // ---- transfers
 
-  /** Puts a block in transit, and returns its ticket. */
+  /** Puts a block in transit. Returns its ticket. */
   transfer(index: number): number {
-    const ticket = this.#isOut() ? -1 : this.#core.transfers.transferOut(index);
+    const ticket = this.#isGone() ? -1 : this.#core.transfers.transferOut(index);
     if (ticket < 0) throw this.badFree(index);
     return ticket;
   }
 
-  /** Accepts a block, and returns its index. */
+  /** Accepts a block. Returns its index. */
   accept(ticket: number): number {
     checkInteger('ticket', ticket, 0, Number.MAX_SAFE_INTEGER);
     this.checkNotGone();
@@ -368,7 +368,7 @@ export class SharedBackend extends BackendBase implements PoolBackend {
     return index;
   }
 
-  /** Accepts all of `tickets[0..count)` and puts their indices into `into`, or none. */
+  /** Accepts all of `tickets[0..count)` and stores their indices in `into`, or accepts none. */
   acceptAll(tickets: Float64Array, into: Int32Array, count: number): void {
     this.checkNotGone();
     const missing = this.#core.acceptAll(tickets, into, count);
@@ -379,36 +379,36 @@ export class SharedBackend extends BackendBase implements PoolBackend {
     return new DmaSharingError(
       'ERR_DMAPOOL_BAD_TICKET',
       `${this.#label}: block ${String(indexOfTicket(ticket))} is not in transit from worker ` +
-        `${String(giverOfTicket(ticket))} by this ticket: it was accepted or recalled, or its giver died`,
+        `${String(giverOfTicket(ticket))} with this ticket: it was accepted or recalled, or its giver died`,
     );
   }
 
-  /** Blocks that this worker gave and none has accepted. */
+  /** Blocks in transit from this worker. */
   inTransit(): readonly TransitEntry[] {
-    return this.#isOut() ? this.#nothing([]) : this.#core.transfers.inTransit();
+    return this.#isGone() ? this.#resultWhenGone([]) : this.#core.transfers.inTransit();
   }
 
-  /** Takes blocks in transit back; returns their indices. */
+  /** Recalls blocks in transit from this worker. Returns their indices. */
   recall(tickets?: readonly number[]): number[] {
     for (const ticket of tickets ?? []) checkInteger('ticket', ticket, 0, Number.MAX_SAFE_INTEGER);
-    return this.#isOut() ? this.#nothing([]) : this.#core.recall(tickets);
+    return this.#isGone() ? this.#resultWhenGone([]) : this.#core.recall(tickets);
   }
 
-  // ---- deaths
+  // ---- exits of workers
 
   watchWorker(worker: WatchableWorker): void {
     let recorded = true;
     const thread = monitorWorker(worker, (ended) => {
       this.#guarded(() => {
-        if (!recorded) this.#core.disown();
-        this.#onThreadEnd(ended, EVENT_PATIENCE);
+        if (!recorded) this.#core.countUnrecordedExit();
+        this.#onThreadEnd(ended, EVENT_LOCK_TIMEOUT);
       });
     });
-    recorded = this.#core.adopt(thread);
+    recorded = this.#core.recordChild(thread);
     if (recorded) return;
     throw new DmaOutOfMemoryError(
       'ERR_DMAPOOL_LIMIT',
-      `${this.#label}: ${String(MAX_KIN)} threads are watched, so the workers of thread ${String(thread)} can't be recorded`,
+      `${this.#label}: ${String(MAX_THREAD_PAIRS)} threads are watched; thread ${String(thread)} can't be recorded`,
     );
   }
 
@@ -422,36 +422,36 @@ export class SharedBackend extends BackendBase implements PoolBackend {
   }
 
   reportWorkerExit(thread: number): readonly WorkerExit[] {
-    if (this.#isOut()) return this.#nothing([]);
+    if (this.#isGone()) return this.#resultWhenGone([]);
     const why = this.#core.whyAlive(thread);
     if (why !== null) {
       throw new DmaSharingError(
         'ERR_DMAPOOL_THREAD_ALIVE',
-        `${this.#label}: thread ${String(thread)} has not ended: ${why}`,
+        `${this.#label}: thread ${String(thread)} is alive: ${why}`,
       );
     }
     return this.#onThreadEnd(thread);
   }
 
-  /** A thread ended. If the lock can't be had now, its workers are recovered at a later event or call. */
-  #onThreadEnd(thread: number, patience?: number): readonly WorkerExit[] {
+  /** Marks dead the workers of an exited thread, and recovers them now or at a later event or call. */
+  #onThreadEnd(thread: number, timeout?: number): readonly WorkerExit[] {
     this.#core.markDead(thread);
-    // Those who are still attached do the rest.
-    return this.gone ? [] : this.#recoverDead(patience);
+    // Workers that are still attached recover them.
+    return this.gone ? [] : this.#recoverDead(timeout);
   }
 
-  #recoverDead(patience?: number): readonly WorkerExit[] {
+  #recoverDead(timeout?: number): readonly WorkerExit[] {
     this.#deadToRecover = true;
     let exits: readonly WorkerExit[] = [];
     tryLocked(() => {
-      exits = this.#core.recoverDead(patience);
+      exits = this.#core.recoverDead(timeout);
       this.#deadToRecover = false;
     });
     this.#reportExits(exits);
     return exits;
   }
 
-  /** Reports deaths, and gives the memory of a destroyed pool back if they were what it waited for. */
+  /** Reports exits, and releases the memory of a destroyed pool if they were its last users. */
   #reportExits(exits: readonly WorkerExit[]): void {
     const { hooks, name } = this.#options;
     for (const exit of exits) {
@@ -460,14 +460,14 @@ export class SharedBackend extends BackendBase implements PoolBackend {
         this.#report(
           `${name} worker died`,
           `${name}: worker ${String(exit.worker)} (thread ${String(exit.thread)}) died with ` +
-            `${String(exit.out.length)} blocks out: ${blocks}${hooks?.holders(exit.out) ?? ''}; reclaim() takes them back once the device is quiet`,
+            `${String(exit.out.length)} blocks out: ${blocks}${hooks?.holders(exit.out) ?? ''}; once the device is reset, call reclaim()`,
         );
       }
     }
     try {
       if (this.#core.isDestroyed()) this.#releaseIfUnused();
     } finally {
-      // Last, and each, whatever it throws: it is the user's code.
+      // Last, and all of them even if one throws: listeners are user code.
       for (const exit of exits) {
         observer?.event('worker-exit', this, exit);
         for (const { listener } of [...this.#exitListeners]) {
@@ -482,7 +482,7 @@ export class SharedBackend extends BackendBase implements PoolBackend {
   }
 
   reclaim(): number {
-    if (this.#isOut()) return this.#nothing(0);
+    if (this.#isGone()) return this.#resultWhenGone(0);
     const { count, exits } = this.#core.reclaim();
     this.#deadToRecover = false;
     this.#reportExits(exits);
@@ -490,29 +490,29 @@ export class SharedBackend extends BackendBase implements PoolBackend {
   }
 
   #reclaimPages(): number {
-    this.#forgetReclaim = this.#options.device.onReclaim(() => this.#reclaimPages());
+    this.#removeReclaimListener = this.#options.device.onReclaim(() => this.#reclaimPages());
     if (this.#left || this.#released) return 0;
     const pages = this.#options.handle.pages.length / PER_PAGE_ENTRY;
     this.reclaim();
-    // A pool that was destroyed is given up whole, unless other workers are still there.
+    // Reclaim a destroyed pool whole, unless other workers are attached.
     if (this.#core.isDestroyed() && !this.#released && this.#options.release !== null) {
       this.#core.reclaimOwn();
       this.#releaseIfUnused();
     }
-    // (`reclaim` and `#releaseIfUnused` may have changed what TypeScript takes for settled.)
+    // `reclaim` and `#releaseIfUnused` may have changed it, which TypeScript does not track.
     return this.gone ? pages : 0;
   }
 
-  // ---- the end
+  // ---- destroy
 
   destroy(): void {
-    if (this.#options.release === null || this.#isOut()) {
+    if (this.#options.release === null || this.#isGone()) {
       this.#leave();
       return;
     }
     if (!this.#core.destroy()) return;
-    // The list and the waits first: the log is the user's code, and what it calls must find a pool that was destroyed. If
-    // the lock can't be had now, the event loop does the rest.
+    // The list and the waits before the log, because the log is user code and may call the pool. If the lock is not
+    // available, the event loop does the rest.
     tryLocked(() => {
       this.#stop();
     });
@@ -530,40 +530,40 @@ export class SharedBackend extends BackendBase implements PoolBackend {
     observer?.event('leak', this, out.length);
   }
 
-  /** Every call takes the slow path from now on, which knows that the pool was destroyed. */
+  /** Holds the list, so that every call takes the slow path and fails, and flushes the magazine. */
   #stop(): void {
     this.#options.list.hold();
     this.#core.flush(MAX_BLOCKS);
   }
 
-  /** The last block of this worker came back to a pool that was destroyed. */
-  #last(): void {
+  /** Runs after the last free of this worker in a destroyed pool. */
+  #onLastFree(): void {
     if (this.#options.release === null) this.#core.announceEnd();
     else this.#releaseIfUnused();
   }
 
-  /** The creator gives the memory back once nobody can touch it. */
+  /** Releases the memory, in the creator, when no block is allocated and no other worker is attached. */
   #releaseIfUnused(): void {
     const { release } = this.#options;
     if (release === null || this.#released) return;
     if (this.#core.indicesOut().length > 0 || this.#figures.othersAttached) return;
     this.#released = true;
-    this.#forgetWorkers();
-    this.#forgetReclaim();
+    this.#removeWorkerListener();
+    this.#removeReclaimListener();
     release();
   }
 
-  /** A worker that attached leaves; what it has out is kept as if it had died. */
+  /** Detaches this worker. Its allocated blocks are kept as those of a dead worker. */
   #leave(): void {
     if (this.#left) return;
     this.#left = true;
-    this.#forgetWorkers();
-    this.#forgetReclaim();
+    this.#removeWorkerListener();
+    this.#removeReclaimListener();
     this.#options.list.hold();
     this.#leaving = true;
-    // Only now: signals are the user's code, and what it calls must find a worker that left.
+    // After `#left`: rejected waits run user code, which may call the pool.
     this.#waits.failAll();
-    // If the lock can't be had now, the event loop does it.
+    // If the lock is not available, the event loop does it.
     tryLocked(() => {
       this.#detach();
     });
@@ -574,25 +574,25 @@ export class SharedBackend extends BackendBase implements PoolBackend {
     this.#leaving = false;
   }
 
-  /** Another worker declared this one ended: nothing in the pool is its own any more. */
+  /** Leaves the pool after this live worker was marked dead. */
   #abandon(): void {
     this.#declaredEnded = true;
     this.#left = true;
     this.#core.abandon();
-    this.#forgetWorkers();
-    this.#forgetReclaim();
+    this.#removeWorkerListener();
+    this.#removeReclaimListener();
     this.#waits.failAll();
-    this.#report(`${this.#options.name} forsaken`, this.#goneError().message);
+    this.#report(`${this.#options.name} declared ended`, this.#goneError().message);
   }
 
-  /** True if this worker has no part in the pool any more. Sees here that it was declared ended. */
-  #isOut(): boolean {
+  /** True if this worker has left the pool or its memory was released. Detects that it was marked dead. */
+  #isGone(): boolean {
     if (!this.gone && !this.#core.isMember()) this.#abandon();
     return this.gone;
   }
 
-  /** For calls that do nothing after the end of the pool. */
-  #nothing<T>(value: T): T {
+  /** Result of a call that does nothing after the worker left. */
+  #resultWhenGone<T>(value: T): T {
     if (this.#declaredEnded) throw this.#goneError();
     return value;
   }
@@ -601,7 +601,7 @@ export class SharedBackend extends BackendBase implements PoolBackend {
     if (!this.#declaredEnded) return this.#destroyedError();
     return new DmaSharingError(
       'ERR_DMAPOOL_DECLARED_ENDED',
-      `${this.#label}: worker ${String(this.worker)} was declared ended by reportWorkerExit(), but lives; it is out of the pool`,
+      `${this.#label}: worker ${String(this.worker)} is alive, but reportWorkerExit() was called for it; attach again`,
     );
   }
 
@@ -610,16 +610,16 @@ export class SharedBackend extends BackendBase implements PoolBackend {
   }
 
   checkNotGone(): void {
-    if (this.#isOut()) throw this.#goneError();
+    if (this.#isGone()) throw this.#goneError();
   }
 
-  // ---- figures, and where things are
+  // ---- statistics
 
   history(index: number): string {
     return this.#options.hooks?.history(index) ?? '';
   }
 
-  /** What debug mode remembers of each block; null when it is off. */
+  /** The records of debug mode; null: off. */
   get book(): DebugBook | null {
     const { hooks } = this.#options;
     return hooks instanceof DebugHooks ? hooks.book : null;
@@ -638,7 +638,7 @@ export class SharedBackend extends BackendBase implements PoolBackend {
   trim(): number {
     throw new DmaSharingError(
       'ERR_DMAPOOL_NOT_TRIMMABLE',
-      `${this.#label}: a shared pool keeps its pages, because another worker may be about to use one`,
+      `${this.#label}: a shared pool keeps its pages, because other workers use them`,
     );
   }
 
@@ -656,7 +656,7 @@ export class SharedBackend extends BackendBase implements PoolBackend {
   counts(): PoolCounts {
     const perPage = this.#options.geometry.blocksPerPage;
     const out = this.#core.indicesOut();
-    // After the blocks, and not less than they take: others go on meanwhile. So active <= blocks = pages * perPage.
+    // Load the pages after the blocks, since other workers continue: active <= blocks = pages * perPage.
     const opened = this.#released ? 0 : Atomics.load(this.#header, H_PAGES);
     const pages = Math.max(opened, Math.floor((out.at(-1) ?? -1) / perPage) + 1);
     return { active: out.length, blocks: pages * perPage, pages };

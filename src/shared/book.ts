@@ -1,20 +1,20 @@
 /**
- * The book of a debug pool that several workers share: places in the program as texts in shared memory.
+ * The debug records of a shared pool: for each block its generation and its allocation and free sites.
  *
- *     int32   cursor | generations | allocated at | freed at | when   one of each a block; a place is where its text begins
- *     bytes   length, text | length, text | ...                       appended, never changed
+ *     int32   cursor | generations | allocated at | freed at | time   one of each a block; a site is the offset of its text
+ *     bytes   length, text | length, text | ...                       append-only
  */
 import { observer } from '../memory/observer.ts';
 import type { DebugBook } from '../pool/debug.ts';
 import type { Site } from '../pool/site.ts';
 
-/** Bytes for texts; each worker writes each place once, so they last for thousands. */
+/** Bytes for texts. Each worker writes each site once, so there is room for thousands. */
 const TEXT_BYTES: number = 2 ** 20;
-/** Words that each block has. */
+/** Words of each block. */
 const WORDS_A_BLOCK = 4;
-/** Times are kept in so many milliseconds, 25 days, and 0 for none. */
+/** Times are milliseconds modulo this range (25 days); 0: none. */
 const TIME_RANGE: number = 2 ** 31;
-/** No place. */
+/** No site. */
 const UNKNOWN = 0;
 
 export class SharedBook implements DebugBook {
@@ -28,12 +28,12 @@ export class SharedBook implements DebugBook {
   readonly #text: Uint8Array<SharedArrayBuffer>;
   readonly #known = new Map<string, number>();
 
-  /** Bytes of the book for so many blocks. */
+  /** Size in bytes for `blocks` blocks. */
   static bytesFor(blocks: number): number {
     return 4 + blocks * WORDS_A_BLOCK * 4 + TEXT_BYTES;
   }
 
-  /** @param buffer The book of another worker; default: a new one. */
+  /** @param buffer The buffer of another worker's book; default: a new one. */
   constructor(blocks: number, buffer: SharedArrayBuffer = new SharedArrayBuffer(SharedBook.bytesFor(blocks))) {
     this.buffer = buffer;
     this.#cursor = new Int32Array(buffer, 0, 1);
@@ -55,7 +55,7 @@ export class SharedBook implements DebugBook {
     if (site !== undefined) Atomics.store(this.#freedAt, index, this.#place(site.describe()));
   }
 
-  /** Takes over what another book knows of a block. */
+  /** Copies the records of a block from another book. */
   copy(index: number, book: DebugBook): void {
     this.#generations[index] = book.generationOf(index);
     this.#allocatedAt[index] = this.#place(book.allocatedAt(index));
@@ -87,14 +87,14 @@ export class SharedBook implements DebugBook {
     return now - ((now - time) % TIME_RANGE);
   }
 
-  /** Where the text begins; UNKNOWN when there is no room for it any more. */
+  /** Offset of the text; UNKNOWN when the buffer is full. */
   #place(text: string | undefined): number {
     if (text === undefined) return UNKNOWN;
     const known = this.#known.get(text);
     if (known !== undefined) return known;
     const bytes = new TextEncoder().encode(text);
     const words = 1 + Math.ceil(bytes.length / 4);
-    // Word 0 is never a text's, so that 0 can mean UNKNOWN.
+    // Texts start at word 1, because 0 is UNKNOWN.
     const word = 1 + Atomics.add(this.#cursor, 0, words);
     if (word + words > this.#lengths.length) {
       Atomics.sub(this.#cursor, 0, words);
@@ -109,7 +109,7 @@ export class SharedBook implements DebugBook {
   #read(word: number): string | undefined {
     if (word === UNKNOWN) return undefined;
     const begin = (word + 1) * 4;
-    // Copied, for decoders refuse shared memory.
+    // A copy, because decoders reject shared memory.
     return new TextDecoder().decode(this.#text.slice(begin, begin + this.#lengths[word]!));
   }
 }

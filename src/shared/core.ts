@@ -1,14 +1,17 @@
 /**
- * What the workers of a shared pool do to their shared state; no promises, no messages, no objects of the user's. The
- * systematic interleaving tests run this very file.
+ * One worker's operations on the state of a shared pool. Contains no promises, messages or user code, so that
+ * `test/explore` can run all interleavings of this file.
  *
  *     worker 1                 worker 2                      depot (under the lock)
  *     magazine: hot path       magazine: hot path            list of free blocks, fresh blocks, new pages
  *        |  empty: take half  <------------------------------   |
  *        |  full: give half   ------------------------------->  |
  *
- * Each worker's magazine is the very list of an unshared pool, in words that only this worker writes; half of one goes
- * to or from the depot at a time, so the lock is paid for once in many calls.
+ * A worker's magazine is the free list of an unshared pool, in words that only this worker writes. Half a magazine moves
+ * to or from the depot at a time, so that one lock operation serves many calls.
+ *
+ *     list.owned = allocated blocks of this worker + free blocks in its magazine
+ *     list.out   = allocated blocks of this worker
  */
 import { ALWAYS, EMPTY, type ListControl } from '../pool/free-list.ts';
 import type { BlockHooks } from '../pool/hooks.ts';
@@ -30,7 +33,7 @@ import {
   H_STATE,
   H_SUPPLY,
   H_WAITS,
-  H_WANTED,
+  H_IDLE_REQUESTS,
   holderOf,
   markOf,
 } from './layout.ts';
@@ -40,21 +43,22 @@ import { WaitTickets } from './wait-tickets.ts';
 import { Transfers } from './transfers.ts';
 import { Workers } from './workers.ts';
 
-/** The pool was destroyed: in place of an index or a refusal. */
+/** Result in place of an index or a refusal: the pool was destroyed. */
 export const POOL_DESTROYED = -10;
 
-/** What one worker's side of a pool is made of. */
+/** Parts and limits of one worker's core. */
 export interface SharedCoreOptions {
   readonly control: Control;
   readonly list: ListControl;
   /** This worker's number. */
   readonly worker: number;
-  /** Most blocks in its magazine; at least 2. */
+  /** Initial capacity of its magazine in blocks; at least 2. */
   readonly magazine: number;
-  /** To how many it may grow while nobody else wants them; `magazine` if it is not to grow. */
+  /** Maximum capacity of its magazine; equals `magazine` if it does not grow. */
   readonly mostMagazine: number;
+  /** False if the thread must not park; see lock.ts. */
   readonly mayPark: boolean;
-  /** What is done to blocks that become free without a call of their holder; null: nothing. */
+  /** Hooks for blocks that recovery frees; null: none. */
   readonly hooks: BlockHooks | null;
 }
 
@@ -65,18 +69,19 @@ export class SharedCore {
   readonly #me: number;
   readonly #mark: number;
   readonly #thread: number;
-  /** Which claim of its slot is this worker's. */
+  /** Number of this worker's claim of its slot. */
   readonly #term: number;
-  /** Most blocks in the magazine now. */
+  /** Current capacity of the magazine. */
   #magazine: number;
-  readonly #leastMagazine: number;
+  readonly #minMagazine: number;
+  /** Blocks were fetched since the magazine last grew. */
   #fetched = false;
   readonly #mostMagazine: number;
   readonly #lock: PoolLock;
   readonly #depot: Depot;
   readonly #workers: Workers;
   readonly #tickets: WaitTickets;
-  #wantedSeen = 0;
+  #requestsSeen = 0;
   #mayPark: boolean;
   readonly #recovery: Recovery;
   readonly transfers: Transfers;
@@ -91,10 +96,10 @@ export class SharedCore {
     this.#me = worker;
     this.#mark = markOf(worker);
     this.#magazine = magazine;
-    this.#leastMagazine = magazine;
+    this.#minMagazine = magazine;
     this.#mostMagazine = mostMagazine;
     this.#mayPark = mayPark;
-    this.#wantedSeen = control.header[H_WANTED]!;
+    this.#requestsSeen = control.header[H_IDLE_REQUESTS]!;
     this.#lock = new PoolLock(control.header, worker, mayPark);
     this.#depot = new Depot(control);
     this.#workers = new Workers(control.header);
@@ -107,30 +112,30 @@ export class SharedCore {
     this.#setLimit();
   }
 
-  /** @param patience Milliseconds; default: the lock's own. @throws {@link DmaTimeoutError}, {@link DmaSharingError} */
-  #enter(patience?: number): void {
-    if (this.#lock.acquire(patience)) this.#recovery.rebuildFreeList();
+  /** @param timeout Milliseconds; default: that of {@link PoolLock.acquire}. @throws {@link DmaTimeoutError}, {@link DmaSharingError} */
+  #enter(timeout?: number): void {
+    if (this.#lock.acquire(timeout)) this.#recovery.rebuildFreeList();
     if (this.isMember()) return;
     this.#lock.release();
     throw new DmaSharingError(
       'ERR_DMAPOOL_DECLARED_ENDED',
-      `worker ${String(this.#me)} was declared ended by reportWorkerExit(), but lives; attach again`,
+      `worker ${String(this.#me)} is alive, but reportWorkerExit() was called for it; attach again`,
     );
   }
 
-  /** False once somebody declared this worker ended: its slot, magazine and mark may be another worker's by now. */
+  /** False after this live worker was marked dead: another worker may have its slot, magazine and mark. */
   isMember(): boolean {
     return this.#workers.stateOf(this.#me) === ATTACHED && this.#workers.termOf(this.#me) === this.#term;
   }
 
-  /** This worker was declared ended: what it thought to have in its magazine is not its own. */
+  /** Empties the magazine without touching its blocks: this live worker was marked dead and recovered. */
   abandon(): void {
     this.#list.hold();
     this.#list.setTop(EMPTY);
     this.#list.addOwned(this.#list.out - this.#list.owned);
   }
 
-  /** Tells the others what this worker counted. Its own words of its own slot: no lock is needed. */
+  /** Stores this worker's counts for the other workers. Needs no lock: only this worker writes these words. */
   storeCounts(): void {
     const list = this.#list;
     this.#workers.storeCounts(this.#me, list.owned - list.out, list.allocations);
@@ -138,27 +143,27 @@ export class SharedCore {
 
   #leave(): void {
     this.storeCounts();
-    const inHands = this.#depot.away - (this.#list.owned - this.#list.out);
-    if (inHands > this.#header[H_HIGH_WATER]!) this.#header[H_HIGH_WATER] = inHands;
+    const inUse = this.#depot.outside - (this.#list.owned - this.#list.out);
+    if (inUse > this.#header[H_HIGH_WATER]!) this.#header[H_HIGH_WATER] = inUse;
     this.#lock.release();
   }
 
-  // ---- taking
+  // ---- allocating
 
   /**
-   * The magazine is empty: takes half of one from the depot. Returns one of its blocks, or why not.
+   * Refills the empty magazine to half its capacity and allocates one block. Returns its index or a refusal.
    *
-   * @param counts Whether it counts as a failure if there is none.
+   * @param counts Count a refusal as a failure.
    */
   refill(grow: boolean, counts = true): number {
     this.#enter();
-    const refusal = this.#fetch(Math.min(this.#magazine >> 1, MOST_MOVED), grow);
+    const refusal = this.#fetch(Math.min(this.#magazine >> 1, MAX_MOVED), grow);
     if (refusal < 0 && counts) this.#header[H_FAILURES] = this.#header[H_FAILURES]! + 1;
     this.#leave();
     return refusal < 0 ? refusal : this.#list.pop();
   }
 
-  /** Makes sure that `count` blocks are in the magazine, or says why not; then it has what it had. */
+  /** Fills the magazine to at least `count` blocks. Returns 0 or a refusal; blocks fetched before it stay in the magazine. */
   prepare(count: number, grow: boolean): number {
     this.#enter();
     let refusal = 0;
@@ -170,7 +175,7 @@ export class SharedCore {
     return refusal;
   }
 
-  /** Up to `wanted` blocks from the depot, or fresh ones, or a new page's, onto the magazine. Under the lock. */
+  /** Moves 1 to `wanted` blocks to the magazine: from the depot, else fresh ones, else those of a new page. Under the lock. */
   #fetch(wanted: number, grow: boolean): number {
     if (this.#header[H_STATE] === DESTROYED) return POOL_DESTROYED;
     // Serve queued waiters first.
@@ -200,33 +205,33 @@ export class SharedCore {
     this.#setLimit();
   }
 
-  /** A free that would make the magazine overflow takes the slow path; so does each one while somebody waits. */
+  /** Sends a free to the slow path if it would overflow the magazine, and every free while there are waiters. */
   #setLimit(): void {
     this.#list.setFewestOut(this.#tickets.any ? ALWAYS : this.#list.owned - this.#magazine);
   }
 
-  /** Looks whether somebody waits or asked; what idles here is for them. Called now and then on the event loop. */
+  /** Flushes the magazine if there are waiters or a request for idle blocks. The event loop calls it periodically. */
   returnIdleBlocks(): void {
-    if (this.#isWanted()) {
-      this.#magazine = this.#leastMagazine;
+    if (this.#isIdleRequested()) {
+      this.#magazine = this.#minMagazine;
       this.flush(this.#list.owned - this.#list.out);
     }
     this.#setLimit();
   }
 
-  #isWanted(): boolean {
-    const wanted = Atomics.load(this.#header, H_WANTED);
-    const asked = wanted !== this.#wantedSeen;
-    this.#wantedSeen = wanted;
-    return asked || this.#tickets.any;
+  #isIdleRequested(): boolean {
+    const requests = Atomics.load(this.#header, H_IDLE_REQUESTS);
+    const isNew = requests !== this.#requestsSeen;
+    this.#requestsSeen = requests;
+    return isNew || this.#tickets.any;
   }
 
-  /** Asks the others for what idles in their magazines, and gives them a moment. */
+  /** Requests the idle blocks of the other magazines, and waits for them briefly if the thread may park. */
   requestIdleBlocks(): void {
     const supply = Atomics.load(this.#header, H_SUPPLY);
-    this.#wantedSeen = Atomics.add(this.#header, H_WANTED, 1) + 1;
+    this.#requestsSeen = Atomics.add(this.#header, H_IDLE_REQUESTS, 1) + 1;
     this.#announce(H_EVENTS);
-    if (this.#mayPark) Atomics.wait(this.#header, H_SUPPLY, supply, A_MOMENT);
+    if (this.#mayPark) Atomics.wait(this.#header, H_SUPPLY, supply, IDLE_WAIT);
   }
 
   #openPage(grow: boolean): Refusal | 0 {
@@ -239,27 +244,27 @@ export class SharedCore {
     return 0;
   }
 
-  // ---- giving
+  // ---- freeing
 
-  /** The magazine is full, or somebody waits: takes a block back, and gives half a magazine or all of it away. */
+  /** Frees a block. Then flushes the magazine if its idle blocks are requested, else grows it or flushes half if it is full. */
   freeSlow(index: number): void {
     this.#list.push(index);
     const idle = this.#list.owned - this.#list.out;
-    if (this.#isWanted()) {
-      this.#magazine = this.#leastMagazine;
+    if (this.#isIdleRequested()) {
+      this.#magazine = this.#minMagazine;
       this.flush(idle);
     } else if (this.#grow()) {
       this.#setLimit();
     } else {
-      this.flush(idle > this.#magazine ? Math.min(this.#magazine >> 1, MOST_MOVED) : 0);
+      this.flush(idle > this.#magazine ? Math.min(this.#magazine >> 1, MAX_MOVED) : 0);
     }
   }
 
-  /** Blocks that stay are faster than blocks that travel, as long as each worker can have its share of them. */
+  /** Doubles the magazine, up to this worker's share of all blocks. False if it can't grow. */
   #grow(): boolean {
-    // Who only frees must not hoard: it grows only where blocks were fetched since it last did.
+    // A worker that only frees must not accumulate blocks.
     if (this.#magazine >= this.#mostMagazine || !this.#fetched) return false;
-    const share = Math.floor(this.#header[H_MAX_BLOCKS]! / Math.max(1, this.#workers.takers()));
+    const share = Math.floor(this.#header[H_MAX_BLOCKS]! / Math.max(1, this.#workers.allocatingWorkers()));
     const larger = Math.min(this.#magazine * 2, this.#mostMagazine, share);
     if (larger <= this.#magazine) return false;
     this.#magazine = larger;
@@ -267,7 +272,7 @@ export class SharedCore {
     return true;
   }
 
-  /** Gives the first `count` blocks of the magazine, or as many as it has, to the depot. */
+  /** Moves the first `count` blocks of the magazine, or all if it has fewer, to the depot. */
   flush(count: number): void {
     const first = this.#list.top;
     if (count > 0 && first >= 0) {
@@ -290,7 +295,7 @@ export class SharedCore {
     Atomics.notify(this.#header, event);
   }
 
-  /** A block that was just taken is never to be handed out again. */
+  /** Quarantines a block that was just allocated. */
   quarantine(index: number): void {
     this.#enter();
     this.#depot.quarantine(index);
@@ -301,7 +306,7 @@ export class SharedCore {
     this.#setLimit();
   }
 
-  /** Hands a block out that is in quarantine. */
+  /** Allocates a block from quarantine. */
   unquarantine(index: number): void {
     this.#enter();
     this.#depot.release(index, this.#me, this.#mark);
@@ -313,19 +318,19 @@ export class SharedCore {
 
   // ---- waiting
 
-  /** Joins the queue; QUEUE_FULL or POOL_DESTROYED if that can't be. */
+  /** Joins the queue of waiters. Returns a ticket, QUEUE_FULL or POOL_DESTROYED. */
   joinQueue(): number {
     this.#enter();
     const ticket = this.#header[H_STATE] === DESTROYED ? POOL_DESTROYED : this.#tickets.draw(this.#me);
     if (ticket >= 0) this.#header[H_WAITS] = this.#header[H_WAITS]! + 1;
     this.#leave();
     this.#setLimit();
-    // Others are to give away what idles in their magazines.
+    // Makes the other workers flush their magazines.
     this.#announce(H_EVENTS);
     return ticket;
   }
 
-  /** A block, if it is this ticket's turn and there is one; else a refusal, AT_LIMIT for "not yet". */
+  /** Allocates a block for the ticket at the head of the queue. Returns its index or a refusal; AT_LIMIT: not yet. */
   serve(ticket: number): number {
     this.#enter();
     let result: number = AT_LIMIT;
@@ -339,12 +344,12 @@ export class SharedCore {
     }
     this.#leave();
     this.#setLimit();
-    // The next one in the queue may be served now.
+    // The next waiter may be served now.
     if (result >= 0) this.#announce(H_SUPPLY);
     return result;
   }
 
-  /** Leaves the queue. */
+  /** Removes a ticket from the queue of waiters. */
   leaveQueue(ticket: number): void {
     this.#enter();
     this.#tickets.drop(ticket);
@@ -353,7 +358,7 @@ export class SharedCore {
     this.#announce(H_SUPPLY);
   }
 
-  // ---- from worker to worker
+  // ---- transfers
 
   /** Accepts all of `tickets[0..count)` and returns -1, or none and the first ticket that is not in transit. */
   acceptAll(tickets: Float64Array, into: Int32Array, count: number): number {
@@ -364,7 +369,7 @@ export class SharedCore {
     return missing;
   }
 
-  /** Takes back blocks in transit that this worker gave: those of `tickets`, by default all. Returns their indices. */
+  /** Recalls blocks in transit that this worker gave: those of `tickets`, by default all. Returns their indices. */
   recall(tickets?: readonly number[]): number[] {
     this.#enter();
     const recalled = this.transfers.recall(tickets ?? this.transfers.inTransit().map(({ ticket }) => ticket));
@@ -372,37 +377,37 @@ export class SharedCore {
     return recalled;
   }
 
-  // ---- the end of workers and of the pool
+  // ---- exits of workers, end of the pool
 
   /**
-   * Why thread `thread` can't have ended, in words; null if it may have. It lives if this very thread is it or below it,
-   * or if the thread that made it watches it and has seen no end.
+   * The reason why thread `thread` is alive, for messages; null if it may have exited. It is alive if it is this thread or
+   * an ancestor of it, or if its parent watches it and has received no exit event.
    */
   whyAlive(thread: number): string | null {
-    if (thread === this.#thread) return 'it is the caller’s own';
-    if (this.#workers.isBelow(this.#thread, thread)) return 'the caller’s own thread is below it';
+    if (thread === this.#thread) return 'it is the caller';
+    if (this.#workers.isBelow(this.#thread, thread)) return 'it is an ancestor of the caller';
     return this.#workers.isRecorded(thread) ? 'its Worker object is watched and has not exited' : null;
   }
 
-  /** Marks dead the workers of a thread that ended, and those below it. Needs no lock, and throws nothing. */
+  /** Marks dead the workers of an exited thread and of all threads below it. Needs no lock; throws nothing. */
   markDead(thread: number): void {
     this.#recovery.markDead(thread, this.isMember() ? this.#me : 0);
     this.#announce(H_EVENTS);
   }
 
-  /** True if a worker died whose witness is gone too, so that another one has to recover it. */
+  /** True if a dead worker's witness is gone, so that any worker must recover it. */
   hasOrphans(): boolean {
     return this.#recovery.hasOrphans();
   }
 
-  /** True if this worker is to recover a dead one: what it marked, or its predecessor in the slot. */
+  /** True if this worker must recover a dead one, which it or its predecessor in the slot marked. */
   hasWitnessed(): boolean {
     return this.#recovery.hasWitnessed(this.#me);
   }
 
-  /** What lay in the magazines of workers that are marked dead returns to the depot. @throws {@link DmaTimeoutError} */
-  recoverDead(patience?: number): WorkerExit[] {
-    this.#enter(patience);
+  /** Recovers the workers that are marked dead; see {@link Recovery.recoverDead}. @throws {@link DmaTimeoutError} */
+  recoverDead(timeout?: number): WorkerExit[] {
+    this.#enter(timeout);
     const exits: WorkerExit[] = [];
     try {
       this.#recovery.recoverDead(exits);
@@ -414,9 +419,9 @@ export class SharedCore {
   }
 
   /**
-   * After a reset of the device: what dead workers had allocated comes back.
+   * Returns the blocks that exited workers had allocated to the depot. Requires that no device writes to them.
    *
-   * @returns How many blocks, and the exits that were not recovered before.
+   * @returns The number of blocks, and the exits that were not recovered before.
    */
   reclaim(): { readonly count: number; readonly exits: readonly WorkerExit[] } {
     this.#enter();
@@ -432,7 +437,7 @@ export class SharedCore {
     return { count, exits };
   }
 
-  /** What this worker has out is lost, and the pool at its end: nothing writes there any more. */
+  /** Reclaims this worker's own blocks, at the end of a destroyed pool whose device was reset. */
   reclaimOwn(): void {
     this.#enter();
     try {
@@ -446,42 +451,42 @@ export class SharedCore {
   }
 
   /**
-   * Records that this worker's thread made thread `child`. From now on this thread is told of ends, on its event loop,
-   * so it must not park. False if there is no room; then {@link disown} has to follow when the child ends.
+   * Records this worker's thread as the parent of thread `child`. From now on this thread receives exit events, so it
+   * does not park. False if the table is full; then call {@link countUnrecordedExit} when the child exits.
    */
-  adopt(child: number): boolean {
-    this.#lock.stayAwake();
+  recordChild(child: number): boolean {
+    this.#lock.neverPark();
     this.#mayPark = false;
-    const recorded = this.#workers.remember(child, this.#thread);
-    if (!recorded) this.#workers.countMissed(1);
+    const recorded = this.#workers.recordPair(child, this.#thread);
+    if (!recorded) this.#workers.countUnrecorded(1);
     return recorded;
   }
 
-  /** A child that could not be recorded ended. */
-  disown(): void {
-    this.#workers.countMissed(-1);
+  /** Uncounts a child that could not be recorded, after its exit. */
+  countUnrecordedExit(): void {
+    this.#workers.countUnrecorded(-1);
   }
 
-  /** This worker leaves in good order; its blocks that are out are as those of a dead one. Returns their indices. */
+  /** Detaches this worker. Its allocated blocks are kept as those of a dead worker. Returns their indices. */
   detach(): number[] {
     this.#enter();
     const out = this.#recovery.recover(this.#me, false);
     this.#tickets.dropAllOf(this.#me);
     this.storeCounts();
-    this.#workers.settle(this.#me, 0);
+    this.#workers.settleCounts(this.#me, 0);
     this.#list.setTop(EMPTY);
     this.#list.addOwned(this.#list.out - this.#list.owned);
     this.#lock.release();
-    // Only now: the lock must not be held by somebody who is not attached.
+    // After the release: another worker may take the lock over from a holder that is not attached.
     if (out.length === 0) this.#workers.release(this.#me);
-    else this.#workers.lose(this.#me);
+    else this.#workers.markLost(this.#me);
     this.#announce(H_SUPPLY);
     return out;
   }
 
   /**
-   * The depot gives no more blocks. False if that was so before. Without the lock, whose holder may be dead: a call that
-   * holds it just now may still see the pool open, as if it had come before.
+   * Marks the pool destroyed, so that the depot refuses. False if it was destroyed before. Needs no lock, whose holder may
+   * be dead; a concurrent call that holds the lock may still be served.
    */
   destroy(): boolean {
     const open = Atomics.exchange(this.#header, H_STATE, DESTROYED) !== DESTROYED;
@@ -490,7 +495,7 @@ export class SharedCore {
     return open;
   }
 
-  /** Has the creator of a destroyed pool look whether it is still in use. */
+  /** Makes the creator of a destroyed pool check whether it can release the memory. */
   announceEnd(): void {
     this.#announce(H_EVENTS);
   }
@@ -506,7 +511,7 @@ export class SharedCore {
     return this.#list.allocations;
   }
 
-  /** Indices of the blocks that are out or on their way, of all workers; exact when nobody works. */
+  /** Indices of the blocks that any worker has allocated or in transit; exact while all workers are idle. */
   indicesOut(): number[] {
     const out: number[] = [];
     for (let index = 0; index < this.#words.length; index++) if (holderOf(this.#words[index]!) !== 0) out.push(index);
@@ -514,7 +519,7 @@ export class SharedCore {
   }
 }
 
-/** Milliseconds that others get to give what idles with them. */
-const A_MOMENT = 5;
-/** Most blocks that change hands under one hold of the lock. */
-const MOST_MOVED = 256;
+/** Milliseconds to wait for idle blocks of other workers. */
+const IDLE_WAIT = 5;
+/** Maximum blocks moved per acquisition of the lock. */
+const MAX_MOVED = 256;

@@ -1,7 +1,7 @@
 /**
- * The depot: the common stock of free blocks, and how blocks move between it and the magazines. Everything here runs
- * under the lock, and every order of stores is chosen so that the state can be rebuilt after a kill between any two of
- * them: owners tell where each block belongs, and the list is only a way to find the depot's blocks quickly.
+ * The depot: the common free list of a shared pool. All functions run under the lock. The order of their stores allows
+ * `rebuildFreeList` to restore the state after a kill between any two of them: the owner bytes determine where each block
+ * belongs, and the list is only a fast way to find the depot's blocks.
  */
 import { EMPTY, QUARANTINED } from '../pool/free-list.ts';
 import {
@@ -34,18 +34,18 @@ export class Depot {
     return this.#header[H_DEPOT_COUNT]!;
   }
 
-  /** Blocks that are in hands or magazines. */
-  get away(): number {
+  /** Carved blocks outside the depot. */
+  get outside(): number {
     return this.#header[H_CARVED]! - this.#header[H_DEPOT_COUNT]!;
   }
 
-  /** Blocks of open pages that were never in anybody's hands. */
+  /** Blocks of open pages that are not carved yet. */
   get fresh(): number {
     const opened = this.#header[H_PAGES]! * this.#header[H_PER_PAGE]!;
     return Math.max(0, Math.min(opened, this.#header[H_MAX_BLOCKS]!) - this.#header[H_CARVED]!);
   }
 
-  /** Gives the first `count` blocks to worker `w`, as a list that goes on with `rest`; returns its first one. */
+  /** Moves the first `count` blocks to worker `w`, as a list continued by `rest`. Returns its first block. */
   take(w: number, count: number, rest: number): number {
     const first = this.#header[H_DEPOT]!;
     let last = first;
@@ -60,7 +60,7 @@ export class Depot {
     return first;
   }
 
-  /** Gives the next `count` fresh blocks to worker `w`, as an ascending list that goes on with `rest`; returns its first. */
+  /** Carves `count` fresh blocks for worker `w`, as an ascending list continued by `rest`. Returns its first block. */
   carve(w: number, count: number, rest: number): number {
     const first = this.#header[H_CARVED]!;
     const last = first + count - 1;
@@ -68,12 +68,12 @@ export class Depot {
       this.#words[index] = index === last ? rest : index + 1;
       this.#owners[index] = w;
     }
-    // Only now are they carved: what was written before counts for nothing if this is not reached.
+    // Last: after a kill before this store, the blocks are still fresh.
     this.#header[H_CARVED] = first + count;
     return first;
   }
 
-  /** Takes a list of `count` blocks, from `first` to `last`, back from whoever had it. */
+  /** Prepends a list of `count` blocks, from `first` to `last`. */
   give(first: number, last: number, count: number): void {
     this.#words[last] = this.#header[H_DEPOT]!;
     this.#header[H_DEPOT] = first;
@@ -84,7 +84,7 @@ export class Depot {
     }
   }
 
-  /** Takes one free or lost block of worker `w` back. */
+  /** Prepends one block. */
   giveOne(index: number): void {
     this.#words[index] = this.#header[H_DEPOT]!;
     this.#owners[index] = DEPOT;
@@ -92,21 +92,21 @@ export class Depot {
     this.#header[H_DEPOT_COUNT] = this.#header[H_DEPOT_COUNT]! + 1;
   }
 
-  /** A block of worker `w` is never to be handed out again. */
+  /** Quarantines a block. */
   quarantine(index: number): void {
     this.#words[index] = QUARANTINED;
     this.#owners[index] = DEPOT;
     this.#header[H_QUARANTINED] = this.#header[H_QUARANTINED]! + 1;
   }
 
-  /** Takes a block out of quarantine, for worker `w`, with its mark. */
+  /** Releases a block from quarantine to worker `w`, whose mark is `mark`. */
   release(index: number, w: number, mark: number): void {
     this.#header[H_QUARANTINED] = this.#header[H_QUARANTINED]! - 1;
     this.#owners[index] = w;
     this.#words[index] = mark;
   }
 
-  /** How many free blocks a worker has at hand. */
+  /** Number of free blocks in the magazine of worker `w`. */
   idleOf(w: number): number {
     let count = 0;
     for (let index = 0; index < this.#header[H_CARVED]!; index++) {

@@ -1,4 +1,4 @@
-/** What a shared pool says of itself: who holds what, and the figures of all workers together. */
+/** Statistics of a shared pool over all workers, and the holders of its blocks. */
 import { type BlockHooks, listBlocks } from '../pool/hooks.ts';
 import type { PoolPages } from '../pool/pages.ts';
 import type { PoolCounts } from '../pool/backend.ts';
@@ -39,7 +39,7 @@ export class SharedFigures {
     this.#queue = new WaitTickets(control.header);
   }
 
-  get someWait(): boolean {
+  get hasWaiters(): boolean {
     return this.#queue.any;
   }
 
@@ -51,13 +51,13 @@ export class SharedFigures {
     return this.#others().length > 0;
   }
 
-  /** Whether others have blocks at hand, by what they said last, which may be out of date. */
-  mayIdleElsewhere(): boolean {
+  /** True if other workers have idle blocks, by the counts that they stored last. */
+  othersMayHaveIdle(): boolean {
     return this.#others().some((worker) => this.#workers.idleOf(worker) > 0);
   }
 
-  /** Who has blocks at hand, in words; exact when they do nothing. */
-  idleElsewhere(): string[] {
+  /** Idle blocks of the other workers, for messages; exact while they are idle. */
+  idleOfOthers(): string[] {
     return this.#others()
       .map((worker) => ({ worker, idle: this.#depot.idleOf(worker) }))
       .filter(({ idle }) => idle > 0)
@@ -68,7 +68,7 @@ export class SharedFigures {
     return String(this.#workers.threadOf(worker));
   }
 
-  /** Blocks that are out, by their workers, for messages. */
+  /** The allocated blocks `out`, grouped by worker, for messages. */
   holders(out: readonly number[]): string {
     const byWorker = new Map<number, number[]>();
     for (const index of out) {
@@ -89,7 +89,7 @@ export class SharedFigures {
     return listBlocks(blocks, this.#pages);
   }
 
-  /** @param own Allocations of this worker, which knows better than the others. */
+  /** @param own Allocations of this worker, exact; its stored count may be older. */
   statistics({ active, blocks, pages }: PoolCounts, own: number): PoolStatistics {
     const { header } = this.#control;
     let allocations = this.#workers.past + own;
@@ -98,7 +98,7 @@ export class SharedFigures {
         allocations += this.#workers.allocationsOf(worker);
       }
     }
-    // Others tell what they counted now and then; as many as are out there were for sure.
+    // Stored counts lag behind, and allocations >= active always holds.
     allocations = Math.max(allocations, active);
     return {
       active,

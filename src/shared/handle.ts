@@ -5,60 +5,61 @@ import type { SharedRegion } from '../memory/coherent.ts';
 import { isShared, MAX_SHARED_BLOCKS } from './layout.ts';
 
 /**
- * All that another worker needs to attach to a shared pool. It goes through `postMessage` (its
- * buffers are shared, not copied) and is good as long as the pool lives. Treat it as opaque.
+ * Lets another worker attach to a shared pool: post it with `postMessage`, which shares its buffers instead of copying
+ * them. Valid until the pool is destroyed. Treat it as opaque.
  */
 export interface SharedPoolHandle {
-  /** Layout of what follows; two versions of this package may differ in it. */
+  /** Version of the layout; it may differ between versions of this package. */
   readonly dmapool: number;
   /** The pool's name. */
   readonly name: string;
-  /** Bytes of a block, as asked for. */
+  /** Requested block size in bytes. */
   readonly size: number;
-  /** Alignment of a block, as asked for; 0: none. */
+  /** Requested alignment in bytes; 0: none. */
   readonly align: number;
-  /** Boundary that no block crosses, as asked for; 0: none. */
+  /** Requested boundary in bytes, which no block crosses; 0: none. */
   readonly boundary: number;
-  /** Bytes of a page of the memory source. */
+  /** Page size of the memory source in bytes. */
   readonly pageSize: number;
-  /** NUMA node its pages are asked for; -1: none in particular. */
+  /** Requested NUMA node of its pages; -1: any. */
   readonly node: number;
-  /** Most blocks that may be out at one time. */
+  /** Maximum blocks allocated at one time. */
   readonly maxBlocks: number;
-  /** Most free blocks that a worker keeps at hand. */
+  /** Initial capacity of a worker's magazine in blocks. */
   readonly magazine: number;
-  /** To how many {@link magazine} may grow while nobody misses them. */
+  /** Maximum capacity of a magazine that grows; equals {@link magazine} if it does not grow. */
   readonly mostMagazine: number;
-  /** What a worker makes its device from, unless it says otherwise. */
+  /** Properties of the device; a worker without its own device creates one from them. */
   readonly device: {
     readonly name: string;
     readonly path: string;
     readonly dmaMask: number;
     readonly numaNode: number;
   };
-  /** Who owns which block, and what else the workers agree on. */
+  /** Control block: owners of the blocks, and all other state of the pool. */
   readonly control: SharedArrayBuffer;
-  /** Where the pages lie: shared buffers, or memory that a worker opens by itself. */
+  /** Memory of the pages: shared buffers, or regions that each worker opens. */
   readonly buffers: readonly (SharedArrayBuffer | SharedRegion)[];
-  /** For each page: DMA address, number of the buffer, byte offset in it. */
+  /** For each page: DMA address, number of its buffer, byte offset in the buffer. */
   readonly pages: Float64Array;
-  /** Debug mode, if it is on: its options, and what all workers remember of the blocks. */
+  /** Options and shared records of debug mode; null: off. */
   readonly debug: { readonly quarantine: boolean; readonly sites: boolean; readonly book: SharedArrayBuffer } | null;
-  /** Every block is zeroed when it is handed out. */
+  /** Zero every block when it is allocated. */
   readonly initOnAlloc: boolean;
-  /** Every block is zeroed when it comes back. */
+  /** Zero every block when it is freed. */
   readonly initOnFree: boolean;
 }
 
-/** Numbers a page takes in {@link SharedPoolHandle.pages}. */
+/** Numbers per page in {@link SharedPoolHandle.pages}. */
 export const PER_PAGE_ENTRY = 3;
 
-const ACCEPTED = 'SharedPool.handle, as it came through postMessage';
+const ACCEPTED = 'a SharedPool.handle received through postMessage';
 
 /**
- * Reads a handle, each field once: what is checked is what is used. What the control block says is checked against it later.
+ * Copies and checks a handle. Reads each field once, so that the checked value is the used one. `checkAgainst` compares
+ * it with the control block later.
  *
- * @throws {@link DmaArgumentError} for what has not the shape of a handle.
+ * @throws {@link DmaArgumentError}
  */
 export function checkHandle(given: unknown): SharedPoolHandle {
   checkObject('handle', given, ACCEPTED);

@@ -1,7 +1,7 @@
 /**
  * dmapool/shared: one pool for many workers (`worker_threads`, Web Workers).
  *
- * `docs/sharing.md` is the guide: ownership, transfers, what happens when a worker dies.
+ * `docs/sharing.md` is the guide: ownership, transfers, exits of workers.
  *
  * @module dmapool/shared
  * @packageDocumentation

@@ -1,24 +1,25 @@
 /**
- * The one lock of a shared pool. It knows who holds it, so that it can be taken over from a worker that died with it.
+ * The lock of a shared pool. Its word is the number of its holder, so that another worker can take it over after the
+ * holder died.
  *
- * Atomics on the lock's word are what orders memory between workers: whatever one wrote before it released the lock,
- * the next holder sees (ECMAScript memory model: the store that releases synchronizes with the compareExchange that
- * reads it). All of the pool's shared state but the words of a worker's own blocks is written under it.
+ * The lock orders memory: its holder sees all writes that the previous holder made before the release (ECMAScript memory
+ * model: the releasing store synchronizes with the compareExchange that reads it). The lock protects all shared state
+ * except the words of a worker's own blocks and the few words that their comments name.
  */
 import { DmaTimeoutError } from '../errors.ts';
 import { ATTACHED, H_LOCK, H_SLEEPERS, slotAt, W_STATE } from './layout.ts';
 
-/** Tries before parking: a holder on another CPU is through in less than this. */
+/** Attempts before parking. A holder on another CPU normally releases within this time. */
 const SPINS = 200;
-/** Milliseconds parked before looking again: a death is seen without being told. */
+/** Milliseconds parked before the next attempt, which detects that the holder died: a death wakes no sleeper. */
 const PARK = 2;
-/** Milliseconds after which a holder that is not known to be dead is reported. */
-const PATIENCE = 5000;
+/** Timeout in milliseconds while the holder is not marked dead. */
+const LOCK_TIMEOUT = 5000;
 /**
- * The same where the thread must not park: it may be the one that is to hear of the holder's death, which it can only
- * on its event loop. Long enough for a holder that was put aside by the system.
+ * Timeout in milliseconds of a thread that must not park: the holder's exit event may be queued on its own event loop.
+ * Longer than a preemption of the holder.
  */
-const SHORT_PATIENCE = 200;
+const SHORT_LOCK_TIMEOUT = 200;
 
 export class PoolLock {
   readonly #header: Int32Array<SharedArrayBuffer>;
@@ -27,7 +28,7 @@ export class PoolLock {
 
   /**
    * @param me Number of this worker.
-   * @param mayPark False where a thread must not park: in a browser's window, and where others' deaths are reported.
+   * @param mayPark False for threads that must not park: a browser's window, and threads that receive exit events.
    */
   constructor(header: Int32Array<SharedArrayBuffer>, me: number, mayPark: boolean) {
     this.#header = header;
@@ -35,30 +36,30 @@ export class PoolLock {
     this.#mayPark = mayPark;
   }
 
-  /** This thread is to hear of deaths from now on, which it can't while parked. */
-  stayAwake(): void {
+  /** From now on this thread does not park, because it receives exit events on its event loop. */
+  neverPark(): void {
     this.#mayPark = false;
   }
 
   /**
-   * Takes the lock. True if it was taken over from a worker that died with it: then what it protects must be mended.
+   * Acquires the lock. True after a takeover from a dead worker: the caller must then rebuild the free list.
    *
-   * @param patience Milliseconds to try. Default: 5 s, and 0.2 s where the thread must not park.
-   * @throws {@link DmaTimeoutError} when somebody alive holds it for longer; nothing is taken then.
+   * @param timeout Milliseconds. Default: 5000, or 200 if the thread must not park.
+   * @throws {@link DmaTimeoutError} when a worker that is not marked dead holds it for longer.
    */
-  acquire(patience?: number): boolean {
+  acquire(timeout?: number): boolean {
     for (let tries = 0; tries < SPINS; tries++) {
       if (Atomics.compareExchange(this.#header, H_LOCK, 0, this.#me) === 0) return false;
     }
-    return this.#acquireSlowly(patience ?? (this.#mayPark ? PATIENCE : SHORT_PATIENCE));
+    return this.#acquireSlowly(timeout ?? (this.#mayPark ? LOCK_TIMEOUT : SHORT_LOCK_TIMEOUT));
   }
 
-  #acquireSlowly(patience: number): boolean {
-    const deadline = performance.now() + patience;
+  #acquireSlowly(timeout: number): boolean {
+    const deadline = performance.now() + timeout;
     for (;;) {
       const holder = Atomics.compareExchange(this.#header, H_LOCK, 0, this.#me);
       if (holder === 0) return false;
-      // Whoever holds it and is not attached will never release it.
+      // A holder that is not attached never releases the lock.
       if (Atomics.load(this.#header, slotAt(holder) + W_STATE) !== ATTACHED) {
         if (Atomics.compareExchange(this.#header, H_LOCK, holder, this.#me) === holder) return true;
       } else if (this.#mayPark) {
@@ -67,17 +68,15 @@ export class PoolLock {
         Atomics.sub(this.#header, H_SLEEPERS, 1);
       }
       if (performance.now() > deadline) {
-        throw new DmaTimeoutError(
-          `the pool's lock is held by worker ${String(holder)} for more than ${String(patience)} ms`,
-        );
+        throw new DmaTimeoutError(`worker ${String(holder)} holds the pool's lock for more than ${String(timeout)} ms`);
       }
     }
   }
 
   release(): void {
-    // Only what is ours: should it have been taken over, it is not.
+    // No plain store: another worker may have taken the lock over.
     Atomics.compareExchange(this.#header, H_LOCK, this.#me, 0);
-    // A worker that was killed while parked stays counted: then a notify is wasted now and then, no more.
+    // A worker killed while parked stays counted, which costs an unnecessary notify per release.
     if (Atomics.load(this.#header, H_SLEEPERS) !== 0) Atomics.notify(this.#header, H_LOCK, 1);
   }
 }

@@ -1,13 +1,12 @@
 /**
- * What happens after the end of a worker:
+ * Recovery after the exit of a worker:
  *
- * 1. Its thread ended: {@link Recovery.markDead}, without the lock.
- * 2. It may have died with the lock: the worker that takes the lock over rebuilds the depot's free list,
- *    {@link Recovery.rebuildFreeList}.
- * 3. Its magazine returns to the depot, and what it had allocated is reported: {@link Recovery.recoverDead}.
- * 4. Once no device writes there any more, what it had allocated returns too: {@link Recovery.reclaimLost}.
+ * 1. {@link Recovery.markDead} marks its slot, without the lock.
+ * 2. {@link Recovery.rebuildFreeList} rebuilds the depot's free list, in a worker that takes the lock over from it.
+ * 3. {@link Recovery.recoverDead} returns its magazine to the depot and reports the blocks that it had allocated.
+ * 4. {@link Recovery.reclaimLost} returns these blocks too, when no device writes to them any more.
  *
- * Everything but the first step runs under the lock. Each step can be killed between any two stores and done again.
+ * All steps except the first run under the lock. Each step may be killed between any two stores, and repeated.
  */
 import { EMPTY } from '../pool/free-list.ts';
 import type { BlockHooks } from '../pool/hooks.ts';
@@ -34,15 +33,15 @@ import {
 import type { WaitTickets } from './wait-tickets.ts';
 import type { Workers } from './workers.ts';
 
-/** What became of a worker that died. */
+/** Report of a worker's exit. */
 export interface WorkerExit {
   /** Its number in the pool. */
   readonly worker: number;
-  /** The thread's number, as the platform gave it. */
+  /** Number of its thread, as in `SharedPool.thread`. */
   readonly thread: number;
   /**
-   * Indices of the blocks that it had allocated, those in transit from it included. They stay so until `reclaim`, since a
-   * device may still write there.
+   * Indices of the blocks that it had allocated or in transit. They stay allocated until `reclaim`, because a device may
+   * still write to them.
    */
   readonly out: readonly number[];
 }
@@ -54,7 +53,7 @@ export class Recovery {
   readonly #workers: Workers;
   readonly #depot: Depot;
   readonly #queue: WaitTickets;
-  /** What is done to blocks that become free without a call of their holder; null: nothing. */
+  /** Hooks for blocks that are freed here; null: none. */
   readonly #hooks: BlockHooks | null;
 
   constructor(control: Control, workers: Workers, depot: Depot, queue: WaitTickets, hooks: BlockHooks | null) {
@@ -68,10 +67,10 @@ export class Recovery {
   }
 
   /**
-   * Marks dead every worker of a thread that ended and of the threads below it, since a thread takes along those it
-   * made. Without the lock, which one of them may hold. Idempotent, so a caller killed half-way does no harm.
+   * Marks dead all workers of an exited thread and of the threads below it, which exit with it. Needs no lock, because one
+   * of them may hold it. Idempotent, so that it can be repeated after a kill.
    *
-   * @param witness The worker that is going to recover them; 0: any.
+   * @param witness The worker that will recover them; 0: any.
    */
   markDead(thread: number, witness: number): void {
     for (let w = 1; w <= MAX_WORKERS; w++) {
@@ -86,10 +85,10 @@ export class Recovery {
         Atomics.compareExchange(this.#header, slot + W_STATE, ATTACHED, DEAD);
       }
     }
-    this.#workers.forgetBelow(thread);
+    this.#workers.removePairsBelow(thread);
   }
 
-  /** True if a worker is marked dead, and the worker that marked it is gone too. */
+  /** True if a worker is marked dead and its witness is not attached any more. */
   hasOrphans(): boolean {
     for (let w = 1; w <= MAX_WORKERS; w++) {
       if (this.#workers.stateOf(w) !== DEAD) continue;
@@ -99,15 +98,15 @@ export class Recovery {
     return false;
   }
 
-  /** True if a worker is marked dead that worker `w` is to recover. */
+  /** True if worker `w` is the witness of a dead worker. */
   hasWitnessed(w: number): boolean {
     return this.#workers.in(DEAD).some((dead) => this.#header[slotAt(dead) + W_WITNESS] === w);
   }
 
-  /** After a worker died with the lock: makes the depot's list anew from what the owners say. */
+  /** Rebuilds the depot's list from the owner bytes, after the lock's holder died. */
   rebuildFreeList(): void {
     const carved = this.#header[H_CARVED]!;
-    // A carve was interrupted: these blocks are not carved, so they belong to no worker.
+    // Undo an interrupted carve.
     for (let index = carved; index < this.#owners.length; index++) {
       if (this.#owners[index] !== DEPOT) this.#owners[index] = DEPOT;
     }
@@ -116,7 +115,7 @@ export class Recovery {
     for (let index = carved - 1; index >= 0; index--) {
       const word = this.#words[index]!;
       if (word < EMPTY) continue;
-      // A recovery or a reclaim was interrupted, or a magazine was half filled.
+      // Complete an interrupted recovery, reclaim or refill.
       if (this.#isDead(this.#owners[index]!)) {
         this.#hooks?.scrub(index);
         this.#owners[index] = DEPOT;
@@ -135,23 +134,23 @@ export class Recovery {
     return owner !== DEPOT && owner !== NO_OWNER && this.#header[slotAt(owner) + W_STATE] !== ATTACHED;
   }
 
-  /** What lay in the magazines of workers that are marked dead returns to the depot. Adds a report for each to `exits`. */
+  /** Returns the magazines and drops the tickets of workers that are marked dead. Appends a report for each to `exits`. */
   recoverDead(exits: WorkerExit[]): void {
     for (const worker of this.#workers.in(DEAD)) {
       this.#queue.dropAllOf(worker);
       const out = this.recover(worker, true);
       exits.push({ worker, thread: this.#workers.threadOf(worker), out });
-      this.#workers.settle(worker, out.length);
+      this.#workers.settleCounts(worker, out.length);
       if (out.length === 0) this.#workers.release(worker);
-      else this.#workers.lose(worker);
+      else this.#workers.markLost(worker);
     }
   }
 
   /**
-   * What lies in the magazine of worker `w` returns to the depot. Returns the blocks that it had allocated.
+   * Returns the magazine of worker `w` to the depot, and ends its transits. Returns the blocks that it had allocated.
    *
-   * @param died It may have been killed in the middle of a free, with a word that says free and the bytes of a block in
-   *   use. So the bytes of its magazine are made those of free blocks, before the owner says that they are the depot's.
+   * @param died Poison or zero the blocks before their owner bytes change: it may have been killed during a free, after
+   *   the word changed and before the hooks ran.
    */
   recover(w: number, died: boolean): number[] {
     const out: number[] = [];
@@ -172,12 +171,12 @@ export class Recovery {
     this.#depot.giveOne(index);
   }
 
-  /** A block that worker `w` gave can't be accepted any more; false if a worker has just accepted it. */
+  /** Ends a transit from worker `w`, whose block stays allocated by it. False if another worker has just accepted the block. */
   #endTransit(index: number, word: number, w: number): boolean {
     return !isFlight(word) || Atomics.compareExchange(this.#words, index, word, markOf(w)) === word;
   }
 
-  /** What workers that ended or left had allocated returns to the depot; how many blocks. */
+  /** Returns the blocks that exited or detached workers had allocated to the depot, and frees their slots. Returns the number of blocks. */
   reclaimLost(): number {
     let count = 0;
     for (const worker of this.#workers.in(LOST)) {
@@ -187,7 +186,7 @@ export class Recovery {
     return count;
   }
 
-  /** All blocks of worker `w` return to the depot, those that it had allocated included; how many. */
+  /** Returns all blocks of worker `w` to the depot, the allocated ones included. Returns their number. */
   reclaim(w: number): number {
     let count = 0;
     const carved = this.#header[H_CARVED]!;
@@ -198,7 +197,7 @@ export class Recovery {
         this.#hooks?.scrub(index);
       } else {
         if (holderOf(word) !== w || !this.#endTransit(index, word, w)) continue;
-        // Before the word says free: killed in the middle, the block stays allocated, and the next reclaim does it again.
+        // Before the word changes: after a kill the block is still allocated, and the next reclaim repeats the hook.
         this.#hooks?.freed(index);
       }
       this.#depot.giveOne(index);

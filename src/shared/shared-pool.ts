@@ -1,4 +1,4 @@
-/** Sharing a pool with other workers: {@link sharePool}, {@link attachPool}, and what a worker can do with such a pool. */
+/** The public interface of shared pools: {@link sharePool}, {@link attachPool}, {@link SharedPool}. */
 import {
   checkFunction,
   checkInteger,
@@ -50,7 +50,7 @@ import {
   H_WAITS,
   isShared,
   markOf,
-  MAX_KIN,
+  MAX_THREAD_PAIRS,
   MAX_SHARED_BLOCKS,
   VERSION,
 } from './layout.ts';
@@ -62,21 +62,21 @@ import type { TransitEntry } from './transfers.ts';
 import { WaitTickets } from './wait-tickets.ts';
 import { Workers } from './workers.ts';
 
-/** How to share a pool. */
+/** Options of {@link sharePool}. */
 export interface ShareOptions {
   /**
-   * Most free blocks that a worker keeps at hand, 2 to 65536. Default: it adapts, from an eighth of `maxBlocks` (8 to
-   * 256) up to the worker's share of it while nobody misses them, and back when somebody does.
+   * Capacity of each worker's magazine in blocks, 2 to 65536. Default: adaptive. It starts at an eighth of `maxBlocks` (8
+   * to 256), grows up to the worker's share of `maxBlocks`, and shrinks back when other workers need blocks.
    */
   readonly magazine?: number;
 }
 
-/** How to attach to a shared pool. */
+/** Options of {@link attachPool}. */
 export interface AttachOptions {
-  /** This worker's device. Default: one made from what the handle says, which logs to the console. */
+  /** This worker's device. Default: one with the properties in the handle, which logs to the console. */
   readonly device?: Device;
   /**
-   * How to see memory that is no `SharedArrayBuffer`: for pools on memory of QEMU machines and of the system, the function
+   * Opens memory that is no `SharedArrayBuffer`. For pools in memory of `dmapool/linux` and `dmapool/qemu`, use
    * `openSharedRegion` of `dmapool/linux`.
    */
   readonly openRegion?: (region: SharedRegion) => ArrayBuffer | SharedArrayBuffer;
@@ -85,17 +85,16 @@ export interface AttachOptions {
 const SHARE_OPTIONS: OptionNames<ShareOptions> = { magazine: true };
 const ATTACH_OPTIONS: OptionNames<AttachOptions> = { device: true, openRegion: true };
 
-/** Worker number of the one who shares. */
+/** Number of the worker that calls {@link sharePool}. */
 const CREATOR = 1;
-const MOST_MAGAZINE = 65_536;
+const MAX_MAGAZINE = 65_536;
 
-/** Shared pools of this worker, so that sharing twice gives the same object. */
+/** Shared pools of this worker, so that a second {@link sharePool} returns the same object. */
 const sharedPools = new WeakMap<DmaPool, SharedPool>();
 
 /**
- * One worker's side of a shared pool. `pool` is the same pool in every worker, on the same blocks; its calls are as fast as
- * those of a pool of one thread. A block belongs to the worker that allocated or accepted it, and only that worker may
- * free it.
+ * One worker's access to a shared pool. `pool` allocates from the same blocks in every worker, as fast as a pool of one
+ * thread. A block belongs to the worker that allocated or accepted it, and only that worker may free it.
  *
  * @example
  * ```ts
@@ -103,20 +102,20 @@ const sharedPools = new WeakMap<DmaPool, SharedPool>();
  * const shared = sharePool(pool); // worker.postMessage(shared.handle), and in the worker attachPool(handle)
  * const ticket = shared.transfer(pool.alloc()); // for another worker's accept(ticket)
  * console.log(shared.inTransit().length); // 1
- * const [block] = shared.recall([ticket]); // none has accepted it
+ * const [block] = shared.recall([ticket]); // no worker has accepted it
  * pool.free(block!);
  * ```
  */
 export class SharedPool<N extends string = string> {
   /** The pool. */
   readonly pool: DmaPool<N>;
-  /** What other workers need to attach: post it to them, and call {@link attachPool} there. */
+  /** Post it to other workers, and call {@link attachPool} there. */
   readonly handle: SharedPoolHandle;
-  /** Number of this worker in the pool, from 1 up, for messages. */
+  /** Number of this worker in the pool, 1 to 62, for messages. */
   readonly worker: number;
   /**
-   * Number of this thread, for {@link reportWorkerExit}: the platform's, or where it has none, a random one. A Web Worker
-   * posts it to the thread that made it as soon as it has attached.
+   * Number of this thread, for {@link reportWorkerExit}: the platform's, else a random one. A Web Worker should post it to
+   * its parent thread after it attached.
    */
   readonly thread: number;
   readonly #inside: PoolInside<N>;
@@ -133,12 +132,12 @@ export class SharedPool<N extends string = string> {
   }
 
   /**
-   * Puts a block in transit to another worker: the one that calls {@link accept} with the ticket owns it then. Until then
-   * no worker may free it, and this one can {@link recall} it.
+   * Puts a block in transit. The worker that calls {@link accept} with the ticket becomes its owner. Until then no worker
+   * may free the block, and this worker can {@link recall} it.
    *
-   * @param block An allocated one of this worker.
-   * @returns The ticket: a whole number below 2^53, good for one `accept`.
-   * @throws `DmaBlockError` as `free`; `ERR_DMAPOOL_NOT_OWNER` when the block is another worker's.
+   * @param block A block that this worker has allocated.
+   * @returns The ticket, valid for one `accept`: an integer, 0 to 2^53 - 1.
+   * @throws `DmaBlockError` as `free`; `ERR_DMAPOOL_NOT_OWNER` when another worker owns the block.
    */
   transfer(block: DmaBlock<N>): number {
     checkCurrent(this.#inside.hot, block);
@@ -151,14 +150,14 @@ export class SharedPool<N extends string = string> {
     return this.#backend.transfer(index);
   }
 
-  /** {@link transferIndex} for many: puts a ticket for each of `from[0..count)` into `tickets`. All of them, or none. */
+  /** {@link transferIndex} for all of `from[0..count)`, or none. Stores the tickets in `tickets`. */
   transferIndexBulk(from: Int32Array, tickets: Float64Array, count?: number): void {
     const wanted = ticketCount(tickets, from, count, 'indices');
     for (let i = 0; i < wanted; i++) {
       try {
         tickets[i] = this.#backend.transfer(from[i]!);
       } catch (error) {
-        // No other worker has the tickets yet. Not a recall, which may fail where the lock can't be had.
+        // No other worker has the tickets yet. `recall` needs the lock and could fail.
         for (let k = 0; k < i; k++) this.#backend.accept(tickets[k]!);
         throw error;
       }
@@ -166,11 +165,11 @@ export class SharedPool<N extends string = string> {
   }
 
   /**
-   * Accepts a block in transit: it is this worker's now. What the giver wrote to the block before is seen here. The giver
-   * may accept its own ticket, too.
+   * Accepts a block in transit: this worker becomes its owner, and sees all earlier writes of the giver to it. The giver
+   * may accept its own ticket.
    *
-   * @param ticket What {@link transfer} returned in the other worker.
-   * @throws {@link DmaSharingError} `ERR_DMAPOOL_BAD_TICKET` when the block is not in transit: accepted or recalled already, or
+   * @param ticket The result of {@link transfer} in the giver.
+   * @throws {@link DmaSharingError} `ERR_DMAPOOL_BAD_TICKET` when the block is not in transit: it was accepted or recalled, or
    *   its giver died.
    */
   accept(ticket: number): DmaBlock<N> {
@@ -182,25 +181,25 @@ export class SharedPool<N extends string = string> {
     return this.#backend.accept(ticket);
   }
 
-  /** {@link acceptIndex} for many: accepts all of `tickets[0..count)` and puts their indices into `into`, or none. */
+  /** {@link acceptIndex} for all of `tickets[0..count)`, or none. Stores the indices in `into`. */
   acceptIndexBulk(tickets: Float64Array, into: Int32Array, count?: number): void {
     this.#backend.acceptAll(tickets, into, ticketCount(tickets, into, count, 'tickets'));
   }
 
-  /** Blocks in transit: those that this worker gave and none has accepted, ascending by index. */
+  /** Blocks in transit from this worker, ascending by index. */
   inTransit(): readonly TransitEntry[] {
     return this.#backend.inTransit();
   }
 
   /**
-   * Takes back blocks in transit, such as those for a worker that died: they are this worker's again, as if it had not
-   * given them. Each block is either recalled here or accepted elsewhere, never both.
+   * Recalls blocks in transit, for example those meant for a worker that died. This worker is their owner again. Each block
+   * is either recalled or accepted, never both.
    *
-   * @param tickets Which ones. Those that are not in transit from this worker (any more) are skipped: they were accepted.
-   *   Default: all that this worker gave.
-   * @returns The blocks that were recalled.
-   * @throws `DmaArgumentError` for what is no ticket; `DmaTimeoutError` when another worker that is not known to be
-   *   dead holds the pool's lock. Nothing is changed then.
+   * @param tickets Tickets of the blocks. Skips those not in transit from this worker. Default: all blocks in transit from
+   *   this worker.
+   * @returns The recalled blocks.
+   * @throws `DmaArgumentError` for anything else; `DmaTimeoutError` when a worker that is not marked dead holds the pool's
+   *   lock. A call that throws changes nothing.
    */
   recall(tickets?: readonly number[]): DmaBlock<N>[] {
     return this.recallIndex(tickets).map((index) => objectOf(this.#inside.hot, index));
@@ -212,24 +211,24 @@ export class SharedPool<N extends string = string> {
   }
 
   /**
-   * Takes back what dead workers had allocated. For when no device writes there any more, such as after its reset;
-   * `device.reclaim()` does it too.
+   * Frees the blocks that exited workers had allocated. Call it when no device writes to them any more, for example after
+   * a reset. `device.reclaim()` includes it.
    *
-   * @returns How many blocks.
+   * @returns The number of blocks.
    */
   reclaim(): number {
     return this.#backend.reclaim();
   }
 
   /**
-   * Monitors a worker for exit: its free blocks come back then, and what it had allocated is reported and kept until
-   * {@link reclaim}. Workers that this thread makes after `sharePool` or `attachPool` are watched without a call where the
-   * runtime announces them (Node, Bun, Deno).
+   * Monitors a worker for exit. At its exit, its free blocks return to the pool; the blocks that it had allocated are
+   * reported and kept until {@link reclaim}. Node, Bun and Deno announce new workers, so workers that this thread creates
+   * after `sharePool` or `attachPool` need no call.
    *
-   * @param worker A Worker of `node:worker_threads` that has not exited yet.
+   * @param worker A Worker of `node:worker_threads` that has not exited.
    * @throws `DmaArgumentError` for anything else.
-   * @throws `DmaOutOfMemoryError` `ERR_DMAPOOL_LIMIT` when 1024 threads are watched. Its exit is seen all the same,
-   *   but not as the end of the workers that it makes.
+   * @throws `DmaOutOfMemoryError` `ERR_DMAPOOL_LIMIT` when 1024 threads are watched. The worker is monitored, but the
+   *   workers that it creates are not recovered at its exit.
    *
    * @example
    * ```ts
@@ -238,7 +237,7 @@ export class SharedPool<N extends string = string> {
    * const worker = new Worker('setInterval(() => {}, 1000)', { eval: true });
    * const pool = DmaPool.create('rx', new Device({ name: 'eth0' }), { size: 2048, maxBlocks: 1024 });
    * const shared = sharePool(pool);
-   * shared.watchWorker(worker); // made before the pool was shared
+   * shared.watchWorker(worker); // created before sharePool()
    * await worker.terminate();
    * ```
    */
@@ -247,8 +246,8 @@ export class SharedPool<N extends string = string> {
   }
 
   /**
-   * Calls `listener` for each worker whose exit is settled here, after its free blocks came back. What it throws goes to
-   * the device's log.
+   * Calls `listener` for each worker that this worker recovers, after its free blocks returned to the pool. The device's
+   * log reports errors of `listener`.
    *
    * @returns A function that removes the listener.
    *
@@ -267,23 +266,22 @@ export class SharedPool<N extends string = string> {
   }
 
   /**
-   * Reports that a thread ended, where nothing else can: for Web Workers, after `terminate()`.
+   * Reports the exit of a thread that the runtime does not report: a Web Worker, after `terminate()`.
    *
-   * The report is taken as true unless the thread is known to live. A worker that lives all the same is out of the pool:
-   * each of its calls throws `ERR_DMAPOOL_DECLARED_ENDED` from its next slow call or turn of its event loop on. Until then it
-   * may allocate blocks of its magazine that others get too.
+   * Call it only for a thread that has exited. If the thread is alive, its calls throw `ERR_DMAPOOL_DECLARED_ENDED` from its
+   * next slow call or turn of its event loop on; until then it may allocate blocks that other workers also allocate.
    *
-   * @param thread Its number: `SharedPool.thread` there, or the worker's `threadId`.
-   * @returns What it had allocated; empty if that is known already, or if the lock can't be had now: then it is settled
-   *   later, and {@link onWorkerExit} tells.
-   * @throws {@link DmaSharingError} `ERR_DMAPOOL_THREAD_ALIVE` for the caller's own thread, one above it, or one whose `Worker`
-   *   object is watched by a worker of the pool: its exit alone counts.
+   * @param thread Number of the thread: its `SharedPool.thread`, or the worker's `threadId`.
+   * @returns The exits of its workers. Empty if they were reported before, or if the lock is not available; then
+   *   {@link onWorkerExit} reports them later.
+   * @throws {@link DmaSharingError} `ERR_DMAPOOL_THREAD_ALIVE` for the caller's thread, its ancestors, and threads whose
+   *   `Worker` object is watched: their exit event is the only report.
    *
    * @example
    * ```ts
    * const pool = DmaPool.create('rx', new Device({ name: 'eth0' }), { size: 2048, maxBlocks: 1024 });
    * const shared = sharePool(pool);
-   * const thread = 7; // SharedPool.thread there, which the Web Worker posted here
+   * const thread = 7; // SharedPool.thread of the Web Worker, which posted it here
    * // webWorker.terminate();
    * for (const { worker, out } of shared.reportWorkerExit(thread)) console.log(worker, out.length);
    * ```
@@ -293,7 +291,7 @@ export class SharedPool<N extends string = string> {
     return this.#backend.reportWorkerExit(thread);
   }
 
-  /** What `console.log` shows. @internal */
+  /** The text that `console.log` prints. @internal */
   [INSPECT](): string {
     const { name, device } = this.pool;
     const count = this.inTransit().length;
@@ -304,15 +302,14 @@ export class SharedPool<N extends string = string> {
 /**
  * Shares a pool with other workers.
  *
- * All pages that the pool may ever have (`maxBlocks`) are reserved now. Each worker keeps a magazine of free blocks, so that
- * `alloc` and `free` are as fast as in a pool of one thread.
+ * Allocates all pages for `maxBlocks` blocks at once. Each worker has a magazine of free blocks, so `alloc` and `free` are as
+ * fast as in a pool of one thread.
  *
- * @param pool A pool with `maxBlocks`, with or without allocated blocks; or one that is shared already, for which the same
- *   `SharedPool` is returned.
- * @param options How many free blocks a worker keeps.
- * @throws {@link DmaSharingError} `ERR_DMAPOOL_NOT_SHAREABLE` without `maxBlocks`, while a caller waits, from within the memory
- *   source or log in the middle of another call, or where the runtime or the memory source can't share memory.
- * @throws `DmaOutOfMemoryError` when the source has not enough pages. Nothing is changed by a call that throws.
+ * @param pool A pool with `maxBlocks`; blocks may be allocated. For a pool that is shared already, returns its `SharedPool`.
+ * @param options Capacity of the magazines.
+ * @throws {@link DmaSharingError} `ERR_DMAPOOL_NOT_SHAREABLE` without `maxBlocks`; while the pool has waiters; from the memory
+ *   source or log during another call; or when the runtime or the memory source can't share memory.
+ * @throws `DmaOutOfMemoryError` when the source has not enough pages. A call that throws changes nothing.
  *
  * @example
  * ```ts
@@ -326,7 +323,7 @@ export function sharePool<N extends string>(pool: DmaPool<N>, options: ShareOpti
   const inside = openPool(pool);
   const known = sharedPools.get(pool) as SharedPool<N> | undefined;
   if (known !== undefined) return known;
-  // A pool has either a local backend or a shared one, and the shared ones are known.
+  // A backend is either local or shared, and all shared pools are in `sharedPools`.
   if (!(inside.backend instanceof LocalBackend)) throw new DmaArgumentError('pool', pool, 'a pool of this thread');
   const backend = share(inside, inside.backend, magazine);
   plug(inside, { backend, book: backend.book });
@@ -341,8 +338,8 @@ function remember<N extends string>(pool: DmaPool<N>, backend: SharedBackend): S
 }
 
 /**
- * Turns the backend of one thread into a shared one. All pages that the pool may ever have are taken from the source now,
- * so that any worker can open the next one without a message; what was never touched costs the system no memory.
+ * Replaces a local backend by a shared one. Allocates all pages now, so that any worker can open the next one without a
+ * message. Untouched pages usually have no physical memory.
  */
 function share<N extends string>(
   pool: PoolInside<N>,
@@ -353,19 +350,17 @@ function share<N extends string>(
   const label = labelOf(pool);
   const refuse = (why: string): DmaSharingError => new DmaSharingError('ERR_DMAPOOL_NOT_SHAREABLE', `${label}: ${why}`);
   if (typeof SharedArrayBuffer === 'undefined') {
-    throw refuse('there is no SharedArrayBuffer here (a web page needs cross-origin isolation)');
+    throw refuse('the runtime has no SharedArrayBuffer (a web page needs cross-origin isolation)');
   }
   if (maxBlocks > MAX_SHARED_BLOCKS) {
-    throw refuse(
-      `create it with maxBlocks, at most ${String(MAX_SHARED_BLOCKS)}: all its pages are reserved when it is shared`,
-    );
+    throw refuse(`create it with maxBlocks <= ${String(MAX_SHARED_BLOCKS)}: sharePool() allocates all pages`);
   }
   const magazine = wantedMagazine ?? Math.min(256, Math.max(8, maxBlocks >> 3));
-  const mostMagazine = wantedMagazine ?? Math.max(magazine, Math.min(MOST_MAGAZINE, maxBlocks));
-  checkInteger('magazine', magazine, 2, MOST_MAGAZINE);
+  const mostMagazine = wantedMagazine ?? Math.max(magazine, Math.min(MAX_MAGAZINE, maxBlocks));
+  checkInteger('magazine', magazine, 2, MAX_MAGAZINE);
   const perPage = geometry.blocksPerPage;
   const { debug, initOnAlloc, initOnFree } = modes;
-  // All that may fail, or that calls the memory source, comes before the pool gives up its memory.
+  // All work that may fail or calls the memory source comes before the local backend loses its memory.
   const { memories, opened, prepared } = surrender(local, perPage, Math.ceil(maxBlocks / perPage), refuse, (pages) => {
     const control = createControl(maxBlocks, perPage, pages.length);
     const book = debug === null ? null : new SharedBook(control.words.length);
@@ -423,7 +418,7 @@ function share<N extends string>(
   });
 }
 
-/** Where the pages are, as it stands in the handle. */
+/** The buffers and the table of pages for a handle. */
 function describePages(
   label: string,
   source: CoherentAllocator,
@@ -443,18 +438,18 @@ function describePages(
   return { buffers, table };
 }
 
-/** How workers find memory that does not travel by itself. */
+/** Describes memory that `postMessage` can't share. */
 function regionOf(label: string, memory: CoherentAllocator, buffer: ArrayBuffer): SharedRegion {
   if (typeof memory.shareBuffer !== 'function') {
     throw new DmaSharingError(
       'ERR_DMAPOOL_NOT_SHAREABLE',
-      `${label}: memory source ${memory.name} gives memory that no other worker can see`,
+      `${label}: memory source ${memory.name} can't share its memory`,
     );
   }
   return memory.shareBuffer(buffer);
 }
 
-/** The list of the one thread becomes the depot; what is out stays out, with the one who shares. */
+/** Moves the local free list to the depot. Allocated blocks become those of the creator. */
 function fillControl(control: Control, list: ListControl, opened: number, perPage: number, maxBlocks: number): void {
   const { header, words, owners } = control;
   const blocks = opened * perPage;
@@ -472,7 +467,7 @@ function fillControl(control: Control, list: ListControl, opened: number, perPag
       order.push(index);
     }
   }
-  // A page may have more blocks than the limit allows.
+  // The last page may have blocks beyond the limit.
   const usable = Math.min(order.length, maxBlocks - list.out);
   for (const [i, index] of order.entries()) {
     words[index] = i >= usable ? ABSENT : i + 1 < usable ? order[i + 1]! : EMPTY;
@@ -489,14 +484,14 @@ function fillControl(control: Control, list: ListControl, opened: number, perPag
 }
 
 /**
- * Attaches to a pool that another worker shares.
+ * Attaches this worker to a shared pool.
  *
- * @param handle {@link SharedPool.handle} there, as it came through `postMessage`.
- * @param options This worker's device, if it is to be another one than the handle describes.
+ * @param handle A {@link SharedPool.handle} that another worker posted.
+ * @param options This worker's device, and how to open its memory.
  * @throws `DmaArgumentError` for anything else, or a handle of another version of this package.
- * @throws `DmaOutOfMemoryError` `ERR_DMAPOOL_LIMIT` when 62 workers are attached already, or when 1024 threads are
- *   watched and this one is not among them.
- * @throws `DmaDestroyedError` after the pool's destroy. Nothing is changed by an attach that fails.
+ * @throws `DmaOutOfMemoryError` `ERR_DMAPOOL_LIMIT` when 62 workers are attached, or when 1024 threads are watched and this
+ *   thread is not one of them.
+ * @throws `DmaDestroyedError` after the pool was destroyed. A call that throws changes nothing.
  *
  * @example
  * ```ts
@@ -529,17 +524,17 @@ export function attachPool<N extends string = string>(
   return remember(pool, inside.backend as SharedBackend);
 }
 
-/** What an attached pool is made of. */
+/** A checked handle and this worker's view of it. */
 interface Attached {
   readonly device: Device;
   readonly geometry: PoolGeometry;
   readonly handle: SharedPoolHandle;
   readonly control: Control;
-  /** The handle's buffers, as this worker sees them. */
+  /** The handle's buffers, opened in this worker. */
   readonly buffers: readonly (ArrayBuffer | SharedArrayBuffer)[];
 }
 
-/** Reads a handle; the worker's slot is taken by {@link attachBackend}. */
+/** Reads and checks a handle. {@link attachBackend} claims the worker slot. */
 function openHandle(given: unknown, options: AttachOptions): Attached {
   const { device, openRegion } = readOptions('options', options, ATTACH_OPTIONS);
   if (device !== undefined && !isDevice(device)) throw new DmaArgumentError('device', device, 'a Device');
@@ -559,31 +554,31 @@ function openHandle(given: unknown, options: AttachOptions): Attached {
   };
 }
 
-/** A handle's buffer, as this worker sees it. */
+/** Opens one of a handle's buffers in this worker. */
 function openBuffer(
   pool: string,
   buffer: unknown,
   openRegion: AttachOptions['openRegion'],
 ): ArrayBuffer | SharedArrayBuffer {
   if (isShared(buffer)) return buffer;
-  // What lies in a plain buffer would be a copy.
-  const isRegion = reading('handle: buffers', buffer, 'SharedPool.handle, as it came through postMessage', () => {
+  // A plain ArrayBuffer would be a copy.
+  const isRegion = reading('handle: buffers', buffer, 'a SharedPool.handle received through postMessage', () => {
     return typeof (buffer as Partial<SharedRegion> | null | undefined)?.kind === 'string';
   });
   if (!isRegion)
-    throw new DmaArgumentError('handle: buffers', buffer, 'SharedPool.handle, as it came through postMessage');
+    throw new DmaArgumentError('handle: buffers', buffer, 'a SharedPool.handle received through postMessage');
   if (openRegion === undefined) {
     throw new DmaSharingError(
       'ERR_DMAPOOL_NOT_SHAREABLE',
-      `pool ${pool} lies in memory of the system; attach with { openRegion: openSharedRegion } of dmapool/linux`,
+      `pool ${pool} needs the option openRegion; see openSharedRegion of dmapool/linux`,
     );
   }
   const opened: unknown = openRegion(buffer as SharedRegion);
   if (isInstance(opened, ArrayBuffer) || isShared(opened)) return opened;
-  throw new DmaArgumentError('openRegion', opened, 'a function that gives a buffer');
+  throw new DmaArgumentError('openRegion', opened, 'a function that returns a buffer');
 }
 
-/** Throws if a handle was put together wrongly: a worker would read and write where it should not. */
+/** Throws for an inconsistent handle, which would cause accesses outside the pool's memory. */
 function checkAgainst(
   handle: SharedPoolHandle,
   control: Control,
@@ -592,12 +587,12 @@ function checkAgainst(
 ): void {
   const { header } = control;
   const wrong = (what: string): DmaArgumentError =>
-    new DmaArgumentError(`handle: ${what}`, handle, 'SharedPool.handle, as it came through postMessage');
+    new DmaArgumentError(`handle: ${what}`, handle, 'a SharedPool.handle received through postMessage');
   if (handle.dmapool !== VERSION) throw wrong('version');
   if (handle.maxBlocks !== header[H_MAX_BLOCKS] || geometry.blocksPerPage !== header[H_PER_PAGE])
     throw wrong('geometry');
-  checkInteger('handle: magazine', handle.magazine, 2, MOST_MAGAZINE);
-  checkInteger('handle: mostMagazine', handle.mostMagazine, handle.magazine, MOST_MAGAZINE);
+  checkInteger('handle: magazine', handle.magazine, 2, MAX_MAGAZINE);
+  checkInteger('handle: mostMagazine', handle.mostMagazine, handle.magazine, MAX_MAGAZINE);
   const { debug } = handle;
   if (debug !== null && debug.book.byteLength < SharedBook.bytesFor(control.words.length)) throw wrong('debug');
   if (handle.pages.length !== header[H_MAX_PAGES]! * PER_PAGE_ENTRY) throw wrong('pages');
@@ -611,7 +606,7 @@ function checkAgainst(
   }
 }
 
-/** Takes a worker's slot and makes its side of the pool. */
+/** Claims a worker slot and creates the backend. */
 function attachBackend(
   { device, geometry, handle, control, buffers }: Attached,
   modes: PoolModes,
@@ -631,11 +626,11 @@ function attachBackend(
   const book = handle.debug === null ? null : new SharedBook(control.words.length, handle.debug.book);
   const hooks = makeHooks(name, geometry.blockSize, pages, modes, book);
   const workers = new Workers(control.header);
-  // The last thing that can fail for a reason in the arguments came before: a slot is somebody's until it is released.
+  // After all checks of arguments, because every later failure must release the slot.
   const worker = claimSlot(label, workers);
   try {
     if (Atomics.load(control.header, H_STATE) === DESTROYED) {
-      throw new DmaDestroyedError(`${label} was destroyed; there is nothing to attach to`);
+      throw new DmaDestroyedError(`${label} was destroyed`);
     }
     const lock = new PoolLock(control.header, worker, mayPark());
     if (lock.acquire()) {
@@ -668,10 +663,10 @@ function attachBackend(
 
 function claimSlot(label: string, workers: Workers): number {
   const thread = currentThread();
-  if (workers.missed() > 0 && !workers.isRecorded(thread) && !workers.hasThread(thread)) {
+  if (workers.unrecorded() > 0 && !workers.isRecorded(thread) && !workers.hasThread(thread)) {
     throw new DmaOutOfMemoryError(
       'ERR_DMAPOOL_LIMIT',
-      `${label}: ${String(MAX_KIN)} threads are watched, and this one is not among them: nobody could recover its blocks`,
+      `${label}: ${String(MAX_THREAD_PAIRS)} threads are watched, but not this one: no worker could recover its blocks`,
     );
   }
   const worker = workers.claim(thread);
@@ -679,7 +674,7 @@ function claimSlot(label: string, workers: Workers): number {
   return worker;
 }
 
-/** In place of a memory source in workers that attach: the pool's pages are all there are. */
+/** The memory source of workers that attach: it has no pages besides those of the pool. */
 class NoMemory implements CoherentAllocator {
   readonly name: string = 'attached';
   readonly pageSize: number;
@@ -697,14 +692,14 @@ class NoMemory implements CoherentAllocator {
   }
 }
 
-/** Tickets of the user's array, read once. */
+/** Copies an array of tickets, reading each element once. */
 function readTickets(tickets: readonly number[]): number[] {
   const accepted = 'an array of tickets from transfer()';
   if (!isArray(tickets)) throw new DmaArgumentError('tickets', tickets, accepted);
   return reading('tickets', tickets, accepted, () => [...tickets]);
 }
 
-/** How many of both arrays: `count`, or all of the one that `whole` names. */
+/** The checked `count`; default: the length of the array that `whole` names. */
 function ticketCount(
   tickets: Float64Array,
   indices: Int32Array,

@@ -1,4 +1,4 @@
-/** How the memory of a pool of one thread becomes that of a shared pool, and how it goes back to the source. */
+/** Moves the memory of a pool of one thread to a shared pool, and releases it at the end. */
 import { type Device, freePage } from '../device/device.ts';
 import type { DmaError } from '../errors.ts';
 import type { CoherentMemory } from '../memory/coherent.ts';
@@ -6,12 +6,13 @@ import { NO_MEMORY } from '../pool/refusal.ts';
 import type { LocalBackend } from '../pool/local-backend.ts';
 
 /**
- * Takes pages until there are `count`, numbered without a gap, and has `local` give up its memory. Changes nothing when it
+ * Allocates pages until the pool has pages 0 to `count` - 1, then removes its memory from `local`. Changes nothing if it
  * throws.
  *
- * @param refuse Makes the error for a pool that can't be shared as things are now.
- * @param prepare Does, while the pool is still its own, all that may fail or that calls the memory source.
- * @returns The memory; how many of the pages, the first ones, may have blocks in use; what `prepare` returned.
+ * @param refuse Creates the error for a pool that can't be shared now.
+ * @param prepare Runs before the removal: all work that may fail or that calls the memory source.
+ * @returns `memories`: the pages. `opened`: only the first `opened` pages may have carved blocks. `prepared`: the result
+ *   of `prepare`.
  */
 export function surrender<T>(
   local: LocalBackend,
@@ -23,28 +24,28 @@ export function surrender<T>(
   const { pages } = local;
   const check = (): void => {
     local.checkOpen();
-    if (local.statistics().waiting > 0) throw refuse('a caller waits for a block; share it before');
+    if (local.statistics().waiting > 0) throw refuse('it has waiters');
   };
   local.checkOpen();
-  // A call in the middle of its work would go on with pages that are no longer this store's.
-  if (local.callsOut > 0) throw refuse('its memory source or log called sharePool() in the middle of another call');
+  // An outer call would continue with pages that the backend no longer has.
+  if (local.callsOut > 0) throw refuse('its memory source or log called sharePool() during another call');
   check();
   const intake = local.beginIntake(count);
-  let goesOn = true;
+  let more = true;
   try {
     while (pages.count < Math.max(count, pages.limit / perPage)) {
-      const page = goesOn ? local.openPage() : NO_MEMORY;
+      const page = more ? local.openPage() : NO_MEMORY;
       local.checkOpen();
       if (page < 0) throw local.refused(page);
-      goesOn = intake.opened(page, pages.count);
+      more = intake.opened(page, pages.count);
     }
     const memories = pages.memories();
     const prepared = local.callOut(() => prepare(memories));
     check();
     if (memories.length !== pages.count || !memories.every((memory, page) => pages.holds(page, memory))) {
-      throw refuse('its pages changed while it was shared');
+      throw refuse('its pages changed during sharePool()');
     }
-    // From here on no code of the user's runs.
+    // No user code runs from here on.
     let opened = memories.length;
     while (opened > 0 && intake.pages.has(opened - 1) && pages.carvedOf(opened - 1) === 0) opened--;
     intake.pages.clear();
@@ -55,7 +56,7 @@ export function surrender<T>(
   }
 }
 
-/** Gives all of `memories`, of `size` bytes each, back to the device's source, then throws the first error of the source. */
+/** Frees all `memories`, of `size` bytes each, then calls `onGone` and throws the first error of the source. */
 export function releaseAll(
   device: Device,
   memories: readonly CoherentMemory[],

@@ -1,4 +1,4 @@
-/** What can be known of threads without importing anything of a runtime's. */
+/** Threads and their workers, without imports from a runtime. */
 import { checkInteger, checkObject, reading } from '../arguments.ts';
 import { DmaArgumentError } from '../errors.ts';
 
@@ -26,131 +26,132 @@ function workerThreads(): WorkerThreads | undefined {
   }
 }
 
-/** True in a Web Worker, where there is such a thing. */
+/** True in a Web Worker. */
 function inWebWorker(): boolean {
   const { WorkerGlobalScope } = globalThis as { WorkerGlobalScope?: unknown };
   return typeof WorkerGlobalScope === 'function' && globalThis instanceof WorkerGlobalScope;
 }
 
-/** What `node:worker_threads` says of this thread, if that is true: in a Web Worker of Deno it speaks of the main one. */
+/** `node:worker_threads`, if it describes this thread: in a Web Worker of Deno it describes the main thread. */
 function thisThread(): WorkerThreads | undefined {
   const threads = workerThreads();
   return threads?.isMainThread === true && inWebWorker() ? undefined : threads;
 }
 
-/** Number of this thread: the platform's where it has one, else one of our own above any of those. */
+/** Number of this thread: the platform's, else a random one, which is higher than any number of a platform. */
 export function currentThread(): number {
   return thisThread()?.threadId ?? (ownNumber ??= 2 ** 20 + Math.floor(Math.random() * 2 ** 30));
 }
 
 let ownNumber: number | undefined;
 
-/** A window of a browser may not park; nor should a thread that reports deaths, and a main thread usually does. */
+/** False in a browser's window, which can't park, and in a main thread, which usually receives exit events. */
 export function mayPark(): boolean {
   const threads = thisThread();
   if (threads !== undefined) return !threads.isMainThread;
   return typeof (globalThis as { document?: unknown }).document === 'undefined';
 }
 
-/** A worker as Node, Bun and Deno make them. */
+/** A worker of Node, Bun or Deno. */
 export interface WatchableWorker {
-  /** Its number; -1 once it has ended. */
+  /** Its number; -1 after its exit. */
   readonly threadId: number;
-  /** Calls `listener` once, when `event` comes. */
+  /** Calls `listener` once, at the next `event`. */
   once(event: 'exit', listener: () => void): unknown;
 }
 
 /**
- * Calls `ended` with the thread's number when the worker exits. `ended` must not throw: the runtime would end the
- * process, and listeners after it would be skipped.
+ * Calls `exited` with the thread's number when the worker exits. `exited` must not throw, because the runtime would then
+ * skip later listeners and end the process.
  *
  * @returns The thread's number.
  */
-export function monitorWorker(worker: WatchableWorker, ended: (thread: number) => void): number {
+export function monitorWorker(worker: WatchableWorker, exited: (thread: number) => void): number {
   const accepted = 'a Worker of node:worker_threads; for others call reportWorkerExit()';
   checkObject('worker', worker, accepted);
   const watched = watchedWorkers.get(worker);
   if (watched !== undefined) {
-    watched.endings.add(ended);
+    watched.exitListeners.add(exited);
     return watched.thread;
   }
-  // Read now: it is -1 once the worker has exited.
+  // Read now: it is -1 after the exit.
   const thread = reading('worker', worker, accepted, () => {
     if (typeof worker.once !== 'function') throw new DmaArgumentError('worker', worker, accepted);
     return worker.threadId;
   });
-  checkInteger('worker.threadId', thread, 1, MOST_THREAD);
-  const watching: WatchedWorker = { worker, thread, endings: new Set([ended]) };
+  checkInteger('worker.threadId', thread, 1, MAX_THREAD);
+  const watching: WatchedWorker = { worker, thread, exitListeners: new Set([exited]) };
   worker.once('exit', () => {
-    end(watching);
+    onExit(watching);
   });
   watchedWorkers.set(worker, watching);
-  living.add(watching);
+  liveWorkers.add(watching);
   return thread;
 }
 
-function end(watching: WatchedWorker): void {
-  if (!living.delete(watching)) return;
+function onExit(watching: WatchedWorker): void {
+  if (!liveWorkers.delete(watching)) return;
   watchedWorkers.delete(watching.worker);
-  for (const each of [...watching.endings]) each(watching.thread);
+  for (const each of [...watching.exitListeners]) each(watching.thread);
 }
 
 /**
- * Settles the ends of watched workers whose `exit` event did not get here: a listener before ours threw, and the runtime
- * skips the rest. In Node alone, where the number is -1 from the turn of that event on and not earlier.
+ * Finds exits of watched workers whose `exit` event was skipped because an earlier listener threw. Works in Node only,
+ * where the thread's number is -1 from the turn of that event on and not earlier.
  */
-export function lookForEnds(): void {
+export function pollExits(): void {
   const { node, bun, deno } = processLike()?.versions ?? {};
   if (node === undefined || bun !== undefined || deno !== undefined) return;
-  for (const watching of [...living]) if (hasEnded(watching.worker)) end(watching);
+  for (const watching of [...liveWorkers]) if (hasExited(watching.worker)) onExit(watching);
 }
 
-function hasEnded(worker: WatchableWorker): boolean {
+function hasExited(worker: WatchableWorker): boolean {
   try {
     return worker.threadId === -1;
   } catch {
-    // It may be anybody's object.
+    // A getter of the user's object may throw.
     return false;
   }
 }
 
-/** Highest number of a thread: a worker slot holds it, and a little more, in 32 bits. */
-const MOST_THREAD: number = 2 ** 31 - 64;
+/** Maximum number of a thread: CLAIMED plus the number must fit in 32 bits. */
+const MAX_THREAD: number = 2 ** 31 - 64;
 
 interface WatchedWorker {
   readonly worker: WatchableWorker;
   readonly thread: number;
-  readonly endings: Set<(thread: number) => void>;
+  readonly exitListeners: Set<(thread: number) => void>;
 }
 
-// One listener for each worker, and one for new workers, however many pools there are: platforms warn of many.
+// One listener for each worker and one for new workers, for all pools: platforms warn about many listeners.
 const watchedWorkers = new WeakMap<WatchableWorker, WatchedWorker>();
-/** Those of them whose end was not seen. It keeps them from the collector no longer than the runtime does. */
-const living = new Set<WatchedWorker>();
-const makings = new Set<{ readonly made: (worker: WatchableWorker) => void }>();
+/** Watched workers that have not exited. The runtime keeps such workers from collection too. */
+const liveWorkers = new Set<WatchedWorker>();
+const creationListeners = new Set<{ readonly created: (worker: WatchableWorker) => void }>();
 
-function tellOfWorker(worker: unknown): void {
-  // Bun tells of Web Workers too, which have no such event: their ends are for the user to report.
+function announceWorker(worker: unknown): void {
+  // Bun also announces Web Workers, which have no `exit` event: their users call reportWorkerExit().
   if (typeof (worker as Partial<WatchableWorker>).once !== 'function') return;
-  for (const { made } of [...makings]) made(worker as WatchableWorker);
+  for (const { created } of [...creationListeners]) created(worker as WatchableWorker);
 }
 
 /**
- * Calls `made` for each worker that this thread makes from now on, where the platform tells. `made` must not throw.
- * Returns how to stop.
+ * Calls `created` for each worker that this thread creates from now on, on platforms that announce it. `created` must not throw.
+ *
+ * @returns A function that removes the listener.
  */
-export function onWorkerMade(made: (worker: WatchableWorker) => void): () => void {
-  const entry = { made };
-  if (makings.size === 0) processLike()?.on?.('worker', tellOfWorker);
-  makings.add(entry);
+export function onWorkerCreated(created: (worker: WatchableWorker) => void): () => void {
+  const entry = { created };
+  if (creationListeners.size === 0) processLike()?.on?.('worker', announceWorker);
+  creationListeners.add(entry);
   return () => {
-    if (makings.delete(entry) && makings.size === 0) processLike()?.off?.('worker', tellOfWorker);
+    if (creationListeners.delete(entry) && creationListeners.size === 0) processLike()?.off?.('worker', announceWorker);
   };
 }
 
 /**
- * Calls `changed` once when the word is no longer `value`, or after `timeout` milliseconds. `changed` must not throw: the
- * runtime would end the process. Keeps no process alive.
+ * Calls `changed` once, when the word is no longer `value` or after `timeout` milliseconds. `changed` must not throw,
+ * because the runtime would end the process. Does not keep the process alive.
  */
 export function onceChanged(
   words: Int32Array<SharedArrayBuffer>,
@@ -165,9 +166,9 @@ export function onceChanged(
     else queueMicrotask(changed);
     return;
   }
-  const timer: unknown = setTimeout(changed, Math.min(timeout, POLL));
+  const timer: unknown = setTimeout(changed, Math.min(timeout, POLL_INTERVAL));
   (timer as { unref?: () => void }).unref?.();
 }
 
-/** Milliseconds between looks where nothing tells of a change. */
-const POLL = 5;
+/** Polling interval in milliseconds without `Atomics.waitAsync`. */
+const POLL_INTERVAL = 5;

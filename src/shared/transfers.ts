@@ -1,22 +1,21 @@
 /**
- * Blocks in transit between workers, as their users see them: tickets, errors, and all or none of many.
+ * Transfers of blocks between workers, and their tickets.
  *
- * A word says whose a block is while it is allocated, so a transfer is one store in the giver and one compareExchange in
- * the worker that accepts. A compareExchange ends a transit in one of three ways, and the first of them counts: another
- * worker accepts the block, its giver recalls it, or its giver is found dead (recovery.ts).
+ * A transfer is one store by the giver. A compareExchange ends the transit, so exactly one of three operations succeeds:
+ * another worker accepts the block, the giver recalls it, or a worker recovers the dead giver (recovery.ts).
  *
  *     giver:  transferOut     word: mark of the giver -> flight of (giver, nonce)       owner: NO_OWNER
  *     other:  transferIn      word: flight -> mark of the other                         owner: the other
  *     giver:  recall          word: flight -> mark of the giver                         owner: the giver
  *
- * A ticket is a block in transit as one number, which goes through any channel:
+ * A ticket identifies a block in transit as one number, for any channel between workers:
  *
  *     bits   52 ... 29   28 ... 23   22 ... 0
  *            nonce       giver       index
- *            ------- way -------
+ *            --- transfer id ---
  *
- * The way also stands in the block's word, so a ticket is good for one transfer only. No `%` here: on numbers this large
- * it is a call into the C library, and the divisors are powers of two anyway.
+ * The block's word contains the transfer id, so a ticket is valid for one transfer only. The code avoids `%`, which calls
+ * the C library for numbers above 2^31.
  */
 import { checkInteger } from '../arguments.ts';
 import type { ListControl } from '../pool/free-list.ts';
@@ -30,22 +29,22 @@ import {
   NO_OWNER,
   slotAt,
   W_NONCE,
-  wayOf,
-  wayOfFlight,
+  transferIdOf,
+  idOfFlight,
 } from './layout.ts';
 
-/** Bits of an index in a ticket. */
+/** Range of an index in a ticket. */
 const INDEX_RANGE = 2 ** 23;
-/** Nonces of transfers; a way is a small integer. */
+/** Range of the nonces: a transfer id is a small integer. */
 const NONCES = 2 ** 24;
 
-function encodeTicket(way: number, index: number): number {
-  return way * INDEX_RANGE + index;
+function encodeTicket(id: number, index: number): number {
+  return id * INDEX_RANGE + index;
 }
 
-/** The way that a ticket names; any whole number below 2^53 gives some way. */
-function wayOfTicket(ticket: number): number {
-  // As a small integer, like the index: the engine would learn from a float that the hot path's indices may be floats.
+/** Transfer id of a ticket; defined for any integer from 0 to 2^53 - 1. */
+function idOfTicket(ticket: number): number {
+  // `| 0` here and below: a float would teach the engine that indices of the hot path may be floats.
   return Math.floor(ticket / INDEX_RANGE) | 0;
 }
 
@@ -54,12 +53,12 @@ export function indexOfTicket(ticket: number): number {
 }
 
 export function giverOfTicket(ticket: number): number {
-  return giverOf(wayOfTicket(ticket));
+  return giverOf(idOfTicket(ticket));
 }
 
-/** A block in transit: given by this worker and accepted by none. */
+/** A block in transit from this worker. */
 export interface TransitEntry {
-  /** What `transfer` returned. */
+  /** The result of `transfer`. */
   readonly ticket: number;
   /** The block's index. */
   readonly index: number;
@@ -73,11 +72,11 @@ export class Transfers {
   readonly #me: number;
   readonly #mark: number;
   readonly #renewsHandles: boolean;
-  // Kept, so that accepting many makes no garbage.
+  // Reused, so that a bulk accept allocates no memory.
   #indices = new Int32Array(0);
-  #ways = new Int32Array(0);
+  #ids = new Int32Array(0);
 
-  /** @param renewsHandles Whether a block that arrives gets a new object, as one that is allocated does. */
+  /** @param renewsHandles Give an accepted block a new object, as an allocated one. */
   constructor(control: Control, list: ListControl, worker: number, renewsHandles: boolean) {
     this.#header = control.header;
     this.#words = control.words;
@@ -88,31 +87,31 @@ export class Transfers {
     this.#renewsHandles = renewsHandles;
   }
 
-  /** Puts a block that this worker owns in transit, and returns its ticket; -1: this worker does not own it. */
+  /** Puts a block of this worker in transit. Returns its ticket, or -1 if this worker has not allocated the block. */
   transferOut(index: number): number {
     if (this.#words[index] !== this.#mark) return -1;
     const at = slotAt(this.#me) + W_NONCE;
     const nonce = (this.#header[at]! + 1) & (NONCES - 1);
     this.#header[at] = nonce;
     this.#list.move(-1);
-    const way = wayOf(this.#me, nonce);
-    this.#launch(index, way);
-    return encodeTicket(way, index);
+    const id = transferIdOf(this.#me, nonce);
+    this.#startTransit(index, id);
+    return encodeTicket(id, index);
   }
 
-  #launch(index: number, way: number): void {
-    // Before the word: the recovery of this worker sees it, and does not take the block from its next owner.
+  #startTransit(index: number, id: number): void {
+    // Before the word: otherwise a recovery of this worker could take a block that its next owner has freed.
     this.#owners[index] = NO_OWNER;
-    // Store-release: what was written to the block before is seen by the worker that accepts it.
-    Atomics.store(this.#words, index, flightOf(way));
+    // Store-release: the accepting worker sees earlier writes to the block.
+    Atomics.store(this.#words, index, flightOf(id));
   }
 
-  /** Ends a transit in this worker; false if it has ended already, or never was one. */
-  #land(index: number, way: number): boolean {
+  /** Ends a transit in this worker. False if the block is not in this transit. */
+  #endTransit(index: number, id: number): boolean {
     if (index >= this.#words.length) return false;
-    const word = flightOf(way);
+    const word = flightOf(id);
     if (Atomics.compareExchange(this.#words, index, word, this.#mark) !== word) return false;
-    // Before the block can be free again, which is when the owner matters.
+    // Before the block can be freed: the owner byte of a free block is valid.
     this.#owners[index] = this.#me;
     this.#list.move(1);
     return true;
@@ -122,45 +121,45 @@ export class Transfers {
     if (this.#renewsHandles) this.#list.dropObject(index);
   }
 
-  /** Accepts a block by its ticket, and returns its index; -1 if it is not in transit. */
+  /** Accepts a block by its ticket. Returns its index, or -1 if it is not in transit. */
   transferIn(ticket: number): number {
     const index = indexOfTicket(ticket);
-    if (!this.#land(index, wayOfTicket(ticket))) return -1;
+    if (!this.#endTransit(index, idOfTicket(ticket))) return -1;
     this.#renew(index);
     return index;
   }
 
-  /** Reads tickets for {@link transferInAll}, once: other threads may write to the caller's array. */
+  /** Reads and checks tickets for {@link transferInAll}, once: other threads may write to the caller's array. */
   readTickets(tickets: Float64Array, count: number): void {
     if (this.#indices.length < count) {
       this.#indices = new Int32Array(count);
-      this.#ways = new Int32Array(count);
+      this.#ids = new Int32Array(count);
     }
     for (let i = 0; i < count; i++) {
       const ticket = tickets[i]!;
       checkInteger('ticket', ticket, 0, Number.MAX_SAFE_INTEGER);
       this.#indices[i] = indexOfTicket(ticket);
-      this.#ways[i] = wayOfTicket(ticket);
+      this.#ids[i] = idOfTicket(ticket);
     }
   }
 
   /**
-   * {@link transferIn} for the first `count` tickets that were read: all of them and -1, or none and the first ticket that
-   * is not in transit. Under the lock, so that neither the recovery of a giver nor a recall sees blocks that this call
-   * puts back in transit.
+   * Accepts the first `count` tickets of {@link readTickets}: all and returns -1, or none and returns the first ticket
+   * whose block is not in transit. Under the lock, so that neither a recovery of a giver nor a recall runs before this
+   * call puts blocks back in transit.
    *
-   * @param into Where the indices go.
+   * @param into Receives the indices.
    */
   transferInAll(into: Int32Array, count: number): number {
     const indices = this.#indices;
-    const ways = this.#ways;
+    const ids = this.#ids;
     for (let i = 0; i < count; i++) {
-      if (this.#land(indices[i]!, ways[i]!)) continue;
+      if (this.#endTransit(indices[i]!, ids[i]!)) continue;
       for (let k = i - 1; k >= 0; k--) {
         this.#list.move(-1);
-        this.#launch(indices[k]!, ways[k]!);
+        this.#startTransit(indices[k]!, ids[k]!);
       }
-      return encodeTicket(ways[i]!, indices[i]!);
+      return encodeTicket(ids[i]!, indices[i]!);
     }
     for (let i = 0; i < count; i++) {
       this.#renew(indices[i]!);
@@ -169,21 +168,21 @@ export class Transfers {
     return -1;
   }
 
-  /** Blocks in transit that this worker gave, ascending by index. */
+  /** Blocks in transit from this worker, ascending by index. */
   inTransit(): TransitEntry[] {
     const entries: TransitEntry[] = [];
     for (let index = 0; index < this.#words.length; index++) {
       const word = Atomics.load(this.#words, index);
       if (isFlight(word) && holderOf(word) === this.#me) {
-        entries.push({ ticket: encodeTicket(wayOfFlight(word), index), index });
+        entries.push({ ticket: encodeTicket(idOfFlight(word), index), index });
       }
     }
     return entries;
   }
 
   /**
-   * Takes back the blocks of these tickets that this worker gave and none has accepted; returns their indices. Under the
-   * lock, so that a bulk accept is seen as a whole.
+   * Recalls the blocks of `tickets` that are in transit from this worker. Returns their indices. Under the lock, so that a
+   * bulk accept is atomic for it.
    */
   recall(tickets: readonly number[]): number[] {
     const recalled: number[] = [];

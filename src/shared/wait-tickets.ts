@@ -1,9 +1,9 @@
-/** The queue of waiters across workers: first come, first served. Everything here runs under the lock. */
+/** The FIFO queue of waiters across workers. All functions run under the lock, except where noted. */
 import { H_TICKET_HEAD, H_TICKET_NEXT, MAX_TICKETS, ticketAt } from './layout.ts';
 
-/** Tickets are counted modulo this, so that they stay small integers. */
+/** Tickets are numbers modulo this, so that they are small integers. */
 const RANGE = 2 ** 30;
-/** Too many wait: in place of a ticket. */
+/** Result in place of a ticket: the queue is full. */
 export const QUEUE_FULL = -1;
 
 export class WaitTickets {
@@ -13,12 +13,12 @@ export class WaitTickets {
     this.#header = header;
   }
 
-  /** True if somebody waits. May be asked without the lock; then it is a hint. */
+  /** True if there are waiters. A hint without the lock. */
   get any(): boolean {
     return this.#header[H_TICKET_HEAD] !== this.#header[H_TICKET_NEXT];
   }
 
-  /** How many wait. */
+  /** Number of waiters. A hint without the lock. */
   get waiting(): number {
     const next = this.#header[H_TICKET_NEXT]!;
     let count = 0;
@@ -32,7 +32,7 @@ export class WaitTickets {
     return (this.#header[H_TICKET_NEXT]! - this.#header[H_TICKET_HEAD]! + RANGE) % RANGE;
   }
 
-  /** A ticket for worker `w`, QUEUE_FULL if too many wait. */
+  /** Appends worker `w`. Returns a ticket or QUEUE_FULL. */
   draw(w: number): number {
     if (this.#length >= MAX_TICKETS) return QUEUE_FULL;
     const ticket = this.#header[H_TICKET_NEXT]!;
@@ -41,7 +41,7 @@ export class WaitTickets {
     return ticket;
   }
 
-  /** Whose turn it is: the first ticket that still counts, -1 if nobody waits. */
+  /** Advances the head to the first ticket that was not dropped. Returns it, or -1 if there is none. */
   first(): number {
     let head = this.#header[H_TICKET_HEAD]!;
     while (head !== this.#header[H_TICKET_NEXT] && this.#header[ticketAt(head)] === 0) {
@@ -51,13 +51,13 @@ export class WaitTickets {
     return head === this.#header[H_TICKET_NEXT] ? -1 : head;
   }
 
-  /** A ticket counts no more: served, or given up. */
+  /** Drops a ticket that was served or given up. */
   drop(ticket: number): void {
     this.#header[ticketAt(ticket)] = 0;
     this.first();
   }
 
-  /** The tickets of a worker that is gone count no more. */
+  /** Drops the tickets of a worker. */
   dropAllOf(w: number): void {
     const next = this.#header[H_TICKET_NEXT]!;
     for (let ticket = this.#header[H_TICKET_HEAD]!; ticket !== next; ticket = (ticket + 1) % RANGE) {

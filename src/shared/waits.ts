@@ -1,4 +1,4 @@
-/** Those who wait in one worker for blocks of a shared pool; whose turn it is among all workers, wait-tickets.ts says. */
+/** The waiters of one worker of a shared pool. wait-tickets.ts has their order among all workers. */
 import { type DmaError, DmaOutOfMemoryError, DmaTimeoutError } from '../errors.ts';
 import { checkWaitOptions, type WaitOptions, WaitQueue } from '../pool/waiting.ts';
 import { H_SUPPLY } from './layout.ts';
@@ -6,25 +6,25 @@ import { POOL_DESTROYED, type SharedCore } from './core.ts';
 import { onceChanged } from './threads.ts';
 import { QUEUE_FULL, WaitTickets } from './wait-tickets.ts';
 
-/** Milliseconds after which those who wait, and those who may be asked to share, look again without being told. */
-export const LOOK_AGAIN = 100;
+/** Interval in milliseconds at which workers poll for supply and events without a notification. */
+export const POLL_INTERVAL = 100;
 
-/** What waiting needs of the rest of a store. */
+/** The functions of a backend that its waits need. */
 export interface WaitHost {
-  /** A block at once, if nobody waits; negative if there is none. Throws when the pool is gone. */
+  /** Allocates a block without waiting. Returns its index or a refusal. Throws when the pool is gone. */
   take(): number;
-  /** Makes a block that was just taken ready for its user; false if it went into quarantine instead. */
-  dress(index: number): boolean;
+  /** Runs the hooks on a block that was just allocated. False if it was quarantined. */
+  runHooks(index: number): boolean;
   zero(index: number): void;
-  /** Frees a block that was taken for a caller who can't have it. */
+  /** Frees a block that could not be delivered. */
   free(index: number): void;
-  /** Runs what the event loop calls: nothing it throws gets to the runtime. */
+  /** Runs a callback of the event loop, and catches its errors. */
   guarded(action: () => void): void;
   checkNotGone(): void;
   destroyedError(): DmaError;
 }
 
-/** False if the lock could not be had for long: what is not urgent is done later. */
+/** Runs `action`. False if it could not acquire the lock in time. */
 export function tryLocked(action: () => void): boolean {
   try {
     action();
@@ -35,13 +35,13 @@ export function tryLocked(action: () => void): boolean {
   }
 }
 
-/** One who waits here. */
-interface Waiting {
-  /** Its place in the queue of all workers; SPENT while a block taken with it is made ready, and after the end of the wait. */
+/** A waiter of this worker. */
+interface Waiter {
+  /** Its place in the queue of all workers. SPENT while the hooks run on its block, and after the end of the wait. */
   ticket: number;
 }
 
-/** In place of a ticket: it is out of the queue already. */
+/** In place of a ticket: not in the queue. */
 const SPENT = -1;
 
 export class SharedWaits {
@@ -50,8 +50,8 @@ export class SharedWaits {
   readonly #core: SharedCore;
   readonly #queue: WaitTickets;
   readonly #host: WaitHost;
-  readonly #local: WaitQueue<Waiting>;
-  /** Tickets of those who gave up, still in the queue. */
+  readonly #local: WaitQueue<Waiter>;
+  /** Tickets of ended waits that are still in the queue. */
   readonly #dropped: number[] = [];
   #listening = false;
 
@@ -64,7 +64,7 @@ export class SharedWaits {
     this.#local = new WaitQueue(label, backend);
   }
 
-  /** True if somebody waits here. */
+  /** True if this worker has waiters. */
   get any(): boolean {
     return this.#local.waiters.size > 0;
   }
@@ -82,14 +82,14 @@ export class SharedWaits {
         const index = this.#host.take();
         if (index >= 0) return Promise.resolve(this.#giveNow(index, give));
       }
-      const waiter: Waiting = { ticket: this.#draw() };
+      const waiter: Waiter = { ticket: this.#draw() };
       const waiting = this.#local.join(waiter, give, checked, () => {
         this.#giveUp(waiter);
       });
       this.#listen();
       return waiting;
     } catch (error) {
-      // Rejected as thrown: a signal's reason need not be an Error.
+      // Reject with the thrown value: a signal's reason need not be an Error.
       return Promise.reject(error);
     }
   }
@@ -103,8 +103,8 @@ export class SharedWaits {
     }
   }
 
-  /** A waiter left. Called by timers and signals: the runtime would end the process for what is thrown. */
-  #giveUp(waiter: Waiting): void {
+  /** Ends a wait. Timers and signals call it, so it must not throw. */
+  #giveUp(waiter: Waiter): void {
     if (waiter.ticket === SPENT) return;
     this.#dropped.push(waiter.ticket);
     waiter.ticket = SPENT;
@@ -116,12 +116,11 @@ export class SharedWaits {
   #draw(): number {
     const ticket = this.#core.joinQueue();
     if (ticket === POOL_DESTROYED) throw this.#host.destroyedError();
-    if (ticket === QUEUE_FULL)
-      throw new DmaOutOfMemoryError('ERR_DMAPOOL_LIMIT', `${this.#label}: too many wait already`);
+    if (ticket === QUEUE_FULL) throw new DmaOutOfMemoryError('ERR_DMAPOOL_LIMIT', `${this.#label}: too many waiters`);
     return ticket;
   }
 
-  /** Leaves the queue for those who gave up. If the lock can't be had now, the next look at events does it. */
+  /** Removes the tickets of ended waits from the queue; at a later event if the lock is not available. */
   dropTickets(): void {
     for (let ticket = this.#dropped.at(-1); ticket !== undefined; ticket = this.#dropped.at(-1)) {
       const given = ticket;
@@ -133,7 +132,7 @@ export class SharedWaits {
     }
   }
 
-  /** Serves those who wait here as long as it is their turn and there are blocks. */
+  /** Serves this worker's waiters while one of them is at the head of the queue and there are blocks. */
   pump(): void {
     for (let waiter = this.#next(); waiter !== undefined; waiter = this.#next()) {
       const index = this.#core.serve(waiter.ticket);
@@ -144,29 +143,30 @@ export class SharedWaits {
     }
   }
 
-  /** Who has waited longest, of those for whom no call takes a block already: making it ready may call `pump` again. */
-  #next(): Waiting | undefined {
+  /** The first waiter that is not being served. The hooks of a waiter's block may call `pump` again. */
+  #next(): Waiter | undefined {
     for (const waiter of this.#local.waiters.keys()) if (waiter.ticket !== SPENT) return waiter;
     return undefined;
   }
 
-  /** Gives a block that was just taken to the waiter whose ticket it cost. */
-  #serve(waiter: Waiting, index: number): void {
+  /** Runs the hooks on a block and delivers it to the waiter. */
+  #serve(waiter: Waiter, index: number): void {
     let ready = false;
     try {
-      ready = this.#host.dress(index);
+      ready = this.#host.runHooks(index);
     } finally {
-      if (!ready) this.#queueAgain(waiter);
+      if (!ready) this.#requeue(waiter);
     }
-    // The log or a signal may have ended this wait meanwhile: the block goes to whoever is next, in any worker.
+    // User code in the log or a signal may have ended this wait: free the block for the next waiter of any worker.
     if (ready && this.#local.waiters.get(waiter)?.deliver(index) !== true) this.#host.free(index);
   }
 
   /**
-   * The turn of this one was spent on a block that went into quarantine. Each one here moves up by a ticket, and the last
-   * gets the new one: tickets ascend in the order of the waiters, or the one that {@link #next} finds would never have its turn.
+   * Requeues a waiter whose block was quarantined. Each waiter here takes the ticket of the next one and the last takes a
+   * new one, so that tickets ascend in the order of the waiters. Otherwise {@link #next} would return a waiter that is
+   * not at the head while another one is.
    */
-  #queueAgain(waiter: Waiting): void {
+  #requeue(waiter: Waiter): void {
     if (!this.#local.waiters.has(waiter)) return;
     let ticket: number;
     try {
@@ -184,7 +184,7 @@ export class SharedWaits {
     last.ticket = ticket;
   }
 
-  /** Nobody will get a block any more. The tickets go with the pool, or with this worker's part in it. */
+  /** Rejects all waits, after the pool was destroyed or this worker left it. */
   failAll(): void {
     for (const waiter of this.#local.waiters.keys()) waiter.ticket = SPENT;
     this.#dropped.length = 0;
@@ -200,7 +200,7 @@ export class SharedWaits {
         this.pump();
       });
       this.#listening = this.any;
-      if (this.#listening) onceChanged(this.#header, H_SUPPLY, seen, LOOK_AGAIN, look);
+      if (this.#listening) onceChanged(this.#header, H_SUPPLY, seen, POLL_INTERVAL, look);
     };
     look();
   }

@@ -1,14 +1,14 @@
-/** The workers of a shared pool: who is attached, and who died. Slots change under the lock, but for one store. */
+/** The worker slots of a shared pool, and the recorded parent/child thread pairs. */
 import {
   ATTACHED,
   CLAIMED,
-  H_KIN,
-  H_KIN_MISSED,
+  H_THREAD_PAIRS,
+  H_UNRECORDED,
   H_PAST,
   H_PAST_HIGH,
-  kinAt,
+  threadPairAt,
   LOST,
-  MAX_KIN,
+  MAX_THREAD_PAIRS,
   MAX_WORKERS,
   NO_WORKER,
   slotAt,
@@ -27,18 +27,18 @@ export class Workers {
     this.#header = header;
   }
 
-  /** Takes a free slot for a thread; its number, 0 if there is none. Needs no lock. */
+  /** Claims a free slot for a thread. Returns its number, or 0 if there is none. Needs no lock. */
   claim(thread: number): number {
     for (let w = 1; w <= MAX_WORKERS; w++) {
       const slot = slotAt(w);
-      // The claim says whose it is, so that a death in the middle can be undone.
+      // The claim contains the thread, so that markDead can undo it.
       if (Atomics.compareExchange(this.#header, slot + W_STATE, NO_WORKER, CLAIMED + thread) === NO_WORKER) {
         this.#header[slot + W_THREAD] = thread;
         this.#header[slot + W_IDLE] = 0;
         this.#header[slot + W_ALLOCATIONS] = 0;
         this.#header[slot + W_ALLOCATIONS_HIGH] = 0;
-        this.#header[slot + W_TERM] = (this.#header[slot + W_TERM]! + 1) & MOST_COUNTED;
-        // Not a plain store: somebody may have declared this thread ended meanwhile.
+        this.#header[slot + W_TERM] = (this.#header[slot + W_TERM]! + 1) & MAX_TERM;
+        // No plain store: another worker may have marked this thread's claim dead.
         if (Atomics.compareExchange(this.#header, slot + W_STATE, CLAIMED + thread, ATTACHED) === CLAIMED + thread) {
           return w;
         }
@@ -55,7 +55,7 @@ export class Workers {
     return this.#header[slotAt(w) + W_THREAD]!;
   }
 
-  /** How often the slot was claimed so far. */
+  /** Number of claims of the slot. */
   termOf(w: number): number {
     return this.#header[slotAt(w) + W_TERM]!;
   }
@@ -65,22 +65,22 @@ export class Workers {
     return this.in(ATTACHED).some((w) => this.threadOf(w) === thread);
   }
 
-  // ---- which thread made which
+  // ---- parent/child threads
 
   /**
-   * Records that thread `parent` made thread `child`, until {@link forgetBelow} of either. False if the table is full.
-   * The claim of an entry says whose it is, so that a death in the middle can be undone.
+   * Records thread `parent` as the parent of thread `child`, until {@link removePairsBelow} of either. False if the table
+   * is full. The claim of an entry contains the parent, so that `removePairsBelow` can undo it after a kill.
    */
-  remember(child: number, parent: number): boolean {
+  recordPair(child: number, parent: number): boolean {
     if (this.isRecorded(child)) return true;
-    for (let n = 0; n < MAX_KIN; n++) {
-      const pair = kinAt(n);
+    for (let n = 0; n < MAX_THREAD_PAIRS; n++) {
+      const pair = threadPairAt(n);
       if (this.#header[pair] !== FREE || Atomics.compareExchange(this.#header, pair, FREE, claimBy(parent)) !== FREE) {
         continue;
       }
       this.#header[pair + 1] = parent;
       for (let used = this.#usedEntries(); used <= n; used = this.#usedEntries()) {
-        Atomics.compareExchange(this.#header, H_KIN, used, n + 1);
+        Atomics.compareExchange(this.#header, H_THREAD_PAIRS, used, n + 1);
       }
       Atomics.store(this.#header, pair, child);
       return true;
@@ -88,34 +88,34 @@ export class Workers {
     return false;
   }
 
-  /** True if a thread's parent is recorded: then that parent watches it, and it has not ended as far as is known. */
+  /** True if a thread's parent is recorded. The parent then watches it, and has received no exit event. */
   isRecorded(child: number): boolean {
     return this.#parentOf(child) !== NO_THREAD;
   }
 
-  /** True if `thread` is `ancestor`, or below it as far as is recorded. */
+  /** True if `thread` is `ancestor` or recorded below it. */
   isBelow(thread: number, ancestor: number): boolean {
     return this.depthBelow(thread, ancestor) >= 0;
   }
 
-  /** Counts living threads for which {@link remember} had no room. */
-  countMissed(change: 1 | -1): void {
-    Atomics.add(this.#header, H_KIN_MISSED, change);
+  /** Counts a live thread that {@link recordPair} could not record, or uncounts it. */
+  countUnrecorded(change: 1 | -1): void {
+    Atomics.add(this.#header, H_UNRECORDED, change);
   }
 
-  /** Living threads that {@link remember} had no room for. */
-  missed(): number {
-    return Atomics.load(this.#header, H_KIN_MISSED);
+  /** Number of live threads that {@link recordPair} could not record. */
+  unrecorded(): number {
+    return Atomics.load(this.#header, H_UNRECORDED);
   }
 
   #usedEntries(): number {
-    return Math.min(Atomics.load(this.#header, H_KIN), MAX_KIN);
+    return Math.min(Atomics.load(this.#header, H_THREAD_PAIRS), MAX_THREAD_PAIRS);
   }
 
-  /** Generations from `ancestor` down to `thread`, 0 for itself; -1 if it is not below it. */
+  /** Generations from `ancestor` down to `thread`, 0 for itself; -1 if `thread` is not below it. */
   depthBelow(thread: number, ancestor: number): number {
     let above = thread;
-    for (let depth = 0; depth <= MAX_KIN && above !== NO_THREAD; depth++) {
+    for (let depth = 0; depth <= MAX_THREAD_PAIRS && above !== NO_THREAD; depth++) {
       if (above === ancestor) return depth;
       above = this.#parentOf(above);
     }
@@ -123,22 +123,23 @@ export class Workers {
   }
 
   #parentOf(thread: number): number {
-    // What a free entry says of a parent is out of date.
+    // The parent in a free entry is stale.
     if (thread === FREE) return NO_THREAD;
     const used = this.#usedEntries();
-    for (let n = 0; n < used; n++) if (this.#header[kinAt(n)] === thread) return this.#header[kinAt(n) + 1]!;
+    for (let n = 0; n < used; n++)
+      if (this.#header[threadPairAt(n)] === thread) return this.#header[threadPairAt(n) + 1]!;
     return NO_THREAD;
   }
 
   /**
-   * Frees the entries of a thread that ended and of those below it. The lowest first: if this is interrupted, what is
-   * left still hangs together, and the end of the thread above frees it.
+   * Frees the entries of an exited thread and of all threads below it, the lowest first. After an interruption the
+   * remaining entries still form a tree below `ancestor`, so that a repeated call frees them.
    */
-  forgetBelow(ancestor: number): void {
+  removePairsBelow(ancestor: number): void {
     const entries: { pair: number; child: number; depth: number }[] = [];
-    const used = Math.min(this.#usedEntries() + 1, MAX_KIN);
+    const used = Math.min(this.#usedEntries() + 1, MAX_THREAD_PAIRS);
     for (let n = 0; n < used; n++) {
-      const pair = kinAt(n);
+      const pair = threadPairAt(n);
       const child = this.#header[pair]!;
       if (child === FREE) continue;
       const depth = this.depthBelow(child < 0 ? claimantOf(child) : child, ancestor);
@@ -148,14 +149,14 @@ export class Workers {
     for (const { pair, child } of entries) Atomics.compareExchange(this.#header, pair, child, FREE);
   }
 
-  /** What the worker had out is known to be lost: it left, or its death was reported. */
-  lose(w: number): void {
+  /** Keeps the slot for the allocated blocks of a detached or recovered worker, until they are reclaimed. */
+  markLost(w: number): void {
     Atomics.store(this.#header, slotAt(w) + W_STATE, LOST);
   }
 
-  /** What a worker counted stays counted when its slot is used again. Under the lock, before `release`. */
-  settle(w: number, least: number): void {
-    // Who dies may not have told of its last ones; as many as are out there were for sure.
+  /** Adds a worker's allocations, at least `least`, to those of past workers. Under the lock, before {@link release} or {@link markLost}. */
+  settleCounts(w: number, least: number): void {
+    // A killed worker's stored count may be too low, and allocations >= allocated blocks.
     const past = this.past + Math.max(this.allocationsOf(w), least);
     this.#header[H_PAST] = past % RANGE;
     this.#header[H_PAST_HIGH] = Math.floor(past / RANGE);
@@ -163,26 +164,26 @@ export class Workers {
     this.#header[slotAt(w) + W_ALLOCATIONS_HIGH] = 0;
   }
 
-  /** The slot can be used again, when nothing is in its name any more. */
+  /** Frees the slot of a worker that has no blocks any more. */
   release(w: number): void {
     Atomics.store(this.#header, slotAt(w) + W_STATE, NO_WORKER);
   }
 
-  /** How many are attached and have ever allocated a block: those who need a share of them. */
-  takers(): number {
+  /** Number of attached workers that ever allocated a block; each gets a share of the blocks. */
+  allocatingWorkers(): number {
     let count = 0;
     for (let w = 1; w <= MAX_WORKERS; w++) if (this.stateOf(w) === ATTACHED && this.allocationsOf(w) > 0) count++;
     return count;
   }
 
-  /** Numbers of the workers in a state. */
+  /** Numbers of the workers in `state`. */
   in(state: number): number[] {
     const found: number[] = [];
     for (let w = 1; w <= MAX_WORKERS; w++) if (this.stateOf(w) === state) found.push(w);
     return found;
   }
 
-  /** Stores the counts of worker `w`, which the others read: free blocks in its magazine, and its allocations. */
+  /** Stores the counts of worker `w` for the other workers: free blocks in its magazine, and allocations. */
   storeCounts(w: number, idle: number, allocations: number): void {
     const slot = slotAt(w);
     this.#header[slot + W_IDLE] = idle;
@@ -190,7 +191,7 @@ export class Workers {
     this.#header[slot + W_ALLOCATIONS_HIGH] = Math.floor(allocations / RANGE);
   }
 
-  /** Allocations of workers that left. */
+  /** Allocations of past workers. */
   get past(): number {
     return this.#header[H_PAST_HIGH]! * RANGE + this.#header[H_PAST]!;
   }
@@ -206,13 +207,13 @@ export class Workers {
 }
 
 const RANGE = 2 ** 30;
-const MOST_COUNTED: number = RANGE - 1;
+const MAX_TERM: number = RANGE - 1;
 /** No thread has this number. */
 const NO_THREAD = -1;
-/** In place of a child: the entry is free. The main thread, number 0, is nobody's child. */
+/** In place of a child: the entry is free. The main thread, number 0, has no parent. */
 const FREE = 0;
 
-/** In place of a child: thread `parent` is about to fill the entry. */
+/** In place of a child: thread `parent` is filling the entry. */
 function claimBy(parent: number): number {
   return -2 - parent;
 }

@@ -21,7 +21,6 @@ const NOT_COVERED: readonly string[] = [
   'scripts/vm/',
   'src/cli/replay.ts',
   'src/kernel/',
-  'src/shared/',
   'src/trace/',
   'test/fuzz/',
   'test/guard/',

@@ -57,7 +57,7 @@ test('the next allocation finds a write to a free block and names the site of th
   const next = there.alloc();
   assert.notEqual(next.index, block.index);
   assert.match(other.text, /rx: block \d+ at .* was written to while free.*freed at freeIt \(.*debug\.test/s);
-  assert.match(other.text, /seen by worker 2/);
+  assert.match(other.text, /found by worker 2/);
   for (const pool of [here, there]) {
     const { corrupted, quarantined, active } = pool.statistics();
     assert.deepEqual([corrupted, quarantined, active], [1, 1, 1]);

@@ -105,7 +105,7 @@ test('a shared pool refuses to be trimmed', () => {
   const { pool } = makeShared();
   pool.free(pool.alloc());
   const { message } = throwsCode('ERR_DMAPOOL_NOT_TRIMMABLE', () => pool.trim());
-  assert.match(message, /another worker/);
+  assert.match(message, /other workers/);
 });
 
 // A consumer that is killed at a given step while it takes a ticket from a ring.

@@ -44,8 +44,8 @@ const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] 
     'threeWorkers',
     replaceText(
       core,
-      'const refusal = this.#fetch(Math.min(this.#magazine >> 1, MOST_MOVED), grow);',
-      'this.#lock.release();\n    const refusal = this.#fetch(Math.min(this.#magazine >> 1, MOST_MOVED), grow);',
+      'const refusal = this.#fetch(Math.min(this.#magazine >> 1, MAX_MOVED), grow);',
+      'this.#lock.release();\n    const refusal = this.#fetch(Math.min(this.#magazine >> 1, MAX_MOVED), grow);',
     ),
     { preemptions: 2 },
   ],
@@ -54,7 +54,7 @@ const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] 
     'rivals',
     allOf(
       replaceText(transfers, '    this.#owners[index] = this.#me;\n', ''),
-      replaceText(transfers, 'flightOf(way);\n    if', 'flightOf(way);\n    this.#owners[index] = this.#me;\n    if'),
+      replaceText(transfers, 'flightOf(id);\n    if', 'flightOf(id);\n    this.#owners[index] = this.#me;\n    if'),
     ),
     { preemptions: 1 },
   ],
@@ -63,8 +63,8 @@ const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] 
     'threeWorkers',
     replaceText(
       core,
-      'if (this.#lock.acquire(patience)) this.#recovery.rebuildFreeList();',
-      'this.#lock.acquire(patience);',
+      'if (this.#lock.acquire(timeout)) this.#recovery.rebuildFreeList();',
+      'this.#lock.acquire(timeout);',
     ),
     { preemptions: 1, kills: 1 },
   ],
