@@ -153,6 +153,9 @@ export class PacketPool {
 
   /**
    * Frees `packets[from..to)`, all by default.
+   *
+   * @param from Index of the first packet.
+   * @param to Index after the last packet, at most `packets.length`.
    * @throws `DmaArgumentError` for a range that is not in the array. @throws as {@link free}; the packets before the
    *   invalid one are freed.
    */

@@ -61,10 +61,10 @@ function meaning(results: readonly ReplayResult[], style: Style): string[] {
     wrong === 0
       ? style.good(`${plural(results.length, 'trace')}: no error${compared.length > 0 ? ', no difference' : ''}.`)
       : style.bad(`${count(wrong)} of ${plural(results.length, 'trace')} not right.`),
-    'Of every block: alignment, boundary, whole in one page, in no other hands, zero where asked for, kept until its free.',
+    'Checked for every block: alignment, boundary, within one page, no overlap, zeroed if requested, contents kept until its free.',
   ];
   if (compared.length > 0)
-    lines.push("At every snapshot: the kernel's own text of its pools beside ours (--snapshots prints both).");
+    lines.push("Compared at every snapshot: the kernel's `pools` text (--snapshots prints both sides).");
   if (placed > 0) {
     lines.push(
       `Of ${plural(placed, 'block')} of Linux 6.4 and later, page and offset too: the very ones of the kernel.`,
@@ -75,7 +75,7 @@ function meaning(results: readonly ReplayResult[], style: Style): string[] {
     lines.push('', 'Where the kernel took more pages than ours:', ...fewer.map((line) => `  ${line}`));
   for (const { trace, notes } of results) lines.push(...notes.map((note) => `note: ${trace}: ${note}`));
   for (const { trace } of results.filter((result) => !hasKernel(result))) {
-    lines.push(`note: ${trace}: nothing of the kernel's to compare with; see --expect`);
+    lines.push(`note: ${trace}: no kernel output to compare with; see --expect`);
   }
   return lines;
 }

@@ -78,7 +78,7 @@ export class SharedBackend extends BackendBase implements PoolBackend {
   readonly #figures: SharedFigures;
   readonly #waits: SharedWaits;
   readonly #exitListeners = new Set<{ readonly listener: (exit: WorkerExit) => void }>();
-  /** Of the pages that this worker opened, those that an observer was told of. */
+  /** Number of this worker's pages that were reported to an observer. */
   #pagesReported = 0;
   #left = false;
   #released = false;

@@ -1,7 +1,4 @@
-/**
- * How long calls waited for a block of a shared pool, counted over all workers. Only threads with `dmapool/observe`
- * count, since nobody else reads it.
- */
+/** Histogram of the wait times of a shared pool, over all workers. Only threads that import `dmapool/observe` record. */
 import { H_WAIT_TIMES, WAIT_BUCKETS } from './layout.ts';
 
 /** Upper bounds of the buckets, in milliseconds; the last bucket has none. */

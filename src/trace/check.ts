@@ -137,7 +137,7 @@ export class CheckingPass implements PoolsNow {
       this.#failed[this.#at] = 1;
       this.#trouble(FIELDS[operation] ?? '', error.message);
     }
-    this.#recorder.counts(index, ledger.active, ledger.pageCount);
+    this.#recorder.counts(index, ledger.active, ledger.pageCount, ledger);
   }
 
   #create(index: number, { device }: Ledger): void {

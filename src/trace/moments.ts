@@ -16,8 +16,8 @@ export interface EpochRow {
   readonly actives: Set<number>;
   /** Every number of pages there was. */
   readonly pageCounts: Set<number>;
-  /** What explains the kernel's pages, when the epoch began. */
-  readonly pages: KernelPages;
+  /** The kernel's pages at the beginning of the epoch, or at the last race in it. */
+  pages: KernelPages;
 }
 
 /** What the trace tells about the kernel's pages of one pool up to some moment. */
@@ -95,11 +95,12 @@ export class MomentRecorder {
     epochs.push(rows);
   }
 
-  /** A pool has so many active blocks and pages now. */
-  counts(pool: number, active: number, pages: number): void {
-    if (this.#open === null) return;
-    const row = this.#rows.get(pool);
-    row?.actives.add(active);
-    row?.pageCounts.add(pages);
+  /** Records the active blocks and the pages of a pool after a call, and the kernel's pages. */
+  counts(pool: number, active: number, pages: number, { recorded, raced, peak }: KernelPages): void {
+    const row = this.#open === null ? undefined : this.#rows.get(pool);
+    if (row === undefined) return;
+    row.actives.add(active);
+    row.pageCounts.add(pages);
+    if (raced > row.pages.raced) row.pages = { recorded, raced, peak };
   }
 }

@@ -122,7 +122,7 @@ const ANSWERS: readonly Answer[] = [
 
 for (const answer of ANSWERS) {
   test(`advice for ${answer.pool} of ${answer.trace} is what a reader of the trace would say`, async () => {
-    const { code, out, err } = await runCli(['advise', tracePath(`${answer.trace}.trace.gz`), '--json']);
+    const { code, out, err } = await runCli(['advise', tracePath(`6.1/${answer.trace}.trace.gz`), '--json']);
     assert.deepEqual([code, err], [0, '']);
     const found = (JSON.parse(out) as PoolAdvice[]).find(
       ({ device, name }) => device === answer.device && name === answer.pool,

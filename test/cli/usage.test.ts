@@ -60,7 +60,7 @@ const misuse: readonly (readonly [argv: readonly string[], message: RegExp])[] =
   [['layout', '--size', '96', '--align', '33'], /^dmapool: layout: --align is 33; accepted: a power of two/],
   [
     ['layout', '--size', '96', '--boundary', '64'],
-    /^dmapool: layout: --boundary is 64; accepted: a power of two not below 96/,
+    /^dmapool: layout: --boundary is 64; accepted: a power of two from 96/,
   ],
   [['layout', '--size', '96', 'more'], /^dmapool: too many arguments/],
 ];

@@ -13,18 +13,18 @@ import { root } from './entry-points.ts';
 
 /** Files and folders that have not been rewritten yet. Remove an entry when its folder is done. */
 const NOT_COVERED: readonly string[] = [
-  'README.md',
-  'ARCHITECTURE.md',
-  'CONTRIBUTING.md',
-  'CHANGELOG.md',
-  'docs/',
   'scripts/vm/',
+  'src/cli/advice.ts',
+  'src/cli/observed.ts',
   'src/cli/replay.ts',
+  'src/cli/web.ts',
   'src/kernel/',
+  'src/observe/',
   'src/trace/',
-  'test/fuzz/',
-  'test/guard/',
+  'test/cli/advise.test.ts',
   'test/kernel/',
+  'test/observe/',
+  'test/oracle/',
   'test/trace/',
   'test/vm/',
 ];
