@@ -187,6 +187,7 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
   freeBulk(blocks: readonly DmaBlock<N>[], count?: number): void {
     checkArray('blocks', blocks);
     const { length } = blocks;
+    // eslint-disable-next-line @typescript-eslint/prefer-nullish-coalescing -- null is an invalid count
     const wanted = count === undefined ? length : count;
     checkInteger('count', wanted, 0, length);
     const going = borrowScratch(this, wanted);

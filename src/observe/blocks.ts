@@ -12,7 +12,7 @@ const IN_QUARANTINE: number = BLOCK_STATE.unusable << WORKER_BITS;
 const BEYOND_LIMIT: number = IN_QUARANTINE + 1;
 
 /** Page slots that hold an open page, ascending. */
-export function openSlots({ backend, geometry }: PoolInside<string>): number[] {
+export function openSlots({ backend, geometry }: PoolInside): number[] {
   const slots = backend.pages.numbers();
   if (!(backend instanceof SharedBackend)) return slots;
   // All pages were taken when the pool was shared; those after the opened ones are not in use.
@@ -28,7 +28,7 @@ function highestHeld({ control: { words } }: SharedBackend): number {
 }
 
 /** The state bytes of the blocks of one page. */
-export function pageStates(inside: PoolInside<string>, slot: number): Uint8Array<ArrayBuffer> {
+export function pageStates(inside: PoolInside, slot: number): Uint8Array<ArrayBuffer> {
   const { backend, geometry, list } = inside;
   const states = new Uint8Array(geometry.blocksPerPage);
   const first = slot * geometry.blocksPerPage;

@@ -9,7 +9,7 @@ import type { Bytes } from './contract.ts';
 import { QUARANTINED } from './free-list.ts';
 import type { PoolGeometry } from './geometry.ts';
 import type { PoolPages } from './pages.ts';
-import { AT_LIMIT, NO_PAGE_ALLOWED, type Refusal } from './refusal.ts';
+import { AT_LIMIT, NO_PAGE_ALLOWED } from './refusal.ts';
 import type { PoolStatistics } from './statistics.ts';
 import type { WaitOptions } from './waiting.ts';
 
@@ -28,13 +28,13 @@ export interface PoolBackend {
   // ---- called by the hot path
 
   /**
-   * Allocates a block when the list is empty or held. Returns its index or a {@link Refusal}. Throws after the pool is
+   * Allocates a block when the list is empty or held. Returns its index or a refusal (`refusal.ts`). Throws after the pool is
    * destroyed, and if the memory source throws; then nothing is lost.
    *
    * @param grow Whether the call may take a new page.
    */
   refill(grow: boolean): number;
-  /** Ensures that the next `count` allocations succeed. Returns 0 or a {@link Refusal}. */
+  /** Ensures that the next `count` allocations succeed. Returns 0 or a refusal. */
   prepare(count: number, grow: boolean): number;
   /** Frees a block that the hot path can't free: the list is held or full, or the word differs from the mark. */
   drain(index: number): void;

@@ -39,6 +39,14 @@ const collected = new FinalizationRegistry<() => void>((forget) => {
   forget();
 });
 
+/** Adds a device to those of its memory. The result removes it; made here, its closure does not hold the device. */
+function listDevice(known: Set<WeakRef<Device>>, ref: WeakRef<Device>): () => void {
+  known.add(ref);
+  return () => {
+    known.delete(ref);
+  };
+}
+
 /** Adds a pool to its device. Adds the attribute with the first pool. Changes nothing if it throws. */
 export function listPool(pool: ListedPool): void {
   const { device } = pool;
@@ -51,10 +59,8 @@ export function listPool(pool: ListedPool): void {
   const removeAttribute = device.addAttribute('pools', () => poolsText([...pools].reverse()));
   const ref = new WeakRef(device);
   const known = devices.get(device.memory) ?? new Set();
-  devices.set(device.memory, known.add(ref));
-  const forget = (): void => {
-    known.delete(ref);
-  };
+  devices.set(device.memory, known);
+  const forget = listDevice(known, ref);
   collected.register(device, forget, ref);
   lists.set(device, {
     pools,

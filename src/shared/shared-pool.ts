@@ -510,18 +510,19 @@ export function attachPool<N extends string = string>(
   const { device, geometry } = attached;
   const { name, node, maxBlocks, debug, initOnAlloc, initOnFree } = attached.handle;
   const modes: PoolModes = { debug, initOnAlloc, initOnFree, texts: OWN_TEXTS };
+  let backend!: SharedBackend;
   const pool = makePool({ name: name as N, device, geometry, node, maxBlocks, modes }, (list) => {
-    const backend = attachBackend(attached, modes, list);
+    backend = attachBackend(attached, modes, list);
     return { backend, book: backend.book };
   });
   const inside = openPool(pool);
   try {
     listPool(inside);
   } catch (error) {
-    inside.backend.destroy();
+    backend.destroy();
     throw error;
   }
-  return remember(pool, inside.backend as SharedBackend);
+  return remember(pool, backend);
 }
 
 /** A checked handle and this worker's view of it. */

@@ -12,7 +12,16 @@ const root = new URL('../../../', import.meta.url);
 
 test('the table of error codes has every code, and each class is exported', () => {
   // Each part declares the codes of its own classes.
-  const parts = ['errors', 'memory/errors', 'device/errors', 'shared/errors', 'pci/error', 'linux/error', 'qemu/error', 'trace/error'];
+  const parts = [
+    'errors',
+    'memory/errors',
+    'device/errors',
+    'shared/errors',
+    'pci/error',
+    'linux/error',
+    'qemu/error',
+    'trace/error',
+  ];
   const sources = parts.map((part) => readFileSync(new URL(`src/${part}.ts`, root), 'utf8')).join('\n');
   const declared = new Set([...sources.matchAll(/'(ERR_DMAPOOL_\w+)'/g)].map((found) => found[1]));
   const rows = [...readFileSync(new URL('docs/errors.md', root), 'utf8').matchAll(/^\| `(ERR_\w+)`\s*\| `(\w+)`/gm)];

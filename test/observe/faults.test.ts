@@ -144,11 +144,7 @@ test('100 seeded faults are each named, with the pool and the line', { timeout: 
           assert.match(evidence as string, place(line), where);
           break;
         case 'late write':
-          assert.match(
-            evidence as string,
-            new RegExp(`^${pool}: block \\d+ at .* written to while free`),
-            where,
-          );
+          assert.match(evidence as string, new RegExp(`^${pool}: block \\d+ at .* written to while free`), where);
           assert.match(evidence as string, place(line), where);
           break;
         case 'holder': {

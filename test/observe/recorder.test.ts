@@ -112,6 +112,9 @@ test('all workers of a shared pool record in one order', async () => {
     import { parentPort, workerData } from 'node:worker_threads';
     const { pool } = attachPool(workerData.handle);
     const recorder = recordPool(pool, { join: workerData.join });
+    // A worker that starts after the exit of another one would reuse its number.
+    Atomics.add(workerData.attached, 0, 1);
+    while (Atomics.load(workerData.attached, 0) < 3) Atomics.wait(workerData.attached, 1, 0, 1);
     const held = [];
     for (let i = 0; i < 20_000; i++) {
       if (held.length < 100 && (i * 7919) % 13 < 7) { const index = pool.tryAllocIndex(); if (index >= 0) held.push(index); }
@@ -122,7 +125,8 @@ test('all workers of a shared pool record in one order', async () => {
     pool.destroy();
     parentPort.postMessage(recorder.operations().length > 0);
   `;
-  const workerData = { handle: shared.handle, join: recorder.handle };
+  const attached = new Int32Array(new SharedArrayBuffer(8));
+  const workerData = { handle: shared.handle, join: recorder.handle, attached };
   const workers = Array.from({ length: 3 }, () => new Worker(source, { eval: true, workerData }));
   await Promise.all(workers.map((worker) => new Promise((resolve) => worker.once('exit', resolve))));
   const operations = recorder.operations();

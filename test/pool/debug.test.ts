@@ -233,10 +233,7 @@ test('DMAPOOL_DEBUG=1 turns debug mode on and reports blocks that are allocated 
   };
   const on = run('1');
   assert.equal(on.stdout, 'a9\n');
-  assert.match(
-    on.stderr,
-    /dmapool hc: qtd: at exit 1 still out:\n {2}1 allocated at submit/,
-  );
+  assert.match(on.stderr, /dmapool hc: qtd: at exit 1 still out:\n {2}1 allocated at submit/);
   assert.doesNotMatch(on.stderr, /quiet|clean/);
   for (const value of [undefined, '0', '']) {
     const off = run(value);

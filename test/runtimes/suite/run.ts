@@ -106,10 +106,7 @@ export function testRuntime(runtime: Runtime): void {
 
   test(`${name}: leaks are reported when the process ends`, options, async () => {
     const { stderr } = await runIn(runtime, [join(suite, 'leaking.js')], { DMAPOOL_DEBUG: '1' });
-    assert.match(
-      stderr,
-      /nic: rx: at exit 2 still out:\n {2}2 allocated at .*leaking\.[jt]s:\d+/,
-    );
+    assert.match(stderr, /nic: rx: at exit 2 still out:\n {2}2 allocated at .*leaking\.[jt]s:\d+/);
   });
 
   test(`${name}: the command`, options, async () => {
