@@ -28,7 +28,7 @@ export function registerAdvise(program: Command, io: CliIo): void {
     .argument('<trace|pid>', 'file of a trace, or number of a process')
     .option('--seconds <n>', 'how long a process is recorded', parseCount(1, 3600), 5)
     .option('--json', 'print a JSON document')
-    .addHelpText('after', '\nExample:\n  $ dmapool advise traces/nvme.trace.gz')
+    .addHelpText('after', '\nExample:\n  $ dmapool advise traces/6.12/nvme.trace.gz')
     .action(async (what: string, { seconds, json }: AdviseFlags) => {
       const found = /^[1-9]\d*$/.test(what) ? await adviseProcess(Number(what), seconds) : await adviseFile(what);
       if (json === true) io.stdout.write(`${JSON.stringify(found)}\n`);
