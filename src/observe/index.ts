@@ -28,7 +28,7 @@ export {
   type WorkerSnapshot,
 } from './format.ts';
 export { type MetricsFormat, metricsText } from './metrics.ts';
-export { PoolRecorder, type RecorderHandle, type RecordOptions, recordPool } from './recorder.ts';
+export { type PoolRecorder, type RecorderHandle, type RecordOptions, recordPool } from './recorder.ts';
 export type { RecordedOperation } from './ring.ts';
 export { observableProcesses, processSocket } from './socket.ts';
 export { snapshot, type SnapshotOptions } from './snapshot.ts';

@@ -1,4 +1,6 @@
 /** The figures of a snapshot for Prometheus and whatever reads OpenMetrics. docs/observe.md lists the metrics. */
+import { reading } from '../arguments.ts';
+import { DmaArgumentError } from '../errors.ts';
 import type { DeviceSnapshot, PoolSnapshot, Snapshot, SourceSnapshot, WaitHistogram } from './format.ts';
 
 /** `prometheus`: text format 0.0.4; `openmetrics`: OpenMetrics 1.0. They differ in few lines. */
@@ -66,8 +68,9 @@ export const METRICS_TYPE: Readonly<Record<MetricsFormat, string>> = {
 /**
  * The figures of a snapshot as metrics.
  *
- * @param seen What `snapshot()` returned.
- * @param format Which text format.
+ * @param seen The result of `snapshot()`.
+ * @param format The text format.
+ * @throws `DmaArgumentError` for anything else.
  *
  * @example
  * ```ts
@@ -76,6 +79,13 @@ export const METRICS_TYPE: Readonly<Record<MetricsFormat, string>> = {
  * ```
  */
 export function metricsText(seen: Snapshot, format: MetricsFormat = 'prometheus'): string {
+  if (!Object.keys(METRICS_TYPE).includes(format)) {
+    throw new DmaArgumentError('format', format, Object.keys(METRICS_TYPE).join(' or '));
+  }
+  return reading('seen', seen, 'a snapshot', () => textOf(seen, format));
+}
+
+function textOf(seen: Snapshot, format: MetricsFormat): string {
   const lines: string[] = [];
   const pools = seen.devices.flatMap((device) =>
     device.pools.map((pool) => ({ pool, labels: poolLabels(device, pool) })),
