@@ -225,6 +225,7 @@ const buffers = new Map<string, ArrayBuffer>();
  *   const worker = new Worker(new URL(import.meta.url), { workerData: shared.handle });
  *   const [ticket] = (await once(worker, 'message')) as [number];
  *   const block = shared.accept(ticket); // the worker's data, without a copy
+ *   worker.postMessage('accepted');
  *   console.log(block.u32[0]); // 42
  *   pool.free(block);
  * } else {
@@ -232,6 +233,7 @@ const buffers = new Map<string, ArrayBuffer>();
  *   const block = shared.pool.alloc();
  *   block.u32[0] = 42;
  *   parentPort!.postMessage(shared.transfer(block));
+ *   await once(parentPort!, 'message'); // a block in transit is lost when its giver exits
  * }
  * ```
  */
