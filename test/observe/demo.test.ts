@@ -4,6 +4,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { pathToFileURL } from 'node:url';
 import { withoutQemu } from '../qemu/qemu.ts';
 import { privateFolder, root } from './program.ts';
 
@@ -15,7 +16,12 @@ test(
   async () => {
     const folder = privateFolder();
     const env = { ...process.env, XDG_RUNTIME_DIR: folder };
-    const demo = spawn(process.execPath, [COMMAND, 'demo', 'nvme'], {
+    // Three demos, so that the process outlives the recording.
+    const program = `
+      const { processIo, run } = await import(${JSON.stringify(pathToFileURL(join(root, 'dist/src/cli/main.js')).href)});
+      for (let i = 0; i < 3; i++) process.exitCode ||= await run(['demo', 'nvme'], processIo());
+    `;
+    const demo = spawn(process.execPath, ['--input-type=module', '-e', program], {
       env: { ...env, DMAPOOL_OBSERVE: '1' },
       stdio: ['ignore', 'pipe', 'inherit'],
     });
@@ -29,7 +35,7 @@ test(
       // The first line: the controller is open, and with it the pools.
       await new Promise((resolve) => demo.stdout.once('data', resolve));
       const file = join(folder, 'nvme.trace.gz');
-      const args = ['-o', file, '--seconds', '2', '--limit', '1000000', '--json'];
+      const args = ['-o', file, '--seconds', '1', '--limit', '1000000', '--json'];
       const { pools, allocations } = JSON.parse(run('record', String(demo.pid), ...args)) as Record<string, number>;
       assert.equal(pools, 3);
       assert.ok(allocations! > 1000, String(allocations));

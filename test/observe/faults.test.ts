@@ -136,7 +136,7 @@ test('100 seeded faults are each named, with the pool and the line', { timeout: 
       const where = `${pool}, line ${String(line)}: ${JSON.stringify(evidence)}`;
       switch (kind) {
         case 'leak':
-          assert.match(evidence as string, new RegExp(`${pool} busy: ${String(blocks)} block`), where);
+          assert.match(evidence as string, new RegExp(`${pool} busy: ${String(blocks)} still out`), where);
           assert.match(evidence as string, place(line), where);
           break;
         case 'double free':
