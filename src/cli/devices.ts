@@ -66,7 +66,8 @@ export function registerBind(program: Command, io: CliIo): void {
       }
       for (const rebinding of done) report(rebinding, io);
       const changed = done.filter(({ steps }) => steps.length > 0).map(({ address }) => address);
-      if (changed.length > 0) io.stdout.write(`To undo this: dmapool unbind ${changed.join(' ')} (a reboot does it too)\n`);
+      if (changed.length > 0)
+        io.stdout.write(`To undo this: dmapool unbind ${changed.join(' ')} (a reboot does it too)\n`);
     });
 }
 
