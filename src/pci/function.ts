@@ -421,7 +421,7 @@ export class PciFunction implements PciIdentity {
     try {
       if (!((await this.#backend.reset?.()) ?? false)) {
         msix = await saveMsix(config, this.#tableBackend());
-        if (!(await functionLevelReset(config, this.address))) return false;
+        if (!(await functionLevelReset(config))) return false;
       }
     } catch (error) {
       // The state is unknown. Disable DMA.
