@@ -104,7 +104,7 @@ describe('what is missing', () => {
   it('is said with the package that has it: apt', () => {
     const { status, stderr } = cli(['--prepare'], { PATH: '/nowhere' });
     assert.equal(status, 125);
-    assert.equal(stderr, 'vm: apt-get is not installed: apt-get install apt\n');
+    assert.equal(stderr, 'vm: apt-cache is not installed: apt-get install apt\n');
   });
 });
 
