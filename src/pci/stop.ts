@@ -113,7 +113,7 @@ class Attempt {
     const { resetting, reset, isolate, address } = this.#target;
     const resetTime = Math.max(this.#timeout, RESET_TIME);
     const running = resetting();
-    if (running !== null && (await this.#try('the reset in progress', resetTime, () => running))) return 'reset';
+    if (running !== null && (await this.#isReset('the reset in progress', resetTime, () => running))) return 'reset';
     if (stop !== undefined) {
       this.#driverStopped = await this.#try("the driver's own stop", this.#timeout, async () => {
         await stop();
@@ -122,7 +122,7 @@ class Attempt {
     }
     const reason = await this.#busMasterOff();
     if (reason !== null) return reason;
-    if (resetting() === null && (await this.#try('a reset', resetTime, reset))) return 'reset';
+    if (resetting() === null && (await this.#isReset('a reset', resetTime, reset))) return 'reset';
     if (await this.#isGone()) return 'gone';
     if (isolate !== undefined) {
       const isolated = await this.#try('removing its memory mappings', SETTLE_TIME, async () => {
@@ -138,6 +138,15 @@ class Attempt {
       `it may still do DMA and keeps its memory; every attempt to stop it failed (${failures})`,
       { cause: new AggregateError(this.#errors) },
     );
+  }
+
+  /** A reset disables bus mastering. If it reads as enabled afterwards, there was no reset. */
+  async #isReset(step: string, timeout: number, reset: () => Promise<boolean>): Promise<boolean> {
+    if (!(await this.#try(step, timeout, reset))) return false;
+    const command = await this.#read(PCI_CONFIG.command);
+    if (command === null || (command & PCI_COMMAND.busMaster) === 0) return command !== null;
+    this.#errors.push(new Error(`bus mastering reads as enabled after ${step}`));
+    return false;
   }
 
   async #busMasterOff(): Promise<DmaStopReason | null> {

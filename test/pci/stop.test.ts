@@ -181,6 +181,19 @@ void describe('stopDma()', () => {
     assert.equal(backend.memory.bytesInUse, 0);
   });
 
+  void it('does not accept a reset after which bus mastering reads as enabled', async () => {
+    const { backend, fn } = await atWork(new GuardedBackend());
+    backend.sticks = true;
+    backend.onReset = () => Promise.resolve(true); // it says so, and did nothing
+    await rejectsCode(DMA_ACTIVE, fn.stopDma());
+    const reset = fn.reset();
+    await rejectsCode(DMA_ACTIVE, fn.stopDma());
+    assert.equal(await reset, true);
+    backend.sticks = false;
+    await fn.close();
+    assert.equal(backend.memory.bytesInUse, 0);
+  });
+
   void it('waits for a reset in progress', async () => {
     const { backend, fn } = await atWork(new GuardedBackend());
     let end: (done: boolean) => void = () => undefined;
