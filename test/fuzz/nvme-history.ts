@@ -19,6 +19,7 @@ import type { GuardedBackend } from '../guard/guarded-backend.ts';
 import { inVirtualTime, type VirtualClock } from '../guard/virtual-clock.ts';
 import { RecordingLog } from '../support/log.ts';
 import { Random } from '../support/random.ts';
+import { checkKept, HistoryOperations, REST, waitFor } from './history-operations.ts';
 import { countHostile, countOperations } from './operations.ts';
 
 /** Optional parts of a history. Each has its own random sequence, so that its absence does not change the others. */
@@ -38,16 +39,6 @@ const MOST_OPERATIONS = 40;
 const BLOCKS = 1024;
 const MANY_BLOCKS = 10_240;
 const PAGE = 4096;
-/** Milliseconds for operations in flight at the end. */
-const REST = 400_000;
-
-type Outcome = 'pending' | 'done' | 'failed';
-
-interface Operation {
-  readonly name: string;
-  outcome: Outcome;
-  error: unknown;
-}
 
 export class NvmeHistory {
   readonly #seed: number;
@@ -58,7 +49,7 @@ export class NvmeHistory {
   readonly plan: FaultPlan;
   readonly #backend: GuardedBackend;
   readonly #log = new RecordingLog();
-  readonly #operations: Operation[] = [];
+  readonly #operations = new HistoryOperations();
   /** User memory of commands that failed without proof that the controller stopped. */
   readonly #keptMemory: CoherentMemory[] = [];
   /** Expected mark of each block of the disk; -1: unknown. */
@@ -94,10 +85,7 @@ export class NvmeHistory {
 
   /** Operations, log and accesses, for the report of a failure. */
   get report(): string {
-    const operations = this.#operations.map(({ name, outcome, error }) => {
-      return `${name}: ${outcome}${outcome === 'failed' ? ` ${String(error)}` : ''}`;
-    });
-    return [...operations, ...this.#log.lines, ...this.plan.trace].join('\n    ');
+    return [...this.#operations.lines, ...this.#log.lines, ...this.plan.trace].join('\n    ');
   }
 
   async run(): Promise<void> {
@@ -286,7 +274,7 @@ export class NvmeHistory {
     } finally {
       clock.onTurn = () => undefined;
     }
-    countOperations(this.#operations.length);
+    countOperations(this.#operations.count);
     fake.dma.check();
     // A shutdown at its time limit is cut short. A nonconforming controller makes the host ring doorbells of absent queues.
     const expected = this.#isHonest && this.plan.faults === 0 ? /^disabled during/ : /^disabled during|^doorbell of/;
@@ -313,10 +301,10 @@ export class NvmeHistory {
       () => {
         this.#backend.request();
       },
-      () => void this.#try('close', () => this.#nvme?.close()),
-      () => void this.#try('close', () => this.#nvme?.close()),
-      () => void this.#try('pci.close', () => this.#pci?.close()),
-      () => void this.#try('stopDma', () => this.#pci?.stopDma()),
+      () => void this.#operations.run('close', () => this.#nvme?.close()),
+      () => void this.#operations.run('close', () => this.#nvme?.close()),
+      () => void this.#operations.run('pci.close', () => this.#pci?.close()),
+      () => void this.#operations.run('stopDma', () => this.#pci?.stopDma()),
       () => {
         this.fake.fail();
       },
@@ -333,21 +321,6 @@ export class NvmeHistory {
     ];
     const count = random.pick([0, 0, 1, 1, 2, 4]);
     for (let i = 0; i < count; i++) this.plan.before(random.below(random.pick([60, 300, 900])), random.pick(events));
-  }
-
-  /** Runs and records an operation. It must be settled by the end of the history. */
-  async #try<T>(name: string, call: () => Promise<T> | undefined): Promise<T | null> {
-    const operation: Operation = { name, outcome: 'pending', error: null };
-    this.#operations.push(operation);
-    try {
-      const value = await call();
-      operation.outcome = 'done';
-      return value ?? null;
-    } catch (error) {
-      operation.outcome = 'failed';
-      operation.error = error;
-      return null;
-    }
   }
 
   async #operate(): Promise<void> {
@@ -367,13 +340,13 @@ export class NvmeHistory {
         { busyPoll: 0.05 },
       ]),
     };
-    this.#nvme = await this.#try('open', () => NvmeController.open(pci, options));
+    this.#nvme = await this.#operations.run('open', () => NvmeController.open(pci, options));
     if (this.#nvme !== null) {
-      const disk = await this.#try('namespace', () => this.#nvme?.namespace(1));
+      const disk = await this.#operations.run('namespace', () => this.#nvme?.namespace(1));
       // Follow the reported size, also if it is wrong.
       if (disk !== null) this.fake.blockSize = disk.blockSize;
       const workers = random.pick([1, 2, 4, 16]);
-      await this.#waitFor(Promise.all(Array.from({ length: workers }, () => this.#work(disk, random, workers))));
+      await waitFor(Promise.all(Array.from({ length: workers }, () => this.#work(disk, random, workers))));
     }
     await this.#end(pci, random);
   }
@@ -389,20 +362,10 @@ export class NvmeHistory {
     return this.#pci;
   }
 
-  /** Waits for a limited time: the close settles operations that hang. */
-  async #waitFor(promise: Promise<unknown>): Promise<void> {
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise((resolve) => {
-      timer = setTimeout(resolve, REST);
-    });
-    await Promise.race([promise, late]);
-    clearTimeout(timer);
-  }
-
   async #work(disk: NvmeNamespace | null, random: Random, workers: number): Promise<void> {
-    while (this.#operations.length < this.#most) {
+    while (this.#operations.count < this.#most) {
       // A failed or closed driver rejects at once.
-      if (this.#pci!.closed || this.#operations.filter(({ outcome }) => outcome === 'failed').length > 30) return;
+      if (this.#pci!.closed || this.#operations.failed.length > 30) return;
       await this.#operation(disk, random);
       if (random.chance(0.1)) await new Promise((resolve) => setTimeout(resolve, random.below(20)));
       if (workers === 1 && random.chance(0.1)) return;
@@ -422,19 +385,21 @@ export class NvmeHistory {
       case 4:
         return this.#transferDma(disk!, random);
       case 5:
-        await this.#try('flush', () => disk!.flush(timeout));
+        await this.#operations.run('flush', () => disk!.flush(timeout));
         break;
       case 6:
-        await this.#try('identify', () => nvme.admin({ opcode: 6, cdw10: 1 }, new Uint8Array(PAGE), timeout));
+        await this.#operations.run('identify', () =>
+          nvme.admin({ opcode: 6, cdw10: 1 }, new Uint8Array(PAGE), timeout),
+        );
         break;
       case 7:
-        await this.#try('get feature', () => nvme.admin({ opcode: 0x0a, cdw10: 6 }, undefined, timeout));
+        await this.#operations.run('get feature', () => nvme.admin({ opcode: 0x0a, cdw10: 6 }, undefined, timeout));
         break;
       case 8:
-        await this.#try('vendor command', () => nvme.admin({ opcode: 0xc2 }, new Uint8Array(512), timeout));
+        await this.#operations.run('vendor command', () => nvme.admin({ opcode: 0xc2 }, new Uint8Array(512), timeout));
         break;
       case 9:
-        await this.#try('namespaces', () => nvme.namespaceIds());
+        await this.#operations.run('namespaces', () => nvme.namespaceIds());
         break;
       case 10:
         if (disk !== null && disk.blockSize === BLOCK) await this.#passThrough(disk, random);
@@ -442,8 +407,8 @@ export class NvmeHistory {
       default:
         if (disk === null) break;
         this.#forget(0, 16);
-        await this.#try('deallocate', () => disk.deallocate([{ lba: 0, blocks: 16 }], timeout));
-        await this.#try('write zeroes', () => disk.writeZeroes(0, 16, timeout));
+        await this.#operations.run('deallocate', () => disk.deallocate([{ lba: 0, blocks: 16 }], timeout));
+        await this.#operations.run('write zeroes', () => disk.writeZeroes(0, 16, timeout));
     }
   }
 
@@ -451,7 +416,9 @@ export class NvmeHistory {
     const count = 1 + random.below(20);
     const lba = this.#place(disk, random, count);
     const buffer = new Uint8Array(count * BLOCK);
-    await this.#try('io', () => this.#nvme!.io({ opcode: 2, nsid: 1, cdw10: lba, cdw12: count - 1 }, buffer));
+    await this.#operations.run('io', () =>
+      this.#nvme!.io({ opcode: 2, nsid: 1, cdw10: lba, cdw12: count - 1 }, buffer),
+    );
   }
 
   /** Returns a random start for `count` blocks, inside both the reported and the actual disk. */
@@ -531,7 +498,7 @@ export class NvmeHistory {
     if (isWrite) this.#fill(bytes, disk.blockSize, marks);
     const end = this.#begin(lba, count, isWrite);
     let error: unknown = null;
-    await this.#try(name, () =>
+    await this.#operations.run(name, () =>
       call(isWrite).catch((reason: unknown) => {
         error = reason;
         throw reason;
@@ -575,25 +542,23 @@ export class NvmeHistory {
   async #end(pci: PciFunction, random: Random): Promise<void> {
     const nvme = this.#nvme;
     const calls = [() => nvme?.close(), ...(random.chance(0.3) ? [() => nvme?.close(), () => pci.close()] : [])];
-    await Promise.all(calls.map((call) => this.#try('close', call)));
+    await Promise.all(calls.map((call) => this.#operations.run('close', call)));
     let failure: unknown = null;
-    await this.#try('pci.close', () =>
+    await this.#operations.run('pci.close', () =>
       pci.close().catch((error: unknown) => {
         failure = error;
         throw error;
       }),
     );
     if (failure !== null) {
-      this.#checkKept(failure);
+      checkKept(failure, this.#pci!.device, this.fake.guarded.bytesAllocated, this.#log.text);
       await this.#closeAgain(pci);
     }
     // Ends the plan, so that a reset that hangs fails.
     this.plan.end();
     await new Promise((resolve) => setTimeout(resolve, REST));
-    const hung = this.#operations.filter(({ outcome }) => outcome === 'pending').map(({ name }) => name);
-    assert.deepEqual(hung, [], 'operations that are pending after the driver was closed');
-    for (const { name, outcome, error } of this.#operations) {
-      if (outcome !== 'failed') continue;
+    assert.deepEqual(this.#operations.pending, [], 'operations that are pending after the driver was closed');
+    for (const { name, error } of this.#operations.failed) {
       assert.ok(error instanceof DmaError, `${name} rejects with ${String(error)}`);
       const isExpected = !this.#isPlain || error instanceof DmaArgumentError;
       assert.ok(isExpected, `${name} fails without a fault: ${String(error)}`);
@@ -602,16 +567,6 @@ export class NvmeHistory {
     for (const memory of this.#keptMemory.splice(0)) pci.device.freeCoherent(memory);
     assert.equal(this.fake.guarded.bytesAllocated, 0, 'bytes that are allocated after the function was closed');
     assert.equal(pci.device.bytesAllocated, 0);
-  }
-
-  /** Checks a failed close: if it kept memory, the log reports the bytes. */
-  #checkKept(error: unknown): void {
-    assert.ok(error instanceof DmaReleaseError, `close rejects with ${String(error)}`);
-    const isKept = error.errors.some((each) => each instanceof PciError && each.code === 'ERR_DMAPOOL_PCI_DMA_ACTIVE');
-    if (!isKept) return;
-    const { bytesAllocated } = this.#pci!.device;
-    assert.equal(bytesAllocated, this.fake.guarded.bytesAllocated, 'bytes that the device kept');
-    assert.match(this.#log.text, new RegExp(`error .*${String(bytesAllocated)} bytes of memory stay reserved`));
   }
 
   /** Closes again with all faults removed; memory must not be kept. */

@@ -19,6 +19,7 @@ import { inVirtualTime, type VirtualClock } from '../guard/virtual-clock.ts';
 import { CONTROL, GuardedFunction, SLOT_COUNT, SLOTS } from '../pci/guarded-function.ts';
 import { RecordingLog } from '../support/log.ts';
 import { Random } from '../support/random.ts';
+import { checkKept, HistoryOperations, REST, waitFor } from './history-operations.ts';
 import { countOperations } from './operations.ts';
 
 export type Feature = 'faults' | 'events' | 'trouble';
@@ -32,13 +33,6 @@ export interface HistoryOptions {
 
 const MOST_OPERATIONS = 60;
 const COMMAND = 4;
-const REST = 400_000;
-
-interface Operation {
-  readonly name: string;
-  outcome: 'pending' | 'done' | 'failed';
-  error: unknown;
-}
 
 /** Memory of a user, and the slot of the device for its address; -1 for none. */
 interface Held {
@@ -62,7 +56,7 @@ export class PciHistory {
   #backend: GuardedBackend;
   readonly #settings: { readonly isolates: boolean; readonly settles: boolean; readonly resets: boolean };
   readonly #log = new RecordingLog();
-  readonly #operations: Operation[] = [];
+  readonly #operations = new HistoryOperations();
   #fn!: PciFunction;
   #pools: DmaPool[] = [];
   readonly #held = new Set<Held>();
@@ -100,10 +94,7 @@ export class PciHistory {
   }
 
   get report(): string {
-    const operations = this.#operations.map(({ name, outcome, error }) => {
-      return `${name}: ${outcome}${outcome === 'failed' ? ` ${String(error)}` : ''}`;
-    });
-    return [...operations, ...this.#log.lines, ...this.#plan.trace].join('\n    ');
+    return [...this.#operations.lines, ...this.#log.lines, ...this.#plan.trace].join('\n    ');
   }
 
   #makePlan(): FaultPlan {
@@ -152,12 +143,12 @@ export class PciHistory {
     this.#schedule();
     const users = this.#random.pick([1, 2, 4]);
     try {
-      await this.#waitFor(Promise.all(Array.from({ length: users }, () => this.#use())));
+      await waitFor(Promise.all(Array.from({ length: users }, () => this.#use())));
       await this.#end();
     } finally {
       clock.onTurn = () => undefined;
     }
-    countOperations(this.#operations.length);
+    countOperations(this.#operations.count);
     this.#dma.check();
     assert.deepEqual(this.#backend.usageErrors, [], 'usage errors of the backend');
   }
@@ -190,9 +181,9 @@ export class PciHistory {
       () => {
         this.#backend.request();
       },
-      () => void this.#try('close', () => this.#fn.close()),
+      () => void this.#operations.run('close', () => this.#fn.close()),
       () => void this.#stop(random),
-      () => void this.#try('reset', () => this.#reset()),
+      () => void this.#operations.run('reset', () => this.#reset()),
       () => void this.#enable(),
       () => {
         this.#interrupt(random.below(2));
@@ -209,35 +200,11 @@ export class PciHistory {
     this.#device.interrupts!.fire(vector);
   }
 
-  async #try<T>(name: string, call: () => Promise<T>): Promise<T | null> {
-    const operation: Operation = { name, outcome: 'pending', error: null };
-    this.#operations.push(operation);
-    try {
-      const value = await call();
-      operation.outcome = 'done';
-      return value;
-    } catch (error) {
-      operation.outcome = 'failed';
-      operation.error = error;
-      return null;
-    }
-  }
-
-  /** Waits for a limited time: a reset may hang. */
-  async #waitFor(promise: Promise<unknown>): Promise<void> {
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise((resolve) => {
-      timer = setTimeout(resolve, REST);
-    });
-    await Promise.race([promise, late]);
-    clearTimeout(timer);
-  }
-
   // ---- users
 
   async #use(): Promise<void> {
     const random = this.#random;
-    while (this.#operations.length < this.#most && !this.#fn.closed) {
+    while (this.#operations.count < this.#most && !this.#fn.closed) {
       await this.#operation(random);
       if (random.chance(0.1)) await new Promise((resolve) => setTimeout(resolve, random.below(50)));
     }
@@ -248,14 +215,14 @@ export class PciHistory {
     switch (random.below(14)) {
       case 0:
       case 1:
-        await this.#try('take memory', () => this.#take(random));
+        await this.#operations.run('take memory', () => this.#take(random));
         break;
       case 2:
       case 3:
-        await this.#try('give address', () => this.#give(random));
+        await this.#operations.run('give address', () => this.#give(random));
         break;
       case 4:
-        await this.#try('take address back', () => this.#takeBack(random));
+        await this.#operations.run('take address back', () => this.#takeBack(random));
         break;
       case 5:
       case 6:
@@ -265,25 +232,25 @@ export class PciHistory {
         await this.#stop(random);
         break;
       case 8:
-        await this.#try('reset', () => this.#reset());
+        await this.#operations.run('reset', () => this.#reset());
         break;
       case 9:
-        await this.#try('disable', () => fn.disableBusMaster());
+        await this.#operations.run('disable', () => fn.disableBusMaster());
         break;
       case 10:
-        await this.#try('interrupts', () => this.#useInterrupts(random));
+        await this.#operations.run('interrupts', () => this.#useInterrupts(random));
         break;
       case 11:
-        await this.#try('registers', async () => {
+        await this.#operations.run('registers', async () => {
           fn.bar(0).write32(0x400, random.next());
           await fn.bar(0).read32(0x400);
         });
         break;
       case 12:
-        await this.#try('pool', () => this.#usePool(random));
+        await this.#operations.run('pool', () => this.#usePool(random));
         break;
       default:
-        if (random.chance(0.1)) await this.#try('close', () => fn.close());
+        if (random.chance(0.1)) await this.#operations.run('close', () => fn.close());
     }
   }
 
@@ -322,7 +289,7 @@ export class PciHistory {
 
   #usePool(random: Random): Promise<void> {
     if (this.#pools.length < 3) {
-      this.#pools.push(DmaPool.createManaged(`p${String(this.#operations.length)}`, this.#fn.device, { size: 256 }));
+      this.#pools.push(DmaPool.createManaged(`p${String(this.#operations.count)}`, this.#fn.device, { size: 256 }));
     } else if (random.chance(0.3)) {
       const pool = random.pick(this.#pools);
       this.#pools = this.#pools.filter((other) => other !== pool);
@@ -369,7 +336,7 @@ export class PciHistory {
 
   /** Enables bus mastering, after a reset if the device may have old addresses. */
   async #enable(): Promise<void> {
-    await this.#try('enable', async () => {
+    await this.#operations.run('enable', async () => {
       if (this.#isStale) await this.#resetDevice();
       if (!this.#isStale) await this.#fn.enableBusMaster();
     });
@@ -401,7 +368,7 @@ export class PciHistory {
       ...(random.chance(0.6) ? { stop: () => this.#ownStop(random) } : {}),
     };
     this.#stopping++;
-    await this.#try('stopDma', async () => {
+    await this.#operations.run('stopDma', async () => {
       this.#useProof(await this.#fn.stopDma(options));
     });
     this.#stopping--;
@@ -449,25 +416,24 @@ export class PciHistory {
   async #end(): Promise<void> {
     const fn = this.#fn;
     const random = this.#random;
-    if (random.chance(0.3)) void this.#try('close', () => fn.close());
+    if (random.chance(0.3)) void this.#operations.run('close', () => fn.close());
     let failure: unknown = null;
-    await this.#try('the last close', () =>
+    await this.#operations.run('the last close', () =>
       fn.close().catch((error: unknown) => {
         failure = error;
         throw error;
       }),
     );
     if (failure !== null) {
-      this.#checkKept(failure);
+      checkKept(failure, this.#fn.device, this.#memory.bytesAllocated, this.#log.text);
       await this.#closeAgain();
     }
     // Ends the plan, so that operations that hang fail.
     this.#plan.end();
     await new Promise((resolve) => setTimeout(resolve, REST));
-    const hung = this.#operations.filter(({ outcome }) => outcome === 'pending').map(({ name }) => name);
-    assert.deepEqual(hung, [], 'operations that are pending after the function was closed');
-    for (const { name, outcome, error } of this.#operations) {
-      if (outcome === 'failed') assert.ok(error instanceof DmaError, `${name} rejects with ${String(error)}`);
+    assert.deepEqual(this.#operations.pending, [], 'operations that are pending after the function was closed');
+    for (const { name, error } of this.#operations.failed) {
+      assert.ok(error instanceof DmaError, `${name} rejects with ${String(error)}`);
     }
     const proof = await fn.stopDma();
     assert.ok(proof.holds, 'a closed function is stopped');
@@ -481,15 +447,6 @@ export class PciHistory {
     }
     assert.equal(this.#memory.bytesAllocated, 0, 'bytes that are allocated after the function was closed');
     assert.equal(fn.device.bytesAllocated, 0);
-  }
-
-  #checkKept(error: unknown): void {
-    assert.ok(error instanceof DmaReleaseError, `close rejects with ${String(error)}`);
-    const isKept = error.errors.some((each) => each instanceof PciError && each.code === 'ERR_DMAPOOL_PCI_DMA_ACTIVE');
-    if (!isKept) return;
-    const { bytesAllocated } = this.#fn.device;
-    assert.equal(bytesAllocated, this.#memory.bytesAllocated, 'bytes that the device kept');
-    assert.match(this.#log.text, new RegExp(`error .*${String(bytesAllocated)} bytes of memory stay reserved`));
   }
 
   async #closeAgain(): Promise<void> {
