@@ -32,8 +32,8 @@ export const mutants: readonly Mutant[] = [
   pci(
     STOP,
     'an unsupported reset counts as a reset',
-    "(await this.#try('a reset', resetTime, reset))) return 'reset';",
-    "((await this.#try('a reset', resetTime, reset)) || this.#errors.length < 9)) return 'reset';",
+    'if (!(await this.#try(step, timeout, reset))) return false;',
+    'await this.#try(step, timeout, reset);',
   ),
   pci(
     STOP,
