@@ -12,7 +12,7 @@ export class DmaMaskError extends DmaError {
   constructor(device: string, dma: number, size: number, mask: number) {
     super(
       'ERR_DMAPOOL_MASK',
-      `${device}: memory at ${hex(dma)}-${hex(dma + size - 1)} is above the DMA mask ${hex(mask)}`,
+      `${device}: memory at ${hex(dma)}-${hex(dma + size - 1)} is above the DMA mask ${hex(mask)}; use lower memory`,
     );
     this.dma = dma;
     this.mask = mask;

@@ -159,6 +159,6 @@ export function refusalError(
   return new DmaOutOfMemoryError(
     code,
     `${labelOf(options)}: ${count === 1 ? 'a block' : `${count} blocks`} would ${why} ` +
-      `(${counts.active} of ${counts.blocks} blocks on ${counts.pages} pages out)${idle}`,
+      `(${counts.active} of ${counts.blocks} blocks on ${counts.pages} pages out)${idle}; free some, or use allocWait()`,
   );
 }

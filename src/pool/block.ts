@@ -152,6 +152,6 @@ function makeWords<T>(block: DmaBlock, { buffer, byteOffset, length }: Uint8Arra
   if (byteOffset % unit === 0) return new Words(buffer, byteOffset, Math.floor(length / unit));
   throw new DmaBlockError(
     'ERR_DMAPOOL_UNALIGNED',
-    `${labelOf(block.pool)}: block ${block.index} at ${hex(block.dma)} is not aligned to ${unit} bytes`,
+    `${labelOf(block.pool)}: block ${block.index} at ${hex(block.dma)} is not aligned to ${unit} bytes; use align ${unit}`,
   );
 }

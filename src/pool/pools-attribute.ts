@@ -33,19 +33,8 @@ interface PoolList {
 /** Pools by device. Weak: the list of a collected device is collected too. */
 const lists = new WeakMap<Device, PoolList>();
 
-/** Devices with pools, by memory source. Weak: the registry below removes collected devices. */
+/** Devices with pools, by memory source. Weak; {@link listPool} removes collected devices. */
 const devices = new WeakMap<CoherentAllocator, Set<WeakRef<Device>>>();
-const collected = new FinalizationRegistry<() => void>((forget) => {
-  forget();
-});
-
-/** Adds a device to those of its memory. The result removes it; made here, its closure does not hold the device. */
-function listDevice(known: Set<WeakRef<Device>>, ref: WeakRef<Device>): () => void {
-  known.add(ref);
-  return () => {
-    known.delete(ref);
-  };
-}
 
 /** Adds a pool to its device. Adds the attribute with the first pool. Changes nothing if it throws. */
 export function listPool(pool: ListedPool): void {
@@ -59,15 +48,19 @@ export function listPool(pool: ListedPool): void {
   const removeAttribute = device.addAttribute('pools', () => poolsText([...pools].reverse()));
   const ref = new WeakRef(device);
   const known = devices.get(device.memory) ?? new Set();
-  devices.set(device.memory, known);
-  const forget = listDevice(known, ref);
-  collected.register(device, forget, ref);
+  // Two steps of a cycle through the set per added device: collected devices are removed faster than they accumulate.
+  let steps = 2;
+  for (const old of known) {
+    if (steps-- === 0) break;
+    known.delete(old);
+    if (old.deref() !== undefined) known.add(old);
+  }
+  devices.set(device.memory, known.add(ref));
   lists.set(device, {
     pools,
     forget: () => {
       removeAttribute();
-      collected.unregister(ref);
-      forget();
+      known.delete(ref);
     },
   });
 }

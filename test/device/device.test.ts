@@ -248,6 +248,21 @@ test('reclaim calls each registered function once', () => {
   assert.equal(asked, 1);
 });
 
+test('dropped devices with pools are collected, also while their memory source lives', async () => {
+  setFlagsFromString('--expose-gc');
+  const collect = runInNewContext('gc') as () => void;
+  const memory = new HeapMemory();
+  const refs = Array.from({ length: 200 }, () => {
+    const device = new Device({ name: 'x', memory });
+    DmaPool.create('rx', device, { size: 64 });
+    return new WeakRef(device);
+  });
+  // A WeakRef holds its target until the end of the task that created or read it.
+  await new Promise((resolve) => setTimeout(resolve, 1));
+  collect();
+  assert.equal(refs.filter((ref) => ref.deref() !== undefined).length, 0);
+});
+
 test('managed pools with overlapping lives leave nothing behind', () => {
   setFlagsFromString('--expose-gc');
   const collect = runInNewContext('gc') as () => void;
