@@ -211,29 +211,40 @@ export type OptionNames<T> = { readonly [K in keyof T]-?: boolean };
 export function readOptions<T extends object>(argument: string, given: unknown, names: OptionNames<T>): T {
   checkObject('names', names);
   const known = names as Readonly<Record<string, boolean>>;
-  const documented = Object.keys(known).filter((name) => known[name]);
-  const accepted = `an object with ${documented.join(', ')}`;
-  checkObject(argument, given, accepted);
-  return reading(argument, given, accepted, () => {
+  // The list of names is built for a message only: drivers read options for each request.
+  if (typeof given !== 'object' || given === null) throw new DmaArgumentError(argument, given, acceptedOptions(known));
+  try {
     for (const name in given) {
-      if (!Object.hasOwn(known, name) && !(name in Object.prototype)) {
-        throw unknownOption(argument, given, name, documented);
-      }
+      // `in` also accepts the names of Object.prototype.
+      if (!(name in known)) throw unknownOption(argument, given, name, documented(known));
     }
     const read: Record<string, unknown> = {};
-    for (const name of Object.keys(known)) {
+    for (const name in known) {
       const value = (given as Readonly<Record<string, unknown>>)[name];
       if (value !== undefined) read[name] = value;
     }
     return read as T;
-  });
+  } catch (error) {
+    return reading(argument, given, acceptedOptions(known), () => {
+      throw error;
+    });
+  }
 }
 
-function unknownOption(argument: string, given: object, name: string, names: readonly string[]): DmaArgumentError {
-  const near = nearest(name.slice(0, 20).toLowerCase(), names);
+function acceptedOptions(known: Readonly<Record<string, boolean>>): string {
+  return `an object with ${documented(known)}`;
+}
+
+function documented(known: Readonly<Record<string, boolean>>): string {
+  return Object.keys(known)
+    .filter((name) => known[name])
+    .join(', ');
+}
+
+function unknownOption(argument: string, given: object, name: string, accepted: string): DmaArgumentError {
+  const near = nearest(name.slice(0, 20).toLowerCase(), accepted.split(', '));
   const guess = near === undefined ? ';' : `; did you mean ${near}?`;
   const [path, where] = argument === 'options' ? [name, ''] : [`${argument}.${name}`, ` of ${argument}`];
-  const accepted = names.join(', ');
   const message = `unknown option ${describe(name)}${where}${guess} accepted: ${accepted}`;
   return new DmaArgumentError(path, given, accepted, { message });
 }

@@ -291,7 +291,10 @@ export class NvmeController {
         maxTransfer: this.maxTransfer,
         lists: this.#lists,
         bounce: this.#bounce,
-        transfer: (command, data, timeout) => this.#submitIo(command, data, timeout),
+        transfer: (command, data, timeout) => {
+          const { refusal } = this.#life;
+          return refusal === null ? this.#dispatcher!.transfer(command, data, timeout) : Promise.reject(refusal);
+        },
       };
       return new NvmeNamespace(owner, nsid, identity, format);
     });

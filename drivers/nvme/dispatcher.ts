@@ -3,6 +3,7 @@
  *
  *     submit --> waiting --(end of this turn's microtasks: one doorbell per queue)--> controller
  *     promise <-- reap <-- serve: one loop per vector, while commands are in flight <-- interrupt, or polling
+ *                      <-- dispatch: after each submission
  *     watchdog: timed out? --> reap once more --> abort --> reset
  */
 import type { Device } from 'dmapool';
@@ -16,6 +17,12 @@ import { STATUS } from './status.ts';
 /** Number of watchdog checks per command time-out, and the minimum milliseconds between them. */
 const CHECKS_PER_TIMEOUT = 4;
 const MIN_CHECK_INTERVAL = 5;
+/**
+ * Dispatches that reap, between two waits for an interrupt. Bounds the time without a turn of the event loop if commands
+ * complete as fast as they are submitted.
+ */
+const MAX_LOOKS = 32;
+const RESOLVED = Promise.resolve();
 
 /** The controller, as seen by its dispatcher. */
 export interface DispatcherOwner {
@@ -48,6 +55,8 @@ export class Dispatcher {
   /** By vector: its serving loop is running. */
   readonly #serving: boolean[];
   #kicked = false;
+  /** Number of dispatches that may still reap before the next wait for an interrupt. */
+  #looks = MAX_LOOKS;
   /** Error that ended submission; null before. */
   #end: Error | null = null;
   #watchdog: ReturnType<typeof setTimeout> | undefined;
@@ -119,43 +128,69 @@ export class Dispatcher {
 
   /** Submits an I/O command to the queue with the lowest load. @returns Dword 0 of its completion. */
   submitIo(command: NvmeCommand, data: CommandData | null, timeout: number = this.#owner.timeout): Promise<number> {
+    return this.#submit(this.#leastLoaded(), command, data, timeout);
+  }
+
+  /** As {@link Dispatcher.submitIo}, without a result. */
+  transfer(command: NvmeCommand, data: CommandData | null, timeout: number = this.#owner.timeout): Promise<void> {
+    return new Promise((resolve, reject) => {
+      const done = (): void => {
+        resolve();
+      };
+      this.#add(this.#leastLoaded(), new Request(command, data, timeout, done, reject));
+    });
+  }
+
+  #leastLoaded(): QueuePair {
     const queues = this.#queues;
     let least = queues[1]!;
     for (let id = 2; id < queues.length; id++) if (queues[id]!.load < least.load) least = queues[id]!;
-    return this.#submit(least, command, data, timeout);
+    return least;
   }
 
   #submit(queue: QueuePair, command: NvmeCommand, data: CommandData | null, timeout: number): Promise<number> {
-    if (this.#end !== null) return Promise.reject(this.#end);
-    if (timeout < this.#shortest) this.#shortenInterval(timeout);
     return new Promise((resolve, reject) => {
-      queue.add(new Request(command, data, timeout, resolve, reject));
-      this.#kick();
+      this.#add(queue, new Request(command, data, timeout, resolve, reject));
     });
+  }
+
+  #add(queue: QueuePair, request: Request): void {
+    if (this.#end !== null) {
+      request.reject(this.#end);
+      return;
+    }
+    if (request.timeout < this.#shortest) this.#shortenInterval(request.timeout);
+    queue.add(request);
+    this.#kick();
   }
 
   /** Dispatches at the end of this turn's microtasks, so that all commands of the turn share one doorbell write. */
   #kick(): void {
     if (this.#kicked) return;
     this.#kicked = true;
-    queueMicrotask(() => {
-      this.#kicked = false;
-      this.#dispatch();
-    });
+    // Cheaper than queueMicrotask, which records an asynchronous context in Node.
+    void RESOLVED.then(this.#onKick);
   }
+
+  readonly #onKick = (): void => {
+    this.#kicked = false;
+    this.#dispatch();
+  };
 
   #dispatch(): void {
     if (this.#end !== null) return;
+    this.#looks--;
     try {
       for (const queue of this.#queues) if (queue.hasWaiting) queue.dispatch();
+      for (let vector = 0; vector < this.#serving.length; vector++) {
+        if (!this.#hasInFlight(vector)) continue;
+        this.#watch();
+        // Commands that completed meanwhile need no interrupt.
+        if (this.#looks > 0) this.#reapVector(vector);
+        if (!this.#serving[vector]! && this.#hasInFlight(vector)) void this.#serve(vector);
+      }
     } catch (error) {
       this.#owner.onLost(error as Error);
-      return;
-    }
-    for (let vector = 0; vector < this.#serving.length; vector++) {
-      if (!this.#hasInFlight(vector)) continue;
-      this.#watch();
-      if (!this.#serving[vector]!) void this.#serve(vector);
     }
   }
 
@@ -171,16 +206,15 @@ export class Dispatcher {
     return false;
   }
 
-  /** Reaps completions of a vector while commands are in flight. */
+  /** Reaps completions of a vector after each of its interrupts while commands are in flight. */
   async #serve(vector: number): Promise<void> {
     this.#serving[vector] = true;
     const wait = { vector, ready: () => this.#hasCompletion(vector) };
     try {
-      while (this.#end === null) {
-        this.#reapVector(vector);
-        // Continuations of the settled commands run before this check resumes, and may submit the next commands.
-        if (!this.#hasInFlight(vector)) break;
+      while (this.#end === null && this.#hasInFlight(vector)) {
         await this.#owner.interrupts.wait(wait);
+        this.#looks = MAX_LOOKS;
+        this.#reapVector(vector);
       }
       this.#serving[vector] = false;
     } catch (error) {
@@ -191,9 +225,13 @@ export class Dispatcher {
 
   #reapVector(vector: number): void {
     let reaped = 0;
-    for (const queue of this.#queues) if (queue.vector === vector) reaped += queue.reap();
+    let hasWaiting = false;
+    for (const queue of this.#queues) {
+      if (queue.vector === vector) reaped += queue.reap();
+      hasWaiting ||= queue.hasWaiting;
+    }
     // Slots and memory became free.
-    if (reaped > 0) this.#kick();
+    if (reaped > 0 && hasWaiting) this.#kick();
   }
 
   #reapAll(): void {

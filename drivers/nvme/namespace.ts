@@ -59,8 +59,8 @@ export interface NamespaceOwner {
   readonly maxTransfer: number;
   readonly lists: PrpLists;
   readonly bounce: BouncePages;
-  /** Submits an I/O command. @returns Dword 0 of its completion. */
-  transfer(command: NvmeCommand, data: CommandData | null, timeout?: number): Promise<number>;
+  /** Submits an I/O command. */
+  transfer(command: NvmeCommand, data: CommandData | null, timeout?: number): Promise<void>;
 }
 
 const WRITE_OPTIONS: OptionNames<NvmeWriteOptions> = { fua: true };
@@ -158,8 +158,9 @@ export class NvmeNamespace {
    *
    * @param lba First logical block. @param buffer One or more whole blocks. @param options Force Unit Access.
    */
-  write(lba: number, buffer: Uint8Array, options: NvmeWriteOptions = {}): Promise<void> {
-    return this.#transferBuffer(NVM.write, lba, buffer, flagsOf(readOptions('options', options, WRITE_OPTIONS).fua));
+  write(lba: number, buffer: Uint8Array, options?: NvmeWriteOptions): Promise<void> {
+    const fua = options === undefined ? false : readOptions('options', options, WRITE_OPTIONS).fua;
+    return this.#transferBuffer(NVM.write, lba, buffer, flagsOf(fua));
   }
 
   /**
@@ -168,12 +169,12 @@ export class NvmeNamespace {
    *
    * @param lba First logical block. @param memory Destination. @param options Part of the memory to use.
    */
-  readDma(lba: number, memory: DmaMemory, options: NvmeDmaOptions = {}): Promise<void> {
+  readDma(lba: number, memory: DmaMemory, options?: NvmeDmaOptions): Promise<void> {
     return this.#transferDma(NVM.read, lba, memory, options);
   }
 
   /** Writes blocks from DMA memory, without a copy; see {@link NvmeNamespace.readDma}. */
-  writeDma(lba: number, memory: DmaMemory, options: NvmeDmaOptions = {}): Promise<void> {
+  writeDma(lba: number, memory: DmaMemory, options?: NvmeDmaOptions): Promise<void> {
     return this.#transferDma(NVM.write, lba, memory, options);
   }
 
@@ -197,8 +198,9 @@ export class NvmeNamespace {
     this.#checkSupport(this.#owner.identity.writeZeroes, 'Write Zeroes');
     // Sequentially: there may be very many commands.
     for (let done = 0; done < blocks; done += MAX_BLOCKS) {
-      const count = Math.min(MAX_BLOCKS, blocks - done);
-      await this.#blocksCommand(NVM.writeZeroes, lba + done, count, deallocate ? IO_FLAG.deallocate : 0, null, timeout);
+      const length = Math.min(MAX_BLOCKS, blocks - done) * this.blockSize;
+      const flags = deallocate ? IO_FLAG.deallocate : 0;
+      await this.#blocksCommand(NVM.writeZeroes, lba + done, length, flags, null, timeout);
     }
   }
 
@@ -229,36 +231,57 @@ export class NvmeNamespace {
 
   #transferBuffer(opcode: number, lba: number, buffer: Uint8Array, flags: number): Promise<void> {
     checkBytes('buffer', buffer);
-    return this.#cut(opcode, lba, buffer.length, this.#maxBytes, flags, (offset, length) => {
-      const part = length === buffer.length ? buffer : buffer.subarray(offset, offset + length);
-      return new BouncedData(this.#owner.bounce, part, opcode === NVM.write ? 'toDevice' : 'fromDevice');
+    const { length } = buffer;
+    const { bounce } = this.#owner;
+    const direction = opcode === NVM.write ? 'toDevice' : 'fromDevice';
+    this.#checkRange(lba, length);
+    if (length <= this.#maxBytes) {
+      return this.#blocksCommand(opcode, lba, length, flags, new BouncedData(bounce, buffer, direction));
+    }
+    return this.#split(opcode, lba, length, this.#maxBytes, flags, (offset, part) => {
+      return new BouncedData(bounce, buffer.subarray(offset, offset + part), direction);
     });
   }
 
-  #transferDma(opcode: number, lba: number, memory: DmaMemory, options: NvmeDmaOptions): Promise<void> {
-    checkObject('memory', memory);
-    const given = readOptions('options', options, DMA_OPTIONS);
-    const { dma, size } = reading('memory', memory, 'memory that the device can reach', () => {
-      return { dma: memory.dma, size: memory.size };
-    });
-    checkInteger('memory.dma', dma, 0, Number.MAX_SAFE_INTEGER);
-    checkInteger('memory.size', size, 1, Number.MAX_SAFE_INTEGER - dma);
-    const { offset = 0 } = given;
-    checkInteger('offset', offset, 0, size - 1);
-    const { length = size - offset } = given;
-    checkInteger('length', length, 1, size - offset);
+  #transferDma(opcode: number, lba: number, memory: DmaMemory, options: NvmeDmaOptions | undefined): Promise<void> {
+    const { dma, size } = addressOf(memory);
+    let offset = 0;
+    let length = size;
+    let flags = 0;
+    if (options !== undefined) {
+      const given = readOptions('options', options, DMA_OPTIONS);
+      offset = given.offset ?? 0;
+      checkInteger('offset', offset, 0, size - 1);
+      length = given.length ?? size - offset;
+      checkInteger('length', length, 1, size - offset);
+      flags = flagsOf(given.fua);
+    }
     const first = dma + offset;
     // Bits 1:0 of PRP1 must be 0 (4.3).
     if (first % 4 !== 0) throw new DmaArgumentError('memory', first, 'an address that is a multiple of 4');
     // An unaligned transfer touches one more page.
     const most = first % PAGE_SIZE === 0 ? MAX_TRANSFER : MAX_TRANSFER - Math.max(PAGE_SIZE, this.blockSize);
-    return this.#cut(opcode, lba, length, Math.min(most, this.#maxBytes), flagsOf(given.fua), (from, part) => {
-      return new DirectData(this.#owner.lists, first + from, part);
+    const maxBytes = Math.min(most, this.#maxBytes);
+    const { lists } = this.#owner;
+    this.#checkRange(lba, length);
+    if (length <= maxBytes) {
+      return this.#blocksCommand(opcode, lba, length, flags, new DirectData(lists, first, length));
+    }
+    return this.#split(opcode, lba, length, maxBytes, flags, (from, part) => {
+      return new DirectData(lists, first + from, part);
     });
   }
 
+  #checkRange(lba: number, length: number): void {
+    const { blockSize } = this;
+    checkInteger('lba', lba, 0, Number.MAX_SAFE_INTEGER - length);
+    if (length === 0 || length % blockSize !== 0) {
+      throw new DmaArgumentError('length', length, `a positive multiple of the block size, ${String(blockSize)}`);
+    }
+  }
+
   /** Transfers `length` bytes in commands of at most `maxBytes`. */
-  #cut(
+  #split(
     opcode: number,
     lba: number,
     length: number,
@@ -267,25 +290,19 @@ export class NvmeNamespace {
     dataOf: (offset: number, length: number) => CommandData,
   ): Promise<void> {
     const { blockSize } = this;
-    checkInteger('lba', lba, 0, Number.MAX_SAFE_INTEGER - length);
-    if (length === 0 || length % blockSize !== 0) {
-      throw new DmaArgumentError('length', length, `a positive multiple of the block size, ${String(blockSize)}`);
-    }
-    if (length <= maxBytes) return this.#blocksCommand(opcode, lba, length / blockSize, flags, dataOf(0, length));
     const parts: Promise<void>[] = [];
     for (let offset = 0; offset < length; offset += maxBytes) {
       const part = Math.min(maxBytes, length - offset);
-      const data = dataOf(offset, part);
-      parts.push(this.#blocksCommand(opcode, lba + offset / blockSize, part / blockSize, flags, data));
+      parts.push(this.#blocksCommand(opcode, lba + offset / blockSize, part, flags, dataOf(offset, part)));
     }
     return all(parts);
   }
 
-  /** Submits a command for blocks: SLBA in dwords 10 and 11, NLB (0's based) in bits 15:0 of dword 12. */
-  async #blocksCommand(
+  /** Submits a command for `length` bytes: SLBA in dwords 10 and 11, NLB (0's based) in bits 15:0 of dword 12. */
+  #blocksCommand(
     opcode: number,
     lba: number,
-    count: number,
+    length: number,
     flags: number,
     data: CommandData | null,
     timeout?: number,
@@ -295,12 +312,12 @@ export class NvmeNamespace {
       nsid: this.nsid,
       cdw10: lba % 2 ** 32,
       cdw11: lba / 2 ** 32,
-      cdw12: flags + count - 1,
+      cdw12: flags + length / this.blockSize - 1,
     };
-    await this.#submit(command, data, timeout);
+    return this.#submit(command, data, timeout);
   }
 
-  #submit(command: NvmeCommand, data: CommandData | null, timeout?: number): Promise<number> {
+  #submit(command: NvmeCommand, data: CommandData | null, timeout?: number): Promise<void> {
     if (!this.#format.isStale) return this.#owner.transfer(command, data, timeout);
     const message = `the format of namespace ${String(this.nsid)} may have changed since it was opened; open it again`;
     return Promise.reject(new NvmeError('ERR_DMAPOOL_NVME_STALE_NAMESPACE', this.#owner.address, message));
@@ -314,6 +331,23 @@ export class NvmeNamespace {
         `the controller has no ${command} command`,
       );
   }
+}
+
+/** Reads and checks address and size, once. */
+function addressOf(memory: DmaMemory): { readonly dma: number; readonly size: number } {
+  checkObject('memory', memory);
+  let dma: unknown;
+  let size: unknown;
+  try {
+    ({ dma, size } = memory);
+  } catch (error) {
+    return reading('memory', memory, 'memory that the device can reach', () => {
+      throw error;
+    });
+  }
+  checkInteger('memory.dma', dma, 0, Number.MAX_SAFE_INTEGER);
+  checkInteger('memory.size', size, 1, Number.MAX_SAFE_INTEGER - dma);
+  return { dma, size };
 }
 
 function flagsOf(fua = false): number {

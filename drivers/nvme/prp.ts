@@ -24,8 +24,8 @@ export class PrpEntries {
   /** PRP1 and PRP2 of the command. */
   prp1 = 0;
   prp2 = 0;
-  /** Its lists, in chain order. */
-  readonly lists: PrpList[] = [];
+  /** Its lists, in chain order; null if it needs none. */
+  lists: PrpList[] | null = null;
 }
 
 /** Writes entry `index` of a list. */
@@ -62,13 +62,14 @@ export class PrpLists {
     into.prp1 = addresses[0]!;
     into.prp2 = count < 2 ? 0 : addresses[1]!;
     if (count <= 2) return;
+    const lists = (into.lists ??= []);
     try {
-      this.#chain(addresses, count, into.lists);
+      this.#chain(addresses, count, lists);
     } catch (error) {
       this.unmap(into);
       throw error;
     }
-    into.prp2 = into.lists[0]!.dma;
+    into.prp2 = lists[0]!.dma;
   }
 
   #chain(addresses: Float64Array, count: number, lists: PrpList[]): void {
@@ -92,9 +93,10 @@ export class PrpLists {
   }
 
   /** Frees a command's lists. */
-  unmap(entries: PrpEntries): void {
+  unmap({ lists }: PrpEntries): void {
+    if (lists === null) return;
     // In reverse order, so that LIFO allocation returns them to the next command in this order.
-    for (let i = entries.lists.length - 1; i >= 0; i--) entries.lists[i]!.free();
-    entries.lists.length = 0;
+    for (let i = lists.length - 1; i >= 0; i--) lists[i]!.free();
+    lists.length = 0;
   }
 }

@@ -14,7 +14,9 @@ import {
   DmaArgumentError,
   DmaOutOfMemoryError,
   loadAcquire32,
+  lower32Bits,
   storeRelease32,
+  upper32Bits,
 } from 'dmapool';
 import { checkInteger, describeThrown, type OptionNames, readOptions } from 'dmapool/arguments';
 import type { Bar, DmaStopped } from 'dmapool/pci';
@@ -282,6 +284,7 @@ export class QueuePair {
    */
   dispatch(): void {
     const before = this.#tail;
+    const now = performance.now();
     while (this.state === 'open' && this.#firstWaiting !== null && this.#freeCount > 0) {
       const request = this.#firstWaiting;
       try {
@@ -293,6 +296,7 @@ export class QueuePair {
         continue;
       }
       this.#removeFirst();
+      request.deadline = now + request.timeout;
       this.#submit(request);
     }
     if (this.#tail !== before) this.#owner.registers.write32(this.#tailDoorbell, this.#tail);
@@ -311,19 +315,21 @@ export class QueuePair {
     const { command, data } = request;
     const slot = this.#free[--this.#freeCount]!;
     request.cid = (this.#generations[slot]! << SLOT_BITS) | slot;
-    request.deadline = performance.now() + request.timeout;
     this.#slots[slot] = request;
     const words = this.#submissions;
     const at = (this.#tail * SUBMISSION_ENTRY) / 4;
     words[at + 1] = command.nsid ?? 0;
-    words.fill(0, at + 2, at + 10);
-    if (data !== null) {
-      const { prp1, prp2 } = data.prps;
-      words[at + 6] = prp1 % 2 ** 32;
-      words[at + 7] = prp1 / 2 ** 32;
-      words[at + 8] = prp2 % 2 ** 32;
-      words[at + 9] = prp2 / 2 ** 32;
-    }
+    // Dwords 2 to 5: reserved, and no metadata.
+    words[at + 2] = 0;
+    words[at + 3] = 0;
+    words[at + 4] = 0;
+    words[at + 5] = 0;
+    const prp1 = data === null ? 0 : data.prps.prp1;
+    const prp2 = data === null ? 0 : data.prps.prp2;
+    words[at + 6] = lower32Bits(prp1);
+    words[at + 7] = upper32Bits(prp1);
+    words[at + 8] = lower32Bits(prp2);
+    words[at + 9] = upper32Bits(prp2);
     words[at + 10] = command.cdw10 ?? 0;
     words[at + 11] = command.cdw11 ?? 0;
     words[at + 12] = command.cdw12 ?? 0;

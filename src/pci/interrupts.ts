@@ -285,9 +285,14 @@ export class Interrupts {
   }
 
   #notify(vector: number): void {
-    const woken = [...this.#waiters].filter((waiter) => waiter.vector === vector);
-    this.#pending[vector] = woken.length === 0;
-    for (const waiter of woken) waiter.resolve(true);
+    let woken = 0;
+    // No waiter joins meanwhile: a resolved promise continues in a later microtask.
+    for (const waiter of this.#waiters) {
+      if (waiter.vector !== vector) continue;
+      woken++;
+      waiter.resolve(true);
+    }
+    this.#pending[vector] = woken === 0;
   }
 
   #fail(error: Error): void {
