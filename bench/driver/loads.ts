@@ -1,0 +1,55 @@
+/** The loads of `npm run bench:driver`. */
+
+import type { TimeShares } from '../nvme/profile.ts';
+
+/** Reads of 4 KiB through the NVMe driver. */
+export interface NvmeLoad {
+  readonly name: string;
+  /** Requests in flight. */
+  readonly depth: number;
+  /** `zero-copy`: into DMA memory; `copied`: through the driver's bounce buffers. */
+  readonly form: 'zero-copy' | 'copied';
+  /** True: the driver polls each turn of the event loop; false: interrupts. */
+  readonly polling: boolean;
+}
+
+/** Packets of 60 bytes through the e1000 driver, 64 at a time. */
+export interface E1000Load {
+  readonly name: string;
+  /** True: each received packet is sent; false: it is freed. */
+  readonly forward: boolean;
+}
+
+export type Load = NvmeLoad | E1000Load;
+
+/** What a process measures. */
+export interface Measurement {
+  /** Requests or packets a second: median of the repetitions, and the best one. */
+  readonly rate: number;
+  readonly best: number;
+  /** Nanoseconds of CPU time a request, all threads of the process. */
+  readonly cpu: number;
+  /** Bytes of garbage a request; null if a collection disturbed all repetitions. */
+  readonly garbage: number | null;
+  /** Where the time goes, by a sampling profiler. */
+  readonly shares: TimeShares;
+}
+
+const DEPTHS = [1, 32, 128];
+
+export const LOADS: readonly Load[] = [
+  ...[false, true].flatMap((polling) =>
+    (['zero-copy', 'copied'] as const).flatMap((form) =>
+      DEPTHS.map((depth): NvmeLoad => {
+        const how = polling ? 'polling' : 'interrupt';
+        return { name: `nvme ${form} depth ${String(depth)} ${how}`, depth, form, polling };
+      }),
+    ),
+  ),
+  { name: 'e1000 receive', forward: false },
+  { name: 'e1000 forward', forward: true },
+];
+
+export function isE1000(load: Load): load is E1000Load {
+  return 'forward' in load;
+}
