@@ -4,13 +4,13 @@
  */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
 import { itInVm } from '../vm/machine.ts';
 import { root } from './entry-points.ts';
 import { assertPrinted } from './printed.ts';
+import { temporaryFolder } from '../support/temporary-folder.ts';
 
 interface Step {
   /** Shell commands. */
@@ -54,10 +54,7 @@ itInVm('the guide "your first VFIO driver" works as written', async (context) =>
     'every command has its output in the guide',
   );
 
-  const folder = mkdtempSync(join(tmpdir(), 'dmapool-guide-'));
-  context.after(() => {
-    rmSync(folder, { recursive: true });
-  });
+  const folder = temporaryFolder(context);
   const options = machineOptions(outside!['commands']!, folder);
   const child = spawn(
     process.execPath,

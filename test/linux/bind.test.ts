@@ -1,13 +1,13 @@
 /** Binding PCI functions to VFIO: the parts that need no devices. The rest runs in the virtual machine. */
 import assert from 'node:assert/strict';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdirSync, readFileSync, symlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { bindToVfio, unbindFromVfio } from 'dmapool/linux';
 import { readPciDevice, type SystemFolders, usesOf } from '../../src/linux/pci-devices.ts';
 import { runCli } from '../cli/run-cli.ts';
 import { testsInVm } from '../vm/machine.ts';
+import { temporaryFolder } from '../support/temporary-folder.ts';
 
 const twin = (place: string): string => `e1000,romfile=,multifunction=on,addr=${place}`;
 
@@ -26,10 +26,7 @@ const ADDRESS = '0000:01:00.0';
 
 /** A system with one function. Writes to its files have no effect, unlike in the kernel's. */
 function fakeSystem(t: TestContext, group: number | null): SystemFolders {
-  const root = mkdtempSync(join(tmpdir(), 'dmapool-system-'));
-  t.after(() => {
-    rmSync(root, { recursive: true });
-  });
+  const root = temporaryFolder(t);
   const file = (path: string, content = ''): void => {
     mkdirSync(dirname(join(root, path)), { recursive: true });
     writeFileSync(join(root, path), content);

@@ -1,19 +1,16 @@
 /** The kernel's files on hugepages and frames; hugepages themselves are tested in hugetlb.test.ts. */
 import assert from 'node:assert/strict';
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { HugepageError, HugetlbMemory } from 'dmapool/linux';
 import { hugepagePools, sizeName, type HugepageFolders } from '../../src/linux/hugepages.ts';
 import { frameOf, Pagemap } from '../../src/linux/pagemap.ts';
+import { temporaryFolder } from '../support/temporary-folder.ts';
 
 void describe('hugepages of the system', () => {
   function folders(t: TestContext): HugepageFolders {
-    const root = mkdtempSync(join(tmpdir(), 'dmapool-sysfs-'));
-    t.after(() => {
-      rmSync(root, { recursive: true });
-    });
+    const root = temporaryFolder(t);
     const write = (folder: string, values: Record<string, number>): void => {
       mkdirSync(join(root, folder), { recursive: true });
       for (const [name, value] of Object.entries(values)) writeFileSync(join(root, folder, name), `${String(value)}\n`);

@@ -4,14 +4,14 @@
  */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { mkdirSync, symlinkSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { describe, it, type TestContext } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import type { SystemFolders } from '../../src/linux/pci-devices.ts';
 import { VfioContainer } from '../../src/linux/vfio-container.ts';
 import { testsInVm } from '../vm/machine.ts';
+import { temporaryFolder } from '../support/temporary-folder.ts';
 
 testsInVm('a shared IOMMU group', new URL('vfio-group-guest.js', import.meta.url), {
   devices: [
@@ -34,10 +34,7 @@ const ADDRESS = '0000:01:00.0';
 
 /** A system with one function, in group 7 and with vfio-pci by default, and files of /dev. */
 function fakeSystem(t: TestContext, dev: readonly string[], driver: string | null = 'vfio-pci'): SystemFolders {
-  const root = mkdtempSync(join(tmpdir(), 'dmapool-system-'));
-  t.after(() => {
-    rmSync(root, { recursive: true });
-  });
+  const root = temporaryFolder(t);
   const device = `sys/bus/pci/devices/${ADDRESS}`;
   const files = { [`${device}/vendor`]: '0x8086', [`${device}/device`]: '0x1234', [`${device}/class`]: '0x020000' };
   for (const [path, content] of [...Object.entries(files), ...dev.map((name) => [join('dev', name), ''] as const)]) {

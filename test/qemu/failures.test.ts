@@ -1,20 +1,17 @@
 /** Failures of QEMU: the caller gets a typed error with QEMU's output within the time-out, and nothing is left behind. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { chmodSync, cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
-import { tmpdir } from 'node:os';
+import { chmodSync, cpSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { after, describe, it } from 'node:test';
+import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { QemuError, QemuMachine, type QemuMachineOptions } from 'dmapool/qemu';
 import { rejectsCode } from '../support/errors.ts';
 import { EDU, isAlive, parentOf, processesWith, programInFolder, startMachine, withoutQemu } from './qemu.ts';
 import { MIB } from '../support/sizes.ts';
+import { temporaryFolder } from '../support/temporary-folder.ts';
 
-const folder = mkdtempSync(join(tmpdir(), 'dmapool-test-'));
-after(() => {
-  rmSync(folder, { recursive: true });
-});
+const folder = temporaryFolder();
 
 const fakeQemu = (name: string, script: string): string => programInFolder(folder, name, script);
 

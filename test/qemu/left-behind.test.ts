@@ -2,14 +2,13 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readdirSync, rmSync } from 'node:fs';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { readdirSync } from 'node:fs';
 import { createInterface } from 'node:readline';
 import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { isAlive, parentOf, processesWith, withoutQemu } from './qemu.ts';
 import { until } from '../support/until.ts';
+import { temporaryFolder } from '../support/temporary-folder.ts';
 
 const program = fileURLToPath(new URL('./machine-holder.js', import.meta.url));
 
@@ -22,10 +21,7 @@ void describe('a process that ends', { skip: withoutQemu }, () => {
   for (const how of ['SIGKILL', 'SIGINT', 'SIGTERM', 'exit', 'throw', 'terminate']) {
     void it(`by ${how} leaves no QEMU, no watchdog and no file`, async (t) => {
       // Separate folders, since other tests use the usual ones meanwhile.
-      const folder = mkdtempSync(join(tmpdir(), 'dmapool-test-'));
-      t.after(() => {
-        rmSync(folder, { recursive: true });
-      });
+      const folder = temporaryFolder(t);
       const before = sharedMemory();
       const child = spawn(process.execPath, [program, how], {
         cwd: folder,
