@@ -9,7 +9,7 @@ const TIMED_CALLS = 10_000;
 const MARKS: Readonly<Record<RowVerdict, string>> = { same: '=', moment: '~', fewer: '<', differs: '!', alone: ' ' };
 
 const LEGEND: readonly (readonly [RowVerdict, string])[] = [
-  ['moment', "~  active was equal at some time while the kernel's file was being read"],
+  ['moment', "~  active was equal at another moment while the kernel's file was read"],
   ['fewer', '<  all equal, but we use fewer pages'],
   ['differs', '!  differs'],
 ];
@@ -66,9 +66,7 @@ function meaning(results: readonly ReplayResult[], style: Style): string[] {
   if (compared.length > 0)
     lines.push("Compared at every snapshot: the kernel's `pools` text (--snapshots prints both sides).");
   if (placed > 0) {
-    lines.push(
-      `Of ${plural(placed, 'block')} of Linux 6.4 and later, page and offset too: the very ones of the kernel.`,
-    );
+    lines.push(`Page and offset of ${plural(placed, 'block')} of Linux 6.4 and later: the same as the kernel's.`);
   }
   const fewer = results.flatMap(fewerPagesOf);
   if (fewer.length > 0)

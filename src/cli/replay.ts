@@ -37,23 +37,23 @@ export function registerReplay(program: Command, io: CliIo): void {
       "Replay the dma_pool calls of a real kernel's drivers through this allocator, check every block, and compare " +
         "our pools with the kernel's at every snapshot.",
     )
-    .argument('[file...]', 'trace, packed with gzip or plain (default: one that comes with the package)')
+    .argument('[file...]', 'trace, gzip or plain (default: one that is part of the package)')
     .option(
       '--expect <pools.txt>',
       "the kernel's answers (default: NAME.pools.txt beside NAME.trace.gz, if it is there)",
     )
-    .option('--debug', 'use debug pools; changes no number but time')
+    .option('--debug', 'use pools in debug mode; only times differ')
     .option(
       '--repeat <n>',
       `timed replays (default: ${String(DEFAULT_REPEAT)}, with --debug 1)`,
       parseCount(1, MAX_REPEAT),
     )
-    .option('--snapshots', "print our pools beside the kernel's at every snapshot")
-    .option('--json', 'print one JSON document a file, one a line')
+    .option('--snapshots', "print our pools beside the kernel's at each snapshot")
+    .option('--json', 'print one line of JSON for each file')
     .addHelpText('after', '\nExample:\n  $ dmapool replay traces/*/*.trace.gz')
     .action(async (files: string[], flags: ReplayFlags, command: Command) => {
       if (flags.expect !== undefined && files.length > 1) {
-        command.error('error: --expect goes with one trace only', { exitCode: EXIT.usage });
+        command.error('error: --expect requires exactly one trace', { exitCode: EXIT.usage });
       }
       const exitCode = await replayFiles(files.length === 0 ? [shippedTrace()] : files, flags, io);
       if (exitCode !== EXIT.success) throw new CliExit(exitCode);
@@ -77,7 +77,7 @@ async function replayFiles(files: readonly string[], flags: ReplayFlags, io: Cli
       results.push(result);
     } catch (error) {
       bar.clear();
-      // As other tools do, one bad file does not keep the rest from being read.
+      // Continue with the other files, as other tools do.
       const message = errorMessage(error, file);
       if (message === null) throw error;
       io.stderr.write(`dmapool: ${message}\n`);
@@ -101,7 +101,7 @@ async function replayFile(file: string, flags: ReplayFlags, onProgress: (done: n
   });
 }
 
-/** The trace that comes with the package: two directories up from the sources and three from the build. */
+/** The trace in the package: two directories above the sources, three above the build. */
 function shippedTrace(): string {
   const [source, built] = ['../..', '../../..'].map((up) =>
     fileURLToPath(new URL(`${up}/traces/6.12/xhci.trace.gz`, import.meta.url)),
@@ -132,7 +132,7 @@ interface Figures {
   pages: number;
 }
 
-/** What `dmapool replay --json` prints for one file. */
+/** Document of `dmapool replay --json` for one file. */
 export interface ReplayDocument {
   readonly trace: string;
   readonly events: number;
@@ -163,7 +163,7 @@ export interface ReplayDocument {
   }[];
 }
 
-/** The document for a result: these fields in this order, and no others. */
+/** The document of a result, with exactly these fields in this order. */
 function replayJson(result: ReplayResult): ReplayDocument {
   const { trace, events, allocs, frees, failures, elapsedNs } = result;
   return {

@@ -11,15 +11,15 @@ import { checkDmaHandle, type dma_addr_t, type DmaHandle, writeDma } from './han
 import { reportBadMemory, reportNoPages, reportRefused } from './report.ts';
 
 /**
- * Coherent memory: zeroed, naturally aligned, within the device's DMA mask.
+ * Allocates coherent memory: zeroed, naturally aligned, within the device's DMA mask.
  *
- * @param dev For whom.
+ * @param dev The device that will access the memory.
  * @param size Bytes, 1 to 2^31-1.
- * @param dma_handle Where to write the DMA address; null for who reads it from the result: `memory.dma`.
- * @param gfp As for `dma_pool_alloc`.
- * @returns The memory, in place of C's pointer: `memory.buffer` from `memory.byteOffset` on. Null when none is to be had:
- *   logged in Linux's words, unless `__GFP_NOWARN`.
- * @throws `DmaArgumentError` for a wrong device, size or flags.
+ * @param dma_handle Receives the DMA address; null to read it from the result, `memory.dma`.
+ * @param gfp Flags, as for `dma_pool_alloc`.
+ * @returns The memory, in place of C's pointer: `memory.buffer` from `memory.byteOffset` on. Null when there is none. The
+ *   failure is logged as in Linux, unless `__GFP_NOWARN` is set.
+ * @throws `DmaArgumentError` for an invalid device, size or flags.
  *
  * @example
  * ```ts
@@ -58,17 +58,16 @@ export function dma_alloc_coherent(
 }
 
 /**
- * Gives coherent memory back. What can't be given back is logged, in the words of Linux's `CONFIG_DMA_API_DEBUG`, and
- * nothing is changed:
+ * Frees coherent memory. An invalid free changes nothing and is logged as by Linux's `CONFIG_DMA_API_DEBUG`:
  *
  * - `DMA-API: device driver tries to free DMA memory it has not allocated [device address=0x...] [size=... bytes]`
  * - `DMA-API: device driver frees DMA memory with different size [device address=0x...] [map size=... bytes] [unmap size=... bytes]`
  *
- * @param dev Who it was for.
- * @param size Bytes, as asked for.
- * @param cpu_addr The memory, as `dma_alloc_coherent` gave it; nothing is done for null.
+ * @param dev The device that the memory was allocated for.
+ * @param size Bytes, as requested.
+ * @param cpu_addr The result of `dma_alloc_coherent`. For null the call does nothing.
  * @param dma_handle Its DMA address.
- * @throws `DmaArgumentError` for what is no device; what the memory source throws of its own.
+ * @throws `DmaArgumentError` if `dev` is no device. @throws the coherent allocator's own errors.
  *
  * @example
  * ```ts
@@ -111,13 +110,13 @@ export function dma_free_coherent(
 }
 
 /**
- * Says what addresses the device reaches.
+ * Sets the highest address that the device can access.
  *
  * @param dev The device.
- * @param mask The highest address, from {@link DMA_BIT_MASK} or any number from 1; from 2^53-1 on all are the same.
- * @returns 0, or `-EIO` when it can't be: the mask is none, or memory that the device has lies above it (Linux does not
- *   look at the latter; see {@link Device.setDmaMask}).
- * @throws `DmaArgumentError` for what is no device.
+ * @param mask The highest address, from {@link DMA_BIT_MASK} or any number from 1. Values above 2^53-1 equal 2^53-1.
+ * @returns 0, or `-EIO` if the mask is invalid, or if the device has memory above it (Linux does not check the latter;
+ *   see {@link Device.setDmaMask}).
+ * @throws `DmaArgumentError` if `dev` is no device.
  *
  * @example
  * ```ts
@@ -128,7 +127,7 @@ export function dma_free_coherent(
 export function dma_set_mask_and_coherent(dev: Device, mask: number): number {
   checkDevice(dev);
   try {
-    // A port may well write C's constant for 64 bits, which no double holds.
+    // Ported code may pass C's constant for 64 bits, which a double can't hold.
     dev.setDmaMask(typeof mask === 'number' ? Math.min(mask, Number.MAX_SAFE_INTEGER) : mask);
     return 0;
   } catch (error) {

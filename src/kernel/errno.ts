@@ -1,10 +1,10 @@
-/** Error numbers that the calls here return, negated, as in Linux (`include/uapi/asm-generic/errno-base.h`). */
+/** Error numbers, which these calls return negated, as in Linux (`include/uapi/asm-generic/errno-base.h`). */
 
-/** Input or output error: what `dma_set_mask_and_coherent` returns for a mask that can't be had. */
+/** I/O error: `dma_set_mask_and_coherent` returns it for a mask that can't be set. */
 export const EIO = 5;
-/** Out of memory: for a `probe` of yours, when a pool or a block could not be had. */
+/** Out of memory: for the driver's own `probe`, when a pool or a block can't be allocated. */
 export const ENOMEM = 12;
-/** It exists already: what `device_create_file` returns for a name that is taken. */
+/** Exists: `device_create_file` returns it for a name that is in use. */
 export const EEXIST = 17;
-/** An argument is wrong. */
+/** Invalid argument. */
 export const EINVAL = 22;

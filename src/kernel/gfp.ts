@@ -1,18 +1,18 @@
 /**
- * Allocation flags with the values of Linux 6.4 and later (`include/linux/gfp_types.h`), so that a flag word in a log
- * reads as there. The values are no promise between kernels; use the names.
+ * Allocation flags with the values of Linux 6.4 and later (`include/linux/gfp_types.h`), so that log lines have the same
+ * numbers. The values differ between kernel versions: use the names.
  */
 import { DmaArgumentError } from '../errors.ts';
 
 /** Allocation flags, ORed together (Linux: `gfp_t`). A whole number from 0 to 2^31-1. */
 export type gfp_t = number;
 
-/** The page must lie in the lowest zone. Taken and ignored: the device's DMA mask says where memory may lie. */
+/** The page must be in the lowest zone. Ignored: the device's DMA mask restricts addresses. */
 export const GFP_DMA: gfp_t = 0x01;
-/** The page must lie below 4 GiB. Taken and ignored: the device's DMA mask says where memory may lie. */
+/** The page must be below 4 GiB. Ignored: the device's DMA mask restricts addresses. */
 export const GFP_DMA32: gfp_t = 0x04;
 /**
- * Zero the block (`dma_pool_zalloc` sets it). Coherent memory is zeroed always.
+ * Zero the block (`dma_pool_zalloc` sets it). Coherent memory is always zeroed.
  *
  * @example
  * ```ts
@@ -22,20 +22,20 @@ export const GFP_DMA32: gfp_t = 0x04;
  * ```
  */
 export const __GFP_ZERO: gfp_t = 0x100;
-/** Do not log that no memory was to be had. */
+/** Do not log a failed allocation. */
 export const __GFP_NOWARN: gfp_t = 0x2000;
-/** For completion handlers: must not sleep, may use the reserves. It may open a page, as in Linux. */
+/** For interrupt handlers: must not sleep, may use the reserves. The call may open a page, as in Linux. */
 export const GFP_ATOMIC: gfp_t = 0x820;
-/** Must not sleep. It may open a page, as in Linux. */
+/** Must not sleep. The call may open a page, as in Linux. */
 export const GFP_NOWAIT: gfp_t = 0x800;
-/** May sleep, but not start I/O. Nothing here starts I/O: like `GFP_KERNEL`. */
+/** May sleep, but not start I/O. No call here starts I/O: the same as `GFP_KERNEL`. */
 export const GFP_NOIO: gfp_t = 0xc00;
-/** May sleep, but not enter a file system. Like `GFP_KERNEL`. */
+/** May sleep, but not enter a file system. The same as `GFP_KERNEL`. */
 export const GFP_NOFS: gfp_t = 0xc40;
 /** The usual flags: the caller may sleep. */
 export const GFP_KERNEL: gfp_t = 0xcc0;
 
-/** Names, those that contain others first. */
+/** Names; a combination precedes the flags that it contains. */
 const NAMES: readonly (readonly [string, gfp_t])[] = [
   ['GFP_KERNEL', GFP_KERNEL],
   ['GFP_NOFS', GFP_NOFS],

@@ -5,8 +5,8 @@ import { DmaArgumentError } from '../errors.ts';
 export type dma_addr_t = number;
 
 /**
- * Where an address is to be written: in place of C's `dma_addr_t *`. Any object with a field `dma` will do, such as the
- * driver's own descriptor. Nothing is written when the call fails.
+ * Receives an address, in place of C's `dma_addr_t *`: any object with a field `dma`, such as the driver's own descriptor.
+ * A failed call writes nothing.
  *
  * @example
  * ```ts
@@ -18,18 +18,18 @@ export type dma_addr_t = number;
  * ```
  */
 export interface DmaHandle {
-  /** The address, once a call succeeded. */
+  /** The address, after a successful call. */
   dma: dma_addr_t;
 }
 
 const ACCEPTED = 'an object with a field dma, or null';
 
-/** Throws unless an address can be written to `handle`, or none is wanted. */
+/** Throws unless `handle` is an object, null or undefined. */
 export function checkDmaHandle(argument: string, handle: unknown): void {
   if (handle !== null && handle !== undefined) checkObject(argument, handle, ACCEPTED);
 }
 
-/** Writes an address. If the object refuses, `undo` gives back what has the address, and the error says so. */
+/** Writes an address. If the object throws, calls `undo`, which frees the memory. @throws `DmaArgumentError` then */
 export function writeDma(
   argument: string,
   handle: DmaHandle | null | undefined,

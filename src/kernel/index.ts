@@ -1,14 +1,14 @@
 /**
- * dmapool/kernel: the calls of Linux's DMA pools by their own names, for people who port a driver.
+ * dmapool/kernel: the functions of Linux's DMA pools under their own names, for porting drivers.
  *
- * A thin face on the classes of `dmapool`: a `struct dma_pool` is a `DmaPool`, a `struct device` a `Device`, what
- * `dma_pool_alloc` returns a `DmaBlock`, and the two ways of calling mix freely. Three rules:
+ * A thin layer on the classes of `dmapool`: a `struct dma_pool` is a `DmaPool`, a `struct device` a `Device`, and
+ * `dma_pool_alloc` returns a `DmaBlock`. Both interfaces can be mixed. Three rules:
  *
  * - null where Linux returns NULL, a negative error number where Linux returns one;
- * - a line on the device's log where Linux logs, in Linux's words, and what we know beyond them on the lines below;
- * - what Linux leaves undefined (a pool that was destroyed, an argument that is no pool) throws a `DmaError`.
+ * - a line on the device's log where Linux logs one, worded as in Linux, with details on the lines below;
+ * - a `DmaError` where Linux's behaviour is undefined (a destroyed pool, an argument that is no pool).
  *
- * `docs/porting.md` has the table of calls, and a piece of a driver before and after.
+ * `docs/porting.md` has the table of calls, and a part of a driver before and after.
  *
  * @module dmapool/kernel
  * @packageDocumentation

@@ -9,19 +9,19 @@ import { checkDmaHandle, type dma_addr_t, type DmaHandle, writeDma } from './han
 import { reportBadMemory, reportNoPages, reportRefused } from './report.ts';
 import { LINUX_TEXTS, pad, pointer, poolName } from './wording.ts';
 
-/** Pools made by {@link dmam_pool_create}, for {@link dmam_pool_destroy}. */
+/** Pools of {@link dmam_pool_create}, for {@link dmam_pool_destroy}. */
 const managed = new WeakSet<DmaPool>();
 
 /**
  * Creates a pool: `DmaPool.create` by Linux's name.
  *
- * @param name Shown in messages and in the `pools` attribute, cut to 31 bytes.
- * @param dev Who will use the blocks.
+ * @param name Name in messages and in the `pools` attribute, cut to 31 bytes.
+ * @param dev The device that will access the blocks.
  * @param size Bytes of a block, 1 to 2^31-1.
  * @param align A power of two, or 0 for none.
  * @param boundary A power of two that no block crosses, not below the rounded size, or 0 for none.
- * @returns The pool; null when an argument is out of its range. Linux does not say which either: `DmaPool.create`, with
- *   the same arguments, throws an error that does.
+ * @returns The pool; null if an argument is out of range. `DmaPool.create`, with the same arguments, throws an error that
+ *   names the argument.
  *
  * @example
  * ```ts
@@ -45,18 +45,18 @@ export function dma_pool_create<const N extends string>(
 /**
  * {@link dma_pool_create}, with pages from a NUMA node (Linux 6.16 and later).
  *
- * @param name As for {@link dma_pool_create}, like the next four.
- * @param dev Who will use the blocks.
+ * @param name Name in messages and in the `pools` attribute, cut to 31 bytes.
+ * @param dev The device that will access the blocks.
  * @param size Bytes of a block, 1 to 2^31-1.
  * @param align A power of two, or 0 for none.
  * @param boundary A power of two that no block crosses, or 0 for none.
- * @param node The node, 0 to 1023, or -1 (`NUMA_NO_NODE`) for any. A wish: sources without nodes ignore it.
- *
+ * @param node The node, 0 to 1023, or -1 (`NUMA_NO_NODE`) for any. A hint: coherent allocators without nodes ignore it.
+ * @returns As {@link dma_pool_create}.
  *
  * @example
  * ```ts
  * const pool = dma_pool_create_node('prp list 256', new Device({ name: 'nvme0' }), 256, 256, 0, 1);
- * console.log(pool?.geometry.blocksPerPage); // 16; its pages come from node 1 where the memory source has nodes
+ * console.log(pool?.geometry.blocksPerPage); // 16; its pages come from node 1 if the coherent allocator has nodes
  * ```
  */
 export function dma_pool_create_node<const N extends string>(
@@ -71,10 +71,10 @@ export function dma_pool_create_node<const N extends string>(
 }
 
 /**
- * {@link dma_pool_create}, and `device.detach()` destroys the pool.
+ * {@link dma_pool_create} of a managed pool (devres): `device.detach()` destroys it.
  *
- * @param name As for {@link dma_pool_create}, like the next four.
- * @param dev Who will use the blocks.
+ * @param name Name in messages and in the `pools` attribute, cut to 31 bytes.
+ * @param dev The device that will access the blocks.
  * @param size Bytes of a block, 1 to 2^31-1.
  * @param align A power of two, or 0 for none.
  * @param boundary A power of two that no block crosses, or 0 for none.
@@ -120,16 +120,16 @@ function create<const N extends string>(
 }
 
 /**
- * Takes a block.
+ * Allocates a block.
  *
  * @param pool From {@link dma_pool_create}.
- * @param mem_flags `GFP_KERNEL`, `GFP_ATOMIC`, ...; only `__GFP_ZERO` and `__GFP_NOWARN` change something. All of them may
- *   open a page, as in Linux (in the recorded NVMe traffic `GFP_ATOMIC` calls opened every page). `pool.tryAlloc({ grow: false
- *   })`, which opens none, is stricter than Linux.
- * @param handle Where to write the block's DMA address. Optional, for the block says it too: `block.dma`.
- * @returns The block, in place of C's pointer: `block.u32`, `block.view` and so on are its memory. Null when no memory
- *   is to be had: logged in Linux's words, unless `__GFP_NOWARN`.
- * @throws `DmaArgumentError` for what is no pool or no flags; `DmaDestroyedError` when the pool was destroyed.
+ * @param mem_flags `GFP_KERNEL`, `GFP_ATOMIC`, ... Only `__GFP_ZERO` and `__GFP_NOWARN` have an effect. Calls with any
+ *   flags may open a page, as in Linux (in the recorded NVMe traffic `GFP_ATOMIC` calls opened every page).
+ *   `pool.tryAlloc({ grow: false })` opens none.
+ * @param handle Receives the block's DMA address. Optional: `block.dma` has it too.
+ * @returns The block, in place of C's pointer: `block.u32`, `block.view` and so on are its memory. Null when there is no
+ *   memory. The failure is logged as in Linux, unless `__GFP_NOWARN` is set.
+ * @throws `DmaArgumentError` for an invalid pool or flags. @throws `DmaDestroyedError` after the pool was destroyed.
  *
  * @example
  * ```ts
@@ -157,7 +157,7 @@ export function dma_pool_alloc<N extends string>(
     return reportBadMemory(pool.device, `dma_pool_alloc ${poolName(pool.name)}`, error);
   }
   if (block === null) {
-    // At a limit of the pool's own there are pages, and Linux has no such limit to have words for.
+    // Linux has no limit of a pool's blocks, and no message for it.
     if (pool.statistics().active < pool.maxBlocks) reportNoPages(pool.device, pool.geometry.allocation, mem_flags);
     return null;
   }
@@ -173,7 +173,7 @@ export function dma_pool_alloc<N extends string>(
  *
  * @param pool From {@link dma_pool_create}.
  * @param mem_flags `GFP_KERNEL`, `GFP_ATOMIC`, ...
- * @param handle Where to write the block's DMA address; optional.
+ * @param handle Receives the block's DMA address; optional.
  * @returns As {@link dma_pool_alloc}.
  * @throws as {@link dma_pool_alloc}
  *
@@ -195,20 +195,20 @@ export function dma_pool_zalloc<N extends string>(
 }
 
 /**
- * Gives a block back. What can't be freed is logged, in the words of Linux's debug kernels, and nothing is changed:
+ * Frees a block. An invalid free changes nothing and is logged as by Linux's debug kernels (others do not check):
  *
  * | line                                               | when                                                         |
  * | -------------------------------------------------- | ------------------------------------------------------------ |
- * | `dma_pool_free NAME, dma 0x... already free`       | it is not handed out, or was handed out again since          |
- * | `dma_pool_free NAME, POINTER (bad vaddr)/0x...`    | `dma` is in a block that is out, but `vaddr` is another one  |
- * | `dma_pool_free NAME, POINTER/0x... (bad dma)`      | anything else                                                |
+ * | `dma_pool_free NAME, dma 0x... already free`       | the block is not allocated, or was allocated again since     |
+ * | `dma_pool_free NAME, POINTER (bad vaddr)/0x...`    | `dma` is in an allocated block, but `vaddr` is another one   |
+ * | `dma_pool_free NAME, POINTER/0x... (bad dma)`      | any other case                                               |
  *
- * Linux's other kernels trust the caller. A second line says what ours knows.
+ * The next line has the details of the error.
  *
  * @param pool From {@link dma_pool_create}.
- * @param vaddr The block, as `dma_pool_alloc` gave it.
- * @param dma Its address. Optional; if given, it must be the block's.
- * @throws `DmaArgumentError` for what is no pool; what the memory source throws, when the pool was destroyed and
+ * @param vaddr The result of `dma_pool_alloc`.
+ * @param dma Its DMA address. Optional; if given, it must be the block's.
+ * @throws `DmaArgumentError` if `pool` is no pool. @throws the coherent allocator's errors, if the pool was destroyed and
  *   this was its last block.
  *
  * @example
@@ -243,7 +243,7 @@ export function dma_pool_free<N extends string>(
   }
 }
 
-/** Is it about the block, and not of the memory source? */
+/** @returns True for an error about the block, false for one of the coherent allocator. */
 function isRefusal(error: unknown): error is DmaError {
   return error instanceof DmaBlockError || error instanceof DmaDestroyedError || error instanceof DmaArgumentError;
 }
@@ -254,7 +254,7 @@ function reportBadFree(pool: DmaPool, vaddr: unknown, dma: dma_addr_t | null, er
   const where = address === null ? '(null)' : pad(address);
   let line: string;
   const free = error?.code === 'ERR_DMAPOOL_NOT_ALLOCATED' || error?.code === 'ERR_DMAPOOL_STALE_BLOCK';
-  // A block whose page went back is in no page of the pool, and that is what Linux looks at first.
+  // Linux first searches the pool's pages. A block whose page was freed is in none of them.
   if (free && isBlock(vaddr) && dmaOf(vaddr) !== null) {
     line = `${call}, dma ${where} already free`;
   } else if (address !== null && pool.indexAt(address) >= 0) {
@@ -265,10 +265,10 @@ function reportBadFree(pool: DmaPool, vaddr: unknown, dma: dma_addr_t | null, er
   reportRefused(pool.device, call, line, error);
 }
 
-/** The block's address, if it still has one. */
+/** The block's address; null if its page was freed. */
 function dmaOf(vaddr: DmaBlock): dma_addr_t | null {
   try {
-    // By its index, so that a stale handle has one too, for the log.
+    // By index: a stale handle has no address.
     return vaddr.pool.dmaOf(vaddr.index);
   } catch (error) {
     if (error instanceof DmaError) return null;
@@ -276,7 +276,7 @@ function dmaOf(vaddr: DmaBlock): dma_addr_t | null {
   }
 }
 
-/** As Linux's `%p` prints it: NULL and what is no pointer by name. */
+/** Formats as Linux's `%p`: null is `(null)`, and anything but a block `(efault)`. */
 function formatVaddr(vaddr: unknown): string {
   if (vaddr === null || vaddr === undefined) return '(null)';
   if (!isBlock(vaddr)) return '(efault)';
@@ -289,11 +289,11 @@ function formatVaddr(vaddr: unknown): string {
 }
 
 /**
- * Ends a pool. With blocks still out it says so, `dma_pool_destroy NAME busy`, and keeps their memory, as Linux does; but
- * here they may still be freed, and `device.reclaim()` takes back the rest.
+ * Destroys a pool. While blocks are allocated it logs `dma_pool_destroy NAME busy` and keeps their memory, as Linux does.
+ * Unlike in Linux, these blocks can still be freed, and `device.reclaim()` frees the rest.
  *
- * @param pool The pool, or null, for which nothing is done.
- * @throws `DmaArgumentError` for anything else; what the memory source throws, after the pool has ended.
+ * @param pool The pool. For null the call does nothing.
+ * @throws `DmaArgumentError` for any other value. @throws the coherent allocator's errors; the pool is destroyed then.
  *
  * @example
  * ```ts
@@ -311,8 +311,7 @@ export function dma_pool_destroy(pool: DmaPool | null | undefined): void {
 }
 
 /**
- * Ends a pool made by {@link dmam_pool_create} before its device does. For any other pool it does nothing but warn, as
- * Linux's does.
+ * Destroys a managed pool before its device is detached. For any other pool it only logs a warning, as in Linux.
  *
  * @param pool From {@link dmam_pool_create}.
  * @throws as {@link dma_pool_destroy}

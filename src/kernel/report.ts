@@ -1,4 +1,4 @@
-/** What the calls here say on the device's log, in Linux's words. */
+/** Messages of these calls on the device's log, worded as in Linux. */
 import type { Device } from '../device/device.ts';
 import { type DmaError } from '../errors.ts';
 import { DmaMaskError, DmaSourceError } from '../memory/errors.ts';
@@ -6,8 +6,8 @@ import { ceilPowerOfTwo } from '../arguments.ts';
 import { __GFP_NOWARN, __GFP_ZERO, formatGfp, type gfp_t } from './gfp.ts';
 
 /**
- * Linux's page allocator: one line when it has nothing to give, unless the caller asked it not to. There the name of the
- * task stands before it, here the device's.
+ * Logs the line of Linux's page allocator for a failed allocation, unless `__GFP_NOWARN` is set. Linux begins it with the
+ * name of the task, this package with that of the device.
  */
 export function reportNoPages(device: Device, size: number, flags: gfp_t): void {
   if ((flags & __GFP_NOWARN) !== 0) return;
@@ -19,8 +19,8 @@ export function reportNoPages(device: Device, size: number, flags: gfp_t): void 
 }
 
 /**
- * For what an allocation threw: in Linux it would have been NULL where a memory source gives what the device can't reach
- * or breaks its promises. That goes to the log, since nobody else hears of it; anything else goes on.
+ * Logs that the coherent allocator returned memory that the device can't reach, or broke its contract. The call then
+ * returns null, as in Linux. Other errors are thrown on.
  */
 export function reportBadMemory(device: Device, call: string, error: unknown): null {
   if (!(error instanceof DmaMaskError || error instanceof DmaSourceError)) throw error;
@@ -28,7 +28,7 @@ export function reportBadMemory(device: Device, call: string, error: unknown): n
   return null;
 }
 
-/** One line of Linux's, and below it what our own error says. */
+/** Logs a line worded as in Linux, and below it the message of our own error. */
 export function reportRefused(device: Device, kind: string, line: string, error: DmaError | null): void {
   device.report('error', kind, error === null ? line : `${line}\n  ${error.message}`);
 }

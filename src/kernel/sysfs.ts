@@ -6,19 +6,19 @@ import { DmaArgumentError, DmaError } from '../errors.ts';
 import { cutToBytes, TEXT_BYTES } from '../pool/pools-attribute.ts';
 import { EEXIST, EINVAL } from './errno.ts';
 
-/** An attribute that can be read (Linux: `struct device_attribute`). Made by {@link DEVICE_ATTR_RO}. */
+/** A read-only attribute (Linux: `struct device_attribute`), from {@link DEVICE_ATTR_RO}. */
 export interface device_attribute {
   /** Name of its file. */
   readonly name: string;
-  /** Makes its text, at each read; {@link sysfs_emit} cuts it where Linux would. */
+  /** Returns its text; called at each read. {@link sysfs_emit} limits its length as Linux does. */
   readonly show: (dev: Device, attr: device_attribute) => string;
 }
 
 /**
- * An attribute that can be read. In C a macro that finds `NAME_show` by itself; here the function is given.
+ * Makes a read-only attribute. C's macro refers to `NAME_show`; here the function is a parameter.
  *
  * @param name A file name: not empty, no slash.
- * @param show Makes the text. C's third argument, the buffer, is gone: the text is returned.
+ * @param show Returns the text, in place of writing it to C's third argument.
  *
  * @example
  * ```ts
@@ -37,8 +37,8 @@ export function DEVICE_ATTR_RO(name: string, show: device_attribute['show']): de
  *
  * @param dev The device.
  * @param attr From {@link DEVICE_ATTR_RO}.
- * @returns 0; `-EEXIST` when there is one of that name; `-EINVAL` when it is no attribute.
- * @throws `DmaArgumentError` for what is no device.
+ * @returns 0; `-EEXIST` if the device has an attribute of that name; `-EINVAL` if `attr` is no attribute.
+ * @throws `DmaArgumentError` if `dev` is no device.
  *
  * @example
  * ```ts
@@ -61,11 +61,11 @@ export function device_create_file(dev: Device, attr: device_attribute): number 
 }
 
 /**
- * Takes the attribute of this name away; nothing happens if there is none.
+ * Removes the attribute of this name, if there is one.
  *
  * @param dev The device.
  * @param attr From {@link DEVICE_ATTR_RO}.
- * @throws `DmaArgumentError` for what is no device.
+ * @throws `DmaArgumentError` if `dev` is no device.
  *
  * @example
  * ```ts
@@ -82,12 +82,12 @@ export function device_remove_file(dev: Device, attr: device_attribute): void {
 }
 
 /**
- * The text of an attribute, cut to 4095 bytes of UTF-8: a file of sysfs is one page, the last byte of it zero. In place of
- * C's format a template, in place of `sysfs_emit_at` a longer text.
+ * Cuts the text of an attribute to 4095 bytes of UTF-8: a file of sysfs is one page, whose last byte is zero. A template
+ * replaces C's format, and concatenation replaces `sysfs_emit_at`.
  *
  * @param text The whole text; a file of sysfs ends its lines with `\n`.
- * @returns The text, or as much of it as fits.
- * @throws `DmaArgumentError` for what is no text.
+ * @returns The text, or its longest prefix of whole characters that fits.
+ * @throws `DmaArgumentError` if `text` is no string.
  *
  * @example
  * ```ts
@@ -101,7 +101,7 @@ export function sysfs_emit(text: string): string {
   return cutToBytes(text, TEXT_BYTES);
 }
 
-/** The parts of an attribute, each read once. */
+/** Reads each part of an attribute once. */
 function read(attr: device_attribute): device_attribute {
   const accepted = 'an attribute from DEVICE_ATTR_RO()';
   checkObject('attr', attr, accepted);

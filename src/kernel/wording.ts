@@ -1,21 +1,21 @@
-/** Linux's wording of places in memory and of a pool's reports. */
+/** Linux's format of addresses, and its messages of a pool. */
 import type { ReportTexts } from '../pool/hooks.ts';
 import { cutToBytes, NAME_BYTES } from '../pool/pools-attribute.ts';
 
 /**
- * A place in memory as Linux prints a pointer: 16 hex digits. Linux prints a hash, so that logs do not reveal where the
- * kernel lies; here it is the offset in the memory source's buffer, which reveals nothing either.
+ * Formats a pointer as Linux does: 16 hex digits. Linux prints a hash, so that logs do not reveal kernel addresses; here it
+ * is the offset in the coherent allocator's buffer.
  */
 export function pointer(byteOffset: number): string {
   return byteOffset.toString(16).padStart(16, '0');
 }
 
-/** A DMA address as Linux prints it with `%pad`: `0x` and 16 hex digits. */
+/** Formats a DMA address as Linux's `%pad`: `0x` and 16 hex digits. */
 export function pad(dma: number): string {
   return `0x${dma.toString(16).padStart(16, '0')}`;
 }
 
-/** A pool's name as Linux keeps it; of a character that would be cut in two, nothing. */
+/** A pool's name, cut to the length that Linux keeps, at a whole character. */
 export function poolName(name: string): string {
   return cutToBytes(name, NAME_BYTES);
 }

@@ -1,4 +1,4 @@
-/** Checks of what `replayTrace` is given: it may come from another thread or a file, and not from `decodeTrace` itself. */
+/** Checks the arguments of `replayTrace`: a trace may come from another thread or from a file. */
 import { checkInteger, checkObject, isInstance, reading } from '../arguments.ts';
 import { DmaArgumentError, isArray } from '../errors.ts';
 import { type DecodedTrace, OPERATION } from './decode.ts';
@@ -7,7 +7,7 @@ import type { PoolsFile } from './expectations.ts';
 const TRACE = 'a trace from decodeTrace()';
 const EXPECTED = 'the files of readPools()';
 
-/** @throws `DmaArgumentError` unless every number in the trace points to something in it. */
+/** @throws `DmaArgumentError` if a number in the trace refers to nothing in it. */
 export function checkTrace(trace: DecodedTrace): void {
   checkObject('trace', trace, TRACE);
   reading('trace', trace, TRACE, () => {
@@ -49,7 +49,7 @@ function must(right: boolean, what: string, value: unknown): void {
   if (!right) throw new DmaArgumentError(`trace.${what}`, value, TRACE);
 }
 
-/** @throws `DmaArgumentError` unless they are files of a kernel's pools. */
+/** @throws `DmaArgumentError` if they are no `pools` files. */
 export function checkExpected(expected: readonly PoolsFile[]): void {
   if (!isArray(expected)) throw new DmaArgumentError('expected', expected, EXPECTED);
   reading('expected', expected, EXPECTED, () => {

@@ -8,27 +8,27 @@ import { BlockOracle } from './oracle.ts';
 import { type KernelVersion, kernelVersion, ordersAsOurs, skipsExactFit } from './pages.ts';
 import type { ReplayMismatch } from './result.ts';
 
-/** What went wrong at calls is listed up to this number; beyond it is only counted. */
+/** Maximum number of listed failures; further ones are only counted. */
 const TROUBLE_LIMIT = 1000;
-/** So many calls between two reports of progress. */
+/** Number of calls between two reports of progress. */
 const PROGRESS_STEP = 16_384;
-/** Names of the operations by their numbers. */
+/** Names of the operations by number. */
 const FIELDS = ['create', 'alloc', 'alloc', 'free', 'destroy'] as const;
 
-/** What the checking pass found. */
+/** Result of the checking pass. */
 export interface CheckResult {
   readonly snapshots: readonly SnapshotMoments[];
   /** By index of the pool. */
   readonly ledgers: readonly Ledger[];
   readonly failures: number;
-  /** Allocs whose page and offset were compared with the kernel's. */
+  /** Number of allocations whose page and offset were compared with the kernel's. */
   readonly placed: number;
   readonly troubles: readonly ReplayMismatch[];
-  /** 1 for each operation that failed, so that a timed pass leaves it out. */
+  /** 1 for each operation that failed; a timed pass omits it. */
   readonly failed: Uint8Array;
 }
 
-/** Replays a trace once, slowly, and checks everything that must hold at calls. */
+/** Replays a trace once, with all checks at each call. */
 export class CheckingPass implements PoolsNow {
   readonly devices: readonly string[];
   readonly #trace: DecodedTrace;
@@ -36,7 +36,7 @@ export class CheckingPass implements PoolsNow {
   readonly #oracles = new Map<string, BlockOracle>();
   readonly #ledgers: readonly Ledger[];
   readonly #held: (DmaBlock | undefined)[];
-  /** Per device: indices of its living pools, newest first. */
+  /** By device: indices of its pools that are not destroyed, newest first. */
   readonly #living = new Map<string, number[]>();
   readonly #recorder = new MomentRecorder(this);
   readonly #failed: Uint8Array;
@@ -44,7 +44,7 @@ export class CheckingPass implements PoolsNow {
   readonly #version: KernelVersion | null;
   #failures = 0;
   #placed = 0;
-  /** Index of the operation at hand. */
+  /** Index of the current operation. */
   #at = 0;
 
   constructor(trace: DecodedTrace, needs: ReadonlyMap<string, number>, debug: boolean) {
@@ -57,7 +57,7 @@ export class CheckingPass implements PoolsNow {
     this.#ledgers = trace.pools.map((pool) => new Ledger(pool, skips));
     for (const device of trace.devices) this.#living.set(device, []);
     const complain = (message: string): void => {
-      // What is said when the trace is over is about what it left out, and that may be.
+      // Messages after the last operation are about blocks that the trace does not free, which is allowed.
       if (this.#at < trace.operations.length) this.#trouble('log', message);
     };
     this.#fleet = new Fleet(trace, needs, {
@@ -71,7 +71,7 @@ export class CheckingPass implements PoolsNow {
     });
   }
 
-  /** Replays the whole trace; `onProgress` is told how many operations are done. */
+  /** Replays the whole trace. @param onProgress Called with the number of operations done. */
   run(onProgress: (done: number) => void): CheckResult {
     const { operations, snapshots } = this.#trace;
     let next = 0;
@@ -150,7 +150,7 @@ export class CheckingPass implements PoolsNow {
     ledger.kernelAlloc(this.#trace.pageOf[this.#at]!);
     const pool = this.#pool(index);
     const block = zero ? pool.alloc({ zero: true }) : pool.alloc();
-    // From here on the block is out, whatever is wrong with it or with the trace.
+    // Count the block as allocated before the checks, which may fail.
     ledger.alloc();
     if (this.#held[slot] !== undefined) this.#trouble('alloc', 'the trace hands out a block that is out already');
     this.#held[slot] = block;
@@ -161,7 +161,7 @@ export class CheckingPass implements PoolsNow {
     for (const { rule, message } of broken) this.#trouble(rule, message);
   }
 
-  /** Is it the kernel's page and offset? Once it took a page too many, its free list is another one than ours. */
+  /** Compares page and offset with the kernel's. After the kernel took an extra page its free list differs from ours. */
   #comparePlace({ dma }: DmaBlock, ledger: Ledger): void {
     const begin = this.#oracle(ledger).pageAt(dma);
     const page = ledger.pageNumber(begin);
@@ -194,7 +194,7 @@ export class CheckingPass implements PoolsNow {
     ledger.destroyed = true;
     const living = this.#living.get(ledger.device);
     living?.splice(living.indexOf(index), 1);
-    // With blocks out it says so on the device's log, and that is a failure.
+    // With allocated blocks this logs an error, which is a failure.
     pool.destroy();
     this.#recorder.changed(ledger.device);
   }

@@ -1,4 +1,4 @@
-/** Our pools beside the kernel's, at every snapshot. */
+/** Compares our pools with the kernel's at each snapshot. */
 import { PoolGeometry } from '../index.ts';
 import type { DecodedTrace } from './decode.ts';
 import type { PoolsFile, PoolsRow } from './expectations.ts';
@@ -7,21 +7,21 @@ import type { DeviceMoments, EpochRow, SnapshotMoments } from './moments.ts';
 import { explainPages, type KernelVersion, ordersAsOurs } from './pages.ts';
 import type { ReplayFile, ReplayMismatch, ReplayRow, ReplaySnapshot, RowVerdict } from './result.ts';
 
-/** In these snapshots nothing happened while the files were read, so active must be exactly ours at the beginning. */
+/** During these snapshots no calls were made, so that `active` must equal ours at the beginning. */
 const EXACT_LABELS: ReadonlySet<string> = new Set(['pre-end', 'end']);
 /** The kernel keeps a pool's name in 32 bytes, the last one zero. */
 const NAME_BYTES = 31;
 
-/** In place of the moments of a snapshot that only the expectations have. */
+/** For a snapshot that only the expectations have. */
 const NOT_RECORDED: readonly DeviceMoments[] = [];
 
-/** What the comparison found. */
+/** Result of the comparison. */
 export interface Comparison {
   readonly snapshots: ReplaySnapshot[];
   readonly mismatches: ReplayMismatch[];
 }
 
-/** Compares; `expected` is null when there is nothing to compare with. */
+/** Compares; `expected` is null if there are no expectations. */
 export class Comparer {
   readonly #trace: DecodedTrace;
   readonly #ledgers: readonly Ledger[];
@@ -37,7 +37,7 @@ export class Comparer {
   compare(snapshots: readonly SnapshotMoments[], expected: readonly PoolsFile[]): Comparison {
     const result = snapshots.map((snapshot) => this.#snapshot(snapshot, expected));
     const known = new Set(snapshots.map((snapshot) => snapshot.label));
-    // Files of a snapshot that the trace does not have: nothing of ours stands beside their rows.
+    // Files of a snapshot that the trace does not have: there are no rows of ours.
     for (const label of new Set(expected.map((file) => file.label))) {
       if (!known.has(label)) result.push(this.#snapshot({ label, devices: NOT_RECORDED }, expected));
     }
@@ -53,7 +53,7 @@ export class Comparer {
       const moments = ours.get(device) ?? { device, text: null, epochs: [[]] };
       const file = kernel.get(device);
       const rows = this.#rows(label, moments, file?.rows ?? []);
-      // A device without pools has no file; that is nothing to show.
+      // A device without pools has no file.
       if (rows.length > 0) files.push({ device, ours: moments.text, kernel: file?.text ?? null, rows });
     }
     return { label, recorded: snapshot.devices !== NOT_RECORDED, files };
@@ -62,7 +62,7 @@ export class Comparer {
   #rows(label: string, { device, epochs }: DeviceMoments, kernel: readonly PoolsRow[]): ReplayRow[] {
     const exact = EXACT_LABELS.has(label);
     const begin = epochs[0]!;
-    // Pools may come and go while the file is read: it must fit the list as it was at one moment.
+    // Pools may be created and destroyed while the file is read: it must match the list at one moment.
     const candidates = exact ? [begin] : epochs;
     const judged = candidates.map((epoch) => kernel.map((row, i) => this.#differences(epoch[i], row, exact)));
     const best = judged.reduce((a, b) => (b.flat().length < a.flat().length ? b : a));
@@ -91,12 +91,12 @@ export class Comparer {
     if (!right) found.push({ field: 'active', ours: active, theirs: kernel.active });
     if (ordersAsOurs(this.#version) && ours.pages.raced === 0) {
       const equal = exact ? pages === kernel.pages : ours.pageCounts.has(kernel.pages);
-      // These kernels count their blocks.
+      // These kernels report the exact number of blocks.
       const blocks = kernel.pages * this.#geometry(ours.pool).blocksPerPage;
       if (!equal) found.push({ field: 'pages', ours: pages, theirs: kernel.pages });
       else if (blocks !== kernel.blocks) found.push({ field: 'blocks', ours: blocks, theirs: kernel.blocks });
     } else if (pages > kernel.pages) {
-      // Pages only grow, so the fewest of ours are those of the beginning.
+      // The number of pages only grows, so that its minimum is the one at the beginning.
       found.push({ field: 'pages', ours: pages, theirs: kernel.pages });
     }
     return found;
@@ -104,7 +104,7 @@ export class Comparer {
 
   #reasons(ours: EpochRow | undefined, kernel: PoolsRow): string[] {
     if (ours === undefined) return [];
-    // More of ours came while the file was read.
+    // Ours grew while the file was read.
     if (ours.pageCounts.has(kernel.pages)) return [];
     return explainPages(
       {
@@ -138,7 +138,7 @@ function verdict(ours: PoolsRow | null, kernel: PoolsRow | null, differences: nu
   return same ? 'same' : 'moment';
 }
 
-/** A name as the kernel shows it. */
+/** A name, cut as in the kernel. */
 function cutName(name: string): string {
   const bytes = new TextEncoder().encode(name);
   return new TextDecoder().decode(bytes.subarray(0, NAME_BYTES)).trimEnd();

@@ -5,66 +5,66 @@ import type { TraceAlloc, TraceCall, TraceCreate, TraceDestroy, TraceFree, Trace
 import { TRACE_LIMIT } from './limits.ts';
 import { nameOf, readTraceChunks, type ReadTraceOptions } from './reader.ts';
 
-/** What an operation of a decoded trace does; the values of {@link DecodedTrace.operations}. */
+/** Operations of a decoded trace: the values of {@link DecodedTrace.operations}. */
 export const OPERATION = { create: 0, alloc: 1, zalloc: 2, free: 3, destroy: 4 } as const;
 
 /** A snapshot in a decoded trace. */
 export interface TraceSnapshot {
   /** Its name, as in the expectations. */
   readonly label: string;
-  /** It began before the operation of this index; the number of operations, if after the last. */
+  /** Index of the first operation after its beginning; the number of operations if there is none. */
   readonly begin: number;
-  /** It ended before the operation of this index. */
+  /** Index of the first operation after its end. */
   readonly end: number;
 }
 
 /**
- * A whole trace in typed arrays, so that a replay does nothing but call the pools.
+ * A whole trace in typed arrays, so that a timed replay only calls the pools.
  * Operation `i` is `operations[i]` on pool `pools[poolOf[i]]`, with the block in slot `slotOf[i]`.
  */
 export interface DecodedTrace {
   /** The file's name, for messages. */
   readonly name: string;
-  /** What stands before the first event. */
+  /** The lines before the first event. */
   readonly header: TraceHeader;
   /** The pools in order of creation. */
   readonly pools: readonly TraceCreate[];
   /** Names of the devices, ascending. */
   readonly devices: readonly string[];
-  /** When the kernel's `pools` files were read, in order. */
+  /** The reads of the kernel's `pools` files, in order. */
   readonly snapshots: readonly TraceSnapshot[];
   /** One of {@link OPERATION} for each call. */
   readonly operations: Uint8Array;
   /** Index in `pools`, for each operation. */
   readonly poolOf: Uint32Array;
-  /** Which block: every pair of pool and block of the trace has a slot of its own. 0 where there is no block. */
+  /** Slot of the block: each pair of pool and block of the trace has its own. 0 for operations without a block. */
   readonly slotOf: Uint32Array;
-  /** The kernel's number of the page the block lies in. 0 where there is no block. */
+  /** The kernel's number of the block's page. 0 for operations without a block. */
   readonly pageOf: Uint32Array;
-  /** Bytes from that page's start to the block's, in the kernel. 0 where there is no block. */
+  /** Offset of the block in that page, in bytes, in the kernel. 0 for operations without a block. */
   readonly offsetOf: Uint32Array;
   /** Number of the line in the file. */
   readonly lineOf: Uint32Array;
-  /** How many slots there are. */
+  /** Number of slots. */
   readonly slots: number;
-  /** How many operations of each kind; `allocs` has both kinds of them. */
+  /** Number of operations of each kind; `allocs` includes both kinds of allocation. */
   readonly counts: {
     readonly creates: number;
     readonly allocs: number;
     readonly frees: number;
     readonly destroys: number;
   };
-  /** Allocs for which the kernel itself had no memory. They are no operations: there is nothing to compare with. */
+  /** Number of allocations that failed in the kernel. They are not among the operations. */
   readonly refused: number;
 }
 
 /**
- * Reads a whole trace into a compact form for {@link replayTrace}: 21 bytes for each call.
+ * Reads a whole trace into a compact form for {@link replayTrace}: 21 bytes per call.
  *
- * @param source A path, a `file:` URL, bytes, or a stream of them; packed with gzip or plain.
+ * @param source A path, a `file:` URL, bytes, or a stream of them; gzip or plain.
  * @param options The name for messages.
- * @throws `DmaTraceError` as {@link readTrace}, and when lines do not fit together: a call on a pool that was
- * never created, a pool number used twice, snapshots that overlap; and when there is more than {@link TRACE_LIMIT}.
+ * @throws `DmaTraceError` as {@link readTrace}; for lines that contradict each other (a call on a pool that was never
+ *   created, a pool number used twice, overlapping snapshots); for a trace beyond {@link TRACE_LIMIT}.
  *
  * @example
  * ```ts
@@ -83,7 +83,7 @@ export async function decodeTrace(source: TraceSource, options: ReadTraceOptions
   return decoder.finish();
 }
 
-/** The largest number that `pageOf` and `offsetOf` can hold. */
+/** Maximum value in `pageOf` and `offsetOf`. */
 const WORD_LIMIT = 0xffff_ffff;
 
 class Decoder {
@@ -91,7 +91,7 @@ class Decoder {
   readonly #file: string;
   readonly #pools: TraceCreate[] = [];
   readonly #poolIndex = new Map<number, number>();
-  /** Per pool: the slot of each block. */
+  /** By pool: the slot of each block. */
   readonly #slots: Map<number, number>[] = [];
   readonly #snapshots: TraceSnapshot[] = [];
   #open: { label: string; begin: number } | null = null;
@@ -101,15 +101,15 @@ class Decoder {
   #events = 0;
   readonly #labels = new Set<string>();
   readonly #devices = new Set<string>();
-  /** Living pools of each device. */
+  /** By device: number of pools that are not destroyed. */
   readonly #living = new Map<string, number>();
   #livingPools = 0;
   readonly #destroyed = new Set<number>();
   #rows = 0;
-  /** Per pool: bytes of a block; 0 if no pool can have the geometry. */
+  /** By pool: bytes of a block; 0 for an invalid geometry. */
   readonly #blockSizes: number[] = [];
   #bytes = 0;
-  // Plain arrays of small integers, which the engine packs; they are copied once at the end.
+  // Plain arrays of small integers, which the engine stores compactly; copied once at the end.
   readonly #operations: number[] = [];
   readonly #poolOf: number[] = [];
   readonly #slotOf: number[] = [];
@@ -185,7 +185,7 @@ class Decoder {
   }
 
   #destroy(event: TraceDestroy, pool: number): void {
-    // Twice is the replay's business.
+    // The replay reports a second destroy.
     if (!this.#destroyed.has(pool)) this.#changeLiving(event, this.#pools[pool]!.device, -1);
     this.#destroyed.add(pool);
     this.#push(OPERATION.destroy, event, pool, 0);
@@ -203,7 +203,7 @@ class Decoder {
     this.#count(event, this.#rows, 'rows', 'rows of pools in snapshots');
   }
 
-  /** Refuses what is more than a limit. */
+  /** @throws `DmaTraceError` beyond a limit. */
   #count(event: TraceCall, count: number, limit: keyof typeof TRACE_LIMIT, what: string): void {
     if (count > TRACE_LIMIT[limit]) throw this.#error(event, `at most ${String(TRACE_LIMIT[limit])} ${what}`, 'more');
   }

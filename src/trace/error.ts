@@ -1,15 +1,14 @@
 import { DmaError } from '../errors.ts';
 
 /**
- * A file is not what it should be: a line of a trace or of its expectations is malformed, or the gzip data is damaged
- * or cut short.
+ * An invalid file: a line of a trace or of its expectations is malformed, or the gzip data is damaged or truncated.
  */
 export class DmaTraceError extends DmaError {
-  /** The file's name as the caller gave it; `trace` when it read from a stream without a name. */
+  /** Name of the file as given by the caller; `trace` for a stream without a name. */
   readonly file: string;
-  /** Number of the line, counted from 1. Of damaged gzip data: the line that could not be read any more. */
+  /** Number of the line, from 1. For damaged gzip data: the first line that can't be read. */
   readonly line: number;
-  /** What should have been there. */
+  /** Description of valid content. */
   readonly expected: string;
 
   constructor(file: string, line: number, expected: string, found: string, options?: ErrorOptions) {
@@ -20,17 +19,17 @@ export class DmaTraceError extends DmaError {
   }
 }
 
-/** The longest piece of a file that is quoted in a message, in characters. */
+/** Maximum characters of a file quoted in a message. */
 const QUOTE_LIMIT = 60;
 
-/** A piece of a file as it should stand in a message: quoted, control characters visible, not too long. */
+/** Quotes a part of a file for a message: control characters escaped, and not too long. */
 export function quote(text: string): string {
   const quoted = JSON.stringify(text.length > QUOTE_LIMIT ? `${text.slice(0, QUOTE_LIMIT)}...` : text);
-  // JSON leaves these control characters as they are.
+  // JSON does not escape these control characters.
   return quoted.replace(/[\x7f-\x9f]/g, (character) => `\\u00${character.charCodeAt(0).toString(16)}`);
 }
 
-/** The lines of a trace are well formed and contradict each other. The replay counts it as a failure and goes on. */
+/** Well-formed lines of a trace contradict each other. The replay counts a failure and continues. */
 export class DmaReplayError extends DmaError {
   constructor(message: string) {
     super('ERR_DMAPOOL_TRACE', message);

@@ -1,72 +1,72 @@
-/** What a trace holds, line by line. See docs/traces.md for the format. */
+/** The events of a trace, one per line. docs/traces.md describes the format. */
 
-/** The lines before the first event, as one event: it always comes first, and once. */
+/** The lines before the first call, as one event. It always comes first. */
 export interface TraceHeader {
-  /** What kind of event this is. */
+  /** Kind of the event. */
   readonly type: 'header';
-  /** Number of the first line after the header, counted from 1. */
+  /** Number of the first line after the header, from 1. */
   readonly line: number;
-  /** Version of the format; the only one known is 1. */
+  /** Version of the format: 1. */
   readonly version: number;
   /** Every `#key<TAB>value` line, in the order of the file: `scenario`, `kernel`, `cmdline`, `qemu`, `loss`, ... */
   readonly fields: ReadonlyMap<string, string>;
 }
 
 interface EventBase {
-  /** Number of the line, counted from 1. */
+  /** Number of the line, from 1. */
   readonly line: number;
-  /** When it took effect, in nanoseconds from the start of the recording. */
+  /** Time of its effect, in nanoseconds from the start of the recording. */
   readonly time: number;
-  /** The CPU it happened on. */
+  /** Number of the CPU. */
   readonly cpu: number;
 }
 
 /** A pool was created. */
 export interface TraceCreate extends EventBase {
-  /** What kind of event this is. */
+  /** Kind of the event. */
   readonly type: 'create';
-  /** The pool's number: 0, 1, 2, ... in order of creation, never used twice. */
+  /** Number of the pool: 0, 1, 2, ... in order of creation, never reused. */
   readonly pool: number;
   /** The device's name, such as a PCI address. */
   readonly device: string;
-  /** The pool's name. Names are not unique, not even on one device. */
+  /** Name of the pool, not necessarily unique, not even on one device. */
   readonly name: string;
-  /** Bytes of a block, as the driver asked. */
+  /** Bytes of a block, as requested by the driver. */
   readonly size: number;
-  /** Alignment as the driver asked; 0 if it did not care. */
+  /** Alignment as requested by the driver; 0 for none. */
   readonly align: number;
-  /** Boundary as the driver asked; 0 if it did not care. */
+  /** Boundary as requested by the driver; 0 for none. */
   readonly boundary: number;
-  /** Bytes of a block as the kernel rounded them. */
+  /** Bytes of a block, rounded by the kernel. */
   readonly effectiveSize: number;
   /** Bytes of a page of the pool. */
   readonly effectiveAllocation: number;
-  /** The boundary in force. */
+  /** The boundary that the kernel uses. */
   readonly effectiveBoundary: number;
 }
 
-/** Whether the caller could sleep: `kernel` yes, `atomic` no (in the kernel both may take a new page). */
+/** `kernel`: the caller may sleep; `atomic`: it may not. In the kernel both may take a new page. */
 export type TraceAllocContext = 'kernel' | 'atomic';
 
-/** A block was handed out, or could not be. */
+/** A block was allocated, or the allocation failed. */
 export interface TraceAlloc extends EventBase {
-  /** What kind of event this is. */
+  /** Kind of the event. */
   readonly type: 'alloc';
-  /** The pool's number. */
+  /** Number of the pool. */
   readonly pool: number;
-  /** Whether the caller could sleep. */
+  /** Whether the caller may sleep. */
   readonly context: TraceAllocContext;
-  /** True for `dma_pool_zalloc`: the block had to be zero. */
+  /** True for `dma_pool_zalloc`. */
   readonly zero: boolean;
-  /** The block's number in its pool, by first appearance; -1 when the kernel had no memory. */
+  /** Number of the block in its pool, in order of first allocation; -1 if the allocation failed. */
   readonly block: number;
-  /** The page's number in its pool, in the order in which they were taken; -1 as above. */
+  /** Number of the page in its pool, in order of allocation; -1 if the allocation failed. */
   readonly page: number;
-  /** Bytes from the page's start to the block's; -1 as above. */
+  /** Offset of the block in the page, in bytes; -1 if the allocation failed. */
   readonly offset: number;
-  /** The address the kernel gave to the driver; -1 as above. */
+  /** DMA address; -1 if the allocation failed. */
   readonly dma: number;
-  /** Blocks of that page that were out afterwards, by the kernel's own count; -1 as above. */
+  /** Allocated blocks of that page afterwards, as counted by the kernel; -1 if the allocation failed. */
   readonly inUse: number;
   /** The kernel's allocation flags. */
   readonly gfp: number;
@@ -76,21 +76,21 @@ export interface TraceAlloc extends EventBase {
   readonly leave: number;
 }
 
-/** A block was given back. */
+/** A block was freed. */
 export interface TraceFree extends EventBase {
-  /** What kind of event this is. */
+  /** Kind of the event. */
   readonly type: 'free';
-  /** The pool's number. */
+  /** Number of the pool. */
   readonly pool: number;
-  /** The block's number in its pool. */
+  /** Number of the block in its pool. */
   readonly block: number;
-  /** The page's number in its pool. */
+  /** Number of the page in its pool. */
   readonly page: number;
-  /** Bytes from the page's start to the block's. */
+  /** Offset of the block in the page, in bytes. */
   readonly offset: number;
-  /** The address the driver passed. */
+  /** DMA address that the driver passed. */
   readonly dma: number;
-  /** Blocks of that page that were still out afterwards, by the kernel's own count. */
+  /** Allocated blocks of that page afterwards, as counted by the kernel. */
   readonly inUse: number;
   /** Nanoseconds from the call to `time`. */
   readonly enter: number;
@@ -98,24 +98,24 @@ export interface TraceFree extends EventBase {
 
 /** A pool was destroyed. */
 export interface TraceDestroy extends EventBase {
-  /** What kind of event this is. */
+  /** Kind of the event. */
   readonly type: 'destroy';
-  /** The pool's number. */
+  /** Number of the pool. */
   readonly pool: number;
 }
 
-/** The recorder began or ended to read the kernel's `pools` files. */
+/** The recorder began or finished reading the kernel's `pools` files. */
 export interface TraceSnap extends EventBase {
-  /** What kind of event this is. */
+  /** Kind of the event. */
   readonly type: 'snap';
-  /** Whether the reading began here or ended. */
+  /** Begin or end of the reading. */
   readonly edge: 'begin' | 'end';
   /** The snapshot's name, as in the expectations. */
   readonly label: string;
 }
 
-/** One event of a trace; `type` says which. */
+/** One event of a trace, of kind `type`. */
 export type TraceEvent = TraceHeader | TraceCreate | TraceAlloc | TraceFree | TraceDestroy | TraceSnap;
 
-/** A call of the pool or a mark of the recorder: every event but the header. */
+/** A call on a pool, or a mark of the recorder: any event except the header. */
 export type TraceCall = Exclude<TraceEvent, TraceHeader>;

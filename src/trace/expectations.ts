@@ -6,35 +6,35 @@ import { nameOf } from './reader.ts';
 
 /** One row of a `pools` file: one pool. */
 export interface PoolsRow {
-  /** The pool's name, cut by the kernel to 31 bytes. Not unique. */
+  /** Name of the pool, cut by the kernel to 31 bytes; not necessarily unique. */
   readonly name: string;
-  /** Blocks that were out. */
+  /** Number of allocated blocks. */
   readonly active: number;
-  /** Blocks in all its pages, by the kernel's sum: pages * (bytes of a page / bytes of a block). */
+  /** Number of blocks in all its pages, in the kernel: pages * (bytes of a page / bytes of a block). */
   readonly blocks: number;
   /** Bytes of a block, rounded. */
   readonly size: number;
-  /** Pages it held. */
+  /** Number of its pages. */
   readonly pages: number;
 }
 
-/** What the kernel's `pools` file of one device said at one snapshot. */
+/** The kernel's `pools` file of one device at one snapshot. */
 export interface PoolsFile {
   /** The snapshot's name, as in the trace. */
   readonly label: string;
-  /** When it was opened, in nanoseconds on the trace's clock. */
+  /** Time when it was opened, in nanoseconds of the trace's clock. */
   readonly time: number;
   /** The file's path below /sys/devices. */
   readonly path: string;
-  /** The device's name: the directory the file is in. */
+  /** Name of the device: the file's directory. */
   readonly device: string;
   /** The pools, newest first. */
   readonly rows: readonly PoolsRow[];
-  /** The file's text, as the kernel gave it. */
+  /** Text of the file. */
   readonly text: string;
 }
 
-/** Where to read from and how it is called. */
+/** Options of {@link readPools}. */
 export interface ReadPoolsOptions {
   /** Name for error messages. Default: the path, or `pools.txt` for a stream. */
   readonly name?: string;
@@ -42,19 +42,19 @@ export interface ReadPoolsOptions {
 
 const HEADING = /^## snapshot=(\S.*) t_ns=([0-9]+) file=(\/\S+)\/([^/\s]+)\/pools$/;
 const VERSION_LINE = 'poolinfo - 0.1';
-// Names contain spaces and digits, so the four numbers are taken from the right.
+// Names contain spaces and digits: the last four words are the numbers.
 const ROW = /^(.*\S) +([0-9]+) +([0-9]+) +([0-9]+) +([0-9]+)$/;
-/** The kernel's file ends here, in the middle of a line if need be: a page less the terminating zero. */
+/** Maximum bytes of the kernel's file, which may end within a line: a page without the terminating zero. */
 const FILE_LIMIT = 4095;
-/** Characters of a heading: a path has at most 4096, and a label {@link TRACE_LIMIT.name}. */
+/** Maximum characters of a heading: a path has at most 4096, and a label {@link TRACE_LIMIT.name}. */
 const HEADING_LIMIT = 8192;
 
 /**
- * Reads the kernel's own answers that were recorded beside a trace (`NAME.pools.txt`).
+ * Reads the kernel's `pools` files that were recorded with a trace (`NAME.pools.txt`).
  *
- * @param source A path, a `file:` URL, bytes, or a stream of them; packed with gzip or plain.
+ * @param source A path, a `file:` URL, bytes, or a stream of them; gzip or plain.
  * @param options The name for messages.
- * @throws `DmaTraceError` for the first line that is malformed, and for an empty file.
+ * @throws `DmaTraceError` for the first malformed line, and for an empty file.
  *
  * @example
  * ```ts
@@ -70,7 +70,7 @@ export async function readPools(source: TraceSource, options: ReadPoolsOptions =
   return parser.finish();
 }
 
-/** Parses one row, or returns null when the text is none. */
+/** Parses one row. @returns Null if the text is no row. */
 export function parseRow(text: string): PoolsRow | null {
   const match = ROW.exec(text);
   if (match === null) return null;
@@ -104,7 +104,7 @@ class PoolsParser {
     } else {
       if (current.text.length > FILE_LIMIT) throw this.#wrong(line, `a file of at most ${String(FILE_LIMIT)} bytes`);
       current.text += `${line.text}\n`;
-      // A row that the kernel cut off: its numbers can't be trusted, and it may have none.
+      // The kernel cut this row: numbers may be missing or incomplete.
       if (current.text.length > FILE_LIMIT) return;
       const row = parseRow(line.text);
       if (row === null) throw this.#wrong(line, 'name, active, blocks, size and pages of a pool');

@@ -11,27 +11,27 @@ import {
 } from '../index.ts';
 import { type DecodedTrace, OPERATION } from './decode.ts';
 
-/** Room beyond the computed need, in bytes: what natural alignment may leave between allocations. */
+/** Bytes beyond the computed need, for gaps between naturally aligned allocations. */
 const SLACK = 1024 * 1024;
 
 const silent: DeviceLog = { error: () => undefined, warn: () => undefined, info: () => undefined };
 
-/** The most bytes of memory for all devices: far beyond any recorded driver. A pool that wants more will not get it. */
+/** Maximum bytes of memory of all devices: far more than any recorded driver uses. */
 const MEMORY_LIMIT = 1024 * 1024 * 1024;
 
-/** What a fleet can be given besides its trace. */
+/** Options of a {@link Fleet}. */
 export interface FleetOptions {
-  /** Debug pools. */
+  /** Create the pools in debug mode. */
   readonly debug?: boolean;
-  /** Where the devices' messages go; nowhere by default. */
+  /** Log of the devices. Default: no output. */
   readonly log?: DeviceLog;
-  /** Puts something between the pools and their memory. */
+  /** Wraps the memory of a device. */
   readonly wrap?: (memory: HeapMemory, device: string) => CoherentAllocator;
 }
 
-/** The devices of a trace, each with memory of its own, and its pools as far as they were created. */
+/** The devices of a trace, each with its own memory, and the pools created so far. */
 export class Fleet {
-  /** The pools of the trace by index; undefined before they are created. */
+  /** Pools by index in the trace; undefined before creation. */
   readonly pools: (DmaPool | undefined)[];
   readonly #trace: DecodedTrace;
   readonly #devices = new Map<string, Device>();
@@ -56,15 +56,15 @@ export class Fleet {
     return this.#devices.get(name)!;
   }
 
-  /** Creates the pool of that index as the driver did. */
+  /** Creates the pool of this index with the driver's arguments. */
   create(index: number): void {
     const { device, name, size, align, boundary } = this.#trace.pools[index]!;
     const options = { size, align, boundary };
-    // Without --debug nothing is said, so that DMAPOOL_DEBUG=1 still means what it means everywhere.
+    // Without `debug` the option is omitted, so that DMAPOOL_DEBUG=1 applies.
     this.pools[index] = DmaPool.create(name, this.device(device), this.#debug ? { ...options, debug: true } : options);
   }
 
-  /** Gives all memory back, also that of blocks which the trace left out. */
+  /** Frees all memory, including that of blocks which the trace does not free. */
   close(): void {
     for (const pool of this.pools) pool?.destroy();
     for (const device of this.#devices.values()) {
@@ -74,7 +74,7 @@ export class Fleet {
   }
 }
 
-/** Bytes of memory that each device of a trace needs at most, if all its pools were at their peaks at once. */
+/** Maximum bytes of memory of each device of a trace: the sum of its pools' peaks. */
 export function memoryNeeds(trace: DecodedTrace): Map<string, number> {
   const active = new Float64Array(trace.pools.length);
   const peak = new Float64Array(trace.pools.length);
@@ -92,7 +92,7 @@ export function memoryNeeds(trace: DecodedTrace): Map<string, number> {
       const bytes = Math.ceil(peak[i]! / blocksPerPage) * ceilPowerOfTwo(allocation);
       needs.set(device, (needs.get(device) ?? 0) + bytes);
     } catch (error) {
-      // No pool can have this geometry; the replay will report that.
+      // The geometry is invalid; the replay reports it.
       if (!(error instanceof DmaError)) throw error;
     }
   });

@@ -1,9 +1,9 @@
 /**
- * dmapool/trace: recorded traffic of the Linux kernel's own DMA pools, and what ours make of it.
+ * dmapool/trace: reads recorded traffic of the Linux kernel's DMA pools, and replays it through this package's pools.
  *
  *     NAME.trace.gz --readTrace--> events --decodeTrace--> typed arrays --\
  *                                                                          replayTrace --> result
- *     NAME.pools.txt --readPools--> the kernel's own answers -------------/
+ *     NAME.pools.txt --readPools--> the kernel's `pools` files ------------/
  *
  * @module dmapool/trace
  * @packageDocumentation

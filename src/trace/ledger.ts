@@ -2,13 +2,13 @@ import type { TraceCreate } from './events.ts';
 import type { KernelPages } from './moments.ts';
 import { kernelBlocksPerPage } from './pages.ts';
 
-/** The books of one pool during a replay: ours from the calls that went well, the kernel's from the trace. */
+/** Counts of one pool during a replay: ours from the successful calls, the kernel's from the trace. */
 export class Ledger implements KernelPages {
   readonly device: string;
   readonly name: string;
-  /** Blocks that the recorded kernel cut from a page. */
+  /** Blocks per page in the recorded kernel. */
   readonly kernelPerPage: number;
-  /** Our pages by their addresses, in the order in which they were taken. */
+  /** Our pages by address, in order of allocation. */
   readonly #pageNumbers = new Map<number, number>();
   active = 0;
   peak = 0;
@@ -16,10 +16,10 @@ export class Ledger implements KernelPages {
   frees = 0;
   recorded = 0;
   raced = 0;
-  /** The most pages ours had. */
+  /** Maximum number of our pages. */
   pages = 0;
   destroyed = false;
-  /** Blocks that are out by the trace: the kernel never failed where ours may. */
+  /** Number of allocated blocks in the trace; ours may have failed where the kernel did not. */
   #kernelActive = 0;
 
   constructor(pool: TraceCreate, skips: boolean) {
@@ -28,7 +28,7 @@ export class Ledger implements KernelPages {
     this.kernelPerPage = kernelBlocksPerPage(pool, skips);
   }
 
-  /** The trace hands out a block of that page. */
+  /** Counts an allocation of the trace from this page. */
   kernelAlloc(page: number): void {
     if (page >= this.recorded) {
       if (this.#kernelActive < this.recorded * this.kernelPerPage) this.raced++;
@@ -37,19 +37,19 @@ export class Ledger implements KernelPages {
     this.#kernelActive++;
   }
 
-  /** The trace takes a block back. */
+  /** Counts a free of the trace. */
   kernelFree(): void {
     this.#kernelActive--;
   }
 
-  /** Ours handed out a block. */
+  /** Counts an allocation of ours. */
   alloc(): void {
     this.allocs++;
     this.active++;
     this.peak = Math.max(this.peak, this.active);
   }
 
-  /** The number of our page at that address, in the order in which their first blocks came out. */
+  /** Number of our page at this address, in the order of their first allocations. */
   pageNumber(dma: number): number {
     const known = this.#pageNumbers.get(dma);
     if (known !== undefined) return known;
@@ -57,12 +57,12 @@ export class Ledger implements KernelPages {
     return this.#pageNumbers.size - 1;
   }
 
-  /** Pages that ours has taken. */
+  /** Number of our pages with allocations so far. */
   get pageCount(): number {
     return this.#pageNumbers.size;
   }
 
-  /** Ours took a block back. */
+  /** Counts a free of ours. */
   free(): void {
     this.frees++;
     this.active--;

@@ -26,10 +26,10 @@ const FIELDS = {
 
 type EventType = keyof typeof FIELDS;
 
-/** What stands for a number in an alloc that found no memory. */
+/** Replaces the numbers of a failed allocation. */
 const NONE = '-1';
 
-/** Parses one line that is not of the header. @throws `DmaTraceError` naming file, line and what was expected. */
+/** Parses a line after the header. @throws `DmaTraceError` with file, line and the expected content. */
 export function parseLine(line: Line, file: string): TraceCall {
   const fields = line.text.split('\t');
   const type = fields[2];
@@ -51,7 +51,7 @@ function isEventType(type: string | undefined): type is EventType {
   return type !== undefined && Object.hasOwn(FIELDS, type);
 }
 
-/** One line on its way to an event: takes fields by position and says in messages which one is wrong. */
+/** Parses the fields of a line by position, with messages that name the field. */
 class LineParser {
   readonly #line: Line;
   readonly #file: string;
@@ -145,7 +145,7 @@ class LineParser {
     return text;
   }
 
-  /** Linux itself has no slash in the name of a device. */
+  /** Names of devices have no slash in Linux. */
   #device(index: number): string {
     const text = this.#text(index);
     if (text.includes('/')) throw this.#wrong(index, 'text without a slash');

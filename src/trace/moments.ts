@@ -1,8 +1,8 @@
 /**
- * What our pools looked like while the kernel's files were being read.
+ * The state of our pools while the kernel's files were read.
  *
- * The recorder opened the files one after the other while drivers went on, so a snapshot is a stretch of time, and a
- * file is true for some moment of it. An epoch is a part of that stretch in which a device's list of pools stayed.
+ * The recorder read one file after the other while drivers continued, so that a snapshot is an interval, and each file is
+ * valid for one moment of it. An epoch is a part of that interval without a change in a device's list of pools.
  */
 import type { PoolsRow } from './expectations.ts';
 
@@ -10,23 +10,23 @@ import type { PoolsRow } from './expectations.ts';
 export interface EpochRow {
   /** Index of the pool in the trace. */
   readonly pool: number;
-  /** When the epoch began. The name is not cut. */
+  /** At the beginning of the epoch. The name is not cut. */
   readonly row: PoolsRow;
-  /** Every number of active blocks there was. */
+  /** All numbers of active blocks during the epoch. */
   readonly actives: Set<number>;
-  /** Every number of pages there was. */
+  /** All numbers of pages during the epoch. */
   readonly pageCounts: Set<number>;
   /** The kernel's pages at the beginning of the epoch, or at the last race in it. */
   pages: KernelPages;
 }
 
-/** What the trace tells about the kernel's pages of one pool up to some moment. */
+/** The kernel's pages of one pool at a moment, according to the trace. */
 export interface KernelPages {
-  /** Pages the kernel had. */
+  /** Number of the kernel's pages. */
   readonly recorded: number;
-  /** Of these, pages it took although blocks were free. */
+  /** Of these, pages that it took although blocks were free. */
   readonly raced: number;
-  /** The most blocks that were out at a time. */
+  /** Maximum number of allocated blocks. */
   readonly peak: number;
 }
 
@@ -38,28 +38,28 @@ export interface DeviceMoments {
   readonly device: string;
   /** Text of the `pools` attribute at the beginning; null if there was none. */
   readonly text: string | null;
-  /** At least one; the first is the beginning. */
+  /** At least one; the first begins with the snapshot. */
   readonly epochs: Epoch[];
 }
 
 /** All devices during a snapshot. */
 export interface SnapshotMoments {
   readonly label: string;
-  /** In ascending order of the devices' names; every device of the trace is there. */
+  /** All devices of the trace, in ascending order of names. */
   readonly devices: readonly DeviceMoments[];
 }
 
-/** What a recorder asks about our pools at this moment. */
+/** The current state of our pools, for a recorder. */
 export interface PoolsNow {
   /** Names of the devices, ascending. */
   readonly devices: readonly string[];
-  /** The rows of a device's living pools, newest first. */
+  /** The rows of a device's pools, newest first. */
   rows(device: string): EpochRow[];
   /** Text of a device's `pools` attribute, or null. */
   text(device: string): string | null;
 }
 
-/** Writes down the moments of each snapshot while a trace is replayed. */
+/** Records the moments of each snapshot during a replay. */
 export class MomentRecorder {
   readonly snapshots: SnapshotMoments[] = [];
   readonly #now: PoolsNow;
@@ -85,7 +85,7 @@ export class MomentRecorder {
     this.#open = null;
   }
 
-  /** The device has a pool more or less. */
+  /** A pool of the device was created or destroyed. */
   changed(device: string): void {
     const epochs = this.#open?.get(device)?.epochs;
     if (epochs === undefined) return;

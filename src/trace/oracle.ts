@@ -1,6 +1,6 @@
 /**
- * What is checked on every block that a replay hands out. It knows nothing of the pool: it watches the memory that
- * goes into it and judges what comes out.
+ * Checks every block that is allocated in a replay, independently of the pool: by the memory that the pool allocates and
+ * by the block itself.
  */
 import { hex } from '../errors.ts';
 import {
@@ -13,7 +13,7 @@ import {
   IommuFaultError,
 } from '../index.ts';
 
-/** The rules a block must keep, by the names they have in a report. */
+/** Rules for blocks, by their names in a report. */
 export type BlockRule = 'align' | 'boundary' | 'contained' | 'overlap' | 'zero' | 'kept';
 
 /** A broken rule. */
@@ -22,7 +22,7 @@ export interface BrokenRule {
   readonly message: string;
 }
 
-/** What the pool was asked for. */
+/** The pool's geometry. */
 export interface BlockDemand {
   /** Bytes of a block, rounded. */
   readonly size: number;
@@ -36,14 +36,14 @@ interface Held {
   readonly stamp: number;
 }
 
-/** Watches one device: the coherent memory its pools take, and the blocks that are out. */
+/** Observes one device: the coherent memory of its pools, and the allocated blocks. */
 export class BlockOracle implements CoherentAllocator {
   readonly name: string;
   readonly pageSize: number;
   readonly #memory: HeapMemory;
-  /** By number of the memory page: the coherent memory that covers it. */
+  /** By page number: the coherent memory that contains it. */
   readonly #granted = new Map<number, CoherentMemory>();
-  /** By number of the memory page: the blocks that touch it and are out. */
+  /** By page number: the allocated blocks that overlap it. */
   readonly #out = new Map<number, Set<Held>>();
   readonly #held = new Map<number, Held>();
 
@@ -68,7 +68,7 @@ export class BlockOracle implements CoherentAllocator {
     return this.#memory.onceAvailable(listener);
   }
 
-  /** A block was handed out: which rules does it break? Its bytes are then filled, to see whether they stay. */
+  /** Checks an allocated block and fills its bytes. @returns The broken rules. */
   taken(slot: number, block: DmaBlock, demand: BlockDemand, zeroed: boolean, device: Device): BrokenRule[] {
     const broken: BrokenRule[] = [];
     const { dma, bytes } = block;
@@ -102,7 +102,7 @@ export class BlockOracle implements CoherentAllocator {
     return broken;
   }
 
-  /** A block is about to be given back: did its bytes stay as they were? */
+  /** Checks, before a block is freed, that its bytes are unchanged. @returns The broken rules. */
   given(slot: number, block: DmaBlock): BrokenRule[] {
     const held = this.#held.get(slot);
     if (held === undefined) return [];
@@ -112,12 +112,12 @@ export class BlockOracle implements CoherentAllocator {
     return [{ rule: 'kept', message: `block at ${hex(held.dma)} was written to while it was in the driver's hands` }];
   }
 
-  /** The address at which the page begins that contains this one; -1 if it is in none. */
+  /** Address of the page that contains this address; -1 if there is none. */
   pageAt(dma: number): number {
     return this.#granted.get(Math.floor(dma / this.pageSize))?.dma ?? -1;
   }
 
-  /** Why a block is not whole inside one page of its pool, in memory that the device reaches; null if it is. */
+  /** @returns Null if a block is within one page of its pool, in memory that the device reaches; else the reason. */
   #outside({ dma, bytes }: DmaBlock, size: number, device: Device): string | null {
     const page = this.#granted.get(Math.floor(dma / this.pageSize));
     if (page === undefined) return 'lies in no coherent memory';
@@ -143,7 +143,7 @@ export class BlockOracle implements CoherentAllocator {
 }
 
 function isFilled(bytes: Uint8Array, value: number): boolean {
-  // Not `every`: a callback for each byte of each block is most of the time of a checking pass.
+  // Not `every`: its callback per byte would take most of the time of a checking pass.
   for (const byte of bytes) if (byte !== value) return false;
   return true;
 }

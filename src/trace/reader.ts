@@ -7,7 +7,7 @@ import { TRACE_LIMIT } from './limits.ts';
 import { parseLine } from './line.ts';
 import { checkLine, type Line, readLines } from './lines.ts';
 
-/** How to read. */
+/** Options of {@link readTrace}. */
 export interface ReadTraceOptions {
   /** Name for error messages. Default: the path, or `trace` for a stream. */
   readonly name?: string;
@@ -17,14 +17,13 @@ const MAGIC = '#dma_pool-trace ';
 const VERSION = 'v1';
 
 /**
- * Reads a trace, packed with gzip or plain, event by event; it never holds more of it than the header and
- * a chunk.
- * The first event is always the header.
+ * Reads a trace, gzip or plain, event by event. Holds only the header and one chunk in memory. The first event is always
+ * the header.
  *
- * @param source A path, a `file:` URL, bytes, or a stream of them; packed with gzip or plain.
+ * @param source A path, a `file:` URL, bytes, or a stream of them; gzip or plain.
  * @param options The name for messages.
- * @throws `DmaTraceError` for the first line that is malformed, damaged gzip data, and an empty file. What the
- * file system or the stream throws is passed on.
+ * @throws `DmaTraceError` for the first malformed line, damaged gzip data, and an empty file. @throws the errors of the
+ *   file system or the stream.
  *
  * @example
  * ```ts
@@ -38,7 +37,7 @@ export async function* readTrace(source: TraceSource, options: ReadTraceOptions 
   for await (const events of readTraceChunks(source, options)) yield* events;
 }
 
-/** The same, with all events of a chunk of the file at a time: what a whole-file reader uses, as it is far faster. */
+/** {@link readTrace}, with all events of a chunk together, which is much faster. */
 export async function* readTraceChunks(
   source: TraceSource,
   options: ReadTraceOptions = {},
@@ -51,7 +50,7 @@ export async function* readTraceChunks(
     try {
       for (const line of lines) parser.add(line, events);
     } catch (error) {
-      // What came before the bad line is delivered, however the chunks happened to fall.
+      // Deliver the events before the malformed line, independently of the chunks.
       if (events.length > 0) yield events;
       throw error;
     }
@@ -63,7 +62,7 @@ export async function* readTraceChunks(
 
 const OPTIONS: OptionNames<ReadTraceOptions> = { name: true };
 
-/** How a source is called in messages. @throws `DmaArgumentError` for wrong options. */
+/** Name of a source in messages. @throws `DmaArgumentError` for invalid options. */
 export function nameOf(source: TraceSource, options: ReadTraceOptions, fallback = 'trace'): string {
   const { name } = readOptions('options', options, OPTIONS);
   if (name !== undefined) {
@@ -91,14 +90,14 @@ class TraceParser {
       this.#headerLine(line);
       return;
     }
-    // Parsed before the header is handed out: of a file that is something else nothing is delivered.
+    // Parse before the header is delivered: a file of another kind delivers nothing.
     const call = parseLine(line, this.#file);
     if (this.#inHeader) events.push(this.#header(line.number));
     this.#inHeader = false;
     events.push(call);
   }
 
-  /** The header, if no event has followed it. */
+  /** @returns The header, if it was not delivered yet. */
   finish(): TraceHeader | null {
     if (this.#lines === 0) throw new DmaTraceError(this.#file, 1, 'a trace', 'an empty file');
     return this.#inHeader ? this.#header(this.#lines + 1) : null;
@@ -116,7 +115,7 @@ class TraceParser {
       throw new DmaTraceError(this.#file, line.number, `version ${VERSION} of the format`, quote(version));
     }
     const tab = line.text.indexOf('\t');
-    // Lines without a tab are remarks: they name the columns.
+    // Lines without a tab are comments, which name the columns.
     if (tab > 1) this.#fields.set(line.text.slice(1, tab), line.text.slice(tab + 1));
   }
 

@@ -12,37 +12,37 @@ import { explainPages, type KernelVersion, kernelVersion } from './pages.ts';
 import type { ReplayPool, ReplayResult } from './result.ts';
 import { TimedPass } from './timed.ts';
 
-/** How to replay. */
+/** Options of {@link replayTrace}. */
 export interface ReplayOptions {
-  /** What the kernel's own `pools` files said; see {@link readPools}. Default: nothing to compare with. */
+  /** The kernel's `pools` files, from {@link readPools}. Default: none, and no comparison. */
   readonly expected?: readonly PoolsFile[];
-  /** Use pools in debug mode. It changes no number but time. Default false. */
+  /** Creates the pools in debug mode. Only times differ. Default false. */
   readonly debug?: boolean;
   /**
-   * How often to replay for the clock, after the replay that checks: 1 to {@link MAX_REPEAT}. Default
-   * {@link DEFAULT_REPEAT}, and 1 with `debug`, which is some hundred times slower.
+   * Number of timed replays after the one with checks, 1 to {@link MAX_REPEAT}. Default {@link DEFAULT_REPEAT}, and 1 with
+   * `debug`, which is about a hundred times slower.
    */
   readonly repeat?: number;
-  /** Is told now and then how much is done, from 0 to 1. */
+  /** Called repeatedly with the progress, 0 to 1. */
   readonly onProgress?: (done: number) => void;
 }
 
 const OPTIONS: OptionNames<ReplayOptions> = { expected: true, debug: true, repeat: true, onProgress: true };
 
-/** The default of `repeat`: enough for the best to be a warm one. */
+/** Default of `repeat`: enough for a run with compiled code. */
 export const DEFAULT_REPEAT = 5;
-/** The largest `repeat`. */
+/** Maximum of `repeat`. */
 export const MAX_REPEAT = 10_000;
 
 /**
- * Sends a recorded trace through our pools: first once with every check there is, then `repeat` times on fresh pools
- * for the clock alone. Each device of the trace has memory of its own.
+ * Replays a recorded trace through this package's pools: once with all checks, then `repeat` times on fresh pools to
+ * measure the time. Each device of the trace has its own memory.
  *
- * What does not hold is in the result; only a wrong argument throws.
+ * Failures and differences are in the result. Only invalid arguments throw.
  *
- * @param trace What {@link decodeTrace} gave.
- * @param options What to compare with, and how often to repeat.
- * @throws `DmaArgumentError` for what is no decoded trace, and for wrong options.
+ * @param trace Result of {@link decodeTrace}.
+ * @param options Expectations, debug mode, number of timed replays.
+ * @throws `DmaArgumentError` for an invalid trace or options.
  *
  * @example
  * ```ts
@@ -65,7 +65,7 @@ export function replayTrace(trace: DecodedTrace, options: ReplayOptions = {}): R
   const events = trace.operations.length;
   const needs = memoryNeeds(trace);
 
-  // For the progress alone: checking a call takes about as long as timing it this many times.
+  // For the progress: a call with checks takes about as long as this many timed calls.
   const checkingWeight = 20;
   const total = checkingWeight + repeat;
   const check = new CheckingPass(trace, needs, debug).run((done) => {
@@ -146,7 +146,7 @@ function notes(trace: DecodedTrace, check: CheckResult): string[] {
   if (refused > 0) found.push(`allocs for which the kernel had no memory, left out: ${String(refused)}`);
   const out = check.ledgers.reduce((sum, ledger) => sum + ledger.active, 0);
   if (out > 0) found.push(`blocks still out at the end of the trace: ${String(out)}`);
-  // The recorder counted what it wrote; fewer lines than that mean that some are gone.
+  // The header has the recorder's number of lines; fewer lines mean that some are missing.
   for (const [kind, count] of [
     ['create', counts.creates],
     ['alloc', counts.allocs + refused],

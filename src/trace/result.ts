@@ -1,9 +1,9 @@
-/** What a replay found. */
+/** Result of a replay. */
 import type { PoolsRow } from './expectations.ts';
 
-/** One thing that does not hold. */
+/** One failure or difference. */
 export interface ReplayMismatch {
-  /** The snapshot's label; null for what went wrong at a call. */
+  /** Label of the snapshot; null for a failure of a call. */
   readonly snapshot: string | null;
   /** The device's name. */
   readonly device: string;
@@ -12,31 +12,34 @@ export interface ReplayMismatch {
   /**
    * What differs. In a snapshot: `name`, `size`, `active`, `pages` or `blocks`. At a call: `create`, `alloc`, `free` or
    * `destroy` if it failed; `align`, `boundary`, `contained`, `overlap`, `zero` or `kept` if a block broke that rule;
-   * `place` if it was another block than the kernel's; `log` if the device logged an error.
+   * `place` if its page or offset differs from the kernel's; `log` if the device logged an error.
    */
   readonly field: string;
-  /** Our value; null where we have no such pool. At a call: what happened, and on which line of the trace. */
+  /** Our value; null if we have no such pool. At a call: the failure, and the line of the trace. */
   readonly ours: string | number | null;
   /** The kernel's value; null at a call. */
   readonly kernel: string | number | null;
 }
 
 /**
- * How a row of ours stands to the kernel's:
- * `same`; `moment` when active and pages were equal at another moment of the snapshot; `fewer` when all is well with fewer pages;
- * `differs`; `alone` when the kernel's file has no such row, or there is no file.
+ * Comparison of a row of ours with the kernel's:
+ * - `same`: equal;
+ * - `moment`: active and pages are equal at another moment of the snapshot;
+ * - `fewer`: equal except for fewer pages, for a known reason;
+ * - `differs`;
+ * - `alone`: the kernel's file has no such row, or there is no file.
  */
 export type RowVerdict = 'same' | 'moment' | 'fewer' | 'differs' | 'alone';
 
 /** One row of a `pools` file, ours and the kernel's at the same position. */
 export interface ReplayRow {
-  /** Ours when the snapshot began; null where the kernel has a row too many. The name is not cut. */
+  /** Ours when the snapshot began; null if only the kernel has this row. The name is not cut. */
   readonly ours: PoolsRow | null;
-  /** The kernel's; null where it has none at this position. */
+  /** The kernel's; null if only we have this row. */
   readonly kernel: PoolsRow | null;
-  /** How the two compare. */
+  /** Result of the comparison. */
   readonly verdict: RowVerdict;
-  /** Why we need fewer pages; empty if we do not. */
+  /** Reasons for fewer pages than the kernel; empty if there are as many. */
   readonly reasons: readonly string[];
 }
 
@@ -70,11 +73,11 @@ export interface ReplayPool {
   readonly device: string;
   /** The pool's name. */
   readonly name: string;
-  /** As the driver asked. */
+  /** Bytes of a block, as requested by the driver. */
   readonly size: number;
-  /** As the driver asked; 0 if it did not care. */
+  /** Alignment, as requested by the driver; 0 for none. */
   readonly align: number;
-  /** As the driver asked; 0 if it did not care. */
+  /** Boundary, as requested by the driver; 0 for none. */
   readonly boundary: number;
   /** Bytes of a block, rounded; 0 if the pool could not be created. */
   readonly blockSize: number;
@@ -82,55 +85,55 @@ export interface ReplayPool {
   readonly allocation: number;
   /** Blocks cut from one page. */
   readonly blocksPerPage: number;
-  /** The most blocks that were out at a time. */
+  /** Maximum number of allocated blocks. */
   readonly maxActive: number;
-  /** The most pages it ever had. */
+  /** Maximum number of pages. */
   readonly pages: number;
-  /** Blocks handed out. */
+  /** Number of allocations. */
   readonly allocs: number;
-  /** Blocks given back. */
+  /** Number of frees. */
   readonly frees: number;
-  /** The most pages the kernel's pool had, as the trace recorded them. */
+  /** Maximum number of the kernel's pages, according to the trace. */
   readonly kernelPages: number;
-  /** Why we need fewer pages; empty if we do not. */
+  /** Reasons for fewer pages than the kernel; empty if there are as many. */
   readonly reasons: readonly string[];
 }
 
-/** What a replay found. It went well if `failures` is 0 and `mismatches` is empty. */
+/** Result of a replay: a success if `failures` is 0 and `mismatches` is empty. */
 export interface ReplayResult {
   /** The trace's name. */
   readonly trace: string;
-  /** The kernel that was recorded, as its header has it; null if it does not say. */
+  /** The recorded kernel, from the trace's header; null if the header has none. */
   readonly kernel: string | null;
   /** Creates, allocs, frees and destroys. */
   readonly events: number;
   /** Pools created. */
   readonly creates: number;
-  /** Blocks handed out. */
+  /** Number of allocations. */
   readonly allocs: number;
-  /** Blocks given back. */
+  /** Number of frees. */
   readonly frees: number;
   /** Pools destroyed. */
   readonly destroys: number;
   /**
-   * Blocks whose page and offset were compared with the kernel's: all of a kernel from 6.4 on, except in a pool that
-   * took a page although a block was free, from there on. None of older kernels, whose order is another.
+   * Number of blocks whose page and offset were compared with the kernel's. From 6.4 on: all, except those of a pool after
+   * it took a page although a block was free. Before 6.4: none, since those kernels allocate in another order.
    */
   readonly placed: number;
-  /** Calls that failed, and blocks that broke a rule. Each is among the mismatches, up to a thousand. */
+  /** Number of failed calls and broken rules. The first thousand are among the mismatches. */
   readonly failures: number;
-  /** What does not hold, at calls and in snapshots. */
+  /** Failures of calls, and differences in snapshots. */
   readonly mismatches: readonly ReplayMismatch[];
-  /** Time of the pool calls alone in nanoseconds, for each timed replay, in order. */
+  /** Time of the pool calls in nanoseconds, of each timed replay, in order. */
   readonly runsNs: readonly number[];
-  /** The best of them. */
+  /** Their minimum. */
   readonly elapsedNs: number;
-  /** The median of them. */
+  /** Their median. */
   readonly medianNs: number;
   /** The snapshots, in order. */
   readonly snapshots: readonly ReplaySnapshot[];
   /** The pools, in order of creation. */
   readonly pools: readonly ReplayPool[];
-  /** Worth knowing, and no failure. */
+  /** Remarks that are no failures. */
   readonly notes: readonly string[];
 }

@@ -2,17 +2,17 @@ import type { DmaBlock, DmaPool } from '../index.ts';
 import { type DecodedTrace, OPERATION } from './decode.ts';
 import { Fleet } from './fleet.ts';
 
-/** In place of an operation that the checking pass saw fail. */
+/** Replaces an operation that failed in the checking pass. */
 const NOTHING = 255;
 
-/** Replays a trace on fresh devices and pools, with nothing in the loop but their calls; returns nanoseconds. */
+/** Replays a trace on fresh devices and pools, with only their calls in the loop, and measures the time. */
 export class TimedPass {
   readonly #trace: DecodedTrace;
   readonly #needs: ReadonlyMap<string, number>;
   readonly #debug: boolean;
   readonly #operations: Uint8Array;
 
-  /** @param failed 1 for each operation to leave out. */
+  /** @param failed 1 for each operation to omit. */
   constructor(trace: DecodedTrace, needs: ReadonlyMap<string, number>, debug: boolean, failed: Uint8Array) {
     this.#trace = trace;
     this.#needs = needs;
@@ -31,7 +31,7 @@ export class TimedPass {
   }
 }
 
-// A function of its own, so that the engine optimises it once for all traces.
+// A separate function: the engine optimizes it once for all traces.
 function replayOperations(
   operations: Uint8Array,
   { poolOf, slotOf }: DecodedTrace,
@@ -59,7 +59,7 @@ function replayOperations(
         pools[index]!.destroy();
         break;
       default:
-        // Left out.
+        // Omitted.
         break;
     }
   }

@@ -137,7 +137,7 @@ test('a line a trace, and what the lines mean', async () => {
   assert.equal(code, 0);
   assert.match(out, /^trace +calls +blocks checked +differences +pages +the kernel's\n/);
   assert.match(out, /\nall +67,776 +33,876 +0 +129 +131\n\n3 traces: no error, no difference\.\n/);
-  assert.match(out, /\nOf 2,092 blocks of Linux 6\.4 and later, page and offset too/);
+  assert.match(out, /\nPage and offset of 2,092 blocks of Linux 6\.4 and later: the same as the kernel's/);
   assert.match(out, /nvme\.trace\.gz: 16 for 14: Linux 6\.1 cuts 15 blocks from a page where 16 fit/);
   assert.doesNotMatch(out, /poolinfo|ns a call/);
   const json = await runCli(['replay', '--json', '--repeat', '1', ...files]);

@@ -37,7 +37,7 @@ const misuse: readonly (readonly [argv: readonly string[], message: RegExp])[] =
   [['replay', '--repeat', '0', 'x'], /'--repeat <n>' argument '0' is invalid\. Not a whole number from 1/],
   [['replay', '--repeat', '1.5', 'x'], /'1\.5' is invalid/],
   [['replay', '--repeat', 'x', 'x'], /'x' is invalid/],
-  [['replay', '--expect', 'a', 'b', 'c'], /^dmapool: --expect goes with one trace only\n/],
+  [['replay', '--expect', 'a', 'b', 'c'], /^dmapool: --expect requires exactly one trace\n/],
   [['replay', '/nonexistent/x.trace.gz'], /^dmapool: \/nonexistent\/x\.trace\.gz: no such file or directory\n$/],
   [['replay', '/'], /^dmapool: \/: illegal operation on a directory\n$/],
   [

@@ -16,16 +16,11 @@ const NOT_COVERED: readonly string[] = [
   'scripts/vm/',
   'src/cli/advice.ts',
   'src/cli/observed.ts',
-  'src/cli/replay.ts',
   'src/cli/web.ts',
-  'src/kernel/',
   'src/observe/',
-  'src/trace/',
   'test/cli/advise.test.ts',
-  'test/kernel/',
   'test/observe/',
   'test/oracle/',
-  'test/trace/',
   'test/vm/',
 ];
 

@@ -1,4 +1,4 @@
-/** What the kernel-named calls return, besides what the classes do; and that what Linux leaves undefined is an error. */
+/** Results of the calls with Linux's names; errors where Linux's behaviour is undefined. */
 import assert from 'node:assert/strict';
 import { it } from 'node:test';
 import { Device, dmaBitMask, DmaPool, HeapMemory, lower32Bits, upper32Bits } from 'dmapool';
@@ -11,7 +11,7 @@ function device(): Device {
   return new Device({ name: 'dev', memory: new HeapMemory(), log: new RecordingLog() });
 }
 
-it('a pool is the class, so both ways of calling mix', () => {
+it('a pool is a DmaPool, and both interfaces can be mixed', () => {
   const pool = kernel.dma_pool_create('p', device(), 64, 64, 0)!;
   assert.ok(pool instanceof DmaPool);
   const index = pool.allocIndex();
@@ -19,7 +19,7 @@ it('a pool is the class, so both ways of calling mix', () => {
   assert.equal(pool.statistics().active, 0);
 });
 
-it('the handle gets the address, and keeps what it had when there is none', () => {
+it('the handle receives the address; a failed call does not change it', () => {
   const dev = new Device({ name: 'dev', memory: new HeapMemory({ limit: 4096 }), log: new RecordingLog() });
   const pool = kernel.dma_pool_create('p', dev, 4096, 0, 0)!;
   const handle = { dma: 0 };
@@ -42,7 +42,7 @@ it('GFP_ATOMIC opens pages, as in Linux', () => {
   assert.equal(pool.statistics().pages, 5);
 });
 
-it('zeroes where the flags or the call say so, and not otherwise', () => {
+it('zeroes exactly if the flags or the call require it', () => {
   const pool: DmaPool = kernel.dma_pool_create('p', device(), 64, 0, 0)!;
   const first = (call: () => ReturnType<typeof kernel.dma_pool_alloc>): number => {
     const block = call()!;
@@ -69,7 +69,7 @@ it('zeroes where the flags or the call say so, and not otherwise', () => {
   );
 });
 
-it('pages come from the node asked for, or the device’s', () => {
+it('pages come from the requested node, or from the device’s', () => {
   const memory = new FaultyMemory();
   const dev = new Device({ name: 'dev', memory, numaNode: 3 });
   kernel.dma_pool_alloc(kernel.dma_pool_create('p', dev, 64, 0, 0)!, kernel.GFP_KERNEL);
@@ -81,7 +81,7 @@ it('pages come from the node asked for, or the device’s', () => {
   );
 });
 
-it('masks: 0 or -EIO, and C’s constant for 64 bits is taken', () => {
+it('masks: 0 or -EIO; C’s constant for 64 bits is accepted', () => {
   const dev = device();
   assert.equal(kernel.dma_set_mask_and_coherent(dev, kernel.DMA_BIT_MASK(64)), 0);
   assert.equal(kernel.dma_set_mask_and_coherent(dev, 0xffff_ffff_ffff_f000), 0);
@@ -94,7 +94,7 @@ it('masks: 0 or -EIO, and C’s constant for 64 bits is taken', () => {
   assert.equal(dev.dmaMask, dmaBitMask(64));
 });
 
-it('attributes: files that can be read, added and taken away', () => {
+it('attributes can be added, read and removed', () => {
   const dev = device();
   const speed = kernel.DEVICE_ATTR_RO('speed', (of, attr) => kernel.sysfs_emit(`${of.name} ${attr.name}\n`));
   assert.equal(kernel.device_create_file(dev, speed), 0);
@@ -115,19 +115,19 @@ it('attributes: files that can be read, added and taken away', () => {
   assert.equal(kernel.sysfs_emit(`${'x'.repeat(4094)}é`).length, 4094, 'no half characters');
 });
 
-it('a name of somebody else’s for the attribute `pools`: no pool, as in Linux', () => {
+it('no pool if the device has another attribute `pools`, as in Linux', () => {
   const dev = device();
   dev.addAttribute('pools', () => 'mine');
   assert.equal(kernel.dma_pool_create('p', dev, 64, 0, 0), null);
   assert.equal(dev.readAttribute('pools'), 'mine');
 });
 
-it('halves of addresses by their Linux names', () => {
+it('lower and upper bits of addresses', () => {
   assert.equal(kernel.lower_32_bits, lower32Bits);
   assert.equal(kernel.upper_32_bits(2 ** 40 + 5), upper32Bits(2 ** 40 + 5));
 });
 
-it('what Linux leaves undefined is a typed error', () => {
+it('a typed error where Linux’s behaviour is undefined', () => {
   const dev = device();
   const pool = kernel.dma_pool_create('p', dev, 64, 0, 0)!;
   const bad: unknown[] = [undefined, null, 7, 'pool', {}, dev];
@@ -172,7 +172,7 @@ it('what Linux leaves undefined is a typed error', () => {
   assert.equal(dev.readAttribute('pools'), undefined);
 });
 
-it('what a memory source throws passes through, and nothing is lost', () => {
+it('errors of a memory source are thrown, and no block is lost', () => {
   const memory = new FaultyMemory();
   const dev = new Device({ name: 'dev', memory, log: new RecordingLog() });
   const pool = kernel.dma_pool_create('p', dev, 64, 0, 0)!;

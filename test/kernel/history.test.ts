@@ -1,4 +1,4 @@
-/** Random histories through the kernel's names and through the classes, on two machines alike: the same results. */
+/** Random histories by Linux's names and by the classes, on two equal machines, have the same results. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
@@ -26,7 +26,7 @@ import { RecordingLog } from '../support/log.ts';
 
 type Geometry = readonly [size: number, align: number, boundary: number];
 
-/** One call; numbers choose among what there is. */
+/** One call; its numbers select among the existing objects. */
 type Step =
   | { readonly call: 'create'; readonly kind: 'plain' | 'node' | 'managed'; readonly geometry: Geometry }
   | { readonly call: 'alloc'; readonly pool: number; readonly form: 'kernel' | 'atomic' | 'zero' | 'zalloc' }
@@ -42,7 +42,7 @@ type Step =
 
 type BadFree = 'twice' | 'foreign' | 'wrong address' | 'null' | 'garbage';
 
-/** One of the two machines: a device with its memory and pools. All that a call gives back is plain data. */
+/** One of the two machines: a device with its memory and pools. Calls return plain data. */
 abstract class World {
   readonly log: RecordingLog = new RecordingLog();
   readonly memory: FaultyMemory = new FaultyMemory({ limit: 24 * 4096 });
@@ -93,7 +93,7 @@ abstract class World {
     const held = this.held[at]!;
     switch (step.call) {
       case 'alloc': {
-        // What is destroyed gives an error in both.
+        // Both throw for a destroyed pool.
         const block = this.alloc(pool, step.form);
         if (typeof block === 'string' || block === null) return block;
         held.push(block);
@@ -140,7 +140,7 @@ abstract class World {
     }
   }
 
-  /** All that can be seen of it. */
+  /** Its observable state. */
   look(): unknown {
     return {
       text: this.device.readAttribute('pools'),
@@ -161,7 +161,7 @@ abstract class World {
   abstract mask(mask: number): boolean;
 }
 
-/** The error's code in place of a result, as far as it is no NULL in Linux. */
+/** The error's code as the result, unless Linux returns NULL. */
 function codeOf<T>(action: () => T): T | string | null {
   try {
     return action();
@@ -195,7 +195,7 @@ class KernelWorld extends World {
   }
 
   free(pool: DmaPool, block: DmaBlock | null, dma?: number): string {
-    // Whether it was refused can only be told from the figures here.
+    // Only the statistics show whether the call failed.
     const before = pool.statistics().frees;
     dma_pool_free(pool, block, dma);
     return pool.statistics().frees > before ? 'freed' : 'refused';
@@ -328,7 +328,7 @@ const steps = fc
   )
   .map(([first, second, rest]): Step[] => [first, second, ...rest]);
 
-/** What Linux's lines look like; each message's first line is one of them, or a note of our own that some were held back. */
+/** Linux's lines: the first line of each message is one of them, or our note of suppressed messages. */
 const LINES = [
   /^error two: dma_pool_destroy pool busy$/,
   /^error two: dma_pool_free pool, dma 0x[0-9a-f]{16} already free$/,
@@ -340,7 +340,7 @@ const LINES = [
   / suppressed$/,
 ];
 
-test('the kernel-named calls do on random histories what the classes do', () => {
+test('calls by Linux’s names and by the classes agree on random histories', () => {
   const seen = new Map<string, number>();
   fc.assert(
     fc.property(steps, (history) => {
@@ -364,7 +364,7 @@ test('the kernel-named calls do on random histories what the classes do', () => 
     }),
     { numRuns: 300, includeErrorInReport: true },
   );
-  // The histories reach what they are meant to reach.
+  // The histories include every kind of line.
   for (const key of ['create null', 'create ', 'alloc ', 'alloc null', 'alloc ERR_DMAPOOL_DESTROYED', 'free freed']) {
     assert.ok((seen.get(key) ?? 0) > 0, `no history had: ${key}; seen: ${[...seen.keys()].join(', ')}`);
   }

@@ -1,4 +1,4 @@
-/** What the kernel-named calls write on the device's log: Linux's words, and below them ours. */
+/** Lines of the calls with Linux's names on the device's log: Linux's text, and below it ours. */
 import assert from 'node:assert/strict';
 import { beforeEach, describe, it } from 'node:test';
 import { Device, type DmaBlock, DmaPool, HeapMemory } from 'dmapool';
@@ -47,7 +47,7 @@ describe('lines on the log', () => {
     return block.bytes.byteOffset.toString(16).padStart(16, '0');
   }
 
-  it('busy at destroy, with who holds blocks below it', () => {
+  it('busy at destroy, with the allocated blocks below it', () => {
     const qtd = dma_pool_alloc(qtds, GFP_KERNEL)!;
     dma_pool_destroy(qtds);
     assert.deepEqual(lines(), [
@@ -59,7 +59,7 @@ describe('lines on the log', () => {
     assert.equal(lines().length, 2, 'once, and the late free is fine');
   });
 
-  it('a long name as Linux keeps it, cut to 31 bytes', () => {
+  it('a long name, cut to 31 bytes as in Linux', () => {
     const pool = dma_pool_create('n'.repeat(40), device, 64, 0, 0)!;
     const block = dma_pool_alloc(pool, GFP_KERNEL)!;
     dma_pool_free(pool, block, block.dma + 1);
@@ -113,7 +113,7 @@ describe('lines on the log', () => {
     expect('(efault)/(null) (bad dma)');
   });
 
-  it('bad dma, for a pool whose memory went back', () => {
+  it('bad dma, for a pool whose memory was freed', () => {
     const qtd = dma_pool_alloc(qtds, GFP_KERNEL)!;
     const { dma } = qtd;
     dma_pool_destroy(qtds);
@@ -139,14 +139,14 @@ describe('lines on the log', () => {
     ]);
   });
 
-  it('nothing at a limit of the pool, which Linux does not have', () => {
+  it('nothing at the limit of a pool, which Linux does not have', () => {
     const limited = DmaPool.create('limited', device, { size: 64, maxBlocks: 1 });
     dma_pool_alloc(limited, GFP_KERNEL);
     assert.equal(dma_pool_alloc(limited, GFP_KERNEL), null);
     assert.deepEqual(log.lines, []);
   });
 
-  it('nothing where Linux is silent: creating with wrong arguments, destroying nothing', () => {
+  it('nothing where Linux logs nothing: create with invalid arguments, destroy of null', () => {
     assert.equal(dma_pool_create('p', device, 0, 0, 0), null);
     assert.equal(dma_pool_create('p', null, 64, 0, 0), null);
     dma_pool_destroy(null);
@@ -155,7 +155,7 @@ describe('lines on the log', () => {
     assert.deepEqual(log.lines, []);
   });
 
-  it('memory that the device can not reach, or that breaks promises: null, and the log says why', () => {
+  it('memory that the device can’t reach, or that breaks the contract: null and a log line', () => {
     const memory = new FaultyMemory();
     const far = new Device({ name: 'far', memory, log });
     const pool = dma_pool_create('p', far, 64, 0, 0)!;
@@ -175,7 +175,7 @@ describe('lines on the log', () => {
     assert.match(log.lines[1]!, /^error far: dma_alloc_coherent failed\n {2}far: memory at/);
   });
 
-  it('corrupted, in debug mode, with the place and a hex dump', () => {
+  it('corrupted, in debug mode, with the address and a hex dump', () => {
     process.env['DMAPOOL_DEBUG'] = '1';
     try {
       const pool = dma_pool_create('ohci_td', device, 32, 32, 0)!;
@@ -197,7 +197,7 @@ describe('lines on the log', () => {
     }
   });
 
-  it('a managed pool ends once; destroying one that is not managed warns and does nothing', () => {
+  it('a managed pool is destroyed once; destroy of an unmanaged one only warns', () => {
     const pool = dmam_pool_create('ehci_qh', device, 96, 32, 4096)!;
     dmam_pool_destroy(pool);
     assert.throws(() => dma_pool_alloc(pool, GFP_KERNEL), { code: 'ERR_DMAPOOL_DESTROYED' });
@@ -206,7 +206,7 @@ describe('lines on the log', () => {
     assert.notEqual(dma_pool_alloc(qtds, GFP_KERNEL), null);
   });
 
-  it('coherent memory given back wrongly, as CONFIG_DMA_API_DEBUG says it; nothing is changed', () => {
+  it('an invalid free of coherent memory, worded as by CONFIG_DMA_API_DEBUG, changes nothing', () => {
     const ring = dma_alloc_coherent(device, 4088, null, GFP_KERNEL)!;
     const at = `[device address=${pad(ring.dma)}]`;
     const not = 'DMA-API: device driver tries to free DMA memory it has not allocated';

@@ -32,7 +32,7 @@ test('equal block numbers of two pools are two blocks; pool numbers may have gap
   );
 });
 
-test('allocs for which the kernel had no memory are no operations', async () => {
+test('failed allocations are no operations', async () => {
   const refused = line(25, 0, 'alloc', 0, 'K', -1, -1, -1, '-', -1, 'cc0', 1, 2);
   const trace = await decodeTrace(bytesOf(SMALL.toSpliced(6, 0, refused)));
   assert.equal(trace.refused, 1);

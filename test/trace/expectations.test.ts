@@ -52,7 +52,7 @@ test('an empty file', async () => {
   await assert.rejects(readPools(new Uint8Array(0)), /pools\.txt:1: .* an empty file/);
 });
 
-test('a row that the kernel cut off at the end of its page is left out', async () => {
+test('a row that the kernel cut at the end of its page is omitted', async () => {
   // 15 bytes of version, 116 rows of 35 bytes, and 20 bytes of a row: 4095.
   const rows = new Array<string>(116).fill(ROW);
   for (const cut of [ROW.slice(0, 20), `${ROW.slice(0, 11)} 1 2 3 44`]) {

@@ -11,7 +11,7 @@ export const TRACES: readonly string[] = [
   ...[...DRIVERS, 'mixed-smp4', 'nvme-grow', 'nvme-smp2'].map((name) => `6.12/${name}`),
 ];
 
-/** Path of a file of the checkout, wherever the tests were built to. */
+/** Path of a file of the checkout, independent of the build folder. */
 export function checkoutPath(file: string): string {
   for (
     let directory = new URL('../', import.meta.url);
@@ -37,7 +37,7 @@ export function line(...fields: readonly (string | number)[]): string {
 export const MAGIC = '#dma_pool-trace v1';
 export const KERNEL = line('#kernel', 'Linux version 6.1.0-56-amd64 (hand-made)');
 
-/** One pool, two blocks of 256 bytes out and back, snapshots `mid` with events inside and `end` with none. */
+/** One pool; two blocks of 256 bytes are allocated and freed; snapshot `mid` contains events, `end` none. */
 export const SMALL: readonly string[] = [
   MAGIC,
   line('#scenario', 'hand-made'),
@@ -55,7 +55,7 @@ export const SMALL: readonly string[] = [
   line(99, 0, 'destroy', 0),
 ];
 
-/** What Linux 6.1 would have said of it. */
+/** The `pools` files of Linux 6.1 for it. */
 export const SMALL_POOLS: readonly string[] = [
   '## snapshot=mid t_ns=35 file=/sys/devices/pci0000:00/0000:00:02.0/pools',
   'poolinfo - 0.1',
@@ -73,7 +73,7 @@ export function packed(lines: readonly string[]): Uint8Array {
   return gzipSync(bytesOf(lines));
 }
 
-/** A copy with the first occurrence of `from` in a line replaced; it must be there. */
+/** A copy with the first occurrence of `from` replaced. */
 export function replaced(lines: readonly string[], index: number, from: string, to: string): string[] {
   const old = lines[index]!;
   if (!old.includes(from)) throw new Error(`no ${from} in ${old}`);

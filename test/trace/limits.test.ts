@@ -1,4 +1,4 @@
-/** A small file can unpack to any size and name any numbers: what is beyond a limit is an error, in bounded time and memory. */
+/** A small file can decompress to any size and contain any numbers: beyond a limit it is an error, in bounded time and memory. */
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import {
@@ -12,7 +12,7 @@ import {
 } from 'dmapool/trace';
 import { bytesOf, KERNEL, line, MAGIC, replaced, SMALL, SMALL_POOLS } from './hand-made.ts';
 
-/** Lines as a stream, a few thousand at a time: never a whole large file in memory. */
+/** Lines as a stream, a few thousand at a time, so that no large file is in memory. */
 function* streamOf(lines: Iterable<string>): Generator<Uint8Array> {
   let text = '';
   for (const each of lines) {
@@ -45,7 +45,7 @@ function* repeated(count: number, make: (i: number) => string, ...before: string
   for (let i = 0; i < count; i++) yield make(i);
 }
 
-test('a header without end, of fields or of remarks', async () => {
+test('an endless header, of fields or of comments', async () => {
   for (const make of [
     (i: number) => line(`#k${String(i)}`, 'v'.repeat(60_000)),
     () => `#${'r'.repeat(60_000)}`,
@@ -64,13 +64,13 @@ test('a header without end, of fields or of remarks', async () => {
   assert.equal(fields.size, 1000);
 });
 
-test('events without end, also of a kind that a replay leaves out', async () => {
+test('endless events, also of a kind that a replay omits', async () => {
   const refusedAlloc = line(1, 0, 'alloc', 0, 'K', -1, -1, -1, '-', -1, 'cc0', 1, 2);
   const endless = repeated(1e9, () => refusedAlloc);
   await refused(endless, /expected at most 2097152 lines after the header; found more/);
 });
 
-test('an event is read from a stream beyond the limit of a replay', async () => {
+test('readTrace reads more events than a replay accepts', async () => {
   let events = 0;
   for await (const event of readTrace(streamOf(repeated(TRACE_LIMIT.pools + 1, create)))) {
     if (event.type === 'create') events++;
@@ -112,13 +112,13 @@ test('names and numbers', async () => {
   await refused(replaced(SMALL, 5, 'fff00000', `${'0'.repeat(60_000)}1`), /for dma/);
 });
 
-test('the largest trace that is allowed replays in an ordinary heap', async () => {
+test('the largest valid trace replays in a default heap', async () => {
   const lines = repeated(TRACE_LIMIT.blocks, alloc, KERNEL, create(0));
   const { failures, allocs, notes } = replayTrace(await decoded(lines), { repeat: 1 });
   assert.deepEqual([failures, allocs, notes.length], [0, TRACE_LIMIT.blocks, 1]);
 });
 
-test('all devices together get no more memory than one does', async () => {
+test('all devices together get no more memory than one', async () => {
   const size = 2 ** 29;
   const lines = Array.from({ length: 6 }, (_, i) => [create(i, `dev ${String(i)}`, size), alloc(0, i)]).flat();
   const { failures, mismatches } = replayTrace(await decoded(lines), { repeat: 1 });
@@ -126,7 +126,7 @@ test('all devices together get no more memory than one does', async () => {
   assert.ok(mismatches.every(({ field }) => field === 'alloc'));
 });
 
-test('a kernel of nothing but digits takes no time', async () => {
+test('a kernel field of digits alone takes linear time', async () => {
   const lines = SMALL.with(2, line('#kernel', '1'.repeat(65_000)));
   const begin = performance.now();
   assert.equal(replayTrace(await decoded(lines), { repeat: 1 }).failures, 0);

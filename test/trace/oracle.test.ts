@@ -12,12 +12,12 @@ function setUp(): { oracle: BlockOracle; device: Device; block: DmaBlock; other:
   return { oracle, device, block: pool.alloc(), other: pool.alloc() };
 }
 
-/** A block that says of itself what a faulty pool might. */
+/** A block with wrong properties, as of a faulty pool. */
 function fake(block: DmaBlock, dma: number, bytes: Uint8Array = block.bytes): DmaBlock {
   return Object.create(block, { dma: { value: dma }, bytes: { value: bytes } }) as DmaBlock;
 }
 
-test('good blocks break no rule', () => {
+test('valid blocks break no rule', () => {
   const { oracle, device, block, other } = setUp();
   assert.deepEqual(oracle.taken(0, block, DEMAND, true, device), []);
   assert.deepEqual(oracle.taken(1, other, DEMAND, true, device), []);

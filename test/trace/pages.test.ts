@@ -3,7 +3,7 @@ import { test } from 'node:test';
 import fc from 'fast-check';
 import { explainPages, kernelBlocksPerPage, kernelVersion, skipsExactFit } from '../../src/trace/pages.ts';
 
-/** The loop by which kernels before 6.4 chain the blocks of a fresh page. */
+/** Number of blocks in a fresh page, as kernels before 6.4 link them. */
 function oldLoop(size: number, allocation: number, boundary: number): number {
   let blocks = 0;
   let next = boundary;
@@ -17,7 +17,7 @@ function oldLoop(size: number, allocation: number, boundary: number): number {
   return blocks;
 }
 
-test('blocks of a page by the old rule and by the new one', () => {
+test('blocks per page before and from 6.4', () => {
   const at = (size: number, allocation: number, skips: boolean): number =>
     kernelBlocksPerPage({ effectiveSize: size, effectiveAllocation: allocation, effectiveBoundary: allocation }, skips);
   const expected = [
@@ -41,7 +41,7 @@ test('blocks of a page by the old rule and by the new one', () => {
   assert.equal(at(147456, 147456, false), 1);
 });
 
-test('the old rule is the loop of the old kernels', () => {
+test('the rule before 6.4 agrees with its loop', () => {
   fc.assert(
     fc.property(fc.integer({ min: 4, max: 4096 }), fc.integer({ min: 2, max: 12 }), (size, bits) => {
       const boundary = 2 ** bits;
@@ -52,7 +52,7 @@ test('the old rule is the loop of the old kernels', () => {
   );
 });
 
-test('which kernels skip the exact fit', () => {
+test('kernels before 6.4 skip the exact fit', () => {
   const skips = (text: string | undefined): boolean => skipsExactFit(kernelVersion(text));
   assert.ok(skips('Linux version 6.1.0-56-amd64 (Debian)'));
   assert.ok(skips('Linux version 6.3.12'));
@@ -63,14 +63,14 @@ test('which kernels skip the exact fit', () => {
   assert.ok(skips(undefined));
 });
 
-test('the reason for fewer pages is the true one', () => {
+test('the reasons for fewer pages are correct', () => {
   const version = { major: 6, minor: 1 };
   const base = { ours: 5, oursPerPage: 16, kernel: 6, kernelPerPage: 15, peak: 76, recorded: 6, raced: 0 };
   assert.deepEqual(explainPages({ ...base, ours: 6 }, version), []);
   assert.match(explainPages(base, version).join(), /^Linux 6\.1 cuts 15 blocks from a page where 16 fit[^,]*$/);
-  // By its rule the kernel needs ceil(76/16) = 5 as we do; the sixth was taken in a race.
+  // By its rule the kernel needs ceil(76/16) = 5, as we do; it took the sixth in a race.
   const race = { ...base, kernelPerPage: 16, raced: 1 };
-  assert.match(explainPages(race, version).join(), /^Linux 6\.1 took 1 page though blocks came free[^,]*$/);
+  assert.match(explainPages(race, version).join(), /^Linux 6\.1 took 1 page although blocks were freed[^,]*$/);
   assert.equal(explainPages({ ...base, kernel: 7, recorded: 7, raced: 1 }, version).length, 2);
   assert.match(explainPages({ ...base, kernel: 9 }, version).join(), /more pages than its trace, which has 6/);
   assert.deepEqual(explainPages({ ...race, raced: 0 }, null), ['the trace does not show why']);

@@ -20,7 +20,7 @@ async function failure(promise: Promise<unknown>): Promise<DmaTraceError> {
   return assert.fail('nothing was thrown');
 }
 
-test('every kind of line becomes its event', async () => {
+test('each kind of line is parsed to its event', async () => {
   const [header, create, kernel, begin, atomic, ...rest] = await eventsOf(bytesOf(SMALL));
   assert.deepEqual(header, {
     type: 'header',
@@ -81,7 +81,7 @@ test('every kind of line becomes its event', async () => {
   assert.deepEqual(rest.at(-1), { type: 'destroy', line: 14, time: 99, cpu: 0, pool: 0 });
 });
 
-test('an alloc that got nothing is read as such', async () => {
+test('a failed allocation is parsed', async () => {
   const event = (await eventsOf(bytesOf([line(1, 0, 'alloc', 0, 'K', -1, -1, -1, '-', -1, 'cc0', 1, 2)])))[1];
   assert.ok(event?.type === 'alloc');
   assert.deepEqual([event.block, event.page, event.offset, event.dma, event.inUse], [-1, -1, -1, -1, -1]);
@@ -129,7 +129,7 @@ for (const [what, lines, at, expected] of malformed) {
   });
 }
 
-test('what comes before a malformed line is delivered', async () => {
+test('events before a malformed line are delivered', async () => {
   const types: string[] = [];
   await failure(
     (async () => {
@@ -155,7 +155,7 @@ test('a trace without header, and without the last line feed', async () => {
   assert.ok(events[0]?.type === 'header' && events[0].fields.size === 0);
 });
 
-test('bytes that are not UTF-8 are named with their line', async () => {
+test('invalid UTF-8 is an error with its line', async () => {
   const bytes = Buffer.from(bytesOf(SMALL));
   bytes[bytes.indexOf('prp list')] = 0xff;
   assert.equal((await failure(eventsOf(bytes))).line, 5);
@@ -173,7 +173,7 @@ test('typed arrays of other elements are no sources, detached or not', async () 
   }
 });
 
-test('a chunk that is none is refused, whatever it is', async () => {
+test('an invalid chunk is an error', async () => {
   const { proxy, revoke } = Proxy.revocable({}, {});
   revoke();
   for (const chunk of [proxy, null, 'text', new Int32Array(4), Promise.resolve(new Uint8Array(1))]) {
@@ -184,7 +184,7 @@ test('a chunk that is none is refused, whatever it is', async () => {
   }
 });
 
-test('control characters are refused, and printed as escapes', async () => {
+test('control characters are errors, printed as escapes', async () => {
   for (const [character, escape] of [
     ['\u001b', '\\u001b'],
     ['\u0000', '\\u0000'],
@@ -203,14 +203,14 @@ test('control characters are refused, and printed as escapes', async () => {
   }
 });
 
-test('a device is not named with a slash, as in Linux', async () => {
+test('a device name with a slash is an error', async () => {
   const device = SMALL[4]!.split('\t')[4]!;
   const { message, line } = await failure(eventsOf(bytesOf(replaced(SMALL, 4, device, `a/b`))));
   assert.equal(line, 5);
   assert.match(message, /text without a slash for dev of create/);
 });
 
-test('a line without end is refused before it fills the memory', async () => {
+test('an endless line is an error before it fills the memory', async () => {
   let chunks = 0;
   const endless = (function* () {
     for (; chunks < 1000; chunks++) yield new Uint8Array(64 * 1024).fill(0x61);
@@ -219,7 +219,7 @@ test('a line without end is refused before it fills the memory', async () => {
   assert.ok(chunks < 10);
 });
 
-test('gzip data that is cut short or damaged', async () => {
+test('truncated or damaged gzip data', async () => {
   const bytes = packed(SMALL);
   for (const length of [5, 20, bytes.length - 1]) {
     assert.match(
@@ -232,7 +232,7 @@ test('gzip data that is cut short or damaged', async () => {
   assert.match((await failure(eventsOf(damaged))).message, /gzip/);
 });
 
-test('events do not depend on how the bytes are cut into chunks', async () => {
+test('events do not depend on the chunks', async () => {
   const lines = SMALL.with(4, SMALL[4]!.replace('prp list 256', 'prp ☂ liſt 𝒳'));
   const whole = await eventsOf(bytesOf(lines));
   assert.ok(whole[1]?.type === 'create' && whole[1].name === 'prp ☂ liſt 𝒳');
@@ -261,7 +261,7 @@ test('all kinds of sources', async () => {
   assert.deepEqual(await eventsOf(blob.stream()), expected);
 });
 
-test('errors of the file system and of streams are passed on', async () => {
+test('errors of the file system and of streams are thrown', async () => {
   await assert.rejects(eventsOf('/nonexistent/x.trace.gz'), { code: 'ENOENT' });
   const broken = async function* (): AsyncGenerator<Uint8Array> {
     yield packed(SMALL).subarray(0, 30);
@@ -271,7 +271,7 @@ test('errors of the file system and of streams are passed on', async () => {
   await assert.rejects(eventsOf(broken()), RangeError);
 });
 
-test('who leaves early closes the source, even one that never goes on', async () => {
+test('an early return closes the source, even with a read that never settles', async () => {
   let closed = false;
   const stuck = new ReadableStream<Uint8Array>({
     start(controller) {
@@ -287,7 +287,7 @@ test('who leaves early closes the source, even one that never goes on', async ()
 });
 
 for (const name of TRACES) {
-  test(`${name}: as many events as its header counts`, async () => {
+  test(`${name}: as many events as in its header`, async () => {
     const counts = new Map<string, number>();
     let stated = '';
     for await (const event of readTrace(tracePath(`${name}.trace.gz`))) {

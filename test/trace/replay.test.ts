@@ -14,18 +14,18 @@ async function replay(
   return replayTrace(trace, { expected, repeat: 1, ...options });
 }
 
-/** Everything in a result but the times. */
+/** A result without its times. */
 function numbers(result: ReplayResult): Partial<ReplayResult> {
   return { ...result, runsNs: [], elapsedNs: 0, medianNs: 0 };
 }
 
-// In debug mode a call takes some ten microseconds; the longest traces would take the tests a while.
+// In debug mode a call takes about ten microseconds: skip the longest traces.
 const DEBUGGED = TRACES.filter((name) => !/nvme|usb-iso|mixed/.test(name));
-/** Here the kernel took pages although blocks came free meanwhile. */
+/** In these traces the kernel took pages although blocks were freed meanwhile. */
 const RACED = '6.12/nvme-grow';
 
 for (const name of TRACES) {
-  test(`${name}: nothing fails, nothing differs`, async () => {
+  test(`${name}: no failure, no difference`, async () => {
     const trace = await decodeTrace(tracePath(`${name}.trace.gz`));
     const expected = await readPools(tracePath(`${name}.pools.txt`));
     const result = replayTrace(trace, { expected, repeat: 2 });
@@ -34,7 +34,7 @@ for (const name of TRACES) {
     assert.deepEqual(result.notes.length, name === RACED ? 1 : 0);
     assert.equal(result.allocs, result.frees);
     assert.equal(result.runsNs.length, 2);
-    // Every row of the kernel's stood beside one of ours.
+    // Each row of the kernel was compared with one of ours.
     const rows = result.snapshots.flatMap((snapshot) => snapshot.files.flatMap((file) => file.rows));
     assert.equal(
       rows.filter((row) => row.kernel !== null).length,
@@ -43,7 +43,7 @@ for (const name of TRACES) {
     const isOld = name.startsWith('6.1/');
     const expectedReason = isOld
       ? /cuts \d+ blocks? from a page where \d+ fit/
-      : /though blocks came free while it waited/;
+      : /although blocks were freed while it waited/;
     for (const { verdict, reasons } of rows) {
       assert.equal(reasons.length > 0, verdict === 'fewer');
       for (const reason of reasons) assert.match(reason, expectedReason);
@@ -62,7 +62,7 @@ for (const name of TRACES) {
   });
 }
 
-test('figures of a small trace', async () => {
+test('result of a small trace', async () => {
   const result = await replay(SMALL);
   assert.deepEqual(result.mismatches, []);
   assert.equal(result.events, 6);
@@ -118,7 +118,7 @@ const tampered: readonly (readonly [index: number, from: string, to: string, mis
 ];
 
 for (const [index, from, to, mismatches] of tampered) {
-  test(`expectations with ${to} for ${from}: ${mismatches.length === 0 ? 'right' : 'named'}`, async () => {
+  test(`expectations with ${to} for ${from}: ${mismatches.length === 0 ? 'equal' : 'reported'}`, async () => {
     const result = await replay(SMALL, replaced(SMALL_POOLS, index, from, to));
     const base = { device: '0000:00:02.0', pool: 'prp list 256' };
     assert.deepEqual(
@@ -141,7 +141,7 @@ test('a snapshot that only the expectations have is marked', async () => {
   );
 });
 
-test('a row of the kernel that we have no pool for; a pool that the kernel has no row for', async () => {
+test('a row that only the kernel has; a pool that only we have', async () => {
   const more = await replay(SMALL, SMALL_POOLS.toSpliced(3, 0, 'ehci_qh             6   42   96  1'));
   assert.deepEqual(more.mismatches, [
     { snapshot: 'mid', device: '0000:00:02.0', pool: 'ehci_qh', field: 'name', ours: null, kernel: 'ehci_qh' },
@@ -151,7 +151,7 @@ test('a row of the kernel that we have no pool for; a pool that the kernel has n
   assert.equal(fewer.snapshots[1]?.files[0]?.rows[0]?.verdict, 'alone');
 });
 
-test('pools that come and go while the kernel is asked', async () => {
+test('pools that are created and destroyed during a snapshot', async () => {
   const created = line(35, 1, 'create', 1, '0000:00:02.0', 'late', 64, 0, 0, 64, 4096, 4096);
   const lines = SMALL.toSpliced(8, 0, created).toSpliced(9, 0, line(45, 1, 'destroy', 1));
   const late = 'late                0    0   64  0';
@@ -164,7 +164,7 @@ test('pools that come and go while the kernel is asked', async () => {
   );
 });
 
-test('equal names on one device are told apart by position', async () => {
+test('pools of one name on one device are matched by position', async () => {
   const twin = line(11, 0, 'create', 1, '0000:00:02.0', 'prp list 256', 256, 256, 0, 256, 4096, 4096);
   const lines = SMALL.toSpliced(5, 0, twin);
   const pools = SMALL_POOLS.toSpliced(5, 0, 'prp list 256        0    0  256  0').toSpliced(
@@ -176,7 +176,7 @@ test('equal names on one device are told apart by position', async () => {
   assert.notDeepEqual((await replay(lines, pools.toSpliced(2, 2, pools[3]!, pools[2]!))).mismatches, []);
 });
 
-test('a long name is compared as the kernel cuts it', async () => {
+test('a long name is cut as in the kernel before the comparison', async () => {
   const name = 'xHCI 256 byte stream ctx arrays and more';
   const result = await replay(
     replaced(SMALL, 4, 'prp list 256', name),
@@ -186,7 +186,7 @@ test('a long name is compared as the kernel cuts it', async () => {
   assert.equal(result.snapshots[1]?.files[0]?.rows[0]?.verdict, 'same');
 });
 
-/** A changed trace, and what the replay must say of it: fields of the troubles at calls, and a part of one's text. */
+/** A changed trace, and the expected failures of calls: their fields, and a part of one text. */
 const broken: readonly (readonly [what: string, lines: readonly string[], fields: readonly string[], text: RegExp])[] =
   [
     ['a free twice', SMALL.toSpliced(10, 0, SMALL[9]!), ['free'], /^line 11: .*not out/],
@@ -230,7 +230,7 @@ for (const [what, lines, fields, text] of broken) {
   });
 }
 
-test('what is worth knowing is noted and no failure', async () => {
+test('notes are no failures', async () => {
   const refused = line(25, 0, 'alloc', 0, 'K', -1, -1, -1, '-', -1, 'cc0', 1, 2);
   const counts = line('#counts', 'create=1 snap=4 alloc=9 free=1 destroy=0 null=0');
   const result = await replay([MAGIC, counts, ...SMALL.slice(4, 12), refused], []);
@@ -242,7 +242,7 @@ test('what is worth knowing is noted and no failure', async () => {
   ]);
 });
 
-test('from 6.4 on every block has its place, and pages and blocks are equal', async () => {
+test('from 6.4 on page and offset of every block, pages and blocks are equal', async () => {
   const since = SMALL.with(2, line('#kernel', 'Linux version 6.12.117 (hand-made)'));
   const right = await replay(since);
   assert.deepEqual([right.mismatches, right.placed], [[], 2]);
@@ -263,7 +263,7 @@ test('from 6.4 on every block has its place, and pages and blocks are equal', as
   );
 });
 
-test('a page that the kernel took although a block was free ends the comparison of places, and is counted', async () => {
+test('after a page taken although a block was free, places are not compared, and the page is counted', async () => {
   const header = [line('#kernel', 'Linux version 6.12.117 (hand-made)'), line('#pages', 'added 2, of these 0 while')];
   const lines = SMALL.toSpliced(2, 1, ...header);
   // The second block is the first of another page.
@@ -273,12 +273,12 @@ test('a page that the kernel took although a block was free ends the comparison 
     SMALL_POOLS.map((text) => text.replace(/16 {2}256 {2}1$/, '32  256  2')),
   );
   assert.deepEqual([result.mismatches, result.placed], [[], 1]);
-  assert.match(result.pools[0]!.reasons.join(), /took 1 page though blocks came free/);
+  assert.match(result.pools[0]!.reasons.join(), /took 1 page although blocks were freed/);
   assert.match(result.notes[0]!, /took 1 page although blocks were free; the places of 1 blocks after that/);
   assert.match(result.notes[1]!, /header counts 0 pages taken while a block was free, the trace shows 1/);
 });
 
-test('progress goes from below to 1', async () => {
+test('progress increases to 1', async () => {
   const seen: number[] = [];
   await replay(SMALL, [], { repeat: 3, onProgress: (done) => seen.push(done) });
   assert.deepEqual(
