@@ -1,13 +1,13 @@
-/** Asks processes that run with `dmapool/observe/register`. */
+/** Requests to processes that run with `dmapool/observe/register`. */
 import { request } from 'node:http';
 
 import { processSocket, type Snapshot } from '../observe/index.ts';
 import { CliExit, EXIT } from './io.ts';
 
-/** Milliseconds that a process has to answer. */
-const PATIENCE = 5000;
+/** Timeout of a request in milliseconds. */
+const TIMEOUT = 5000;
 
-/** What a process answers. */
+/** Response of a process. */
 export interface ProcessAnswer {
   readonly status: number;
   readonly type: string;
@@ -24,32 +24,29 @@ export function socketOf(pid: number): string {
   );
 }
 
-/** Asks a process. @throws {@link CliExit} if it does not answer. */
+/** Sends a request to a process. @throws {@link CliExit} if it does not answer. */
 export async function askProcess(
   pid: number,
   path: string,
-  { accept = '*/*', patience = PATIENCE, signal }: { accept?: string; patience?: number; signal?: AbortSignal } = {},
+  { accept = '*/*', timeout = TIMEOUT }: { accept?: string; timeout?: number } = {},
 ): Promise<ProcessAnswer> {
   const socketPath = socketOf(pid);
   return new Promise((resolve, reject) => {
     const fail = (why: string): void => {
       reject(new CliExit(EXIT.failure, `process ${String(pid)} does not answer: ${why}`));
     };
-    const asked = request(
-      { socketPath, path, agent: false, timeout: patience, headers: { Accept: accept }, ...(signal ? { signal } : {}) },
-      (response) => {
-        let text = '';
-        response.setEncoding('utf8').on('data', (piece: string) => (text += piece));
-        response.on('error', (error) => {
-          fail(error.message);
-        });
-        response.on('end', () => {
-          resolve({ status: response.statusCode ?? 0, type: response.headers['content-type'] ?? '', text });
-        });
-      },
-    );
+    const asked = request({ socketPath, path, agent: false, timeout, headers: { Accept: accept } }, (response) => {
+      let text = '';
+      response.setEncoding('utf8').on('data', (piece: string) => (text += piece));
+      response.on('error', (error) => {
+        fail(error.message);
+      });
+      response.on('end', () => {
+        resolve({ status: response.statusCode ?? 0, type: response.headers['content-type'] ?? '', text });
+      });
+    });
     asked.on('timeout', () => {
-      asked.destroy(new Error(`not within ${String(patience)} ms; is its event loop blocked?`));
+      asked.destroy(new Error(`not within ${String(timeout)} ms; is its event loop blocked?`));
     });
     asked.on('error', (error) => {
       fail(error.message);
@@ -59,8 +56,8 @@ export async function askProcess(
 }
 
 /** A snapshot of a process. */
-export async function snapshotOf(pid: number, patience?: number, query = ''): Promise<Snapshot> {
-  const { status, text } = await askProcess(pid, `/snapshot${query}`, patience === undefined ? {} : { patience });
+export async function snapshotOf(pid: number, timeout?: number): Promise<Snapshot> {
+  const { status, text } = await askProcess(pid, '/snapshot', timeout === undefined ? {} : { timeout });
   if (status !== 200) throw new CliExit(EXIT.failure, `process ${String(pid)}: ${text.trim()}`);
   return JSON.parse(text) as Snapshot;
 }

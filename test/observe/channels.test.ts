@@ -25,13 +25,13 @@ test('page: each page that comes and goes', () => {
     pool.reserve(4);
   });
   assert.deepEqual(came, [
-    { pool, opened: true, slot: 0 },
-    { pool, opened: true, slot: 1 },
+    { pool, opened: true, page: 0 },
+    { pool, opened: true, page: 1 },
   ]);
   const went = messages('page', () => {
     pool.trim();
   });
-  assert.deepEqual(went.map(({ opened, slot }) => [opened, slot]).sort(), [
+  assert.deepEqual(went.map(({ opened, page }) => [opened, page]).sort(), [
     [false, 0],
     [false, 1],
   ]);

@@ -137,7 +137,7 @@ test(
       tmux('send-keys', 'n');
       assert.match(await shows(/sorted by POOL/), /qtd(.|\n)*rx/);
       tmux('send-keys', 'R');
-      assert.match(await shows(/sorted by POOL, turned/), /rx(.|\n)*qtd/);
+      assert.match(await shows(/sorted by POOL, reversed/), /rx(.|\n)*qtd/);
       tmux('send-keys', 'Right');
       await shows(/sorted by SIZE/);
       tmux('send-keys', 'h');
@@ -190,7 +190,7 @@ test('web lets in who has the token, from this host and origin, and nobody else'
     assert.equal(url.hostname, '127.0.0.1');
     const at = (path: string): URL => new URL(path, url);
     assert.equal(await get(url), 200);
-    for (const path of ['style.css', 'app/page/main.js', 'app/format.js', 'snapshot', 'metrics', 'sys/devices']) {
+    for (const path of ['style.css', 'app/main.js', 'app/chart.css', 'snapshot', 'metrics', 'sys/devices']) {
       assert.equal(await get(at(path)), 200, path);
     }
     assert.equal(await get(at('metrics'), { Host: `localhost:${url.port}` }), 200);
@@ -206,7 +206,7 @@ test('web lets in who has the token, from this host and origin, and nobody else'
       [at('snapshot'), { Origin: 'null' }, 403],
       [at('app/../snapshot.js'), {}, 404],
       [at('app/index.js'), {}, 404],
-      [at('app/page/main.ts'), {}, 404],
+      [at('app/main.ts'), {}, 404],
       [url, {}, 405, 'POST'],
       [at(`sys/${'a'.repeat(4000)}`), {}, 414],
       [url, { X: 'a'.repeat(10_000) }, 431],
