@@ -2,8 +2,8 @@
  * A ring with the newest operations of pools, in memory that threads share.
  *
  *     int32    cursor | text cursor | active | pools        of 16 bytes
- *     float64  milliseconds from the monotonic clock's zero to 1970; unused
- *     int32    seconds, nanoseconds of the monotonic clock  for each 64 operations
+ *     float64  milliseconds from 1970 to the zero of the monotonic clock; 8 bytes unused
+ *     int64    nanoseconds of the monotonic clock           for each 64 operations
  *     int32    what, block, site, pool                      for each operation
  *     bytes    length, text | length, text | ...            sites; append-only
  *
@@ -25,7 +25,6 @@ const ACTIVE = 2;
 const POOLS = 3;
 const HEADER_BYTES = 32;
 const EPOCH_AT = 16;
-const WORDS_A_TIME = 2;
 const WORDS_AN_OPERATION = 4;
 /** Bytes for the texts of sites. Each thread writes each site once, so there is room for thousands. */
 const TEXT_BYTES: number = 2 ** 20;
@@ -59,6 +58,7 @@ export class OperationRing {
   readonly #shift: number;
   readonly #words: Int32Array<SharedArrayBuffer>;
   readonly #operationsAt: number;
+  readonly #times: BigInt64Array<SharedArrayBuffer>;
   readonly #epoch: Float64Array<SharedArrayBuffer>;
   /** Text of site n: its length in bytes in word n, its bytes from word n + 1 on. */
   readonly #lengths: Int32Array<SharedArrayBuffer>;
@@ -74,17 +74,17 @@ export class OperationRing {
     this.places = places;
     this.#mask = places - 1;
     this.#shift = Math.log2(places);
-    const times = HEADER_BYTES / 4;
-    this.#operationsAt = times + (places / PER_TIME) * WORDS_A_TIME;
+    const times = places / PER_TIME;
+    this.#operationsAt = (HEADER_BYTES + times * 8) / 4;
     const textAt = (this.#operationsAt + places * WORDS_AN_OPERATION) * 4;
     this.buffer = buffer ?? new SharedArrayBuffer(textAt + TEXT_BYTES);
     this.#words = new Int32Array(this.buffer);
+    this.#times = new BigInt64Array(this.buffer, HEADER_BYTES, times);
     this.#epoch = new Float64Array(this.buffer, EPOCH_AT, 1);
     this.#lengths = new Int32Array(this.buffer, textAt, TEXT_BYTES / 4);
     this.#text = new Uint8Array(this.buffer, textAt, TEXT_BYTES);
     if (buffer === undefined) {
-      const [seconds, nanoseconds] = process.hrtime();
-      this.#epoch[0] = Date.now() - (seconds * 1000 + nanoseconds / 1e6);
+      this.#epoch[0] = Date.now() - Number(process.hrtime.bigint()) / 1e6;
       this.#words[ACTIVE] = 1;
     }
   }
@@ -121,17 +121,13 @@ export class OperationRing {
     words[at] = (((number >>> this.#shift) + 1) << 8) | (worker << 2) | kind;
   }
 
+  /** A function of its own, so that the engine inlines the clock and removes its BigInt. Other clocks allocate a number. */
   #setTime(place: number): void {
-    const at = HEADER_BYTES / 4 + (place / PER_TIME) * WORDS_A_TIME;
-    // The engine removes this array. `performance.now()` and `Date.now()` allocate a number on the heap.
-    const time = process.hrtime();
-    this.#words[at] = time[0];
-    this.#words[at + 1] = time[1];
+    this.#times[place / PER_TIME] = process.hrtime.bigint();
   }
 
   #time(place: number): number {
-    const at = HEADER_BYTES / 4 + Math.floor(place / PER_TIME) * WORDS_A_TIME;
-    return this.#epoch[0]! + this.#words[at]! * 1000 + this.#words[at + 1]! / 1e6;
+    return this.#epoch[0]! + Number(this.#times[Math.floor(place / PER_TIME)]!) / 1e6;
   }
 
   /** Number of a site, for {@link push}; 0 for undefined, and when the space for texts is full. */
