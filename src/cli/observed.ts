@@ -8,7 +8,7 @@ import { CliExit, EXIT } from './io.ts';
 const TIMEOUT = 5000;
 
 /** Response of a process. */
-export interface ProcessAnswer {
+export interface ProcessResponse {
   readonly status: number;
   readonly type: string;
   readonly text: string;
@@ -25,17 +25,17 @@ export function socketOf(pid: number): string {
 }
 
 /** Sends a request to a process. @throws {@link CliExit} if it does not answer. */
-export async function askProcess(
+export async function requestPath(
   pid: number,
   path: string,
-  { accept = '*/*', timeout = TIMEOUT }: { accept?: string; timeout?: number } = {},
-): Promise<ProcessAnswer> {
+  { timeout = TIMEOUT }: { timeout?: number } = {},
+): Promise<ProcessResponse> {
   const socketPath = socketOf(pid);
   return new Promise((resolve, reject) => {
     const fail = (why: string): void => {
       reject(new CliExit(EXIT.failure, `process ${String(pid)} does not answer: ${why}`));
     };
-    const asked = request({ socketPath, path, agent: false, timeout, headers: { Accept: accept } }, (response) => {
+    const sent = request({ socketPath, path, agent: false, timeout }, (response) => {
       let text = '';
       response.setEncoding('utf8').on('data', (piece: string) => (text += piece));
       response.on('error', (error) => {
@@ -45,19 +45,19 @@ export async function askProcess(
         resolve({ status: response.statusCode ?? 0, type: response.headers['content-type'] ?? '', text });
       });
     });
-    asked.on('timeout', () => {
-      asked.destroy(new Error(`not within ${String(timeout)} ms; is its event loop blocked?`));
+    sent.on('timeout', () => {
+      sent.destroy(new Error(`not within ${String(timeout)} ms; is its event loop blocked?`));
     });
-    asked.on('error', (error) => {
+    sent.on('error', (error) => {
       fail(error.message);
     });
-    asked.end();
+    sent.end();
   });
 }
 
 /** A snapshot of a process. */
 export async function snapshotOf(pid: number, timeout?: number): Promise<Snapshot> {
-  const { status, text } = await askProcess(pid, '/snapshot', timeout === undefined ? {} : { timeout });
+  const { status, text } = await requestPath(pid, '/snapshot', timeout === undefined ? {} : { timeout });
   if (status !== 200) throw new CliExit(EXIT.failure, `process ${String(pid)}: ${text.trim()}`);
   return JSON.parse(text) as Snapshot;
 }

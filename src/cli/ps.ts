@@ -4,7 +4,7 @@ import type { Command } from 'commander';
 import { metricsText, observableProcesses, type Snapshot } from '../observe/index.ts';
 import { CliExit, type CliIo, EXIT } from './io.ts';
 import { formatBytes, formatDuration, parseCount } from './numbers.ts';
-import { askProcess, snapshotOf } from './observed.ts';
+import { requestPath, snapshotOf } from './observed.ts';
 import { count, styleFor, table } from './style.ts';
 
 /** Timeout of `ps` in milliseconds. */
@@ -105,7 +105,7 @@ export function registerCat(program: Command, io: CliIo): void {
     .action(async (pid: number, path: string, { json }: { json?: true }) => {
       const url = path.split('/').map(encodeURIComponent).join('/');
       if (!/^\/sys(\/|$)/.test(path)) throw new CliExit(EXIT.usage, `cat: ${path}: a path begins with /sys`);
-      const { status, text } = await askProcess(pid, url);
+      const { status, text } = await requestPath(pid, url);
       if (status !== 200) throw new CliExit(EXIT.failure, `cat: ${text.trim()}`);
       io.stdout.write(json === undefined ? text : `${JSON.stringify({ pid, path, text })}\n`);
     });

@@ -6,7 +6,7 @@ import type { Command } from 'commander';
 
 import { CliExit, type CliIo, EXIT, fileErrorMessage } from './io.ts';
 import { parseCount } from './numbers.ts';
-import { askProcess } from './observed.ts';
+import { requestPath } from './observed.ts';
 import { parsePid } from './ps.ts';
 import { count } from './style.ts';
 
@@ -67,7 +67,7 @@ export function registerRecord(program: Command, io: CliIo): void {
 /** Records a process's pools. Returns the trace. */
 export async function recordProcess(pid: number, { seconds, limit, pool }: RecordRequest): Promise<string> {
   const query = `seconds=${String(seconds)}&limit=${String(limit)}${pool === undefined ? '' : `&pool=${encodeURIComponent(pool)}`}`;
-  const { status, text } = await askProcess(pid, `/trace?${query}`, { timeout: seconds * 1000 + TIMEOUT });
+  const { status, text } = await requestPath(pid, `/trace?${query}`, { timeout: seconds * 1000 + TIMEOUT });
   if (status === 200) return text;
   throw new CliExit(status === 400 ? EXIT.usage : EXIT.failure, `process ${String(pid)}: ${text.trim()}`);
 }

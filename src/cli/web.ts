@@ -77,8 +77,8 @@ export async function serveWeb(pid: number, port: number): Promise<{ readonly se
   const token = randomBytes(16).toString('hex');
   const server = createServer(
     { maxHeaderSize: MAX_HEADER, requestTimeout: 10_000, headersTimeout: 5000 },
-    (asked, response) => {
-      serve(pid, token, asked, response);
+    (incoming, response) => {
+      serve(pid, token, incoming, response);
     },
   );
   server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
@@ -95,15 +95,15 @@ export async function serveWeb(pid: number, port: number): Promise<{ readonly se
   return { server, url: `http://${HOST}:${String((server.address() as AddressInfo).port)}/${token}/` };
 }
 
-function serve(pid: number, token: string, asked: IncomingMessage, response: ServerResponse): void {
+function serve(pid: number, token: string, incoming: IncomingMessage, response: ServerResponse): void {
   const refuse = (status: number, message: string): void => {
-    asked.resume();
+    incoming.resume();
     response.writeHead(status, { ...SECURITY, 'Content-Type': 'text/plain; charset=utf-8', Connection: 'close' });
     response.end(`${message}\n`);
   };
-  const { port } = asked.socket.address() as AddressInfo;
+  const { port } = incoming.socket.address() as AddressInfo;
   const hosts = [`${HOST}:${String(port)}`, `localhost:${String(port)}`];
-  const { host = '', origin } = asked.headers;
+  const { host = '', origin } = incoming.headers;
   // Protects against DNS rebinding.
   if (!hosts.includes(host)) {
     refuse(403, 'wrong host');
@@ -113,11 +113,11 @@ function serve(pid: number, token: string, asked: IncomingMessage, response: Ser
     refuse(403, 'wrong origin');
     return;
   }
-  if (asked.method !== 'GET' && asked.method !== 'HEAD') {
+  if (incoming.method !== 'GET' && incoming.method !== 'HEAD') {
     refuse(405, 'only GET');
     return;
   }
-  const [, given = '', path = ''] = /^\/([^/?]*)(\/.*)?$/.exec(asked.url ?? '') ?? [];
+  const [, given = '', path = ''] = /^\/([^/?]*)(\/.*)?$/.exec(incoming.url ?? '') ?? [];
   if (!sameText(given, token)) {
     refuse(403, 'wrong token');
     return;
@@ -126,9 +126,9 @@ function serve(pid: number, token: string, asked: IncomingMessage, response: Ser
   const file = fileOf(pathname);
   if (file !== null) {
     response.writeHead(200, { ...SECURITY, 'Content-Type': file.type });
-    response.end(asked.method === 'HEAD' ? undefined : file.body);
+    response.end(incoming.method === 'HEAD' ? undefined : file.body);
   } else if (PROXIED.test(pathname)) {
-    proxy(pid, path, asked, response, refuse);
+    proxy(pid, path, incoming, response, refuse);
   } else {
     refuse(404, 'no such path');
   }
@@ -152,7 +152,7 @@ function fileOf(pathname: string): { readonly type: string; readonly body: strin
 function proxy(
   pid: number,
   path: string,
-  asked: IncomingMessage,
+  incoming: IncomingMessage,
   response: ServerResponse,
   refuse: (status: number, message: string) => void,
 ): void {
@@ -163,12 +163,12 @@ function proxy(
     refuse(502, 'the process ended');
     return;
   }
-  const headers = { Accept: asked.headers.accept ?? '*/*' };
-  const onward = request({ socketPath, path, headers, method: asked.method, agent: false }, (answer) => {
-    const { 'content-type': type = 'application/octet-stream' } = answer.headers;
-    response.writeHead(answer.statusCode ?? 502, { ...SECURITY, 'Content-Type': type });
+  const headers = { Accept: incoming.headers.accept ?? '*/*' };
+  const onward = request({ socketPath, path, headers, method: incoming.method, agent: false }, (received) => {
+    const { 'content-type': type = 'application/octet-stream' } = received.headers;
+    response.writeHead(received.statusCode ?? 502, { ...SECURITY, 'Content-Type': type });
     // If the process exits, the response ends too.
-    pipeline(answer, response, () => undefined);
+    pipeline(received, response, () => undefined);
   });
   onward.on('error', () => {
     if (response.headersSent) response.destroy();

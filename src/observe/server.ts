@@ -16,7 +16,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { Duplex } from 'node:stream';
 
 import { CHANNELS } from './channels.ts';
-import type { Answers, PoolAddress, Question } from './answers.ts';
+import type { ThreadResults, PoolAddress, ThreadRequest } from './requests.ts';
 import { METRICS_TYPE, metricsText } from './metrics.ts';
 import type { RecordingHandle } from './recording.ts';
 import type { DmaPool } from '../pool/contract.ts';
@@ -96,7 +96,7 @@ async function serve(
       await sendTrace(threads, recordingOf(url), response);
       return;
     }
-    const { type, body } = await answerTo(views, url, request.headers.accept ?? '');
+    const { type, body } = await resultOf(views, url, request.headers.accept ?? '');
     response.writeHead(200, { 'Content-Type': type, 'Cache-Control': 'no-store' });
     response.end(request.method === 'HEAD' ? undefined : body);
   } catch (error) {
@@ -136,7 +136,7 @@ interface Body {
 
 const json = (value: unknown): Body => ({ type: 'application/json', body: JSON.stringify(value) });
 
-async function answerTo(views: Views, { pathname, searchParams }: URL, accept: string): Promise<Body> {
+async function resultOf(views: Views, { pathname, searchParams }: URL, accept: string): Promise<Body> {
   if (pathname === '/snapshot') {
     const seen = await views.snapshot(blocksOf(searchParams.get('blocks')));
     return { type: 'application/json', body: views.textOf(seen) };
@@ -218,16 +218,18 @@ class Views {
   }
 
   /** The first result that is not null. */
-  async first<K extends Question['kind']>(question: Question & { readonly kind: K }): Promise<Answers[K] | null> {
-    return (await this.#threads.ask<K>(question)).find((each) => each !== null) ?? null;
+  async first<K extends ThreadRequest['kind']>(
+    request: ThreadRequest & { readonly kind: K },
+  ): Promise<ThreadResults[K] | null> {
+    return (await this.#threads.request<K>(request)).find((each) => each !== null) ?? null;
   }
 
   /** The result of one thread. */
-  async of<K extends Question['kind']>(
+  async of<K extends ThreadRequest['kind']>(
     thread: number,
-    question: Question & { readonly kind: K },
-  ): Promise<Answers[K] | null> {
-    return this.#threads.askOne<K>(thread, question);
+    request: ThreadRequest & { readonly kind: K },
+  ): Promise<ThreadResults[K] | null> {
+    return this.#threads.requestFrom<K>(thread, request);
   }
 }
 

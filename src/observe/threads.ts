@@ -1,14 +1,14 @@
 /**
  * One process, many threads: the main thread sends requests to the others, over a BroadcastChannel.
  *
- *     main ---- { ask, question } ----> every worker that loaded dmapool/observe/register
- *     main <--- { answered, thread, answer }
+ *     main ---- request ----> every worker that loaded dmapool/observe/register
+ *     main <--- result ------
  *
  * A blocked thread misses the timeout. Later requests do not wait for it until it has answered one.
  */
 import { BroadcastChannel, threadId } from 'node:worker_threads';
 
-import { answer, type Answers, type PoolAddress, type Question } from './answers.ts';
+import { execute, type ThreadResults, type PoolAddress, type ThreadRequest } from './requests.ts';
 import type { DeviceSnapshot, Snapshot } from './format.ts';
 import { createRing } from './recorder.ts';
 import { beginRecording, joinRecording, type PoolInRecording, type RecordingHandle } from './recording.ts';
@@ -25,12 +25,12 @@ type Message =
   | { readonly hello: number }
   | { readonly bye: number }
   | { readonly who: true }
-  | { readonly ask: number; readonly question: Question & { readonly of?: number } }
+  | { readonly request: number; readonly what: ThreadRequest & { readonly of?: number } }
   | { readonly record: RecordingHandle }
   | { readonly recorded: PoolInRecording }
-  | { readonly answered: number; readonly thread: number; readonly answer: unknown };
+  | { readonly done: number; readonly thread: number; readonly result: unknown };
 
-/** In a worker: answers the main thread. Does not keep the thread alive. */
+/** In a worker: results the main thread. Does not keep the thread alive. */
 export function answerMainThread(): void {
   const channel = new BroadcastChannel(NAME);
   const send = (message: Message): void => {
@@ -43,14 +43,14 @@ export function answerMainThread(): void {
     const message = data as Message;
     if ('who' in message) send({ hello: threadId });
     if ('record' in message) beginRecording(message.record, announce);
-    if (!('ask' in message) || (message.question.of ?? threadId) !== threadId) return;
-    let answered: unknown = null;
+    if (!('request' in message) || (message.what.of ?? threadId) !== threadId) return;
+    let result: unknown = null;
     try {
-      answered = answer(message.question);
+      result = execute(message.what);
     } catch {
       // An attribute is user code.
     }
-    send({ answered: message.ask, thread: threadId, answer: answered });
+    send({ done: message.request, thread: threadId, result });
   };
   (channel as unknown as { unref(): void }).unref();
   process.once('exit', () => {
@@ -62,7 +62,7 @@ export function answerMainThread(): void {
 
 interface Pending {
   readonly missing: Set<number>;
-  readonly answers: unknown[];
+  readonly results: unknown[];
   readonly done: () => void;
 }
 
@@ -72,7 +72,7 @@ export class Threads {
   /** Threads that answered the last request in time. */
   readonly #prompt = new Set<number>();
   readonly #pending = new Map<number, Pending>();
-  #asked = 0;
+  #requests = 0;
   /** Pools of the recording in progress, by number. A pool is announced again when it becomes shared. */
   #recorded = new Map<number, PoolInRecording>();
   #ring: OperationRing | null = null;
@@ -92,11 +92,11 @@ export class Threads {
       this.#prompt.delete(message.bye);
       for (const pending of this.#pending.values()) this.#tick(pending, message.bye);
     }
-    if (!('answered' in message)) return;
+    if (!('done' in message)) return;
     this.#prompt.add(message.thread);
-    const pending = this.#pending.get(message.answered);
+    const pending = this.#pending.get(message.done);
     if (pending === undefined) return;
-    pending.answers.push(message.answer);
+    pending.results.push(message.result);
     this.#tick(pending, message.thread);
   }
 
@@ -106,37 +106,37 @@ export class Threads {
   }
 
   /** The results of all threads that answer in time, this thread's first. */
-  async ask<K extends Question['kind']>(
-    question: Question & { readonly kind: K },
+  async request<K extends ThreadRequest['kind']>(
+    what: ThreadRequest & { readonly kind: K },
     timeout: number = TIMEOUT,
-  ): Promise<Answers[K][]> {
-    const own = answer<K>(question);
-    return [own, ...(await this.#askOthers<K>(question, new Set(this.#prompt), timeout))];
+  ): Promise<ThreadResults[K][]> {
+    const own = execute<K>(what);
+    return [own, ...(await this.#requestFromOthers<K>(what, new Set(this.#prompt), timeout))];
   }
 
   /** The result of one thread; null if it does not answer. */
-  async askOne<K extends Question['kind']>(
+  async requestFrom<K extends ThreadRequest['kind']>(
     thread: number,
-    question: Question & { readonly kind: K },
-  ): Promise<Answers[K] | null> {
-    if (thread === threadId) return answer<K>(question);
+    what: ThreadRequest & { readonly kind: K },
+  ): Promise<ThreadResults[K] | null> {
+    if (thread === threadId) return execute<K>(what);
     if (!this.#prompt.has(thread)) return null;
-    const [found] = await this.#askOthers<K>({ ...question, of: thread }, new Set([thread]), TIMEOUT);
+    const [found] = await this.#requestFromOthers<K>({ ...what, of: thread }, new Set([thread]), TIMEOUT);
     return found ?? null;
   }
 
-  async #askOthers<K extends Question['kind']>(
-    question: Question & { readonly of?: number },
+  async #requestFromOthers<K extends ThreadRequest['kind']>(
+    what: ThreadRequest & { readonly of?: number },
     missing: Set<number>,
     timeout: number,
-  ): Promise<Answers[K][]> {
-    const ask = ++this.#asked;
+  ): Promise<ThreadResults[K][]> {
+    const request = ++this.#requests;
     // Posted even if no answer is expected: a blocked thread executes it later.
     if (missing.size === 0) {
-      this.#channel.postMessage({ ask, question } satisfies Message);
+      this.#channel.postMessage({ request, what } satisfies Message);
       return [];
     }
-    const answers: unknown[] = [];
+    const results: unknown[] = [];
     await new Promise<void>((resolve) => {
       const timer = setTimeout(() => {
         for (const thread of missing) this.#prompt.delete(thread);
@@ -146,11 +146,11 @@ export class Threads {
         clearTimeout(timer);
         resolve();
       };
-      this.#pending.set(ask, { missing, answers, done });
-      this.#channel.postMessage({ ask, question } satisfies Message);
+      this.#pending.set(request, { missing, results, done });
+      this.#channel.postMessage({ request, what } satisfies Message);
     });
-    this.#pending.delete(ask);
-    return answers.filter((each) => each !== null) as Answers[K][];
+    this.#pending.delete(request);
+    return results.filter((each) => each !== null) as ThreadResults[K][];
   }
 
   /** True while {@link record} is in progress. */
@@ -180,7 +180,7 @@ export class Threads {
     if (ring === null) throw new Error('no recording is in progress');
     ring.end();
     try {
-      const ends = await this.ask({ kind: 'end-recording' }, END_TIMEOUT);
+      const ends = await this.request({ kind: 'end-recording' }, END_TIMEOUT);
       return recordingText(ring, [...this.#recorded.values()], new Map(ends.flatMap((each) => [...each])));
     } finally {
       this.#ring = null;
@@ -189,7 +189,7 @@ export class Threads {
 
   /** A snapshot of the whole process. A pool that several threads share occurs once. */
   async snapshot(blocks: boolean | PoolAddress): Promise<Snapshot> {
-    const [own, ...others] = await this.ask<'snapshot'>({ kind: 'snapshot', blocks });
+    const [own, ...others] = await this.request<'snapshot'>({ kind: 'snapshot', blocks });
     return merge(own!, others);
   }
 }

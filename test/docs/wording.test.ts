@@ -14,16 +14,10 @@ import { root } from './entry-points.ts';
 /** Files and folders that have not been rewritten yet. Remove an entry when its folder is done. */
 const NOT_COVERED: readonly string[] = [
   'scripts/vm/',
-  'src/cli/advice.ts',
-  'src/cli/observed.ts',
   'src/cli/replay.ts',
-  'src/cli/web.ts',
   'src/kernel/',
-  'src/observe/',
   'src/trace/',
-  'test/cli/advise.test.ts',
   'test/kernel/',
-  'test/observe/',
   'test/oracle/',
   'test/trace/',
   'test/vm/',
@@ -33,6 +27,8 @@ const NOT_COVERED: readonly string[] = [
 const ALLOWED: readonly { readonly file: string; readonly text: string }[] = [
   // This list of words itself.
   { file: 'test/docs/wording.test.ts', text: '' },
+  // The method of Node's diagnostics channels.
+  { file: 'src/observe/channels.ts', text: 'publish' },
 ];
 
 /** `comment`: comments of sources; `prose`: documents; `text`: strings of sources; `name`: parts of identifiers. */

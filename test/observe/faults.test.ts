@@ -1,6 +1,6 @@
 /**
- * 100 faults in a generated program: each is named by `holders`, the log, the error or `dmapool advise`, with the right
- * pool and, where there is one, the right line.
+ * 100 faults in a generated program. `holders`, the log, an error or `dmapool advise` names each, with its pool and, except
+ * for a pool that is too small, its line.
  */
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
@@ -24,7 +24,7 @@ interface Fault {
   readonly blocks: number;
 }
 
-/** Writes the program, a line at a time, so that the line of each fault is known. */
+/** Generates the program line by line, to record the line of each fault. */
 class Program {
   readonly lines: string[] = [];
   readonly faults: Fault[] = [];
@@ -59,7 +59,7 @@ function addFault(program: Program, random: Random, kind: Fault['kind'], number:
   program.add(`{`);
   program.add(`  const device = devices[${String(random.below(3))}];`);
   program.add(`  const pool = DmaPool.create('${pool}', device, { size: ${String(size)}, ${limit}debug: true });`);
-  // Traffic that is right.
+  // Correct traffic.
   program.add(`  const others = Array.from({ length: ${String(random.below(least))} }, () => pool.alloc());`);
   let line = 0;
   switch (kind) {
@@ -104,7 +104,7 @@ function addFault(program: Program, random: Random, kind: Fault['kind'], number:
   program.faults.push({ kind, pool, line, blocks });
 }
 
-test('100 seeded faults are each named, with the pool and the line', { timeout: 120_000 }, async () => {
+test('100 seeded faults are each reported, with pool and line', { timeout: 120_000 }, async () => {
   const { lines, faults } = generate(2026);
   const scratch = join(root, 'dist', 'observe-faults');
   mkdirSync(scratch, { recursive: true });
@@ -163,7 +163,7 @@ test('100 seeded faults are each named, with the pool and the line', { timeout: 
         }
       }
     }
-    // And no pool is said to be too small that is not.
+    // No false positives.
     for (const [name, advice] of advised) {
       if (!name.startsWith('too-small')) assert.ok(!advice.some(({ change }) => change?.includes('too small')), name);
     }

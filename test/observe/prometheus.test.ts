@@ -1,4 +1,4 @@
-/** Debian's own Prometheus scrapes a program through `dmapool web`, and has the program's own figures in the end. */
+/** Debian's Prometheus scrapes a program through `dmapool web`. At the end its values equal `statistics()`. */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';

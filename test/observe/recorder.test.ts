@@ -13,7 +13,7 @@ import { decodeTrace, readTrace, replayTrace, type TraceHeader } from 'dmapool/t
 import { throwsCode } from '../support/errors.ts';
 import { Random } from '../support/random.ts';
 import { quietDevice } from './fixture.ts';
-import { ask, root, startProgram } from './program.ts';
+import { requestPath, root, startProgram } from './program.ts';
 
 /** Replays a recording. Fails at any difference. Returns the number of calls. */
 async function replays(recorder: PoolRecorder): Promise<number> {
@@ -234,8 +234,8 @@ test('a recording continues when the pool becomes shared', async () => {
 async function recordProgram(source: string, query = '', seconds = 1): Promise<string[]> {
   const program = await startProgram(`process.on('SIGUSR2', () => {});${source}`);
   try {
-    const answer = ask(program, `/trace?seconds=${String(seconds)}${query}`);
-    await ask(program, '/metrics');
+    const answer = requestPath(program, `/trace?seconds=${String(seconds)}${query}`);
+    await requestPath(program, '/metrics');
     program.child.kill('SIGUSR2');
     const { status, text } = await answer;
     assert.equal(status, 200, text);
@@ -357,17 +357,17 @@ test('a second recording of a process is refused, and a client that disconnects 
   try {
     const first = get({ socketPath: program.socket, path: '/trace?seconds=60', agent: false });
     first.on('error', () => undefined);
-    await ask(program, '/metrics');
-    assert.equal((await ask(program, '/trace?seconds=1')).status, 409);
+    await requestPath(program, '/metrics');
+    assert.equal((await requestPath(program, '/trace?seconds=1')).status, 409);
     first.destroy();
     let status = 409;
     for (const end = Date.now() + 20_000; status === 409 && Date.now() < end;) {
-      ({ status } = await ask(program, '/trace?seconds=1'));
+      ({ status } = await requestPath(program, '/trace?seconds=1'));
     }
     assert.equal(status, 200);
-    assert.equal((await ask(program, '/trace?pool=0.99')).status, 404);
-    assert.equal((await ask(program, '/trace?pool=x')).status, 400);
-    assert.equal((await ask(program, '/trace?limit=1048577')).status, 400);
+    assert.equal((await requestPath(program, '/trace?pool=0.99')).status, 404);
+    assert.equal((await requestPath(program, '/trace?pool=x')).status, 400);
+    assert.equal((await requestPath(program, '/trace?limit=1048577')).status, 400);
   } finally {
     await program.stop();
   }

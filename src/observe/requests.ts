@@ -16,7 +16,7 @@ export interface PoolAddress {
 }
 
 /** A request to a thread. */
-export type Question =
+export type ThreadRequest =
   | { readonly kind: 'snapshot'; readonly blocks: boolean | PoolAddress }
   | { readonly kind: 'block'; readonly pool: number; readonly index: number }
   | { readonly kind: 'holders'; readonly pool: number }
@@ -24,7 +24,7 @@ export type Question =
   | { readonly kind: 'end-recording' };
 
 /** The result of each kind of request; null if there is no such object. */
-export interface Answers {
+export interface ThreadResults {
   readonly snapshot: Snapshot;
   readonly block: BlockSnapshot | null;
   readonly holders: readonly Holder[] | null;
@@ -33,21 +33,23 @@ export interface Answers {
 }
 
 /** Executes a request in this thread. */
-export function answer<K extends Question['kind']>(question: Question & { readonly kind: K }): Answers[K];
-export function answer(question: Question): Answers[Question['kind']] {
-  switch (question.kind) {
+export function execute<K extends ThreadRequest['kind']>(
+  request: ThreadRequest & { readonly kind: K },
+): ThreadResults[K];
+export function execute(request: ThreadRequest): ThreadResults[ThreadRequest['kind']] {
+  switch (request.kind) {
     case 'snapshot': {
-      const { blocks } = question;
+      const { blocks } = request;
       if (typeof blocks === 'boolean') return snapshot({ blocks });
       const pool = blocks.thread === threadId ? orNull(() => poolById(blocks.pool)) : null;
       return snapshot({ blocks: pool ?? false });
     }
     case 'block':
-      return orNull(() => blockSnapshot(poolById(question.pool), question.index));
+      return orNull(() => blockSnapshot(poolById(request.pool), request.index));
     case 'holders':
-      return orNull(() => holders(poolById(question.pool)));
+      return orNull(() => holders(poolById(request.pool)));
     case 'sysfs':
-      return readSysfs(question.path);
+      return readSysfs(request.path);
     case 'end-recording':
       return endRecording();
   }
