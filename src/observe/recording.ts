@@ -90,13 +90,13 @@ export function beginRecording(
   ring: OperationRing = new OperationRing(handle.limit, handle.buffer),
 ): void {
   endRecording();
-  setEnvironmentData(ENVIRONMENT_KEY, handle as unknown as Parameters<typeof setEnvironmentData>[1]);
+  setEnvironmentData(ENVIRONMENT_KEY, handle);
   current = new ThreadRecording(handle, ring, announce);
 }
 
 /** Ends this thread's part, if there is one. Returns the state of each pool, by its number in the ring. */
 export function endRecording(): Map<number, PoolEnd> {
-  setEnvironmentData(ENVIRONMENT_KEY, undefined as unknown as Parameters<typeof setEnvironmentData>[1]);
+  setEnvironmentData(ENVIRONMENT_KEY, undefined);
   const ends = current?.end() ?? new Map<number, PoolEnd>();
   current = null;
   return ends;

@@ -155,8 +155,8 @@ test('blocks that are never freed are counted, and named by site if the trace ha
       line(3, 0, 'free', 0, 1, 0, 64, 1040, 1, 0),
     ]).flat(),
   ];
-  const withSite = ['#dma_pool-trace v1', '#site 1\topen (driver.ts:12:5)', ...lines];
-  withSite[3] += '\t1';
+  const [create = '', first = '', ...rest] = lines;
+  const withSite = ['#dma_pool-trace v1', '#site 1\topen (driver.ts:12:5)', create, `${first}\t1`, ...rest];
   const texts = { 'x.trace': `${lines.join('\n')}\n`, 'sites.trace': `${withSite.join('\n')}\n` };
   await withFiles(texts, async (path) => {
     for (const name of Object.keys(texts)) {

@@ -87,11 +87,11 @@ for (const [name, args] of Object.entries(RUNS)) {
     });
     assert.deepEqual([status, stderr], [0, '']);
     assert.match(stdout, /^[^\n]+\n$/);
-    const document = JSON.parse(stdout) as object | object[];
-    const [first] = Array.isArray(document) ? document : [document];
+    const document = JSON.parse(stdout) as object | readonly object[];
+    const [first] = Array.isArray(document) ? (document as readonly object[]) : [document];
     // A machine may have no PCI functions.
     if (first === undefined) assert.equal(name, 'devices');
-    else assert.deepEqual(Object.keys(first as object).sort(), documentedMembers(name).sort());
+    else assert.deepEqual(Object.keys(first).sort(), documentedMembers(name).sort());
   });
 }
 

@@ -257,15 +257,17 @@ function eventsOf(lines: readonly string[], name: string): string[] {
   return events.filter((fields) => fields[3] === numbers[0]).map((fields) => fields[2]!);
 }
 
-const IN_WORKER = (body: string): string =>
+/** Statements that run `body` in a new worker, and print `up` after it. */
+const inWorker = (body: string): string =>
   `new Worker(${JSON.stringify(`
     import { Device, DmaPool } from 'dmapool';
     import { attachPool } from 'dmapool/shared';
-    import { workerData } from 'node:worker_threads';
+    import { parentPort, workerData } from 'node:worker_threads';
     const log = { error() {}, warn() {}, info() {} };
     const device = new Device({ name: 'of-worker', log });
     ${body}
-  `)}, { eval: true, workerData: typeof handle === 'undefined' ? null : handle });`;
+    parentPort.postMessage('up');
+  `)}, { eval: true, workerData: handle }).once('message', () => console.log('up'));`;
 
 test('a recording from outside includes pools of workers, pools created later and threads started later', async () => {
   const source = `
@@ -273,7 +275,7 @@ test('a recording from outside includes pools of workers, pools created later an
     import { Worker } from 'node:worker_threads';
     const common = DmaPool.create('common', device, { size: 64, maxBlocks: 64, debug: true });
     const { handle } = sharePool(common);
-    ${IN_WORKER(`
+    ${inWorker(`
       const own = DmaPool.create('only in a worker', device, { size: 64 });
       setInterval(() => own.alloc().free(), 5);
       const { pool } = attachPool(workerData);
@@ -286,7 +288,7 @@ test('a recording from outside includes pools of workers, pools created later an
       const gone = DmaPool.create('gone', device, { size: 128 });
       gone.alloc().free();
       gone.destroy();
-      ${IN_WORKER(`
+      ${inWorker(`
         // Synchronous, before any message can arrive.
         const first = DmaPool.create('of a later worker', device, { size: 32 });
         const block = first.alloc();
@@ -295,16 +297,15 @@ test('a recording from outside includes pools of workers, pools created later an
         block.free();
       `)}
     });
-    setTimeout(() => console.log('up'), 400);
   `;
-  const lines = await recordProgram(source, '', 3);
-  assert.equal(lines.filter((each) => /\tcreate\t/.test(each)).length, 5);
+  const lines = await recordProgram(source, '', 8);
+  assert.equal(lines.filter((each) => each.includes('\tcreate\t')).length, 5);
   for (const name of ['only in a worker', 'later', 'common']) {
     assert.ok(eventsOf(lines, name).filter((event) => event === 'alloc').length > 3, name);
   }
   assert.deepEqual(eventsOf(lines, 'gone'), ['create', 'alloc', 'free', 'destroy']);
   assert.deepEqual(eventsOf(lines, 'of a later worker').slice(0, 3), ['create', 'alloc', 'free']);
-  const workers = new Set(lines.filter((each) => /\talloc\t/.test(each)).map((each) => each.split('\t')[1]));
+  const workers = new Set(lines.filter((each) => each.includes('\talloc\t')).map((each) => each.split('\t')[1]));
   for (const worker of ['0', '1', '2', '3']) assert.ok(workers.has(worker), `worker ${worker}`);
   const sites = lines.filter((each) => each.startsWith('#site ')).join('\n');
   assert.match(sites, /fromMain/);
@@ -318,15 +319,14 @@ test('a recording of one pool includes all threads that share it', async () => {
     const other = DmaPool.create('other', device, { size: 64 });
     const common = DmaPool.create('common', device, { size: 64, maxBlocks: 64 });
     const { handle } = sharePool(common);
-    ${IN_WORKER(`const { pool } = attachPool(workerData); setInterval(() => pool.alloc().free(), 5);`)}
+    ${inWorker(`const { pool } = attachPool(workerData); setInterval(() => pool.alloc().free(), 5);`)}
     setInterval(() => { other.alloc().free(); common.alloc().free(); }, 5);
-    setTimeout(() => console.log('up'), 400);
   `;
   // The device has number 1, and its pools 2 and 3.
   const lines = await recordProgram(source, '&pool=0.3');
-  assert.equal(lines.filter((each) => /\tcreate\t/.test(each)).length, 1);
+  assert.equal(lines.filter((each) => each.includes('\tcreate\t')).length, 1);
   assert.ok(eventsOf(lines, 'common').length > 10);
-  const workers = new Set(lines.filter((each) => /\talloc\t/.test(each)).map((each) => each.split('\t')[1]));
+  const workers = new Set(lines.filter((each) => each.includes('\talloc\t')).map((each) => each.split('\t')[1]));
   assert.deepEqual([...workers].sort(), ['1', '2']);
 });
 
