@@ -4,7 +4,7 @@
  *     GET /snapshot[?blocks=all|ID]      JSON, docs/snapshot.schema.json
  *     GET /pools/ID/holders              JSON
  *     GET /pools/ID/blocks/INDEX         JSON
- *     GET /metrics                       Prometheus's text format, or OpenMetrics where `Accept` says so
+ *     GET /metrics                       Prometheus's text format, or OpenMetrics if `Accept` names it
  *     GET /events[?interval=MS]          server-sent events: a snapshot at each interval, and the events of pools
  *     GET /trace[?seconds=N&limit=N&pool=ID]  records for the given time; the response is the trace
  *     GET /sys/...                       a device's attribute, in Linux's format

@@ -175,12 +175,12 @@ async function startWeb(): Promise<Web> {
 
 async function get(url: URL, headers: Readonly<Record<string, string>> = {}, method = 'GET'): Promise<number> {
   return new Promise((resolve, reject) => {
-    const asked = request(url, { headers, method, agent: false }, (response) => {
+    const sent = request(url, { headers, method, agent: false }, (response) => {
       response.resume();
       resolve(response.statusCode!);
     });
-    asked.on('error', reject);
-    asked.end();
+    sent.on('error', reject);
+    sent.end();
   });
 }
 

@@ -40,12 +40,12 @@ function generate(seed: number): Program {
   const program = new Program();
   program.add(`import { Device, DmaPool } from 'dmapool';`);
   program.add(`import { holders } from 'dmapool/observe';`);
-  program.add(`const said = {};`);
-  program.add(`const log = { error: (text) => { said.last = text; }, warn() {}, info() {} };`);
-  program.add(`const say = (pool, what) => { said[pool] = what; };`);
+  program.add(`const found = {};`);
+  program.add(`const log = { error: (text) => { found.last = text; }, warn() {}, info() {} };`);
+  program.add(`const note = (pool, what) => { found[pool] = what; };`);
   program.add(`const devices = [0, 1, 2].map((i) => new Device({ name: 'dev' + i, log }));`);
   for (let i = 0; i < FAULTS; i++) addFault(program, random, KINDS[i % KINDS.length]!, i);
-  program.add(`console.log(JSON.stringify(said));`);
+  program.add(`console.log(JSON.stringify(found));`);
   program.add(`setInterval(() => {}, 1000);`);
   return program;
 }
@@ -66,14 +66,14 @@ function addFault(program: Program, random: Random, kind: Fault['kind'], number:
     case 'leak':
       line = program.add(`  for (let i = 0; i < ${String(blocks)}; i++) pool.alloc();`);
       program.add(`  pool.freeBulk(others);`);
-      program.add(`  device.report = (level, kind, text) => { say('${pool}', text); };`);
+      program.add(`  device.report = (level, kind, text) => { note('${pool}', text); };`);
       program.add(`  pool.destroy();`);
       program.add(`  delete device.report;`);
       break;
     case 'double free':
       program.add(`  const block = pool.alloc();`);
       line = program.add(`  block.free();`);
-      program.add(`  try { block.free(); } catch (error) { say('${pool}', error.message); }`);
+      program.add(`  try { block.free(); } catch (error) { note('${pool}', error.message); }`);
       program.add(`  pool.freeBulk(others);`);
       break;
     case 'late write':
@@ -81,7 +81,7 @@ function addFault(program: Program, random: Random, kind: Fault['kind'], number:
       program.add(`  const { bytes } = block;`);
       line = program.add(`  block.free();`);
       program.add(`  bytes[${String(random.below(16))}] = 1;`);
-      program.add(`  device.report = (level, kind, text) => { say('${pool}', text); };`);
+      program.add(`  device.report = (level, kind, text) => { note('${pool}', text); };`);
       program.add(`  others.push(pool.alloc());`);
       program.add(`  delete device.report;`);
       program.add(`  pool.freeBulk(others);`);
@@ -90,7 +90,7 @@ function addFault(program: Program, random: Random, kind: Fault['kind'], number:
       line = program.add(`  for (let i = 0; i < ${String(blocks)}; i++) pool.alloc();`);
       program.add(`  for (let i = 0; i < 50; i++) pool.alloc().free();`);
       program.add(`  pool.freeBulk(others);`);
-      program.add(`  say('${pool}', holders(pool));`);
+      program.add(`  note('${pool}', holders(pool));`);
       break;
     case 'too small':
       program.add(`  setInterval(() => {`);
@@ -125,14 +125,14 @@ test('100 seeded faults are each reported, with pool and line', { timeout: 120_0
         if (all.endsWith('\n')) resolve(all);
       });
     });
-    const said = JSON.parse(text) as Record<string, unknown>;
+    const found = JSON.parse(text) as Record<string, unknown>;
     const command = [join(root, 'bin', 'dmapool.js'), 'advise', String(child.pid), '--seconds', '1', '--json'];
     const { stdout, stderr } = spawnSync(process.execPath, command, { env, encoding: 'utf8' });
     assert.equal(stderr, '');
     const advised = new Map((JSON.parse(stdout) as PoolAdvice[]).map((each) => [each.name, each.advice]));
     const place = (line: number): RegExp => new RegExp(`program\\.mjs:${String(line)}:`);
     for (const { kind, pool, line, blocks } of faults) {
-      const evidence = said[pool];
+      const evidence = found[pool];
       const where = `${pool}, line ${String(line)}: ${JSON.stringify(evidence)}`;
       switch (kind) {
         case 'leak':

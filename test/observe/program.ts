@@ -91,14 +91,14 @@ export async function requestPath(
   headers: Readonly<Record<string, string>> = {},
 ): Promise<Answer> {
   return new Promise((resolve, reject) => {
-    const asked = request({ socketPath: socket, path, headers, agent: false }, (response) => {
+    const sent = request({ socketPath: socket, path, headers, agent: false }, (response) => {
       let text = '';
       response.setEncoding('utf8').on('data', (piece: string) => (text += piece));
       response.on('end', () => {
         resolve({ status: response.statusCode!, type: response.headers['content-type'] ?? '', text });
       });
     });
-    asked.on('error', reject);
-    asked.end();
+    sent.on('error', reject);
+    sent.end();
   });
 }

@@ -85,9 +85,9 @@ test(
       );
       assert.equal(up, 1, log);
       assert.ok(samples > SECONDS / 2, `${String(samples)} scrapes`);
-      const said = new Promise<string>((resolve) => program.child.stdout!.once('data', resolve));
+      const printed = new Promise<string>((resolve) => program.child.stdout!.once('data', resolve));
       program.child.kill('SIGUSR2');
-      const statistics = JSON.parse(await said) as Record<string, number>;
+      const statistics = JSON.parse(await printed) as Record<string, number>;
       await new Promise((resolve) => setTimeout(resolve, 3000));
       for (const [metric, figure] of [
         ['active_blocks', 'active'],
