@@ -248,7 +248,7 @@ class Page {
   #drawPool(pool: PoolSnapshot): void {
     const time = this.#latest?.time ?? 0;
     const facts = [
-      `${text(pool.blocksPerPage)} blocks of ${text(pool.blockSize)} bytes a page of ${text(pool.pageBytes)}`,
+      `${text(pool.blocksPerPage)} blocks of ${text(pool.blockSize)} bytes in a page of ${text(pool.pageBytes)}`,
       pool.align > 1 ? `aligned to ${text(pool.align)}` : '',
       pool.boundary > 0 ? `crossing no boundary of ${text(pool.boundary)}` : '',
       pool.debug ? 'debug mode' : '',
@@ -362,7 +362,7 @@ class Page {
     const owner =
       block.worker === 0
         ? ''
-        : ` of worker ${String(block.worker)}${block.thread === null ? '' : ` (thread ${String(block.thread)})`}`;
+        : `, worker ${String(block.worker)}${block.thread === null ? '' : ` (thread ${String(block.thread)})`}`;
     line.textContent =
       `Block ${String(block.index)} at 0x${block.dma.toString(16)}: ${block.state}${owner}` +
       (block.site === null ? '' : `, from ${block.site}`) +
