@@ -23,7 +23,9 @@ const TABLE = {
   'dma-pool': { files: 'src/dma-pool.ts', below: ['pool'] },
   dmapool: { files: 'src/index.ts', below: ['dma-pool'] },
   shared: { files: 'src/shared/', below: ['dma-pool'] },
-  observe: { files: 'src/observe/', below: ['shared'], outside: ['node:'] },
+  observe: { files: 'src/observe/(?!page/)', below: ['shared'], outside: ['node:'] },
+  // Bundled for browsers.
+  'observe/page': { files: 'src/observe/page/', also: ['observe'], outside: ['uplot'] },
   pci: { files: 'src/pci/', below: ['dma-pool'] },
   linux: { files: 'src/linux/', below: ['pci'], outside: ['node:', 'koffi'] },
   // A machine's RAM is a memory file that `linux` creates and maps.
@@ -46,7 +48,7 @@ const TABLE = {
   cli: { files: 'src/cli/', also: ['public', 'examples'], outside: ['node:', 'commander'] },
   bin: { files: 'bin/', outside: ['node:'] },
   examples: { files: 'examples/', also: ['public'], outside: ['node:'] },
-  scripts: { files: 'scripts/', outside: ['node:', 'commander', 'typescript', 'playwright-core'] },
+  scripts: { files: 'scripts/', outside: ['node:', 'commander', 'typescript', 'playwright-core', 'esbuild'] },
   bench: { files: 'bench/', also: ['public', 'scripts', 'cli'], outside: ['node:', 'prettier'] },
   // Tests import the inside of the part that they test too: those in test/pool src/pool, those in test/drivers/nvme
   // drivers/nvme: `tested`. The command has no entry point to import, and is tested beside what it does.

@@ -1,18 +1,18 @@
-/** What a pool's traffic says about its settings: from a trace, in figures and words. */
+/** Derives settings of a pool from its traffic in a trace. */
 import { PoolGeometry } from '../index.ts';
 import { type DecodedTrace, OPERATION } from '../trace/index.ts';
 
 /** One finding, with its evidence. */
 export interface Advice {
-  /** What it is about. */
+  /** Subject. */
   readonly about: 'geometry' | 'limit' | 'reserve' | 'magazine' | 'holder' | 'tool';
-  /** What to do; null if it is right as it is. */
+  /** Recommended change; null for none. */
   readonly change: string | null;
-  /** Why, in figures. */
+  /** The figures behind it. */
   readonly evidence: string;
 }
 
-/** What a trace says of one pool. */
+/** The findings for one pool of a trace. */
 export interface PoolAdvice {
   readonly pool: number;
   readonly device: string;
@@ -25,51 +25,68 @@ export interface PoolAdvice {
 export interface TrafficFigures {
   readonly allocations: number;
   readonly frees: number;
-  /** Most blocks allocated at one time. */
+  /** Highest number of allocated blocks. */
   readonly peak: number;
   /** Blocks allocated at the end. */
   readonly atEnd: number;
-  /** Most allocations in a row, without a free between. */
+  /** Longest sequence of allocations without a free. */
   readonly burst: number;
-  /** Bytes of a block, of a page, and blocks of a page. */
   readonly blockSize: number;
   readonly pageBytes: number;
   readonly blocksPerPage: number;
-  /** Pages that the peak takes. */
+  /** Pages needed for the peak. */
   readonly pages: number;
-  /** Bytes of a page in no block, and those that a block has more than was asked for, of all its blocks. */
+  /** Bytes of a page outside all blocks. */
   readonly tail: number;
+  /** Bytes of a page lost because the block size was rounded up. */
   readonly rounding: number;
   /** Blocks that were allocated in the first quarter and never freed. */
   readonly neverFreed: number;
+  /** Their allocation sites, most blocks first. Empty if the trace has no sites. */
+  readonly neverFreedAt: readonly SiteCount[];
 }
 
-/** From this part of a page unused it is worth a word. */
+/** An allocation site and its number of blocks. */
+export interface SiteCount {
+  readonly site: string;
+  readonly count: number;
+}
+
+/** Fraction of unused bytes from which the command recommends a change. */
 const NOTABLE_WASTE = 1 / 8;
-/** Part of the calls that may go to the depot. */
+/** Accepted fraction of calls that exchange blocks with the depot. */
 const DEPOT_SHARE = 0.01;
-/** Calls from which on a magazine can be chosen. */
+/** Calls needed to choose a magazine. */
 const ENOUGH = 1000;
+/** Limit of sites in a finding. */
+const NAMED = 4;
 const MAGAZINES: readonly number[] = [8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096];
 
-/** Advice for each pool of a trace that was used. */
-export function adviseTrace(trace: DecodedTrace): PoolAdvice[] {
-  // What a recorder of ours found allocated is no burst, and no holder.
+/**
+ * Advice for each pool with calls in a trace.
+ *
+ * @param sites The site of each alloc, by line number.
+ */
+export function adviseTrace(trace: DecodedTrace, sites: ReadonlyMap<number, string> = new Map()): PoolAdvice[] {
+  // Allocations before the recording count neither as a burst nor as blocks that are never freed.
   const heldBefore = (trace.header.fields.get('before') ?? '').split(' ').map(Number);
   return trace.pools.flatMap((create, i) => {
     const geometry = geometryOf(create);
     if (geometry === null) return [];
     const calls = callsOf(trace, i);
     const before = heldBefore[i] ?? 0;
-    const figures = figuresOf(calls, before, geometry);
     if (calls.length === before) return [];
+    const figures = figuresOf(calls, before, geometry, sites);
     const { device, name, pool } = create;
     const advice = [
       ...toolAdvice(geometry),
       ...geometryAdvice(geometry, figures),
       limitAdvice(figures),
       reserveAdvice(figures),
-      magazineAdvice(calls.slice(before), figures),
+      magazineAdvice(
+        calls.slice(before).map(({ slot, isFree }) => (isFree ? -1 - slot : slot)),
+        figures,
+      ),
       ...holderAdvice(figures),
     ];
     return [{ pool, device, name, figures, advice }];
@@ -80,41 +97,57 @@ function geometryOf({ size, align, boundary }: { size: number; align: number; bo
   try {
     return new PoolGeometry({ size, align, boundary });
   } catch {
-    // No pool can have it; the replay says so.
+    // Invalid in this package; `dmapool replay` reports it.
     return null;
   }
 }
 
-/** Calls of a pool in order: a slot for an allocation, `-1 - slot` for a free. */
-function callsOf({ operations, poolOf, slotOf }: DecodedTrace, pool: number): number[] {
-  const calls: number[] = [];
+interface Call {
+  readonly isFree: boolean;
+  /** Identifies the block in the trace. */
+  readonly slot: number;
+  /** Line number. */
+  readonly line: number;
+}
+
+/** The allocations and frees of a pool, in order. */
+function callsOf({ operations, poolOf, slotOf, lineOf }: DecodedTrace, pool: number): Call[] {
+  const calls: Call[] = [];
   for (const [i, operation] of operations.entries()) {
     if (poolOf[i] !== pool) continue;
-    if (operation === OPERATION.alloc || operation === OPERATION.zalloc) calls.push(slotOf[i]!);
-    else if (operation === OPERATION.free) calls.push(-1 - slotOf[i]!);
+    const isFree = operation === OPERATION.free;
+    if (!isFree && operation !== OPERATION.alloc && operation !== OPERATION.zalloc) continue;
+    calls.push({ isFree, slot: slotOf[i]!, line: lineOf[i]! });
   }
   return calls;
 }
 
-function figuresOf(calls: readonly number[], before: number, geometry: PoolGeometry): TrafficFigures {
+function figuresOf(
+  calls: readonly Call[],
+  before: number,
+  geometry: PoolGeometry,
+  sites: ReadonlyMap<number, string>,
+): TrafficFigures {
   const { allocation, blockSize, blocksPerPage, size } = geometry;
+  /** For each allocated block, the position of its allocation in `calls`. */
   const since = new Map<number, number>();
   let allocations = 0;
   let peak = 0;
   let burst = 0;
   let row = 0;
-  for (const [i, call] of calls.entries()) {
-    if (call >= 0) {
+  for (const [i, { isFree, slot }] of calls.entries()) {
+    if (isFree) {
+      since.delete(slot);
+      row = 0;
+    } else {
       allocations++;
-      since.set(call, i);
+      since.set(slot, i);
       peak = Math.max(peak, since.size);
       if (i >= before) burst = Math.max(burst, ++row);
-    } else {
-      since.delete(-1 - call);
-      row = 0;
     }
   }
   const early = before + (calls.length - before) / 4;
+  const neverFreed = [...since.values()].filter((at) => at >= before && at < early);
   return {
     allocations: allocations - before,
     frees: calls.length - allocations,
@@ -127,8 +160,15 @@ function figuresOf(calls: readonly number[], before: number, geometry: PoolGeome
     pages: Math.ceil(peak / blocksPerPage),
     tail: allocation - blocksPerPage * blockSize,
     rounding: (blockSize - size) * blocksPerPage,
-    neverFreed: [...since.values()].filter((at) => at >= before && at < early).length,
+    neverFreed: neverFreed.length,
+    neverFreedAt: countSites(neverFreed.flatMap((at) => sites.get(calls[at]!.line) ?? [])),
   };
+}
+
+function countSites(sites: readonly string[]): SiteCount[] {
+  const counts = new Map<string, number>();
+  for (const site of sites) counts.set(site, (counts.get(site) ?? 0) + 1);
+  return [...counts].map(([site, count]) => ({ site, count })).sort((a, b) => b.count - a.count);
 }
 
 const percent = (part: number): string => `${(part * 100).toFixed(0)} %`;
@@ -136,7 +176,7 @@ const plural = (n: number, word: string): string => `${n.toLocaleString('en-US')
 
 function toolAdvice({ blocksPerPage, blockSize, size }: PoolGeometry): Advice[] {
   if (blocksPerPage > 1) return [];
-  const evidence = `one block of ${plural(blockSize, 'byte')} a page: the pool only keeps pages for reuse`;
+  const evidence = `one block of ${plural(blockSize, 'byte')} in a page: the pool only keeps pages for reuse`;
   return [{ about: 'tool', change: `device.allocCoherent(${String(size)}) for blocks that live long`, evidence }];
 }
 
@@ -145,7 +185,7 @@ function geometryAdvice(geometry: PoolGeometry, figures: TrafficFigures): Advice
   const { tail, rounding, pageBytes, blocksPerPage } = figures;
   const waste = (tail + rounding) / pageBytes;
   const evidence =
-    `${plural(tail, 'byte')} of each page in no block, ${plural(rounding, 'byte')} by rounding ${String(size)} up to ` +
+    `${plural(tail, 'byte')} of each page outside all blocks, ${plural(rounding, 'byte')} by rounding ${String(size)} up to ` +
     `${String(figures.blockSize)}: ${percent(waste)} of ${plural(figures.pages, 'page')}`;
   if (waste < NOTABLE_WASTE) return [{ about: 'geometry', change: null, evidence }];
   const better = [
@@ -159,7 +199,7 @@ function geometryAdvice(geometry: PoolGeometry, figures: TrafficFigures): Advice
   return [{ about: 'geometry', change, evidence }];
 }
 
-/** The largest size of which a page holds one block more. */
+/** The largest block size that puts one more block into a page. */
 function nextSmaller({ align, boundary, blocksPerPage, size }: PoolGeometry): number {
   for (let smaller = size - 1; smaller > 0; smaller--) {
     const other = geometryOf({ size: smaller, align, boundary });
@@ -169,7 +209,7 @@ function nextSmaller({ align, boundary, blocksPerPage, size }: PoolGeometry): nu
 }
 
 function limitAdvice({ peak, blocksPerPage, allocations }: TrafficFigures): Advice {
-  // A quarter more than was ever needed, in whole pages.
+  // The peak and a quarter, in whole pages.
   const limit = Math.ceil((peak * 1.25) / blocksPerPage) * blocksPerPage;
   return {
     about: 'limit',
@@ -180,7 +220,7 @@ function limitAdvice({ peak, blocksPerPage, allocations }: TrafficFigures): Advi
 
 function reserveAdvice({ peak, pages, allocations, blocksPerPage }: TrafficFigures): Advice {
   const evidence = `${plural(pages, 'page')} for the peak of ${plural(peak, 'block')}, ${plural(blocksPerPage, 'block')} each`;
-  // Who fills the pool once and keeps it takes each page once, at a time when it may.
+  // A driver that allocates each block once at its start takes no page in traffic.
   if (allocations <= peak * 2)
     return { about: 'reserve', change: null, evidence: `${evidence}; each block was taken about once` };
   return {
@@ -190,7 +230,7 @@ function reserveAdvice({ peak, pages, allocations, blocksPerPage }: TrafficFigur
   };
 }
 
-/** Calls that exchange blocks with the depot, if one worker made all of them with a magazine of this size. */
+/** Calls of one worker that exchange blocks with the depot, for a magazine size. `calls`: 0 or more: alloc; below: free. */
 export function depotCalls(calls: readonly number[], magazine: number): number {
   const half = magazine >> 1;
   let stock = 0;
@@ -213,7 +253,7 @@ export function depotCalls(calls: readonly number[], magazine: number): number {
 function magazineAdvice(calls: readonly number[], { burst }: TrafficFigures): Advice {
   const found = MAGAZINES.map((magazine) => ({ magazine, exchanges: depotCalls(calls, magazine) }));
   if (calls.length < ENOUGH) {
-    return { about: 'magazine', change: null, evidence: `${plural(calls.length, 'call')}: too few to say` };
+    return { about: 'magazine', change: null, evidence: `${plural(calls.length, 'call')}: too few to choose one` };
   }
   const best = found.find(({ exchanges }) => exchanges <= Math.max(1, calls.length * DEPOT_SHARE)) ?? found.at(-1)!;
   const least = found[0]!;
@@ -226,15 +266,16 @@ function magazineAdvice(calls: readonly number[], { burst }: TrafficFigures): Ad
   };
 }
 
-function holderAdvice({ neverFreed, allocations, atEnd }: TrafficFigures): Advice[] {
+function holderAdvice({ neverFreed, neverFreedAt, allocations, atEnd }: TrafficFigures): Advice[] {
   if (neverFreed === 0) return [];
+  const sites = neverFreedAt.slice(0, NAMED).map(({ site, count }) => `; ${count.toLocaleString('en-US')} at ${site}`);
   return [
     {
       about: 'holder',
-      change: 'look who holds them: holders(pool), with debug: true by place',
+      change: 'find the code that holds them: holders(pool), in debug mode by allocation site',
       evidence:
         `${plural(neverFreed, 'block')} allocated in the first quarter of the trace ${neverFreed === 1 ? 'is' : 'are'} never freed ` +
-        `(${plural(atEnd, 'block')} at the end, ${plural(allocations, 'allocation')} in all)`,
+        `(${plural(atEnd, 'block')} at the end, ${plural(allocations, 'allocation')} in all)${sites.join('')}`,
     },
   ];
 }

@@ -1,8 +1,8 @@
-/** `dmapool advise`: what geometry, limit, reserve and magazine a pool's traffic needs. */
+/** `dmapool advise`: recommends geometry, limit, reserve and magazine for the traffic of pools. */
 import type { Command } from 'commander';
 
 import type { PoolSnapshot } from '../observe/index.ts';
-import { decodeTrace, type DecodedTrace, DmaTraceError } from '../trace/index.ts';
+import { decodeTrace, type DecodedTrace, DmaTraceError, readTrace } from '../trace/index.ts';
 import { type Advice, adviseTrace, type PoolAdvice } from './advice.ts';
 import { CliExit, type CliIo, EXIT, fileErrorMessage } from './io.ts';
 import { parseCount } from './numbers.ts';
@@ -20,13 +20,13 @@ interface AdviseFlags {
 export function registerAdvise(program: Command, io: CliIo): void {
   program
     .command('advise')
-    .summary('say what settings the traffic of pools needs')
+    .summary('recommend settings for the traffic of pools')
     .description(
-      'Say what geometry, limit, reserve and magazine the traffic of pools needs, with the figures that say so: of a trace, ' +
-        'or of a running process, which is recorded for a few seconds.',
+      'Recommend geometry, limit, reserve and magazine for the traffic of pools, with the figures behind each ' +
+        'recommendation. Reads a trace, or records a running process for a few seconds.',
     )
     .argument('<trace|pid>', 'file of a trace, or number of a process')
-    .option('--seconds <n>', 'how long a process is recorded', parseCount(1, 3600), 5)
+    .option('--seconds <n>', 'duration of the recording of a process', parseCount(1, 3600), 5)
     .option('--json', 'print a JSON document')
     .addHelpText('after', '\nExample:\n  $ dmapool advise traces/6.12/nvme.trace.gz')
     .action(async (what: string, { seconds, json }: AdviseFlags) => {
@@ -38,32 +38,51 @@ export function registerAdvise(program: Command, io: CliIo): void {
 
 async function adviseFile(file: string): Promise<PoolAdvice[]> {
   let trace: DecodedTrace;
+  let sites: ReadonlyMap<number, string>;
   try {
     trace = await decodeTrace(file);
+    sites = await sitesOf(trace, file);
   } catch (error) {
     if (error instanceof DmaTraceError) throw new CliExit(EXIT.usage, error.message);
     const message = fileErrorMessage(error);
     if (message === null) throw error;
     throw new CliExit(EXIT.usage, `${file}: ${message}`);
   }
-  return adviseTrace(trace);
+  return adviseTrace(trace, sites);
 }
 
-/** The recording, and what the pools count since they were created. */
+/** The sites of a trace's allocs, by line number. Empty without sites. */
+async function sitesOf(trace: DecodedTrace, source: string | Uint8Array): Promise<ReadonlyMap<number, string>> {
+  const { fields } = trace.header;
+  const sites = new Map<number, string>();
+  if (!fields.has('site 1')) return sites;
+  for await (const event of readTrace(source)) {
+    if (event.type !== 'alloc' || event.site === undefined) continue;
+    const site = fields.get(`site ${String(event.site)}`);
+    if (site !== undefined) sites.set(event.line, site);
+  }
+  return sites;
+}
+
+/** Combines the recording with the figures of the pools since their creation. */
 async function adviseProcess(pid: number, seconds: number): Promise<PoolAdvice[]> {
   const text = await recordProcess(pid, { seconds, limit: 2 ** 18 });
-  const found = adviseTrace(await decodeTrace(new TextEncoder().encode(text)));
+  const bytes = new TextEncoder().encode(text);
+  const trace = await decodeTrace(bytes);
+  const found = adviseTrace(trace, await sitesOf(trace, bytes));
   const { devices } = await snapshotOf(pid);
   return found.map((each) => {
-    const device = devices.find(({ name, thread }) => thread === 0 && name === each.device);
-    const pool = device?.pools.find(({ name }) => name === each.name);
+    const pool = devices
+      .filter(({ name }) => name === each.device)
+      .flatMap(({ pools }) => pools)
+      .find(({ name }) => name === each.name);
     return pool === undefined
       ? each
       : { ...each, advice: [...lifeAdvice(pool), ...each.advice.map((a) => raised(a, pool))] };
   });
 }
 
-/** The limit must hold what the pool needed before it was recorded, too. */
+/** The advice on the limit, with the peak since the pool's creation. */
 function raised(advice: Advice, { highWater, blocksPerPage, maxBlocks }: PoolSnapshot): Advice {
   if (advice.about !== 'limit') return advice;
   const limit = Math.ceil((highWater * 1.25) / blocksPerPage) * blocksPerPage;
@@ -72,8 +91,8 @@ function raised(advice: Advice, { highWater, blocksPerPage, maxBlocks }: PoolSna
     ...advice,
     change,
     evidence:
-      `at most ${plural(highWater, 'block')} at one time since it was created; a quarter more, in whole pages` +
-      (maxBlocks === null ? '; there is no limit now' : `; the limit is ${count(maxBlocks)} now`),
+      `at most ${plural(highWater, 'block')} at one time since the pool's creation; a quarter more, in whole pages` +
+      (maxBlocks === null ? '; no limit is set' : `; the limit is ${count(maxBlocks)}`),
   };
 }
 
@@ -92,8 +111,8 @@ function lifeAdvice({
     found.push({
       about: 'limit',
       change: atLimit
-        ? 'a higher maxBlocks, or fewer blocks held: it is too small'
-        : 'a larger memory source: it is exhausted',
+        ? 'a higher maxBlocks, or fewer blocks held: the limit is too small'
+        : 'a larger memory source: the source is exhausted',
       evidence:
         `${plural(failures, 'allocation')} failed and ${plural(waits, 'call')} waited, ` +
         `${count(waitTimes.sum)} ms in all; most blocks at one time: ${count(highWater)}` +
@@ -103,8 +122,8 @@ function lifeAdvice({
   if (corrupted > 0) {
     found.push({
       about: 'holder',
-      change: 'a device or driver writes to blocks after their free: the log has each place',
-      evidence: `${plural(corrupted, 'time')} a free block was found changed; ${plural(quarantined, 'block')} in quarantine`,
+      change: 'fix the device or driver that writes to freed blocks: the log has each site',
+      evidence: `${plural(corrupted, 'time')} a free block was found modified; ${plural(quarantined, 'block')} in quarantine`,
     });
   }
   return found;
@@ -112,7 +131,7 @@ function lifeAdvice({
 
 function print(found: readonly PoolAdvice[], io: CliIo): void {
   const { bold, dim } = styleFor(io.stdout, io.env);
-  if (found.length === 0) io.stdout.write('No pool was used.\n');
+  if (found.length === 0) io.stdout.write('The trace has no calls.\n');
   for (const { device, name, figures, advice } of found) {
     const { allocations, frees, peak, burst } = figures;
     io.stdout.write(
@@ -120,7 +139,7 @@ function print(found: readonly PoolAdvice[], io: CliIo): void {
         `peak ${count(peak)}, burst ${count(burst)}\n`,
     );
     for (const { about, change, evidence } of advice) {
-      io.stdout.write(`  ${about.padEnd(9)} ${change ?? 'right as it is'}\n            ${dim(evidence)}\n`);
+      io.stdout.write(`  ${about.padEnd(9)} ${change ?? 'no change'}\n            ${dim(evidence)}\n`);
     }
     io.stdout.write('\n');
   }

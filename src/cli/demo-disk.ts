@@ -18,14 +18,14 @@ export interface DiskImage {
  * Runs `use` with a machine that has a disk of random bytes, `disk0`. The image is unlinked as soon as it is open: no
  * file remains, however the process ends.
  */
-export async function withDisk(
+export async function withDisk<T>(
   size: number,
   devices: readonly QemuOption[],
-  use: (machine: QemuMachine, image: DiskImage) => Promise<void>,
-): Promise<void> {
+  use: (machine: QemuMachine, image: DiskImage) => Promise<T>,
+): Promise<T> {
   const { machine, fd } = await startMachine(size, devices);
   try {
-    await use(machine, { compare: (bytes, style) => compare(bytes, fd, style) });
+    return await use(machine, { compare: (bytes, style) => compare(bytes, fd, style) });
   } finally {
     await machine.close();
     closeSync(fd);

@@ -4,6 +4,7 @@ import { forward } from '../../examples/e1000/forward.ts';
 import { generate } from '../../examples/e1000/generate.ts';
 import { TrafficMeter } from '../../examples/e1000/traffic.ts';
 import { QemuMachine } from '../qemu/index.ts';
+import type { DemoMeasurement, DemoResult } from './demo-document.ts';
 import { CliExit, type CliIo, EXIT } from './io.ts';
 import { ProgressBar } from './style.ts';
 
@@ -12,7 +13,7 @@ const UNPACED_PACKETS = 50_000;
 const ECHOED_PACKETS = 100_000;
 
 /** Runs both directions at once, then one direction without pacing, then an echo. Checks every packet. */
-export async function demoE1000(io: CliIo): Promise<void> {
+export async function demoE1000(io: CliIo): Promise<DemoResult> {
   const bar = new ProgressBar(io.stderr);
   const machine = await QemuMachine.start({
     netdevs: [0, 1].map((i) => ({ type: 'hubport', id: `net${String(i)}`, hubid: 0 })),
@@ -27,17 +28,23 @@ export async function demoE1000(io: CliIo): Promise<void> {
       const duplex = fullDuplex ? 'full' : 'half';
       io.stdout.write(`${nic.device.name}  82540EM  ${nic.macAddress}  ${String(speed)} Mb/s, ${duplex} duplex\n`);
     }
-    await bothWays(a, b, io, bar);
-    await withoutPacing(a, b, io, bar);
-    await thereAndBack(a, b, io, bar);
+    const measurements = [
+      await bothWays(a, b, io, bar),
+      await withoutPacing(a, b, io, bar),
+      await thereAndBack(a, b, io, bar),
+    ];
     await printStatistics([a, b], io);
+    const pools: string[] = [];
     for (const nic of [a, b]) {
-      io.stdout.write(`\n${nic.device.name}\n${nic.device.readAttribute('pools') ?? ''}`);
+      const text = nic.device.readAttribute('pools') ?? '';
+      pools.push(text);
+      io.stdout.write(`\n${nic.device.name}\n${text}`);
       await nic.close();
       if (nic.packets.active !== 0) throw new CliExit(EXIT.failure, `${nic.device.name}: buffers leaked`);
     }
     for (const pci of functions) await pci.close();
     io.stdout.write('\nBoth cards are closed; all buffers are free.\n');
+    return { devices: functions.map(({ address }) => address), measurements, pools };
   } finally {
     bar.clear();
     await machine.close();
@@ -45,7 +52,7 @@ export async function demoE1000(io: CliIo): Promise<void> {
 }
 
 /** Each card sends to the other, paced by its receiver: no packet may be lost. */
-async function bothWays(a: E1000, b: E1000, io: CliIo, bar: ProgressBar): Promise<void> {
+async function bothWays(a: E1000, b: E1000, io: CliIo, bar: ProgressBar): Promise<DemoMeasurement> {
   const packets = PACED_PACKETS;
   const meters = [new TrafficMeter(0), new TrafficMeter(1)] as const;
   const done = (): boolean => meters.every((meter) => meter.packets >= packets);
@@ -62,17 +69,19 @@ async function bothWays(a: E1000, b: E1000, io: CliIo, bar: ProgressBar): Promis
     receive(a, meters[1], done),
   ]);
   bar.clear();
-  print(io, 'both ways at once, paced', meters, 2 * packets, performance.now() - begin);
+  const result = print(io, 'both ways at once, paced', meters, 2 * packets, performance.now() - begin);
   check(meters, packets, true);
+  return result;
 }
 
 /** One card sends; the other starts to receive at the end. Sequence numbers reveal the losses. */
-async function withoutPacing(a: E1000, b: E1000, io: CliIo, bar: ProgressBar): Promise<void> {
+async function withoutPacing(a: E1000, b: E1000, io: CliIo, bar: ProgressBar): Promise<DemoMeasurement> {
   const packets = UNPACED_PACKETS;
   const meter = new TrafficMeter(2);
   const onProgress = (sent: number): void => {
     bar.show('without pacing', sent / packets);
   };
+  const begin = performance.now();
   await generate(a, { packets, stream: 2, onProgress });
   let idle = performance.now();
   await receive(b, meter, (got) => {
@@ -80,12 +89,13 @@ async function withoutPacing(a: E1000, b: E1000, io: CliIo, bar: ProgressBar): P
     return performance.now() - idle > 100;
   });
   bar.clear();
-  print(io, 'one way, without pacing', [meter], packets);
+  const result = print(io, 'one way, without pacing', [meter], packets, idle - begin, false);
   check([meter], packets, false);
+  return result;
 }
 
 /** One card sends; the other forwards the packets in their receive buffers. */
-async function thereAndBack(a: E1000, b: E1000, io: CliIo, bar: ProgressBar): Promise<void> {
+async function thereAndBack(a: E1000, b: E1000, io: CliIo, bar: ProgressBar): Promise<DemoMeasurement> {
   const packets = ECHOED_PACKETS;
   const meter = new TrafficMeter(3);
   const onProgress = (): void => {
@@ -98,8 +108,9 @@ async function thereAndBack(a: E1000, b: E1000, io: CliIo, bar: ProgressBar): Pr
     receive(a, meter, () => meter.packets >= packets),
   ]);
   bar.clear();
-  print(io, 'forwarded without a copy', [meter], packets, performance.now() - begin);
+  const result = print(io, 'forwarded without a copy', [meter], packets, performance.now() - begin);
   check([meter], packets, true);
+  return result;
 }
 
 /** Receives and checks packets until `done` returns true; its argument is the size of the last batch. */
@@ -123,7 +134,14 @@ async function firstPacket(from: E1000, to: E1000): Promise<void> {
   to.packets.freeBatch(batch, 0, to.receive(batch, 1));
 }
 
-function print(io: CliIo, title: string, meters: readonly TrafficMeter[], sent: number, milliseconds = 0): void {
+function print(
+  io: CliIo,
+  title: string,
+  meters: readonly TrafficMeter[],
+  sent: number,
+  milliseconds: number,
+  showsSpeed = true,
+): DemoMeasurement {
   const total = { packets: 0, bytes: 0, changed: 0 };
   for (const meter of meters) {
     const { packets, bytes, changed } = meter.report();
@@ -134,12 +152,12 @@ function print(io: CliIo, title: string, meters: readonly TrafficMeter[], sent: 
   const seconds = milliseconds / 1000;
   const count = (value: number): string => Math.round(value).toLocaleString('en-US');
   // Without pacing only the losses matter, not the speed.
-  const speed =
-    milliseconds === 0
-      ? 'found by sequence number'
-      : `${count(total.packets / seconds)} packets/s, ${count((total.bytes * 8) / seconds / 1e6)} Mb/s`;
+  const speed = !showsSpeed
+    ? 'found by sequence number'
+    : `${count(total.packets / seconds)} packets/s, ${count((total.bytes * 8) / seconds / 1e6)} Mb/s`;
   const lost = `${count(sent - total.packets)} lost`;
   io.stdout.write(`${title.padEnd(26)} ${count(sent)} sent, ${lost}, ${count(total.changed)} changed; ${speed}\n`);
+  return { name: title, seconds, bytes: total.bytes, operations: total.packets, lost: sent - total.packets };
 }
 
 /** Throws unless every packet is accounted for. */

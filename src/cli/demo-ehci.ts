@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 
 import { EhciController, MassStorage } from '../../drivers/ehci/index.ts';
 import type { QemuOption } from '../qemu/index.ts';
+import type { DemoMeasurement, DemoResult } from './demo-document.ts';
 import { withDisk } from './demo-disk.ts';
 import type { CliIo } from './io.ts';
 import { count, ProgressBar, styleFor } from './style.ts';
@@ -16,12 +17,12 @@ const DEVICES: readonly QemuOption[] = [
 ];
 
 /** `dmapool demo ehci`: reads and writes a whole USB disk. */
-export async function demoEhci(io: CliIo): Promise<void> {
+export async function demoEhci(io: CliIo): Promise<DemoResult> {
   const style = styleFor(io.stdout, io.env);
   const print = (label: string, text: string): void => {
     io.stdout.write(`${style.bold(label.padEnd(12))}  ${text}\n`);
   };
-  await withDisk(DISK_SIZE, DEVICES, async (machine, image) => {
+  return withDisk(DISK_SIZE, DEVICES, async (machine, image) => {
     const pci = await machine.open('ehci');
     const controller = await EhciController.open(pci);
     const version = `${String(controller.version >> 8)}.${String((controller.version >> 4) & 0xf)}`;
@@ -34,6 +35,7 @@ export async function demoEhci(io: CliIo): Promise<void> {
     const size = disk.blocks * disk.blockSize;
     print('disk', `${disk.vendor} ${disk.product}, ${count(disk.blocks)} blocks of ${String(disk.blockSize)} bytes`);
 
+    const measurements: DemoMeasurement[] = [];
     const bytes = new Uint8Array(size);
     const bar = new ProgressBar(io.stderr);
     for (const what of ['read', 'write'] as const) {
@@ -47,10 +49,13 @@ export async function demoEhci(io: CliIo): Promise<void> {
       const seconds = (performance.now() - begin) / 1000;
       bar.clear();
       print(what, `${speed(size, seconds)}, ${image.compare(bytes, style)}`);
+      measurements.push({ name: what, seconds, bytes: size, operations: size / PIECE, lost: 0 });
     }
-    io.stdout.write(`\n${pci.device.readAttribute('pools') ?? ''}`);
+    const pools = pci.device.readAttribute('pools') ?? '';
+    io.stdout.write(`\n${pools}`);
     await controller.close();
     await pci.close();
+    return { devices: [pci.address], measurements, pools: [pools] };
   });
 }
 

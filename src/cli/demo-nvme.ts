@@ -2,6 +2,7 @@ import { randomBytes } from 'node:crypto';
 
 import { NvmeController, type NvmeNamespace } from '../../drivers/nvme/index.ts';
 import type { QemuOption } from '../qemu/index.ts';
+import type { DemoMeasurement, DemoResult } from './demo-document.ts';
 import { withDisk } from './demo-disk.ts';
 import { CliExit, type CliIo, EXIT } from './io.ts';
 import { count, ProgressBar, styleFor } from './style.ts';
@@ -18,12 +19,12 @@ const SMALL_DEPTH = 32;
 const DEVICES: readonly QemuOption[] = [{ driver: 'nvme', id: 'nvme0', drive: 'disk0', serial: 'demo' }];
 
 /** `dmapool demo nvme`: reads and writes a whole disk, then reads it at random. */
-export async function demoNvme(io: CliIo): Promise<void> {
+export async function demoNvme(io: CliIo): Promise<DemoResult> {
   const style = styleFor(io.stdout, io.env);
   const print = (label: string, text: string): void => {
     io.stdout.write(`${style.bold(label.padEnd(12))}  ${text}\n`);
   };
-  await withDisk(DISK_SIZE, DEVICES, async (machine, image) => {
+  return withDisk(DISK_SIZE, DEVICES, async (machine, image) => {
     const pci = await machine.open('nvme0');
     const nvme = await NvmeController.open(pci, { queues: 2, queueDepth: 64 });
     const { modelNumber, version } = nvme.identity;
@@ -32,6 +33,7 @@ export async function demoNvme(io: CliIo): Promise<void> {
     const disk = await nvme.namespace(1);
     print('namespace 1', `${count(disk.blocks)} blocks of ${String(disk.blockSize)} bytes`);
 
+    const measurements: DemoMeasurement[] = [];
     const bytes = new Uint8Array(disk.size);
     const bar = new ProgressBar(io.stderr);
     for (const what of ['read', 'write'] as const) {
@@ -45,11 +47,18 @@ export async function demoNvme(io: CliIo): Promise<void> {
       const seconds = (performance.now() - begin) / 1000;
       bar.clear();
       print(what, `${count(bytes.length / MIB / seconds)} MiB/s, ${image.compare(bytes, style)}`);
+      measurements.push({ name: what, seconds, bytes: bytes.length, operations: bytes.length / PIECE, lost: 0 });
     }
-    print('random read', await readRandom(disk, bytes, bar));
-    io.stdout.write(`\n${pci.device.readAttribute('pools') ?? ''}`);
+    const seconds = await readRandom(disk, bytes, bar);
+    const rate = `${count(SMALL_READS / seconds)} a second of ${String(SMALL)} bytes`;
+    print('random read', `${rate}, ${String(SMALL_DEPTH)} at a time, all correct`);
+    const operations = SMALL_READS;
+    measurements.push({ name: 'random read', seconds, bytes: operations * SMALL, operations, lost: 0 });
+    const pools = pci.device.readAttribute('pools') ?? '';
+    io.stdout.write(`\n${pools}`);
     await nvme.close();
     await pci.close();
+    return { devices: [pci.address], measurements, pools: [pools] };
   });
 }
 
@@ -62,8 +71,8 @@ async function sideBySide(width: number, jobs: number, job: (i: number) => Promi
   await Promise.all(Array.from({ length: width }, worker));
 }
 
-/** Reads small pieces at random offsets and compares each with the expected bytes. */
-async function readRandom(disk: NvmeNamespace, bytes: Uint8Array, bar: ProgressBar): Promise<string> {
+/** Reads small pieces at random offsets and compares each with the expected bytes. Returns the seconds. */
+async function readRandom(disk: NvmeNamespace, bytes: Uint8Array, bar: ProgressBar): Promise<number> {
   let different = 0;
   const buffers: Uint8Array[] = [];
   const begin = performance.now();
@@ -78,5 +87,5 @@ async function readRandom(disk: NvmeNamespace, bytes: Uint8Array, bar: ProgressB
   const seconds = (performance.now() - begin) / 1000;
   bar.clear();
   if (different > 0) throw new CliExit(EXIT.failure, `${count(different)} of ${count(SMALL_READS)} reads differ`);
-  return `${count(SMALL_READS / seconds)} a second of ${String(SMALL)} bytes, ${String(SMALL_DEPTH)} at a time, all correct`;
+  return seconds;
 }

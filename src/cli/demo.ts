@@ -1,9 +1,10 @@
 import { Argument, type Command } from 'commander';
 
-import type { CliIo } from './io.ts';
+import type { DemoDocument, DemoResult } from './demo-document.ts';
+import type { CliIo, CliStream } from './io.ts';
 
-/** Runs a driver on a QEMU machine. */
-type Demo = (io: CliIo) => Promise<void>;
+/** Runs a driver on a QEMU machine. Prints the results as text and returns them. */
+type Demo = (io: CliIo) => Promise<DemoResult>;
 
 /** Loaded on demand: the other commands need neither drivers nor QEMU. */
 const DEMOS: Readonly<Record<string, () => Promise<Demo>>> = {
@@ -11,6 +12,8 @@ const DEMOS: Readonly<Record<string, () => Promise<Demo>>> = {
   ehci: async () => (await import('./demo-ehci.ts')).demoEhci,
   nvme: async () => (await import('./demo-nvme.ts')).demoNvme,
 };
+
+const SILENT: CliStream = { write: () => undefined, isTTY: false };
 
 function isOn(value: string | undefined): boolean {
   return value !== undefined && !/^(0|false|no|off|)$/i.test(value);
@@ -26,14 +29,16 @@ export function registerDemo(program: Command, io: CliIo): void {
         'pools. Needs qemu-system-x86_64 and the package koffi.',
     )
     .addArgument(new Argument('<driver>', 'the driver').choices(Object.keys(DEMOS)))
+    .option('--json', 'print a JSON document')
     .addHelpText(
       'after',
-      '\nExample:\n  $ dmapool demo e1000\n\nWith DMAPOOL_OBSERVE=1 in the environment, watch it with: dmapool ps, top, web.',
+      '\nExample:\n  $ dmapool demo e1000\n\nWith DMAPOOL_OBSERVE=1 in the environment, observe it with dmapool ps, top and web.',
     )
-    .action(async (name: string) => {
+    .action(async (driver: string, { json }: { json?: true }) => {
       if (isOn(io.env['DMAPOOL_OBSERVE'])) await import('../observe/register.ts');
-      await (
-        await DEMOS[name]!()
-      )(io);
+      const demo = await DEMOS[driver]!();
+      const results = await demo(json === true ? { ...io, stdout: SILENT } : io);
+      const document: DemoDocument = { driver, node: process.version, ...results };
+      if (json === true) io.stdout.write(`${JSON.stringify(document)}\n`);
     });
 }

@@ -8,7 +8,7 @@ export interface CliStream {
   /** Width and height of the terminal in characters, if known. */
   readonly columns?: number | undefined;
   readonly rows?: number | undefined;
-  /** Calls `listener` whenever the terminal changes its size, until the function that it returns is called. */
+  /** Calls `listener` at each change of the terminal's size. Returns a function that ends this. */
   onResize?(listener: () => void): () => void;
 }
 
@@ -18,7 +18,7 @@ export interface CliIo {
   readonly stderr: CliStream;
   /** Environment variables, such as `NO_COLOR`. */
   readonly env: Readonly<Record<string, string | undefined>>;
-  /** Keys of the terminal, each as it is pressed, until the function that it returns is called. Absent where there is none. */
+  /** Calls `listener` for each key press. Returns a function that ends this. Absent without a terminal. */
   onKey?(listener: (key: string) => void): () => void;
 }
 
@@ -43,14 +43,14 @@ export function processIo(): CliIo {
 
 function onTerminalKey(listener: (key: string) => void): () => void {
   const { stdin } = process;
-  const hear = (text: string): void => {
-    // An escape sequence is one key; else several may come at once.
+  const onText = (text: string): void => {
+    // An escape sequence is one key. Other texts may have several keys.
     if (text.startsWith('\u001b')) listener(text);
     else for (const key of text) listener(key);
   };
-  stdin.setRawMode(true).setEncoding('utf8').on('data', hear).resume();
+  stdin.setRawMode(true).setEncoding('utf8').on('data', onText).resume();
   return () => {
-    stdin.off('data', hear).setRawMode(false).pause();
+    stdin.off('data', onText).setRawMode(false).pause();
   };
 }
 

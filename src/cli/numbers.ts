@@ -23,7 +23,7 @@ export function parseCount(low: number, high: number): (text: string) => number 
   };
 }
 
-/** Bytes for people: `512`, `4.0K`, `16M`. */
+/** Formats bytes: `512`, `4.0K`, `16M`. */
 export function formatBytes(bytes: number): string {
   const units = ['', 'K', 'M', 'G', 'T'];
   let value = bytes;
@@ -32,7 +32,7 @@ export function formatBytes(bytes: number): string {
   return `${unit === 0 || value >= 10 ? String(Math.round(value)) : value.toFixed(1)}${units[unit]!}`;
 }
 
-/** A time for people: `12s`, `3m05s`, `2h10m`, `4d02h`. */
+/** Formats a duration: `12s`, `3m05s`, `2h10m`, `4d02h`. */
 export function formatDuration(milliseconds: number): string {
   const two = (value: number): string => String(value).padStart(2, '0');
   const seconds = Math.floor(milliseconds / 1000);

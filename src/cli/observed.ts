@@ -1,14 +1,14 @@
-/** Asks processes that run with `dmapool/observe/register`. */
+/** Requests to processes that run with `dmapool/observe/register`. */
 import { request } from 'node:http';
 
 import { processSocket, type Snapshot } from '../observe/index.ts';
 import { CliExit, EXIT } from './io.ts';
 
-/** Milliseconds that a process has to answer. */
-const PATIENCE = 5000;
+/** Timeout of a request in milliseconds. */
+const TIMEOUT = 5000;
 
-/** What a process answers. */
-export interface ProcessAnswer {
+/** Response of a process. */
+export interface ProcessResponse {
   readonly status: number;
   readonly type: string;
   readonly text: string;
@@ -24,43 +24,40 @@ export function socketOf(pid: number): string {
   );
 }
 
-/** Asks a process. @throws {@link CliExit} if it does not answer. */
-export async function askProcess(
+/** Sends a request to a process. @throws {@link CliExit} if it does not answer. */
+export async function requestPath(
   pid: number,
   path: string,
-  { accept = '*/*', patience = PATIENCE, signal }: { accept?: string; patience?: number; signal?: AbortSignal } = {},
-): Promise<ProcessAnswer> {
+  { timeout = TIMEOUT }: { timeout?: number } = {},
+): Promise<ProcessResponse> {
   const socketPath = socketOf(pid);
   return new Promise((resolve, reject) => {
     const fail = (why: string): void => {
       reject(new CliExit(EXIT.failure, `process ${String(pid)} does not answer: ${why}`));
     };
-    const asked = request(
-      { socketPath, path, agent: false, timeout: patience, headers: { Accept: accept }, ...(signal ? { signal } : {}) },
-      (response) => {
-        let text = '';
-        response.setEncoding('utf8').on('data', (piece: string) => (text += piece));
-        response.on('error', (error) => {
-          fail(error.message);
-        });
-        response.on('end', () => {
-          resolve({ status: response.statusCode ?? 0, type: response.headers['content-type'] ?? '', text });
-        });
-      },
-    );
-    asked.on('timeout', () => {
-      asked.destroy(new Error(`not within ${String(patience)} ms; is its event loop blocked?`));
+    const sent = request({ socketPath, path, agent: false, timeout }, (response) => {
+      let text = '';
+      response.setEncoding('utf8').on('data', (piece: string) => (text += piece));
+      response.on('error', (error) => {
+        fail(error.message);
+      });
+      response.on('end', () => {
+        resolve({ status: response.statusCode ?? 0, type: response.headers['content-type'] ?? '', text });
+      });
     });
-    asked.on('error', (error) => {
+    sent.on('timeout', () => {
+      sent.destroy(new Error(`not within ${String(timeout)} ms; is its event loop blocked?`));
+    });
+    sent.on('error', (error) => {
       fail(error.message);
     });
-    asked.end();
+    sent.end();
   });
 }
 
 /** A snapshot of a process. */
-export async function snapshotOf(pid: number, patience?: number, query = ''): Promise<Snapshot> {
-  const { status, text } = await askProcess(pid, `/snapshot${query}`, patience === undefined ? {} : { patience });
+export async function snapshotOf(pid: number, timeout?: number): Promise<Snapshot> {
+  const { status, text } = await requestPath(pid, '/snapshot', timeout === undefined ? {} : { timeout });
   if (status !== 200) throw new CliExit(EXIT.failure, `process ${String(pid)}: ${text.trim()}`);
   return JSON.parse(text) as Snapshot;
 }

@@ -1,29 +1,29 @@
-/** `dmapool ps`, `dmapool cat` and `dmapool metrics`: what can be seen of running processes at one moment. */
+/** `dmapool ps`, `dmapool cat` and `dmapool metrics`: the state of running processes at one moment. */
 import type { Command } from 'commander';
 
 import { metricsText, observableProcesses, type Snapshot } from '../observe/index.ts';
 import { CliExit, type CliIo, EXIT } from './io.ts';
 import { formatBytes, formatDuration, parseCount } from './numbers.ts';
-import { askProcess, snapshotOf } from './observed.ts';
+import { requestPath, snapshotOf } from './observed.ts';
 import { count, styleFor, table } from './style.ts';
 
-/** Milliseconds that a process has to answer `ps`. */
-const PATIENCE = 1000;
+/** Timeout of `ps` in milliseconds. */
+const TIMEOUT = 1000;
 /** The largest process number (Linux: `PID_MAX_LIMIT`). */
 const MAX_PID = 2 ** 22;
 
 /** Reads the number of a process. */
 export const parsePid: (text: string) => number = parseCount(1, MAX_PID);
 
-/** One process in `dmapool ps --json`. The figures are null when the process did not answer in time. */
+/** One process in `dmapool ps --json`. The figures are null if the process did not answer in time. */
 export interface ProcessDocument {
   readonly pid: number;
   readonly program: string | null;
-  /** Milliseconds since it started. */
+  /** Milliseconds since the start. */
   readonly uptime: number | null;
   readonly devices: number | null;
   readonly pools: number | null;
-  /** Blocks that are allocated. */
+  /** Allocated blocks. */
   readonly active: number | null;
   /** Bytes of the devices' memory. */
   readonly bytes: number | null;
@@ -33,9 +33,9 @@ export interface ProcessDocument {
 export function registerPs(program: Command, io: CliIo): void {
   program
     .command('ps')
-    .summary('list the processes whose pools can be seen')
+    .summary('list the processes that can be observed')
     .description(
-      'List the processes of this user whose pools can be seen: those started with `node --import dmapool/observe/register`.',
+      'List the processes of this user that can be observed: those started with `node --import dmapool/observe/register`.',
     )
     .option('--json', 'print a JSON document')
     .action(async ({ json }: { json?: true }) => {
@@ -48,7 +48,7 @@ export function registerPs(program: Command, io: CliIo): void {
 async function describe(pid: number): Promise<ProcessDocument> {
   let seen: Snapshot;
   try {
-    seen = await snapshotOf(pid, PATIENCE);
+    seen = await snapshotOf(pid, TIMEOUT);
   } catch (error) {
     if (!(error instanceof CliExit)) throw error;
     return { pid, program: null, uptime: null, devices: null, pools: null, active: null, bytes: null };
@@ -87,7 +87,7 @@ function psText(found: readonly ProcessDocument[], io: CliIo): string {
   ].join('\n');
 }
 
-/** Text of another process, without what a terminal would obey. */
+/** Text of another process, without control characters. */
 export function printable(text: string): string {
   return text.replace(/\p{Cc}/gu, '?');
 }
@@ -97,15 +97,15 @@ export function registerCat(program: Command, io: CliIo): void {
   program
     .command('cat')
     .summary("print an attribute of a running process's device, as from sysfs")
-    .description("Print an attribute of a device of a running process, in the text that Linux's sysfs has.")
+    .description("Print an attribute of a device of a running process, in the format of Linux's sysfs.")
     .argument('<pid>', 'number of the process', parsePid)
-    .argument('<path>', 'path of the attribute; of a folder the names in it are printed')
+    .argument('<path>', 'path of the attribute; for a folder, prints the names in it')
     .option('--json', 'print a JSON document')
     .addHelpText('after', '\nExample:\n  $ dmapool cat 4711 /sys/devices/0000:00:09.0/pools')
     .action(async (pid: number, path: string, { json }: { json?: true }) => {
       const url = path.split('/').map(encodeURIComponent).join('/');
       if (!/^\/sys(\/|$)/.test(path)) throw new CliExit(EXIT.usage, `cat: ${path}: a path begins with /sys`);
-      const { status, text } = await askProcess(pid, url);
+      const { status, text } = await requestPath(pid, url);
       if (status !== 200) throw new CliExit(EXIT.failure, `cat: ${text.trim()}`);
       io.stdout.write(json === undefined ? text : `${JSON.stringify({ pid, path, text })}\n`);
     });

@@ -1,4 +1,4 @@
-/** `dmapool record`: the operations of a running process's pools, as a trace. */
+/** `dmapool record`: records the operations of a process's pools as a trace. */
 import { writeFileSync } from 'node:fs';
 import { gzipSync } from 'node:zlib';
 
@@ -6,12 +6,12 @@ import type { Command } from 'commander';
 
 import { CliExit, type CliIo, EXIT, fileErrorMessage } from './io.ts';
 import { parseCount } from './numbers.ts';
-import { askProcess } from './observed.ts';
+import { requestPath } from './observed.ts';
 import { parsePid } from './ps.ts';
 import { count } from './style.ts';
 
-/** Milliseconds that a process has to answer, besides the time of the recording: a busy one answers late. */
-const PATIENCE = 60_000;
+/** Milliseconds that a busy process may answer after the end of the recording. */
+const TIMEOUT = 60_000;
 
 interface RecordFlags {
   readonly output: string;
@@ -21,7 +21,7 @@ interface RecordFlags {
   readonly json?: true;
 }
 
-/** What is to be recorded. */
+/** Parameters of a recording. */
 export interface RecordRequest {
   readonly seconds: number;
   readonly limit: number;
@@ -34,14 +34,15 @@ export function registerRecord(program: Command, io: CliIo): void {
     .command('record')
     .summary("record the operations of a running process's pools as a trace")
     .description(
-      "Record the allocations and frees of a running process's pools for a while, and write them as a trace that `dmapool " +
-        'replay` and `dmapool advise` read. Of shared pools the operations of all workers.',
+      'Record the allocations and frees of all pools of a running process, and write them as a trace for `dmapool replay` ' +
+        'and `dmapool advise`. The recording includes all threads, and pools that are created while it lasts. In debug ' +
+        'mode it includes the site of each call.',
     )
     .argument('<pid>', 'number of the process', parsePid)
-    .requiredOption('-o, --output <file>', 'where to write the trace; packed if the name ends in .gz')
-    .option('--seconds <n>', 'how long', parseCount(1, 3600), 5)
-    .option('--limit <n>', 'newest operations that are kept of each pool', parseCount(64, 2 ** 24), 65_536)
-    .option('--pool <id>', 'one pool only, by its id in the metrics')
+    .requiredOption('-o, --output <file>', 'file to write; compressed if the name ends in .gz')
+    .option('--seconds <n>', 'duration', parseCount(1, 3600), 5)
+    .option('--limit <n>', 'operations that are kept, the newest of all pools', parseCount(64, 2 ** 20), 2 ** 18)
+    .option('--pool <id>', 'one pool only, by its id in the metrics (THREAD.NUMBER)')
     .option('--json', 'print a JSON document')
     .addHelpText('after', '\nExample:\n  $ dmapool record 4711 -o busy.trace.gz && dmapool replay busy.trace.gz')
     .action(async (pid: number, { output, json, ...flags }: RecordFlags) => {
@@ -63,10 +64,10 @@ export function registerRecord(program: Command, io: CliIo): void {
     });
 }
 
-/** Records a process's pools; returns the trace. */
+/** Records a process's pools. Returns the trace. */
 export async function recordProcess(pid: number, { seconds, limit, pool }: RecordRequest): Promise<string> {
   const query = `seconds=${String(seconds)}&limit=${String(limit)}${pool === undefined ? '' : `&pool=${encodeURIComponent(pool)}`}`;
-  const { status, text } = await askProcess(pid, `/trace?${query}`, { patience: seconds * 1000 + PATIENCE });
+  const { status, text } = await requestPath(pid, `/trace?${query}`, { timeout: seconds * 1000 + TIMEOUT });
   if (status === 200) return text;
   throw new CliExit(status === 400 ? EXIT.usage : EXIT.failure, `process ${String(pid)}: ${text.trim()}`);
 }

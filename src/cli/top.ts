@@ -1,4 +1,4 @@
-/** `dmapool top`: the pools of running processes as a table that follows them. */
+/** `dmapool top`: the pools of running processes as a live table. */
 import type { Command } from 'commander';
 
 import { observableProcesses, type PoolSnapshot, type Snapshot } from '../observe/index.ts';
@@ -8,8 +8,8 @@ import { snapshotOf } from './observed.ts';
 import { parsePid, printable } from './ps.ts';
 import { count, styleFor } from './style.ts';
 
-/** Milliseconds that a process has to answer, at most. */
-const PATIENCE = 1000;
+/** Timeout of a request in milliseconds. */
+const TIMEOUT = 1000;
 
 /** One line of the table. */
 export interface TopRow {
@@ -24,7 +24,7 @@ export interface TopRow {
   readonly highWater: number;
   readonly pages: number;
   readonly bytes: number;
-  /** Allocations and failures a second since the look before; null at the first. */
+  /** Allocations and failures per second since the previous snapshot; null in the first. */
   readonly rate: number | null;
   readonly failing: number | null;
   readonly waiting: number;
@@ -35,14 +35,14 @@ export interface TopRow {
 
 interface Column {
   readonly title: string;
-  /** The key that sorts by it. */
+  /** Key that sorts by this column. */
   readonly key: string;
   readonly left?: true;
   readonly value: (row: TopRow) => number | string;
   readonly text: (row: TopRow) => string;
 }
 
-/** Of blocks allocated to blocks there may be. */
+/** Allocated blocks as a fraction of the limit, or of the blocks without a limit. */
 function use({ active, blocks, limit }: TopRow): number {
   const most = limit ?? blocks;
   return most === 0 ? 0 : active / most;
@@ -69,14 +69,14 @@ const COLUMNS: readonly Column[] = [
 ];
 
 const HELP: readonly string[] = [
-  'q  leave          space  look now        R  turn the order around',
+  'q  quit           space  refresh         R  reverse the order',
   '<  >              sort by the column to the left, to the right',
   ...COLUMNS.map(({ key, title }) => `${key}                 sort by ${title}`),
   '',
-  'any key: back',
+  'any key: back to the table',
 ];
 
-/** Rows of snapshots; rates are those since the looks before. */
+/** The rows of snapshots. `before`: the previous snapshots by process, for the rates. */
 export function topRows(seen: readonly Snapshot[], before: ReadonlyMap<string, Snapshot>): TopRow[] {
   return seen.flatMap((now) => {
     const then = before.get(String(now.process.pid));
@@ -124,17 +124,17 @@ interface TopFlags {
 export function registerTop(program: Command, io: CliIo): void {
   program
     .command('top')
-    .summary('follow the pools of running processes in a table')
+    .summary('show the pools of running processes in a live table')
     .description(
-      'Follow the pools of running processes in a table, by default of all that can be observed. Without a terminal it ' +
-        'prints the lines of each look one after the other.',
+      'Show the pools of running processes in a live table, by default of all that can be observed. Without a terminal, ' +
+        'print the lines of each snapshot one after the other.',
     )
     .argument('[pid]', 'number of one process', parsePid)
-    .option('-d, --interval <ms>', 'milliseconds between looks', parseCount(100, 3_600_000), 1000)
-    .option('-n, --count <looks>', 'stop after so many looks', parseCount(1, 1_000_000))
+    .option('-d, --interval <ms>', 'milliseconds between two snapshots', parseCount(100, 3_600_000), 1000)
+    .option('-n, --count <n>', 'exit after this many snapshots', parseCount(1, 1_000_000))
     .option('-s, --sort <key>', `sort by: ${COLUMNS.map(({ key, title }) => `${key} ${title}`).join(', ')}`, 'r')
-    .option('--json', 'print a JSON document a look, one a line')
-    .addHelpText('after', '\nIn the terminal, h shows the keys.')
+    .option('--json', 'print a JSON document for each snapshot, one a line')
+    .addHelpText('after', '\nIn a terminal, h shows the keys.')
     .action(async (pid: number | undefined, flags: TopFlags) => {
       if (!COLUMNS.some(({ key }) => key === flags.sort)) {
         throw new CliExit(EXIT.usage, `top: --sort ${flags.sort}: one of ${COLUMNS.map(({ key }) => key).join(' ')}`);
@@ -150,7 +150,7 @@ class Top {
   readonly #before = new Map<string, Snapshot>();
   readonly #live: boolean;
   #column: number;
-  #turned = false;
+  #reversed = false;
   #help = false;
   #rows: TopRow[] = [];
   #seen: readonly Snapshot[] = [];
@@ -177,7 +177,7 @@ class Top {
     const ignoreSize = stdout.onResize?.(() => {
       this.#draw();
     });
-    // The other screen, without a cursor.
+    // Alternate screen, cursor hidden.
     stdout.write('\u001b[?1049h\u001b[?25l');
     try {
       await this.#follow();
@@ -189,12 +189,12 @@ class Top {
   }
 
   async #follow(): Promise<void> {
-    const { count: looks = Infinity, interval } = this.#flags;
-    for (let look = 1; !this.#quit; look++) {
-      await this.#look();
+    const { count: most = Infinity, interval } = this.#flags;
+    for (let taken = 1; !this.#quit; taken++) {
+      await this.#update();
       if (this.#live) this.#draw();
-      else this.#print(look === 1);
-      if (look >= looks) return;
+      else this.#print(taken === 1);
+      if (taken >= most) return;
       if (this.#quit) return;
       await new Promise<void>((resolve) => {
         const timer = setTimeout(resolve, interval);
@@ -206,12 +206,12 @@ class Top {
     }
   }
 
-  async #look(): Promise<void> {
+  async #update(): Promise<void> {
     const pids = this.#pid === undefined ? await observableProcesses() : [this.#pid];
     const answers = await Promise.all(
       pids.map(async (pid) => {
         try {
-          return [await snapshotOf(pid, PATIENCE)];
+          return [await snapshotOf(pid, TIMEOUT)];
         } catch (error) {
           // With one process there is nothing else to show.
           if (this.#pid !== undefined || !(error instanceof CliExit)) throw error;
@@ -227,8 +227,8 @@ class Top {
 
   #sorted(): TopRow[] {
     const { value } = COLUMNS[this.#column]!;
-    // Numbers from the highest, texts from A.
-    const order = this.#turned ? -1 : 1;
+    // Numbers descending, texts ascending.
+    const order = this.#reversed ? -1 : 1;
     return [...this.#rows].sort((a, b) => {
       const [x, y] = [value(a), value(b)];
       if (typeof x === 'string' || typeof y === 'string') return order * String(x).localeCompare(String(y));
@@ -262,7 +262,7 @@ class Top {
     }
     if (key === 'h' || key === '?') this.#help = true;
     else if (key === ' ') this.#wake();
-    else if (key === 'R') this.#turned = !this.#turned;
+    else if (key === 'R') this.#reversed = !this.#reversed;
     else if (key === '<' || key === '\u001b[D') this.#column = Math.max(0, this.#column - 1);
     else if (key === '>' || key === '\u001b[C') this.#column = Math.min(COLUMNS.length - 1, this.#column + 1);
     else if (column >= 0) this.#column = column;
@@ -280,7 +280,7 @@ class Top {
     const bytes = this.#rows.reduce((sum, row) => sum + row.bytes, 0);
     const summary = [
       `dmapool top - ${uptimes.length === 0 ? 'no process can be observed' : uptimes.join(', ')}`,
-      `${count(this.#rows.length)} pools, ${formatBytes(bytes)}; sorted by ${title}${this.#turned ? ', turned' : ''}; h: keys, q: leave`,
+      `${count(this.#rows.length)} pools, ${formatBytes(bytes)}; sorted by ${title}${this.#reversed ? ', reversed' : ''}; h: keys, q: quit`,
       '',
     ];
     const [heading, ...lines] = this.#help ? ['keys', ...HELP] : layOut(this.#sorted());
@@ -289,12 +289,12 @@ class Top {
       0,
       rows,
     );
-    // Each line over the one before, then nothing below: no flicker.
+    // Overwrites each line and erases the rest: clearing the whole screen would flicker.
     stdout.write(`\u001b[H${shown.map((line) => `${line}\u001b[K`).join('\r\n')}\u001b[J`);
   }
 }
 
-/** The table, its heading first. */
+/** Lines of the table; the first is the heading. */
 function layOut(rows: readonly TopRow[]): string[] {
   const cells = [COLUMNS.map(({ title }) => title), ...rows.map((row) => COLUMNS.map(({ text }) => text(row)))];
   const widths = COLUMNS.map((_, i) => Math.max(...cells.map((row) => row[i]!.length)));

@@ -1,4 +1,4 @@
-/** The page of `dmapool web`: its HTML and its style. Its program is src/observe/page. */
+/** HTML and style of the page of `dmapool web`. Its program is src/observe/page. */
 
 export const HTML = `<!doctype html>
 <html lang="en">
@@ -8,8 +8,9 @@ export const HTML = `<!doctype html>
 <meta name="color-scheme" content="light dark">
 <title>dmapool</title>
 <link rel="icon" href="data:,">
+<link rel="stylesheet" href="app/chart.css">
 <link rel="stylesheet" href="style.css">
-<script type="module" src="app/page/main.js"></script>
+<script type="module" src="app/main.js"></script>
 </head>
 <body>
 <header>
@@ -38,9 +39,9 @@ export const HTML = `<!doctype html>
 <h2 id="pool-name"></h2>
 <p id="facts"></p>
 <div class="charts">
-<canvas id="chart-active" role="img" aria-label="active blocks"></canvas>
-<canvas id="chart-rate" role="img" aria-label="allocations a second"></canvas>
-<canvas id="chart-waits" role="img" aria-label="calls waiting"></canvas>
+<div id="chart-active" role="img" aria-label="active blocks"></div>
+<div id="chart-rate" role="img" aria-label="allocations a second"></div>
+<div id="chart-waits" role="img" aria-label="calls waiting"></div>
 </div>
 <canvas id="map" role="img" tabindex="0" aria-label="Map of blocks" aria-describedby="block keys"></canvas>
 <p id="block" role="status"></p>
@@ -52,11 +53,11 @@ export const HTML = `<!doctype html>
 <li><i data-byte="192"></i>quarantined <b id="count-quarantined"></b></li>
 <li><i data-byte="193"></i>beyond the limit <b id="count-beyond"></b></li>
 </ul>
-<p id="keys">Arrow keys: from block to block. n: the next one in another state. + and -: size. 0: all.</p>
+<p id="keys">Arrow keys: move between blocks. n: next block in another state. + and -: cell size. 0: fit all.</p>
 <div class="tables">
 <div class="scroll">
 <table>
-<caption>Who holds blocks</caption>
+<caption>Holders of blocks</caption>
 <thead><tr><th scope="col">Allocated at</th><th scope="col">Worker</th><th scope="col">Blocks</th><th scope="col">Oldest</th></tr></thead>
 <tbody id="holders"></tbody>
 </table>
@@ -109,7 +110,8 @@ th:first-child { text-align: left; }
 button[aria-pressed=true] { border-color: var(--accent); font-weight: 600; }
 .scroll { overflow-x: auto; }
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); gap: .8em; margin: .6em 0; }
-.charts canvas { width: 100%; height: 110px; border: 1px solid var(--line); border-radius: 4px; }
+.charts > div { min-width: 0; overflow: hidden; border: 1px solid var(--line); border-radius: 4px; }
+.charts p { margin: .2em .6em 0; color: var(--quiet); font-variant-numeric: tabular-nums; }
 #map { width: 100%; height: 420px; display: block; border: 1px solid var(--line); border-radius: 4px; }
 #block { min-height: 1.5em; margin: .3em 0; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
 .legend { display: flex; flex-wrap: wrap; gap: .2em 1.4em; list-style: none; padding: 0; margin: .4em 0; }

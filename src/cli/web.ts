@@ -1,6 +1,6 @@
 /**
- * `dmapool web`: the page, and everything that the socket of a process serves, on a loopback port. What gets in: requests
- * to `http://127.0.0.1:PORT/TOKEN/...` with this very host, and, from a browser, of this very origin.
+ * `dmapool web`: serves the page, and forwards the paths of a process's socket, on a loopback port. Accepts requests to
+ * `http://127.0.0.1:PORT/TOKEN/...` whose `Host`, and `Origin` if any, are this server.
  */
 import { randomBytes, timingSafeEqual } from 'node:crypto';
 import { readFileSync } from 'node:fs';
@@ -18,9 +18,12 @@ import { CSS, HTML } from './web-files.ts';
 
 const HOST = '127.0.0.1';
 const MAX_HEADER = 8192;
-/** Modules of the page's program, below src/observe. */
-const MODULES: ReadonlySet<string> = new Set(['page/main.js', 'page/map.js', 'page/chart.js', 'format.js']);
-/** What goes to the process. */
+/** Files of the page that `npm run build` creates, with their types. */
+const BUILT: ReadonlyMap<string, string> = new Map([
+  ['/app/main.js', 'text/javascript; charset=utf-8'],
+  ['/app/chart.css', 'text/css; charset=utf-8'],
+]);
+/** Paths that are forwarded to the process. */
 const PROXIED = /^\/(?:snapshot|metrics|events|pools\/[0-9./a-z]+|sys(?:\/.*)?)$/;
 
 const SECURITY = {
@@ -43,11 +46,11 @@ export function registerWeb(program: Command, io: CliIo): void {
     .command('web')
     .summary("show a running process's pools in a browser")
     .description(
-      "Serve a page that shows a running process's pools, and its metrics for Prometheus, on a loopback port until it is " +
-        'interrupted. The address has a token: whoever has the address can look, nobody else.',
+      "Serve a page with a running process's pools, and its metrics for Prometheus, on a loopback port until " +
+        'interrupted. The printed address has a secret token; requests without it are refused.',
     )
     .argument('<pid>', 'number of the process', parsePid)
-    .option('--port <n>', 'port on 127.0.0.1; 0: any that is free', parseCount(0, 65_535), 0)
+    .option('--port <n>', 'port on 127.0.0.1; 0: any free port', parseCount(0, 65_535), 0)
     .option('--json', 'print the addresses as a JSON document')
     .action(async (pid: number, { port, json }: WebFlags) => {
       const { server, url } = await serveWeb(pid, port);
@@ -67,15 +70,15 @@ export function registerWeb(program: Command, io: CliIo): void {
     });
 }
 
-/** Serves a process's page. */
+/** Starts the server of a process's page. */
 export async function serveWeb(pid: number, port: number): Promise<{ readonly server: Server; readonly url: string }> {
-  // Said at once if there is no such process.
+  // Fails now if there is no such process.
   socketOf(pid);
   const token = randomBytes(16).toString('hex');
   const server = createServer(
     { maxHeaderSize: MAX_HEADER, requestTimeout: 10_000, headersTimeout: 5000 },
-    (asked, response) => {
-      serve(pid, token, asked, response);
+    (incoming, response) => {
+      serve(pid, token, incoming, response);
     },
   );
   server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
@@ -92,16 +95,16 @@ export async function serveWeb(pid: number, port: number): Promise<{ readonly se
   return { server, url: `http://${HOST}:${String((server.address() as AddressInfo).port)}/${token}/` };
 }
 
-function serve(pid: number, token: string, asked: IncomingMessage, response: ServerResponse): void {
+function serve(pid: number, token: string, incoming: IncomingMessage, response: ServerResponse): void {
   const refuse = (status: number, message: string): void => {
-    asked.resume();
+    incoming.resume();
     response.writeHead(status, { ...SECURITY, 'Content-Type': 'text/plain; charset=utf-8', Connection: 'close' });
     response.end(`${message}\n`);
   };
-  const { port } = asked.socket.address() as AddressInfo;
+  const { port } = incoming.socket.address() as AddressInfo;
   const hosts = [`${HOST}:${String(port)}`, `localhost:${String(port)}`];
-  const { host = '', origin } = asked.headers;
-  // Another name in `Host` is a page of elsewhere whose name was pointed here (DNS rebinding).
+  const { host = '', origin } = incoming.headers;
+  // Protects against DNS rebinding.
   if (!hosts.includes(host)) {
     refuse(403, 'wrong host');
     return;
@@ -110,11 +113,11 @@ function serve(pid: number, token: string, asked: IncomingMessage, response: Ser
     refuse(403, 'wrong origin');
     return;
   }
-  if (asked.method !== 'GET' && asked.method !== 'HEAD') {
+  if (incoming.method !== 'GET' && incoming.method !== 'HEAD') {
     refuse(405, 'only GET');
     return;
   }
-  const [, given = '', path = ''] = /^\/([^/?]*)(\/.*)?$/.exec(asked.url ?? '') ?? [];
+  const [, given = '', path = ''] = /^\/([^/?]*)(\/.*)?$/.exec(incoming.url ?? '') ?? [];
   if (!sameText(given, token)) {
     refuse(403, 'wrong token');
     return;
@@ -123,15 +126,15 @@ function serve(pid: number, token: string, asked: IncomingMessage, response: Ser
   const file = fileOf(pathname);
   if (file !== null) {
     response.writeHead(200, { ...SECURITY, 'Content-Type': file.type });
-    response.end(asked.method === 'HEAD' ? undefined : file.body);
+    response.end(incoming.method === 'HEAD' ? undefined : file.body);
   } else if (PROXIED.test(pathname)) {
-    proxy(pid, path, asked, response, refuse);
+    proxy(pid, path, incoming, response, refuse);
   } else {
-    refuse(404, 'not known here');
+    refuse(404, 'no such path');
   }
 }
 
-/** Takes as long for every text of that length. */
+/** Compares in constant time for texts of equal length. */
 function sameText(given: string, wanted: string): boolean {
   const [a, b] = [Buffer.from(given), Buffer.from(wanted)];
   return a.length === b.length && timingSafeEqual(a, b);
@@ -140,16 +143,16 @@ function sameText(given: string, wanted: string): boolean {
 function fileOf(pathname: string): { readonly type: string; readonly body: string } | null {
   if (pathname === '/') return { type: 'text/html; charset=utf-8', body: HTML };
   if (pathname === '/style.css') return { type: 'text/css; charset=utf-8', body: CSS };
-  const module = /^\/app\/(.+)$/.exec(pathname)?.[1];
-  if (module === undefined || !MODULES.has(module)) return null;
-  const body = readFileSync(new URL(`../observe/${module}`, import.meta.url), 'utf8');
-  return { type: 'text/javascript; charset=utf-8', body };
+  const type = BUILT.get(pathname);
+  if (type === undefined) return null;
+  const file = pathname.replace('/app/', '../observe/page/');
+  return { type, body: readFileSync(new URL(file, import.meta.url), 'utf8') };
 }
 
 function proxy(
   pid: number,
   path: string,
-  asked: IncomingMessage,
+  incoming: IncomingMessage,
   response: ServerResponse,
   refuse: (status: number, message: string) => void,
 ): void {
@@ -160,18 +163,18 @@ function proxy(
     refuse(502, 'the process ended');
     return;
   }
-  const headers = { Accept: asked.headers.accept ?? '*/*' };
-  const onward = request({ socketPath, path, headers, method: asked.method, agent: false }, (answer) => {
-    const { 'content-type': type = 'application/octet-stream' } = answer.headers;
-    response.writeHead(answer.statusCode ?? 502, { ...SECURITY, 'Content-Type': type });
-    // A process that dies in the middle takes the answer along.
-    pipeline(answer, response, () => undefined);
+  const headers = { Accept: incoming.headers.accept ?? '*/*' };
+  const onward = request({ socketPath, path, headers, method: incoming.method, agent: false }, (received) => {
+    const { 'content-type': type = 'application/octet-stream' } = received.headers;
+    response.writeHead(received.statusCode ?? 502, { ...SECURITY, 'Content-Type': type });
+    // If the process exits, the response ends too.
+    pipeline(received, response, () => undefined);
   });
   onward.on('error', () => {
     if (response.headersSent) response.destroy();
     else refuse(502, 'the process does not answer');
   });
-  // A stream of events ends when the browser goes.
+  // An event stream ends when the browser disconnects.
   response.on('close', () => {
     onward.destroy();
   });

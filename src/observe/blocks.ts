@@ -1,4 +1,4 @@
-/** The state of each block of a pool, and what can be said of one. */
+/** The states and the holders of a pool's blocks. */
 import { openPool, type PoolInside } from '../dma-pool.ts';
 import type { DmaPool } from '../pool/contract.ts';
 import { ABSENT, ALLOCATED, QUARANTINED, RESERVED } from '../pool/free-list.ts';
@@ -11,27 +11,27 @@ const WORKER_BITS = 6;
 const IN_QUARANTINE: number = BLOCK_STATE.unusable << WORKER_BITS;
 const BEYOND_LIMIT: number = IN_QUARANTINE + 1;
 
-/** Page slots that hold an open page, ascending. */
-export function openSlots({ backend, geometry }: PoolInside): number[] {
-  const slots = backend.pages.numbers();
-  if (!(backend instanceof SharedBackend)) return slots;
-  // All pages were taken when the pool was shared; those after the opened ones are not in use.
+/** Numbers of the pages in use, ascending. */
+export function openPages({ backend, geometry }: PoolInside): number[] {
+  const pages = backend.pages.numbers();
+  if (!(backend instanceof SharedBackend)) return pages;
+  // A shared pool took all its pages when it was shared. It opens them in ascending order.
   const opened = Math.max(Atomics.load(backend.control.header, H_PAGES), highestHeld(backend) / geometry.blocksPerPage);
-  return slots.slice(0, Math.ceil(opened));
+  return pages.slice(0, Math.ceil(opened));
 }
 
-/** Blocks up to the last one that somebody holds. */
+/** Index after the last allocated block. */
 function highestHeld({ control: { words } }: SharedBackend): number {
   let end = words.length;
   while (end > 0 && holderOf(words[end - 1]!) === 0) end--;
   return end;
 }
 
-/** The state bytes of the blocks of one page. */
-export function pageStates(inside: PoolInside, slot: number): Uint8Array<ArrayBuffer> {
+/** The state bytes of a page's blocks; see {@link BLOCK_STATE}. */
+export function pageStates(inside: PoolInside, page: number): Uint8Array<ArrayBuffer> {
   const { backend, geometry, list } = inside;
   const states = new Uint8Array(geometry.blocksPerPage);
-  const first = slot * geometry.blocksPerPage;
+  const first = page * geometry.blocksPerPage;
   if (backend instanceof SharedBackend) {
     const { words, owners } = backend.control;
     for (let n = 0; n < states.length; n++) states[n] = sharedState(words[first + n]!, owners[first + n]!);
@@ -62,14 +62,14 @@ function sharedState(word: number, owner: number): number {
   return owner <= MAX_WORKERS ? owner : BLOCK_STATE.free;
 }
 
-/** Blocks of a worker. */
+/** Numbers of blocks of a worker. */
 export interface WorkerBlocks {
   held: number;
   cached: number;
   transit: number;
 }
 
-/** Counts the blocks of each worker of a shared pool, by its number. */
+/** Counts the blocks of each worker of a shared pool, by worker number. */
 export function countByWorker({ control: { header, words, owners } }: SharedBackend): WorkerBlocks[] {
   const counts = Array.from({ length: MAX_WORKERS + 1 }, () => ({ held: 0, cached: 0, transit: 0 }));
   const carved = header[H_CARVED]!;
@@ -86,12 +86,12 @@ export function countByWorker({ control: { header, words, owners } }: SharedBack
 }
 
 /**
- * One block of a pool, as it is now.
+ * The current state of one block.
  *
  * @param pool The pool.
  * @param index The block's index.
- * @returns Null if there is no page with it.
- * @throws `DmaArgumentError` for what is no pool.
+ * @returns Null if no page has this block.
+ * @throws `DmaArgumentError` if `pool` is not a pool.
  *
  * @example
  * ```ts
@@ -102,9 +102,9 @@ export function countByWorker({ control: { header, words, owners } }: SharedBack
 export function blockSnapshot(pool: DmaPool, index: number): BlockSnapshot | null {
   const inside = openPool(pool);
   const { backend, book, geometry } = inside;
-  const slot = Math.floor(index / geometry.blocksPerPage);
-  if (!Number.isInteger(index) || !openSlots(inside).includes(slot)) return null;
-  const byte = pageStates(inside, slot)[index - slot * geometry.blocksPerPage]!;
+  const page = Math.floor(index / geometry.blocksPerPage);
+  if (!Number.isInteger(index) || !openPages(inside).includes(page)) return null;
+  const byte = pageStates(inside, page)[index - page * geometry.blocksPerPage]!;
   const kind = byte >> WORKER_BITS;
   const worker = kind === BLOCK_STATE.unusable ? 0 : byte & 63;
   const isHeld = kind === BLOCK_STATE.allocated || kind === BLOCK_STATE.transit;
@@ -128,12 +128,12 @@ function stateName(byte: number): BlockSnapshot['state'] {
   return byte === 0 ? 'free' : 'magazine';
 }
 
-/** Thread of a worker of a shared pool, or null. */
+/** Thread of a worker of a shared pool; null for worker 0. */
 export function threadOf(backend: object, worker: number): number | null {
   return worker > 0 && backend instanceof SharedBackend ? new Workers(backend.control.header).threadOf(worker) : null;
 }
 
-/** Most blocks of a holder that are named. */
+/** Limit of {@link Holder.blocks}. */
 const NAMED = 8;
 
 interface Gathered {
@@ -147,12 +147,12 @@ interface Gathered {
 }
 
 /**
- * Who holds the blocks of a pool now, most blocks first. Of a shared pool the blocks of all workers.
+ * The holders of a pool's allocated blocks, most blocks first. For a shared pool, those of all workers.
  *
  * @param pool The pool.
- * @returns A line for each worker and place. Ages are known for what was allocated in debug mode since `dmapool/observe` was imported in the thread that allocated.
- *
- * @throws `DmaArgumentError` for what is no pool.
+ * @returns An element for each worker and allocation site. Sites and ages require debug mode; ages also require that the
+ *   allocating thread had imported `dmapool/observe`.
+ * @throws `DmaArgumentError` if `pool` is not a pool.
  *
  * @example
  * ```ts
@@ -167,12 +167,12 @@ export function holders(pool: DmaPool): Holder[] {
   const inside = openPool(pool);
   const { backend, book, geometry } = inside;
   const found = new Map<string, Gathered>();
-  for (const slot of openSlots(inside)) {
-    const states = pageStates(inside, slot);
+  for (const page of openPages(inside)) {
+    const states = pageStates(inside, page);
     for (const [n, byte] of states.entries()) {
       const kind = byte >> WORKER_BITS;
       if (kind !== BLOCK_STATE.allocated && kind !== BLOCK_STATE.transit) continue;
-      const index = slot * geometry.blocksPerPage + n;
+      const index = page * geometry.blocksPerPage + n;
       const worker = byte & 63;
       const site = book?.allocatedAt(index) ?? null;
       const key = `${String(worker)} ${site ?? ''}`;

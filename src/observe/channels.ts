@@ -1,4 +1,4 @@
-/** The `diagnostics_channel` events: what they carry, and how the pools' own events become messages. */
+/** The `diagnostics_channel` events and their messages. */
 import { channel, type Channel } from 'node:diagnostics_channel';
 
 import { openPool } from '../dma-pool.ts';
@@ -7,21 +7,21 @@ import { AT_LIMIT, NO_MEMORY } from '../pool/refusal.ts';
 import type { DmaPool } from '../pool/contract.ts';
 import type { WorkerExit } from '../shared/recovery.ts';
 
-/** Message of `dmapool:page`: a pool took a page from its memory source, or gave one back. */
+/** Message of `dmapool:page`: a pool took a page from its memory source, or returned one. */
 export interface PageMessage {
   /** The pool. */
   readonly pool: DmaPool;
-  /** True when the page was taken, false when it was given back. */
+  /** True if the page was taken, false if it was returned. */
   readonly opened: boolean;
-  /** Page slot; null in a shared pool. */
-  readonly slot: number | null;
+  /** Number of the page; null in a shared pool. */
+  readonly page: number | null;
 }
 
 /** Message of `dmapool:exhausted`: a call got no block. */
 export interface ExhaustedMessage {
   /** The pool. */
   readonly pool: DmaPool;
-  /** Why: the memory source has none, the pool's limit is reached, or the call allowed no new page. */
+  /** The memory source is exhausted, the pool's limit is reached, or the call allowed no new page. */
   readonly reason: 'memory' | 'limit' | 'no-free-block';
 }
 
@@ -29,7 +29,7 @@ export interface ExhaustedMessage {
 export interface CorruptedMessage {
   /** The pool. */
   readonly pool: DmaPool;
-  /** The block. */
+  /** Index of the block. */
   readonly index: number;
   /** Its DMA address. */
   readonly dma: number;
@@ -39,11 +39,11 @@ export interface CorruptedMessage {
 export interface LeakMessage {
   /** The pool. */
   readonly pool: DmaPool;
-  /** How many blocks. */
+  /** Number of blocks. */
   readonly blocks: number;
 }
 
-/** Message of `dmapool:worker-exit`: a worker of a shared pool ended, and its free blocks came back. */
+/** Message of `dmapool:worker-exit`: a worker of a shared pool exited, and its free blocks were returned. */
 export interface WorkerExitMessage extends WorkerExit {
   /** The pool. */
   readonly pool: DmaPool;
@@ -51,15 +51,15 @@ export interface WorkerExitMessage extends WorkerExit {
 
 /** The messages by the names of their channels, without the prefix `dmapool:`. */
 export interface ChannelMessages {
-  /** A page came or went. */
+  /** A page was taken or returned. */
   readonly page: PageMessage;
   /** A call got no block. */
   readonly exhausted: ExhaustedMessage;
-  /** A free block was found changed. */
+  /** A free block was written to. */
   readonly corrupted: CorruptedMessage;
-  /** Blocks were allocated at the end. */
+  /** Blocks leaked. */
   readonly leak: LeakMessage;
-  /** A worker ended. */
+  /** A worker exited. */
   readonly 'worker-exit': WorkerExitMessage;
 }
 
@@ -68,8 +68,8 @@ export const CHANNELS: readonly (keyof ChannelMessages)[] = ['page', 'exhausted'
 
 const channels = new Map<ObservedEvent, Channel>(CHANNELS.map((name) => [name, channel(`dmapool:${name}`)]));
 
-/** Publishes an event of a pool, if anybody listens. */
-export function publish(name: ObservedEvent, pool: DmaPool, details: unknown): void {
+/** Sends an event of a pool to the subscribers of its channel, if any. */
+export function sendEvent(name: ObservedEvent, pool: DmaPool, details: unknown): void {
   const to = channels.get(name);
   if (to?.hasSubscribers === true) to.publish(messageOf(name, pool, details));
 }
@@ -77,9 +77,9 @@ export function publish(name: ObservedEvent, pool: DmaPool, details: unknown): v
 function messageOf(name: ObservedEvent, pool: DmaPool, details: unknown): ChannelMessages[keyof ChannelMessages] {
   switch (name) {
     case 'page': {
-      const slot = details as number | null;
-      const opened = slot === null || slot >= 0;
-      return { pool, opened, slot: slot === null || opened ? slot : -1 - slot };
+      const page = details as number | null;
+      const opened = page === null || page >= 0;
+      return { pool, opened, page: page === null || opened ? page : -1 - page };
     }
     case 'exhausted':
       return { pool, reason: details === NO_MEMORY ? 'memory' : details === AT_LIMIT ? 'limit' : 'no-free-block' };

@@ -1,119 +1,119 @@
 /**
- * What snapshots and the other answers about a process are made of. Plain data, for JSON; docs/snapshot.schema.json is
- * the schema of a snapshot. The page in the browser is compiled with this module, so it imports nothing of Node's.
+ * Types of snapshots and other results, as plain data for JSON. docs/snapshot.schema.json is the schema of a snapshot. The
+ * browser page uses this module, so it must not import `node:` modules.
  */
 import type { PoolStatistics } from '../pool/statistics.ts';
 
 /**
- * What a byte of a page's `blocks` says: `state * 64 + worker`. The worker is 0 in a pool of one thread, and for blocks
- * that no worker has.
+ * States in a byte of a page's `blocks`: `byte = state * 64 + worker`. The worker is 0 in a pool of one thread and for
+ * blocks without a worker.
  */
 export const BLOCK_STATE = {
-  /** Free: in the depot, or, with a worker, in its magazine. */
+  /** Free: in the depot (worker 0) or in the worker's magazine. */
   free: 0,
-  /** Allocated, by this worker. */
+  /** Allocated by the worker. */
   allocated: 1,
-  /** In transit from this worker to another one. */
+  /** In transit from the worker. */
   transit: 2,
-  /** In quarantine (worker 0), or beyond the pool's limit (worker 1): never allocated. */
+  /** Never allocated: in quarantine (worker 0) or beyond the pool's limit (worker 1). */
   unusable: 3,
 } as const;
 
-/** One block, as a view shows it. */
+/** One block. */
 export interface BlockSnapshot {
-  /** Its number in the pool. */
+  /** Index in the pool. */
   readonly index: number;
-  /** Its DMA address, in bytes. */
+  /** DMA address. */
   readonly dma: number;
-  /** What it is: `free`, `magazine`, `allocated`, `in transit`, `quarantined` or `beyond the limit`. */
+  /** State. `magazine`: free, in a worker's magazine. */
   readonly state: 'free' | 'magazine' | 'allocated' | 'in transit' | 'quarantined' | 'beyond the limit';
-  /** The worker that has it; 0 in a pool of one thread, and for no worker. */
+  /** Worker that has it; 0 in a pool of one thread and for no worker. */
   readonly worker: number;
-  /** That worker's thread; null where there is none. */
+  /** The worker's thread, or null. */
   readonly thread: number | null;
-  /** Where it was allocated last (debug mode), or null. */
+  /** Site of the last allocation (debug mode), or null. */
   readonly site: string | null;
-  /** Milliseconds since it was allocated (debug mode), or null. */
+  /** Milliseconds since the allocation (debug mode), or null. */
   readonly age: number | null;
 }
 
-/** Blocks of one worker from one place in the program. */
+/** Allocated blocks of one worker and one allocation site. */
 export interface Holder {
   /** The worker; 0 in a pool of one thread. */
   readonly worker: number;
-  /** Its thread; null in a pool of one thread. */
+  /** The worker's thread; null in a pool of one thread. */
   readonly thread: number | null;
-  /** Where they were allocated, in debug mode with sites; else null. */
+  /** Allocation site in debug mode with sites; null otherwise. */
   readonly site: string | null;
-  /** How many blocks, those in transit from the worker included. */
+  /** Number of blocks, including those in transit from the worker. */
   readonly count: number;
-  /** Of them, those in transit. */
+  /** Number of these blocks that are in transit. */
   readonly inTransit: number;
-  /** Milliseconds since the oldest of them was allocated, in debug mode; else null. */
+  /** Milliseconds since the oldest allocation, in debug mode; null otherwise. */
   readonly oldest: number | null;
-  /** The same of the newest. */
+  /** Milliseconds since the newest allocation, in debug mode; null otherwise. */
   readonly newest: number | null;
-  /** The first of them, by index: 8 at most. */
+  /** Indices of the first blocks, at most 8. */
   readonly blocks: readonly number[];
 }
 
-/** A memory source. Figures that a source does not tell are null. */
+/** A memory source. Figures that the source does not have are null. */
 export interface SourceSnapshot {
   /** Number of the source in its thread. */
   readonly id: number;
-  /** The thread that has it. */
+  /** Its thread. */
   readonly thread: number;
   /** Kind of memory: `heap`, `hugetlb`, `vfio`, `qemu`. */
   readonly name: string;
-  /** Bytes of a page. */
+  /** Page size in bytes. */
   readonly pageSize: number;
   /** Bytes taken from the system. */
   readonly committed: number | null;
-  /** Bytes handed out. */
+  /** Bytes allocated to devices. */
   readonly inUse: number | null;
-  /** The most bytes that it may take. */
+  /** Limit in bytes. */
   readonly limit: number | null;
-  /** Mappings that it has in an IOMMU. */
+  /** Mappings in the IOMMU. */
   readonly mappings: number | null;
-  /** Accesses of devices that the IOMMU stopped. */
+  /** Device accesses that the IOMMU blocked. */
   readonly faults: number | null;
 }
 
-/** Calls of `allocWait` that had to wait and ended since `dmapool/observe` was imported, by how long they waited. */
+/** Durations of the waits of `allocWait` that ended since `dmapool/observe` was imported. */
 export interface WaitHistogram {
   /** Upper bounds of the buckets, in milliseconds, ascending. */
   readonly bounds: readonly number[];
-  /** Waits in each bucket; one more than bounds: the last is for longer ones. */
+  /** Waits in each bucket. Has one element more than `bounds`; the last counts longer waits. */
   readonly counts: readonly number[];
-  /** Milliseconds of all of them together. */
+  /** Sum of the durations, in milliseconds. */
   readonly sum: number;
 }
 
-/** A worker of a shared pool; in a pool of one thread that thread, as worker 0. */
+/** A worker of a shared pool. A pool of one thread has one, with number 0. */
 export interface WorkerSnapshot {
-  /** Its number in the pool. */
+  /** Number in the pool. */
   readonly worker: number;
-  /** Number of its thread. */
+  /** Its thread. */
   readonly thread: number;
-  /** `dead`: it ended and is not recovered yet; `lost`: what it holds waits for `reclaim()`. */
+  /** `dead`: it exited and is not recovered yet. `lost`: its allocated blocks wait for `reclaim()`. */
   readonly state: 'attached' | 'attaching' | 'dead' | 'lost';
-  /** Blocks that it holds. */
+  /** Blocks that it has allocated. */
   readonly held: number;
-  /** Free blocks that it keeps for itself. */
+  /** Free blocks in its magazine. */
   readonly cached: number;
   /** Blocks in transit from it. */
   readonly inTransit: number;
-  /** Allocations so far; of another thread as of its last slow call. */
+  /** Allocations so far. For another thread, as of its last slow call. */
   readonly allocations: number;
 }
 
 /** A page of a pool. */
 export interface PageSnapshot {
-  /** Its slot: it holds the blocks `slot * blocksPerPage` and up. */
-  readonly slot: number;
-  /** Its DMA address. */
+  /** Number of the page. Its first block is `page * blocksPerPage`. */
+  readonly page: number;
+  /** DMA address. */
   readonly dma: number;
-  /** A byte for each block, in base64: `state * 64 + worker`, see `BLOCK_STATE`. */
+  /** A byte for each block, in base64: see `BLOCK_STATE`. */
   readonly blocks: string;
 }
 
@@ -121,7 +121,7 @@ export interface PageSnapshot {
 export interface PoolSnapshot extends PoolStatistics {
   /** Number of the pool in its thread. */
   readonly id: number;
-  /** Its name. */
+  /** Name. */
   readonly name: string;
   /** Size as given. */
   readonly size: number;
@@ -135,21 +135,21 @@ export interface PoolSnapshot extends PoolStatistics {
   readonly pageBytes: number;
   /** Blocks of a page. */
   readonly blocksPerPage: number;
-  /** Most blocks that may be allocated; null for no limit. */
+  /** Limit of allocated blocks; null without a limit. */
   readonly maxBlocks: number | null;
-  /** NUMA node that its pages should come from; -1: none in particular. */
+  /** Preferred NUMA node of its pages; -1: any. */
   readonly node: number;
   /** True in debug mode. */
   readonly debug: boolean;
   /** Identifies a shared pool in all threads of the process; null if it is not shared. */
   readonly shared: string | null;
-  /** `destroyed`: it gives no more blocks, and waits for those that are allocated. */
+  /** `destroyed`: allocations fail, and the pool waits for the frees of allocated blocks. */
   readonly state: 'open' | 'destroyed';
-  /** Waits by their time. */
+  /** Durations of ended waits. */
   readonly waitTimes: WaitHistogram;
   /** Its workers. */
   readonly workers: readonly WorkerSnapshot[];
-  /** Its pages, if they were asked for; else null. */
+  /** Its pages if requested; null otherwise. */
   readonly map: readonly PageSnapshot[] | null;
 }
 
@@ -157,19 +157,19 @@ export interface PoolSnapshot extends PoolStatistics {
 export interface DeviceSnapshot {
   /** Number of the device in its thread. */
   readonly id: number;
-  /** The thread that has it. */
+  /** Its thread. */
   readonly thread: number;
-  /** Its name. */
+  /** Name. */
   readonly name: string;
-  /** Its sysfs path. */
+  /** Path in sysfs. */
   readonly path: string;
-  /** The highest address that it reaches. */
+  /** DMA mask: the highest address that the device can access. */
   readonly dmaMask: number;
-  /** Its NUMA node; -1: none in particular. */
+  /** NUMA node; -1: unknown. */
   readonly numaNode: number;
   /** The `id` of its memory source. */
   readonly source: number;
-  /** Bytes of memory that it has. */
+  /** Bytes of coherent memory allocated for it. */
   readonly bytes: number;
   /** Names of its attributes. */
   readonly attributes: readonly string[];
@@ -177,22 +177,22 @@ export interface DeviceSnapshot {
   readonly pools: readonly PoolSnapshot[];
 }
 
-/** What {@link snapshot} returns: plain data for JSON. A later version may add members; other changes raise `version`. */
+/** Result of `snapshot()`, as plain data for JSON. New members may be added; any other change raises `version`. */
 export interface Snapshot {
   /** Always `dmapool-snapshot`. */
   readonly format: 'dmapool-snapshot';
   /** Version of the format. */
-  readonly version: 1;
-  /** When it was taken, in milliseconds since 1970. */
+  readonly version: 2;
+  /** Time of the snapshot, in milliseconds since 1970. */
   readonly time: number;
   /** The process. */
   readonly process: {
     readonly pid: number;
-    /** What it runs: the script's path, or the command. */
+    /** Path of the script, or the command. */
     readonly title: string;
     /** Version of Node. */
     readonly node: string;
-    /** Milliseconds since it started. */
+    /** Milliseconds since the start. */
     readonly uptime: number;
     /** The thread that took the snapshot; 0 is the main thread. */
     readonly thread: number;

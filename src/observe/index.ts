@@ -1,7 +1,8 @@
 /**
- * dmapool/observe: the devices, pools and memory sources of a process, as they are now. `docs/observe.md` is the guide.
+ * dmapool/observe: snapshots, events, metrics and recordings of the devices, pools and memory sources of a process.
+ * `docs/observe.md` is the guide.
  *
- * What was made before this module was imported is not seen.
+ * Only devices and pools that are created after the import of this module are visible.
  *
  * @module dmapool/observe
  * @packageDocumentation

@@ -1,9 +1,9 @@
-/** The figures of a snapshot for Prometheus and whatever reads OpenMetrics. docs/observe.md lists the metrics. */
+/** The figures of a snapshot in the text formats of Prometheus and OpenMetrics. docs/observe.md lists the metrics. */
 import { reading } from '../arguments.ts';
 import { DmaArgumentError } from '../errors.ts';
 import type { DeviceSnapshot, PoolSnapshot, Snapshot, SourceSnapshot, WaitHistogram } from './format.ts';
 
-/** `prometheus`: text format 0.0.4; `openmetrics`: OpenMetrics 1.0. They differ in few lines. */
+/** `prometheus`: text format 0.0.4. `openmetrics`: OpenMetrics 1.0. */
 export type MetricsFormat = 'prometheus' | 'openmetrics';
 
 type Labels = Readonly<Record<string, string | number>>;
@@ -17,38 +17,38 @@ interface Family<T> {
 }
 
 const POOL_FAMILIES: readonly Family<PoolSnapshot>[] = [
-  gauge('active_blocks', 'Blocks that are allocated now.', ({ active }) => active, 'blocks'),
+  gauge('active_blocks', 'Allocated blocks.', ({ active }) => active, 'blocks'),
   gauge('capacity_blocks', 'Blocks in all pages.', ({ blocks }) => blocks, 'blocks'),
-  gauge('limit_blocks', 'Most blocks that may be allocated; absent without a limit.', (p) => p.maxBlocks, 'blocks'),
-  gauge('high_water_blocks', 'Most blocks allocated at one time so far.', ({ highWater }) => highWater, 'blocks'),
+  gauge('limit_blocks', 'Limit of allocated blocks; absent without a limit.', (p) => p.maxBlocks, 'blocks'),
+  gauge('high_water_blocks', 'Highest number of allocated blocks so far.', ({ highWater }) => highWater, 'blocks'),
   gauge('block_size_bytes', 'Bytes of a block.', ({ blockSize }) => blockSize, 'bytes'),
   gauge('pages', 'Pages held from the memory source.', ({ pages }) => pages),
   gauge('memory_bytes', 'Bytes of all pages.', ({ pages, pageBytes }) => pages * pageBytes, 'bytes'),
   gauge('quarantined_blocks', 'Blocks in quarantine.', ({ quarantined }) => quarantined, 'blocks'),
   gauge('in_transit_blocks', 'Blocks in transit between workers.', ({ inTransit }) => inTransit, 'blocks'),
-  gauge('waiting_calls', 'Calls of allocWait that wait now.', ({ waiting }) => waiting),
+  gauge('waiting_calls', 'Calls of allocWait that are waiting.', ({ waiting }) => waiting),
   counter('allocations', 'Allocations.', ({ allocations }) => allocations),
   counter('frees', 'Frees.', ({ frees }) => frees),
   counter('failures', 'Allocations that failed.', ({ failures }) => failures),
-  counter('corruptions', 'Free blocks that were found changed (debug mode).', ({ corrupted }) => corrupted),
+  counter('corruptions', 'Free blocks that were written to (debug mode).', ({ corrupted }) => corrupted),
   counter('waits', 'Calls of allocWait that had to wait.', ({ waits }) => waits),
 ];
 
 const SOURCE_FAMILIES: readonly Family<SourceSnapshot>[] = [
   gauge('source_committed_bytes', 'Bytes taken from the system.', ({ committed }) => committed, 'bytes'),
-  gauge('source_in_use_bytes', 'Bytes handed out to devices.', ({ inUse }) => inUse, 'bytes'),
-  gauge('source_limit_bytes', 'Most bytes that the source may take.', ({ limit }) => limit, 'bytes'),
+  gauge('source_in_use_bytes', 'Bytes allocated to devices.', ({ inUse }) => inUse, 'bytes'),
+  gauge('source_limit_bytes', 'Limit of the memory source in bytes.', ({ limit }) => limit, 'bytes'),
   gauge('source_mappings', 'Mappings in an IOMMU.', ({ mappings }) => mappings),
-  counter('source_faults', 'Accesses of devices that the IOMMU stopped.', ({ faults }) => faults),
+  counter('source_faults', 'Device accesses that the IOMMU blocked.', ({ faults }) => faults),
 ];
 
 const DEVICE_FAMILIES: readonly Family<DeviceSnapshot>[] = [
-  gauge('device_memory_bytes', 'Bytes of memory that the device has.', ({ bytes }) => bytes, 'bytes'),
+  gauge('device_memory_bytes', 'Bytes of coherent memory allocated for the device.', ({ bytes }) => bytes, 'bytes'),
 ];
 
 const WORKER_FAMILIES: readonly Family<PoolSnapshot['workers'][number]>[] = [
-  gauge('worker_held_blocks', 'Blocks that the worker holds.', ({ held }) => held, 'blocks'),
-  gauge('worker_cached_blocks', 'Free blocks that the worker keeps for itself.', ({ cached }) => cached, 'blocks'),
+  gauge('worker_held_blocks', 'Blocks that the worker has allocated.', ({ held }) => held, 'blocks'),
+  gauge('worker_cached_blocks', 'Free blocks in the magazine of the worker.', ({ cached }) => cached, 'blocks'),
 ];
 
 function gauge<T>(name: string, help: string, value: Family<T>['value'], unit?: Family<T>['unit']): Family<T> {
@@ -70,7 +70,7 @@ export const METRICS_TYPE: Readonly<Record<MetricsFormat, string>> = {
  *
  * @param seen The result of `snapshot()`.
  * @param format The text format.
- * @throws `DmaArgumentError` for anything else.
+ * @throws `DmaArgumentError` for an invalid argument.
  *
  * @example
  * ```ts
@@ -119,7 +119,7 @@ function textOf(seen: Snapshot, format: MetricsFormat): string {
   return `${lines.join('\n')}\n`;
 }
 
-/** Names need not be unique, so the pool's number is a label too. */
+/** Includes the pool's number, because names need not be unique. */
 function poolLabels({ path, thread }: DeviceSnapshot, { id, name }: PoolSnapshot): Labels {
   return { device: path, pool: name, id: `${thread}.${id}` };
 }
@@ -131,7 +131,7 @@ function writeFamily<T>(
   all: readonly { readonly of: T; readonly labels: Labels }[],
 ): void {
   const sample = `dmapool_${name}${type === 'counter' ? '_total' : ''}`;
-  // OpenMetrics names a family without the suffix of its samples.
+  // In OpenMetrics the name of a family has no suffix.
   const family = format === 'openmetrics' ? `dmapool_${name}` : sample;
   const samples = all.flatMap(({ of, labels }) => {
     const found = value(of);
@@ -146,7 +146,7 @@ function writeFamily<T>(
 function writeWaits(lines: string[], pools: readonly { readonly pool: PoolSnapshot; readonly labels: Labels }[]): void {
   if (pools.length === 0) return;
   const name = 'dmapool_wait_seconds';
-  lines.push(`# HELP ${name} How long calls of allocWait waited, of those that ended.`, `# TYPE ${name} histogram`);
+  lines.push(`# HELP ${name} Durations of ended waits of allocWait.`, `# TYPE ${name} histogram`);
   for (const { pool, labels } of pools) lines.push(...histogram(name, labels, pool.waitTimes));
 }
 

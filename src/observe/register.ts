@@ -1,9 +1,9 @@
 /**
- * dmapool/observe/register: makes a program observable from outside, without a change to it:
+ * dmapool/observe/register: makes an unchanged program observable from outside:
  * `node --import dmapool/observe/register app.js`. `docs/observe.md` is the guide.
  *
- * The main thread opens a UNIX socket that only its user can use; it goes away with the process. Other threads answer
- * through the main one.
+ * The main thread opens a UNIX socket of mode 0600, and removes it when the process exits. Other threads answer through
+ * the main thread.
  *
  * @module dmapool/observe/register
  * @packageDocumentation
@@ -23,13 +23,13 @@ function openSocket(): void {
     return;
   }
   const path = socketPath(folder, process.pid);
-  // Of an earlier process of that number.
+  // The socket of an earlier process with this number.
   removeSocket(path);
   const server = createObserveServer(new Threads());
   server.on('error', (error) => {
     process.emitWarning(`dmapool: not observable: ${error.message}`);
   });
-  // The folder is private, so that nobody can come before the mode is set.
+  // The folder is private, so no other user can connect before the mode is set.
   const before = process.umask(0o177);
   try {
     server.listen(path, () => {
@@ -42,7 +42,7 @@ function openSocket(): void {
   process.once('exit', () => {
     removeSocket(path);
   });
-  // Sweeps what others left behind.
+  // Removes the sockets of processes that no longer exist.
   void observableProcesses().catch(() => undefined);
 }
 

@@ -1,6 +1,6 @@
 /**
- * The devices and pools of this thread, weakly held, from the import of this module on. It plugs the observer in: of all
- * modules of `dmapool/observe` it is the one with a side effect.
+ * The devices and pools that this thread created since this module was imported, weakly held. This is the only module of
+ * `dmapool/observe` with a side effect: it installs the observer.
  */
 import { type Device, isDevice } from '../device/device.ts';
 import { isPool, openPool } from '../dma-pool.ts';
@@ -9,9 +9,10 @@ import { type ObservedEvent, plugObserver } from '../memory/observer.ts';
 import type { DmaPool } from '../pool/contract.ts';
 import { SharedBackend } from '../shared/backend.ts';
 import { addWaits, bucketOf, readWaits, recordWait, WAIT_BOUNDS, type WaitTimes } from '../shared/wait-times.ts';
-import { publish } from './channels.ts';
+import { sendEvent } from './channels.ts';
+import { moveTaps } from './tap.ts';
 
-/** Objects in the order in which they came. What was collected is dropped whenever the list would double. */
+/** Weakly held objects in the order of creation. Drops collected objects whenever it is about to double. */
 class WeakList<T extends object> {
   #refs: WeakRef<T>[] = [];
   #room = 16;
@@ -43,9 +44,10 @@ const poolList = new WeakList<DmaPool>();
 const waits = new WeakMap<DmaPool, Waits>();
 const poolOf = new WeakMap<object, DmaPool>();
 const ids = new WeakMap<object, number>();
+const poolListeners = new Set<(pool: DmaPool) => void>();
 let lastId = 0;
 
-/** A number that the object has as long as it lives, from 1 up. */
+/** The object's number, from 1 up, unique in this thread. */
 export function idOf(object: object): number {
   const known = ids.get(object);
   if (known !== undefined) return known;
@@ -53,24 +55,32 @@ export function idOf(object: object): number {
   return lastId;
 }
 
-/** The devices that were made since this module was imported, oldest first. */
+/** The devices, oldest first. */
 export function devices(): Device[] {
   return [...deviceList];
 }
 
-/** The pools, oldest first; not those whose memory was given back. */
+/** The pools that have not returned their memory, oldest first. */
 export function pools(): DmaPool[] {
   return [...poolList].filter((pool) => !openPool(pool).backend.gone);
 }
 
-/** What identifies a shared pool in every thread: its first page is no other pool's. Null for a pool of one thread. */
+/** Calls `listener` for each pool that is created or becomes shared. It must not throw. Returns a function that ends this. */
+export function onPool(listener: (pool: DmaPool) => void): () => void {
+  poolListeners.add(listener);
+  return () => {
+    poolListeners.delete(listener);
+  };
+}
+
+/** Identifies a shared pool in every thread, by its first page, which no other pool has. Null for a pool of one thread. */
 export function sharedName(pool: DmaPool): string | null {
   const { backend } = openPool(pool);
   if (!(backend instanceof SharedBackend)) return null;
   return `${pool.device.path} ${pool.name} ${hex(backend.pages.dmaOf(0))}`;
 }
 
-/** Waits of a pool by their time; of a shared pool those of all threads that observe. */
+/** Ended waits of a pool by duration; of a shared pool, those of all threads with an observer. */
 export function waitTimes(pool: DmaPool): WaitTimes {
   const { backend } = openPool(pool);
   if (backend instanceof SharedBackend) return readWaits(backend.control.header);
@@ -99,7 +109,9 @@ function made(what: object): void {
     addWaits(backend.control.header, before);
     before.counts.fill(0);
     before.sum = 0;
+    moveTaps(what);
   }
+  for (const listener of poolListeners) listener(what);
 }
 
 function waiting(backend: object): () => void {
@@ -121,7 +133,7 @@ function waiting(backend: object): () => void {
 
 function event(name: ObservedEvent, backend: object, details: unknown): void {
   const pool = poolOf.get(backend);
-  if (pool !== undefined) publish(name, pool, details);
+  if (pool !== undefined) sendEvent(name, pool, details);
 }
 
 plugObserver({ made, event, waiting });

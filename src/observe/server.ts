@@ -1,14 +1,13 @@
 /**
- * What the socket of a process serves, over HTTP. Every answer is made on the event loop of the program: a program that is
- * blocked answers late.
+ * The HTTP server on the socket of a process. It runs on the event loop of the program, so a blocked program answers late.
  *
  *     GET /snapshot[?blocks=all|ID]      JSON, docs/snapshot.schema.json
  *     GET /pools/ID/holders              JSON
  *     GET /pools/ID/blocks/INDEX         JSON
- *     GET /metrics                       Prometheus's text format, or OpenMetrics where `Accept` says so
- *     GET /events[?interval=MS]          server-sent events: `snapshot` each interval, and what happens in between
- *     GET /trace[?seconds=N&limit=N&pool=ID]  records the pools for so long, and answers with the trace
- *     GET /sys/...                       a device's attribute, in Linux's text
+ *     GET /metrics                       Prometheus's text format, or OpenMetrics if `Accept` names it
+ *     GET /events[?interval=MS]          server-sent events: a snapshot at each interval, and the events of pools
+ *     GET /trace[?seconds=N&limit=N&pool=ID]  records for the given time; the response is the trace
+ *     GET /sys/...                       a device's attribute, in Linux's format
  *
  * ID is THREAD.NUMBER, as in a snapshot.
  */
@@ -16,29 +15,27 @@ import { subscribe, unsubscribe } from 'node:diagnostics_channel';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import type { Duplex } from 'node:stream';
 
-import { DmaExistsError } from '../device/errors.ts';
 import { CHANNELS } from './channels.ts';
-import type { Answers, PoolAddress, Question } from './answers.ts';
+import type { ThreadResults, PoolAddress, ThreadRequest } from './requests.ts';
 import { METRICS_TYPE, metricsText } from './metrics.ts';
-import { type PoolRecorder, recordPool, traceText } from './recorder.ts';
-import { idOf, pools } from './registry.ts';
+import type { RecordingHandle } from './recording.ts';
 import type { DmaPool } from '../pool/contract.ts';
 import type { Snapshot } from './format.ts';
 import type { Threads } from './threads.ts';
 
-/** Bytes of a request's line and headers, and characters of its path. */
+/** Limits of a request: bytes of its line and headers, characters of its path. */
 const MAX_HEADER = 8192;
 const MAX_URL = 2048;
-/** Connections at one time. */
+/** Limit of connections. */
 const MAX_CONNECTIONS = 64;
-/** Milliseconds for which one snapshot serves all that ask. */
+/** Milliseconds during which requests share a snapshot. */
 const FRESH = 100;
-/** Milliseconds between the snapshots of a stream of events. */
+/** Milliseconds between two snapshots of an event stream. */
 const INTERVAL = { least: 100, usual: 1000, most: 3_600_000 } as const;
-/** Events of one kind that a stream gets between two snapshots; more are counted. */
+/** Limit of events of one kind between two snapshots. The rest is only counted. */
 const MOST_EVENTS = 20;
 
-/** An answer that is not 200. */
+/** A response with an error status. */
 class Refusal extends Error {
   readonly status: number;
 
@@ -48,18 +45,18 @@ class Refusal extends Error {
   }
 }
 
-/** The server of this process; not listening yet. */
+/** Creates the server of this process. It does not listen yet. */
 export function createObserveServer(threads: Threads): Server {
   const views = new Views(threads);
   const server = createServer(
     { maxHeaderSize: MAX_HEADER, requestTimeout: 10_000, headersTimeout: 5000, keepAliveTimeout: 5000 },
     (request, response) => {
-      void serve(views, request, response);
+      void serve(threads, views, request, response);
     },
   );
   server.maxConnections = MAX_CONNECTIONS;
   server.on('connection', (socket) => {
-    // A client keeps no program alive.
+    // A client does not keep the program alive.
     socket.unref();
   });
   server.on('clientError', (error: NodeJS.ErrnoException, socket) => {
@@ -70,7 +67,7 @@ export function createObserveServer(threads: Threads): Server {
     const status = error.code === 'HPE_HEADER_OVERFLOW' ? '431 Request Header Fields Too Large' : '400 Bad Request';
     socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`, () => socket.destroy());
   });
-  // Neither another protocol nor a tunnel.
+  // No other protocols and no tunnels.
   for (const event of ['upgrade', 'connect'] as const) {
     server.on(event, (_request: IncomingMessage, socket: Duplex) => {
       socket.end('HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n');
@@ -82,7 +79,12 @@ export function createObserveServer(threads: Threads): Server {
   return server;
 }
 
-async function serve(views: Views, request: IncomingMessage, response: ServerResponse): Promise<void> {
+async function serve(
+  threads: Threads,
+  views: Views,
+  request: IncomingMessage,
+  response: ServerResponse,
+): Promise<void> {
   try {
     checkRequest(request);
     const url = parseUrl(request.url ?? '');
@@ -91,15 +93,15 @@ async function serve(views: Views, request: IncomingMessage, response: ServerRes
       return;
     }
     if (url.pathname === '/trace') {
-      sendTrace(views, recordingOf(url), response);
+      await sendTrace(threads, recordingOf(url), response);
       return;
     }
-    const { type, body } = await answerTo(views, url, request.headers.accept ?? '');
+    const { type, body } = await resultOf(views, url, request.headers.accept ?? '');
     response.writeHead(200, { 'Content-Type': type, 'Cache-Control': 'no-store' });
     response.end(request.method === 'HEAD' ? undefined : body);
   } catch (error) {
     const status = error instanceof Refusal ? error.status : 500;
-    const message = error instanceof Error ? error.message : 'an attribute threw something';
+    const message = error instanceof Error ? error.message : 'an attribute threw a value that is not an error';
     if (response.headersSent) response.destroy();
     else
       response
@@ -109,7 +111,7 @@ async function serve(views: Views, request: IncomingMessage, response: ServerRes
 }
 
 function checkRequest({ headers, method = '', url = '' }: IncomingMessage): void {
-  if (method !== 'GET' && method !== 'HEAD') throw new Refusal(405, `${method} is not known here; use GET`);
+  if (method !== 'GET' && method !== 'HEAD') throw new Refusal(405, `${method} is not supported; use GET`);
   if (url.length > MAX_URL) throw new Refusal(414, `a path has at most ${String(MAX_URL)} characters`);
   if (Number(headers['content-length'] ?? 0) > 0 || headers['transfer-encoding'] !== undefined) {
     throw new Refusal(413, 'a request has no body');
@@ -121,7 +123,7 @@ function parseUrl(url: string): URL {
     try {
       return new URL(`http://socket${url}`);
     } catch {
-      // Below.
+      // Rejected below.
     }
   }
   throw new Refusal(400, 'not a path');
@@ -134,7 +136,7 @@ interface Body {
 
 const json = (value: unknown): Body => ({ type: 'application/json', body: JSON.stringify(value) });
 
-async function answerTo(views: Views, { pathname, searchParams }: URL, accept: string): Promise<Body> {
+async function resultOf(views: Views, { pathname, searchParams }: URL, accept: string): Promise<Body> {
   if (pathname === '/snapshot') {
     const seen = await views.snapshot(blocksOf(searchParams.get('blocks')));
     return { type: 'application/json', body: views.textOf(seen) };
@@ -151,7 +153,7 @@ async function answerTo(views: Views, { pathname, searchParams }: URL, accept: s
   }
   const [, thread, number, what, index] =
     /^\/pools\/(\d{1,9})\.(\d{1,9})\/(holders|blocks)(?:\/(\d{1,10}))?$/.exec(pathname) ?? [];
-  if (thread === undefined) throw new Refusal(404, `${pathname}: not known here`);
+  if (thread === undefined) throw new Refusal(404, `${pathname}: no such path`);
   const pool = Number(number);
   const found =
     what === 'holders' && index === undefined
@@ -171,18 +173,24 @@ function decoded(path: string): string {
   }
 }
 
-/** Null for none, `all`, or a pool. */
+/** Null for no blocks, `all`, or one pool. */
 type Blocks = null | 'all' | PoolAddress;
 
 function blocksOf(text: string | null): Blocks {
   if (text === null) return null;
   if (text === 'all') return 'all';
-  const [, thread, pool] = /^(\d{1,9})\.(\d{1,9})$/.exec(text) ?? [];
-  if (thread === undefined) throw new Refusal(400, 'blocks: all, or a pool as THREAD.NUMBER');
-  return { thread: Number(thread), pool: Number(pool) };
+  const address = poolAddress(text);
+  if (address === null) throw new Refusal(400, 'blocks: all, or a pool as THREAD.NUMBER');
+  return address;
 }
 
-/** Asks the threads; what one client asked serves others for a moment. */
+/** Parses THREAD.NUMBER. */
+function poolAddress(text: string): PoolAddress | null {
+  const [, thread, pool] = /^(\d{1,9})\.(\d{1,9})$/.exec(text) ?? [];
+  return thread === undefined ? null : { thread: Number(thread), pool: Number(pool) };
+}
+
+/** Results of the threads. Keeps each snapshot for {@link FRESH} ms. */
 class Views {
   readonly #threads: Threads;
   readonly #kept = new Map<string, { readonly at: number; readonly seen: Promise<Snapshot> }>();
@@ -202,33 +210,26 @@ class Views {
     return seen;
   }
 
-  /** A snapshot as JSON; made once for all that get it. */
+  /** A snapshot as JSON, serialised once. */
   textOf(seen: Snapshot): string {
     const text = this.#texts.get(seen) ?? JSON.stringify(seen);
     this.#texts.set(seen, text);
     return text;
   }
 
-  /** Has the other workers of shared pools record too. */
-  startRecording(recorders: readonly PoolRecorder[]): void {
-    for (const { pool, handle } of recorders) this.#threads.record(pool, handle);
+  /** The first result that is not null. */
+  async first<K extends ThreadRequest['kind']>(
+    request: ThreadRequest & { readonly kind: K },
+  ): Promise<ThreadResults[K] | null> {
+    return (await this.#threads.request<K>(request)).find((each) => each !== null) ?? null;
   }
 
-  stopRecording(recorders: readonly PoolRecorder[]): void {
-    for (const { pool } of recorders) this.#threads.record(pool, null);
-  }
-
-  /** The first answer that is one. */
-  async first<K extends Question['kind']>(question: Question & { readonly kind: K }): Promise<Answers[K] | null> {
-    return (await this.#threads.ask<K>(question)).find((each) => each !== null) ?? null;
-  }
-
-  /** The answer of one thread. */
-  async of<K extends Question['kind']>(
+  /** The result of one thread. */
+  async of<K extends ThreadRequest['kind']>(
     thread: number,
-    question: Question & { readonly kind: K },
-  ): Promise<Answers[K] | null> {
-    return this.#threads.askOne<K>(thread, question);
+    request: ThreadRequest & { readonly kind: K },
+  ): Promise<ThreadResults[K] | null> {
+    return this.#threads.requestFrom<K>(thread, request);
   }
 }
 
@@ -242,16 +243,17 @@ function intervalOf({ searchParams }: URL): number {
   return value;
 }
 
-/** What is to be recorded. */
+/** A requested recording. */
 interface Recording {
   readonly seconds: number;
   readonly limit: number;
-  /** Null for all. */
-  readonly pool: number | null;
+  /** Null for all pools. */
+  readonly pool: PoolAddress | null;
 }
 
 const SECONDS = { usual: 5, most: 3600 } as const;
-const LIMIT = { least: 64, usual: 65_536, most: 2 ** 24 } as const;
+/** Operations of a recording. A trace of 2^20 operations is within the limits of the trace reader. */
+const LIMIT = { least: 64, usual: 2 ** 18, most: 2 ** 20 } as const;
 
 function recordingOf({ searchParams }: URL): Recording {
   const read = (name: string, usual: number, least: number, most: number): number => {
@@ -263,58 +265,61 @@ function recordingOf({ searchParams }: URL): Recording {
     }
     return value;
   };
-  const pool = /^0\.(\d{1,9})$/.exec(searchParams.get('pool') ?? '')?.[1];
-  if (searchParams.has('pool') && pool === undefined)
-    throw new Refusal(400, 'pool: one of the main thread, as 0.NUMBER');
+  const address = searchParams.get('pool');
+  const pool = address === null ? null : poolAddress(address);
+  if (address !== null && pool === null) throw new Refusal(400, 'pool: a pool as THREAD.NUMBER');
   return {
     seconds: read('seconds', SECONDS.usual, 1, SECONDS.most),
     limit: read('limit', LIMIT.usual, LIMIT.least, LIMIT.most),
-    pool: pool === undefined ? null : Number(pool),
+    pool,
   };
 }
 
-/** Records as long as the client waits, but not longer than it asked for. */
-function sendTrace(views: Views, { seconds, limit, pool }: Recording, response: ServerResponse): void {
-  const wanted = pools().filter((each) => pool === null || idOf(each) === pool);
-  if (wanted.length === 0) throw new Refusal(404, 'the main thread has no such pool');
-  const recorders: PoolRecorder[] = [];
-  const stop = (): void => {
-    for (const recorder of recorders) recorder.stop();
-    views.stopRecording(recorders);
-  };
-  try {
-    for (const each of wanted) recorders.push(recordPool(each, { limit }));
-  } catch (error) {
-    stop();
-    if (error instanceof DmaExistsError) throw new Refusal(409, error.message);
-    throw error;
-  }
-  views.startRecording(recorders);
-  const timer = setTimeout(() => {
-    stop();
-    response.writeHead(200, { 'Content-Type': 'text/plain; charset=utf-8', 'Cache-Control': 'no-store' });
-    response.end(traceText(recorders));
-  }, seconds * 1000);
-  timer.unref();
-  response.on('close', () => {
-    clearTimeout(timer);
-    stop();
+/** Records for the requested time. Ends early, without a result, when the client disconnects. */
+async function sendTrace(threads: Threads, request: Recording, response: ServerResponse): Promise<void> {
+  const only = request.pool === null ? null : await findPool(threads, request.pool);
+  if (response.destroyed) return;
+  if (threads.isRecording) throw new Refusal(409, 'the process is recorded already');
+  threads.record(request.limit, only);
+  let disconnect: () => void = () => undefined;
+  await new Promise<void>((resolve) => {
+    const timer = setTimeout(resolve, request.seconds * 1000);
+    timer.unref();
+    disconnect = () => {
+      clearTimeout(timer);
+      resolve();
+    };
+    response.on('close', disconnect);
   });
+  response.off('close', disconnect);
+  const text = await threads.endRecording();
+  if (response.destroyed) return;
+  response.writeHead(200, { 'Content-Type': 'text/plain; charset=utf-8', 'Cache-Control': 'no-store' });
+  response.end(text);
 }
 
-/** Server-sent events, until the client goes. */
+async function findPool(threads: Threads, { thread, pool }: PoolAddress): Promise<RecordingHandle['only']> {
+  const { devices } = await threads.snapshot(false);
+  for (const device of devices) {
+    const found = device.thread === thread ? device.pools.find(({ id }) => id === pool) : undefined;
+    if (found !== undefined) return { thread, pool, shared: found.shared };
+  }
+  throw new Refusal(404, `no pool ${String(thread)}.${String(pool)}`);
+}
+
+/** Sends events until the client disconnects. */
 function streamEvents(views: Views, interval: number, response: ServerResponse): void {
   response.writeHead(200, { 'Content-Type': 'text/event-stream', 'Cache-Control': 'no-store' });
   const counts = new Map<string, number>();
   let sending = false;
   const sendText = (event: string, data: string): void => {
-    // A client that does not read gets no more until it does.
+    // Drop events for a client that does not read.
     if (response.writableLength < 1 << 20) response.write(`event: ${event}\ndata: ${data}\n\n`);
   };
   const send = (event: string, data: unknown): void => {
     sendText(event, JSON.stringify(data));
   };
-  const look = async (): Promise<void> => {
+  const sendSnapshot = async (): Promise<void> => {
     if (sending) return;
     sending = true;
     try {
@@ -323,7 +328,7 @@ function streamEvents(views: Views, interval: number, response: ServerResponse):
       counts.clear();
       sendText('snapshot', views.textOf(seen));
     } catch {
-      // The next look may do better.
+      // Try again at the next interval.
     } finally {
       sending = false;
     }
@@ -339,11 +344,11 @@ function streamEvents(views: Views, interval: number, response: ServerResponse):
     subscribe(`dmapool:${name}`, listener);
     return [name, listener] as const;
   });
-  const timer = setInterval(() => void look(), interval);
+  const timer = setInterval(() => void sendSnapshot(), interval);
   timer.unref();
   response.on('close', () => {
     clearInterval(timer);
     for (const [name, listener] of listeners) unsubscribe(`dmapool:${name}`, listener);
   });
-  void look();
+  void sendSnapshot();
 }

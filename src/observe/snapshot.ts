@@ -1,4 +1,4 @@
-/** {@link snapshot}: everything that can be seen of the pools of a thread. */
+/** {@link snapshot}: the devices, pools and memory sources of a thread. */
 import { threadId } from 'node:worker_threads';
 
 import { type OptionNames, readOptions } from '../arguments.ts';
@@ -14,23 +14,23 @@ import { SharedBackend } from '../shared/backend.ts';
 import { ATTACHED, DEAD, LOST, MAX_WORKERS, NO_WORKER } from '../shared/layout.ts';
 import { WAIT_BOUNDS } from '../shared/wait-times.ts';
 import { Workers } from '../shared/workers.ts';
-import { countByWorker, openSlots, pageStates } from './blocks.ts';
+import { countByWorker, openPages, pageStates } from './blocks.ts';
 import type { DeviceSnapshot, PoolSnapshot, Snapshot, SourceSnapshot, WorkerSnapshot } from './format.ts';
 import { devices, idOf, pools, sharedName, waitTimes } from './registry.ts';
 
-/** What a snapshot has besides the figures. */
+/** Options of {@link snapshot}. */
 export interface SnapshotOptions {
-  /** Whose pages and blocks: those of all pools, or of one. Default: none. */
+  /** Include the pages and blocks of all pools (true) or of one pool. Default false. */
   readonly blocks?: boolean | DmaPool;
 }
 
 const OPTIONS: OptionNames<SnapshotOptions> = { blocks: true };
 
 /**
- * All devices, pools and memory sources of this thread that were made since `dmapool/observe` was imported. The figures of
- * a shared pool are those of the whole pool, whichever thread asks.
+ * All devices, pools and memory sources that this thread created since it imported `dmapool/observe`. The figures of a
+ * shared pool are those of the whole pool, in every thread.
  *
- * @param options Whether the snapshot has blocks.
+ * @param options Selects the pools whose blocks are included.
  * @throws `DmaArgumentError` for wrong options.
  *
  * @example
@@ -48,14 +48,14 @@ export function snapshot(options: SnapshotOptions = {}): Snapshot {
   for (const device of devices()) byDevice.set(device, []);
   for (const pool of pools()) {
     const of = byDevice.get(pool.device);
-    // A device from before the import.
+    // The device was created before the import.
     if (of === undefined) byDevice.set(pool.device, [pool]);
     else of.push(pool);
   }
   const sources = new Set([...byDevice.keys()].map((device) => device.memory));
   return {
     format: 'dmapool-snapshot',
-    version: 1,
+    version: 2,
     time: Date.now(),
     process: {
       pid: process.pid,
@@ -78,7 +78,7 @@ function sourceSnapshot(source: CoherentAllocator): SourceSnapshot {
       const value = figures[name];
       return typeof value === 'number' && value >= 0 ? value : null;
     } catch {
-      // The source is the user's code.
+      // The source is user code.
       return null;
     }
   };
@@ -110,7 +110,7 @@ function deviceSnapshot(device: Device, of: readonly DmaPool[], blocks: Snapshot
   };
 }
 
-/** One pool, with its pages and blocks if `blocks` says so. */
+/** @param blocks Include the pages and blocks. */
 export function poolSnapshot(pool: DmaPool, blocks: boolean): PoolSnapshot {
   const inside = openPool(pool);
   const { backend, geometry, maxBlocks, modes, name, node } = inside;
@@ -134,10 +134,10 @@ export function poolSnapshot(pool: DmaPool, blocks: boolean): PoolSnapshot {
     waitTimes: { bounds: WAIT_BOUNDS, counts: [...counts], sum },
     workers: workersOf(pool, statistics),
     map: blocks
-      ? openSlots(inside).map((slot) => ({
-          slot,
-          dma: backend.pages.dmaOf(slot * geometry.blocksPerPage),
-          blocks: Buffer.from(pageStates(inside, slot).buffer).toString('base64'),
+      ? openPages(inside).map((page) => ({
+          page,
+          dma: backend.pages.dmaOf(page * geometry.blocksPerPage),
+          blocks: Buffer.from(pageStates(inside, page).buffer).toString('base64'),
         }))
       : null,
   };
@@ -187,7 +187,7 @@ const STATES: ReadonlyMap<number, WorkerSnapshot['state']> = new Map([
   [LOST, 'lost'],
 ]);
 
-/** The pool of this thread with that number. @throws {@link DmaArgumentError} if there is none. */
+/** The pool of this thread with this number. @throws {@link DmaArgumentError} if there is none. */
 export function poolById(id: number): DmaPool {
   const found = pools().find((pool) => idOf(pool) === id);
   if (found === undefined) throw new DmaArgumentError('pool', id, 'the id of a pool in the snapshot');

@@ -1,4 +1,4 @@
-/** Where the sockets of observable processes are: in a folder that nobody else can read. */
+/** The sockets of observable processes, in a folder that other users can't enter. */
 import { existsSync, lstatSync, mkdirSync, readdirSync, unlinkSync } from 'node:fs';
 import { createConnection } from 'node:net';
 import { tmpdir } from 'node:os';
@@ -6,11 +6,11 @@ import { join } from 'node:path';
 
 import { checkInteger } from '../arguments.ts';
 
-/** The longest path that a UNIX socket can have, in bytes (`sun_path`, less the zero at its end). */
+/** Limit of the path of a UNIX socket in bytes (`sun_path` without the final zero). */
 const MAX_PATH = 107;
 const NAME = /^dmapool-([1-9][0-9]{0,9})[.]sock$/;
 
-/** Where sockets may be, best first: `XDG_RUNTIME_DIR`, and `dmapool-UID` in the temporary directory. */
+/** Folders for sockets, preferred first: `XDG_RUNTIME_DIR`, and `dmapool-UID` in the temporary directory. */
 function candidates(): string[] {
   const runtime = process.env['XDG_RUNTIME_DIR'] ?? '';
   return [...(runtime === '' ? [] : [runtime]), temporaryFolder()];
@@ -20,12 +20,12 @@ function temporaryFolder(): string {
   return join(tmpdir(), `dmapool-${String(process.getuid?.() ?? 0)}`);
 }
 
-/** The folder for a new socket, made if it is not there; null if there is none that is this user's alone. */
+/** The folder for a new socket, created if needed; null if no folder is private to this user. */
 export function makeSocketFolder(): string | null {
   try {
     mkdirSync(temporaryFolder(), { mode: 0o700 });
   } catch {
-    // It is there already, or is not private below.
+    // It exists, or `isPrivate` rejects it.
   }
   return candidates().find((folder) => isPrivate(folder) && fits(folder)) ?? null;
 }
@@ -34,7 +34,7 @@ function fits(folder: string): boolean {
   return Buffer.byteLength(socketPath(folder, 2 ** 31)) <= MAX_PATH;
 }
 
-/** True for a folder of this user's that no other user can enter; a link is none. */
+/** True for a directory, not a link, that this user owns and other users can't enter. */
 function isPrivate(folder: string): boolean {
   try {
     const found = lstatSync(folder);
@@ -50,8 +50,8 @@ export function socketPath(folder: string, pid: number): string {
 }
 
 /**
- * Numbers of this user's processes that run with `dmapool/observe/register`, ascending. Sockets that processes left behind
- * are removed.
+ * Process numbers of this user's processes that run with `dmapool/observe/register`, ascending. Removes the sockets of
+ * processes that no longer exist.
  *
  * @example
  * ```ts
@@ -72,12 +72,12 @@ export async function observableProcesses(): Promise<number[]> {
 }
 
 /**
- * The UNIX socket of a process that runs with `dmapool/observe/register`. It speaks HTTP; `docs/observe.md` says what it
- * serves.
+ * Path of the UNIX socket of a process that runs with `dmapool/observe/register`. It serves HTTP; `docs/observe.md` lists
+ * the paths.
  *
- * @param pid Number of the process.
- * @returns Null if there is none of this user's.
- * @throws `DmaArgumentError` for what is no process number.
+ * @param pid Process number, 1 or more.
+ * @returns Null if this user has no such process.
+ * @throws `DmaArgumentError` for an invalid process number.
  *
  * @example
  * ```ts
@@ -94,7 +94,7 @@ export function processSocket(pid: number): string | null {
   );
 }
 
-/** True if somebody listens there; false, and the socket is removed, if it was left behind. */
+/** True if a process listens on the socket. Removes the socket of a process that no longer exists. */
 async function answers(folder: string, pid: number): Promise<boolean> {
   const path = socketPath(folder, pid);
   return new Promise((resolve) => {
@@ -104,7 +104,7 @@ async function answers(folder: string, pid: number): Promise<boolean> {
       resolve(true);
     });
     socket.once('error', (error: NodeJS.ErrnoException) => {
-      // Full of waiting connections: the process is busy.
+      // The queue of connections is full: the process is busy.
       if (error.code === 'EAGAIN') {
         resolve(true);
         return;
@@ -115,11 +115,11 @@ async function answers(folder: string, pid: number): Promise<boolean> {
   });
 }
 
-/** Removes a socket, if it is there. */
+/** Removes a socket, if it exists. */
 export function removeSocket(path: string): void {
   try {
     unlinkSync(path);
   } catch {
-    // Gone already.
+    // It does not exist.
   }
 }

@@ -1,106 +1,102 @@
 /**
- * One process, many threads: the main thread asks the others for what is theirs, over a BroadcastChannel.
+ * One process, many threads: the main thread sends requests to the others, over a BroadcastChannel.
  *
- *     main ---- { ask, question } ----> every worker that loaded dmapool/observe/register
- *     main <--- { ask, thread, answer }
+ *     main ---- request ----> every worker that loaded dmapool/observe/register
+ *     main <--- result ------
  *
- * A thread that is blocked answers late: it is left out of answers then, until it speaks again.
+ * A blocked thread misses the timeout. Later requests do not wait for it until it has answered one.
  */
 import { BroadcastChannel, threadId } from 'node:worker_threads';
 
-import { answer, type Answers, type PoolAddress, type Question } from './answers.ts';
-import { DmaExistsError } from '../device/errors.ts';
-import type { DmaPool } from '../pool/contract.ts';
+import { execute, type ThreadResults, type PoolAddress, type ThreadRequest } from './requests.ts';
 import type { DeviceSnapshot, Snapshot } from './format.ts';
-import { type PoolRecorder, type RecorderHandle, recordPool } from './recorder.ts';
-import { pools, sharedName } from './registry.ts';
+import { createRing } from './recorder.ts';
+import { beginRecording, joinRecording, type PoolInRecording, type RecordingHandle } from './recording.ts';
+import { GONE, type PoolEnd, type TracePool, traceText } from './trace-text.ts';
+import type { OperationRing } from './ring.ts';
 
 const NAME = 'dmapool:observe';
 /** Milliseconds that a thread has to answer. */
-const PATIENCE = 150;
+const TIMEOUT = 150;
+/** The same at the end of a recording, which visits each block. */
+const END_TIMEOUT = 2000;
 
 type Message =
   | { readonly hello: number }
   | { readonly bye: number }
   | { readonly who: true }
-  | { readonly ask: number; readonly question: Question & { readonly of?: number } }
-  | { readonly record: string; readonly handle: RecorderHandle | null }
-  | { readonly answered: number; readonly thread: number; readonly answer: unknown };
+  | { readonly request: number; readonly what: ThreadRequest & { readonly of?: number } }
+  | { readonly record: RecordingHandle }
+  | { readonly recorded: PoolInRecording }
+  | { readonly done: number; readonly thread: number; readonly result: unknown };
 
-/** In a worker: answers the main thread, as long as the thread lives; keeps it not alive. */
+/** In a worker: results the main thread. Does not keep the thread alive. */
 export function answerMainThread(): void {
   const channel = new BroadcastChannel(NAME);
-  const say = (message: Message): void => {
+  const send = (message: Message): void => {
     channel.postMessage(message);
   };
-  const recorders = new Map<string, PoolRecorder>();
+  const announce = (recorded: PoolInRecording): void => {
+    send({ recorded });
+  };
   channel.onmessage = ({ data }: { data: unknown }): void => {
     const message = data as Message;
-    if ('who' in message) say({ hello: threadId });
-    if ('record' in message) takePart(recorders, message.record, message.handle);
-    if (!('ask' in message) || (message.question.of ?? threadId) !== threadId) return;
-    let answered: unknown = null;
+    if ('who' in message) send({ hello: threadId });
+    if ('record' in message) beginRecording(message.record, announce);
+    if (!('request' in message) || (message.what.of ?? threadId) !== threadId) return;
+    let result: unknown = null;
     try {
-      answered = answer(message.question);
+      result = execute(message.what);
     } catch {
-      // An attribute is the user's code.
+      // An attribute is user code.
     }
-    say({ answered: message.ask, thread: threadId, answer: answered });
+    send({ done: message.request, thread: threadId, result });
   };
   (channel as unknown as { unref(): void }).unref();
   process.once('exit', () => {
-    say({ bye: threadId });
+    send({ bye: threadId });
   });
-  say({ hello: threadId });
-}
-
-/** Starts or ends this thread's part in the recording of a shared pool. */
-function takePart(recorders: Map<string, PoolRecorder>, shared: string, handle: RecorderHandle | null): void {
-  recorders.get(shared)?.stop();
-  recorders.delete(shared);
-  const pool = handle === null ? undefined : pools().find((each) => sharedName(each) === shared);
-  if (handle === null || pool === undefined) return;
-  try {
-    recorders.set(shared, recordPool(pool, { join: handle }));
-  } catch (error) {
-    // The program records it itself.
-    if (!(error instanceof DmaExistsError)) throw error;
-  }
+  send({ hello: threadId });
+  joinRecording(announce);
 }
 
 interface Pending {
   readonly missing: Set<number>;
-  readonly answers: unknown[];
+  readonly results: unknown[];
   readonly done: () => void;
 }
 
-/** In the main thread: asks all threads. */
+/** In the main thread: sends requests to all threads. */
 export class Threads {
   readonly #channel = new BroadcastChannel(NAME);
-  /** Threads that are expected to answer at once. */
+  /** Threads that answered the last request in time. */
   readonly #prompt = new Set<number>();
   readonly #pending = new Map<number, Pending>();
-  #asked = 0;
+  #requests = 0;
+  /** Pools of the recording in progress, by number. A pool is announced again when it becomes shared. */
+  #recorded = new Map<number, PoolInRecording>();
+  #ring: OperationRing | null = null;
 
   constructor() {
     this.#channel.onmessage = ({ data }: { data: unknown }): void => {
-      this.#hear(data as Message);
+      this.#receive(data as Message);
     };
     (this.#channel as unknown as { unref(): void }).unref();
     this.#channel.postMessage({ who: true } satisfies Message);
   }
 
-  #hear(message: Message): void {
+  #receive(message: Message): void {
     if ('hello' in message) this.#prompt.add(message.hello);
+    if ('recorded' in message) this.#recorded.set(message.recorded.number, message.recorded);
     if ('bye' in message) {
       this.#prompt.delete(message.bye);
       for (const pending of this.#pending.values()) this.#tick(pending, message.bye);
     }
-    if (!('answered' in message)) return;
+    if (!('done' in message)) return;
     this.#prompt.add(message.thread);
-    const pending = this.#pending.get(message.answered);
+    const pending = this.#pending.get(message.done);
     if (pending === undefined) return;
-    pending.answers.push(message.answer);
+    pending.results.push(message.result);
     this.#tick(pending, message.thread);
   }
 
@@ -109,58 +105,119 @@ export class Threads {
     if (pending.missing.size === 0) pending.done();
   }
 
-  /** The answers of all threads, this one's first; of those that answer in time. */
-  async ask<K extends Question['kind']>(question: Question & { readonly kind: K }): Promise<Answers[K][]> {
-    const own = answer<K>(question);
-    return [own, ...(await this.#askOthers<K>(question, new Set(this.#prompt)))];
+  /** The results of all threads that answer in time, this thread's first. */
+  async request<K extends ThreadRequest['kind']>(
+    what: ThreadRequest & { readonly kind: K },
+    timeout: number = TIMEOUT,
+  ): Promise<ThreadResults[K][]> {
+    const own = execute<K>(what);
+    return [own, ...(await this.#requestFromOthers<K>(what, new Set(this.#prompt), timeout))];
   }
 
-  /** The answer of one thread; null if it does not answer. */
-  async askOne<K extends Question['kind']>(
+  /** The result of one thread; null if it does not answer. */
+  async requestFrom<K extends ThreadRequest['kind']>(
     thread: number,
-    question: Question & { readonly kind: K },
-  ): Promise<Answers[K] | null> {
-    if (thread === threadId) return answer<K>(question);
+    what: ThreadRequest & { readonly kind: K },
+  ): Promise<ThreadResults[K] | null> {
+    if (thread === threadId) return execute<K>(what);
     if (!this.#prompt.has(thread)) return null;
-    const [found] = await this.#askOthers<K>({ ...question, of: thread }, new Set([thread]));
+    const [found] = await this.#requestFromOthers<K>({ ...what, of: thread }, new Set([thread]), TIMEOUT);
     return found ?? null;
   }
 
-  async #askOthers<K extends Question['kind']>(
-    question: Question & { readonly of?: number },
+  async #requestFromOthers<K extends ThreadRequest['kind']>(
+    what: ThreadRequest & { readonly of?: number },
     missing: Set<number>,
-  ): Promise<Answers[K][]> {
-    if (missing.size === 0) return [];
-    const ask = ++this.#asked;
-    const answers: unknown[] = [];
+    timeout: number,
+  ): Promise<ThreadResults[K][]> {
+    const request = ++this.#requests;
+    // Posted even if no answer is expected: a blocked thread executes it later.
+    if (missing.size === 0) {
+      this.#channel.postMessage({ request, what } satisfies Message);
+      return [];
+    }
+    const results: unknown[] = [];
     await new Promise<void>((resolve) => {
       const timer = setTimeout(() => {
-        // Asked again all the same, but not waited for.
         for (const thread of missing) this.#prompt.delete(thread);
         resolve();
-      }, PATIENCE);
+      }, timeout);
       const done = (): void => {
         clearTimeout(timer);
         resolve();
       };
-      this.#pending.set(ask, { missing, answers, done });
-      this.#channel.postMessage({ ask, question } satisfies Message);
+      this.#pending.set(request, { missing, results, done });
+      this.#channel.postMessage({ request, what } satisfies Message);
     });
-    this.#pending.delete(ask);
-    return answers as Answers[K][];
+    this.#pending.delete(request);
+    return results.filter((each) => each !== null) as ThreadResults[K][];
   }
 
-  /** Has the other workers of a shared pool take part in its recording; null: no longer. */
-  record(pool: DmaPool, handle: RecorderHandle | null): void {
-    const record = sharedName(pool);
-    if (record !== null) this.#channel.postMessage({ record, handle } satisfies Message);
+  /** True while {@link record} is in progress. */
+  get isRecording(): boolean {
+    return this.#ring !== null;
   }
 
-  /** One snapshot of the whole process. A pool that several threads share is there once. */
+  /** Records the pools of all threads from now on. At most one recording is in progress. */
+  record(limit: number, only: RecordingHandle['only']): void {
+    const ring = createRing(limit);
+    const handle: RecordingHandle = { buffer: ring.buffer, limit: ring.places, only };
+    this.#ring = ring;
+    this.#recorded = new Map();
+    beginRecording(
+      handle,
+      (pool) => {
+        this.#recorded.set(pool.number, pool);
+      },
+      ring,
+    );
+    this.#channel.postMessage({ record: handle } satisfies Message);
+  }
+
+  /** Ends the recording in all threads. Returns it as a trace. */
+  async endRecording(): Promise<string> {
+    const ring = this.#ring;
+    if (ring === null) throw new Error('no recording is in progress');
+    ring.end();
+    try {
+      const ends = await this.request({ kind: 'end-recording' }, END_TIMEOUT);
+      return recordingText(ring, [...this.#recorded.values()], new Map(ends.flatMap((each) => [...each])));
+    } finally {
+      this.#ring = null;
+    }
+  }
+
+  /** A snapshot of the whole process. A pool that several threads share occurs once. */
   async snapshot(blocks: boolean | PoolAddress): Promise<Snapshot> {
-    const [own, ...others] = await this.ask<'snapshot'>({ kind: 'snapshot', blocks });
+    const [own, ...others] = await this.request<'snapshot'>({ kind: 'snapshot', blocks });
     return merge(own!, others);
   }
+}
+
+/** The trace of a recording. The numbers that threads gave to one shared pool become one pool. */
+function recordingText(
+  ring: OperationRing,
+  recorded: readonly PoolInRecording[],
+  ends: ReadonlyMap<number, PoolEnd>,
+): string {
+  const pools: TracePool[] = [];
+  const positions = new Map<number, number>();
+  const shared = new Map<string, number>();
+  for (const pool of [...recorded].sort((a, b) => a.number - b.number)) {
+    const end = ends.get(pool.number) ?? GONE;
+    const known = pool.shared === null ? undefined : shared.get(pool.shared);
+    const position = known ?? pools.length;
+    positions.set(pool.number, position);
+    if (pool.shared !== null) shared.set(pool.shared, position);
+    if (known === undefined) pools.push({ ...pool, end });
+    // A thread that left the pool has no state of it.
+    else if (pools[known]!.end.gone) pools[known] = { ...pools[known]!, end };
+  }
+  const entries = ring.read().flatMap((entry) => {
+    const pool = positions.get(entry.pool);
+    return pool === undefined ? [] : [{ ...entry, pool }];
+  });
+  return traceText(pools, entries, Math.max(0, ring.total - ring.places));
 }
 
 function merge(own: Snapshot, others: readonly Snapshot[]): Snapshot {
@@ -169,7 +226,7 @@ function merge(own: Snapshot, others: readonly Snapshot[]): Snapshot {
   const firstOnly = (device: DeviceSnapshot): DeviceSnapshot[] => {
     const pools = device.pools.filter((pool) => pool.shared === null || !shared.has(pool.shared));
     for (const pool of pools) if (pool.shared !== null) shared.add(pool.shared);
-    // What a worker made to attach is no device of the process's.
+    // A device that a worker created only to attach is not a device of the process.
     return pools.length === 0 && device.pools.length > 0 ? [] : [{ ...device, pools }];
   };
   const devices = [own, ...others].flatMap((each) => each.devices.flatMap(firstOnly));

@@ -74,6 +74,8 @@ export interface TraceAlloc extends EventBase {
   readonly enter: number;
   /** Nanoseconds from `time` to the return of the call. */
   readonly leave: number;
+  /** Number of the call's site, 1 or more; the header's field `site N` has its text. Absent without sites. */
+  readonly site?: number;
 }
 
 /** A block was freed. */
@@ -94,6 +96,8 @@ export interface TraceFree extends EventBase {
   readonly inUse: number;
   /** Nanoseconds from the call to `time`. */
   readonly enter: number;
+  /** Number of the call's site, as above. */
+  readonly site?: number;
 }
 
 /** A pool was destroyed. */

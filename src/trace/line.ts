@@ -26,6 +26,9 @@ const FIELDS = {
 
 type EventType = keyof typeof FIELDS;
 
+/** Events that may have one more field: the number of the call's site. */
+const WITH_SITE: ReadonlySet<EventType> = new Set(['alloc', 'free']);
+
 /** Replaces the numbers of a failed allocation. */
 const NONE = '-1';
 
@@ -64,7 +67,7 @@ class LineParser {
     this.#type = type;
     this.#fields = fields;
     const names = FIELDS[type];
-    if (fields.length !== names.length) {
+    if (fields.length !== names.length && !(fields.length === names.length + 1 && WITH_SITE.has(type))) {
       const expected = `${String(names.length)} fields of ${type} (${names.join(' ')})`;
       throw new DmaTraceError(file, line.number, expected, `${String(fields.length)} fields: ${quote(line.text)}`);
     }
@@ -100,6 +103,7 @@ class LineParser {
           dma: this.#hex(7),
           inUse: this.#decimal(8),
           enter: this.#decimal(9),
+          ...this.#site(),
         };
       case 'destroy':
         return { type: 'destroy', ...base, pool: this.#decimal(3) };
@@ -133,7 +137,13 @@ class LineParser {
       gfp: this.#hex(10),
       enter: this.#decimal(11),
       leave: this.#decimal(12),
+      ...this.#site(),
     };
+  }
+
+  #site(): { site?: number } {
+    const index = FIELDS[this.#type].length;
+    return index < this.#fields.length ? { site: this.#positive(index) } : {};
   }
 
   #text(index: number): string {
@@ -175,7 +185,7 @@ class LineParser {
   }
 
   #wrong(index: number, expected: string): DmaTraceError {
-    const name = FIELDS[this.#type][index] ?? '';
+    const name = FIELDS[this.#type][index] ?? 'site';
     const found = quote(this.#fields[index] ?? '');
     return new DmaTraceError(this.#file, this.#line.number, `${expected} for ${name} of ${this.#type}`, found);
   }

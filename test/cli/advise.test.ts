@@ -4,13 +4,14 @@ import type { PoolAdvice } from '../../src/cli/advice.ts';
 import { SMALL, tracePath } from '../trace/hand-made.ts';
 import { runCli, withFiles } from './run-cli.ts';
 
-/** What a reader of the trace says of a pool; written from the figures of `dmapool replay`, before the command was run. */
+/** The advice for a pool, derived by hand from the figures of `dmapool replay` before the command was run. */
 interface Answer {
   readonly trace: string;
   readonly device: string;
   readonly pool: string;
-  /** Null: right as it is. Of the tool: undefined where a pool is the right one. */
+  /** Undefined if a pool is the right tool. */
   readonly tool?: RegExp;
+  /** Null for no change. */
   readonly geometry: RegExp | null;
   readonly waste: RegExp;
   readonly limit: number;
@@ -18,7 +19,7 @@ interface Answer {
 }
 
 const ANSWERS: readonly Answer[] = [
-  // One block of 36 memory pages, one at a time: no pool is needed.
+  // One block of 36 memory pages, one at a time: a pool is not needed.
   {
     trace: 'e100',
     device: '0000:00:02.0',
@@ -29,7 +30,7 @@ const ANSWERS: readonly Answer[] = [
     limit: 2,
     reserve: 1,
   },
-  // 42 blocks of 96 bytes leave 64 bytes. 47 at most, taken 6,639 times: two pages at the start, and none in traffic.
+  // 42 blocks of 96 bytes leave 64 bytes. The peak is 47 in 6,639 allocations: reserve two pages.
   {
     trace: 'ehci',
     device: '0000:00:02.0',
@@ -39,7 +40,7 @@ const ANSWERS: readonly Answer[] = [
     limit: 84,
     reserve: 47,
   },
-  // 12 allocations for 9 blocks: taken when the disks are found, and kept.
+  // 12 allocations for 9 blocks, at probe: no reserve.
   {
     trace: 'ehci',
     device: '0000:00:02.0',
@@ -49,7 +50,7 @@ const ANSWERS: readonly Answer[] = [
     limit: 42,
     reserve: null,
   },
-  // All 999 are taken at probe, once.
+  // All 999 blocks are allocated once, at probe.
   {
     trace: 'megasas',
     device: '0000:00:02.0',
@@ -68,7 +69,7 @@ const ANSWERS: readonly Answer[] = [
     limit: 1280,
     reserve: null,
   },
-  // 2112 bytes are 33 entries of 64: one entry less, and two would fit. Half of each page is unused.
+  // 2112 bytes are 33 entries of 64 bytes. With 32 entries, a page would hold two blocks. Half of each page is unused.
   {
     trace: 'xhci',
     device: '0000:00:02.0',
@@ -108,7 +109,7 @@ const ANSWERS: readonly Answer[] = [
     limit: 192,
     reserve: 143,
   },
-  // Two to a page, three at most, six allocations.
+  // Two blocks per page, a peak of three, six allocations.
   {
     trace: 'usb-iso',
     device: '0000:00:02.0',
@@ -121,7 +122,7 @@ const ANSWERS: readonly Answer[] = [
 ];
 
 for (const answer of ANSWERS) {
-  test(`advice for ${answer.pool} of ${answer.trace} is what a reader of the trace would say`, async () => {
+  test(`advice for ${answer.pool} of ${answer.trace} equals the answer by hand`, async () => {
     const { code, out, err } = await runCli(['advise', tracePath(`6.1/${answer.trace}.trace.gz`), '--json']);
     assert.deepEqual([code, err], [0, '']);
     const found = (JSON.parse(out) as PoolAdvice[]).find(
@@ -144,7 +145,7 @@ for (const answer of ANSWERS) {
   });
 }
 
-test('a block that is never freed is named, with how many there are', async () => {
+test('blocks that are never freed are counted, and named by site if the trace has sites', async () => {
   const line = (...fields: readonly (string | number)[]): string => fields.join('\t');
   const lines = [
     line(0, 0, 'create', 0, 'eth0', 'rx', 64, 0, 0, 64, 4096, 4096),
@@ -154,15 +155,21 @@ test('a block that is never freed is named, with how many there are', async () =
       line(3, 0, 'free', 0, 1, 0, 64, 1040, 1, 0),
     ]).flat(),
   ];
-  await withFiles({ 'x.trace': `${lines.join('\n')}\n` }, async (path) => {
-    const { code, out } = await runCli(['advise', path('x.trace')]);
-    assert.equal(code, 0);
-    assert.match(out, /holder .*holders\(pool\)/);
-    assert.match(out, /1 block allocated in the first quarter of the trace is never freed/);
+  const [create = '', first = '', ...rest] = lines;
+  const withSite = ['#dma_pool-trace v1', '#site 1\topen (driver.ts:12:5)', create, `${first}\t1`, ...rest];
+  const texts = { 'x.trace': `${lines.join('\n')}\n`, 'sites.trace': `${withSite.join('\n')}\n` };
+  await withFiles(texts, async (path) => {
+    for (const name of Object.keys(texts)) {
+      const { code, out } = await runCli(['advise', path(name)]);
+      assert.equal(code, 0);
+      assert.match(out, /holder .*holders\(pool\)/);
+      assert.match(out, /1 block allocated in the first quarter of the trace is never freed/);
+      assert.equal(out.includes('; 1 at open (driver.ts:12:5)'), name === 'sites.trace');
+    }
   });
 });
 
-test('advise says what is wrong with a file or a process', async () => {
+test('advise reports errors of files and processes', async () => {
   assert.match((await runCli(['advise', '/nonexistent'])).err, /^dmapool: \/nonexistent: no such file or directory\n$/);
   assert.match((await runCli(['advise', '4194304'])).err, /^dmapool: process 4194304 can't be observed/);
   await withFiles({ 'x.trace': SMALL.join('\n').replace('create', 'creates') }, async (path) => {

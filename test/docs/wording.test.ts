@@ -14,12 +14,6 @@ import { root } from './entry-points.ts';
 /** Files and folders that have not been rewritten yet. Remove an entry when its folder is done. */
 const NOT_COVERED: readonly string[] = [
   'scripts/vm/',
-  'src/cli/advice.ts',
-  'src/cli/observed.ts',
-  'src/cli/web.ts',
-  'src/observe/',
-  'test/cli/advise.test.ts',
-  'test/observe/',
   'test/oracle/',
   'test/vm/',
 ];
@@ -28,6 +22,8 @@ const NOT_COVERED: readonly string[] = [
 const ALLOWED: readonly { readonly file: string; readonly text: string }[] = [
   // This list of words itself.
   { file: 'test/docs/wording.test.ts', text: '' },
+  // The method of Node's diagnostics channels.
+  { file: 'src/observe/channels.ts', text: 'publish' },
 ];
 
 /** `comment`: comments of sources; `prose`: documents; `text`: strings of sources; `name`: parts of identifiers. */

@@ -6,38 +6,38 @@ import type { ChannelMessages } from 'dmapool/observe';
 import { sharePool } from 'dmapool/shared';
 import { quietDevice } from './fixture.ts';
 
-/** Messages on a channel while `action` runs. */
+/** The messages on a channel while `action` runs. */
 function messages<K extends keyof ChannelMessages>(name: K, action: () => void): ChannelMessages[K][] {
-  const heard: ChannelMessages[K][] = [];
-  const listener = (message: unknown): void => void heard.push(message as ChannelMessages[K]);
+  const received: ChannelMessages[K][] = [];
+  const listener = (message: unknown): void => void received.push(message as ChannelMessages[K]);
   subscribe(`dmapool:${name}`, listener);
   try {
     action();
   } finally {
     unsubscribe(`dmapool:${name}`, listener);
   }
-  return heard;
+  return received;
 }
 
-test('page: each page that comes and goes', () => {
+test('page: each page that is taken or returned', () => {
   const pool = DmaPool.create('pages', quietDevice(), { size: 2048 });
   const came = messages('page', () => {
     pool.reserve(4);
   });
   assert.deepEqual(came, [
-    { pool, opened: true, slot: 0 },
-    { pool, opened: true, slot: 1 },
+    { pool, opened: true, page: 0 },
+    { pool, opened: true, page: 1 },
   ]);
   const went = messages('page', () => {
     pool.trim();
   });
-  assert.deepEqual(went.map(({ opened, slot }) => [opened, slot]).sort(), [
+  assert.deepEqual(went.map(({ opened, page }) => [opened, page]).sort(), [
     [false, 0],
     [false, 1],
   ]);
 });
 
-test('exhausted: why there is no block', () => {
+test('exhausted: the reason', () => {
   const pool = DmaPool.create('empty', quietDevice(), { size: 2048, maxBlocks: 1 });
   const reasons = messages('exhausted', () => {
     pool.tryAlloc({ grow: false });
@@ -47,27 +47,27 @@ test('exhausted: why there is no block', () => {
   assert.deepEqual(reasons, ['no-free-block', 'limit']);
 });
 
-test('corrupted: which block, and where', () => {
+test('corrupted: index and address', () => {
   const pool = DmaPool.create('late', quietDevice(), { size: 64, debug: true });
   const block = pool.alloc();
   const { bytes, dma, index } = block;
   block.free();
   bytes[0] = 1;
-  const heard = messages('corrupted', () => {
+  const received = messages('corrupted', () => {
     pool.alloc();
   });
-  assert.deepEqual(heard, [{ pool, index, dma }]);
+  assert.deepEqual(received, [{ pool, index, dma }]);
 });
 
-test('leak: how many blocks at destroy, of a shared pool too', () => {
+test('leak: the number of blocks at destroy, also of a shared pool', () => {
   for (const share of [false, true]) {
     const pool = DmaPool.create('leaky', quietDevice(), { size: 64, maxBlocks: 8 });
     if (share) sharePool(pool);
     pool.allocIndexBulk(new Int32Array(3));
-    const heard = messages('leak', () => {
+    const received = messages('leak', () => {
       pool.destroy();
     });
-    assert.deepEqual(heard, [{ pool, blocks: 3 }]);
+    assert.deepEqual(received, [{ pool, blocks: 3 }]);
   }
 });
 

@@ -1,4 +1,4 @@
-/** `dmapool ps`, `cat`, `metrics`, `top` and `web` as a person uses them. */
+/** `dmapool ps`, `cat`, `metrics`, `top` and `web`, as a user runs them. */
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn, spawnSync } from 'node:child_process';
 import { request } from 'node:http';
@@ -54,7 +54,7 @@ test('ps lists the process, as a table and as JSON', () => {
   assert.equal(document!['pools'], 2);
 });
 
-test('cat prints what sysfs would', () => {
+test('cat prints the text that sysfs has', () => {
   const text = 'poolinfo - 0.1\nqtd                50   84   96  2\nrx                  5    6 2048  3\n';
   const path = '/sys/devices/0000:00:09.0/pools';
   assert.deepEqual(run('cat', pid(), path), { code: 0, out: text, err: '' });
@@ -67,7 +67,7 @@ test('cat prints what sysfs would', () => {
   assert.equal(run('cat', pid(), '/etc/passwd').code, 2);
 });
 
-test('a process that is not observed is said to be so', () => {
+test('the error for a process that is not observable names the remedy', () => {
   const { code, out, err } = run('metrics', '1');
   assert.deepEqual([code, out], [1, '']);
   assert.match(err, /^dmapool: process 1 can't be observed; start it with: node --import dmapool\/observe\/register/);
@@ -75,7 +75,7 @@ test('a process that is not observed is said to be so', () => {
 });
 
 test(
-  'promtool has nothing to say about the metrics',
+  'promtool accepts the metrics',
   { skip: findProgram('promtool') === undefined && 'apt-get install prometheus' },
   () => {
     const { out } = run('metrics', pid());
@@ -99,7 +99,7 @@ test('top without a terminal prints lines, and JSON', () => {
     lines.slice(1).map((line) => line.trim().split(/ +/)[2]),
     ['qtd', 'rx', 'qtd', 'rx'],
   );
-  // At the second look there are rates.
+  // The second snapshot has rates.
   assert.match(lines[4]!, /rx .* [1-9][\d,]* +0 +0 +1$/);
   const documents = run('top', '-n', '1', '--json', pid()).out.trimEnd().split('\n');
   const [{ pools }] = documents.map((line) => JSON.parse(line) as { pools: { pool: string; rate: null }[] }) as [
@@ -110,7 +110,7 @@ test('top without a terminal prints lines, and JSON', () => {
 });
 
 test(
-  'top in a terminal: the table, keys, a resize, and the screen as it was',
+  'top in a terminal: table, keys, resize, and the restored screen',
   { skip: findProgram('tmux') === undefined && 'apt-get install tmux' },
   async () => {
     const socket = `dmapool-test-${String(process.pid)}`;
@@ -133,11 +133,11 @@ test(
       const first = await shows(/sorted by ALLOC\/s/);
       assert.match(first, new RegExp(`${pid()} up \\d+s`));
       assert.match(first, /rx +2048 +5 /);
-      assert.doesNotMatch(first, /ready>/, 'it has a screen of its own');
+      assert.doesNotMatch(first, /ready>/, 'top uses the alternate screen');
       tmux('send-keys', 'n');
       assert.match(await shows(/sorted by POOL/), /qtd(.|\n)*rx/);
       tmux('send-keys', 'R');
-      assert.match(await shows(/sorted by POOL, turned/), /rx(.|\n)*qtd/);
+      assert.match(await shows(/sorted by POOL, reversed/), /rx(.|\n)*qtd/);
       tmux('send-keys', 'Right');
       await shows(/sorted by SIZE/);
       tmux('send-keys', 'h');
@@ -175,22 +175,22 @@ async function startWeb(): Promise<Web> {
 
 async function get(url: URL, headers: Readonly<Record<string, string>> = {}, method = 'GET'): Promise<number> {
   return new Promise((resolve, reject) => {
-    const asked = request(url, { headers, method, agent: false }, (response) => {
+    const sent = request(url, { headers, method, agent: false }, (response) => {
       response.resume();
       resolve(response.statusCode!);
     });
-    asked.on('error', reject);
-    asked.end();
+    sent.on('error', reject);
+    sent.end();
   });
 }
 
-test('web lets in who has the token, from this host and origin, and nobody else', async () => {
+test('web refuses requests without the token, or with another host or origin', async () => {
   const { child, url } = await startWeb();
   try {
     assert.equal(url.hostname, '127.0.0.1');
     const at = (path: string): URL => new URL(path, url);
     assert.equal(await get(url), 200);
-    for (const path of ['style.css', 'app/page/main.js', 'app/format.js', 'snapshot', 'metrics', 'sys/devices']) {
+    for (const path of ['style.css', 'app/main.js', 'app/chart.css', 'snapshot', 'metrics', 'sys/devices']) {
       assert.equal(await get(at(path)), 200, path);
     }
     assert.equal(await get(at('metrics'), { Host: `localhost:${url.port}` }), 200);
@@ -206,7 +206,7 @@ test('web lets in who has the token, from this host and origin, and nobody else'
       [at('snapshot'), { Origin: 'null' }, 403],
       [at('app/../snapshot.js'), {}, 404],
       [at('app/index.js'), {}, 404],
-      [at('app/page/main.ts'), {}, 404],
+      [at('app/main.ts'), {}, 404],
       [url, {}, 405, 'POST'],
       [at(`sys/${'a'.repeat(4000)}`), {}, 414],
       [url, { X: 'a'.repeat(10_000) }, 431],

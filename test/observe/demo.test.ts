@@ -1,4 +1,4 @@
-/** A recording of a driver at work replays without a difference. */
+/** A recording of the NVMe demo replays without a difference. */
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
 import { rmSync } from 'node:fs';
@@ -32,7 +32,7 @@ test(
       return stdout;
     };
     try {
-      // The first line: the controller is open, and with it the pools.
+      // After the first line the controller and its pools exist.
       await new Promise((resolve) => demo.stdout.once('data', resolve));
       const file = join(folder, 'nvme.trace.gz');
       const args = ['-o', file, '--seconds', '1', '--limit', '1000000', '--json'];

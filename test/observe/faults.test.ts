@@ -1,6 +1,6 @@
 /**
- * 100 faults in a generated program: each is named by `holders`, the log, the error or `dmapool advise`, with the right
- * pool and, where there is one, the right line.
+ * 100 faults in a generated program. `holders`, the log, an error or `dmapool advise` names each, with its pool and, except
+ * for a pool that is too small, its line.
  */
 import assert from 'node:assert/strict';
 import { spawn, spawnSync } from 'node:child_process';
@@ -24,7 +24,7 @@ interface Fault {
   readonly blocks: number;
 }
 
-/** Writes the program, a line at a time, so that the line of each fault is known. */
+/** Generates the program line by line, to record the line of each fault. */
 class Program {
   readonly lines: string[] = [];
   readonly faults: Fault[] = [];
@@ -40,12 +40,12 @@ function generate(seed: number): Program {
   const program = new Program();
   program.add(`import { Device, DmaPool } from 'dmapool';`);
   program.add(`import { holders } from 'dmapool/observe';`);
-  program.add(`const said = {};`);
-  program.add(`const log = { error: (text) => { said.last = text; }, warn() {}, info() {} };`);
-  program.add(`const say = (pool, what) => { said[pool] = what; };`);
+  program.add(`const found = {};`);
+  program.add(`const log = { error: (text) => { found.last = text; }, warn() {}, info() {} };`);
+  program.add(`const note = (pool, what) => { found[pool] = what; };`);
   program.add(`const devices = [0, 1, 2].map((i) => new Device({ name: 'dev' + i, log }));`);
   for (let i = 0; i < FAULTS; i++) addFault(program, random, KINDS[i % KINDS.length]!, i);
-  program.add(`console.log(JSON.stringify(said));`);
+  program.add(`console.log(JSON.stringify(found));`);
   program.add(`setInterval(() => {}, 1000);`);
   return program;
 }
@@ -59,21 +59,21 @@ function addFault(program: Program, random: Random, kind: Fault['kind'], number:
   program.add(`{`);
   program.add(`  const device = devices[${String(random.below(3))}];`);
   program.add(`  const pool = DmaPool.create('${pool}', device, { size: ${String(size)}, ${limit}debug: true });`);
-  // Traffic that is right.
+  // Correct traffic.
   program.add(`  const others = Array.from({ length: ${String(random.below(least))} }, () => pool.alloc());`);
   let line = 0;
   switch (kind) {
     case 'leak':
       line = program.add(`  for (let i = 0; i < ${String(blocks)}; i++) pool.alloc();`);
       program.add(`  pool.freeBulk(others);`);
-      program.add(`  device.report = (level, kind, text) => { say('${pool}', text); };`);
+      program.add(`  device.report = (level, kind, text) => { note('${pool}', text); };`);
       program.add(`  pool.destroy();`);
       program.add(`  delete device.report;`);
       break;
     case 'double free':
       program.add(`  const block = pool.alloc();`);
       line = program.add(`  block.free();`);
-      program.add(`  try { block.free(); } catch (error) { say('${pool}', error.message); }`);
+      program.add(`  try { block.free(); } catch (error) { note('${pool}', error.message); }`);
       program.add(`  pool.freeBulk(others);`);
       break;
     case 'late write':
@@ -81,7 +81,7 @@ function addFault(program: Program, random: Random, kind: Fault['kind'], number:
       program.add(`  const { bytes } = block;`);
       line = program.add(`  block.free();`);
       program.add(`  bytes[${String(random.below(16))}] = 1;`);
-      program.add(`  device.report = (level, kind, text) => { say('${pool}', text); };`);
+      program.add(`  device.report = (level, kind, text) => { note('${pool}', text); };`);
       program.add(`  others.push(pool.alloc());`);
       program.add(`  delete device.report;`);
       program.add(`  pool.freeBulk(others);`);
@@ -90,7 +90,7 @@ function addFault(program: Program, random: Random, kind: Fault['kind'], number:
       line = program.add(`  for (let i = 0; i < ${String(blocks)}; i++) pool.alloc();`);
       program.add(`  for (let i = 0; i < 50; i++) pool.alloc().free();`);
       program.add(`  pool.freeBulk(others);`);
-      program.add(`  say('${pool}', holders(pool));`);
+      program.add(`  note('${pool}', holders(pool));`);
       break;
     case 'too small':
       program.add(`  setInterval(() => {`);
@@ -104,7 +104,7 @@ function addFault(program: Program, random: Random, kind: Fault['kind'], number:
   program.faults.push({ kind, pool, line, blocks });
 }
 
-test('100 seeded faults are each named, with the pool and the line', { timeout: 120_000 }, async () => {
+test('100 seeded faults are each reported, with pool and line', { timeout: 120_000 }, async () => {
   const { lines, faults } = generate(2026);
   const scratch = join(root, 'dist', 'observe-faults');
   mkdirSync(scratch, { recursive: true });
@@ -125,14 +125,14 @@ test('100 seeded faults are each named, with the pool and the line', { timeout: 
         if (all.endsWith('\n')) resolve(all);
       });
     });
-    const said = JSON.parse(text) as Record<string, unknown>;
+    const found = JSON.parse(text) as Record<string, unknown>;
     const command = [join(root, 'bin', 'dmapool.js'), 'advise', String(child.pid), '--seconds', '1', '--json'];
     const { stdout, stderr } = spawnSync(process.execPath, command, { env, encoding: 'utf8' });
     assert.equal(stderr, '');
     const advised = new Map((JSON.parse(stdout) as PoolAdvice[]).map((each) => [each.name, each.advice]));
     const place = (line: number): RegExp => new RegExp(`program\\.mjs:${String(line)}:`);
     for (const { kind, pool, line, blocks } of faults) {
-      const evidence = said[pool];
+      const evidence = found[pool];
       const where = `${pool}, line ${String(line)}: ${JSON.stringify(evidence)}`;
       switch (kind) {
         case 'leak':
@@ -163,7 +163,7 @@ test('100 seeded faults are each named, with the pool and the line', { timeout: 
         }
       }
     }
-    // And no pool is said to be too small that is not.
+    // No false positives.
     for (const [name, advice] of advised) {
       if (!name.startsWith('too-small')) assert.ok(!advice.some(({ change }) => change?.includes('too small')), name);
     }

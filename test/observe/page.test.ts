@@ -1,4 +1,4 @@
-/** The page of `dmapool web`, in a browser driven as a person would. */
+/** The page of `dmapool web` in Chromium, with pointer and keyboard. */
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn } from 'node:child_process';
 import { join } from 'node:path';
@@ -15,7 +15,7 @@ after(async () => {
   await (await launched)?.close();
 });
 
-/** What went wrong in the page: errors, and what the policy or the network refused. */
+/** An open page. `troubles` has its errors, and violations of the content security policy. */
 interface Watched {
   readonly page: Page;
   readonly program: Program;
@@ -50,7 +50,7 @@ async function withPage(source: string, action: (watched: Watched) => Promise<vo
 
 const text = async (page: Page, selector: string): Promise<string> => (await page.textContent(selector)) ?? '';
 
-/** Waits until an element's text fits. Not `waitForFunction`: the page's policy forbids what that evaluates. */
+/** Waits until an element's text matches. `waitForFunction` needs `eval`, which the page's policy forbids. */
 async function shows(page: Page, selector: string, what: RegExp): Promise<string> {
   let last = '';
   for (const end = Date.now() + 30_000; Date.now() < end;) {
@@ -82,7 +82,7 @@ test('devices are tabs, pools a table, blocks a map with pointer and keys', opti
       await shows(page, '#block', /Block 0/),
       /^Block 0 at 0x[0-9a-f]+: allocated, from .*eval.*, [\d.]+ s ago$/,
     );
-    // The same by keyboard alone.
+    // By keyboard.
     await map.focus();
     await page.keyboard.press('ArrowRight');
     await shows(page, '#block', /^Block 1 at .*allocated/);
@@ -94,7 +94,7 @@ test('devices are tabs, pools a table, blocks a map with pointer and keys', opti
     await page.getByRole('tab', { name: '0000:00:09.0' }).press('ArrowRight');
     await shows(page, '#device', /0000:00:0a.0/);
     assert.equal(await page.getByRole('tab', { name: '0000:00:0a.0' }).getAttribute('aria-selected'), 'true');
-    // A name is text.
+    // A name is text, not HTML.
     assert.match(await shows(page, '#pools', /prp/), /<b>prp<\/b>/);
     // Light and dark.
     const background = (): Promise<string> => page.evaluate('getComputedStyle(document.body).backgroundColor');
@@ -104,13 +104,13 @@ test('devices are tabs, pools a table, blocks a map with pointer and keys', opti
     assert.notEqual(await background(), 'rgb(255, 255, 255)');
     await page.click('#theme');
     assert.equal(await background(), 'rgb(255, 255, 255)');
-    // Nothing from elsewhere, and nothing refused.
+    // No request to another host, and no violation of the policy.
     assert.deepEqual(
       new Set(requests.filter(({ protocol }) => protocol !== 'data:').map(({ hostname }) => hostname)),
       new Set(['127.0.0.1']),
     );
     assert.deepEqual(troubles, []);
-    // Every control has a name, and the tables have headings.
+    // Every button has a name, and every table headings.
     for (const button of await page.getByRole('button').all())
       assert.notEqual((await button.textContent())?.trim(), '');
     assert.equal(
@@ -123,7 +123,7 @@ test('devices are tabs, pools a table, blocks a map with pointer and keys', opti
   });
 });
 
-test('a leak, a pool that runs dry and a worker that dies show up', options, async () => {
+test('a leak, an exhausted pool and the exit of a worker are shown', options, async () => {
   const source = `
     import { sharePool } from 'dmapool/shared';
     import { Worker } from 'node:worker_threads';
@@ -170,7 +170,7 @@ test('1,000,000 blocks stay above 30 frames a second', options, async (t) => {
   await withPage(source, async ({ page }) => {
     await shows(page, '#count-allocated', /6\d\d,\d\d\d/);
     assert.match((await page.locator('#map').getAttribute('aria-label'))!, /^Map of 1,000,\d\d\d blocks/);
-    // The pointer goes over the map, so that each frame draws it, while the page follows the program.
+    // The pointer moves over the map, so that each frame draws it, while the page receives snapshots.
     const measured: number[] = [];
     for (let attempt = 0; attempt < 5 && Math.max(0, ...measured) <= 30; attempt++) {
       measured.push(

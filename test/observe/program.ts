@@ -1,4 +1,4 @@
-/** Starts programs that are observed from outside, and asks their sockets. */
+/** Starts observable programs and sends requests to their sockets. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { request } from 'node:http';
@@ -6,25 +6,25 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
-/** The project's folder, in which programs find the package by its name. */
+/** The project's folder, where programs can import the package by its name. */
 export const root: string = fileURLToPath(new URL('../../../', import.meta.url));
 
-/** A program under observation. */
+/** An observable program. */
 export interface Program {
   readonly child: ChildProcess;
   readonly pid: number;
-  /** The private folder of its socket, as `XDG_RUNTIME_DIR`. */
+  /** The private folder of its socket: `XDG_RUNTIME_DIR`. */
   readonly folder: string;
   readonly socket: string;
-  /** Everything that it printed to stderr so far. */
+  /** Its output to stderr so far. */
   readonly errors: () => string;
-  /** The first line that it printed. */
+  /** The first line of its output. */
   readonly firstLine: string;
-  /** Ends it, and waits until it is gone. */
+  /** Ends it and waits for its exit. */
   stop(): Promise<void>;
 }
 
-/** What every program begins with. */
+/** The beginning of every program. */
 const PRELUDE = `
   import { Device, DmaPool } from 'dmapool';
   const log = { error() {}, warn() {}, info() {} };
@@ -32,7 +32,7 @@ const PRELUDE = `
   process.on('SIGTERM', () => process.exit(0));
 `;
 
-/** Starts a program with `--import dmapool/observe/register`; resolves when it has printed a line. */
+/** Starts a program with `--import dmapool/observe/register`. Resolves after its first line of output. */
 export async function startProgram(source: string, folder: string = privateFolder()): Promise<Program> {
   const args = ['--import', 'dmapool/observe/register', '--input-type=module', '-e', PRELUDE + source];
   const child = spawn(process.execPath, args, {
@@ -72,33 +72,33 @@ export async function startProgram(source: string, folder: string = privateFolde
   };
 }
 
-/** A folder for sockets that only this user can enter. */
+/** A folder that only this user can enter. */
 export function privateFolder(): string {
   return mkdtempSync(join(tmpdir(), 'dmapool-observe-'));
 }
 
-/** An answer. */
+/** A response. */
 export interface Answer {
   readonly status: number;
   readonly type: string;
   readonly text: string;
 }
 
-/** Asks the socket of a program. */
-export async function ask(
+/** Sends a request to the socket of a program. */
+export async function requestPath(
   { socket }: Pick<Program, 'socket'>,
   path: string,
   headers: Readonly<Record<string, string>> = {},
 ): Promise<Answer> {
   return new Promise((resolve, reject) => {
-    const asked = request({ socketPath: socket, path, headers, agent: false }, (response) => {
+    const sent = request({ socketPath: socket, path, headers, agent: false }, (response) => {
       let text = '';
       response.setEncoding('utf8').on('data', (piece: string) => (text += piece));
       response.on('end', () => {
         resolve({ status: response.statusCode!, type: response.headers['content-type'] ?? '', text });
       });
     });
-    asked.on('error', reject);
-    asked.end();
+    sent.on('error', reject);
+    sent.end();
   });
 }

@@ -1,4 +1,4 @@
-/** Debian's own Prometheus scrapes a program through `dmapool web`, and has the program's own figures in the end. */
+/** Debian's Prometheus scrapes a program through `dmapool web`. At the end its values equal `statistics()`. */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
@@ -85,9 +85,9 @@ test(
       );
       assert.equal(up, 1, log);
       assert.ok(samples > SECONDS / 2, `${String(samples)} scrapes`);
-      const said = new Promise<string>((resolve) => program.child.stdout!.once('data', resolve));
+      const printed = new Promise<string>((resolve) => program.child.stdout!.once('data', resolve));
       program.child.kill('SIGUSR2');
-      const statistics = JSON.parse(await said) as Record<string, number>;
+      const statistics = JSON.parse(await printed) as Record<string, number>;
       await new Promise((resolve) => setTimeout(resolve, 3000));
       for (const [metric, figure] of [
         ['active_blocks', 'active'],

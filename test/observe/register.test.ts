@@ -8,7 +8,7 @@ import { after, before, test } from 'node:test';
 import type { Holder, Snapshot } from 'dmapool/observe';
 import { Random } from '../support/random.ts';
 import { checkSnapshot } from './fixture.ts';
-import { ask, type Program, privateFolder, root, startProgram } from './program.ts';
+import { requestPath, type Program, privateFolder, root, startProgram } from './program.ts';
 
 let program: Program;
 
@@ -26,16 +26,16 @@ after(async () => {
 });
 
 const seen = async (of: Program = program, query = ''): Promise<Snapshot> =>
-  checkSnapshot(JSON.parse((await ask(of, `/snapshot${query}`)).text) as Snapshot);
+  checkSnapshot(JSON.parse((await requestPath(of, `/snapshot${query}`)).text) as Snapshot);
 
-test('the socket is the user’s alone, and its folder too', () => {
+test('socket and folder are private to the user', () => {
   const socket = lstatSync(program.socket);
   assert.ok(socket.isSocket());
   assert.equal((socket.mode & 0o777).toString(8), '600');
   assert.equal((statSync(program.folder).mode & 0o777).toString(8), '700');
 });
 
-test('a second user of the system can’t read it', { skip: process.getuid?.() !== 0 && 'takes root' }, () => {
+test('a second user of the system can’t connect', { skip: process.getuid?.() !== 0 && 'needs root' }, () => {
   const script = `require('node:net').connect(${JSON.stringify(program.socket)}).on('error', (e) => console.log(e.code)).on('connect', () => console.log('connected'))`;
   const options = { encoding: 'utf8', uid: 65_534, gid: 65_534, cwd: '/' } as const;
   assert.equal(spawnSync(process.execPath, ['-e', script], options).stdout, 'EACCES\n');
@@ -54,30 +54,30 @@ test('/snapshot fits the schema and has the figures of statistics()', async () =
     },
   ] = (await seen(program, `?blocks=${id}`)).devices as [Snapshot['devices'][0]];
   assert.equal(withBlocks!.map!.length, pool!.pages);
-  const holders = JSON.parse((await ask(program, `/pools/${id}/holders`)).text) as Holder[];
+  const holders = JSON.parse((await requestPath(program, `/pools/${id}/holders`)).text) as Holder[];
   assert.deepEqual(
     holders.map(({ count }) => count),
     [5],
   );
-  assert.equal((await ask(program, `/pools/${id}/blocks/0`)).status, 200);
-  assert.equal((await ask(program, `/pools/${id}/blocks/99`)).status, 404);
-  assert.equal((await ask(program, '/pools/0.999/holders')).status, 404);
-  assert.equal((await ask(program, '/pools/7.1/holders')).status, 404);
+  assert.equal((await requestPath(program, `/pools/${id}/blocks/0`)).status, 200);
+  assert.equal((await requestPath(program, `/pools/${id}/blocks/99`)).status, 404);
+  assert.equal((await requestPath(program, '/pools/0.999/holders')).status, 404);
+  assert.equal((await requestPath(program, '/pools/7.1/holders')).status, 404);
 });
 
-test('/sys has the attribute of a device under its path, in Linux’s text', async () => {
-  const { status, text } = await ask(program, '/sys/devices/0000:00:09.0/pools');
+test('/sys has the attribute of a device under its path, in Linux’s format', async () => {
+  const { status, text } = await requestPath(program, '/sys/devices/0000:00:09.0/pools');
   assert.equal(status, 200);
   assert.equal(text, 'poolinfo - 0.1\nrx                  5    6 2048  3\n');
-  assert.equal((await ask(program, '/sys/devices')).text, '0000:00:09.0\n');
-  assert.equal((await ask(program, '/sys/devices/0000:00:09.0')).text, 'pools\n');
-  assert.equal((await ask(program, '/sys/devices/0000:00:0a.0/pools')).status, 404);
+  assert.equal((await requestPath(program, '/sys/devices')).text, '0000:00:09.0\n');
+  assert.equal((await requestPath(program, '/sys/devices/0000:00:09.0')).text, 'pools\n');
+  assert.equal((await requestPath(program, '/sys/devices/0000:00:0a.0/pools')).status, 404);
 });
 
 test('/metrics in both formats, with equal values', async () => {
-  const plain = await ask(program, '/metrics');
+  const plain = await requestPath(program, '/metrics');
   assert.equal(plain.type, 'text/plain; version=0.0.4; charset=utf-8');
-  const open = await ask(program, '/metrics', { Accept: 'application/openmetrics-text; version=1.0.0' });
+  const open = await requestPath(program, '/metrics', { Accept: 'application/openmetrics-text; version=1.0.0' });
   assert.match(open.type, /^application\/openmetrics-text/);
   assert.ok(open.text.endsWith('\n# EOF\n'));
   const samples = (text: string): string[] => text.split('\n').filter((line) => line !== '' && !line.startsWith('#'));
@@ -87,7 +87,7 @@ test('/metrics in both formats, with equal values', async () => {
   assert.ok(samples(plain.text).includes(`dmapool_allocations_total${labels} 5`));
 });
 
-test('/events: snapshots at an interval, and what happens in between', async () => {
+test('/events: snapshots at an interval, and events', async () => {
   const busy = await startProgram(`
     const pool = DmaPool.create('small', device, { size: 64, maxBlocks: 1 });
     pool.alloc();
@@ -120,7 +120,7 @@ test('/events: snapshots at an interval, and what happens in between', async () 
   }
 });
 
-test('the pools of workers are seen too, and a shared one once, with what each worker has', async () => {
+test('pools of workers are visible, and a shared pool occurs once, with its workers', async () => {
   const threaded = await startProgram(`
     import { sharePool } from 'dmapool/shared';
     import { Worker } from 'node:worker_threads';
@@ -158,8 +158,8 @@ test('the pools of workers are seen too, and a shared one once, with what each w
         { worker: 2, thread: 1, held: 3, cached: 1 },
       ],
     );
-    assert.equal((await ask(threaded, `/pools/1.${String(devices[1]!.pools[0]!.id)}/holders`)).status, 200);
-    assert.match((await ask(threaded, '/sys/devices/in-worker/pools')).text, /^poolinfo - 0.1\nown /);
+    assert.equal((await requestPath(threaded, `/pools/1.${String(devices[1]!.pools[0]!.id)}/holders`)).status, 200);
+    assert.match((await requestPath(threaded, '/sys/devices/in-worker/pools')).text, /^poolinfo - 0.1\nown /);
   } finally {
     await threaded.stop();
   }
@@ -187,7 +187,7 @@ test('the socket goes with the process; one that was left behind is swept by the
   const folder = privateFolder();
   const first = await startProgram(`console.log('up'); setInterval(() => {}, 1000);`, folder);
   assert.ok(existsSync(first.socket));
-  // Killed, it can't remove it.
+  // A killed process can't remove its socket.
   const killed = new Promise((resolve) => first.child.once('exit', resolve));
   first.child.kill('SIGKILL');
   await killed;
@@ -196,8 +196,8 @@ test('the socket goes with the process; one that was left behind is swept by the
   const other = createServer().listen(alive);
   const second = await startProgram(`setTimeout(() => console.log('up'), 500); setInterval(() => {}, 1000);`, folder);
   try {
-    assert.ok(!existsSync(first.socket), 'the dead one’s is gone');
-    assert.ok(existsSync(alive), 'what somebody listens at stays');
+    assert.ok(!existsSync(first.socket), 'the socket of the dead process is removed');
+    assert.ok(existsSync(alive), 'the socket of a live process stays');
     second.child.kill();
     await new Promise((resolve) => second.child.once('exit', resolve));
     assert.ok(!existsSync(second.socket));
@@ -207,7 +207,7 @@ test('the socket goes with the process; one that was left behind is swept by the
   }
 });
 
-test('the program ends when it would without being observed', () => {
+test('a program ends as it does without observation', () => {
   const folder = privateFolder();
   const args = ['--import', 'dmapool/observe/register', '--input-type=module', '-e', `console.log('done')`];
   const options = {
@@ -221,7 +221,7 @@ test('the program ends when it would without being observed', () => {
   assert.deepEqual({ status, stdout, stderr }, { status: 0, stdout: 'done\n', stderr: '' });
 });
 
-test('a folder that others can enter is not used, nor one that is a link', () => {
+test('a folder that others can enter is not used, nor a link', () => {
   const temporary = mkdtempSync(join(tmpdir(), 'dmapool-observe-'));
   const uid = String(process.getuid!());
   const folder = join(temporary, `dmapool-${uid}`);
@@ -236,7 +236,7 @@ test('a folder that others can enter is not used, nor one that is a link', () =>
 
 // ---- hostile requests
 
-/** Sends bytes, and returns the first line of the answer, empty if there is none. */
+/** Sends bytes. Returns the first line of the response, empty if there is none. */
 async function sendRaw(bytes: string | Uint8Array): Promise<string> {
   return new Promise((resolve) => {
     let text = '';
@@ -248,7 +248,7 @@ async function sendRaw(bytes: string | Uint8Array): Promise<string> {
     socket.on('close', () => {
       resolve(text.split('\r\n')[0]!);
     });
-    // A stream of events has no end.
+    // An event stream does not end.
     socket.setTimeout(2000, () => socket.destroy());
   });
 }
@@ -278,7 +278,7 @@ test('malformed and oversized requests get 4xx', async () => {
   }
 });
 
-test('10,000 fuzzed requests lose, leak and kill nothing', async (t) => {
+test('10,000 fuzzed requests cause no error, leak or exit', async (t) => {
   const random = new Random(4242);
   const before = (await seen()).devices;
   const openFiles = (): number =>

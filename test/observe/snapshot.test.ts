@@ -38,7 +38,7 @@ test('a snapshot has the figures of statistics()', () => {
   ]);
 });
 
-test('devices are seen with their path, mask, node and attributes, also without pools', () => {
+test('devices have path, mask, node and attributes, also without pools', () => {
   const controller = new Device({ name: '0000:00:1d.7', dmaMask: 2 ** 36 - 1, numaNode: 1, log: silent });
   const disk = new Device({ name: '1-1', parent: controller, log: silent });
   const { devices } = checkSnapshot(snapshot());
@@ -63,7 +63,7 @@ test('devices are seen with their path, mask, node and attributes, also without 
   assert.equal(above.numaNode, 1);
 });
 
-test('a memory source is seen once, with what it tells of itself', () => {
+test('a memory source occurs once, with its figures', () => {
   const memory = new HeapMemory({ limit: 1024 * 1024 });
   const [a, b] = ['src-a', 'src-b'].map((name) => new Device({ name, memory, log: silent }));
   DmaPool.create('one', a!, { size: 4096 }).alloc();
@@ -90,7 +90,7 @@ test('a memory source is seen once, with what it tells of itself', () => {
   );
 });
 
-test('what a memory source throws at a figure is a figure that is not known', () => {
+test('a figure is null if the memory source throws', () => {
   const heap = new HeapMemory();
   const memory: CoherentAllocator & { readonly limit: number } = {
     name: 'odd',
@@ -112,7 +112,7 @@ test('each block has a state, on request', async () => {
   const pool = DmaPool.create('states', quietDevice(), { size: 1024, debug: true, maxBlocks: 8 });
   const blocks = Array.from({ length: 6 }, () => pool.alloc());
   blocks[1]!.free();
-  // Written to after its free: found at the next allocation of it.
+  // A write after the free, detected at the next allocation.
   const late = blocks[3]!.bytes;
   blocks[3]!.free();
   late[5] = 1;
@@ -135,7 +135,7 @@ test('each block has a state, on request', async () => {
   await Promise.resolve();
 });
 
-test('a pool is there until its memory is', () => {
+test('a pool is visible until it has returned its memory', () => {
   const device = quietDevice();
   const pool = DmaPool.create('ends', device, { size: 64 });
   const block = pool.alloc();
@@ -146,7 +146,7 @@ test('a pool is there until its memory is', () => {
   assert.deepEqual(devices.find(({ path }) => path === device.path)?.pools, []);
 });
 
-test('waits are counted by their time, also past the moment at which the pool is shared', async () => {
+test('waits are counted by duration, also when the pool becomes shared between them', async () => {
   const pool = DmaPool.create('waits', quietDevice(), { size: 64, maxBlocks: 1 });
   const wait = async (): Promise<void> => {
     const block = pool.alloc();
@@ -167,12 +167,12 @@ test('waits are counted by their time, also past the moment at which the pool is
     counts.reduce((a, b) => a + b),
     2,
   );
-  // Both took 20 ms or more.
+  // Both waits took 20 ms or more.
   assert.deepEqual(counts.slice(0, bounds.indexOf(10) + 1), [0, 0, 0, 0, 0]);
   assert.ok(sum >= 39, String(sum));
 });
 
-test('holders are told by place, with how many and how old', async () => {
+test('holders have site, count and age', async () => {
   const pool = DmaPool.create('held', quietDevice(), { size: 64, debug: true });
   for (let i = 0; i < 3; i++) pool.alloc();
   await new Promise((resolve) => setTimeout(resolve, 30));
@@ -186,7 +186,7 @@ test('holders are told by place, with how many and how old', async () => {
   assert.ok(three!.oldest! >= 29 && one!.oldest! < three!.oldest!, JSON.stringify([three, one]));
 });
 
-test('without debug mode holders know neither place nor age', () => {
+test('without debug mode holders have neither site nor age', () => {
   const pool = DmaPool.create('plain', quietDevice(), { size: 64 });
   pool.alloc();
   assert.deepEqual(holders(pool), [
@@ -200,7 +200,7 @@ test('wrong arguments are refused', () => {
   throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => snapshot({ pages: true } as object));
 });
 
-test('what is dropped is collected, although it is observed', () => {
+test('observed devices are collected', () => {
   const program = `
     import { Device, DmaPool, HeapMemory } from 'dmapool';
     import { snapshot } from 'dmapool/observe';

@@ -26,9 +26,11 @@ test('the package has the sources, the compiled files, the documentation and the
       .filter((file) => file.endsWith('.ts'))
       .map((file) => `${of}/${file}`),
   );
-  const compiled = sources.flatMap((file) =>
-    ['.d.ts', '.js', '.js.map'].map((end) => `dist/${file.slice(0, -3)}${end}`),
-  );
+  const compiled = sources
+    .filter((file) => !file.startsWith('src/observe/page/'))
+    .flatMap((file) => ['.d.ts', '.js', '.js.map'].map((end) => `dist/${file.slice(0, -3)}${end}`));
+  // The page of `dmapool web` is bundled.
+  const page = ['chart.css', 'main.js'].map((file) => `dist/src/observe/page/${file}`);
   // The reference is built from the doc comments, which the declarations have too.
   const guides = filesIn(join(root, 'docs')).filter((file) => !file.startsWith('reference/'));
   const documents = guides.map((file) => `docs/${file}`);
@@ -38,6 +40,7 @@ test('the package has the sources, the compiled files, the documentation and the
   const expected = [
     ...sources,
     ...compiled,
+    ...page,
     ...documents,
     ...trace,
     ...others,
@@ -51,6 +54,13 @@ test('the package has the sources, the compiled files, the documentation and the
 function plain(path: string): string {
   return path.replace(/^\.\//, '');
 }
+
+test('the bundled page has the licence of the library in it', () => {
+  for (const file of ['chart.css', 'main.js']) {
+    const text = readFileSync(join(folder, 'dist/src/observe/page', file), 'utf8');
+    assert.match(text, /^\/\*! uPlot\n\nThe MIT License[^]*Leon Sorokin[^]*WITHOUT WARRANTY OF ANY KIND/, file);
+  }
+});
 
 test('every entry point and the command exist', () => {
   for (const { specifier, module, types } of entryPoints) {

@@ -1,84 +1,115 @@
-/** A chart of one figure over time, with its values as text for those who don't see it. */
+/** A chart of one figure over time, drawn by uPlot. A label has its values as text, for screen readers. */
+import uPlot from 'uplot';
 
-/** Points that a chart keeps: ten minutes of one a second. */
+/** Limit of points: ten minutes at one a second. */
 const KEPT = 600;
+/** Height in pixels, and the least duration on the time axis in seconds. */
+const HEIGHT = 120;
+const SPAN = 60;
 
 /** One line over time. */
 export class Chart {
-  readonly #canvas: HTMLCanvasElement;
+  readonly #container: HTMLElement;
+  readonly #title: HTMLElement;
+  readonly #plot: uPlot;
   readonly #name: string;
+  /** Seconds since 1970. */
   readonly #times: number[] = [];
   readonly #values: number[] = [];
 
-  constructor(canvas: HTMLCanvasElement, name: string) {
-    this.#canvas = canvas;
+  constructor(container: HTMLElement, name: string) {
+    this.#container = container;
     this.#name = name;
+    this.#title = document.createElement('p');
+    container.append(this.#title);
+    const colour = (property: string, opacity: string): string =>
+      `color-mix(in srgb, ${getComputedStyle(container).getPropertyValue(property)} ${opacity}, transparent)`;
+    const axis: uPlot.Axis = {
+      stroke: () => colour('--quiet', '100%'),
+      grid: { stroke: () => colour('--quiet', '25%'), width: 1 },
+      ticks: { show: false },
+      font: '11px system-ui, sans-serif',
+    };
+    this.#plot = new uPlot(
+      {
+        width: 260,
+        height: HEIGHT,
+        legend: { show: false },
+        cursor: { y: false, drag: { x: false, y: false }, points: { size: 6 } },
+        scales: {
+          x: { range: (_plot, first, last) => [Math.min(first, last - SPAN), last] },
+          y: { range: (_plot, _least, most) => [0, niceCeiling(Math.max(1, most))] },
+        },
+        axes: [
+          { ...axis, size: 22, space: 70 },
+          { ...axis, size: 56, space: 30, values: (_plot, ticks) => ticks.map(text) },
+        ],
+        series: [
+          {},
+          {
+            stroke: () => colour('--accent', '100%'),
+            fill: () => colour('--accent', '12%'),
+            width: 1.5,
+            points: { show: false },
+          },
+        ],
+        hooks: {
+          setCursor: [
+            () => {
+              this.#showTitle();
+            },
+          ],
+        },
+      },
+      [[], []],
+      container,
+    );
     new ResizeObserver(() => {
-      this.draw();
-    }).observe(canvas);
+      const { clientWidth: width } = container;
+      if (width > 0) this.#plot.setSize({ width, height: HEIGHT });
+    }).observe(container);
+    this.#showTitle();
   }
 
-  /** Adds a value; `limit` is drawn as a line across, if there is one. */
+  /** Adds a value. `time`: milliseconds since 1970. */
   add(time: number, value: number): void {
-    this.#times.push(time);
+    this.#times.push(time / 1000);
     this.#values.push(value);
     if (this.#times.length > KEPT) {
       this.#times.shift();
       this.#values.shift();
     }
-    const most = Math.max(...this.#values);
-    this.#canvas.setAttribute(
+    const [least, most] = [Math.min(...this.#values), Math.max(...this.#values)];
+    this.#container.setAttribute(
       'aria-label',
-      `${this.#name}: ${text(value)} now, ${text(most)} at most, ${text(Math.min(...this.#values))} at least`,
+      `${this.#name}: ${text(value)} now, ${text(most)} at most, ${text(least)} at least`,
     );
-    this.draw();
+    this.#update();
   }
 
-  /** Forgets all values. */
+  /** Removes all values. */
   clear(): void {
     this.#times.length = 0;
     this.#values.length = 0;
+    this.#update();
   }
 
+  /** Draws again, in the current colours. */
   draw(): void {
-    const { clientHeight: height, clientWidth: width } = this.#canvas;
-    if (width === 0) return;
-    this.#canvas.width = width * devicePixelRatio;
-    this.#canvas.height = height * devicePixelRatio;
-    const context = this.#canvas.getContext('2d')!;
-    context.scale(devicePixelRatio, devicePixelRatio);
-    const style = getComputedStyle(this.#canvas);
-    const most = niceCeiling(Math.max(1, ...this.#values));
-    const top = 14;
-    const y = (value: number): number => height - 4 - (value / most) * (height - top - 6);
-    context.font = '11px system-ui, sans-serif';
-    context.fillStyle = style.color;
-    context.globalAlpha = 0.65;
-    context.fillText(`${this.#name}  ${text(this.#values.at(-1) ?? 0)}`, 4, 11);
-    context.textAlign = 'right';
-    context.fillText(text(most), width - 4, 11);
-    context.strokeStyle = style.color;
-    context.globalAlpha = 0.15;
-    for (const part of [0, 0.5, 1]) {
-      context.beginPath();
-      context.moveTo(0, y(most * part));
-      context.lineTo(width, y(most * part));
-      context.stroke();
-    }
-    context.globalAlpha = 1;
-    const end = this.#times.at(-1) ?? 0;
-    const span = Math.max(60_000, end - (this.#times[0] ?? 0));
-    const x = (time: number): number => width - 4 - ((end - time) / span) * (width - 8);
-    context.beginPath();
-    for (const [i, value] of this.#values.entries()) context.lineTo(x(this.#times[i]!), y(value));
-    context.strokeStyle = style.getPropertyValue('--accent');
-    context.lineWidth = 1.5;
-    context.stroke();
-    context.lineTo(x(end), y(0));
-    context.lineTo(x(this.#times[0] ?? 0), y(0));
-    context.globalAlpha = 0.12;
-    context.fillStyle = style.getPropertyValue('--accent');
-    context.fill();
+    this.#plot.redraw();
+  }
+
+  #update(): void {
+    this.#plot.setData([this.#times, this.#values]);
+    this.#showTitle();
+  }
+
+  /** Shows the value under the pointer, or else the newest one. */
+  #showTitle(): void {
+    // The first call of the hook comes from the constructor of uPlot.
+    const at = (this.#plot as uPlot | undefined)?.cursor.idx ?? this.#values.length - 1;
+    const value = this.#values[at];
+    this.#title.textContent = value === undefined ? this.#name : `${this.#name}: ${text(value)}`;
   }
 }
 
@@ -88,7 +119,7 @@ function niceCeiling(value: number): number {
   return [1, 2, 5, 10].map((factor) => factor * power).find((nice) => nice >= value) ?? value;
 }
 
-/** A number with separators. */
+/** Formats a number with separators. */
 export function text(value: number): string {
   return value.toLocaleString('en-US', { maximumFractionDigits: value < 10 ? 1 : 0 });
 }

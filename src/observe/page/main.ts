@@ -1,4 +1,4 @@
-/** The page of `dmapool web`: devices as tabs, their pools as a table, one pool's blocks as a map, charts, holders, events. */
+/** The page of `dmapool web`: tabs of devices, a table of pools, and the map, charts and holders of one pool. */
 import {
   BLOCK_STATE,
   type BlockSnapshot,
@@ -10,22 +10,18 @@ import {
 import { Chart, text } from './chart.ts';
 import { BlockMap, colourOf, type MapBlocks } from './map.ts';
 
-/** Milliseconds between looks. */
+/** Milliseconds between two snapshots. */
 const INTERVAL = 1000;
-/** Milliseconds that the pointer has to rest on a block. */
+/** Milliseconds that the pointer rests on a block before the page requests its details. */
 const REST = 50;
-/** Lines that the list of events keeps. */
+/** Limit of lines in the list of events. */
 const EVENTS_KEPT = 200;
 
 function byId(id: string): HTMLElement {
   return document.getElementById(id)!;
 }
 
-function canvasById(id: string): HTMLCanvasElement {
-  return byId(id) as HTMLCanvasElement;
-}
-
-/** An element with text; every text of the program is set as text, never as HTML. */
+/** Creates an element with text. Texts of the program are never parsed as HTML. */
 function element<K extends keyof HTMLElementTagNameMap>(
   name: K,
   content = '',
@@ -37,7 +33,7 @@ function element<K extends keyof HTMLElementTagNameMap>(
   return made;
 }
 
-/** Calls `action`, and has nothing become of a failure: the next look shows more. */
+/** Runs `action` and ignores errors: the next snapshot repeats it. */
 function attempt(action: () => Promise<void>): void {
   action().catch(() => undefined);
 }
@@ -52,20 +48,20 @@ const bytes = (value: number): string =>
       : `${text(value / 1024 ** 2)} MiB`;
 
 class Page {
-  #seen: Snapshot | null = null;
+  #latest: Snapshot | null = null;
   #before: Snapshot | null = null;
   #device = '';
   #pool = '';
-  #blocks: MapBlocks = { states: new Uint8Array(0), slots: [], blocksPerPage: 1 };
+  #blocks: MapBlocks = { states: new Uint8Array(0), pages: [], blocksPerPage: 1 };
   #fetching = false;
-  #asked = 0;
-  readonly #map = new BlockMap(canvasById('map'), (at) => {
+  #request = 0;
+  readonly #map = new BlockMap(byId('map') as HTMLCanvasElement, (at) => {
     attempt(() => this.#describeBlock(at));
   });
   readonly #charts = {
-    active: new Chart(canvasById('chart-active'), 'active blocks'),
-    rate: new Chart(canvasById('chart-rate'), 'allocations a second'),
-    waits: new Chart(canvasById('chart-waits'), 'calls waiting'),
+    active: new Chart(byId('chart-active'), 'active blocks'),
+    rate: new Chart(byId('chart-rate'), 'allocations a second'),
+    waits: new Chart(byId('chart-waits'), 'calls waiting'),
   };
   readonly #status = byId('status');
 
@@ -104,19 +100,19 @@ class Page {
     }
   }
 
-  /** For tests: frames of the map so far. */
+  /** Number of frames of the map, for tests. */
   get frames(): number {
     return this.#map.frames;
   }
 
   #setStatus(message: string): void {
-    // A live region speaks at each change.
+    // A screen reader reads a live region at each change.
     if (this.#status.textContent !== message) this.#status.textContent = message;
   }
 
   #show(seen: Snapshot): void {
-    this.#before = this.#seen;
-    this.#seen = seen;
+    this.#before = this.#latest;
+    this.#latest = seen;
     const { process, devices } = seen;
     document.title = `dmapool: ${process.title}`;
     byId('process').textContent = `${process.title} (${String(process.pid)}), Node ${process.node}`;
@@ -161,7 +157,7 @@ class Page {
   }
 
   #stepTab(step: number): void {
-    const keys = (this.#seen?.devices ?? []).map(keyOf);
+    const keys = (this.#latest?.devices ?? []).map(keyOf);
     const next = keys[(keys.indexOf(this.#device) + step + keys.length) % keys.length];
     if (next === undefined) return;
     this.#chooseDevice(next);
@@ -171,16 +167,16 @@ class Page {
   #chooseDevice(key: string): void {
     this.#device = key;
     this.#pool = '';
-    this.#drawTabs(this.#seen?.devices ?? []);
+    this.#drawTabs(this.#latest?.devices ?? []);
     this.#drawDevice();
   }
 
   #drawDevice(): void {
-    const device = this.#seen?.devices.find((each) => keyOf(each) === this.#device);
+    const device = this.#latest?.devices.find((each) => keyOf(each) === this.#device);
     byId('empty').hidden = device !== undefined;
     byId('panel').hidden = device === undefined;
     if (device === undefined) return;
-    const source = this.#seen?.sources.find(({ id, thread }) => id === device.source && thread === device.thread);
+    const source = this.#latest?.sources.find(({ id, thread }) => id === device.source && thread === device.thread);
     const limit = source?.limit ?? null;
     byId('device').textContent =
       `${device.path}: mask 0x${device.dmaMask.toString(16)}, ` +
@@ -208,7 +204,7 @@ class Page {
   #rateOf(pool: PoolSnapshot, figure: 'allocations' | 'failures'): number | null {
     const device = this.#before?.devices.find((each) => keyOf(each) === this.#device);
     const old = device?.pools.find(({ id }) => id === pool.id);
-    const seconds = ((this.#seen?.time ?? 0) - (this.#before?.time ?? 0)) / 1000;
+    const seconds = ((this.#latest?.time ?? 0) - (this.#before?.time ?? 0)) / 1000;
     return old === undefined || seconds <= 0 ? null : Math.max(0, (pool[figure] - old[figure]) / seconds);
   }
 
@@ -250,11 +246,11 @@ class Page {
   }
 
   #drawPool(pool: PoolSnapshot): void {
-    const time = this.#seen?.time ?? 0;
+    const time = this.#latest?.time ?? 0;
     const facts = [
-      `${text(pool.blocksPerPage)} blocks of ${text(pool.blockSize)} bytes a page of ${text(pool.pageBytes)}`,
+      `${text(pool.blocksPerPage)} blocks of ${text(pool.blockSize)} bytes in a page of ${text(pool.pageBytes)}`,
       pool.align > 1 ? `aligned to ${text(pool.align)}` : '',
-      pool.boundary > 0 ? `crossing no ${text(pool.boundary)}` : '',
+      pool.boundary > 0 ? `crossing no boundary of ${text(pool.boundary)}` : '',
       pool.debug ? 'debug mode' : '',
       pool.shared === null ? '' : 'shared',
       pool.state === 'destroyed' ? 'destroyed' : '',
@@ -321,7 +317,7 @@ class Page {
     for (const [name, value] of parts) byId(`count-${name}`).textContent = text(value);
     byId('map').setAttribute(
       'aria-label',
-      `Map of ${text(states.length)} blocks: ${parts.map(([name, value]) => `${text(value)} ${name}`).join(', ')}. Arrow keys go from block to block.`,
+      `Map of ${text(states.length)} blocks: ${parts.map(([name, value]) => `${text(value)} ${name}`).join(', ')}. Arrow keys move between blocks.`,
     );
   }
 
@@ -336,7 +332,7 @@ class Page {
       ...holders.map(({ worker, site, count, oldest }) => {
         const row = element('tr');
         row.append(
-          element('th', site ?? 'not known (debug: true tells)', { scope: 'row' }),
+          element('th', site ?? 'unknown (requires debug: true)', { scope: 'row' }),
           element('td', worker === 0 ? '-' : String(worker)),
           element('td', text(count)),
           element('td', oldest === null ? '-' : `${text(oldest / 1000)} s`),
@@ -350,23 +346,23 @@ class Page {
 
   async #describeBlock(at: number): Promise<void> {
     const line = byId('block');
-    const asked = ++this.#asked;
+    const request = ++this.#request;
     if (at < 0) {
       line.textContent = '';
       return;
     }
-    // Once the pointer rests: a request for each block on its way would be many.
+    // No requests for blocks that the pointer only crosses.
     await new Promise((resolve) => setTimeout(resolve, REST));
-    if (asked !== this.#asked) return;
-    const { slots, blocksPerPage } = this.#blocks;
-    const index = slots[Math.floor(at / blocksPerPage)]! * blocksPerPage + (at % blocksPerPage);
+    if (request !== this.#request) return;
+    const { pages, blocksPerPage } = this.#blocks;
+    const index = pages[Math.floor(at / blocksPerPage)]! * blocksPerPage + (at % blocksPerPage);
     const block = await getJson<BlockSnapshot>(`pools/${this.#pool}/blocks/${String(index)}`);
-    // The pointer may have gone on meanwhile.
-    if (asked !== this.#asked) return;
+    // The pointer may have moved.
+    if (request !== this.#request) return;
     const owner =
       block.worker === 0
         ? ''
-        : ` of worker ${String(block.worker)}${block.thread === null ? '' : ` (thread ${String(block.thread)})`}`;
+        : `, worker ${String(block.worker)}${block.thread === null ? '' : ` (thread ${String(block.thread)})`}`;
     line.textContent =
       `Block ${String(block.index)} at 0x${block.dma.toString(16)}: ${block.state}${owner}` +
       (block.site === null ? '' : `, from ${block.site}`) +
@@ -422,7 +418,7 @@ function decodeMap({ map, blocksPerPage }: PoolSnapshot): MapBlocks {
     const first = n * blocksPerPage;
     for (let i = 0; i < binary.length; i++) states[first + i] = binary.charCodeAt(i);
   }
-  return { states, slots: pages.map(({ slot }) => slot), blocksPerPage };
+  return { states, pages: pages.map(({ page }) => page), blocksPerPage };
 }
 
 const page = new Page();

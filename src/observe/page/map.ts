@@ -1,34 +1,34 @@
-/** The map of a pool: a cell for each block, coloured by its state, on a canvas. Of many blocks only those in view are drawn. */
+/** The map of a pool: a canvas with a cell for each block, coloured by state. Draws only the visible blocks. */
 import { BLOCK_STATE } from '../format.ts';
 
-/** Cells are squares of so many pixels. */
+/** Size of a cell in pixels. */
 const CELL = { least: 1, most: 24 } as const;
-/** From this size on there is a gap between cells. */
+/** Size from which cells have gaps. */
 const GAP_FROM = 4;
 
-/** The blocks of a pool: a byte each, in the order of their pages; see `BLOCK_STATE`. */
+/** The states of a pool's blocks, in the order of its pages. See `BLOCK_STATE`. */
 export interface MapBlocks {
   readonly states: Uint8Array;
-  /** Slot of each page, ascending. */
-  readonly slots: readonly number[];
+  /** Numbers of the pages, ascending. */
+  readonly pages: readonly number[];
   readonly blocksPerPage: number;
 }
 
-const NO_BLOCKS: MapBlocks = { states: new Uint8Array(0), slots: [], blocksPerPage: 1 };
+const NO_BLOCKS: MapBlocks = { states: new Uint8Array(0), pages: [], blocksPerPage: 1 };
 
-/** Colour of a state byte, as `r, g, b`. */
+/** Colour of a state byte: red, green, blue. */
 export function colourOf(byte: number, dark: boolean): readonly [number, number, number] {
   const worker = byte & 63;
   switch (byte >> 6) {
     case BLOCK_STATE.allocated:
-      // One hue for all, a little lighter from worker to worker.
+      // One hue, in five shades by worker.
       return fromHsl(214, 0.75, (dark ? 0.6 : 0.42) + (worker % 5) * 0.045);
     case BLOCK_STATE.transit:
       return fromHsl(36, 0.95, 0.5);
     case BLOCK_STATE.unusable:
       return worker === 0 ? fromHsl(352, 0.8, 0.5) : fromHsl(0, 0, dark ? 0.08 : 0.6);
     default:
-      // Magazines: a hue for each worker, away from the ones above.
+      // Magazines: a hue for each worker, different from the above.
       return worker === 0
         ? fromHsl(0, 0, dark ? 0.22 : 0.88)
         : fromHsl(90 + ((worker * 47) % 90), 0.45, dark ? 0.4 : 0.68);
@@ -44,7 +44,7 @@ function fromHsl(hue: number, saturation: number, lightness: number): readonly [
   return [part(0), part(8), part(4)];
 }
 
-/** The canvas, its keys and its pointer. */
+/** Draws the map and handles its keys and pointer. */
 export class BlockMap {
   readonly #canvas: HTMLCanvasElement;
   readonly #context: CanvasRenderingContext2D;
@@ -54,13 +54,13 @@ export class BlockMap {
   #blocks: MapBlocks = NO_BLOCKS;
   #selected = -1;
   #top = 0;
-  /** 0: as large as fits. */
+  /** Cell size; 0: the largest with which all blocks are visible. */
   #zoom = 0;
   #dark = false;
   #dirty = false;
   #image: ImageData | null = null;
 
-  /** @param select Called with the place of a block in the map when the user points at it. */
+  /** @param select Called with the position of the selected block, -1 for none. */
   constructor(canvas: HTMLCanvasElement, select: (at: number) => void) {
     this.#canvas = canvas;
     this.#context = canvas.getContext('2d')!;
@@ -84,19 +84,19 @@ export class BlockMap {
   /** Frames drawn so far. */
   frames = 0;
 
-  /** Shows these blocks; the one that is selected stays it. */
+  /** Shows these blocks. Keeps the selection. */
   show(blocks: MapBlocks): void {
     this.#blocks = blocks;
     if (this.#selected >= blocks.states.length) this.#selected = -1;
     this.redraw();
   }
 
-  /** Draws in light or dark colours. */
+  /** Selects light or dark colours. */
   setDark(dark: boolean): void {
     this.#dark = dark;
     for (let byte = 0; byte < 256; byte++) {
       const [r, g, b] = colourOf(byte, dark);
-      // Little-endian, as every browser's machine is.
+      // Little-endian, as on all browsers' platforms.
       this.#palette[byte] = 0xff000000 | (b << 16) | (g << 8) | r;
     }
     this.redraw();
@@ -112,7 +112,7 @@ export class BlockMap {
     });
   }
 
-  /** Selects a block by its place; -1 for none. */
+  /** Selects a block by its position; -1 for none. */
   select(at: number): void {
     if (at === this.#selected) return;
     this.#selected = at;
@@ -125,7 +125,7 @@ export class BlockMap {
     const { clientHeight, clientWidth } = this.#canvas;
     const area = (clientWidth * clientHeight) / Math.max(1, this.#blocks.states.length);
     let cell = Math.max(CELL.least, Math.min(CELL.most, Math.floor(Math.sqrt(area))));
-    // Whole cells in a row may need one row more than there are.
+    // Rows have whole cells, which may require one more row than fits.
     while (
       cell > CELL.least &&
       Math.ceil(this.#blocks.states.length / Math.floor(clientWidth / cell)) * cell > clientHeight
@@ -187,7 +187,7 @@ export class BlockMap {
     return true;
   }
 
-  /** Selects the next block in another state than this one. */
+  /** Selects the next block in a different state. */
   #nextUnlike(): void {
     const { states } = this.#blocks;
     const from = Math.max(0, this.#selected);
@@ -199,7 +199,7 @@ export class BlockMap {
     }
   }
 
-  /** Scrolls so that a block is in view. */
+  /** Scrolls to make a block visible. */
   #show(at: number): void {
     const row = Math.floor(at / this.#columns);
     if (row < this.#top) this.#scrollTo(row);
@@ -240,7 +240,7 @@ export class BlockMap {
     this.frames++;
   }
 
-  /** One pixel a block, then enlarged. */
+  /** Draws one pixel for each block, then scales the image. */
   #drawCells(first: number, columns: number, rows: number, cell: number): void {
     if (this.#image?.width !== columns || this.#image.height !== rows) {
       this.#image = new ImageData(columns, rows);

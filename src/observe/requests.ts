@@ -1,49 +1,57 @@
-/** What one thread answers of its own devices and pools; questions and answers can be posted between threads. */
+/** Requests to one thread about its devices and pools, and the results. Both can be posted between threads. */
 import { threadId } from 'node:worker_threads';
 
 import { DmaArgumentError } from '../errors.ts';
 import { blockSnapshot, holders } from './blocks.ts';
 import type { BlockSnapshot, Holder, Snapshot } from './format.ts';
+import { endRecording } from './recording.ts';
 import { devices } from './registry.ts';
 import { poolById, snapshot } from './snapshot.ts';
+import type { PoolEnd } from './trace-text.ts';
 
-/** A pool of a process: its number is that of its thread. */
+/** A pool of a process: its thread, and its number there. */
 export interface PoolAddress {
   readonly thread: number;
   readonly pool: number;
 }
 
-/** A question to a thread. */
-export type Question =
+/** A request to a thread. */
+export type ThreadRequest =
   | { readonly kind: 'snapshot'; readonly blocks: boolean | PoolAddress }
   | { readonly kind: 'block'; readonly pool: number; readonly index: number }
   | { readonly kind: 'holders'; readonly pool: number }
-  | { readonly kind: 'sysfs'; readonly path: string };
+  | { readonly kind: 'sysfs'; readonly path: string }
+  | { readonly kind: 'end-recording' };
 
-/** The answer to each kind of question; null: there is no such thing. */
-export interface Answers {
+/** The result of each kind of request; null if there is no such object. */
+export interface ThreadResults {
   readonly snapshot: Snapshot;
   readonly block: BlockSnapshot | null;
   readonly holders: readonly Holder[] | null;
   readonly sysfs: string | null;
+  readonly 'end-recording': ReadonlyMap<number, PoolEnd>;
 }
 
-/** Answers a question about this thread. */
-export function answer<K extends Question['kind']>(question: Question & { readonly kind: K }): Answers[K];
-export function answer(question: Question): Answers[Question['kind']] {
-  switch (question.kind) {
+/** Executes a request in this thread. */
+export function execute<K extends ThreadRequest['kind']>(
+  request: ThreadRequest & { readonly kind: K },
+): ThreadResults[K];
+export function execute(request: ThreadRequest): ThreadResults[ThreadRequest['kind']] {
+  switch (request.kind) {
     case 'snapshot': {
-      const { blocks } = question;
+      const { blocks } = request;
       if (typeof blocks === 'boolean') return snapshot({ blocks });
       const pool = blocks.thread === threadId ? orNull(() => poolById(blocks.pool)) : null;
       return snapshot({ blocks: pool ?? false });
     }
     case 'block':
-      return orNull(() => blockSnapshot(poolById(question.pool), question.index));
+      return orNull(() => blockSnapshot(poolById(request.pool), request.index));
     case 'holders':
-      return orNull(() => holders(poolById(question.pool)));
+      return orNull(() => holders(poolById(request.pool)));
     case 'sysfs':
-      return readSysfs(question.path);
+      return readSysfs(request.path);
+    case 'end-recording':
+      return endRecording();
   }
 }
 
@@ -56,7 +64,7 @@ function orNull<T>(action: () => T): T | null {
   }
 }
 
-/** The text of an attribute; of a device, or of a folder of devices, the names in it, one a line. */
+/** The text of an attribute. For a device or a folder of devices, the names in it, one a line. */
 function readSysfs(path: string): string | null {
   const names = new Set<string>();
   const wanted = path.replace(/\/+$/, '');
