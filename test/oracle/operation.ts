@@ -1,17 +1,19 @@
-/** The operations that the kernel and our pools are given; `module/oracle.h` has the same. */
+/** The operations on the kernel's pools and on ours. `module/oracle.h` has the same operations and limits. */
 
+/** Pools at a time. */
 export const SLOTS = 128;
-export const MOST_BLOCKS = 512;
-/** Bytes of the largest page that either side's memory gives. */
+/** Allocated blocks per pool. */
+export const MAX_BLOCKS = 512;
+/** Size of the largest page in bytes. Both memories refuse larger ones. */
 export const LARGEST_PAGE = 2 ** 20;
-/** Operations of a stream for each hash. */
+/** Operations per hash of a stream. */
 export const CHUNK = 4096;
 
 /** Flags of an alloc. */
 export const ZERO = 1;
 export const ATOMIC = 2;
 
-/** The order of a free: the last block, the first one, or the one at a position. */
+/** The order of a free: the last block of the pool's list, the first one, or the one at a position. */
 export const STACK = 0;
 export const QUEUE = 1;
 export const ANYWHERE = 2;
@@ -26,7 +28,7 @@ export type Operation =
       readonly boundary: number;
       readonly name: string;
     }
-  /** All `count` blocks or none, as in our bulk calls. */
+  /** Allocates `count` blocks or none, as our bulk calls do. */
   | { readonly kind: 'alloc'; readonly slot: number; readonly flags: number; readonly count: number }
   | {
       readonly kind: 'free';
@@ -40,10 +42,10 @@ export type Operation =
   | { readonly kind: 'text' }
   /** The next `count` requests for a page are refused. */
   | { readonly kind: 'refuse'; readonly count: number }
-  /** How many pages the last destroy kept. */
+  /** Reads the number of pages that the last destroy kept. */
   | { readonly kind: 'kept' };
 
-/** The operation as a line for the module. */
+/** Returns the operation as a line for the module. */
 export function moduleLine(operation: Operation): string {
   switch (operation.kind) {
     case 'create': {
@@ -65,7 +67,7 @@ export function moduleLine(operation: Operation): string {
   }
 }
 
-/** The operation as a call, for people. */
+/** Returns the operation as a call, for messages. */
 export function describeOperation(operation: Operation): string {
   switch (operation.kind) {
     case 'create': {
@@ -89,6 +91,6 @@ export function describeOperation(operation: Operation): string {
     case 'refuse':
       return `refuse the next ${operation.count} pages`;
     case 'kept':
-      return 'pages that the last destroy kept';
+      return 'read the pages that the last destroy kept';
   }
 }
