@@ -3,7 +3,7 @@ import { type Device, type DmaBlock, DmaError, DmaOutOfMemoryError, DmaPool } fr
 import * as kernel from 'dmapool/kernel';
 import { sharePool } from 'dmapool/shared';
 import type { CountedMemory } from './memory.ts';
-import { ATOMIC, MAX_BLOCKS, ZERO } from './operation.ts';
+import { ATOMIC, MAX_BLOCKS, NO_GROW, ZERO } from './operation.ts';
 
 /** The arguments of a pool. */
 export interface PoolArguments {
@@ -48,9 +48,13 @@ function allocSingly<B>(count: number, alloc: () => B | null, free: (block: B) =
   return blocks;
 }
 
+function allocOptions(flags: number): { zero: boolean; grow: boolean } {
+  return { zero: (flags & ZERO) !== 0, grow: (flags & NO_GROW) === 0 };
+}
+
 class ObjectPool extends TestedPool<DmaBlock> {
   alloc(count: number, flags: number): DmaBlock[] | null {
-    const options = (flags & ZERO) === 0 ? undefined : { zero: true };
+    const options = (flags & (ZERO | NO_GROW)) === 0 ? undefined : allocOptions(flags);
     // Covers both calls: the one that throws, and the one that returns null.
     const alloc = (): DmaBlock | null =>
       (flags & ATOMIC) === 0 ? orNull(() => this.pool.alloc(options)) : this.pool.tryAlloc(options);

@@ -20,6 +20,8 @@ export class CountedMemory implements CoherentAllocator {
   owner = 0;
   /** Number of following requests to refuse. */
   refusals = 0;
+  /** Runs at the next request, before it is served. */
+  onRequest: (() => void) | null = null;
   /** Requests since the reset, including refused ones. */
   requests = 0;
   /** Allocated pages by address. */
@@ -44,6 +46,7 @@ export class CountedMemory implements CoherentAllocator {
     this.#next = 0;
     this.requests = 0;
     this.refusals = 0;
+    this.onRequest = null;
   }
 
   /** Runs `call`. The pages that it allocates are reserved: not counted, not refused, and numbered at their first use. */
@@ -57,6 +60,9 @@ export class CountedMemory implements CoherentAllocator {
   }
 
   allocCoherent(request: CoherentRequest): CoherentMemory | null {
+    const { onRequest } = this;
+    this.onRequest = null;
+    onRequest?.();
     if (!this.#reserving && this.refuses()) return null;
     if (request.size > LARGEST_PAGE) return null;
     const memory = this.#heap.allocCoherent(request);

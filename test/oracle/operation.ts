@@ -12,6 +12,8 @@ export const CHUNK = 4096;
 /** Flags of an alloc. */
 export const ZERO = 1;
 export const ATOMIC = 2;
+/** The kernel allocates with `GFP_ATOMIC`, our pools with `grow: false`. Intended differences only. */
+export const NO_GROW = 4;
 
 /** The order of a free: the last block of the pool's list, the first one, or the one at a position. */
 export const STACK = 0;
@@ -43,7 +45,18 @@ export type Operation =
   /** The next `count` requests for a page are refused. */
   | { readonly kind: 'refuse'; readonly count: number }
   /** Reads the number of pages that the last destroy kept. */
-  | { readonly kind: 'kept' };
+  | { readonly kind: 'kept' }
+  // The following operations are in lists of intended differences only.
+  /** The next request for a page frees the pool's last block first, as another CPU can while the lock is dropped. */
+  | { readonly kind: 'race'; readonly slot: number }
+  /** Frees the block that was freed last again. */
+  | { readonly kind: 'free-again'; readonly slot: number }
+  /** A device writes to the block that was freed last: a link to the first allocated block, and the end of a list there. */
+  | { readonly kind: 'device-write'; readonly slot: number }
+  /** Sets the DMA mask to this number of bits. */
+  | { readonly kind: 'mask'; readonly bits: number }
+  /** Returns pages without allocated blocks, if there is such a call. Reads the number of allocated pages. */
+  | { readonly kind: 'trim'; readonly slot: number };
 
 /** Returns the operation as a line for the module. */
 export function moduleLine(operation: Operation): string {
@@ -64,6 +77,16 @@ export function moduleLine(operation: Operation): string {
       return `x ${operation.count}`;
     case 'kept':
       return 'k';
+    case 'race':
+      return `r ${operation.slot}`;
+    case 'free-again':
+      return `g ${operation.slot}`;
+    case 'device-write':
+      return `w ${operation.slot}`;
+    case 'mask':
+      return `m ${operation.bits}`;
+    case 'trim':
+      return `e ${operation.slot}`;
   }
 }
 
@@ -92,5 +115,15 @@ export function describeOperation(operation: Operation): string {
       return `refuse the next ${operation.count} pages`;
     case 'kept':
       return 'read the pages that the last destroy kept';
+    case 'race':
+      return `free(pool[${operation.slot}], last) during the next request for a page`;
+    case 'free-again':
+      return `free(pool[${operation.slot}]) of the block freed last`;
+    case 'device-write':
+      return `write to the block of pool[${operation.slot}] freed last`;
+    case 'mask':
+      return `set a DMA mask of ${operation.bits} bits`;
+    case 'trim':
+      return `trim(pool[${operation.slot}])`;
   }
 }

@@ -1,5 +1,5 @@
 /** Executes operations on our pools in one form. `module/operations.c` does the same on the kernel's. */
-import { Device, dmaBitMask } from 'dmapool';
+import { Device, dmaBitMask, DmaError } from 'dmapool';
 import type { Answers } from './answers.ts';
 import { FORMS, type FormName, type TestedPool } from './forms.ts';
 import { CountedMemory } from './memory.ts';
@@ -19,13 +19,20 @@ interface Slot {
   pool: TestedPool | null;
   size: number;
   align: number;
+  /** The block that was freed last, and its bytes. */
+  freed: { readonly block: unknown; readonly bytes: Uint8Array } | null;
 }
 
 /** Our pools of one device, in one form. */
 export class Ours implements PoolsView {
   readonly #form: FormName;
   readonly #memory: CountedMemory = new CountedMemory();
-  readonly #slots: readonly Slot[] = Array.from({ length: SLOTS }, () => ({ pool: null, size: 0, align: 0 }));
+  readonly #slots: readonly Slot[] = Array.from({ length: SLOTS }, () => ({
+    pool: null,
+    size: 0,
+    align: 0,
+    freed: null,
+  }));
   #device: Device;
   /** The device's log since the last destroy. */
   #log: string[] = [];
@@ -84,6 +91,25 @@ export class Ours implements PoolsView {
       case 'kept':
         answers.word(this.#kept);
         break;
+      case 'race':
+        this.#freeAtNextRequest(this.#slots[operation.slot]!.pool!);
+        answers.word(1);
+        break;
+      case 'free-again':
+        this.#freeAgain(this.#slots[operation.slot]!);
+        answers.word(1);
+        break;
+      case 'device-write':
+        this.#slots[operation.slot]!.freed!.bytes.fill(WRITTEN_VALUE);
+        answers.word(1);
+        break;
+      case 'mask':
+        answers.word(Number(this.#setMask(operation.bits)));
+        break;
+      case 'trim':
+        this.#slots[operation.slot]!.pool!.pool.trim();
+        answers.word(this.#memory.live());
+        break;
     }
   }
 
@@ -132,8 +158,36 @@ export class Ours implements PoolsView {
       return;
     }
     const blocks = remove(pool.blocks, order, Math.min(count, pool.blocks.length), position);
+    const last = blocks.at(-1);
+    if (last !== undefined) this.#slots[slot]!.freed = { block: last, bytes: pool.bytesOf(last) };
     pool.free(blocks);
     answers.word(blocks.length);
+  }
+
+  #freeAtNextRequest(pool: TestedPool): void {
+    const blocks = [pool.blocks.pop()];
+    this.#memory.onRequest = () => {
+      pool.free(blocks);
+    };
+  }
+
+  #freeAgain({ pool, freed }: Slot): void {
+    try {
+      pool!.free([freed!.block]);
+    } catch (error) {
+      if (!(error instanceof DmaError)) throw error;
+    }
+  }
+
+  /** Returns whether the device accepts a mask. */
+  #setMask(bits: number): boolean {
+    try {
+      this.#device.setDmaMask(dmaBitMask(bits));
+      return true;
+    } catch (error) {
+      if (error instanceof DmaError) return false;
+      throw error;
+    }
   }
 
   #destroy({ slot: number }: Operation & { kind: 'destroy' }, answers: Answers): void {

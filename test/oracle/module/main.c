@@ -4,12 +4,17 @@
  *
  *     z                                     reset: no pools, pages from number 0
  *     c SLOT SIZE ALIGN BOUNDARY NAME       create; NAME in hexadecimal, - for an empty name
- *     a SLOT FLAGS COUNT                    alloc COUNT blocks or none; FLAGS: 1 zero, 2 atomic
+ *     a SLOT FLAGS COUNT                    alloc COUNT blocks or none; FLAGS: 1 zero, 2 and 4 atomic
  *     f SLOT ORDER COUNT POSITION           free; ORDER: 0 last, 1 first, 2 at POSITION
  *     d SLOT                                destroy
  *     t                                     read the `pools` text
  *     x COUNT                               refuse the next COUNT requests for pages
  *     k                                     read the number of pages that the last destroy leaked
+ *     r SLOT                                the next request for a page frees the last block first
+ *     g SLOT                                free the block that was freed last again
+ *     w SLOT                                write to the block that was freed last, as a device can
+ *     m BITS                                set the DMA mask
+ *     e SLOT                                read the number of allocated pages; the kernel has no trim
  *     s SEED COUNT                          reset, then execute a stream of COUNT operations
  *
  * The answer to an operation is a line of words and byte strings, in hexadecimal. The answer to a stream is a line per
@@ -151,7 +156,15 @@ static bool parse(const char *text, struct operation *operation)
 			return false;
 		break;
 	case 'd':
-		if (sscanf(text, "d %u", &operation->slot) != 1)
+	case 'r':
+	case 'g':
+	case 'w':
+	case 'e':
+		if (sscanf(text + 1, "%u", &operation->slot) != 1)
+			return false;
+		break;
+	case 'm':
+		if (sscanf(text, "m %u", &operation->count) != 1 || operation->count - 1 >= 64)
 			return false;
 		break;
 	case 'x':

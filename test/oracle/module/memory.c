@@ -24,6 +24,10 @@ static void *memory_alloc(struct device *device, size_t size, dma_addr_t *dma, g
 {
 	struct page_record *page;
 
+	if (memory.race) {
+		memory.race = false;
+		operations_race();
+	}
 	memory.requests++;
 	if (memory.refusals > 0) {
 		memory.refusals--;

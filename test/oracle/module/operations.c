@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 /* Executes operations on the kernel's pools. */
+#include <linux/dma-mapping.h>
 #include <linux/dmapool.h>
 #include <linux/kernfs.h>
 #include <linux/kmsg_dump.h>
@@ -24,11 +25,18 @@ struct slot {
 	u64 size;
 	u64 align;
 	u32 count;
+	/* The block that was freed last. */
+	struct block freed;
 	/* The allocated blocks, in the order of their allocation. */
 	struct block blocks[MAX_BLOCKS];
 };
 
 static struct slot slots[SLOTS];
+/* The block that the next request for a page frees. */
+static struct {
+	struct dma_pool *pool;
+	struct block block;
+} race;
 static struct kmsg_dump_iter log;
 /* The buffer for the `pools` text. sysfs uses one page. */
 static char *text_page;
@@ -95,7 +103,7 @@ static void write_ends(const struct slot *slot, void *address)
 
 static void alloc(struct slot *slot, const struct operation *operation)
 {
-	gfp_t gfp = operation->flags & ATOMIC ? GFP_ATOMIC : GFP_KERNEL;
+	gfp_t gfp = operation->flags & (ATOMIC | NO_GROW) ? GFP_ATOMIC : GFP_KERNEL;
 	bool zero = operation->flags & ZERO;
 	u32 wanted, got;
 
@@ -152,8 +160,38 @@ static void free_blocks(struct slot *slot, const struct operation *operation)
 		slot->count--;
 		memmove(&slot->blocks[at], &slot->blocks[at + 1], (slot->count - at) * sizeof(block));
 		dma_pool_free(slot->pool, block.address, block.dma);
+		slot->freed = block;
 	}
 	answer_word(count);
+}
+
+static void free_at_next_request(struct slot *slot)
+{
+	race.pool = slot->pool;
+	race.block = slot->blocks[--slot->count];
+	memory.race = true;
+}
+
+void operations_race(void)
+{
+	dma_pool_free(race.pool, race.block.address, race.block.dma);
+}
+
+/* The content of a free block in kernels since 6.4 (mm/dmapool.c). */
+struct link {
+	void *next;
+	dma_addr_t dma;
+};
+
+/* Links the block that was freed last to the first allocated block. */
+static void device_write(struct slot *slot)
+{
+	struct link *freed = slot->freed.address;
+	struct link *target = slot->blocks[0].address;
+
+	freed->next = target;
+	target->next = NULL;
+	target->dma = slot->blocks[0].dma;
 }
 
 static void destroy(struct slot *slot, const struct operation *operation)
@@ -213,6 +251,24 @@ void operate(const struct operation *operation)
 	case 'k':
 		answer_word(kept);
 		break;
+	case 'r':
+		free_at_next_request(slot);
+		answer_word(1);
+		break;
+	case 'g':
+		dma_pool_free(slot->pool, slot->freed.address, slot->freed.dma);
+		answer_word(1);
+		break;
+	case 'w':
+		device_write(slot);
+		answer_word(1);
+		break;
+	case 'm':
+		answer_word(dma_set_coherent_mask(oracle_device, DMA_BIT_MASK(operation->count)) == 0);
+		break;
+	case 'e':
+		answer_word(memory.live);
+		break;
 	}
 }
 
@@ -226,6 +282,7 @@ void operations_reset(void)
 		slots[i].count = 0;
 	}
 	memory_reset();
+	dma_set_coherent_mask(oracle_device, DMA_BIT_MASK(64));
 	kept = 0;
 }
 

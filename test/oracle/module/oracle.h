@@ -24,10 +24,10 @@
 #define PAGE_NUMBER_SHIFT 20
 
 enum order { STACK, QUEUE, ANYWHERE };
-enum flags { ZERO = 1, ATOMIC = 2 };
+enum flags { ZERO = 1, ATOMIC = 2, NO_GROW = 4 };
 
 struct operation {
-	/* c create, a alloc, f free, d destroy, t text, x refuse, k kept */
+	/* The letter of the operation's line: see main.c. */
 	char kind;
 	u32 slot;
 	u64 size;
@@ -51,6 +51,8 @@ struct memory_state {
 	u32 owner;
 	/* Number of following requests to refuse. */
 	u32 refusals;
+	/* Whether the next request frees a block first. */
+	bool race;
 	/* Requests since the reset, including refused ones. */
 	u32 requests;
 	/* Allocated pages. */
@@ -70,6 +72,8 @@ int operations_init(void);
 void operations_exit(void);
 void operations_reset(void);
 void operate(const struct operation *operation);
+/* Frees the block of a race. The pool's lock is not held. */
+void operations_race(void);
 bool slot_used(u32 slot);
 u32 slot_blocks(u32 slot);
 /* Limit of the blocks that a stream allocates from the slot's pool. */
