@@ -350,12 +350,11 @@ class Run {
   }
 }
 
-/** Returns the last kernel panic in the text to its end, else the last 30 lines. */
+/** The first line of an oops or a panic. Its registers and stack follow. */
+const OOPS = /^.*(?:BUG: |Oops: |general protection fault|Kernel panic)/m;
+
+/** Returns the end of a console's output: from the first oops or panic, else the last 30 lines. */
 function tailOf(text: string): string {
-  const panic = text.lastIndexOf('Kernel panic');
-  return (panic === -1 ? text : text.slice(panic))
-    .trimEnd()
-    .split('\n')
-    .slice(panic === -1 ? -30 : 0)
-    .join('\n');
+  const begin = text.search(OOPS);
+  return (begin === -1 ? text.trimEnd().split('\n').slice(-30).join('\n') : text.slice(begin)).trimEnd();
 }

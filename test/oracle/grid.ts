@@ -43,7 +43,7 @@ function isRoundedTo31Bits(size: number, align: number): boolean {
   return size < 2 ** 31 && Number.isInteger(Math.log2(step)) && Math.ceil(Math.max(size, 16) / step) * step === 2 ** 31;
 }
 
-/** All operations of the grid: about 9,000 triples of size, align and boundary, then the names. */
+/** All operations of the grid: about 9,800 triples of size, align and boundary, then the names. */
 export const GRID: readonly Operation[] = [
   ...SIZES.flatMap((size) =>
     ALIGNS.filter((align) => size === 0 || !isRoundedTo31Bits(size, align)).flatMap((align) =>
