@@ -1,20 +1,20 @@
-/** Whether the processor runs the guest itself (KVM) or QEMU translates it (TCG). */
+/** Selects the accelerator: KVM executes the guest's instructions on the processor, TCG translates them. */
 
 import { closeSync, constants, openSync, readFileSync } from 'node:fs';
 
-/** How the guest is run, and why. */
+/** An accelerator and the reason for its selection. */
 export interface Accelerator {
   readonly name: 'kvm' | 'tcg';
-  /** Reason for people, such as `KVM` or `TCG: /dev/kvm does not exist`. */
+  /** The reason as a message, such as `KVM` or `TCG: /dev/kvm does not open (ENOENT)`. */
   readonly why: string;
-  /** Asked for by the user: no other is tried. */
+  /** Selected by the user. No other accelerator is tried. */
   readonly forced?: boolean;
 }
 
 /**
- * KVM where /dev/kvm opens and the processor has VMX or SVM; else TCG.
+ * Returns KVM if /dev/kvm opens and the processor has VMX or SVM, otherwise TCG.
  *
- * A KVM without either (pagetable-based virtual machines, as some clouds have) opens but only runs kernels made for it.
+ * On hosts with a KVM for paravirtualized kernels only (pvm), /dev/kvm opens although the processor has neither.
  */
 export function chooseAccelerator(): Accelerator {
   try {
@@ -28,10 +28,10 @@ export function chooseAccelerator(): Accelerator {
   return { name: 'kvm', why: 'KVM' };
 }
 
-/** QEMU's options for it. A split interrupt controller is what interrupt remapping needs under KVM. */
+/** Returns QEMU's options for an accelerator. */
 export function acceleratorArguments(name: 'kvm' | 'tcg'): string[] {
   return name === 'kvm'
     ? ['-accel', 'kvm', '-cpu', 'host']
-    : // `max` has what V8 likes to use; QEMU translates it faster than code for older processors.
+    : // V8 uses the instructions of `max` (SSE 4, AVX), which QEMU translates faster than the older equivalents.
       ['-accel', 'tcg,thread=multi', '-cpu', 'max'];
 }

@@ -1,7 +1,7 @@
 /**
- * `npm run vm -- [options] COMMAND...`: runs a command in the virtual machine. See `--help`.
+ * `npm run vm -- [options] COMMAND...` runs a command in the virtual machine. See `--help`.
  *
- * Exit codes: the command's own; 124 after a time-out and 125 if the machine itself failed, as timeout(1) has them.
+ * The exit code is that of the command; 124 after a timeout and 125 if the machine failed, as in timeout(1).
  */
 
 import { writeFileSync } from 'node:fs';
@@ -10,7 +10,7 @@ import { Command, InvalidArgumentError, Option } from 'commander';
 import type { VmDevice } from './devices.ts';
 import { VmError } from './error.ts';
 import { fetchHeaders } from './headers.ts';
-import { fetchKernel, KERNEL_SERIES, kernelSeries, type KernelSeries } from './kernel.ts';
+import { DEFAULT_KERNEL, fetchKernel, KERNEL_SERIES, kernelSeries, type KernelSeries } from './kernel.ts';
 import type { VmOptions } from './options.ts';
 import { runInVm, type VmStage } from './run.ts';
 
@@ -34,64 +34,75 @@ interface Flags {
   readonly quiet?: boolean;
 }
 
-// All devices in the order given, whatever their kind: it is the order of their addresses.
+// The devices of all options, in the given order, which is the order of their addresses.
 const devices: VmDevice[] = [];
 
 const program = new Command('npm run vm --')
   .description(
-    'Runs COMMAND in a virtual machine with an IOMMU and the devices asked for. The files are those of this system;\n' +
-      'what the command writes to them is gone afterwards, except below the folders named by --writable.\n' +
-      'Devices get the PCI addresses 0000:00:10.0, 0000:00:11.0, ... in the order given.',
+    'Runs COMMAND in a virtual machine with an IOMMU and the given devices. The command sees the files of this system.\n' +
+      'Its changes to them are discarded, except below the folders of --writable.\n' +
+      'Devices get the PCI addresses 0000:00:10.0, 0000:00:11.0, ... in the given order.',
   )
-  .argument('[command...]', 'program and arguments; a shell with --console')
-  .option('--nvme <size>', 'an NVMe disk of that size, such as 64M, or a raw image file; repeatable', addNvme)
-  .option('--e1000 <count>', 'so many 82540EM network cards, all on one hub', addCards('e1000'))
-  .option('--e1000e <count>', 'so many 82574L network cards (MSI-X), all on one hub', addCards('e1000e'))
-  .option('--edu', "QEMU's teaching device", () => devices.push({ kind: 'edu' }))
-  .option('--device <device>', "any of QEMU's devices, as after its -device; repeatable", addRaw)
-  .option('--memory <size>', 'memory (default 1G)', parseSize)
-  .option('--cpus <count>', 'processors (default 2)', parseCount)
-  .option('--numa <nodes>', 'NUMA nodes (default 1)', parseCount)
-  .option('--hugepages <count>', 'hugepages to reserve at boot: 64 or 2M=64, and 1G=1; repeatable', addHugepages)
-  .option('--iommu <properties>', "more properties of QEMU's intel-iommu, such as snoop-control=on", true)
-  .option('--no-iommu', 'a machine without IOMMU')
-  .option('--writable <folder>', 'a folder in which the command may write; repeatable', append, [])
-  .option('--env <name[=value]>', 'a variable for the command, or one to pass on; repeatable', addVariable, {})
-  .option('--cwd <folder>', 'where to run the command (default: here)')
-  .option('--timeout <seconds>', 'how long the command may take (default 600)', parseCount)
-  .addOption(new Option('--kernel <series>', 'the kernel (default 6.1)').choices(KERNEL_SERIES))
-  .addOption(new Option('--accel <name>', 'instead of KVM where it works, else TCG').choices(['kvm', 'tcg']))
-  .option('--kernel-arg <argument>', "one more for the guest's kernel; repeatable", append, [])
-  .option('--qemu <argument>', 'one more for QEMU; repeatable', append, [])
-  .option('--dmesg <file>', "writes the guest's kernel log there")
-  .option('--console', "runs COMMAND on the machine's console, which is this terminal; Ctrl-A X ends the machine")
-  .option('--prepare', 'only fetches the kernel and its headers, or newer ones, through apt')
-  .option('--quiet', 'says nothing of its own unless something fails')
-  .showHelpAfterError('(--help says more)')
+  .argument('[command...]', 'program and arguments; a shell by default with --console')
+  .option('--nvme <size>', 'an NVMe disk of this size, such as 64M, or with this raw image file; repeatable', addNvme)
+  .option('--e1000 <count>', 'number of 82540EM network cards, connected to one hub', addCards('e1000'))
+  .option('--e1000e <count>', 'number of 82574L network cards (MSI-X), connected to one hub', addCards('e1000e'))
+  .option('--edu', "QEMU's educational device", () => devices.push({ kind: 'edu' }))
+  .option(
+    '--device <device>',
+    "any device, in the form of QEMU's -device; a PCI device without addr= and bus= gets the next address; repeatable",
+    addRaw,
+  )
+  .option('--memory <size>', 'size of the memory (default 1G)', parseSize)
+  .option('--cpus <count>', 'number of processors (default 2)', parseCount)
+  .option('--numa <nodes>', 'number of NUMA nodes (default 1)', parseCount)
+  .option('--hugepages <count>', 'hugepages to reserve at boot, such as 64, 2M=64 or 1G=1; repeatable', addHugepages)
+  .option('--iommu <properties>', "additional properties of QEMU's intel-iommu, such as snoop-control=on", true)
+  .option('--no-iommu', 'no IOMMU')
+  .option('--writable <folder>', 'a folder where changes of the command persist; repeatable', append, [])
+  .option(
+    '--env <name[=value]>',
+    "a variable of the command's environment; without a value, this process's; repeatable",
+    addVariable,
+    {},
+  )
+  .option('--cwd <folder>', "the command's working folder (default: the current one)")
+  .option('--timeout <seconds>', 'time limit of the command (default 600)', parseCount)
+  .addOption(new Option('--kernel <series>', `the kernel (default ${DEFAULT_KERNEL})`).choices(KERNEL_SERIES))
+  .addOption(
+    new Option('--accel <name>', 'the accelerator (default: kvm if it works, else tcg)').choices(['kvm', 'tcg']),
+  )
+  .option('--kernel-arg <argument>', "additional argument of the guest's kernel; repeatable", append, [])
+  .option('--qemu <argument>', 'additional option of QEMU; repeatable', append, [])
+  .option('--dmesg <file>', "write the guest's kernel log to this file")
+  .option('--console', "run COMMAND on the machine's console, connected to this terminal; Ctrl-A X ends the machine")
+  .option('--prepare', 'download the current kernel and its headers through apt; COMMAND is optional')
+  .option('--quiet', 'print messages of its own only for failures')
+  .showHelpAfterError('(--help lists the options)')
   .exitOverride((error) => process.exit(error.exitCode === 0 ? 0 : 125))
   .passThroughOptions()
   .action(main);
 
 async function main(command: string[], flags: Flags): Promise<void> {
-  const say = (line: string): void => {
+  const log = (line: string): void => {
     if (flags.quiet !== true) process.stderr.write(`vm: ${line}\n`);
   };
   try {
     if (flags.prepare === true) {
-      const kernel = await fetchKernel(kernelSeries(flags.kernel), say);
-      await fetchHeaders(kernel, say);
+      const kernel = await fetchKernel(kernelSeries(flags.kernel), log);
+      await fetchHeaders(kernel, log);
       const { release, folder } = kernel;
-      say(`kernel ${release} is in ${folder}`);
+      log(`kernel ${release} is in ${folder}`);
       if (command.length === 0) return;
     }
-    if (command.length === 0 && flags.console !== true) program.error('what is to be run? (COMMAND, or --console)');
+    if (command.length === 0 && flags.console !== true) program.error('error: COMMAND or --console is required');
     const result = await runInVm({
       ...machine(flags),
       command: command.length === 0 ? ['sh'] : command,
-      onMessage: say,
+      onMessage: log,
     });
     if (flags.dmesg !== undefined) writeFileSync(flags.dmesg, result.kernelLog);
-    say(describeStages(result.stages));
+    log(describeStages(result.stages));
     process.exitCode = result.exitCode;
   } catch (error) {
     if (!(error instanceof VmError)) throw error;
@@ -131,7 +142,7 @@ function machine(flags: Flags): Omit<VmOptions, 'command' | 'onMessage'> {
     ...(flags.timeout === undefined ? {} : { timeout: flags.timeout * 1000 }),
     ...(flags.kernel === undefined ? {} : { kernel: flags.kernel }),
     ...(flags.accel === undefined ? {} : { accelerator: flags.accel }),
-    // A terminal is for --console.
+    // Only --console reads from a terminal.
     ...(flags.console === true || process.stdin.isTTY ? {} : { stdin: process.stdin }),
   };
 }
@@ -153,15 +164,15 @@ function addRaw(device: string): void {
 
 function addHugepages(value: string, previous: Record<string, number> = {}): Record<string, number> {
   const match = /^(?:(2M|1G)=)?(\d+)$/.exec(value);
-  if (match === null) throw new InvalidArgumentError('It is a number, 2M=NUMBER or 1G=NUMBER.');
+  if (match === null) throw new InvalidArgumentError('It must be NUMBER, 2M=NUMBER or 1G=NUMBER.');
   return { ...previous, [match[1] ?? '2M']: Number(match[2]) };
 }
 
 function addVariable(value: string, previous: Record<string, string>): Record<string, string> {
   const at = value.indexOf('=');
   if (at > 0) return { ...previous, [value.slice(0, at)]: value.slice(at + 1) };
-  const passed = process.env[value];
-  return passed === undefined ? previous : { ...previous, [value]: passed };
+  const inherited = process.env[value];
+  return inherited === undefined ? previous : { ...previous, [value]: inherited };
 }
 
 function append(value: string, previous: string[]): string[] {
@@ -169,17 +180,18 @@ function append(value: string, previous: string[]): string[] {
 }
 
 function parseCount(value: string): number {
-  if (!/^\d+$/.test(value) || Number(value) === 0) throw new InvalidArgumentError('It is a whole number from 1 on.');
+  if (!/^\d+$/.test(value) || Number(value) === 0)
+    throw new InvalidArgumentError('It must be a positive whole number.');
   return Number(value);
 }
 
 function parseSize(value: string): number {
   const match = /^(\d+)([KMG]?)$/.exec(value);
-  if (match === null) throw new InvalidArgumentError('It is a number of bytes, or one with K, M or G.');
+  if (match === null) throw new InvalidArgumentError('It must be a number of bytes, or a number with K, M or G.');
   return Number(match[1]) * { '': 1, K: 2 ** 10, M: 2 ** 20, G: 2 ** 30 }[match[2] as '' | 'K' | 'M' | 'G'];
 }
 
-/** Such as `3.9 s: kernel 1.8, files 0.2, drivers 0.1, command 1.5, off 0.3`. */
+/** Returns a summary such as `3.9 s: kernel 1.8, files 0.2, drivers 0.1, command 1.5, off 0.3`. */
 function describeStages(stages: readonly VmStage[]): string {
   const seconds = (ms: number): string => (ms / 1000).toFixed(1);
   const parts = stages.map(({ name, at }, index) => `${name} ${seconds(at - (stages[index - 1]?.at ?? 0))}`);
@@ -188,9 +200,9 @@ function describeStages(stages: readonly VmStage[]): string {
 
 function lastOf(kernelLog: string): string {
   const lines = kernelLog.trimEnd().split('\n').slice(-15);
-  return lines[0] === '' ? '' : `vm: the last of the kernel's log:\n${lines.join('\n')}\n`;
+  return lines[0] === '' ? '' : `vm: end of the kernel's log:\n${lines.join('\n')}\n`;
 }
 
 await program.parseAsync();
-// What is left of standard input must not keep the process.
+// Unread standard input would keep the process alive.
 process.stdin.destroy();

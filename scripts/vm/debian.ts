@@ -1,4 +1,4 @@
-/** Debian packages: found and fetched through this machine's apt, unpacked without installing them. */
+/** Downloads Debian packages through apt and unpacks them without installing them. */
 
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
@@ -8,19 +8,19 @@ import { join } from 'node:path';
 import { VmError } from './error.ts';
 import { needTool, runTool } from './tools.ts';
 
-/** The folder that keeps what was fetched. */
+/** The cache folder: `$XDG_CACHE_HOME/dmapool-vm`, by default `~/.cache/dmapool-vm`. */
 export function cacheFolder(): string {
   const base = process.env['XDG_CACHE_HOME'];
   return join(base === undefined || base === '' ? join(homedir(), '.cache') : base, 'dmapool-vm');
 }
 
-/** The packages that a package depends on, of which apt may choose others; empty if apt does not know the package. */
+/** Returns the direct dependencies of a package, alternatives included; an empty list for an unknown package. */
 export async function dependencies(name: string): Promise<string[]> {
-  const answer = await runTool(needTool('apt-cache', 'apt'), ['depends', name]).catch(() => '');
-  return [...answer.matchAll(/^\s*\|?Depends:\s*(\S+)$/gm)].map((match) => match[1]!);
+  const output = await runTool(needTool('apt-cache', 'apt'), ['depends', name]).catch(() => '');
+  return [...output.matchAll(/^\s*\|?Depends:\s*(\S+)$/gm)].map((match) => match[1]!);
 }
 
-/** Downloads packages into a folder; returns their files in the order of the names. */
+/** Downloads packages into a folder. Returns the paths of their files, in the order of `names`. */
 export async function download(names: readonly string[], folder: string): Promise<string[]> {
   await runTool(needTool('apt-get', 'apt'), ['download', '-qq', ...names], folder);
   const files = readdirSync(folder);
@@ -35,7 +35,8 @@ export async function download(names: readonly string[], folder: string): Promis
 /**
  * Unpacks a package below `into`.
  *
- * @param paths What of it, as `./usr/bin/name`; default: all. @returns Those of them that the package lacks.
+ * @param paths Files and folders of the package, such as `./usr/bin/name`; by default all. @returns The paths that the
+ * package does not contain.
  */
 export async function unpack(file: string, into: string, paths: readonly string[] = []): Promise<string[]> {
   const source = spawn(needTool('dpkg-deb', 'dpkg'), ['--fsys-tarfile', file], { stdio: ['ignore', 'pipe', 'pipe'] });
@@ -43,32 +44,35 @@ export async function unpack(file: string, into: string, paths: readonly string[
     stdio: ['pipe', 'ignore', 'pipe'],
     env: { ...process.env, LC_ALL: 'C' },
   });
-  // tar may be gone before all of it arrived; its exit code says so.
+  // EPIPE if tar ends early. Its exit code reports the failure.
   sink.stdin.on('error', () => undefined);
   source.stdout.pipe(sink.stdin);
-  let said = '';
-  source.stderr.on('data', (data: Buffer) => (said += data.toString()));
-  sink.stderr.on('data', (data: Buffer) => (said += data.toString()));
+  let errors = '';
+  source.stderr.on('data', (data: Buffer) => (errors += data.toString()));
+  sink.stderr.on('data', (data: Buffer) => (errors += data.toString()));
   await Promise.all([once(source, 'close'), once(sink, 'close')]);
-  const missing = [...said.matchAll(/^.*: (\S+): Not found in archive$/gm)].map((match) => match[1]!);
-  const other = said.split('\n').filter((line) => !/Not found in archive|previous errors|^$/.test(line));
+  const missing = [...errors.matchAll(/^.*: (\S+): Not found in archive$/gm)].map((match) => match[1]!);
+  const other = errors.split('\n').filter((line) => !/Not found in archive|previous errors|^$/.test(line));
   if (source.exitCode !== 0 || other.length > 0) {
-    throw new VmError('ERR_VM_KERNEL', `${file} can't be unpacked: ${said.trim()}`);
+    throw new VmError('ERR_VM_KERNEL', `can't unpack ${file}: ${errors.trim()}`);
   }
   return missing;
 }
 
-/** Makes a folder by `fill`, which gets a temporary one beside it: whole or not at all, whoever else makes it. */
+/**
+ * Creates a folder atomically: `fill` writes to a temporary folder, which is then renamed. If another process creates the
+ * folder first, its folder remains.
+ */
 export async function makeFolder(folder: string, fill: (work: string) => Promise<void>): Promise<void> {
   mkdirSync(cacheFolder(), { recursive: true });
   const work = mkdtempSync(join(cacheFolder(), 'new-'));
   try {
-    // So that apt's own user may write there; it warns otherwise.
+    // apt-get downloads as the user _apt, and warns if that user can't enter the folder.
     chmodSync(work, 0o755);
     await fill(work);
     renameSync(work, folder);
   } catch (error) {
-    // Another process was faster, and its folder is as good.
+    // Another process created an equal folder.
     if ((error as NodeJS.ErrnoException).code !== 'ENOTEMPTY') throw error;
   } finally {
     rmSync(work, { recursive: true, force: true });

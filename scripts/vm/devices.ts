@@ -1,69 +1,100 @@
-/** The devices that a machine can be given, as QEMU's options. */
+/** The devices of a machine, and their translation to QEMU's options. */
 
 import { VmError } from './error.ts';
+import { runTool } from './tools.ts';
 import { unlinkedFile } from './unlinked-file.ts';
 
-/** A device of the machine. It gets the next free PCI address from 0000:00:10.0 on, in the order given. */
+/** A device of the machine. In the given order, the devices have the PCI addresses 0000:00:10.0, 0000:00:11.0, ... */
 export type VmDevice =
   | {
       /** An NVMe disk with one namespace. */
       readonly kind: 'nvme';
-      /** Bytes; zeros at first, and gone with the machine. Not with `image`. */
+      /** Size in bytes of a disk that is zero at first and ends with the machine. Excludes `image`. */
       readonly size?: number;
-      /** A raw image file to use instead; what is written stays. */
+      /** Path of a raw image file. Writes to it persist. Excludes `size`. */
       readonly image?: string;
-      /** Bytes a second that can be read of it; more are kept waiting. Default: without limit. */
+      /** Limit of the read rate, in bytes per second; unlimited by default. Faster reads are delayed. */
       readonly readRate?: number;
-      /** More of QEMU's properties, such as `max_ioqpairs=2`. */
+      /** Additional properties of QEMU's device, such as `max_ioqpairs=2`. */
       readonly properties?: string;
     }
   | {
-      /** A network card: 82540EM (`e1000`) or 82574L (`e1000e`, which has MSI-X). All cards are on one hub. */
+      /** A network card: 82540EM (`e1000`) or 82574L (`e1000e`, with MSI-X). All cards are connected to one hub. */
       readonly kind: 'e1000' | 'e1000e';
       readonly properties?: string;
     }
   | {
-      /** QEMU's device for teaching: a DMA engine with a mask, and a factorial. */
+      /** QEMU's educational device: a DMA engine with a mask, and a factorial unit. */
       readonly kind: 'edu';
       readonly properties?: string;
     }
   | {
-      /** Anything else, as after `-device`; without `addr=` QEMU chooses its address. */
+      /** Any device of QEMU. A PCI device without `addr` and `bus` gets the next address; others take none. */
       readonly kind: 'raw';
+      /** The value of QEMU's option `-device`, as `model,property=value,...`. JSON is passed on unchanged. */
       readonly device: string;
     };
 
-/** The options for the devices, and the files that QEMU inherits for them. */
+/** QEMU's options for the devices, and the files that QEMU inherits for them. */
 export interface DeviceArguments {
   readonly args: readonly string[];
-  /** Descriptors to pass on, in the order of their numbers in QEMU, and to close here afterwards. */
+  /** Descriptors in the order of their numbers in QEMU. The caller closes them after QEMU's start. */
   readonly files: readonly number[];
 }
 
 const FIRST_SLOT = 0x10;
-// The last ones are the chipset's own functions.
+// The chipset has slot 0x1f.
 const LAST_SLOT = 0x1e;
 
-/** The PCI address of the n-th device (from 0) that is not `raw`, such as `0000:00:10.0`. */
+/** Returns the PCI address of a device by its number, from 0, among those that get the next address. */
 export function vmDeviceAddress(index: number): string {
   return `0000:00:${(FIRST_SLOT + index).toString(16)}.0`;
 }
 
-/** Translates devices to QEMU's options. `firstFile` is the number that the first inherited file has in QEMU. */
-export function deviceArguments(devices: readonly VmDevice[], firstFile: number): DeviceArguments {
+/** Returns whether the device gets the next address if its model is a PCI device. */
+function lacksAddress({ device }: VmDevice & { kind: 'raw' }): boolean {
+  return !device.startsWith('{') && !/,(?:addr|bus)=/.test(device);
+}
+
+/** Returns QEMU's models of PCI devices, with their aliases; an empty set if no device depends on them. */
+export async function pciModels(qemu: string, devices: readonly VmDevice[]): Promise<ReadonlySet<string>> {
+  const models = new Set<string>();
+  if (!devices.some((device) => device.kind === 'raw' && lacksAddress(device))) return models;
+  // Lines such as: name "e1000", bus PCI, alias "e1000-82540em", desc "Intel Gigabit Ethernet"
+  for (const line of (await runTool(qemu, ['-device', 'help'])).split('\n')) {
+    const match = /^name "([^"]+)", bus PCI\b(?:, alias "([^"]+)")?/.exec(line);
+    for (const name of match?.slice(1) ?? []) models.add(name);
+  }
+  return models;
+}
+
+/**
+ * Translates devices to QEMU's options.
+ *
+ * @param firstFile The number of the first inherited file in QEMU.
+ * @param models See {@link pciModels}.
+ */
+export function deviceArguments(
+  devices: readonly VmDevice[],
+  firstFile: number,
+  models: ReadonlySet<string> = new Set(),
+): DeviceArguments {
   const args: string[] = [];
   const files: number[] = [];
   let index = 0;
   const place = (): string => {
     const slot = FIRST_SLOT + index;
     if (slot > LAST_SLOT) {
-      throw new VmError('ERR_VM_OPTION', `a machine has room for ${LAST_SLOT - FIRST_SLOT + 1} devices`);
+      throw new VmError('ERR_VM_OPTION', `a machine can have at most ${LAST_SLOT - FIRST_SLOT + 1} devices`);
     }
     return `addr=0x${slot.toString(16)}`;
   };
   for (const device of devices) {
     if (device.kind === 'raw') {
-      args.push('-device', device.device);
+      const model = /^(?:driver=)?([^,]*)/.exec(device.device)![1]!;
+      const isPlaced = lacksAddress(device) && models.has(model);
+      args.push('-device', isPlaced ? `${device.device},${place()}` : device.device);
+      if (isPlaced) index++;
       continue;
     }
     const id = `${device.kind}-${index}`;
@@ -95,7 +126,7 @@ export function deviceArguments(devices: readonly VmDevice[], firstFile: number)
       case 'e1000':
       case 'e1000e':
         args.push('-netdev', `hubport,id=${id}-net,hubid=0`);
-        // Without the network boot ROM, which is in a package of its own.
+        // Debian has the network boot ROMs in another package. The machine does not need them.
         args.push('-device', `${device.kind},id=${id},netdev=${id}-net,mac=${mac(index)},romfile=,${place()}${more}`);
         break;
       case 'edu':
@@ -118,12 +149,12 @@ function checkDiskSize(size: number | undefined): asserts size is number {
   if (size === undefined || !Number.isSafeInteger(size) || size < 2 ** 20 || size % 512 !== 0) {
     throw new VmError(
       'ERR_VM_OPTION',
-      `a disk's size is 1 MiB or more and a multiple of 512 bytes, not ${String(size)}`,
+      `a disk's size must be at least 1 MiB and a multiple of 512 bytes, not ${String(size)}`,
     );
   }
 }
 
-/** Locally administered, and different for each card. */
+/** Returns a locally administered address, different for each card. */
 function mac(index: number): string {
   return `52:54:00:d0:00:${index.toString(16).padStart(2, '0')}`;
 }

@@ -1,13 +1,13 @@
-/** What can go wrong with the virtual machine, apart from the command that runs in it. */
+/** Errors of the virtual machine. A failure of the command in it is an exit code, not an error. */
 
 /**
- * - `ERR_VM_TOOL`: a program is missing or refused; the message names the package that has it.
- * - `ERR_VM_KERNEL`: there is no kernel to boot, and the message says how to get one.
- * - `ERR_VM_OPTION`: an option makes no sense; nothing was started.
- * - `ERR_VM_BOOT`: the machine did not come as far as the command.
- * - `ERR_VM_CRASH`: the machine ended without the command's exit code, such as after a kernel panic.
- * - `ERR_VM_TIMEOUT`: the command took longer than it was given; the machine was ended.
- * - `ERR_VM_ABORT`: the caller's signal ended the machine.
+ * - `ERR_VM_TOOL`: a program is missing or failed. The message names the package of a missing program.
+ * - `ERR_VM_KERNEL`: there is no kernel to boot. The message states how to get one.
+ * - `ERR_VM_OPTION`: an option is invalid. Nothing was started.
+ * - `ERR_VM_BOOT`: the machine failed before it started the command.
+ * - `ERR_VM_CRASH`: the machine ended without an exit code of the command, for example after a kernel panic.
+ * - `ERR_VM_TIMEOUT`: the command exceeded its time limit. The machine was killed.
+ * - `ERR_VM_ABORT`: the caller's `AbortSignal` killed the machine.
  */
 export type VmErrorCode =
   | 'ERR_VM_TOOL'
@@ -18,22 +18,22 @@ export type VmErrorCode =
   | 'ERR_VM_TIMEOUT'
   | 'ERR_VM_ABORT';
 
-/** What was seen of a machine until it ended. */
+/** The output of a machine up to its end. */
 export interface VmOutput {
-  /** What the command wrote to its standard output. */
+  /** The command's standard output. */
   readonly stdout: string;
-  /** What the command wrote to its standard error. */
+  /** The command's standard error. */
   readonly stderr: string;
-  /** The guest's kernel log, a line for each message, as `dmesg` prints it. */
+  /** The guest's kernel log, one line per message, in the format of `dmesg`. */
   readonly kernelLog: string;
-  /** What appeared on the serial console: the firmware's and early kernel's messages, and warnings. */
+  /** The output of the serial console: messages of the firmware and the early kernel, and the kernel's warnings. */
   readonly console: string;
 }
 
-/** The machine could not be started or did not end as it should. */
+/** The machine did not start, or did not end with an exit code of the command. */
 export class VmError extends Error {
   readonly code: VmErrorCode;
-  /** What was seen until then; absent if no machine was started. */
+  /** The output up to the failure; undefined if no machine was started. */
   readonly output: VmOutput | undefined;
 
   constructor(code: VmErrorCode, message: string, output?: VmOutput, options?: ErrorOptions) {

@@ -1,4 +1,4 @@
-/** Modules for the guest's kernel: its headers, fetched through apt and kept beside the kernel, and their build. */
+/** Builds modules for the guest's kernel, against its headers in the cache. */
 
 import { cpSync, existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
@@ -8,29 +8,29 @@ import { VmError } from './error.ts';
 import type { VmKernel } from './kernel.ts';
 import { findTool, needTool, runTool } from './tools.ts';
 
-/** Why no modules can be built for the kernel without fetching or installing something, or null if they can. */
+/** The reason why modules for the kernel can't be built without a download or an installation, or null. */
 export function modulesUnavailable(kernel: VmKernel): string | null {
   for (const tool of ['make', 'gcc']) if (findTool(tool) === null) return `${tool} is not installed (Debian: ${tool})`;
   return existsSync(headersFolder(kernel)) ? null : `no headers of ${kernel.release}: npm run vm -- --prepare`;
 }
 
-/** Fetches the kernel's headers into its folder, unless they are there. */
-export async function fetchHeaders(kernel: VmKernel, say: (line: string) => void): Promise<void> {
+/** Downloads the kernel's headers into its folder, unless they exist. `log` receives a line per step. */
+export async function fetchHeaders(kernel: VmKernel, log: (line: string) => void): Promise<void> {
   const folder = headersFolder(kernel);
   if (existsSync(folder)) return;
   const { release } = kernel;
   const main = `linux-headers-${release}`;
   const parts = (await dependencies(main)).filter((name) => /^linux-(headers-.*-common|kbuild-.*)$/.test(name));
   if (parts.length !== 2) {
-    throw new VmError('ERR_VM_KERNEL', `apt has no headers for ${release}; --prepare fetches the current kernel`);
+    throw new VmError('ERR_VM_KERNEL', `apt has no headers for ${release}; --prepare downloads the current kernel`);
   }
   await makeFolder(folder, async (work) => {
-    say(`fetching ${[main, ...parts].join(', ')} through apt`);
+    log(`downloading ${[main, ...parts].join(', ')} through apt`);
     for (const file of await download([main, ...parts], work)) {
       await unpack(file, work);
       rmSync(file);
     }
-    // Debian's names the place where the package would be installed.
+    // Debian's Makefile includes the path of the installed package.
     const common = join(
       folder,
       'usr',
@@ -42,11 +42,11 @@ export async function fetchHeaders(kernel: VmKernel, say: (line: string) => void
 }
 
 /**
- * Builds a module, in a copy of its folder.
+ * Builds a module in a temporary copy of its folder.
  *
- * @param source The folder with its `Kbuild` and sources.
- * @param name Its name, without `.ko`.
- * @param into The folder to put it in. @returns Its path.
+ * @param source The folder with the module's `Kbuild` and sources.
+ * @param name The module's name without `.ko`.
+ * @param into The folder that receives the module. @returns The path of the module.
  */
 export async function buildModule(kernel: VmKernel, source: string, name: string, into: string): Promise<string> {
   const make = needTool('make', 'make');
@@ -55,7 +55,7 @@ export async function buildModule(kernel: VmKernel, source: string, name: string
   try {
     cpSync(source, work, { recursive: true });
     const headers = join(headersFolder(kernel), 'usr', 'src', `linux-headers-${kernel.release}`);
-    // Type information would need pahole.
+    // The module needs no type information (BTF), which only pahole can generate.
     await runTool(make, ['-s', '-C', headers, `M=${work}`, 'CONFIG_DEBUG_INFO_BTF_MODULES=', 'modules']);
     const file = join(into, `${name}.ko`);
     cpSync(join(work, `${name}.ko`), file);

@@ -1,8 +1,8 @@
 /**
- * The records of /dev/kmsg as lines of `dmesg` (Documentation/ABI/testing/dev-kmsg).
+ * Converts records of /dev/kmsg to lines in the format of `dmesg` (Documentation/ABI/testing/dev-kmsg).
  *
  *     6,339,5140900,-;NET: Registered PF_INET6        priority, number, microseconds, flags; message
- *      SUBSYSTEM=pci                                   further lines of a record begin with a space
+ *      SUBSYSTEM=pci                                   continuation lines begin with a space; omitted
  */
 export function formatKernelLog(records: string): string {
   const lines: string[] = [];

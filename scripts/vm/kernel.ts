@@ -1,11 +1,11 @@
 /**
- * The guest's kernel, its modules and busybox: Debian's own, fetched once through apt and kept in the user's cache.
+ * Downloads the guest's kernel, its modules and busybox from Debian through apt, and caches them.
  *
  *     $XDG_CACHE_HOME/dmapool-vm/v2-6.12.117+deb12-amd64/
- *         vmlinux      the kernel, unpacked, so that the guest need not do it
- *         busybox      static
- *         lib/modules/6.12.117+deb12-amd64/      modules, unpacked
- *         usr/         the kernel's headers, once they were wanted (headers.ts)
+ *         vmlinux                             the kernel, uncompressed
+ *         busybox                             statically linked
+ *         lib/modules/6.12.117+deb12-amd64/   the modules, uncompressed
+ *         headers/                            the kernel's headers (headers.ts)
  */
 
 import { spawn } from 'node:child_process';
@@ -16,22 +16,24 @@ import { cacheFolder, dependencies, download, makeFolder, unpack } from './debia
 import { VmError } from './error.ts';
 import { findTool, needTool, runTool } from './tools.ts';
 
-/** The kernels that Debian 12 has. */
+/** The kernel series of Debian 12: its own, and the one in its security archive. */
 export const KERNEL_SERIES = ['6.1', '6.12'] as const;
 export type KernelSeries = (typeof KERNEL_SERIES)[number];
 
-/** A kernel that is ready to boot. */
+export const DEFAULT_KERNEL: KernelSeries = '6.12';
+
+/** A kernel in the cache, ready to boot. */
 export interface VmKernel {
-  /** As `uname -r` says it in the guest. */
+  /** The output of `uname -r` in the guest. */
   readonly release: string;
-  /** The folder of the cache that holds it all. */
+  /** Its folder in the cache. */
   readonly folder: string;
 }
 
-/** To be raised when what is in such a folder changes. */
+/** Version of the cache's folder layout. Increment it when the content of these folders changes. */
 const RECIPE = 'v2';
 
-/** The modules to keep, and folders of them: what a machine of QEMU's may have, and what user-space drivers need. */
+/** Modules, and folders of modules, to unpack: drivers of QEMU's devices, and the needs of user-space drivers. */
 const MODULES: readonly string[] = [
   'arch',
   'block',
@@ -76,20 +78,20 @@ const MODULES: readonly string[] = [
   'drivers/virtio',
 ];
 
-/** Folders that only kernels of one series have. */
+/** Modules that exist in one series only. */
 const MODULES_OF: Readonly<Record<KernelSeries, readonly string[]>> = { '6.1': ['fs/fscache'], '6.12': [] };
 
-/** The series asked for, or DMAPOOL_VM_KERNEL's, or the default one. */
-export function kernelSeries(wanted = process.env['DMAPOOL_VM_KERNEL']): KernelSeries {
-  if (wanted === undefined || wanted === '') return '6.1';
-  const series = KERNEL_SERIES.find((known) => known === wanted);
+/** Checks the name of a series; by default that of DMAPOOL_VM_KERNEL, else {@link DEFAULT_KERNEL}. */
+export function kernelSeries(name = process.env['DMAPOOL_VM_KERNEL']): KernelSeries {
+  if (name === undefined || name === '') return DEFAULT_KERNEL;
+  const series = KERNEL_SERIES.find((known) => known === name);
   if (series === undefined) {
-    throw new VmError('ERR_VM_OPTION', `the kernel is ${KERNEL_SERIES.join(' or ')}, not ${wanted}`);
+    throw new VmError('ERR_VM_OPTION', `the kernel must be ${KERNEL_SERIES.join(' or ')}, not ${name}`);
   }
   return series;
 }
 
-/** The newest kernel of a series in the cache, or null. */
+/** Returns the newest kernel of a series in the cache, or null. */
 export function cachedKernel(series: KernelSeries): VmKernel | null {
   const parent = cacheFolder();
   let names: string[];
@@ -105,8 +107,8 @@ export function cachedKernel(series: KernelSeries): VmKernel | null {
   return newest === undefined ? null : { release: newest.slice(RECIPE.length + 1), folder: join(parent, newest) };
 }
 
-/** Fetches Debian's current kernel of a series into the cache, unless it is there. `say` gets a line for each step. */
-export async function fetchKernel(series: KernelSeries, say: (line: string) => void): Promise<VmKernel> {
+/** Downloads Debian's current kernel of a series to the cache, unless it exists there. `log` receives a line per step. */
+export async function fetchKernel(series: KernelSeries, log: (line: string) => void): Promise<VmKernel> {
   if (process.arch !== 'x64' || process.platform !== 'linux') {
     throw new VmError(
       'ERR_VM_KERNEL',
@@ -118,16 +120,16 @@ export async function fetchKernel(series: KernelSeries, say: (line: string) => v
   const folder = join(cacheFolder(), `${RECIPE}-${release}`);
   if (!existsSync(folder)) {
     await makeFolder(folder, async (work) => {
-      say(`fetching ${kernelPackage} and busybox-static through apt`);
+      log(`downloading ${kernelPackage} and busybox-static through apt`);
       const packages = await download([kernelPackage, 'busybox-static'], work);
-      say('unpacking');
+      log('unpacking');
       await unpackModules(packages[0]!, series, release, work);
       await unpack(packages[1]!, work, ['./bin/busybox', './usr/bin/busybox']);
       const busybox = join(work, 'busybox');
       renameSync(join(work, findBusybox(work)), busybox);
       await runTool(busybox, ['depmod', '-b', work, release]);
       const bzImage = readFileSync(join(work, 'boot', `vmlinuz-${release}`));
-      writeFileSync(join(work, 'vmlinux'), await unpackKernel(bzImage, say));
+      writeFileSync(join(work, 'vmlinux'), await unpackKernel(bzImage, log));
       for (const path of [...packages, ...['boot', 'bin', 'usr'].map((name) => join(work, name))]) {
         rmSync(path, { recursive: true, force: true });
       }
@@ -136,7 +138,7 @@ export async function fetchKernel(series: KernelSeries, say: (line: string) => v
   return { release, folder };
 }
 
-/** The release's package has the series in its name, whichever of the two meta packages names it. */
+/** Finds the package of a series' current kernel. Either meta package may depend on it. */
 async function currentKernelPackage(series: KernelSeries): Promise<string> {
   for (const meta of [`linux-image-${series}-amd64`, 'linux-image-amd64']) {
     const found = (await dependencies(meta)).find((name) => name.startsWith(`linux-image-${series}.`));
@@ -144,11 +146,11 @@ async function currentKernelPackage(series: KernelSeries): Promise<string> {
   }
   throw new VmError(
     'ERR_VM_KERNEL',
-    `apt knows no kernel ${series}: run apt-get update, with the package sources of Debian 12 and its security archive`,
+    `apt has no kernel ${series}: run apt-get update, with the package sources of Debian 12 and its security archive`,
   );
 }
 
-/** Unpacks the image and the modules worth keeping. A module that is neither there nor in the kernel is an error. */
+/** Unpacks the kernel image and the modules. Throws if the package lacks one of them. */
 async function unpackModules(file: string, series: KernelSeries, release: string, work: string): Promise<void> {
   const root = `./lib/modules/${release}`;
   const modules = [...MODULES, ...MODULES_OF[series]].map((name) => `${root}/kernel/${name}`);
@@ -163,7 +165,7 @@ async function unpackModules(file: string, series: KernelSeries, release: string
   const packed = readdirSync(join(work, root), { recursive: true, encoding: 'utf8' })
     .filter((path) => path.endsWith('.ko.xz'))
     .map((path) => join(work, root, path));
-  // Busybox's tools want modules unpacked.
+  // Busybox's insmod and depmod do not decompress modules.
   if (packed.length > 0) await runTool(needTool('xz', 'xz-utils'), ['-d', '-T0', ...packed]);
 }
 
@@ -173,44 +175,45 @@ function findBusybox(work: string): string {
       chmodSync(join(work, path), 0o755);
       return path;
     } catch {
-      // The other one.
+      // The file has the other path.
     }
   }
-  throw new VmError('ERR_VM_KERNEL', 'the package busybox-static holds no busybox');
+  throw new VmError('ERR_VM_KERNEL', 'the package busybox-static contains no busybox');
 }
 
-/** A file of zstd's begins with it, little-endian. */
+/** The first 4 bytes of a zstd file, little-endian. */
 const ZSTD_MAGIC = 0xfd2fb528;
 
 /**
- * The kernel proper inside a bzImage (Documentation/arch/x86/boot.rst): its place is in the setup header, and it is
- * followed by its unpacked size. QEMU starts it by its PVH entry, which saves unpacking it in the guest.
+ * Returns the uncompressed kernel (ELF) of a bzImage. The setup header has the payload's offset and length
+ * (Documentation/arch/x86/boot.rst); the last 4 bytes of the payload are the uncompressed size. QEMU boots the ELF file
+ * by its PVH entry point, which avoids decompression in the guest.
  */
-async function unpackKernel(bzImage: Buffer, say: (line: string) => void): Promise<Buffer> {
+async function unpackKernel(bzImage: Buffer, log: (line: string) => void): Promise<Buffer> {
   const setupSectors = bzImage.readUInt8(0x1f1) || 4;
   const offset = (setupSectors + 1) * 512 + bzImage.readUInt32LE(0x248);
   const payload = bzImage.subarray(offset, offset + bzImage.readUInt32LE(0x24c) - 4);
-  // Busybox's own does not know the filter for machine code that kernels are packed with.
+  // Busybox's xz lacks the filter for x86 code (BCJ) of compressed kernels.
   const [tool, debianPackage] = payload.readUInt32LE() === ZSTD_MAGIC ? ['zstd', 'zstd'] : ['xz', 'xz-utils'];
   const path = findTool(tool);
   const vmlinux = path === null ? null : await filter(path, ['-dc'], payload);
   if (vmlinux?.toString('latin1', 0, 4) === '\x7fELF') return vmlinux;
-  say(`the kernel stays packed, and each boot takes longer: apt-get install ${debianPackage}, and fetch it again`);
+  log(`the kernel stays compressed, so each boot takes longer: apt-get install ${debianPackage}, then --prepare again`);
   return bzImage;
 }
 
-/** What the program makes of the input, or null if it fails. */
+/** Returns a program's output for an input, or null if the program fails. */
 async function filter(path: string, args: readonly string[], input: Uint8Array): Promise<Buffer | null> {
   const child = spawn(path, args, { stdio: ['pipe', 'pipe', 'ignore'] });
   const parts: Buffer[] = [];
   child.stdout.on('data', (part: Buffer) => parts.push(part));
-  // It may end without reading all; its exit code tells.
+  // EPIPE if the program ends early. Its exit code reports the failure.
   child.stdin.on('error', () => undefined).end(input);
   await once(child, 'close');
   return child.exitCode === 0 ? Buffer.concat(parts) : null;
 }
 
-/** The modules that the guest needs to reach the host's file system, each after those that it depends on. */
+/** Returns the modules that the guest needs to mount the host's file system, dependencies first. */
 export function bootModules(kernel: VmKernel): { readonly name: string; readonly content: Buffer }[] {
   const root = join(kernel.folder, 'lib', 'modules', kernel.release);
   const dependencies = new Map<string, string[]>();

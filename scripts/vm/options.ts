@@ -1,4 +1,4 @@
-/** What a run of the virtual machine can be asked for, checked, and as options of QEMU's and the kernel's. */
+/** The options of the virtual machine: their checks, and their translation to options of QEMU and the kernel. */
 
 import { statSync } from 'node:fs';
 import { resolve } from 'node:path';
@@ -6,47 +6,47 @@ import type { VmDevice } from './devices.ts';
 import { VmError } from './error.ts';
 import type { KernelSeries } from './kernel.ts';
 
-/** What to run, and in what machine. */
+/** A command and the machine to run it in. */
 export interface VmOptions {
-  /** The program and its arguments, as for `spawn`. The host's files are there; what is written to them is not kept. */
+  /** The program and its arguments, as for `spawn`. It sees the host's files; its changes to them are discarded. */
   readonly command: readonly string[];
-  /** Folder to run it in; the current one by default. */
+  /** The command's working folder; by default the current one. */
   readonly cwd?: string;
-  /** Environment to add to PATH, HOME, LANG, TERM and DMAPOOL_*, which are passed on. */
+  /** Variables in addition to PATH, HOME, LANG, TERM and DMAPOOL_*, which are inherited. */
   readonly env?: Readonly<Record<string, string>>;
-  /** What the command reads from its standard input; nothing by default. */
+  /** The command's standard input; empty by default. */
   readonly stdin?: string | Uint8Array | NodeJS.ReadableStream;
-  /** Devices, in the order of their PCI addresses from 0000:00:10.0 on. */
+  /** Devices, in the order of their PCI addresses: 0000:00:10.0, 0000:00:11.0, ... */
   readonly devices?: readonly VmDevice[];
-  /** Bytes of memory; 1 GiB by default. */
+  /** Memory in bytes; 1 GiB by default. */
   readonly memory?: number;
   /** Processors; 2 by default. */
   readonly cpus?: number;
-  /** NUMA nodes, among which memory and processors are divided evenly; 1 by default. */
+  /** NUMA nodes, each with an equal share of memory and processors; 1 by default. */
   readonly numaNodes?: number;
   /** Hugepages to reserve at boot, by size. */
   readonly hugepages?: { readonly '2M'?: number; readonly '1G'?: number };
-  /** `false` for a machine without IOMMU, or more properties of QEMU's `intel-iommu`, such as `snoop-control=on`. */
+  /** `false` for no IOMMU, or additional properties of QEMU's `intel-iommu`, such as `snoop-control=on`. */
   readonly iommu?: boolean | string;
-  /** The host's folders that the guest may write to; they keep what it writes. */
+  /** Folders of the host that the guest may write to. Changes in them persist. */
   readonly writable?: readonly string[];
-  /** More arguments for the kernel. */
+  /** Additional arguments of the kernel's command line. */
   readonly kernelArguments?: readonly string[];
-  /** More options for QEMU. */
+  /** Additional options of QEMU. */
   readonly qemuArguments?: readonly string[];
-  /** Milliseconds that the command may take, else `ERR_VM_TIMEOUT`; 10 minutes by default. Booting is not counted. */
+  /** Time limit of the command in milliseconds, without the boot; 10 minutes by default. Exceeded: `ERR_VM_TIMEOUT`. */
   readonly timeout?: number;
-  /** Ends the machine with `ERR_VM_ABORT`. */
+  /** Kills the machine; the run fails with `ERR_VM_ABORT`. */
   readonly signal?: AbortSignal;
-  /** The guest's kernel; by default DMAPOOL_VM_KERNEL, else 6.1. */
+  /** The guest's kernel; by default that of DMAPOOL_VM_KERNEL, else 6.12. */
   readonly kernel?: KernelSeries;
-  /** KVM or TCG whatever is there; by default DMAPOOL_VM_ACCEL, else KVM where it works. */
+  /** The accelerator; by default that of DMAPOOL_VM_ACCEL, else KVM if it works, else TCG. */
   readonly accelerator?: 'kvm' | 'tcg';
-  /** The command runs on the machine's serial console, which is this process's terminal; nothing is collected. */
+  /** Runs the command on the serial console, which is then this process's terminal. Its output is not collected. */
   readonly console?: boolean;
-  /** Gets what the command writes as it comes. */
+  /** Receives the command's output as it arrives. */
   readonly onOutput?: (stream: 'stdout' | 'stderr', data: Buffer) => void;
-  /** Gets a line for each thing worth telling, such as the accelerator. */
+  /** Receives progress messages, such as the accelerator. */
   readonly onMessage?: (line: string) => void;
 }
 
@@ -55,40 +55,40 @@ const HUGEPAGE_SIZES = [
   { name: '1G', mib: 1024 },
   { name: '2M', mib: 2 },
 ] as const;
-// What the kernel and a small Node program need beside hugepages.
+// Memory for the kernel and a small Node program, beside hugepages.
 const ROOM_MIB = 256;
 
-/** The size and shape of the machine. */
+/** Memory, processors and NUMA nodes of a machine. */
 export interface Shape {
   readonly memoryMib: number;
   readonly cpus: number;
   readonly numaNodes: number;
 }
 
-/** The options' size and shape, checked. */
+/** Checks the options for memory, processors and NUMA nodes, and applies the defaults. */
 export function shapeOf(options: VmOptions): Shape {
   const memoryMib = (options.memory ?? 1024 * MIB) / MIB;
   const cpus = options.cpus ?? 2;
   const numaNodes = options.numaNodes ?? 1;
-  check(Number.isInteger(memoryMib) && memoryMib >= ROOM_MIB, `memory is whole MiB and at least ${ROOM_MIB} MiB`);
-  check(Number.isInteger(cpus) && cpus >= 1 && cpus <= 64, 'cpus is 1 to 64');
-  check(Number.isInteger(numaNodes) && numaNodes >= 1 && numaNodes <= 8, 'the number of NUMA nodes is 1 to 8');
-  check(memoryMib % numaNodes === 0, 'memory divides evenly among the NUMA nodes');
-  check(numaNodes <= cpus, 'there is a processor for each NUMA node');
+  check(Number.isInteger(memoryMib) && memoryMib >= ROOM_MIB, `memory must be whole MiB, at least ${ROOM_MIB} MiB`);
+  check(Number.isInteger(cpus) && cpus >= 1 && cpus <= 64, 'cpus must be 1 to 64');
+  check(Number.isInteger(numaNodes) && numaNodes >= 1 && numaNodes <= 8, 'the number of NUMA nodes must be 1 to 8');
+  check(memoryMib % numaNodes === 0, 'memory must divide evenly among the NUMA nodes');
+  check(numaNodes <= cpus, 'each NUMA node must have a processor');
   let hugeMib = 0;
   for (const { name, mib } of HUGEPAGE_SIZES) {
     const count = options.hugepages?.[name] ?? 0;
-    check(Number.isInteger(count) && count >= 0, `the number of hugepages of ${name} is a whole number`);
+    check(Number.isInteger(count) && count >= 0, `the number of hugepages of ${name} must be a whole number`);
     hugeMib += count * mib;
   }
   check(
     hugeMib + ROOM_MIB <= memoryMib,
-    `${hugeMib} MiB of hugepages leave less than ${ROOM_MIB} MiB of ${memoryMib}: give the machine more memory`,
+    `${ROOM_MIB} MiB must remain beside ${hugeMib} MiB of hugepages; the machine has ${memoryMib} MiB`,
   );
   return { memoryMib, cpus, numaNodes };
 }
 
-/** QEMU's options for them. */
+/** Returns QEMU's options for a shape. */
 export function shapeArguments({ memoryMib, cpus, numaNodes }: Shape): string[] {
   const args = ['-m', String(memoryMib), '-smp', String(cpus)];
   if (numaNodes > 1) {
@@ -102,19 +102,19 @@ export function shapeArguments({ memoryMib, cpus, numaNodes }: Shape): string[] 
   return args;
 }
 
-/** The kernel's command line. */
+/** Returns the kernel's command line. */
 export function kernelArguments(options: VmOptions): string {
   const args = [
     'console=ttyS0',
     'panic=-1',
     options.iommu === false ? 'intel_iommu=off' : 'intel_iommu=on',
-    // All below saves time at boot; nobody attacks this kernel.
+    // The following arguments shorten the boot. This kernel needs no protection from attacks.
     'quiet',
     'mitigations=off',
     'init_on_alloc=0',
     'cryptomgr.notests',
     'no_timer_check',
-    // Under TCG all processors show the host's counter, which the kernel can't know; it would fall back on a slow clock.
+    // Under TCG all processors read the host's counter. Without this argument the kernel selects a slower clock.
     'tsc=reliable',
     'audit=0',
     'apparmor=0',
@@ -126,7 +126,7 @@ export function kernelArguments(options: VmOptions): string {
   return [...args, 'default_hugepagesz=2M', ...(options.kernelArguments ?? [])].join(' ');
 }
 
-/** What the guest's scripts need to know, as a shell script. */
+/** Returns the settings of the guest's scripts, as a shell script. */
 export function guestSettings(options: VmOptions, kernel: { release: string; folder: string }): string {
   const hugepages = HUGEPAGE_SIZES.map(({ name, mib }) => ({ kib: mib * 1024, count: options.hugepages?.[name] ?? 0 }))
     .filter(({ count }) => count > 0)
@@ -143,7 +143,7 @@ export function guestSettings(options: VmOptions, kernel: { release: string; fol
   ].join('\n');
 }
 
-/** The command with its folder and environment, as a shell script. */
+/** Returns a shell script that runs the command in its folder, with its environment. */
 export function guestCommand(options: VmOptions): string {
   const env: Record<string, string> = {
     PATH: '/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin',
@@ -153,33 +153,34 @@ export function guestCommand(options: VmOptions): string {
     if (value !== undefined && /^(PATH|HOME|LANG|TERM|DMAPOOL_.*)$/.test(name)) env[name] = value;
   }
   Object.assign(env, options.env, { DMAPOOL_VM: '1' });
-  // Tools for modules fit the guest's kernel, not the host's; what the host does not have (ip) comes from busybox.
+  // Busybox's module tools precede the host's, which need indices that the guest lacks. Other tools of busybox, such as
+  // ip, are a fallback for those that the host lacks.
   env['PATH'] = `/run/dmapool-vm/module-tools:${env['PATH']!}:/run/dmapool-vm/bin`;
   const words = Object.entries(env).map(([name, value]) => `${name}=${value}`);
-  check(options.command.length > 0 && options.command[0] !== '', 'there is a command');
+  check(options.command.length > 0 && options.command[0] !== '', 'there must be a command');
   const cwd = resolve(options.cwd ?? process.cwd());
-  // By its path: busybox would run its own, and its own `sh` and `ls` instead of this system's.
+  // With the full path, because busybox's shell would run its own env, sh and ls instead of the host's.
   const all = ['/usr/bin/env', '-i', ...words, ...options.command].map(quote).join(' ');
   return `cd ${quote(cwd)} || exit 126\nexec ${all}\n`;
 }
 
-/** The folders that the guest may write to, checked. */
+/** Returns the absolute paths of the writable folders, after their checks. */
 export function writableFolders(options: VmOptions): readonly string[] {
   const folders = (options.writable ?? []).map((path) => resolve(path));
-  check(folders.length <= 8, 'at most 8 folders are writable');
+  check(folders.length <= 8, 'at most 8 folders can be writable');
   for (const path of folders) {
-    check(path !== '/', 'the root folder itself can not be writable');
-    check(statSync(path, { throwIfNoEntry: false })?.isDirectory() === true, `${path} is a folder`);
+    check(path !== '/', 'the root folder must not be writable');
+    check(statSync(path, { throwIfNoEntry: false })?.isDirectory() === true, `${path} must be a folder`);
   }
   return folders;
 }
 
-/** A word for a shell, whatever is in it. */
+/** Quotes a word for a POSIX shell. */
 function quote(word: string): string {
-  check(!word.includes('\0'), 'a word of the command or its environment has no NUL in it');
+  check(!word.includes('\0'), 'the command and its environment must not contain NUL');
   return `'${word.replaceAll("'", "'\\''")}'`;
 }
 
-function check(right: boolean, rule: string): void {
-  if (!right) throw new VmError('ERR_VM_OPTION', `the virtual machine can't be made so: it must hold that ${rule}`);
+function check(holds: boolean, rule: string): void {
+  if (!holds) throw new VmError('ERR_VM_OPTION', `invalid option of the virtual machine: ${rule}`);
 }

@@ -1,15 +1,15 @@
 /**
- * Runs a command in a virtual machine with an IOMMU and chosen devices; the host's files are its files.
+ * Runs a command in a virtual machine with an IOMMU, selected devices and the host's files.
  *
  *     host                                          guest
  *     runInVm --- QEMU --- virtio-serial port --- control      stages, exit code; "off"
  *                                             --- stdin, stdout, stderr
  *                                             --- kernel-log   /dev/kmsg
- *                      --- serial line ---------- console      panics, and what comes before the ports
- *                      --- virtio-9p ------------ /            read-only, below a tmpfs
+ *                      --- serial line ---------- console      firmware, early kernel, panics
+ *                      --- virtio-9p ------------ /            read-only lower layer of an overlay
  *
- * Each port is a socket that QEMU inherits; images and the initramfs are files without names. So nothing can be left
- * behind, whoever is killed: QEMU itself dies with its parent.
+ * Each port is a socket that QEMU inherits. Images and the initramfs are unlinked files. QEMU dies with its parent
+ * (PR_SET_PDEATHSIG). So a kill of either process leaves no file and no process behind.
  */
 
 import { spawn, type ChildProcess } from 'node:child_process';
@@ -19,7 +19,7 @@ import type { Duplex, Readable } from 'node:stream';
 import { fileURLToPath } from 'node:url';
 import { acceleratorArguments, chooseAccelerator, type Accelerator } from './accelerator.ts';
 import { cpioArchive, file, folder } from './cpio.ts';
-import { deviceArguments } from './devices.ts';
+import { deviceArguments, pciModels } from './devices.ts';
 import { VmError, type VmErrorCode, type VmOutput } from './error.ts';
 import { formatKernelLog } from './kernel-log.ts';
 import { bootModules, cachedKernel, fetchKernel, kernelSeries, type VmKernel } from './kernel.ts';
@@ -35,38 +35,39 @@ import {
 import { findTool, needTool } from './tools.ts';
 import { unlinkedFile } from './unlinked-file.ts';
 
-/** How a run ended whose command ended by itself. */
+/** The result of a run whose command ended by itself. */
 export interface VmResult extends VmOutput {
-  /** The command's exit code; 128 and the signal's number if a signal ended it, as a shell has it. */
+  /** The command's exit code; 128 plus the signal's number if a signal ended it, as in a shell. */
   readonly exitCode: number;
-  /** What ran the guest. */
+  /** The accelerator of the run. */
   readonly accelerator: 'kvm' | 'tcg';
-  /** What was reached when, in milliseconds from the start, in order. */
+  /** The stages of the run, in order. */
   readonly stages: readonly VmStage[];
 }
 
-/** A moment of a run. */
+/** A stage of a run. */
 export interface VmStage {
   /** `kernel` booted, `files` mounted, `drivers` loaded, `command` ended, machine `off`. */
   readonly name: string;
+  /** The end of the stage, in milliseconds since the start of the run. */
   readonly at: number;
 }
 
 const GUEST_SCRIPTS = fileURLToPath(new URL('../../../scripts/vm/guest/', import.meta.url));
-// Numbers of inherited descriptors.
+// Numbers of the descriptors that QEMU inherits.
 const PORTS = { control: 3, stdin: 4, stdout: 5, stderr: 6, 'kernel-log': 7, console: 8 } as const;
 type Port = keyof typeof PORTS;
-/** What is collected of a machine. */
+/** The streams that a run collects. */
 type Stream = 'stdout' | 'stderr' | 'kernel-log' | 'console' | 'qemu';
-const ABORTED = 'the machine was ended by its user';
+const ABORTED = 'the machine was killed by an abort signal';
 const INITRAMFS = 9;
 const FIRST_FILE = 10;
-// Ample: a boot takes seconds even under TCG on a busy machine, and a KVM that works is faster still.
+// In milliseconds. A boot takes 4 seconds under TCG on an idle host, and less under KVM.
 const BOOT_TIMEOUT = { kvm: 20_000, tcg: 120_000 } as const;
 
 const POWER_OFF_TIMEOUT = 30_000;
 
-/** Why `runInVm` can't work here without fetching or installing something, or null if it can. */
+/** The reason why `runInVm` would need a download or an installation, or null. */
 export function vmUnavailable(): string | null {
   if (findTool('qemu-system-x86_64') === null) return 'qemu-system-x86_64 is not installed (Debian: qemu-system-x86)';
   if (findTool('setpriv') === null) return 'setpriv is not installed (Debian: util-linux)';
@@ -75,8 +76,8 @@ export function vmUnavailable(): string | null {
 }
 
 /**
- * Runs `options.command` in a virtual machine; resolves when it has ended by itself and the machine is off.
- * Rejects with a `VmError`; the machine is gone then too.
+ * Runs `options.command` in a virtual machine. Resolves when the command has ended by itself and the machine is off.
+ * Rejects with a `VmError` otherwise, when the machine has ended.
  *
  * @example
  * ```ts
@@ -86,21 +87,21 @@ export function vmUnavailable(): string | null {
 export async function runInVm(options: VmOptions): Promise<VmResult> {
   const qemu = needTool('qemu-system-x86_64', 'qemu-system-x86');
   const setpriv = needTool('setpriv', 'util-linux');
-  const say = options.onMessage ?? (() => undefined);
-  // What is wrong with the options shows before anything is fetched or started.
+  const log = options.onMessage ?? (() => undefined);
+  // Check the options before the first download or process.
   shapeOf(options);
   guestCommand(options);
   const series = kernelSeries(options.kernel);
-  const kernel = cachedKernel(series) ?? (await fetchKernel(series, say));
-  const accelerator = wantedAccelerator(options);
-  say(accelerator.why);
+  const kernel = cachedKernel(series) ?? (await fetchKernel(series, log));
+  const accelerator = selectAccelerator(options);
+  log(accelerator.why);
   try {
     return await new Run(options, kernel, accelerator.name).result(setpriv, qemu);
   } catch (error) {
-    // Some clouds' KVM opens and then does not run a kernel; the command has not begun, so another try is safe.
+    // Some hosts have a KVM that can't run this kernel. The command has not started, so a retry is safe.
     const retry = accelerator.name === 'kvm' && !accelerator.forced && isNoBoot(error);
     if (!retry) throw error;
-    say(`KVM does not boot the guest here; once more with TCG (${error.message.split('\n', 1)[0]!})`);
+    log(`KVM can't boot the guest on this host; retrying with TCG (${error.message.split('\n', 1)[0]!})`);
     return await new Run(options, kernel, 'tcg').result(setpriv, qemu);
   }
 }
@@ -109,12 +110,11 @@ function isNoBoot(error: unknown): error is VmError {
   return error instanceof VmError && error.code === 'ERR_VM_BOOT' && error.output?.kernelLog === '';
 }
 
-function wantedAccelerator(options: VmOptions): Accelerator {
-  const wanted = options.accelerator ?? process.env['DMAPOOL_VM_ACCEL'];
-  if (wanted === undefined || wanted === '') return chooseAccelerator();
-  if (wanted === 'kvm' || wanted === 'tcg')
-    return { name: wanted, why: `${wanted.toUpperCase()}, as asked for`, forced: true };
-  throw new VmError('ERR_VM_OPTION', `the accelerator is kvm or tcg, not ${wanted}`);
+function selectAccelerator(options: VmOptions): Accelerator {
+  const name = options.accelerator ?? process.env['DMAPOOL_VM_ACCEL'];
+  if (name === undefined || name === '') return chooseAccelerator();
+  if (name === 'kvm' || name === 'tcg') return { name, why: `${name.toUpperCase()} (selected)`, forced: true };
+  throw new VmError('ERR_VM_OPTION', `the accelerator must be kvm or tcg, not ${name}`);
 }
 
 class Run {
@@ -143,10 +143,11 @@ class Run {
   async result(setpriv: string, qemu: string): Promise<VmResult> {
     const options = this.#options;
     const files: number[] = [];
+    const models = await pciModels(qemu, options.devices ?? []);
     let child: ChildProcess;
     try {
       files.push(unlinkedFile(this.#initramfs()));
-      const devices = deviceArguments(options.devices ?? [], FIRST_FILE);
+      const devices = deviceArguments(options.devices ?? [], FIRST_FILE, models);
       files.push(...devices.files);
       const args = ['--pdeathsig', 'KILL', '--', qemu, ...this.#machineArguments(), ...devices.args];
       if (options.signal?.aborted === true) throw new VmError('ERR_VM_ABORT', ABORTED);
@@ -162,11 +163,11 @@ class Run {
     } finally {
       for (const fd of files) closeSync(fd);
     }
-    await this.#attend(child);
+    await this.#waitForEnd(child);
     return this.#conclude();
   }
 
-  /** Busybox, the modules that lead to the host's files, the guest's scripts and the job. */
+  /** Contains busybox, the modules for the host's file system, the guest's scripts and the command. */
   #initramfs(): Buffer {
     const script = (name: string): Buffer => readFileSync(join(GUEST_SCRIPTS, name));
     return cpioArchive([
@@ -209,17 +210,17 @@ class Run {
     return args;
   }
 
-  /** Until the machine is gone and all that it said has arrived. */
-  async #attend(child: ChildProcess): Promise<void> {
+  /** Resolves when the machine has ended and all its output has arrived. */
+  async #waitForEnd(child: ChildProcess): Promise<void> {
     const { timeout = 600_000, signal, onOutput } = this.#options;
     const bootTimeout = BOOT_TIMEOUT[this.#accelerator];
     const port = (name: Port): Duplex => (child.stdio as readonly unknown[])[PORTS[name]] as Duplex;
-    const collect = (stream: Readable, into: Buffer[], seen?: (data: Buffer) => void): void => {
+    const collect = (stream: Readable, into: Buffer[], onData?: (data: Buffer) => void): void => {
       stream.on('data', (data: Buffer) => {
         into.push(data);
-        seen?.(data);
+        onData?.(data);
       });
-      // A machine that was killed resets its sockets; its end is seen at the process.
+      // A killed machine resets its sockets. `close` of the process reports its end.
       stream.on('error', () => undefined);
     };
     for (const name of ['stdout', 'stderr'] as const) {
@@ -240,18 +241,18 @@ class Run {
     };
     const timers = [
       setTimeout(() => {
-        if (!this.#reached('drivers')) end('ERR_VM_BOOT', `not as far as the command after ${bootTimeout / 1000} s`);
+        if (!this.#reached('drivers')) end('ERR_VM_BOOT', `the command had not started after ${bootTimeout / 1000} s`);
       }, bootTimeout),
     ];
     let late: NodeJS.Timeout | undefined;
     const started = (): void => {
       this.#feed(port('stdin'));
-      const message = `the command took longer than ${timeout / 1000} s; the machine was ended`;
+      const message = `the command took longer than ${timeout / 1000} s; the machine was killed`;
       late = setTimeout(end, timeout, 'ERR_VM_TIMEOUT', message);
     };
     const ended = (): void => {
       clearTimeout(late);
-      // The result is known; a machine that does not go by itself is made to.
+      // The result is complete. Kill a machine that does not power off.
       timers.push(setTimeout(() => child.kill('SIGKILL'), POWER_OFF_TIMEOUT));
     };
     this.#listen(port('control'), started, ended);
@@ -280,7 +281,7 @@ class Run {
     else stdin.pipe(port);
   }
 
-  /** The guest's side speaks in lines: `stage NAME`, `error MESSAGE`, `exit CODE`. */
+  /** Handles the guest's lines: `stage NAME`, `error MESSAGE`, `exit CODE`. */
   #listen(control: Duplex, started: () => void, ended: () => void): void {
     let rest = '';
     control.on('error', () => undefined);
@@ -306,7 +307,7 @@ class Run {
     });
   }
 
-  /** Lets the guest go once its last message is in the kernel's log here. */
+  /** Lets the guest power off when its last kernel message has arrived. */
   #switchOff(control: Duplex): void {
     if (this.#exitCode === null) return;
     const tail = Buffer.concat(this.#text['kernel-log'].slice(-4)).toString('latin1');
@@ -332,29 +333,28 @@ class Run {
       kernelLog: formatKernelLog(text('kernel-log')),
       console: text('console'),
     };
-    // That cards are on a hub of their own is how it is meant.
-    const qemuSaid = text('qemu')
+    // The cards' hub has no connection to the host's network, by design.
+    const qemuErrors = text('qemu')
       .replace(/^.*warning: hub \d+ is not connected to host network\n/gm, '')
       .trim();
     if (this.#failure !== null) throw new VmError(this.#failure.code, this.#failure.message, output);
     if (this.#exitCode !== null) {
-      if (qemuSaid !== '') this.#options.onMessage?.(qemuSaid);
+      if (qemuErrors !== '') this.#options.onMessage?.(qemuErrors);
       return { exitCode: this.#exitCode, accelerator: this.#accelerator, stages: this.#stages, ...output };
     }
-    const why = qemuSaid === '' ? `its console said:\n${tailOf(output.console)}` : qemuSaid;
+    const why = qemuErrors === '' ? `its console has:\n${tailOf(output.console)}` : qemuErrors;
     if (!this.#reached('drivers')) {
-      throw new VmError('ERR_VM_BOOT', `the machine did not come as far as the command: ${why}`, output);
+      throw new VmError('ERR_VM_BOOT', `the machine failed before it started the command: ${why}`, output);
     }
     throw new VmError('ERR_VM_CRASH', `the machine ended before the command did: ${why}`, output);
   }
 }
 
-/** The end of the text; all of a panic, if there was one. */
+/** The first line of an oops or a panic. Its registers and stack follow. */
+const OOPS = /^.*(?:BUG: |Oops: |general protection fault|Kernel panic)/m;
+
+/** Returns the end of a console's output: from the first oops or panic, else the last 30 lines. */
 function tailOf(text: string): string {
-  const panic = text.lastIndexOf('Kernel panic');
-  return (panic === -1 ? text : text.slice(panic))
-    .trimEnd()
-    .split('\n')
-    .slice(panic === -1 ? -30 : 0)
-    .join('\n');
+  const begin = text.search(OOPS);
+  return (begin === -1 ? text.trimEnd().split('\n').slice(-30).join('\n') : text.slice(begin)).trimEnd();
 }

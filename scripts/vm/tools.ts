@@ -1,4 +1,4 @@
-/** The programs that the virtual machine needs, and how they are run. */
+/** Finds and runs the programs that the virtual machine needs. */
 
 import { execFile } from 'node:child_process';
 import { accessSync, constants } from 'node:fs';
@@ -8,7 +8,7 @@ import { VmError } from './error.ts';
 
 const run = promisify(execFile);
 
-/** Where the program is, or null. Looks in PATH, and where programs for administrators are. */
+/** Returns the path of a program, or null. Searches PATH, then /usr/sbin and /sbin. */
 export function findTool(name: string): string | null {
   const folders = [...(process.env['PATH'] ?? '').split(delimiter), '/usr/sbin', '/sbin'];
   for (const folder of folders) {
@@ -17,13 +17,13 @@ export function findTool(name: string): string | null {
       accessSync(path, constants.X_OK);
       return path;
     } catch {
-      // Not in this one.
+      // Try the next folder.
     }
   }
   return null;
 }
 
-/** Where the program is; the error names the Debian package to install. */
+/** Returns the path of a program. Throws `ERR_VM_TOOL` with the Debian package to install if it is missing. */
 export function needTool(name: string, debianPackage: string): string {
   const path = findTool(name);
   if (path === null) {
@@ -32,14 +32,14 @@ export function needTool(name: string, debianPackage: string): string {
   return path;
 }
 
-/** Runs a program to its end; gives its output. A failure is an error with what the program said. */
+/** Runs a program and returns its standard output. Throws `ERR_VM_TOOL` with its standard error if it fails. */
 export async function runTool(path: string, args: readonly string[], cwd?: string): Promise<string> {
   try {
     const { stdout } = await run(path, args, { cwd, encoding: 'utf8', maxBuffer: 2 ** 26 });
     return stdout;
   } catch (error) {
-    const said = (error as { stderr?: string }).stderr?.trim() ?? '';
-    const why = said === '' ? (error as Error).message : said;
-    throw new VmError('ERR_VM_TOOL', `${path} ${args.join(' ')} failed: ${why}`, undefined, { cause: error });
+    const output = (error as { stderr?: string }).stderr?.trim() ?? '';
+    const reason = output === '' ? (error as Error).message : output;
+    throw new VmError('ERR_VM_TOOL', `${path} ${args.join(' ')} failed: ${reason}`, undefined, { cause: error });
   }
 }

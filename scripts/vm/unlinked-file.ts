@@ -1,10 +1,10 @@
-/** Files without a name, which nothing can leave behind. */
+/** Unlinked temporary files. The kernel frees them when the last descriptor closes, also after SIGKILL. */
 
 import { closeSync, ftruncateSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
-/** A descriptor of a new file with this content, or of this many zero bytes (sparse). The caller closes it. */
+/** Returns a descriptor of a new unlinked file with this content, or of this many zero bytes (sparse). The caller closes it. */
 export function unlinkedFile(content: Uint8Array | number): number {
   const folder = mkdtempSync(join(tmpdir(), 'dmapool-vm-'));
   try {

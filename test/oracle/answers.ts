@@ -1,12 +1,12 @@
-/** Answers to operations: hashed, or spelt out. `module/main.c` makes the same of the kernel's. */
+/** The encoding of answers to operations, as a hash or as text. `module/main.c` has the same encoding. */
 
-/** Takes the words and bytes of answers. */
+/** Receives the words and bytes of answers. */
 export interface Answers {
   word(word: number): void;
   bytes(bytes: Uint8Array): void;
 }
 
-/** A hash of all answers so far. */
+/** Hashes all answers that it receives. */
 export class HashedAnswers implements Answers {
   #hash = 0;
 
@@ -20,14 +20,14 @@ export class HashedAnswers implements Answers {
     for (const byte of bytes) this.word(byte);
   }
 
-  /** Eight hexadecimal digits. */
+  /** The hash of the answers so far, as 8 hexadecimal digits. */
   toString(): string {
     return (this.#hash >>> 0).toString(16).padStart(8, '0');
   }
 }
 
-/** The answer to one operation, as the module's line has it. */
-export class SpeltAnswer implements Answers {
+/** The answer to one operation as text, as in the module's line. */
+export class TextAnswer implements Answers {
   #text = '';
 
   word(word: number): void {
@@ -43,7 +43,7 @@ export class SpeltAnswer implements Answers {
   }
 }
 
-/** An answer for people: long runs of hexadecimal digits are texts. */
+/** Formats an answer for messages: a part of more than 8 digits is a text. */
 export function describeAnswer(answer: string): string {
   const parts = answer.split(' ').map((part) => {
     if (part === 'ffffffff') return 'refused';

@@ -1,12 +1,12 @@
 /**
- * `check-recorded.js FORM FILE OPERATIONS`: compares our pools with recorded hashes; exit code 0: no difference. Each
- * mutant runs it in a process of its own.
+ * `check-recorded.js FORM FILE OPERATIONS` compares our pools with recorded hashes. Exit code: 0 for no difference, 1 for a
+ * difference. `mutate.ts` runs it in a new process for each mutant.
  */
 import { compareStreams } from './compare.ts';
 import { FORM_NAMES } from './forms.ts';
 import { RecordedOracle } from './recorded.ts';
 
-/** The one after it has more pools than the text has room for. */
+/** The stream of the next seed, 8, has 128 pools, which exceed the length of the `pools` text. */
 const FIRST_SEED = 7;
 
 const [form, file = '', operations] = process.argv.slice(2);

@@ -1,16 +1,16 @@
-/** Streams through the kernel and through our pools; a difference is shrunk to a short list of operations. */
-import { describeAnswer, HashedAnswers, SpeltAnswer } from './answers.ts';
+/** Compares streams in the kernel and in our pools, and shrinks a difference to a short list of operations. */
+import { describeAnswer, HashedAnswers, TextAnswer } from './answers.ts';
 import type { FormName } from './forms.ts';
 import { CHUNK, describeOperation, type Operation } from './operation.ts';
 import { Ours } from './ours.ts';
 import { Stream } from './stream.ts';
 
-/** Operations of one stream of a campaign: many short streams see more geometries than a few long ones. */
+/** Operations per stream of a campaign. Many short streams cover more geometries than a few long ones. */
 export const STREAM_OPERATIONS = 4 * CHUNK;
-/** Streams that the kernel is ahead of us. */
+/** Streams that the kernel may execute ahead of our pools. */
 const AHEAD = 4;
 
-/** What answers as the kernel does: the machine, or a recording of it. */
+/** A source of the kernel's hashes: the kernel in the machine, or a recording. */
 export interface Oracle {
   stream(seed: number, operations: number): Promise<string>[];
 }
@@ -22,14 +22,14 @@ export interface Difference {
   readonly operations: readonly Operation[];
 }
 
-/** How a campaign went. */
+/** The result of a campaign. */
 export interface Campaign {
   readonly streams: number;
   readonly operations: number;
   readonly difference: Difference | null;
 }
 
-/** Our hashes of a stream, made as they are read. */
+/** Yields our hashes of a stream, one per chunk. */
 export function* ourHashes(ours: Ours, seed: number, operations: number): Generator<string, void> {
   const answers = new HashedAnswers();
   ours.reset();
@@ -42,7 +42,7 @@ export function* ourHashes(ours: Ours, seed: number, operations: number): Genera
   yield String(answers);
 }
 
-/** Compares streams of seeds `first`, `first + 1`, ... until so many operations are done, or one differs. */
+/** Compares the streams of seeds `first`, `first + 1`, ... up to the first difference or this number of operations. */
 export async function compareStreams(
   oracle: Oracle,
   form: FormName,
@@ -54,16 +54,18 @@ export async function compareStreams(
   const streams = Math.ceil(operations / STREAM_OPERATIONS);
   const lengthOf = (index: number): number => Math.min(STREAM_OPERATIONS, operations - index * STREAM_OPERATIONS);
   const ahead: Promise<string>[][] = [];
-  let asked = 0;
+  let requested = 0;
   for (let index = 0; index < streams; index++) {
-    while (asked < Math.min(index + AHEAD, streams)) ahead.push(oracle.stream(first + asked, lengthOf(asked++)));
+    while (requested < Math.min(index + AHEAD, streams)) {
+      ahead.push(oracle.stream(first + requested, lengthOf(requested++)));
+    }
     const kernel = ahead.shift()!;
     const seed = first + index;
     let chunk = 0;
     for (const hash of ourHashes(ours, seed, lengthOf(index))) {
       if (hash !== (await kernel[chunk])) {
         await Promise.all(ahead.flat());
-        const difference = { seed, operations: recorded(form, seed, lengthOf(index), chunk) };
+        const difference = { seed, operations: operationsOf(form, seed, lengthOf(index), chunk) };
         return { streams: index + 1, operations: index * STREAM_OPERATIONS + chunk * CHUNK, difference };
       }
       chunk++;
@@ -73,8 +75,8 @@ export async function compareStreams(
   return { streams, operations, difference: null };
 }
 
-/** The operations of a stream up to the end of a chunk, as the generator gives them on our pools. */
-function recorded(form: FormName, seed: number, operations: number, chunk: number): Operation[] {
+/** Returns the operations of a stream up to the end of a chunk. The generator depends on the state of the pools. */
+function operationsOf(form: FormName, seed: number, operations: number, chunk: number): Operation[] {
   const ours = new Ours(form);
   const answers = new HashedAnswers();
   const stream = new Stream(seed, ours);
@@ -89,29 +91,29 @@ function recorded(form: FormName, seed: number, operations: number, chunk: numbe
   return list;
 }
 
-/** Our answers to a list of operations, spelt out. */
+/** Returns our answers to a list of operations, as text. */
 export function ourAnswers(form: FormName, operations: readonly Operation[]): string[] {
   const ours = new Ours(form);
   return operations.map((operation) => {
-    const answer = new SpeltAnswer();
+    const answer = new TextAnswer();
     ours.operate(operation, answer);
     return String(answer);
   });
 }
 
-/** What gives the kernel's answers to a list. */
-type Answering = (operations: readonly Operation[]) => Promise<string[]>;
+/** Returns the kernel's answers to a list of operations. */
+type KernelAnswers = (operations: readonly Operation[]) => Promise<string[]>;
 
-/** A short list whose last operation is answered differently, with both answers; null if no list differs. */
+/** A list of operations with different answers to the last one, and both answers. */
 export interface Reproducer {
   readonly operations: readonly Operation[];
   readonly kernel: string;
   readonly ours: string;
 }
 
-/** Shortens a list that differs: cuts it after the first difference, then leaves out what is not needed for one. */
+/** Removes operations from a list while a difference remains. Returns null if the list has none. */
 export async function shrink(
-  kernel: Answering,
+  kernel: KernelAnswers,
   form: FormName,
   operations: readonly Operation[],
 ): Promise<Reproducer | null> {
@@ -129,17 +131,17 @@ export async function shrink(
 }
 
 async function firstDifference(
-  kernel: Answering,
+  kernel: KernelAnswers,
   form: FormName,
   operations: readonly Operation[],
 ): Promise<Reproducer | null> {
-  const theirs = await kernel(operations);
+  const expected = await kernel(operations);
   const ours = ourAnswers(form, operations);
-  const at = theirs.findIndex((answer, i) => answer !== ours[i]);
-  return at === -1 ? null : { operations: operations.slice(0, at + 1), kernel: theirs[at]!, ours: ours[at]! };
+  const at = expected.findIndex((answer, i) => answer !== ours[i]);
+  return at === -1 ? null : { operations: operations.slice(0, at + 1), kernel: expected[at]!, ours: ours[at]! };
 }
 
-/** The reproducer for people. */
+/** Formats a reproducer for messages. */
 export function describeReproducer({ operations, kernel, ours }: Reproducer): string {
   const calls = operations.map((operation) => `  ${describeOperation(operation)}`);
   return [...calls, `the kernel: ${describeAnswer(kernel)}`, `ours:       ${describeAnswer(ours)}`].join('\n');

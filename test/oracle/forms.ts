@@ -1,19 +1,20 @@
-/** The forms in which our pools are called. All of them must answer as the kernel does. */
+/** The forms of calls to our pools. Each must give the kernel's answers. */
 import { type Device, type DmaBlock, DmaError, DmaOutOfMemoryError, DmaPool } from 'dmapool';
 import * as kernel from 'dmapool/kernel';
 import { sharePool } from 'dmapool/shared';
 import type { CountedMemory } from './memory.ts';
-import { ATOMIC, MOST_BLOCKS, ZERO } from './operation.ts';
+import { ATOMIC, MAX_BLOCKS, NO_GROW, ZERO } from './operation.ts';
 
-/** What a pool is created with. */
-export interface Asked {
+/** The arguments of a pool. */
+export interface PoolArguments {
   readonly size: number;
   readonly align: number;
   readonly boundary: number;
 }
 
-/** A pool in one form, with the blocks that are out in the order of their allocation. */
+/** A pool in one form. */
 export abstract class TestedPool<B = unknown> {
+  /** Its allocated blocks, in the order of their allocation. */
   readonly blocks: B[] = [];
   readonly pool: DmaPool;
 
@@ -21,10 +22,10 @@ export abstract class TestedPool<B = unknown> {
     this.pool = pool;
   }
 
-  /** Takes so many blocks, or none and returns null. */
-  abstract take(count: number, flags: number): B[] | null;
-  /** Gives blocks back, in this order. */
-  abstract give(blocks: readonly B[]): void;
+  /** Allocates `count` blocks, or none and returns null. */
+  abstract alloc(count: number, flags: number): B[] | null;
+  /** Frees blocks in the given order. */
+  abstract free(blocks: readonly B[]): void;
   abstract dmaOf(block: B): number;
   abstract bytesOf(block: B): Uint8Array;
 
@@ -33,32 +34,36 @@ export abstract class TestedPool<B = unknown> {
   }
 }
 
-/** Takes blocks one by one; if one is refused, all go back, the last one first. */
-function takeSingly<B>(count: number, take: () => B | null, free: (block: B) => void): B[] | null {
-  const taken: B[] = [];
-  while (taken.length < count) {
-    const block = take();
+/** Allocates blocks one by one. If an allocation fails, frees them in reverse order, which restores the free list. */
+function allocSingly<B>(count: number, alloc: () => B | null, free: (block: B) => void): B[] | null {
+  const blocks: B[] = [];
+  while (blocks.length < count) {
+    const block = alloc();
     if (block === null) {
-      for (const each of taken.reverse()) free(each);
+      for (const each of blocks.reverse()) free(each);
       return null;
     }
-    taken.push(block);
+    blocks.push(block);
   }
-  return taken;
+  return blocks;
+}
+
+function allocOptions(flags: number): { zero: boolean; grow: boolean } {
+  return { zero: (flags & ZERO) !== 0, grow: (flags & NO_GROW) === 0 };
 }
 
 class ObjectPool extends TestedPool<DmaBlock> {
-  take(count: number, flags: number): DmaBlock[] | null {
-    const options = (flags & ZERO) === 0 ? undefined : { zero: true };
-    // Both calls are tried: the one that throws, and the one that returns null.
-    const take = (): DmaBlock | null =>
+  alloc(count: number, flags: number): DmaBlock[] | null {
+    const options = (flags & (ZERO | NO_GROW)) === 0 ? undefined : allocOptions(flags);
+    // Covers both calls: the one that throws, and the one that returns null.
+    const alloc = (): DmaBlock | null =>
       (flags & ATOMIC) === 0 ? orNull(() => this.pool.alloc(options)) : this.pool.tryAlloc(options);
-    return takeSingly(count, take, (block) => {
+    return allocSingly(count, alloc, (block) => {
       this.pool.free(block);
     });
   }
 
-  give(blocks: readonly DmaBlock[]): void {
+  free(blocks: readonly DmaBlock[]): void {
     for (const block of blocks) this.pool.free(block);
   }
 
@@ -72,7 +77,7 @@ class ObjectPool extends TestedPool<DmaBlock> {
 }
 
 class ObjectBulkPool extends ObjectPool {
-  override take(count: number, flags: number): DmaBlock[] | null {
+  override alloc(count: number, flags: number): DmaBlock[] | null {
     const blocks: DmaBlock[] = [];
     return orNull(() => {
       this.pool.allocBulk(blocks, count, { zero: (flags & ZERO) !== 0 });
@@ -80,25 +85,25 @@ class ObjectBulkPool extends ObjectPool {
     });
   }
 
-  override give(blocks: readonly DmaBlock[]): void {
+  override free(blocks: readonly DmaBlock[]): void {
     this.pool.freeBulk(blocks);
   }
 }
 
 class IndexPool extends TestedPool<number> {
-  take(count: number, flags: number): number[] | null {
+  alloc(count: number, flags: number): number[] | null {
     const options = (flags & ZERO) === 0 ? undefined : { zero: true };
-    const take = (): number | null => {
+    const alloc = (): number | null => {
       if ((flags & ATOMIC) === 0) return orNull(() => this.pool.allocIndex(options));
       const index = this.pool.tryAllocIndex(options);
       return index === -1 ? null : index;
     };
-    return takeSingly(count, take, (index) => {
+    return allocSingly(count, alloc, (index) => {
       this.pool.freeIndex(index);
     });
   }
 
-  give(indices: readonly number[]): void {
+  free(indices: readonly number[]): void {
     for (const index of indices) this.pool.freeIndex(index);
   }
 
@@ -112,7 +117,7 @@ class IndexPool extends TestedPool<number> {
 }
 
 class IndexBulkPool extends IndexPool {
-  override take(count: number, flags: number): number[] | null {
+  override alloc(count: number, flags: number): number[] | null {
     const indices = new Int32Array(count);
     return orNull(() => {
       this.pool.allocIndexBulk(indices, count, { zero: (flags & ZERO) !== 0 });
@@ -120,22 +125,22 @@ class IndexBulkPool extends IndexPool {
     });
   }
 
-  override give(indices: readonly number[]): void {
+  override free(indices: readonly number[]): void {
     this.pool.freeIndexBulk(Int32Array.from(indices));
   }
 }
 
 class KernelPool extends ObjectPool {
-  override take(count: number, flags: number): DmaBlock[] | null {
+  override alloc(count: number, flags: number): DmaBlock[] | null {
     const gfp = ((flags & ATOMIC) === 0 ? kernel.GFP_KERNEL : kernel.GFP_ATOMIC) | kernel.__GFP_NOWARN;
-    const alloc = (flags & ZERO) === 0 ? kernel.dma_pool_alloc : kernel.dma_pool_zalloc;
+    const call = (flags & ZERO) === 0 ? kernel.dma_pool_alloc : kernel.dma_pool_zalloc;
     const free = (block: DmaBlock): void => {
       kernel.dma_pool_free(this.pool, block, block.dma);
     };
-    return takeSingly(count, () => alloc(this.pool, gfp), free);
+    return allocSingly(count, () => call(this.pool, gfp), free);
   }
 
-  override give(blocks: readonly DmaBlock[]): void {
+  override free(blocks: readonly DmaBlock[]): void {
     for (const block of blocks) kernel.dma_pool_free(this.pool, block, block.dma);
   }
 
@@ -145,8 +150,9 @@ class KernelPool extends ObjectPool {
 }
 
 /**
- * A shared pool with one worker, whose magazine never overflows: then its order is the pool's. All its pages are taken
- * when it is shared, so a page is counted when its first block comes out, and refused by `grow: false`.
+ * A shared pool with one worker. Its magazine has room for all blocks, so their order is LIFO as in the kernel.
+ * `sharePool` takes all pages at once. So a page counts from its first allocation, and `grow: false` stands for a refused
+ * page.
  */
 class SharedPool extends ObjectPool {
   readonly #memory: CountedMemory;
@@ -157,22 +163,22 @@ class SharedPool extends ObjectPool {
     this.#memory = memory;
   }
 
-  override take(count: number, flags: number): DmaBlock[] | null {
+  override alloc(count: number, flags: number): DmaBlock[] | null {
     const zero = (flags & ZERO) !== 0;
-    const take = (): DmaBlock | null => {
+    const alloc = (): DmaBlock | null => {
       const grow = this.#memory.refusals === 0;
       const block = this.pool.tryAlloc({ zero, grow });
       if (block !== null) this.#memory.numberAt(block.dma);
       else if (!grow) this.#memory.refuses();
       return block;
     };
-    return takeSingly(count, take, (block) => {
+    return allocSingly(count, alloc, (block) => {
       this.pool.free(block);
     });
   }
 }
 
-/** What the call returns; null if it finds no memory. */
+/** Returns the result of the call; null if it throws `DmaOutOfMemoryError`. */
 function orNull<T>(call: () => T): T | null {
   try {
     return call();
@@ -182,28 +188,29 @@ function orNull<T>(call: () => T): T | null {
   }
 }
 
-/** Creates a pool; null if the arguments are refused. */
-export type Create = (name: string, device: Device, asked: Asked) => TestedPool | null;
+/** Creates a pool. Returns null for invalid arguments. */
+export type Create = (name: string, device: Device, pool: PoolArguments) => TestedPool | null;
 
-/** A form: whether its log has the kernel's own words, and how a pool is created. */
+/** A form of calls. */
 export interface Form {
   readonly create: Create;
-  readonly wordsOfLinux: boolean;
+  /** Whether the messages of its log are those of the kernel. */
+  readonly hasKernelLog: boolean;
 }
 
 function ours(wrap: (pool: DmaPool) => TestedPool, options: { debug?: boolean; maxBlocks?: number } = {}): Form {
-  const create: Create = (name, device, asked) => {
+  const create: Create = (name, device, geometry) => {
     try {
-      return wrap(DmaPool.create(name, device, { ...asked, ...options }));
+      return wrap(DmaPool.create(name, device, { ...geometry, ...options }));
     } catch (error) {
       if (error instanceof DmaError) return null;
       throw error;
     }
   };
-  return { create, wordsOfLinux: false };
+  return { create, hasKernelLog: false };
 }
 
-/** Every second pool takes objects, every other one indices. */
+/** Pools of the bulk form so far: even ones use objects, odd ones indices. */
 let bulkPools = 0;
 
 export const FORMS = {
@@ -216,9 +223,9 @@ export const FORMS = {
       const pool = kernel.dma_pool_create(name, device, size, align, boundary);
       return pool === null ? null : new KernelPool(pool);
     },
-    wordsOfLinux: true,
+    hasKernelLog: true,
   },
-  shared: ours((pool) => new SharedPool(pool), { maxBlocks: MOST_BLOCKS }),
+  shared: ours((pool) => new SharedPool(pool), { maxBlocks: MAX_BLOCKS }),
 } as const satisfies Record<string, Form>;
 
 export type FormName = keyof typeof FORMS;

@@ -1,35 +1,37 @@
-/** Coherent memory that numbers its pages, counts requests and refuses some on purpose, as `module/memory.c` does. */
+/** Coherent memory that numbers its pages, counts requests and refuses some. `module/memory.c` does the same. */
 import { type CoherentAllocator, type CoherentMemory, type CoherentRequest, HeapMemory } from 'dmapool';
 import { LARGEST_PAGE } from './operation.ts';
 
 interface Page {
   readonly memory: CoherentMemory;
   readonly owner: number;
-  /** In order of their first use; null until then, for a page that was only reserved. */
+  /** Pages are numbered in order of their first use. null: a reserved page without a use so far. */
   number: number | null;
 }
 
-/** Addresses of reserved pages begin here; there is no other page up here. */
+/** The address of the first reserved page, above all other pages. */
 const RESERVED = 2 ** 51;
 
-/** Its pages are numbered, and an address tells page and offset. */
+/** A coherent allocator whose addresses encode page number and offset. */
 export class CountedMemory implements CoherentAllocator {
   readonly name: string = 'counted';
   readonly pageSize: number = 4096;
-  /** Whose the next page is. */
+  /** The slot whose pool gets the next page. */
   owner = 0;
-  /** So many requests are refused from now on. */
+  /** Number of following requests to refuse. */
   refusals = 0;
-  /** Requests so far, refused ones too. */
+  /** Runs at the next request, before it is served. */
+  onRequest: (() => void) | null = null;
+  /** Requests since the reset, including refused ones. */
   requests = 0;
-  /** Pages that were given and not given back, by address. */
+  /** Allocated pages by address. */
   readonly #pages = new Map<number, Page>();
   readonly #heap: HeapMemory = new HeapMemory({ limit: 2 ** 30 });
   #next = 0;
   #reserving = false;
   #nextReserved = RESERVED;
 
-  /** Pages that are in use; of one owner, if given. */
+  /** Returns the number of allocated pages with a number; of one owner, if given. */
   live(owner?: number): number {
     let count = 0;
     for (const page of this.#pages.values()) {
@@ -38,15 +40,16 @@ export class CountedMemory implements CoherentAllocator {
     return count;
   }
 
-  /** Begins anew, with page 0. */
+  /** Restarts at page 0. Throws if a page is allocated. */
   reset(): void {
-    if (this.#pages.size > 0) throw new Error(`${this.#pages.size} pages were not given back`);
+    if (this.#pages.size > 0) throw new Error(`${this.#pages.size} pages were not freed`);
     this.#next = 0;
     this.requests = 0;
     this.refusals = 0;
+    this.onRequest = null;
   }
 
-  /** The pages that `call` takes are neither counted nor refused, and have no number before their first use. */
+  /** Runs `call`. The pages that it allocates are reserved: not counted, not refused, and numbered at their first use. */
   reserve<T>(call: () => T): T {
     this.#reserving = true;
     try {
@@ -57,6 +60,9 @@ export class CountedMemory implements CoherentAllocator {
   }
 
   allocCoherent(request: CoherentRequest): CoherentMemory | null {
+    const { onRequest } = this;
+    this.onRequest = null;
+    onRequest?.();
     if (!this.#reserving && this.refuses()) return null;
     if (request.size > LARGEST_PAGE) return null;
     const memory = this.#heap.allocCoherent(request);
@@ -75,12 +81,12 @@ export class CountedMemory implements CoherentAllocator {
 
   freeCoherent({ dma }: CoherentMemory): void {
     const page = this.#pages.get(dma);
-    if (page === undefined) throw new Error(`a page at ${dma} is given back twice`);
+    if (page === undefined) throw new Error(`the page at ${dma} is not allocated`);
     this.#pages.delete(dma);
     this.#heap.freeCoherent(page.memory);
   }
 
-  /** Counts a request; true if it is to be refused. */
+  /** Counts a request. Returns whether to refuse it. */
   refuses(): boolean {
     this.requests++;
     if (this.refusals === 0) return false;
@@ -88,7 +94,7 @@ export class CountedMemory implements CoherentAllocator {
     return true;
   }
 
-  /** The number of the page at an address. The first use of a reserved page counts as the request for it. */
+  /** Returns the number of the page at an address. The first call for a reserved page counts as its request. */
   numberAt(dma: number): number {
     const page = this.#pageAt(dma);
     if (page === undefined) return -1;
@@ -99,7 +105,7 @@ export class CountedMemory implements CoherentAllocator {
     return page.number;
   }
 
-  /** Whether these bytes are where the address says. */
+  /** Returns whether these bytes are at this address. */
   isAt(dma: number, bytes: Uint8Array): boolean {
     const page = this.#pageAt(dma);
     return page?.memory.buffer === bytes.buffer && bytes.byteOffset === page.memory.byteOffset + (dma % LARGEST_PAGE);

@@ -1,6 +1,7 @@
-/** Our pools against the kernel's: its recorded hashes everywhere, the living kernel where the machine can run. */
+/** Compares our pools with the kernel: with recorded hashes, and with the running kernel if the machine is available. */
 import assert from 'node:assert/strict';
-import { after, before, describe, it } from 'node:test';
+import { readFileSync } from 'node:fs';
+import { after, before, describe, it, test } from 'node:test';
 import { cachedKernel } from '../../scripts/vm/kernel.ts';
 import { modulesUnavailable } from '../../scripts/vm/headers.ts';
 import { misplaced } from '../fuzz/all-mutants.ts';
@@ -9,15 +10,15 @@ import { vmSkip } from '../vm/machine.ts';
 import { compareStreams, describeReproducer, ourAnswers, shrink, STREAM_OPERATIONS } from './compare.ts';
 import { FORM_NAMES } from './forms.ts';
 import { GRID } from './grid.ts';
+import { DEFAULT_FORMS, INTENDED_DIFFERENCES, NOT_SHOWN } from './intended-differences.ts';
 import { KernelOracle } from './kernel.ts';
-import { MEANT_DIFFERENCES } from './meant-differences.ts';
 import { oracleMutants } from './mutants.ts';
 import { CHUNK, type Operation } from './operation.ts';
 import { RecordedOracle } from './recorded.ts';
 
 describe('the recorded hashes of Linux 6.12', () => {
   for (const form of FORM_NAMES) {
-    it(`are those of the ${form} form`, async () => {
+    it(`equal those of the ${form} form`, async () => {
       const oracle = new RecordedOracle(checkoutPath('test/oracle/recorded-6.12.txt'));
       const campaign = await compareStreams(oracle, form, 8 * STREAM_OPERATIONS, 1);
       assert.equal(campaign.difference?.seed, undefined);
@@ -25,24 +26,33 @@ describe('the recorded hashes of Linux 6.12', () => {
     });
   }
 
-  it('tell another allocator from ours', async () => {
+  it('reveal a different answer', async () => {
     const streams = new RecordedOracle(checkoutPath('test/oracle/recorded-6.12.txt'));
     const other = {
       stream: (seed: number, count: number) => streams.stream(seed, count).with(1, Promise.resolve('0')),
     };
     const { difference, operations } = await compareStreams(other, 'object', STREAM_OPERATIONS, 1);
     assert.equal(operations, CHUNK);
-    assert.equal(difference?.operations.length, 2 * CHUNK, 'up to the end of the chunk that differs');
+    assert.equal(difference?.operations.length, 2 * CHUNK, 'operations up to the end of the different chunk');
   });
 });
 
-it('every mutant’s line stands in its file', () => {
+it('the line of every mutant is in its file', () => {
   assert.deepEqual(misplaced(oracleMutants), []);
 });
 
+test('each difference in ARCHITECTURE.md has operations that show it, or a reason why none can', () => {
+  const document = readFileSync(checkoutPath('ARCHITECTURE.md'), 'utf8');
+  const section = /\n## Differences from Linux\n([^]*?)\n## /.exec(document)![1]!;
+  const rows = [...section.matchAll(/^\| (.+?) +\|/gm)].map((match) => match[1]!).slice(2);
+  const entries = [...new Set(INTENDED_DIFFERENCES.map(({ row }) => row)), ...Object.keys(NOT_SHOWN)];
+  assert.equal(rows.length, entries.length);
+  for (const entry of entries) assert.equal(rows.filter((row) => row.startsWith(entry)).length, 1, entry);
+});
+
 describe('a difference', () => {
-  it('is shrunk to what shows it', async () => {
-    // A kernel whose pools of 96 bytes refuse a third block.
+  it('is shrunk to the operations that show it', async () => {
+    // A kernel whose pools of 96 bytes have only two blocks.
     const kernel = (operations: readonly Operation[]): Promise<string[]> => {
       const answers = ourAnswers('object', operations);
       const small = operations.findIndex((each) => each.kind === 'create' && each.size === 96);
@@ -61,16 +71,16 @@ describe('a difference', () => {
   });
 });
 
-/** Why the kernel can't be asked here, or `false`. With DMAPOOL_REQUIRE_TOOLS=1 it is asked all the same. */
+/** The reason to skip the tests with the running kernel, or `false`. With DMAPOOL_REQUIRE_TOOLS=1 they run. */
 function skipReason(): string | false {
   if (vmSkip !== false || process.env['DMAPOOL_REQUIRE_TOOLS'] === '1') return vmSkip;
   const kernel = cachedKernel('6.12');
   return kernel === null
-    ? 'no kernel 6.12: npm run vm -- --kernel 6.12 --prepare'
+    ? 'no kernel 6.12 in the cache: npm run vm -- --kernel 6.12 --prepare'
     : (modulesUnavailable(kernel) ?? false);
 }
 
-describe('the living kernel', { skip: skipReason(), timeout: 600_000 }, () => {
+describe('the running kernel', { skip: skipReason(), timeout: 600_000 }, () => {
   let kernel: KernelOracle;
 
   before(async () => {
@@ -88,16 +98,15 @@ describe('the living kernel', { skip: skipReason(), timeout: 600_000 }, () => {
     }
   });
 
-  it('takes and refuses the same arguments', async () => {
+  it('accepts and rejects the same arguments', async () => {
     const arguments_ = GRID.slice(-4000);
     assert.deepEqual(ourAnswers('kernel', arguments_), await kernel.answers(arguments_));
   });
 
-  for (const { name, operations, ...meant } of MEANT_DIFFERENCES) {
-    it(`differs as meant: ${name}`, async () => {
-      const ours = ourAnswers('object', operations);
-      assert.deepEqual({ kernel: await kernel.answers(operations), ours }, meant);
-      assert.deepEqual(ourAnswers('kernel', operations), ours);
+  for (const { name, operations, kernel: theirs, ours, forms = DEFAULT_FORMS } of INTENDED_DIFFERENCES) {
+    it(`differs as intended: ${name}`, async () => {
+      assert.deepEqual(await kernel.answers(operations), theirs);
+      for (const form of forms) assert.deepEqual(ourAnswers(form, operations), ours, form);
     });
   }
 });

@@ -1,16 +1,16 @@
-/** One operation on our pools, and its answer: `module/operations.c` for one of our forms. */
-import { Device, dmaBitMask } from 'dmapool';
+/** Executes operations on our pools in one form. `module/operations.c` does the same on the kernel's. */
+import { Device, dmaBitMask, DmaError } from 'dmapool';
 import type { Answers } from './answers.ts';
 import { FORMS, type FormName, type TestedPool } from './forms.ts';
 import { CountedMemory } from './memory.ts';
-import { ANYWHERE, LARGEST_PAGE, MOST_BLOCKS, type Operation, QUEUE, SLOTS, STACK, ZERO } from './operation.ts';
+import { ANYWHERE, LARGEST_PAGE, MAX_BLOCKS, type Operation, QUEUE, SLOTS, STACK, ZERO } from './operation.ts';
 import type { PoolsView } from './stream.ts';
 
 const REFUSED = 0xffff_ffff;
-/** Bytes at each end of a block that are written to, and with what. */
-const WRITTEN = 32;
-const WRITTEN_WITH = 0x5a;
-/** The kernel keeps a pool's name in 32 bytes, the last one zero. */
+/** Bytes to write at each end of an allocated block, and their value. */
+const WRITTEN_BYTES = 32;
+const WRITTEN_VALUE = 0x5a;
+/** Bytes of a pool's name in the kernel's messages. */
 const NAME_BYTES = 31;
 const ZEROS = Buffer.alloc(LARGEST_PAGE);
 const encoder = new TextEncoder();
@@ -19,15 +19,22 @@ interface Slot {
   pool: TestedPool | null;
   size: number;
   align: number;
+  /** The block that was freed last, and its bytes. */
+  freed: { readonly block: unknown; readonly bytes: Uint8Array } | null;
 }
 
-/** Our pools in one form, for one device. */
+/** Our pools of one device, in one form. */
 export class Ours implements PoolsView {
   readonly #form: FormName;
   readonly #memory: CountedMemory = new CountedMemory();
-  readonly #slots: readonly Slot[] = Array.from({ length: SLOTS }, () => ({ pool: null, size: 0, align: 0 }));
+  readonly #slots: readonly Slot[] = Array.from({ length: SLOTS }, () => ({
+    pool: null,
+    size: 0,
+    align: 0,
+    freed: null,
+  }));
   #device: Device;
-  /** What the device logged since the last destroy. */
+  /** The device's log since the last destroy. */
   #log: string[] = [];
   /** Pages that the last destroy kept. */
   #kept = 0;
@@ -45,11 +52,11 @@ export class Ours implements PoolsView {
     return this.#slots[slot]!.pool?.blocks.length ?? 0;
   }
 
-  asked(slot: number): Slot {
+  argumentsOf(slot: number): Slot {
     return this.#slots[slot]!;
   }
 
-  /** No pools, a new device, pages from number 0 on. */
+  /** Destroys all pools and creates a new device, with pages from number 0. */
   reset(): void {
     for (const slot of this.#slots) {
       slot.pool?.destroy();
@@ -84,16 +91,34 @@ export class Ours implements PoolsView {
       case 'kept':
         answers.word(this.#kept);
         break;
+      case 'race':
+        this.#freeAtNextRequest(this.#slots[operation.slot]!.pool!);
+        answers.word(1);
+        break;
+      case 'free-again':
+        this.#freeAgain(this.#slots[operation.slot]!);
+        answers.word(1);
+        break;
+      case 'device-write':
+        this.#slots[operation.slot]!.freed!.bytes.fill(WRITTEN_VALUE);
+        answers.word(1);
+        break;
+      case 'mask':
+        answers.word(Number(this.#setMask(operation.bits)));
+        break;
+      case 'trim':
+        this.#slots[operation.slot]!.pool!.pool.trim();
+        answers.word(this.#memory.live());
+        break;
     }
   }
 
-  #create({ slot: number, name, ...asked }: Operation & { kind: 'create' }, answers: Answers): void {
+  #create({ slot: number, name, size, align, boundary }: Operation & { kind: 'create' }, answers: Answers): void {
     const slot = this.#slots[number]!;
     if (slot.pool !== null) {
       answers.word(0);
       return;
     }
-    const { size, align, boundary } = asked;
     this.#memory.owner = number;
     slot.pool = FORMS[this.#form].create(name, this.#device, { size, align, boundary });
     slot.size = size;
@@ -108,18 +133,19 @@ export class Ours implements PoolsView {
       return;
     }
     this.#memory.owner = number;
-    const taken = pool.take(Math.min(count, MOST_BLOCKS - pool.blocks.length), flags);
-    if (taken === null) answers.word(REFUSED);
-    for (const block of taken ?? []) {
+    const blocks = pool.alloc(Math.min(count, MAX_BLOCKS - pool.blocks.length), flags);
+    if (blocks === null) answers.word(REFUSED);
+    for (const block of blocks ?? []) {
       const dma = pool.dmaOf(block);
       const bytes = pool.bytesOf(block);
-      let right = Number(this.#memory.isAt(dma, bytes));
-      if ((flags & ZERO) !== 0 && Buffer.compare(bytes.subarray(0, size), ZEROS.subarray(0, size)) !== 0) right |= 2;
+      // Bit 0: the bytes are at the address. Bit 1: a zeroed block is not zero.
+      let checks = Number(this.#memory.isAt(dma, bytes));
+      if ((flags & ZERO) !== 0 && Buffer.compare(bytes.subarray(0, size), ZEROS.subarray(0, size)) !== 0) checks |= 2;
       answers.word(this.#memory.numberAt(dma));
       answers.word(dma % LARGEST_PAGE);
-      answers.word(right);
-      bytes.fill(WRITTEN_WITH, 0, Math.min(size, WRITTEN));
-      bytes.fill(WRITTEN_WITH, Math.max(0, size - WRITTEN), size);
+      answers.word(checks);
+      bytes.fill(WRITTEN_VALUE, 0, Math.min(size, WRITTEN_BYTES));
+      bytes.fill(WRITTEN_VALUE, Math.max(0, size - WRITTEN_BYTES), size);
       pool.blocks.push(block);
     }
     answers.word(this.#memory.requests);
@@ -131,9 +157,37 @@ export class Ours implements PoolsView {
       answers.word(0);
       return;
     }
-    const going = take(pool.blocks, order, Math.min(count, pool.blocks.length), position);
-    pool.give(going);
-    answers.word(going.length);
+    const blocks = remove(pool.blocks, order, Math.min(count, pool.blocks.length), position);
+    const last = blocks.at(-1);
+    if (last !== undefined) this.#slots[slot]!.freed = { block: last, bytes: pool.bytesOf(last) };
+    pool.free(blocks);
+    answers.word(blocks.length);
+  }
+
+  #freeAtNextRequest(pool: TestedPool): void {
+    const blocks = [pool.blocks.pop()];
+    this.#memory.onRequest = () => {
+      pool.free(blocks);
+    };
+  }
+
+  #freeAgain({ pool, freed }: Slot): void {
+    try {
+      pool!.free([freed!.block]);
+    } catch (error) {
+      if (!(error instanceof DmaError)) throw error;
+    }
+  }
+
+  /** Returns whether the device accepts a mask. */
+  #setMask(bits: number): boolean {
+    try {
+      this.#device.setDmaMask(dmaBitMask(bits));
+      return true;
+    } catch (error) {
+      if (error instanceof DmaError) return false;
+      throw error;
+    }
   }
 
   #destroy({ slot: number }: Operation & { kind: 'destroy' }, answers: Answers): void {
@@ -146,32 +200,32 @@ export class Ours implements PoolsView {
     slot.pool = null;
     this.#log = [];
     pool.destroy();
-    for (const message of this.#log) answers.bytes(encoder.encode(this.#inWordsOfLinux(message, pool)));
+    for (const message of this.#log) answers.bytes(encoder.encode(this.#asKernelMessage(message, pool)));
     this.#kept = this.#memory.live(number);
-    // Here its blocks may still be freed, and the last one takes the pages along.
-    pool.give(pool.blocks);
+    // The kernel's side frees the leaked pages. Here the last free of a block returns them.
+    pool.free(pool.blocks);
     answers.word(this.#memory.live());
   }
 
-  /** What the kernel would log for the message; its own first line in the form that speaks as the kernel does. */
-  #inWordsOfLinux(message: string, { pool }: TestedPool): string {
+  /** Returns the kernel's message for one of ours: the first line without the device's name, or the busy message. */
+  #asKernelMessage(message: string, { pool }: TestedPool): string {
     const [line = ''] = message.split('\n');
-    if (FORMS[this.#form].wordsOfLinux) return line.slice(line.indexOf(': ') + 2);
+    if (FORMS[this.#form].hasKernelLog) return line.slice(line.indexOf(': ') + 2);
     if (!line.includes(`${pool.name} busy`)) return line;
     return `dma_pool_destroy ${Buffer.from(pool.name).subarray(0, NAME_BYTES).toString()} busy`;
   }
 
   #newDevice(): Device {
-    const say = (message: string): void => void this.#log.push(message);
-    const log = { error: say, warn: say, info: say };
+    const add = (message: string): void => void this.#log.push(message);
+    const log = { error: add, warn: add, info: add };
     return new Device({ name: 'oracle', memory: this.#memory, dmaMask: dmaBitMask(64), log });
   }
 }
 
-/** Takes so many blocks out of the list, in that order. */
-function take<B>(blocks: B[], order: number, count: number, position: number): B[] {
+/** Removes `count` blocks from a list, in the given order. */
+function remove<B>(blocks: B[], order: number, count: number, position: number): B[] {
   if (order === STACK) return blocks.splice(blocks.length - count).reverse();
   if (order === QUEUE) return blocks.splice(0, count);
-  if (order !== ANYWHERE) throw new RangeError(`there is no order ${order}`);
+  if (order !== ANYWHERE) throw new RangeError(`unknown order ${order}`);
   return Array.from({ length: count }, () => blocks.splice(position % blocks.length, 1)[0]!);
 }

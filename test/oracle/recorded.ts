@@ -1,12 +1,12 @@
-/** Hashes that the kernel gave, kept in a file: the oracle without its machine. */
+/** An oracle without a machine: hashes of the kernel, recorded in a file. */
 import { readFileSync } from 'node:fs';
 import type { Oracle } from './compare.ts';
 import { CHUNK } from './operation.ts';
 
-/** Streams that were recorded, of seeds 1, 2, ...; each has {@link STREAM_OPERATIONS} operations. */
+/** Number of recorded streams. Their seeds are 1, 2, ...; each has `STREAM_OPERATIONS` operations. */
 export const RECORDED_STREAMS = 32;
 
-/** Answers from a file of lines `seed hash hash ...`. */
+/** Reads a file with lines `seed hash hash ...`. */
 export class RecordedOracle implements Oracle {
   readonly #hashes = new Map<number, readonly string[]>();
 

@@ -1,31 +1,34 @@
 /**
- * Operations from a seed. `module/stream.c` is the same generator, number for number: each draw of a random number there
- * is a draw here, in the same order.
+ * Generates a stream of operations from a seed. `module/stream.c` is the same generator: both draw the same random numbers
+ * in the same order.
  */
-import { ANYWHERE, MOST_BLOCKS, type Operation, SLOTS } from './operation.ts';
+import { ANYWHERE, MAX_BLOCKS, type Operation, SLOTS } from './operation.ts';
 
-/** What a generator looks at: the pools as they are after the operations so far. */
+/** The generator's view of the pools after the operations so far. */
 export interface PoolsView {
-  /** Whether there is a pool in the slot. */
+  /** Returns whether the slot has a pool. */
   used(slot: number): boolean;
-  /** Blocks that it has out. */
+  /** Returns the number of allocated blocks of its pool. */
   blocks(slot: number): number;
-  /** Size and align that it was created with. */
-  asked(slot: number): { readonly size: number; readonly align: number };
+  /** Returns the arguments of its pool. */
+  argumentsOf(slot: number): { readonly size: number; readonly align: number };
 }
 
-/** At most so many bytes are in a stream's blocks of one pool. */
+/** Limit of the allocated bytes of one pool in a stream. */
 const ROOM_BYTES = 2 ** 21;
 const NAME_CHARACTERS = 'abcdefghijklmnopqrstuvwxyz 0-_A';
 const GOLDEN = 0x9e3779b1;
 
-/** One stream. */
+/** A stream of operations. */
 export class Stream {
-  /** Slots that it uses. One stream in eight has as many pools as the text has no room for. */
+  /** Number of slots in use. In one stream of eight, the pools exceed the length of the `pools` text. */
   readonly slots: number;
   readonly #view: PoolsView;
   #state: number;
-  /** A phase: for `left` operations, allocs come `bias` times of 8, frees in `order`, in slot `focus` or in all. */
+  /**
+   * The phase: for `left` operations, `bias` of 8 are allocs, and frees follow `order`. Operations are in slot `focus`, or in
+   * all slots if `focus` equals `slots`.
+   */
   #left = 0;
   #bias = 0;
   #order = 0;
@@ -56,7 +59,7 @@ export class Stream {
     return this.#free(slot, count);
   }
 
-  /** What ends it: all pools are destroyed, and the attribute is gone. */
+  /** Returns the operations at the end of a stream: they destroy all pools and read the text, which must be gone. */
   end(): Operation[] {
     const destroys = Array.from({ length: this.slots }, (_, slot): Operation => ({ kind: 'destroy', slot }));
     return [...destroys, { kind: 'text' }];
@@ -64,12 +67,12 @@ export class Stream {
 
   #free(slot: number, count: number): Operation {
     const order = this.#order;
-    return { kind: 'free', slot, order, count, position: order === ANYWHERE ? this.#below(MOST_BLOCKS) : 0 };
+    return { kind: 'free', slot, order, count, position: order === ANYWHERE ? this.#below(MAX_BLOCKS) : 0 };
   }
 
   #room(slot: number): number {
-    const { size, align } = this.#view.asked(slot);
-    const room = Math.min(Math.floor(ROOM_BYTES / Math.max(size, align, 16)), MOST_BLOCKS);
+    const { size, align } = this.#view.argumentsOf(slot);
+    const room = Math.min(Math.floor(ROOM_BYTES / Math.max(size, align, 16)), MAX_BLOCKS);
     return Math.max(this.slots < SLOTS ? room : room >> 3, 1);
   }
 

@@ -1,4 +1,4 @@
-/** `npm run vm`: the virtual machine from the command line. */
+/** The command line of the virtual machine, `npm run vm`. */
 
 import assert from 'node:assert/strict';
 import { spawn, type ChildProcessWithoutNullStreams } from 'node:child_process';
@@ -9,12 +9,13 @@ import { join } from 'node:path';
 import { describe, type TestContext } from 'node:test';
 import { setTimeout } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
+import { cachedKernel, KERNEL_SERIES } from '../../scripts/vm/kernel.ts';
 import { itInVm } from './machine.ts';
 
 const CLI = fileURLToPath(new URL('../../scripts/vm/cli.js', import.meta.url));
 
 describe('npm run vm', () => {
-  itInVm('passes input, output, errors and the exit code, and says what ran it', async (t) => {
+  itInVm('relays input, output, errors and the exit code, and prints the accelerator', async (t) => {
     const folder = mkdtempSync(join(tmpdir(), 'dmapool-vm-test-'));
     try {
       const log = join(folder, 'dmesg');
@@ -38,20 +39,20 @@ describe('npm run vm', () => {
     }
   });
 
-  itInVm('says nothing of its own with --quiet', async (t) => {
+  itInVm('prints no messages of its own with --quiet', async (t) => {
     const child = start(t, '--quiet', 'true');
     child.stdin.end();
     assert.deepEqual(await outcome(child), { code: 0, signal: null, stdout: '', stderr: '' });
   });
 
-  itInVm('ends with 124 after a time-out', async (t) => {
+  itInVm('exits with 124 after a timeout', async (t) => {
     const child = start(t, '--timeout', '1', 'sleep', '1000');
     const { code, stderr } = await outcome(child);
     assert.equal(code, 124);
-    assert.match(stderr, /the command took longer than 1 s; the machine was ended\n/);
+    assert.match(stderr, /the command took longer than 1 s; the machine was killed\n/);
   });
 
-  itInVm('ends the machine when it is told to end', async (t) => {
+  itInVm('kills the machine on SIGTERM', async (t) => {
     const child = start(t, 'sh', '-c', 'echo begun; sleep 1000');
     await once(child.stdout, 'data');
     const machine = machineOf(child.pid!);
@@ -60,7 +61,7 @@ describe('npm run vm', () => {
     assert(!running(machine));
   });
 
-  itInVm('leaves nothing behind when it is killed', async () => {
+  itInVm('leaves no process and no file behind after SIGKILL', async () => {
     const temporary = mkdtempSync(join(tmpdir(), 'dmapool-vm-test-'));
     try {
       const child = spawn(process.execPath, [CLI, '--nvme', '64M', 'sh', '-c', 'echo begun; sleep 1000'], {
@@ -78,15 +79,36 @@ describe('npm run vm', () => {
     }
   });
 
+  itInVm('gives devices the addresses of their order, also those of --device', async (t) => {
+    const list = 'for d in /sys/bus/pci/devices/0000:00:1[0-3].0; do echo ${d##*/} $(cat $d/device); done';
+    const child = start(t, '--quiet', '--edu', '--device', 'virtio-rng-pci', '--e1000', '1', 'sh', '-c', list);
+    child.stdin.end();
+    const { stdout } = await outcome(child);
+    assert.equal(stdout, '0000:00:10.0 0x11e8\n0000:00:11.0 0x1005\n0000:00:12.0 0x100e\n');
+  });
+
+  // At least one series is in the cache. The tests download no other.
+  for (const series of KERNEL_SERIES.filter((name) => cachedKernel(name) !== null)) {
+    itInVm(`boots Linux ${series} with --kernel, whatever DMAPOOL_VM_KERNEL selects`, async (t) => {
+      const other = KERNEL_SERIES.find((name) => name !== series)!;
+      const env = { ...process.env, DMAPOOL_VM_KERNEL: other };
+      const child = spawn(process.execPath, [CLI, '--quiet', '--kernel', series, 'uname', '-r'], { env });
+      t.after(() => child.kill());
+      child.stdin.end();
+      const { stdout, stderr } = await outcome(child);
+      assert.equal(stdout, `${cachedKernel(series)!.release}\n`, stderr);
+    });
+  }
+
   itInVm('runs the command on the console', async (t) => {
     const child = start(t, '--console', 'sh', '-c', 'tty; read word; echo "got $word"; exit 3');
-    let said = '';
+    let output = '';
     let typed = false;
     child.stdout.on('data', (data: Buffer) => {
-      // It comes in pieces, as from a terminal.
-      said += data.toString();
-      if (!typed && said.includes('/dev/ttyS0')) child.stdin.write('typed\n');
-      typed = said.includes('/dev/ttyS0');
+      // The output may arrive in parts, as from a terminal.
+      output += data.toString();
+      if (!typed && output.includes('/dev/ttyS0')) child.stdin.write('typed\n');
+      typed = output.includes('/dev/ttyS0');
     });
     const { code, stdout } = await outcome(child);
     assert.equal(code, 3);
@@ -94,7 +116,7 @@ describe('npm run vm', () => {
   });
 });
 
-/** The command, which ends at the latest with the test. */
+/** Starts the command. Kills it at the end of the test. */
 function start(t: TestContext, ...args: string[]): ChildProcessWithoutNullStreams {
   const child = spawn(process.execPath, [CLI, ...args]);
   t.after(() => child.kill());
@@ -117,7 +139,7 @@ async function outcome(child: ChildProcessWithoutNullStreams): Promise<Outcome> 
   return { code, signal, stdout, stderr };
 }
 
-/** The process id of the machine that the process has started. */
+/** Returns the process id of the machine, a child of the process. */
 function machineOf(parent: number): number {
   const child = readdirSync('/proc').find((pid) => {
     try {
@@ -126,7 +148,7 @@ function machineOf(parent: number): number {
       return false;
     }
   });
-  assert(child !== undefined, 'the machine runs');
+  assert(child !== undefined, 'the machine is running');
   return Number(child);
 }
 

@@ -1,4 +1,4 @@
-/** The virtual machine: what it is made of, and that what happens in it comes back. */
+/** The virtual machine: its devices and files, the output of its command, and its failures. */
 
 import assert from 'node:assert/strict';
 import { mkdtempSync, readFileSync, readdirSync, rmSync, writeFileSync } from 'node:fs';
@@ -6,17 +6,18 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { describe } from 'node:test';
 import { VmError } from '../../scripts/vm/error.ts';
+import { kernelSeries } from '../../scripts/vm/kernel.ts';
 import { runInVm } from '../../scripts/vm/run.ts';
 import { itInVm, shellInVm } from './machine.ts';
 
 describe('the virtual machine', () => {
-  itInVm('has the devices, hugepages, nodes and IOMMU groups asked for', async () => {
+  itInVm('has the requested devices, hugepages, NUMA nodes and IOMMU groups', async () => {
     const script = `
       for device in /sys/bus/pci/devices/0000:00:1[0-3].0; do
         echo "\${device##*/} $(cat $device/vendor $device/device) $([ ! -e $device/driver ] || basename $(readlink $device/driver))" \
           $(ls $device/iommu_group/devices)
       done
-      # This system's programs, and busybox for what it may not have; the kernel loads modules by itself.
+      # Programs are the host's, not busybox's. The kernel loads modules on demand.
       case $(readlink -f "$(command -v ls)") in *busybox*) echo busybox ;; esac
       readlink -f /proc/$$/exe | grep busybox
       grep -q ext4 /proc/filesystems && echo early
@@ -44,15 +45,16 @@ describe('the virtual machine', () => {
         ...['0000:00:10.0', '0x1b36', '0x0010', 'nvme', '0000:00:10.0'],
         ...['0000:00:11.0', '0x8086', '0x100e', 'e1000', '0000:00:11.0'],
         ...['0000:00:12.0', '0x8086', '0x10d3', 'e1000e', '0000:00:12.0'],
-        // The kernel has no driver for it.
+        // The kernel has no driver for edu.
         ...['0000:00:13.0', '0x1234', '0x11e8', '0000:00:13.0'],
-        // ext4 is there.
+        // The kernel loaded ext4.
         '1',
         ...['32', '16', '16', '2', String(2 ** 25), '1'],
       ],
     );
     assert.equal(exitCode, 0);
-    assert.match(kernelLog, /^\[ +\d+\.\d{6}\] Linux version 6\./);
+    const version = /^\[ +\d+\.\d{6}\] Linux version (\d+\.\d+)\./.exec(kernelLog)?.[1];
+    assert.equal(version, kernelSeries());
     assert.match(kernelLog, /DMAR: Intel\(R\) Virtualization Technology for Directed I\/O\n/);
     assert.match(kernelLog, /dmapool-vm: the command ended with 0\n$/);
     assert.deepEqual(
@@ -61,7 +63,7 @@ describe('the virtual machine', () => {
     );
   });
 
-  itInVm('loads its own kernel’s modules with its own tools, whatever tools and settings the host has', async () => {
+  itInVm('loads modules with its own tools, independent of the tools and settings of the host', async () => {
     const script = `
       for tool in depmod insmod lsmod modinfo modprobe rmmod; do readlink -f "$(command -v $tool)"; done
       modprobe vfio-pci && lsmod | grep -c '^vfio_pci ' && rmmod vfio_pci
@@ -74,7 +76,7 @@ describe('the virtual machine', () => {
     assert.equal(exitCode, 0);
   });
 
-  itInVm('gives back every byte and the exit code, and keeps no file that was not to be kept', async () => {
+  itInVm('returns every byte and the exit code, and discards changes outside the writable folders', async () => {
     const kept = mkdtempSync(join(tmpdir(), 'dmapool, vm '));
     const gone = mkdtempSync(join(tmpdir(), 'dmapool-vm-gone-'));
     try {
@@ -82,7 +84,7 @@ describe('the virtual machine', () => {
       writeFileSync(join(gone, 'there'), 'the host wrote this');
       const chunks: { stdout: Buffer[]; stderr: Buffer[] } = { stdout: [], stderr: [] };
       const { exitCode } = await runInVm({
-        // The last argument has everything in it that a shell might trip over.
+        // `$0` contains the characters that a shell could interpret.
         command: [
           'sh',
           '-c',
@@ -107,7 +109,7 @@ describe('the virtual machine', () => {
     }
   });
 
-  itInVm('ends what the command left running, and passes its last words', async () => {
+  itInVm('ends the processes that outlive the command, and relays their last output', async () => {
     const left = `
       (trap 'echo bye; exit' TERM; while :; do sleep 0.1; done) &
       (trap '' TERM; while :; do sleep 0.1; done) &
@@ -119,14 +121,14 @@ describe('the virtual machine', () => {
     assert.deepEqual({ exitCode, stdout }, { exitCode: 3, stdout: 'bye\n' });
   });
 
-  itInVm('runs Node, and has a signal’s number in the exit code', async () => {
+  itInVm('runs Node, and encodes a signal in the exit code', async () => {
     const script = 'console.log(process.version, process.env.DMAPOOL_VM); process.kill(process.pid, "SIGKILL")';
     const { exitCode, stdout } = await runInVm({ command: [process.execPath, '-e', script] });
     assert.equal(stdout, `${process.version} 1\n`);
     assert.equal(exitCode, 137);
   });
 
-  itInVm('tells a program that is not there by 127, and has no IOMMU if asked for none', async () => {
+  itInVm('exits with 127 for a missing program, and has no IOMMU on request', async () => {
     const { exitCode, stderr } = await runInVm({ command: ['/does/not/exist'] });
     assert.equal(exitCode, 127);
     assert.match(stderr, /\/does\/not\/exist/);
@@ -134,7 +136,7 @@ describe('the virtual machine', () => {
     assert.equal(stdout.trim(), '0');
   });
 
-  itInVm('is ended by a time-out, with what was seen until then', async () => {
+  itInVm('is killed by a timeout, and the error has the output up to then', async () => {
     const before = machines();
     await assert.rejects(shellInVm('echo begun; sleep 1000', { timeout: 3000 }), (error) => {
       assert(error instanceof VmError);
@@ -147,7 +149,7 @@ describe('the virtual machine', () => {
     assert.deepEqual(machines(), before);
   });
 
-  itInVm('is ended by a signal', async () => {
+  itInVm('is killed by an AbortSignal', async () => {
     const controller = new AbortController();
     const onOutput = (): void => {
       controller.abort();
@@ -162,7 +164,7 @@ describe('the virtual machine', () => {
     );
   });
 
-  itInVm('tells a kernel panic from an exit code', async () => {
+  itInVm('distinguishes a kernel panic from an exit code', async () => {
     await assert.rejects(shellInVm('echo before; echo c > /proc/sysrq-trigger; sleep 1000'), (error) => {
       assert(error instanceof VmError);
       assert.equal(error.code, 'ERR_VM_CRASH');
@@ -172,7 +174,7 @@ describe('the virtual machine', () => {
     });
   });
 
-  itInVm('says what QEMU says about a device it does not have', async () => {
+  itInVm('passes on QEMU’s message about an unknown device', async () => {
     await assert.rejects(shellInVm('true', { devices: [{ kind: 'raw', device: 'flux-capacitor' }] }), (error) => {
       assert(error instanceof VmError);
       assert.equal(error.code, 'ERR_VM_BOOT');
@@ -182,7 +184,7 @@ describe('the virtual machine', () => {
   });
 });
 
-/** The process ids of this process's machines. */
+/** Returns the process ids of the machines that this process started. */
 function machines(): string[] {
   return readdirSync('/proc').filter((pid) => {
     try {

@@ -1,4 +1,4 @@
-/** Tests in the virtual machine: skipped where it can't run, or failing if DMAPOOL_REQUIRE_TOOLS=1. */
+/** Helpers for tests in the virtual machine. */
 
 import assert from 'node:assert/strict';
 import { it, type TestContext } from 'node:test';
@@ -6,10 +6,10 @@ import { fileURLToPath } from 'node:url';
 import { runInVm, vmUnavailable, type VmResult } from '../../scripts/vm/run.ts';
 import type { VmOptions } from '../../scripts/vm/options.ts';
 
-/** Why tests in the machine are skipped, or `false`. With DMAPOOL_REQUIRE_TOOLS=1 they run, and fail by themselves. */
+/** The reason to skip tests in the machine, or `false`. With DMAPOOL_REQUIRE_TOOLS=1 they run, and fail for that reason. */
 export const vmSkip: string | false = process.env['DMAPOOL_REQUIRE_TOOLS'] === '1' ? false : (vmUnavailable() ?? false);
 
-/** A test that needs the machine. */
+/** Registers a test that needs the machine. */
 export function itInVm(name: string, test: (context: TestContext) => Promise<void>, timeout = 300_000): void {
   void it(name, { skip: vmSkip, timeout }, test);
 }
@@ -19,7 +19,7 @@ export function shellInVm(script: string, options: Omit<VmOptions, 'command'> = 
   return runInVm({ timeout: 240_000, ...options, command: ['sh', '-c', script] });
 }
 
-/** Runs a file of tests in the machine. What fails there fails here, with what it said. */
+/** Registers a test that runs a file of tests in the machine. It fails with their output if one of them fails. */
 export function testsInVm(name: string, file: URL, options: Omit<VmOptions, 'command'> = {}): void {
   const { timeout = 240_000 } = options;
   const run = async (context: TestContext): Promise<void> => {
@@ -28,9 +28,9 @@ export function testsInVm(name: string, file: URL, options: Omit<VmOptions, 'com
     const seconds = ((stages.at(-1)?.at ?? 0) / 1000).toFixed(1);
     context.diagnostic(`${accelerator}, ${seconds} s: ${/tests \d+/.exec(stdout)?.[0] ?? 'no tests'}`);
     assert.equal(exitCode, 0, `${stdout}\n${stderr}`);
-    assert.match(stdout, /^. pass [1-9]\d*$/m, 'some test was run');
-    assert.match(stdout, /^. skipped 0$/m, 'none was skipped');
+    assert.match(stdout, /^. pass [1-9]\d*$/m, 'at least one test ran');
+    assert.match(stdout, /^. skipped 0$/m, 'no test was skipped');
   };
-  // The machine tells more of what took so long.
+  // The machine's own timeout is the shorter one: its error has the output.
   itInVm(`${name}, in the virtual machine`, run, timeout + 60_000);
 }

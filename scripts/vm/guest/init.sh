@@ -1,9 +1,9 @@
 #!/bin/busybox sh
-# The first process of the guest: mounts the host's file system and goes on in it with run.sh.
+# The guest's first process: mounts the host's file system and executes run.sh in it.
 #
-#   /            the host's root, read-only over 9p, below a tmpfs that takes all writes
-#   writable     the host's folders named so, over 9p
-#   /run/dmapool-vm   busybox, run.sh and the job; a tmpfs
+#   /                 an overlay: the host's root (9p, read-only) below a tmpfs for all writes
+#   writable folders  the host's folders (9p)
+#   /run/dmapool-vm   a tmpfs with busybox, run.sh, the settings and the command
 bb=/bin/busybox
 
 fail() {
@@ -15,7 +15,7 @@ $bb mount -t proc proc /proc
 $bb mount -t sysfs sysfs /sys
 $bb mount -t devtmpfs devtmpfs /dev
 for module in /modules/*.ko; do
-  $bb insmod "$module" || fail "the kernel refuses $module"
+  $bb insmod "$module" || fail "the kernel can't load $module"
 done
 
 for port in /sys/class/virtio-ports/*; do
@@ -31,15 +31,15 @@ $bb cat /dev/kmsg >"$log" 9>&- &
 export KERNEL_LOG_PID=$!
 
 . /job/settings
-# Large messages: most of the time goes by the message.
+# Large messages: the cost of a transfer depends on the number of messages.
 nine=trans=virtio,version=9p2000.L,msize=524288
-$bb mount -t 9p -o "ro,cache=loose,$nine" root /host || fail "the host's file system can't be mounted"
+$bb mount -t 9p -o "ro,cache=loose,$nine" root /host || fail "can't mount the host's file system"
 $bb mount -t tmpfs -o size=90% tmpfs /writes
 $bb mkdir /writes/upper /writes/work
 $bb mount -t overlay -o lowerdir=/host,upperdir=/writes/upper,workdir=/writes/work overlay /root ||
-  fail "the host's file system can't be overlaid"
+  fail "can't mount the overlay of the host's file system"
 
-cd /root || fail "no root"
+cd /root || fail "can't enter the root"
 $bb mkdir -p proc sys dev run
 $bb mount -t proc proc proc
 $bb mount -t sysfs sysfs sys
@@ -53,16 +53,16 @@ for link in fd:/proc/self/fd stdin:/proc/self/fd/0 stdout:/proc/self/fd/1 stderr
   $bb ln -sf "${link#*:}" "dev/${link%%:*}"
 done
 $bb mount -t tmpfs tmpfs run
-# The host's settings are for its own modules: a blacklist there must not keep a driver from the guest.
+# The host's module settings do not apply: its blacklist must not exclude a driver of the guest.
 $bb rm -rf etc/modprobe.conf etc/modprobe.d
 $bb mkdir -p etc/modprobe.d
 
 $bb mkdir -p run/dmapool-vm/bin "lib/modules/$RELEASE"
-$bb mount -o bind "/host$KERNEL/lib/modules/$RELEASE" "lib/modules/$RELEASE" || fail "no modules"
-# `shares` is in the settings and calls this for each folder.
+$bb mount -o bind "/host$KERNEL/lib/modules/$RELEASE" "lib/modules/$RELEASE" || fail "can't mount the modules"
+# `shares` in the settings calls this function for each writable folder.
 share() {
   $bb mkdir -p "./$2"
-  $bb mount -t 9p -o "cache=mmap,$nine" "share$1" "./$2" || fail "$2 can't be mounted"
+  $bb mount -t 9p -o "cache=mmap,$nine" "share$1" "./$2" || fail "can't mount $2"
 }
 shares
 

@@ -1,9 +1,9 @@
-# The second half of the guest's first process: loads drivers, runs the command, tells its exit code, powers off.
+# The second part of the guest's first process: loads drivers, runs the command, reports its exit code, powers off.
 home=/run/dmapool-vm
 PATH=$home/bin
 . $home/settings
 $home/busybox --install -s $home/bin
-# Before this system's own in the command's PATH: kmod's tools want indices (modules.dep.bin) that the guest's modules lack.
+# Busybox's module tools precede the host's in PATH. kmod needs indices (modules.dep.bin) that the guest lacks.
 mkdir $home/module-tools
 for tool in depmod insmod lsmod modinfo modprobe rmmod; do ln -s $home/busybox $home/module-tools/$tool; done
 echo $home/bin/modprobe >/proc/sys/kernel/modprobe
@@ -23,7 +23,7 @@ fail() {
   poweroff -f
 }
 
-# The kernel's drivers for the devices, as a distribution would load them; not for the chipset's (slot 1f).
+# Load the kernel's drivers for the devices, except for the chipset (slot 1f), as udev would.
 aliases=
 for device in /sys/bus/pci/devices/0000:00:1[0-9a-e].* /sys/bus/pci/devices/0000:0[1-9]:*; do
   [ -e "$device/modalias" ] || continue
@@ -34,7 +34,7 @@ done
 
 for wanted in $HUGEPAGES; do
   read -r got <"/sys/kernel/mm/hugepages/hugepages-${wanted%=*}/nr_hugepages"
-  [ "$got" = "${wanted#*=}" ] || fail "only $got of ${wanted#*=} hugepages of ${wanted%=*} could be reserved: more memory?"
+  [ "$got" = "${wanted#*=}" ] || fail "the kernel reserved only $got of ${wanted#*=} hugepages of ${wanted%=*}: the machine needs more memory"
 done
 hostname dmapool-vm
 ip link set lo up
@@ -45,7 +45,7 @@ if [ -n "$CONSOLE" ]; then
   setsid -c sh $home/command <>/dev/ttyS0 >&0 2>&1 9>&-
   code=$?
 else
-  # Through pipes, as commands expect; a port can't be opened twice, as a script that writes to /dev/stderr would.
+  # Relay through pipes: a port can be opened only once, but a command may open /dev/stderr again.
   mkfifo $home/in $home/out $home/err
   cat <$home/out >"$out" 9>&- &
   relays=$!
@@ -57,8 +57,8 @@ else
   wait $!
   code=$?
 
-  # What the command started and left running may hold the pipes open. The machine ends, so it ends too: told first,
-  # and half a second later made to. Kernel threads have no program; a process has one also in the middle of exec.
+  # Processes that outlive the command may hold the pipes open. Send SIGTERM to them, and SIGKILL after half a second.
+  # Kernel threads have no /proc/PID/exe.
   signal_left() {
     for process in /proc/[0-9]*; do
       pid=${process#/proc/}
@@ -82,6 +82,6 @@ fi
 sync
 echo "dmapool-vm: the command ended with $code" >/dev/kmsg
 echo "exit $code" >&9
-# The host answers when it has seen the line above in the kernel's log.
+# The host replies when it has received this line in the kernel's log.
 read -r -t 5 _ <&9
 poweroff -f

@@ -1,19 +1,24 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 /*
- * /dev/dmapool_oracle: each line that is written to it is carried out at once; what it answers can be read.
+ * /dev/dmapool_oracle: a write executes the operation of each line at once; a read returns the answers.
  *
- *     z                                     start afresh: no pools, pages from number 0 on
- *     c SLOT SIZE ALIGN BOUNDARY NAME       create; NAME in hexadecimal, - for none
- *     a SLOT FLAGS COUNT                    alloc; FLAGS: 1 zero, 2 atomic; all COUNT or none
+ *     z                                     reset: no pools, pages from number 0
+ *     c SLOT SIZE ALIGN BOUNDARY NAME       create; NAME in hexadecimal, - for an empty name
+ *     a SLOT FLAGS COUNT                    alloc COUNT blocks or none; FLAGS: 1 zero, 2 and 4 atomic
  *     f SLOT ORDER COUNT POSITION           free; ORDER: 0 last, 1 first, 2 at POSITION
  *     d SLOT                                destroy
- *     t                                     the text of `pools`
- *     x COUNT                               refuse the next COUNT pages
- *     k                                     pages that the last destroy kept
- *     s SEED COUNT                          a stream of COUNT operations, afresh
+ *     t                                     read the `pools` text
+ *     x COUNT                               refuse the next COUNT requests for pages
+ *     k                                     read the number of pages that the last destroy leaked
+ *     r SLOT                                the next request for a page frees the last block first
+ *     g SLOT                                free the block that was freed last again
+ *     w SLOT                                write to the block that was freed last, as a device can
+ *     m BITS                                set the DMA mask
+ *     e SLOT                                read the number of allocated pages; the kernel has no trim
+ *     s SEED COUNT                          reset, then execute a stream of COUNT operations
  *
- * Each operation is answered by a line of words and bytes, in hexadecimal; a stream by a hash of such words for each
- * CHUNK of its operations. The last one has the end of all its pools in it.
+ * The answer to an operation is a line of words and byte strings, in hexadecimal. The answer to a stream is a line per
+ * CHUNK operations, with a hash of all answers so far. The last hash includes the operations at the end of the stream.
  */
 #include <linux/dma-mapping.h>
 #include <linux/hex.h>
@@ -35,8 +40,8 @@ static DECLARE_WAIT_QUEUE_HEAD(output_changed);
 static char line[LINE];
 static u32 line_length;
 static u32 hash;
-/* Whether answers are spelt out, or go into the hash alone. */
-static bool spelling;
+/* Whether answers are written as text, in addition to the hash. */
+static bool as_text;
 
 static void put(const char *text, size_t length)
 {
@@ -56,18 +61,18 @@ static void mix(u32 word)
 	hash = (((hash << 5) | (hash >> 27)) ^ word) * 0x9e3779b1u;
 }
 
-static void spell(const char *format, u32 value)
+static void put_text(const char *format, u32 value)
 {
 	char text[16];
 
-	if (spelling)
+	if (as_text)
 		put(text, scnprintf(text, sizeof(text), format, value));
 }
 
 void answer_word(u32 word)
 {
 	mix(word);
-	spell("%x ", word);
+	put_text("%x ", word);
 }
 
 void answer_bytes(const char *bytes, size_t length)
@@ -76,12 +81,12 @@ void answer_bytes(const char *bytes, size_t length)
 
 	mix(length);
 	if (length == 0)
-		spell("-", 0);
+		put_text("-", 0);
 	for (i = 0; i < length; i++) {
 		mix((u8)bytes[i]);
-		spell("%02x", (u8)bytes[i]);
+		put_text("%02x", (u8)bytes[i]);
 	}
-	spell(" ", 0);
+	put_text(" ", 0);
 }
 
 static void end_line(void)
@@ -151,7 +156,15 @@ static bool parse(const char *text, struct operation *operation)
 			return false;
 		break;
 	case 'd':
-		if (sscanf(text, "d %u", &operation->slot) != 1)
+	case 'r':
+	case 'g':
+	case 'w':
+	case 'e':
+		if (sscanf(text + 1, "%u", &operation->slot) != 1)
+			return false;
+		break;
+	case 'm':
+		if (sscanf(text, "m %u", &operation->count) != 1 || operation->count - 1 >= 64)
 			return false;
 		break;
 	case 'x':
@@ -182,12 +195,12 @@ static void run_line(const char *text)
 		return;
 	}
 	if (!parse(text, &operation)) {
-		put("what?\n", 6);
+		put("invalid\n", 8);
 		return;
 	}
-	spelling = true;
+	as_text = true;
 	operate(&operation);
-	spelling = false;
+	as_text = false;
 	end_line();
 }
 
@@ -201,7 +214,7 @@ static ssize_t oracle_write(struct file *file, const char __user *data, size_t c
 		if (get_user(character, data + i))
 			return -EFAULT;
 		if (character != '\n') {
-			/* A line that is too long becomes one that makes no sense. */
+			/* Drop the end of a line that is too long. */
 			if (line_length < LINE - 1)
 				line[line_length++] = character;
 			continue;
@@ -282,4 +295,4 @@ static void __exit oracle_exit(void)
 module_init(oracle_init);
 module_exit(oracle_exit);
 MODULE_LICENSE("Dual MIT/GPL");
-MODULE_DESCRIPTION("Carries out streams of dma_pool calls, to compare another allocator with the kernel's");
+MODULE_DESCRIPTION("Executes streams of dma_pool calls, to compare another allocator with the kernel's");

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
-/* The coherent memory of the oracle's device: numbers its pages, counts requests, and refuses some on purpose. */
+/* The coherent memory of the oracle's device. It numbers its pages, counts requests and refuses some. */
 #include <linux/dma-map-ops.h>
 #include <linux/gfp.h>
 #include <linux/string.h>
 #include <linux/vmalloc.h>
 #include "oracle.h"
 
-#define MOST_PAGES (1 << 18)
-/* What pages read as when they are new, so that zeros in a block are the pool's doing. */
-#define DIRT 0xa5
+#define MAX_PAGES (1 << 18)
+/* The content of new pages. It shows that the pool, not the memory, zeroes a block. */
+#define FRESH_BYTE 0xa5
 
 struct page_record {
 	void *memory;
@@ -24,6 +24,10 @@ static void *memory_alloc(struct device *device, size_t size, dma_addr_t *dma, g
 {
 	struct page_record *page;
 
+	if (memory.race) {
+		memory.race = false;
+		operations_race();
+	}
 	memory.requests++;
 	if (memory.refusals > 0) {
 		memory.refusals--;
@@ -32,13 +36,13 @@ static void *memory_alloc(struct device *device, size_t size, dma_addr_t *dma, g
 	if (size > LARGEST_PAGE)
 		return NULL;
 	page = &pages[page_total];
-	/* The caller may sleep, whatever the flags are about: the machine's own memory must not run out by chance. */
-	page->memory = page_total < MOST_PAGES ? alloc_pages_exact(size, GFP_KERNEL | __GFP_NOWARN) : NULL;
+	/* This caller may always sleep. GFP_ATOMIC would make failures depend on the machine's free memory. */
+	page->memory = page_total < MAX_PAGES ? alloc_pages_exact(size, GFP_KERNEL | __GFP_NOWARN) : NULL;
 	if (!page->memory) {
 		memory.exhausted = true;
 		return NULL;
 	}
-	memset(page->memory, DIRT, size);
+	memset(page->memory, FRESH_BYTE, size);
 	page->size = size;
 	page->owner = memory.owner;
 	*dma = (dma_addr_t)page_total << PAGE_NUMBER_SHIFT;
@@ -63,7 +67,7 @@ static void memory_free(struct device *device, size_t size, void *address, dma_a
 	page_free(&pages[number]);
 }
 
-/* Frees the pages of a pool that the kernel left behind; returns how many there were. */
+/* Frees the pages that the kernel leaked for a pool. Returns their number. */
 u32 memory_release(u32 owner)
 {
 	u32 released = 0;
@@ -103,7 +107,7 @@ static const struct dma_map_ops memory_ops = {
 
 int memory_init(struct device *device)
 {
-	pages = vzalloc(MOST_PAGES * sizeof(*pages));
+	pages = vzalloc(MAX_PAGES * sizeof(*pages));
 	if (!pages)
 		return -ENOMEM;
 	set_dma_ops(device, &memory_ops);

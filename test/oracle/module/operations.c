@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
-/* One operation on the kernel's pools, and its answer. */
+/* Executes operations on the kernel's pools. */
+#include <linux/dma-mapping.h>
 #include <linux/dmapool.h>
 #include <linux/kernfs.h>
 #include <linux/kmsg_dump.h>
@@ -8,10 +9,10 @@
 #include "oracle.h"
 
 #define REFUSED 0xffffffffu
-/* Bytes at each end of a block that are written to. */
-#define WRITTEN 32
-#define WRITTEN_WITH 0x5a
-/* At most so many bytes are in a stream's blocks of one pool. */
+/* Bytes to write at each end of an allocated block, and their value. */
+#define WRITTEN_BYTES 32
+#define WRITTEN_VALUE 0x5a
+/* Limit of the allocated bytes of one pool in a stream. */
 #define ROOM_BYTES (1 << 21)
 
 struct block {
@@ -24,15 +25,22 @@ struct slot {
 	u64 size;
 	u64 align;
 	u32 count;
-	/* In the order of their allocation. */
-	struct block blocks[MOST_BLOCKS];
+	/* The block that was freed last. */
+	struct block freed;
+	/* The allocated blocks, in the order of their allocation. */
+	struct block blocks[MAX_BLOCKS];
 };
 
 static struct slot slots[SLOTS];
+/* The block that the next request for a page frees. */
+static struct {
+	struct dma_pool *pool;
+	struct block block;
+} race;
 static struct kmsg_dump_iter log;
-/* A file of sysfs is made in one page. */
+/* The buffer for the `pools` text. sysfs uses one page. */
 static char *text_page;
-/* Pages that the last destroy kept. */
+/* Pages that the last destroy leaked. */
 static u32 kept;
 
 bool slot_used(u32 slot)
@@ -48,12 +56,12 @@ u32 slot_blocks(u32 slot)
 u32 slot_room(u32 slot)
 {
 	u64 bytes = max3(slots[slot].size, slots[slot].align, (u64)16);
-	u64 room = min_t(u64, div64_u64(ROOM_BYTES, bytes), MOST_BLOCKS);
+	u64 room = min_t(u64, div64_u64(ROOM_BYTES, bytes), MAX_BLOCKS);
 
 	return max_t(u64, stream_slots() < SLOTS ? room : room >> 3, 1);
 }
 
-/* Calls `line` for each new line of the kernel's log that is about our device, with what stands after its name. */
+/* Calls `line` for each new message of our device in the kernel's log, with the text after the device's name. */
 static void read_log(void (*line)(const char *text, size_t length))
 {
 	static char buffer[512];
@@ -87,24 +95,24 @@ static void create(struct slot *slot, const struct operation *operation)
 
 static void write_ends(const struct slot *slot, void *address)
 {
-	size_t length = min_t(u64, slot->size, WRITTEN);
+	size_t length = min_t(u64, slot->size, WRITTEN_BYTES);
 
-	memset(address, WRITTEN_WITH, length);
-	memset(address + slot->size - length, WRITTEN_WITH, length);
+	memset(address, WRITTEN_VALUE, length);
+	memset(address + slot->size - length, WRITTEN_VALUE, length);
 }
 
 static void alloc(struct slot *slot, const struct operation *operation)
 {
-	gfp_t gfp = operation->flags & ATOMIC ? GFP_ATOMIC : GFP_KERNEL;
+	gfp_t gfp = operation->flags & (ATOMIC | NO_GROW) ? GFP_ATOMIC : GFP_KERNEL;
 	bool zero = operation->flags & ZERO;
 	u32 wanted, got;
 
-	/* From an align of 2^32 on, the kernel's size is 0 and its first alloc never ends, with a lock held. */
+	/* With an align of 2^32 or more, the kernel's block size is 0, and its first alloc loops endlessly with a lock held. */
 	if (!slot->pool || slot->align > U32_MAX) {
 		answer_word(0);
 		return;
 	}
-	wanted = min(operation->count, MOST_BLOCKS - slot->count);
+	wanted = min(operation->count, MAX_BLOCKS - slot->count);
 	memory.owner = operation->slot;
 	for (got = 0; got < wanted; got++) {
 		struct block *block = &slot->blocks[slot->count + got];
@@ -115,7 +123,7 @@ static void alloc(struct slot *slot, const struct operation *operation)
 			break;
 	}
 	if (got < wanted) {
-		/* All or none, the last one first, so that the free list is as it was. */
+		/* Free in reverse order, which restores the free list. */
 		while (got-- > 0)
 			dma_pool_free(slot->pool, slot->blocks[slot->count + got].address,
 				      slot->blocks[slot->count + got].dma);
@@ -125,13 +133,14 @@ static void alloc(struct slot *slot, const struct operation *operation)
 	}
 	for (got = 0; got < wanted; got++) {
 		struct block *block = &slot->blocks[slot->count + got];
-		u32 right = memory_is_at(block->dma, block->address);
+		/* Bit 0: the bytes are at the address. Bit 1: a zeroed block is not zero. */
+		u32 checks = memory_is_at(block->dma, block->address);
 
 		if (zero && memchr_inv(block->address, 0, slot->size))
-			right |= 2;
+			checks |= 2;
 		answer_word(block->dma >> PAGE_NUMBER_SHIFT);
 		answer_word(block->dma & (LARGEST_PAGE - 1));
-		answer_word(right);
+		answer_word(checks);
 		write_ends(slot, block->address);
 	}
 	slot->count += wanted;
@@ -151,8 +160,38 @@ static void free_blocks(struct slot *slot, const struct operation *operation)
 		slot->count--;
 		memmove(&slot->blocks[at], &slot->blocks[at + 1], (slot->count - at) * sizeof(block));
 		dma_pool_free(slot->pool, block.address, block.dma);
+		slot->freed = block;
 	}
 	answer_word(count);
+}
+
+static void free_at_next_request(struct slot *slot)
+{
+	race.pool = slot->pool;
+	race.block = slot->blocks[--slot->count];
+	memory.race = true;
+}
+
+void operations_race(void)
+{
+	dma_pool_free(race.pool, race.block.address, race.block.dma);
+}
+
+/* The content of a free block in kernels since 6.4 (mm/dmapool.c). */
+struct link {
+	void *next;
+	dma_addr_t dma;
+};
+
+/* Links the block that was freed last to the first allocated block. */
+static void device_write(struct slot *slot)
+{
+	struct link *freed = slot->freed.address;
+	struct link *target = slot->blocks[0].address;
+
+	freed->next = target;
+	target->next = NULL;
+	target->dma = slot->blocks[0].dma;
 }
 
 static void destroy(struct slot *slot, const struct operation *operation)
@@ -166,12 +205,12 @@ static void destroy(struct slot *slot, const struct operation *operation)
 	slot->pool = NULL;
 	slot->count = 0;
 	read_log(answer_bytes);
-	/* What a busy pool had, the kernel never gives back. */
+	/* The kernel never frees the pages of a busy pool. */
 	kept = memory_release(operation->slot);
 	answer_word(memory.live);
 }
 
-/* The text of the device's attribute, made as a read of the file makes it. */
+/* Answers with the text of the attribute `pools`, from the same function as a read of the file. */
 static void text(void)
 {
 	struct kernfs_node *file = kernfs_find_and_get(oracle_device->kobj.sd, "pools");
@@ -212,6 +251,24 @@ void operate(const struct operation *operation)
 	case 'k':
 		answer_word(kept);
 		break;
+	case 'r':
+		free_at_next_request(slot);
+		answer_word(1);
+		break;
+	case 'g':
+		dma_pool_free(slot->pool, slot->freed.address, slot->freed.dma);
+		answer_word(1);
+		break;
+	case 'w':
+		device_write(slot);
+		answer_word(1);
+		break;
+	case 'm':
+		answer_word(dma_set_coherent_mask(oracle_device, DMA_BIT_MASK(operation->count)) == 0);
+		break;
+	case 'e':
+		answer_word(memory.live);
+		break;
 	}
 }
 
@@ -225,6 +282,7 @@ void operations_reset(void)
 		slots[i].count = 0;
 	}
 	memory_reset();
+	dma_set_coherent_mask(oracle_device, DMA_BIT_MASK(64));
 	kept = 0;
 }
 

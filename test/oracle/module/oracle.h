@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0 */
 /*
- * The living kernel as an oracle: carries out operations on its dma_pool for a device of our own, and answers.
+ * The running kernel as an oracle: executes operations on its dma_pool, for a device of this module.
  *
- *     main.c         lines of text in, answers out (/dev/dmapool_oracle)
- *     stream.c       operations from a seed; the same generator is in ../stream.ts
- *     operations.c   one operation on the kernel's pools
- *     memory.c       the device's coherent memory: counts, refuses when asked to, numbers its pages
+ *     main.c         /dev/dmapool_oracle: operations as lines of text, and their answers
+ *     stream.c       generates operations from a seed; ../stream.ts is the same generator
+ *     operations.c   executes operations on the kernel's pools
+ *     memory.c       the device's coherent memory: numbers its pages, counts and refuses requests
  */
 #ifndef DMAPOOL_ORACLE_H
 #define DMAPOOL_ORACLE_H
@@ -15,19 +15,19 @@
 
 /* ../operation.ts has the same limits. */
 #define SLOTS 128
-#define MOST_BLOCKS 512
+#define MAX_BLOCKS 512
 #define LARGEST_PAGE (1 << 20)
 #define CHUNK 4096
 #define NAME_SIZE 64
 
-/* A page's DMA address is its number shifted by this, so an address tells page and offset. */
+/* DMA address = (page number << PAGE_NUMBER_SHIFT) + offset in the page */
 #define PAGE_NUMBER_SHIFT 20
 
 enum order { STACK, QUEUE, ANYWHERE };
-enum flags { ZERO = 1, ATOMIC = 2 };
+enum flags { ZERO = 1, ATOMIC = 2, NO_GROW = 4 };
 
 struct operation {
-	/* c create, a alloc, f free, d destroy, t text, x refuse, k kept */
+	/* The letter of the operation's line: see main.c. */
 	char kind;
 	u32 slot;
 	u64 size;
@@ -47,15 +47,17 @@ void answer_bytes(const char *bytes, size_t length);
 
 /* memory.c */
 struct memory_state {
-	/* The slot whose pool the next page is for. */
+	/* The slot whose pool gets the next page. */
 	u32 owner;
-	/* So many requests are refused from now on. */
+	/* Number of following requests to refuse. */
 	u32 refusals;
-	/* Requests since the reset, refused ones too. */
+	/* Whether the next request frees a block first. */
+	bool race;
+	/* Requests since the reset, including refused ones. */
 	u32 requests;
-	/* Pages that are out. */
+	/* Allocated pages. */
 	u32 live;
-	/* The machine itself had no page: nothing after it can be compared. */
+	/* The machine had no memory for a page. Later answers can't be compared. */
 	bool exhausted;
 };
 extern struct memory_state memory;
@@ -70,9 +72,11 @@ int operations_init(void);
 void operations_exit(void);
 void operations_reset(void);
 void operate(const struct operation *operation);
+/* Frees the block of a race. The pool's lock is not held. */
+void operations_race(void);
 bool slot_used(u32 slot);
 u32 slot_blocks(u32 slot);
-/* The most blocks that a stream takes from the pool in this slot. */
+/* Limit of the blocks that a stream allocates from the slot's pool. */
 u32 slot_room(u32 slot);
 
 /* stream.c */

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT OR GPL-2.0
 /*
- * Operations from a seed. ../stream.ts is the same generator, number for number: each draw of a random number there is
- * a draw here, in the same order.
+ * Generates a stream of operations from a seed. ../stream.ts is the same generator: both draw the same random numbers in
+ * the same order.
  */
 #include <linux/string.h>
 #include "oracle.h"
@@ -9,7 +9,10 @@
 static u32 state;
 static u32 slot_count;
 
-/* A phase: for `left` operations, allocs come `bias` times of 8, frees in `order`, in slot `focus` or in all. */
+/*
+ * The phase: for `left` operations, `bias` of 8 are allocs, and frees follow `order`. Operations are in slot `focus`, or
+ * in all slots if `focus` equals `slot_count`.
+ */
 static struct {
 	u32 left;
 	u32 bias;
@@ -79,7 +82,7 @@ void stream_begin(u32 seed)
 	state = (seed * 0x9e3779b1u) ^ 0x5bd1e995u;
 	if (state == 0)
 		state = 1;
-	/* One stream in eight has as many pools as the text has no room for. */
+	/* In one stream of eight, the pools exceed the length of the `pools` text. */
 	slot_count = seed % 8 ? 16 : SLOTS;
 	phase.left = 0;
 }
@@ -122,7 +125,7 @@ void stream_next(struct operation *operation)
 			operation->kind = 'f';
 			operation->count = blocks;
 			if (operation->order == ANYWHERE)
-				operation->position = below(MOST_BLOCKS);
+				operation->position = below(MAX_BLOCKS);
 		}
 		return;
 	}
@@ -136,5 +139,5 @@ void stream_next(struct operation *operation)
 	}
 	operation->kind = 'f';
 	if (operation->order == ANYWHERE)
-		operation->position = below(MOST_BLOCKS);
+		operation->position = below(MAX_BLOCKS);
 }
