@@ -324,10 +324,12 @@ export class E1000 {
     await pci.enableBusMaster();
     // If the driver was closed meanwhile, the memory of the rings is released: do not install them.
     this.#throwIfDead();
-    // Install the rings first: the card reads them as soon as it is enabled.
     receive.install();
-    enableReceiver(this.#bar, this.#options.promiscuous);
     transmit.install();
+    // Reports a failed write here: the card reads the rings as soon as it is enabled, without an address from address 0.
+    await this.#bar.flush();
+    this.#throwIfDead();
+    enableReceiver(this.#bar, this.#options.promiscuous);
     enableTransmitter(this.#bar);
     await this.#bar.flush();
     // The card may have been unplugged, or the driver closed, meanwhile.
