@@ -250,7 +250,7 @@ export class EhciController {
     await registers.until(REGISTER.status, STATUS.halted, STATUS.halted, REGISTER_TIMEOUT, 'halt');
     registers.ring(COMMAND.reset);
     // Reports a failed write here: without a reset, the bit below reads 0 too.
-    await this.#pci.bar(0).flush();
+    await registers.flush();
     await registers.until(REGISTER.command, COMMAND.reset, 0, REGISTER_TIMEOUT, 'end of the reset');
     this.#pci.device.setDmaMask(dmaBitMask(32));
     // Upper 32 bits of all addresses.
@@ -267,7 +267,7 @@ export class EhciController {
         for (let port = 1; port <= this.ports; port++) await this.#updatePort(port, PORT.power, 0);
         await delay(POWER_TIME);
       }
-      await this.#pci.bar(0).flush();
+      await registers.flush();
     } catch (error) {
       await this.close().catch(() => undefined);
       throw error;

@@ -199,7 +199,7 @@ export class TransferEngine {
       attempt.signal.throwIfAborted();
       this.#registers.ring(COMMAND.reset);
       // Reports a failed write here: without a reset, the bit below reads 0 too.
-      await this.#pci.bar(0).flush();
+      await this.#registers.flush();
       await this.#registers.until(REGISTER.command, COMMAND.reset, 0, STOP_TIMEOUT, 'end of the reset');
     };
     try {
