@@ -630,7 +630,7 @@ export class EhciModel {
       else if (how === 6) this.#setToken(element, random.next() & ~TOKEN.active);
       else if (random.chance(0.1)) {
         this.#halt(queue, transfer, random.next() & 0xc3c);
-        return;
+        break;
       }
     }
     this.#raise(random.chance(0.5) ? STATUS.transfer : STATUS.error);
