@@ -12,7 +12,7 @@ import { type Device, DmaArgumentError, DmaReleaseError } from 'dmapool';
 import type { Bar, DmaStopped, Interrupts, PciFunction } from 'dmapool/pci';
 import { isArray } from 'dmapool/arguments';
 import { checkFunctionOf, checkConstructorKey, CONSTRUCTOR_KEY } from '../common/arguments.ts';
-import { releaseStopped, runAll } from '../common/release.ts';
+import { closeInterrupts, releaseStopped, runAll } from '../common/release.ts';
 import { turn, waitUntil } from '../common/time.ts';
 import { configure, enableReceiver, enableTransmitter, formatMac, readMac, resetCard, silence } from './card.ts';
 import { E1000Error } from './errors.ts';
@@ -279,7 +279,8 @@ export class E1000 {
    *
    * @throws `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` when the card can't be proven to have stopped. The memory of both
    *   rings and their buffers is kept, and the device's log reports it. A later `close` or `pci.close()` tries again.
-   * @throws `DmaReleaseError` when releasing memory failed; errors of closing the interrupts.
+   * @throws `DmaReleaseError` when releasing memory failed; errors of closing the interrupts, such as `PciError`
+   *   `ERR_DMAPOOL_PCI_TIMEOUT` after 10 seconds. The memory is released nevertheless.
    */
   close(): Promise<void> {
     return (this.#closing ??= this.#close().finally(() => {
@@ -348,7 +349,7 @@ export class E1000 {
       async () => {
         proof = await this.#stop();
       },
-      () => this.#interrupts?.close(),
+      () => closeInterrupts(this.#interrupts, this.#pci.address),
       () => {
         if (proof !== null) this.#release(proof);
       },

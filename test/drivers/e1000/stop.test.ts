@@ -6,7 +6,8 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { E1000, type Packet } from 'dmapool/drivers/e1000';
 import { type BarInfo, PciError, PciFunction, type RawConfigSpace } from 'dmapool/pci';
-import { FakeBackend } from '../../pci/fake-backend.ts';
+import { inVirtualTime } from '../../guard/virtual-clock.ts';
+import { FakeBackend, FakeInterrupts } from '../../pci/fake-backend.ts';
 import { rejectsAs, rejectsCode } from '../../support/errors.ts';
 import { RecordingLog } from '../../support/log.ts';
 
@@ -231,6 +232,18 @@ void describe('memory of the e1000 driver', () => {
     await (await E1000.open(pci)).close();
     await pci.close();
   });
+
+  void it('is released, and the close ends, when the interrupts do not close', () =>
+    inVirtualTime(async () => {
+      const fake = new FakeCard();
+      fake.interrupts = new FakeInterrupts('msi');
+      fake.interrupts.close = () => new Promise(() => undefined);
+      const { pci, nic } = await open(fake);
+      await rejectsAs(PciError, 'ERR_DMAPOOL_PCI_TIMEOUT', nic.close());
+      assert.equal(pci.device.bytesAllocated, 0);
+      pci.claim('another driver')();
+      await rejectsCode('ERR_DMAPOOL_RELEASE', pci.close());
+    }));
 
   void it('that is kept is released when the function is closed successfully', async () => {
     const bench = await open();

@@ -9,6 +9,8 @@ import { OperationalRegisters } from '../../../drivers/ehci/registers.ts';
 import { AsyncSchedule } from '../../../drivers/ehci/schedule.ts';
 import { DESCRIPTOR_POOL, LINK, QH, type QhBlock, TOKEN, writeQueueHead } from '../../../drivers/ehci/structures.ts';
 import { rejectsAs, rejectsCode } from '../../support/errors.ts';
+import { inVirtualTime } from '../../guard/virtual-clock.ts';
+import { FakeInterrupts } from '../../pci/fake-backend.ts';
 import { RecordingLog } from '../../support/log.ts';
 import { until } from '../../support/until.ts';
 import { COMMAND, FakeEhci, OPERATIONAL, PORT_1, STATUS } from './fake-ehci.ts';
@@ -106,6 +108,34 @@ test('a failed start keeps nothing when the controller can be stopped', async ()
   await (await EhciController.open(pci)).close();
   await pci.close();
 });
+
+test('memory is released, and the close ends, when the interrupts do not close', () =>
+  inVirtualTime(async () => {
+    const fake = new FakeEhci();
+    fake.interrupts = new FakeInterrupts('msi');
+    fake.interrupts.close = () => new Promise(() => undefined);
+    const pci = await PciFunction.open(fake, { log: new RecordingLog() });
+    const controller = await EhciController.open(pci);
+    await rejectsAs(PciError, 'ERR_DMAPOOL_PCI_TIMEOUT', controller.close());
+    assert.equal(pci.device.bytesAllocated, 0);
+    pci.claim('another driver')();
+    await rejectsCode('ERR_DMAPOOL_RELEASE', pci.close());
+  }));
+
+test('a failed start reports its error when the interrupts do not close', () =>
+  inVirtualTime(async () => {
+    const fake = new FakeEhci();
+    fake.interrupts = new FakeInterrupts('msi');
+    fake.interrupts.close = () => new Promise(() => undefined);
+    const pci = await PciFunction.open(fake, { log: new RecordingLog() });
+    fake.onRun = () => {
+      throw new Error('the bus broke');
+    };
+    await assert.rejects(EhciController.open(pci), /the bus broke/);
+    assert.equal(pci.device.bytesAllocated, 0);
+    pci.claim('another driver')();
+    await rejectsCode('ERR_DMAPOOL_RELEASE', pci.close());
+  }));
 
 /** The next write to one of its registers fails, and the next awaited call reports that. */
 class LossyEhci extends FakeEhci {
