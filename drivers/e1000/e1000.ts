@@ -12,7 +12,7 @@ import { type Device, DmaArgumentError, DmaReleaseError } from 'dmapool';
 import type { Bar, DmaStopped, Interrupts, PciFunction } from 'dmapool/pci';
 import { isArray } from 'dmapool/arguments';
 import { checkFunctionOf, checkConstructorKey, CONSTRUCTOR_KEY } from '../common/arguments.ts';
-import { releaseStopped, runAll } from '../common/release.ts';
+import { closeInterrupts, releaseStopped, runAll } from '../common/release.ts';
 import { turn, waitUntil } from '../common/time.ts';
 import { configure, enableReceiver, enableTransmitter, formatMac, readMac, resetCard, silence } from './card.ts';
 import { E1000Error } from './errors.ts';
@@ -279,7 +279,8 @@ export class E1000 {
    *
    * @throws `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` when the card can't be proven to have stopped. The memory of both
    *   rings and their buffers is kept, and the device's log reports it. A later `close` or `pci.close()` tries again.
-   * @throws `DmaReleaseError` when releasing memory failed; errors of closing the interrupts.
+   * @throws `DmaReleaseError` when releasing memory failed; errors of closing the interrupts, such as `PciError`
+   *   `ERR_DMAPOOL_PCI_TIMEOUT` after 10 seconds. The memory is released nevertheless.
    */
   close(): Promise<void> {
     return (this.#closing ??= this.#close().finally(() => {
@@ -324,10 +325,12 @@ export class E1000 {
     await pci.enableBusMaster();
     // If the driver was closed meanwhile, the memory of the rings is released: do not install them.
     this.#throwIfDead();
-    // Install the rings first: the card reads them as soon as it is enabled.
     receive.install();
-    enableReceiver(this.#bar, this.#options.promiscuous);
     transmit.install();
+    // Reports a failed write here: the card reads the rings as soon as it is enabled, without an address from address 0.
+    await this.#bar.flush();
+    this.#throwIfDead();
+    enableReceiver(this.#bar, this.#options.promiscuous);
     enableTransmitter(this.#bar);
     await this.#bar.flush();
     // The card may have been unplugged, or the driver closed, meanwhile.
@@ -346,7 +349,7 @@ export class E1000 {
       async () => {
         proof = await this.#stop();
       },
-      () => this.#interrupts?.close(),
+      () => closeInterrupts(this.#interrupts, this.#pci.address),
       () => {
         if (proof !== null) this.#release(proof);
       },

@@ -3,6 +3,7 @@ import { dmaBitMask, DmaArgumentError } from 'dmapool';
 import { checkInteger, isInstance, type OptionNames, readOptions } from 'dmapool/arguments';
 import { type InterruptOptions, type Interrupts, PciFunction } from 'dmapool/pci';
 import { checkConstructorKey, CONSTRUCTOR_KEY } from '../common/arguments.ts';
+import { closeInterrupts } from '../common/release.ts';
 import { delay, waitUntil } from '../common/time.ts';
 import type { UsbBuffer } from './buffer.ts';
 import { type DeviceHost, MAX_TIMEOUT, UsbDevice } from './device.ts';
@@ -146,7 +147,7 @@ export class EhciController {
       await controller.#start(capabilities, opened);
       return controller;
     } catch (error) {
-      await opened?.close();
+      await closeInterrupts(opened, pci.address).catch(() => undefined);
       // Keep the claim with the memory: another driver would enable DMA of a controller that may still reach it.
       if (controller === null || !controller.#keepsMemory) endClaim();
       throw error;
@@ -198,11 +199,12 @@ export class EhciController {
    *
    * @throws `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` when the controller can't be proven to have stopped. Its memory is
    *   kept, and the device's log reports it. A later `close` or `pci.close()` tries again.
-   * @throws `DmaReleaseError` when releasing some of the memory failed.
+   * @throws `DmaReleaseError` when releasing some of the memory failed; errors of closing the interrupts, such as
+   *   `PciError` `ERR_DMAPOOL_PCI_TIMEOUT` after 10 seconds. The memory is released nevertheless.
    */
   close(): Promise<void> {
     return (this.#closing ??= this.#close().catch((error: unknown) => {
-      this.#closing = null;
+      if (this.#keepsMemory) this.#closing = null;
       throw error;
     }));
   }
@@ -213,8 +215,11 @@ export class EhciController {
   }
 
   async #close(): Promise<void> {
-    await this.#engine.close();
-    this.#endClaim();
+    try {
+      await this.#engine.close();
+    } finally {
+      if (!this.#keepsMemory) this.#endClaim();
+    }
   }
 
   /**
@@ -250,7 +255,7 @@ export class EhciController {
     await registers.until(REGISTER.status, STATUS.halted, STATUS.halted, REGISTER_TIMEOUT, 'halt');
     registers.ring(COMMAND.reset);
     // Reports a failed write here: without a reset, the bit below reads 0 too.
-    await this.#pci.bar(0).flush();
+    await registers.flush();
     await registers.until(REGISTER.command, COMMAND.reset, 0, REGISTER_TIMEOUT, 'end of the reset');
     this.#pci.device.setDmaMask(dmaBitMask(32));
     // Upper 32 bits of all addresses.
@@ -267,7 +272,7 @@ export class EhciController {
         for (let port = 1; port <= this.ports; port++) await this.#updatePort(port, PORT.power, 0);
         await delay(POWER_TIME);
       }
-      await this.#pci.bar(0).flush();
+      await registers.flush();
     } catch (error) {
       await this.close().catch(() => undefined);
       throw error;

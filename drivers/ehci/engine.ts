@@ -1,10 +1,11 @@
 /**
  * Runs transfers: the schedule, the endpoint queues, their pools, and the loop that serves the controller's interrupts.
  */
-import { DmaPool } from 'dmapool';
+import { DmaPool, DmaReleaseError } from 'dmapool';
 import { describeThrown } from 'dmapool/arguments';
 import { type DmaStopped, type Interrupts, type PciFunction, PciGoneError } from 'dmapool/pci';
-import { releaseStopped } from '../common/release.ts';
+import { closeInterrupts, releaseStopped, runAll } from '../common/release.ts';
+import { settled } from '../common/time.ts';
 import { type DataPool, UsbBuffer } from './buffer.ts';
 import { UsbError } from './errors.ts';
 import { EndpointQueue, type QueueHost, type QueueOptions } from './queue.ts';
@@ -16,6 +17,8 @@ import { DESCRIPTOR_POOL, PAGE } from './structures.ts';
 const WATCH_INTERVAL = 100;
 /** Time limit in milliseconds for the halt (USBCMD, Run/Stop: 16 microframes) and for the reset. */
 const STOP_TIMEOUT = 1000;
+/** Time limit in milliseconds for the end of the loop that serves interrupts: an access may hang. */
+const SERVE_TIMEOUT = 10_000;
 
 export class TransferEngine {
   readonly #pci: PciFunction;
@@ -138,12 +141,16 @@ export class TransferEngine {
    * {@link TransferEngine.end}, then closes the interrupts and releases all memory.
    *
    * @throws `PciError` `ERR_DMAPOOL_PCI_DMA_ACTIVE` when the controller can't be proven to have stopped. Its memory is
-   *   kept, and a later call tries again. @throws `DmaReleaseError`
+   *   kept, and a later call tries again. @throws `DmaReleaseError`; errors of closing the interrupts. The memory is
+   *   released nevertheless.
    */
   async close(): Promise<void> {
     await this.end(new UsbError('ERR_DMAPOOL_USB_CLOSED', this.#pci.address, 'the controller was closed'));
-    await this.#interrupts.close();
-    await this.#serving;
+    const { address } = this.#pci;
+    const errors = await runAll([
+      () => closeInterrupts(this.#interrupts, address),
+      () => settled(this.#serving, SERVE_TIMEOUT),
+    ]);
     const proof = this.#proof ?? (await this.#proveStopped());
     this.#release(proof, this.ended.reason as UsbError);
     // Let callers whose transfers failed just now free their buffers.
@@ -153,7 +160,12 @@ export class TransferEngine {
     const releases = pools.map((pool) => () => {
       pool.destroy();
     });
-    releaseStopped(proof, `${this.#pci.address}: releasing the driver's memory failed`, releases);
+    const release = (): void => {
+      releaseStopped(proof, `${address}: releasing the driver's memory failed`, releases);
+    };
+    errors.push(...(await runAll([release])));
+    if (errors.length === 1) throw errors[0];
+    if (errors.length > 1) throw new DmaReleaseError(`${address}: failed to close all of it`, errors);
   }
 
   async #serve(): Promise<void> {
@@ -199,7 +211,7 @@ export class TransferEngine {
       attempt.signal.throwIfAborted();
       this.#registers.ring(COMMAND.reset);
       // Reports a failed write here: without a reset, the bit below reads 0 too.
-      await this.#pci.bar(0).flush();
+      await this.#registers.flush();
       await this.#registers.until(REGISTER.command, COMMAND.reset, 0, STOP_TIMEOUT, 'end of the reset');
     };
     try {

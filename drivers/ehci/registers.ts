@@ -118,6 +118,11 @@ export class OperationalRegisters {
     this.write(REGISTER.command, this.#command | bit);
   }
 
+  /** Resolves when all writes have reached the controller; rejects if one failed. */
+  flush(): Promise<void> {
+    return this.#bar.flush();
+  }
+
   /**
    * Waits until the bits in `mask` equal `value`.
    * @throws {@link UsbError} `ERR_DMAPOOL_USB_CONTROLLER` after `timeout` milliseconds.

@@ -52,17 +52,17 @@ export class AsyncSchedule {
 
   /** Links a queue head into the ring (4.8.1). The first one enables the schedule. */
   link(qh: QhBlock): Promise<void> {
-    return this.#change(() => {
-      if (this.#ended) return Promise.resolve();
+    return this.#change(async () => {
+      if (this.#ended) return;
       // Use the driver's own copy of the ring: the controller can overwrite the links in memory.
       qh.u32[QH.link] = linkTo(this.#ring[0] ?? this.#head, LINK.queueHead);
       storeRelease32(this.#head.u32, QH.link, linkTo(qh, LINK.queueHead));
-      if (this.#ring.unshift(qh) === 1) {
-        // Rewrite the register: the controller has advanced it while it ran (2.3.7).
-        this.#registers.write(REGISTER.asyncList, this.#head.dma);
-        this.#registers.command(COMMAND.asyncEnable);
-      }
-      return Promise.resolve();
+      if (this.#ring.unshift(qh) > 1) return;
+      // Rewrite the register: the controller has advanced it while it ran (2.3.7).
+      this.#registers.write(REGISTER.asyncList, this.#head.dma);
+      // Reports a failed write here: the register may hold the address of a queue head that was freed.
+      await this.#registers.flush();
+      if (!this.#ended) this.#registers.command(COMMAND.asyncEnable);
     });
   }
 
@@ -145,6 +145,8 @@ export class AsyncSchedule {
     this.#registers.ring(COMMAND.doorbell);
     await this.#registers.until(REGISTER.status, asyncAdvance, asyncAdvance, ADVANCE_TIMEOUT, 'answer to the doorbell');
     this.#registers.write(REGISTER.status, asyncAdvance);
+    // Reports a failed write here: a bit that stays set would be mistaken too.
+    await this.#registers.flush();
   }
 
   async #untilQuiet(qh: QhBlock): Promise<void> {

@@ -98,7 +98,7 @@ export class ControllerRegisters {
   }
 
   /**
-   * Starts the controller with its admin queue (7.6.1, steps 1 to 5). It must be disabled. From now on it may do DMA.
+   * Starts the controller with its admin queue (7.6.1, steps 1 to 6). It must be disabled. From now on it may do DMA.
    * @param signal Once it is aborted, nothing is written.
    * @throws {@link NvmeTimeoutError}, {@link NvmeError} `ERR_DMAPOOL_NVME_PROTOCOL` when it reports a fatal error.
    */

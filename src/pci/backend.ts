@@ -61,7 +61,10 @@ export interface InterruptBackend {
    * @param listener Called with the vector's number; never throws.
    */
   listen(listener: (vector: number) => void): void;
-  /** Disables the function's interrupts (INTx: PCI 3.0, 6.2.2) and drops the listener. */
+  /**
+   * Disables the function's interrupts (INTx: PCI 3.0, 6.2.2) and drops the listener. Called once, before the function's
+   * {@link PciBackend.close}.
+   */
   close(): Promise<void>;
 }
 
@@ -227,8 +230,9 @@ export interface PciBackend {
    */
   isolate?(): Promise<void>;
   /**
-   * Releases the function. Called once, after DMA was proven stopped and the memory was freed; also for an absent
-   * function.
+   * Releases the function and its interrupts. Called once, after DMA was proven stopped and the memory was freed; also
+   * for an absent function. No other call follows. Interrupts that did not open or close within 10 seconds may still be
+   * in progress.
    */
   close(): Promise<void>;
 }

@@ -130,6 +130,8 @@ export class PciFunction implements PciIdentity {
   readonly device: Device;
   readonly #backend: PciBackend;
   #interrupts: Interrupts | 'opening' | null = null;
+  /** Resolves when the last call of `interrupts()` has ended; null before the first. */
+  #opening: Promise<void> | null = null;
   /** The claim of the current driver. */
   #claim: { readonly driver: string } | null = null;
   #closed = false;
@@ -485,15 +487,25 @@ export class PciFunction implements PciIdentity {
       throw this.#error('ERR_DMAPOOL_PCI_BUSY', 'it has open interrupts; close them first');
     }
     this.#interrupts = 'opening';
+    const opening = this.#keepInterrupts(checked);
+    this.#opening = opening.then(
+      () => undefined,
+      () => undefined,
+    );
+    return opening;
+  }
+
+  async #keepInterrupts(options: CheckedInterruptOptions): Promise<Interrupts> {
     try {
-      this.#interrupts = await this.#openInterrupts(checked);
+      this.#interrupts = await this.#openInterrupts(options);
     } catch (error) {
       this.#interrupts = null;
       throw error;
     }
     const interrupts = this.#interrupts;
     if (this.closed) {
-      await interrupts.close();
+      // A backend that is closed, or being closed, has ended them.
+      if (!this.#released) await interrupts.close();
       this.#guard();
     }
     return interrupts;
@@ -570,6 +582,8 @@ export class PciFunction implements PciIdentity {
     } catch (error) {
       errors.push(error);
     }
+    const opening = this.#opening;
+    if (opening !== null) await attempt('opening its interrupts', () => opening);
     const interrupts = this.#interrupts;
     if (interrupts instanceof Interrupts) await attempt('closing its interrupts', () => interrupts.close());
     if (proof === null) {

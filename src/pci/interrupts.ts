@@ -127,6 +127,7 @@ export class Interrupts {
   readonly #onBlocked: () => (() => void) | null;
   readonly #busyPoll: number;
   #closed = false;
+  #closing: Promise<void> | null = null;
 
   /** @internal */
   constructor(
@@ -269,14 +270,24 @@ export class Interrupts {
     this.#backend.disarm?.(vector);
   }
 
-  /** Closes the interrupts and rejects all waits. A second call does nothing. */
-  async close(): Promise<void> {
-    if (this.#closed) return;
+  /**
+   * Closes the interrupts and rejects all waits. `PciFunction.interrupts` can open others after it. A second call returns
+   * the same promise.
+   */
+  close(): Promise<void> {
+    return (this.#closing ??= this.#close());
+  }
+
+  async #close(): Promise<void> {
     this.#closed = true;
     this.#removed.removeEventListener('abort', this.#onRemoved);
     this.#fail(this.#closedError());
-    this.#onClose();
-    await this.#backend.close();
+    try {
+      await this.#backend.close();
+    } finally {
+      // Until then a close in progress would disable interrupts that are opened anew.
+      this.#onClose();
+    }
   }
 
   /** {@link Interrupts.close}, for `await using`. */

@@ -178,6 +178,68 @@ void describe('interrupts', () => {
     assert.equal(source.closed, 1);
   });
 
+  void it('are closed before the backend if they are still being opened or closed when the function is closed', async () => {
+    for (const slow of ['open', 'close'] as const) {
+      const source = new FakeInterrupts('intx');
+      const { backend, fn } = await opened(source);
+      let go: () => void = () => undefined;
+      const late = new Promise<void>((resolve) => (go = resolve));
+      const open = backend.openInterrupts.bind(backend);
+      if (slow === 'open') backend.openInterrupts = (kinds) => late.then(() => open(kinds));
+      source.close = async () => {
+        if (slow === 'close') await late;
+        backend.calls.push('interrupts closed');
+      };
+      const closing = fn.interrupts().then((interrupts) => interrupts.close());
+      const rejected = slow === 'open' ? rejectsCode('ERR_DMAPOOL_PCI_CLOSED', closing) : closing;
+      await delay(1);
+      const closed = fn.close();
+      await delay(10);
+      assert.equal(backend.calls.includes('close'), false);
+      go();
+      await Promise.all([closed, rejected]);
+      assert.deepEqual(backend.calls.slice(-2), ['interrupts closed', 'close'], slow);
+    }
+  });
+
+  void it('that open after the time limit of the close are not used after the backend was closed', async (t) => {
+    const source = new FakeInterrupts('intx');
+    const { backend, fn } = await opened(source);
+    let go: () => void = () => undefined;
+    const open = backend.openInterrupts.bind(backend);
+    backend.openInterrupts = async (kinds) => {
+      await new Promise<void>((resolve) => (go = resolve));
+      return open(kinds);
+    };
+    const opening = rejectsCode('ERR_DMAPOOL_PCI_CLOSED', fn.interrupts());
+    t.mock.timers.enable({ apis: ['setTimeout'] });
+    const closing = rejectsCode('ERR_DMAPOOL_RELEASE', fn.close());
+    for (let turns = 0; turns < 20; turns++) await new Promise((resolve) => setImmediate(resolve));
+    t.mock.timers.tick(10_000);
+    await closing;
+    assert.equal(backend.calls.at(-1), 'close');
+    go();
+    await opening;
+    assert.equal(source.closed, 0);
+  });
+
+  void it('cannot be opened again before they are closed', async () => {
+    const source = new FakeInterrupts('intx');
+    const { fn } = await opened(source);
+    let go: () => void = () => undefined;
+    source.close = () => new Promise<void>((resolve) => (go = resolve));
+    const interrupts = await fn.interrupts();
+    const closing = interrupts.close();
+    await rejectsCode('ERR_DMAPOOL_PCI_BUSY', fn.interrupts());
+    go();
+    await closing;
+    await (await fn.interrupts()).wait({ timeout: 0 });
+    const closed = fn.close();
+    await delay(1);
+    go();
+    await closed;
+  });
+
   void it('are polled where the function has none, or refused', async () => {
     const { backend, fn } = await opened(null);
     await rejectsCode('ERR_DMAPOOL_PCI_UNSUPPORTED', fn.interrupts({ kinds: ['msix', 'intx'] }));

@@ -6,7 +6,8 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { E1000, type Packet } from 'dmapool/drivers/e1000';
 import { type BarInfo, PciError, PciFunction, type RawConfigSpace } from 'dmapool/pci';
-import { FakeBackend } from '../../pci/fake-backend.ts';
+import { inVirtualTime } from '../../guard/virtual-clock.ts';
+import { FakeBackend, FakeInterrupts } from '../../pci/fake-backend.ts';
 import { rejectsAs, rejectsCode } from '../../support/errors.ts';
 import { RecordingLog } from '../../support/log.ts';
 
@@ -14,7 +15,12 @@ const COMMAND = 4;
 const BUS_MASTER = 4;
 const CTRL = 0;
 const EERD = 0x14;
+const RCTL = 0x100;
+const TCTL = 0x400;
+const ENABLE = 2;
 const TIPG = 0x410;
+/** Base, upper half of the base, and length of both rings. */
+const RINGS: readonly number[] = [0x2800, 0x2804, 0x2808, 0x3800, 0x3804, 0x3808];
 const TIDV = 0x3820;
 const CTRL_RESET = 0x0400_0000;
 const EERD_DONE = 0x10;
@@ -69,19 +75,26 @@ class FakeCard extends FakeBackend {
   }
 }
 
-/** A card whose transfers continue until they are settled. Its next reset write fails, and the next awaited call reports that. */
+/**
+ * A card whose transfers continue until they are settled. The next write to one of its registers fails, and the next awaited
+ * call reports that.
+ */
 class LossyCard extends FakeCard {
-  losesReset = false;
+  /** Offset of the register whose next write fails; -1 for none. */
+  loses = -1;
   settled = 0;
+  /** A direction was enabled. */
+  isEnabled = false;
   #failure: Error | null = null;
 
   override write(bar: number, offset: number, width: 8 | 16 | 32, value: number): void {
-    if (!this.losesReset || offset !== CTRL) {
-      super.write(bar, offset, width, value);
+    if (offset === this.loses) {
+      this.loses = -1;
+      this.#failure = new Error('the write failed');
       return;
     }
-    this.losesReset = false;
-    this.#failure = new Error('the reset write failed');
+    if ((offset === RCTL || offset === TCTL) && (value & ENABLE) !== 0) this.isEnabled = true;
+    super.write(bar, offset, width, value);
   }
 
   override async read(bar: number, offset: number, width: 8 | 16 | 32): Promise<number> {
@@ -141,6 +154,21 @@ void describe('e1000: register values', () => {
   });
 });
 
+void describe('the card', () => {
+  for (const register of RINGS) {
+    void it(`is not enabled when the write to register 0x${register.toString(16)} fails`, async () => {
+      const fake = new LossyCard();
+      const pci = await PciFunction.open(fake, { log: new RecordingLog() });
+      fake.loses = register;
+      await assert.rejects(E1000.open(pci, { receiveDescriptors: 8, transmitDescriptors: 8 }), /the write failed/);
+      assert.deepEqual([fake.loses, fake.isEnabled, pci.device.bytesAllocated], [-1, false, 0]);
+      await (await E1000.open(pci)).close();
+      assert.equal(fake.isEnabled, true);
+      await pci.close();
+    });
+  }
+});
+
 void describe('memory of the e1000 driver', () => {
   void it('is released after a reset that does not end, once bus mastering is off', async () => {
     const bench = await open();
@@ -159,9 +187,9 @@ void describe('memory of the e1000 driver', () => {
   void it('is released after its transfers are settled if the reset write fails, even if another call reports that', async () => {
     const fake = new LossyCard();
     const { pci, nic } = await open(fake);
-    fake.losesReset = true;
+    fake.loses = CTRL;
     const closing = nic.close();
-    while (fake.losesReset) await Promise.resolve();
+    while (fake.loses === CTRL) await Promise.resolve();
     await pci
       .bar(0)
       .read32(CTRL)
@@ -204,6 +232,18 @@ void describe('memory of the e1000 driver', () => {
     await (await E1000.open(pci)).close();
     await pci.close();
   });
+
+  void it('is released, and the close ends, when the interrupts do not close', () =>
+    inVirtualTime(async () => {
+      const fake = new FakeCard();
+      fake.interrupts = new FakeInterrupts('msi');
+      fake.interrupts.close = () => new Promise(() => undefined);
+      const { pci, nic } = await open(fake);
+      await rejectsAs(PciError, 'ERR_DMAPOOL_PCI_TIMEOUT', nic.close());
+      assert.equal(pci.device.bytesAllocated, 0);
+      pci.claim('another driver')();
+      await rejectsCode('ERR_DMAPOOL_RELEASE', pci.close());
+    }));
 
   void it('that is kept is released when the function is closed successfully', async () => {
     const bench = await open();

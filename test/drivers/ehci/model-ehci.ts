@@ -319,8 +319,11 @@ export class EhciModel {
     for (let at = this.#asyncList; found.length < MOST;) {
       const words = this.#host.words(at, QH.words);
       if (words === null) {
-        // A link to memory outside the ring is reported.
-        if (found.length > 0 && this.#dma.isLive) this.#dma.learn('link of a queue head', at, QH.words * 4, 'read');
+        // An address outside the ring is reported.
+        const what = found.length === 0 ? 'asynchronous list' : 'link of a queue head';
+        if (this.#dma.isLive && (this.#status & STATUS.asyncActive) !== 0) {
+          this.#dma.learn(what, at, QH.words * 4, 'read');
+        }
         break;
       }
       found.push(at);
@@ -627,7 +630,7 @@ export class EhciModel {
       else if (how === 6) this.#setToken(element, random.next() & ~TOKEN.active);
       else if (random.chance(0.1)) {
         this.#halt(queue, transfer, random.next() & 0xc3c);
-        return;
+        break;
       }
     }
     this.#raise(random.chance(0.5) ? STATUS.transfer : STATUS.error);

@@ -9,10 +9,14 @@ import { OperationalRegisters } from '../../../drivers/ehci/registers.ts';
 import { AsyncSchedule } from '../../../drivers/ehci/schedule.ts';
 import { DESCRIPTOR_POOL, LINK, QH, type QhBlock, TOKEN, writeQueueHead } from '../../../drivers/ehci/structures.ts';
 import { rejectsAs, rejectsCode } from '../../support/errors.ts';
+import { inVirtualTime } from '../../guard/virtual-clock.ts';
+import { FakeInterrupts } from '../../pci/fake-backend.ts';
 import { RecordingLog } from '../../support/log.ts';
 import { until } from '../../support/until.ts';
-import { FakeEhci, OPERATIONAL, PORT_1 } from './fake-ehci.ts';
+import { COMMAND, FakeEhci, OPERATIONAL, PORT_1, STATUS } from './fake-ehci.ts';
 import { activeBlocks } from './fixture.ts';
+
+const ASYNC_LIST = OPERATIONAL + 0x18;
 
 /** A controller with a control transfer in flight, which fails when the controller stops. */
 async function atWork(): Promise<{
@@ -105,15 +109,106 @@ test('a failed start keeps nothing when the controller can be stopped', async ()
   await pci.close();
 });
 
+test('memory is released, and the close ends, when the interrupts do not close', () =>
+  inVirtualTime(async () => {
+    const fake = new FakeEhci();
+    fake.interrupts = new FakeInterrupts('msi');
+    fake.interrupts.close = () => new Promise(() => undefined);
+    const pci = await PciFunction.open(fake, { log: new RecordingLog() });
+    const controller = await EhciController.open(pci);
+    await rejectsAs(PciError, 'ERR_DMAPOOL_PCI_TIMEOUT', controller.close());
+    assert.equal(pci.device.bytesAllocated, 0);
+    pci.claim('another driver')();
+    await rejectsCode('ERR_DMAPOOL_RELEASE', pci.close());
+  }));
+
+test('a failed start reports its error when the interrupts do not close', () =>
+  inVirtualTime(async () => {
+    const fake = new FakeEhci();
+    fake.interrupts = new FakeInterrupts('msi');
+    fake.interrupts.close = () => new Promise(() => undefined);
+    const pci = await PciFunction.open(fake, { log: new RecordingLog() });
+    fake.onRun = () => {
+      throw new Error('the bus broke');
+    };
+    await assert.rejects(EhciController.open(pci), /the bus broke/);
+    assert.equal(pci.device.bytesAllocated, 0);
+    pci.claim('another driver')();
+    await rejectsCode('ERR_DMAPOOL_RELEASE', pci.close());
+  }));
+
+/** The next write to one of its registers fails, and the next awaited call reports that. */
+class LossyEhci extends FakeEhci {
+  /** Offset of the register; -1 for none. */
+  loses = -1;
+  onLoss: () => void = () => undefined;
+  #failure: Error | null = null;
+
+  override write(bar: number, offset: number, width: 8 | 16 | 32, value: number): void {
+    if (offset !== this.loses) {
+      super.write(bar, offset, width, value);
+      return;
+    }
+    this.loses = -1;
+    this.#failure = new Error('the write failed');
+    this.onLoss();
+  }
+
+  override async read(bar: number, offset: number, width: 8 | 16 | 32): Promise<number> {
+    this.#report();
+    return super.read(bar, offset, width);
+  }
+
+  override async flush(): Promise<void> {
+    this.#report();
+    await super.flush();
+  }
+
+  #report(): void {
+    const failure = this.#failure;
+    this.#failure = null;
+    if (failure !== null) throw failure;
+  }
+}
+
+test('the schedule is not enabled when the write of its address fails', async () => {
+  const { fake, pci, ring, qhs } = await schedule(new LossyEhci());
+  for (const qh of qhs) await ring.unlink(qh);
+  const isEnabled = (): boolean => (fake.registers.getUint32(COMMAND, true) & 0x20) !== 0;
+  assert.equal(isEnabled(), false);
+  fake.loses = ASYNC_LIST;
+  await assert.rejects(ring.link(qhs[0]!), /the write failed/);
+  assert.deepEqual([fake.loses, isEnabled()], [-1, false]);
+  await pci.close();
+});
+
+test('an old answer to the doorbell is not taken for a new one', async () => {
+  const { fake, pci, ring, qhs } = await schedule(new LossyEhci());
+  fake.loses = STATUS;
+  // Another call reports the failure first.
+  fake.onLoss = () => {
+    queueMicrotask(
+      () =>
+        void pci
+          .bar(0)
+          .read32(STATUS)
+          .catch(() => undefined),
+    );
+  };
+  await assert.rejects(ring.unlink(qhs[0]!), /the write failed/);
+  await pci.close();
+});
+
 /** A schedule with two queue heads. */
-async function schedule(): Promise<{
-  fake: FakeEhci;
+async function schedule<F extends FakeEhci = FakeEhci>(
+  fake = new FakeEhci() as F,
+): Promise<{
+  fake: F;
   pci: PciFunction;
   pool: DmaPool<'ehci_qh'>;
   ring: AsyncSchedule;
   qhs: QhBlock[];
 }> {
-  const fake = new FakeEhci();
   const pci = await PciFunction.open(fake, { log: new RecordingLog() });
   const registers = new OperationalRegisters(pci.bar(0), OPERATIONAL, 'fake');
   registers.command(1);
@@ -159,7 +254,7 @@ test('an unlinked queue head that was active is free when its overlay was stable
 test('links that a controller overwrote do not spread', async () => {
   const { fake, pci, pool, ring, qhs } = await schedule();
   const [last, first] = qhs as [QhBlock, QhBlock];
-  const head = pool.blockAt(fake.registers.getUint32(OPERATIONAL + 0x18, true))!;
+  const head = pool.blockAt(fake.registers.getUint32(ASYNC_LIST, true))!;
   const linkOf = (qh: QhBlock): number => qh.u32[QH.link]!;
   assert.deepEqual([linkOf(head), linkOf(first), linkOf(last)], [first.dma + 2, last.dma + 2, head.dma + 2]);
   first.u32[QH.link] = 0xdead_0000;
