@@ -20,20 +20,25 @@ function isOn(value: string | undefined): boolean {
 export function registerDemo(program: Command, io: CliIo): void {
   program
     .command('demo')
-    .summary('run a reference driver on a QEMU device')
+    .summary('show what pools do, or run a reference driver on a QEMU device')
     .description(
-      "Start a QEMU machine, run a reference driver on real data, check every byte, and print the speed and the device's " +
-        'pools. Needs qemu-system-x86_64 and the package koffi.',
+      'Show a pool, an emulated device behind an IOMMU, a late write and a leak. With the name of a driver: start a QEMU ' +
+        "machine, run the driver on real data, check every byte, and print the speed and the device's pools. That needs " +
+        'qemu-system-x86_64 and the package koffi.',
     )
-    .addArgument(new Argument('<driver>', 'the driver').choices(Object.keys(DEMOS)))
+    .addArgument(new Argument('[driver]', 'the driver').choices(Object.keys(DEMOS)))
     .addHelpText(
       'after',
-      '\nExample:\n  $ dmapool demo e1000\n\nWith DMAPOOL_OBSERVE=1 in the environment, watch it with: dmapool ps, top, web.',
+      '\nExamples:\n  $ dmapool demo\n  $ dmapool demo e1000\n\nWith DMAPOOL_OBSERVE=1 in the environment, watch it with: dmapool ps, top, web.',
     )
-    .action(async (name: string) => {
+    .action(async (name?: string) => {
       if (isOn(io.env['DMAPOOL_OBSERVE'])) await import('../observe/register.ts');
-      await (
-        await DEMOS[name]!()
-      )(io);
+      if (name === undefined) {
+        const { demoPools } = await import('./demo-pools.ts');
+        demoPools(io);
+        return;
+      }
+      const demo = await DEMOS[name]!();
+      await demo(io);
     });
 }
