@@ -35,7 +35,7 @@ test('the package has the sources, the compiled files, the documentation and the
   // What `dmapool replay` replays without a file.
   const trace = ['traces/6.12/xhci.pools.txt', 'traces/6.12/xhci.trace.gz'];
   const others = [
-    ...['ARCHITECTURE.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'README.md'],
+    ...['ARCHITECTURE.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'README.md', 'SECURITY.md'],
     ...['LICENSE', 'package.json'],
   ];
   const expected = [
