@@ -31,6 +31,7 @@ const TABLE = {
   // A machine's RAM is a memory file that `linux` creates and maps.
   qemu: { files: 'src/qemu/', below: ['linux'], outside: ['node:'] },
   kernel: { files: 'src/kernel/', below: ['dma-pool'] },
+  wasm: { files: 'src/wasm/', below: ['memory'] },
   conformance: { files: 'src/conformance/', below: ['dma-pool'] },
   // A client of the public entry point.
   trace: { files: 'src/trace/', below: ['dmapool', 'shared'], outside: ['node:'] },

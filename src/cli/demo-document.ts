@@ -21,8 +21,23 @@ export interface DemoResult {
   readonly pools: readonly string[];
 }
 
-/** Output of `dmapool demo --json`. */
+/** Output of `dmapool demo DRIVER --json`. */
 export interface DemoDocument extends DemoResult {
   readonly driver: string;
   readonly node: string;
+}
+
+/** One step of the tour of `dmapool demo`. */
+export interface TourStep {
+  readonly heading: string;
+  readonly lines: readonly string[];
+  /** Messages of the device's log. */
+  readonly reports: readonly string[];
+}
+
+/** Output of `dmapool demo --json`. */
+export interface TourDocument {
+  readonly driver: null;
+  readonly node: string;
+  readonly steps: readonly TourStep[];
 }

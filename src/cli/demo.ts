@@ -1,6 +1,6 @@
 import { Argument, type Command } from 'commander';
 
-import type { DemoDocument, DemoResult } from './demo-document.ts';
+import type { DemoDocument, DemoResult, TourDocument } from './demo-document.ts';
 import type { CliIo, CliStream } from './io.ts';
 
 /** Runs a driver on a QEMU machine. Prints the results as text and returns them. */
@@ -19,26 +19,37 @@ function isOn(value: string | undefined): boolean {
   return value !== undefined && !/^(0|false|no|off|)$/i.test(value);
 }
 
+async function runTour(io: CliIo): Promise<TourDocument> {
+  const { demoPools } = await import('./demo-pools.ts');
+  return { driver: null, node: process.version, steps: demoPools(io) };
+}
+
+async function runDriver(driver: string, io: CliIo): Promise<DemoDocument> {
+  const demo = await DEMOS[driver]!();
+  const results = await demo(io);
+  return { driver, node: process.version, ...results };
+}
+
 /** Adds `dmapool demo`. */
 export function registerDemo(program: Command, io: CliIo): void {
   program
     .command('demo')
-    .summary('run a reference driver on a QEMU device')
+    .summary('show what pools do, or run a reference driver on a QEMU device')
     .description(
-      "Start a QEMU machine, run a reference driver on real data, check every byte, and print the speed and the device's " +
-        'pools. Needs qemu-system-x86_64 and the package koffi.',
+      'Show a pool, an emulated device behind an IOMMU, a late write and a leak. With the name of a driver: start a QEMU ' +
+        "machine, run the driver on real data, check every byte, and print the speed and the device's pools. That needs " +
+        'qemu-system-x86_64 and the package koffi.',
     )
-    .addArgument(new Argument('<driver>', 'the driver').choices(Object.keys(DEMOS)))
+    .addArgument(new Argument('[driver]', 'the driver').choices(Object.keys(DEMOS)))
     .option('--json', 'print a JSON document')
     .addHelpText(
       'after',
-      '\nExample:\n  $ dmapool demo e1000\n\nWith DMAPOOL_OBSERVE=1 in the environment, observe it with dmapool ps, top and web.',
+      '\nExamples:\n  $ dmapool demo\n  $ dmapool demo e1000\n\nWith DMAPOOL_OBSERVE=1 in the environment, observe it with dmapool ps, top and web.',
     )
-    .action(async (driver: string, { json }: { json?: true }) => {
+    .action(async (driver: string | undefined, { json }: { json?: true }) => {
       if (isOn(io.env['DMAPOOL_OBSERVE'])) await import('../observe/register.ts');
-      const demo = await DEMOS[driver]!();
-      const results = await demo(json === true ? { ...io, stdout: SILENT } : io);
-      const document: DemoDocument = { driver, node: process.version, ...results };
+      const output = json === true ? { ...io, stdout: SILENT } : io;
+      const document = driver === undefined ? await runTour(output) : await runDriver(driver, output);
       if (json === true) io.stdout.write(`${JSON.stringify(document)}\n`);
     });
 }

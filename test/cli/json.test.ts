@@ -4,6 +4,7 @@ import { spawn, spawnSync } from 'node:child_process';
 import { readFileSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
+import type { TourDocument } from '../../src/cli/demo-document.ts';
 import { privateFolder, type Program, root, startProgram } from '../observe/program.ts';
 import { withoutQemu } from '../qemu/qemu.ts';
 import { checkoutPath, tracePath } from '../trace/hand-made.ts';
@@ -94,6 +95,14 @@ for (const [name, args] of Object.entries(RUNS)) {
     else assert.deepEqual(Object.keys(first).sort(), documentedMembers(name).sort());
   });
 }
+
+test('dmapool demo --json prints the steps of the tour', async () => {
+  const { code, out } = await runCli(['demo', '--json']);
+  const { driver, steps } = JSON.parse(out) as TourDocument;
+  assert.deepEqual([code, driver], [0, null]);
+  assert.ok(steps.length > 3 && steps.every(({ heading, lines }) => heading !== '' && lines.length > 0));
+  assert.match(steps.flatMap(({ reports }) => reports).join('\n'), /allocated at/);
+});
 
 test('dmapool web --json prints the members that the guide names', async () => {
   const env = { ...process.env, XDG_RUNTIME_DIR: program.folder };

@@ -1,16 +1,17 @@
 /**
- * Every TypeScript example in the documentation and in doc comments compiles under the strictest settings, and runs.
+ * Every TypeScript example in the documentation and in doc comments compiles under the strictest settings, and runs, on
+ * this version of Node and on the newest.
  *
  * The output in the documents is checked too: the `text` block below a line `<!-- output -->` is the output of the
  * example before it, and a block below `<!-- output: dmapool ... -->` is the output of that command. A line `...` in it
  * stands for any lines. (The output of other commands, such as `npm start`, has times in it.)
  *
- * A program below `<!-- file: NAME -->` needs a machine of its own and is only compiled here; first-vfio-driver.test.ts
+ * A program below `<!-- file: NAME -->` needs a machine of its own and is only compiled here; vm-guides.test.ts
  * runs it there.
  */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
-import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { test } from 'node:test';
 import ts from 'typescript';
@@ -81,11 +82,17 @@ function exampleOptions(): ts.CompilerOptions {
   };
 }
 
+/** The newest Node, if it is installed beside this one: see test/runtimes. */
+const newest = join(
+  process.env['DMAPOOL_RUNTIMES'] ?? join(root, 'test', 'runtimes', 'node_modules'),
+  ...['node-26', 'bin', 'node'],
+);
+
 /** Runs Node on `args` and returns its complete output, in order. */
-function run(args: readonly string[]): string {
+function run(args: readonly string[], node: string = process.execPath): string {
   const env = { ...process.env };
   delete env['DMAPOOL_DEBUG'];
-  const { status, stdout } = spawnSync('/bin/sh', ['-c', '"$0" "$@" 2>&1', process.execPath, ...args], {
+  const { status, stdout } = spawnSync('/bin/sh', ['-c', '"$0" "$@" 2>&1', node, ...args], {
     cwd: root,
     encoding: 'utf8',
     env,
@@ -125,6 +132,11 @@ test('examples in the documentation and in doc comments compile and run', async 
       const skip = process.env['DMAPOOL_REQUIRE_TOOLS'] !== '1' && source.includes("'dmapool/qemu'") && withoutQemu;
       await t.test(name, { skip }, () => {
         const printed = run(['--enable-source-maps', file.replace(/\.ts$/, '.js')]);
+        if (output !== null) assertPrinted(generalise(printed), output);
+      });
+      const absent = existsSync(newest) ? skip : `Node 26 is not installed: see test/runtimes`;
+      await t.test(`${name}, on Node 26`, { skip: absent }, () => {
+        const printed = run(['--enable-source-maps', file.replace(/\.ts$/, '.js')], newest);
         if (output !== null) assertPrinted(generalise(printed), output);
       });
     }

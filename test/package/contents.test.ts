@@ -6,7 +6,7 @@ import { dirname, join, relative } from 'node:path';
 import { test } from 'node:test';
 import { publint } from 'publint';
 import { formatMessage } from 'publint/utils';
-import { entryPoints, manifest, pack, root, scratchFolder, unpack } from './packed.ts';
+import { entryPoints, manifest, pack, readManifest, root, scratchFolder, unpack } from './packed.ts';
 
 const scratch = scratchFolder();
 const tarball = pack(root, scratch);
@@ -36,7 +36,10 @@ test('the package has the sources, the compiled files, the documentation and the
   const documents = guides.map((file) => `docs/${file}`);
   // What `dmapool replay` replays without a file.
   const trace = ['traces/6.12/xhci.pools.txt', 'traces/6.12/xhci.trace.gz'];
-  const others = ['ARCHITECTURE.md', 'CHANGELOG.md', 'LICENSE', 'README.md', 'package.json'];
+  const others = [
+    ...['ARCHITECTURE.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'README.md', 'SECURITY.md'],
+    ...['LICENSE', 'package.json'],
+  ];
   const expected = [
     ...sources,
     ...compiled,
@@ -60,6 +63,27 @@ test('the bundled page has the licence of the library in it', () => {
     const text = readFileSync(join(folder, 'dist/src/observe/page', file), 'utf8');
     assert.match(text, /^\/\*! uPlot\n\nThe MIT License[^]*Leon Sorokin[^]*WITHOUT WARRANTY OF ANY KIND/, file);
   }
+});
+
+test('no script runs when the package is installed', () => {
+  const { scripts = {} } = readManifest(folder);
+  // With these npm runs code of the package on the user's machine: at the installation, or for a dependency from git.
+  for (const name of ['preinstall', 'install', 'postinstall', 'preprepare', 'prepare', 'postprepare']) {
+    assert.equal(scripts[name], undefined, name);
+  }
+});
+
+test('links in the documents of the package resolve within it', () => {
+  const broken: string[] = [];
+  for (const file of files.filter((name) => name.endsWith('.md'))) {
+    const prose = readFileSync(join(folder, file), 'utf8').replace(/^```.*?^```$/gms, '');
+    for (const [, link] of prose.matchAll(/\]\(([^()\s]+)\)/g)) {
+      const path = link!.split('#')[0]!;
+      if (path === '' || /^[a-z]+:/.test(path)) continue;
+      if (!existsSync(join(folder, dirname(file), decodeURI(path)))) broken.push(`${file}: ${link!}`);
+    }
+  }
+  assert.deepEqual(broken, []);
 });
 
 test('every entry point and the command exist', () => {

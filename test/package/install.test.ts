@@ -7,31 +7,20 @@
  */
 import assert from 'node:assert/strict';
 import { execFileSync, spawnSync } from 'node:child_process';
-import { copyFileSync, existsSync, mkdirSync, writeFileSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { before, test } from 'node:test';
 import { runsAnywhere } from './bundle.ts';
-import { type EntryPoint, entryPoints, manifest, pack, readManifest, root, scratchFolder } from './packed.ts';
+import { assertPrinted } from '../docs/printed.ts';
+import { EXAMPLE_PROGRAMS, generalOutput } from '../support/examples.ts';
+import { type EntryPoint, entryPoints, installPackage, manifest, root, scratchFolder } from './packed.ts';
 
 const project = scratchFolder();
 const trace = join(root, 'traces', '6.1', 'e100.trace.gz');
 
 before(() => {
-  writeFileSync(join(project, 'package.json'), JSON.stringify({ private: true, type: 'module' }));
-  const tarballs = [pack(root, project), ...dependencyTarballs(root)];
-  const args = ['install', '--offline', '--no-audit', '--no-fund', '--ignore-scripts', '--silent', ...tarballs];
-  execFileSync('npm', args, { cwd: project, stdio: ['ignore', 'ignore', 'inherit'] });
+  installPackage(project);
 });
-
-/** Packs the installed dependencies of a package, recursively, so that no network is needed. */
-function dependencyTarballs(folder: string, seen = new Set<string>()): string[] {
-  return Object.keys(readManifest(folder).dependencies ?? {}).flatMap((name) => {
-    if (seen.has(name)) return [];
-    seen.add(name);
-    const installed = join(root, 'node_modules', name);
-    return [pack(installed, project), ...dependencyTarballs(installed, seen)];
-  });
-}
 
 /** Runs a program in the project; returns its output. */
 function node(...args: string[]): string {
@@ -82,6 +71,32 @@ for (const entry of entryPoints) {
     },
   );
 }
+
+test('the README’s first program runs in plain Node, and prints what the README says', () => {
+  const readme = readFileSync(join(root, 'README.md'), 'utf8');
+  const { source, output } = /^```ts\n(?<source>.*?)^```\n\n<!-- output -->\n\n```text\n(?<output>.*?)^```$/ms.exec(
+    readme,
+  )!.groups!;
+  writeFileSync(join(project, 'first.mjs'), source!);
+  assertPrinted(node('first.mjs'), output!);
+});
+
+for (const { name, output } of EXAMPLE_PROGRAMS) {
+  // Needs a file system with O_DIRECT; test/examples looks for one.
+  if (name === 'direct-io') continue;
+  test(`the example ${name} runs from the package`, () => {
+    assertPrinted(generalOutput(node(join('node_modules', manifest.name, 'dist', 'examples', `${name}.js`))), output);
+  });
+}
+
+test('the demo runs with nothing else installed', () => {
+  const out = execFileSync(join(project, 'node_modules', '.bin', 'dmapool'), ['demo'], {
+    cwd: project,
+    encoding: 'utf8',
+  });
+  assert.match(out, /^5\. A leak: /m);
+  assert.match(out, /node node_modules\/dmapool\/dist\/examples\/first-pool\.js /);
+});
 
 test('an undeclared path cannot be imported', () => {
   const { stderr } = spawnSync(process.execPath, ['-e', `import('${manifest.name}/dist/src/dma-pool.js')`], {

@@ -1,6 +1,6 @@
 /** The package as npm would publish it, for the tests beside this file. */
 import { execFileSync } from 'node:child_process';
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after } from 'node:test';
@@ -15,6 +15,7 @@ export interface Manifest {
   readonly bin: Readonly<Record<string, string>>;
   readonly exports: Readonly<Record<string, string | { readonly types: string; readonly default: string }>>;
   readonly dependencies?: Readonly<Record<string, string>>;
+  readonly scripts?: Readonly<Record<string, string>>;
   /** Modules that do something when they are imported. */
   readonly sideEffects: readonly string[];
 }
@@ -51,6 +52,24 @@ export function pack(folder: string, destination: string): string {
   execFileSync('npm', args, { cwd: folder, stdio: ['ignore', 'ignore', 'inherit'] });
   const { name, version } = readManifest(folder);
   return join(destination, `${name.replace(/^@/, '').replaceAll('/', '-')}-${version}.tgz`);
+}
+
+/** Packs the installed dependencies of a package, recursively, so that no network is needed. */
+function dependencyTarballs(folder: string, project: string, seen = new Set<string>()): string[] {
+  return Object.keys(readManifest(folder).dependencies ?? {}).flatMap((name) => {
+    if (seen.has(name)) return [];
+    seen.add(name);
+    const installed = join(root, 'node_modules', name);
+    return [pack(installed, project), ...dependencyTarballs(installed, project, seen)];
+  });
+}
+
+/** Makes a folder a project with the packed package in it, and nothing else. */
+export function installPackage(project: string, type: 'module' | 'commonjs' = 'module'): void {
+  writeFileSync(join(project, 'package.json'), JSON.stringify({ private: true, type }));
+  const tarballs = [pack(root, project), ...dependencyTarballs(root, project)];
+  const args = ['install', '--offline', '--no-audit', '--no-fund', '--ignore-scripts', '--silent', ...tarballs];
+  execFileSync('npm', args, { cwd: project, stdio: ['ignore', 'ignore', 'inherit'] });
 }
 
 /** Unpacks the result of {@link pack}; returns the folder of the package. */

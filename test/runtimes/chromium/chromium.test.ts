@@ -7,6 +7,9 @@
 import { after, test } from 'node:test';
 import { type Browser, chromium, type Page } from 'playwright-core';
 import { findBrowser, NO_BROWSER } from '../../support/browser.ts';
+import { assertPrinted } from '../../docs/printed.ts';
+import { entryPoints } from '../../package/packed.ts';
+import { EXAMPLE_PROGRAMS } from '../../support/examples.ts';
 import type { Outcome } from '../suite/check.ts';
 import { entriesAt, reportOutcomes } from '../suite/run.ts';
 import type { Task } from './page.ts';
@@ -55,6 +58,30 @@ function runInWorker(page: Page, task: Task): Promise<Outcome[]> {
     worker.onerror = ({ message }) => reject(new Error(message));
     worker.postMessage(${JSON.stringify(task)});
   })`);
+}
+
+/** Imports an example in the page, which resolves the package's name with an import map; returns what it prints. */
+async function runExample(page: Page, name: string): Promise<string> {
+  const imports = Object.fromEntries(entryPoints.map(({ specifier, module }) => [specifier, module.replace('.', '')]));
+  await page.addScriptTag({ type: 'importmap', content: JSON.stringify({ imports }) });
+  const lines: string[] = [];
+  page.on('console', (message) => {
+    // Others are the browser's: the page has no icon.
+    if (message.type() === 'log') lines.push(`${message.text()}\n`);
+  });
+  const end = page.waitForEvent('console', (message) => message.text() === 'end');
+  await page.evaluate(`import('/dist/examples/${name}.js').then(() => console.log('end'))`);
+  await end;
+  return lines.slice(0, -1).join('');
+}
+
+for (const { name, output, runsIn } of EXAMPLE_PROGRAMS) {
+  if (runsIn !== 'browsers too') continue;
+  test(`Chromium: examples/${name}`, options, async () => {
+    await withPage(true, async (page) => {
+      assertPrinted(await runExample(page, name), output);
+    });
+  });
 }
 
 const places = [

@@ -14,6 +14,8 @@ import { fileURLToPath, pathToFileURL } from 'node:url';
 import { promisify } from 'node:util';
 import { runsAnywhere } from '../../package/bundle.ts';
 import { entryPoints, root } from '../../package/packed.ts';
+import { assertPrinted } from '../../docs/printed.ts';
+import { EXAMPLE_PROGRAMS, generalOutput } from '../../support/examples.ts';
 import type { Outcome } from './check.ts';
 import type { Entry } from './entries.ts';
 import type { Task } from './program.ts';
@@ -104,6 +106,14 @@ export function testRuntime(runtime: Runtime): void {
     await reportOutcomes(t, await runPart(runtime, { part: 'entry points', entries }));
   });
 
+  for (const { name: example, output, runsIn } of EXAMPLE_PROGRAMS) {
+    if (runsIn === 'Node only') continue;
+    test(`${name}: examples/${example}`, options, async () => {
+      const { stdout } = await runIn(runtime, [`dist/examples/${example}.js`]);
+      assertPrinted(generalOutput(stdout), output);
+    });
+  }
+
   test(`${name}: leaks are reported when the process ends`, options, async () => {
     const { stderr } = await runIn(runtime, [join(suite, 'leaking.js')], { DMAPOOL_DEBUG: '1' });
     assert.match(stderr, /nic: rx: at exit 2 still out:\n {2}2 allocated at .*leaking\.[jt]s:\d+/);
@@ -118,6 +128,8 @@ export function testRuntime(runtime: Runtime): void {
     test(`${name}: the sources without a build`, options, async () => {
       const { stdout } = await runIn(runtime, ['test/runtimes/suite/sources.ts']);
       assert.equal(stdout, '42 blocks a page\n');
+      const example = await runIn(runtime, ['examples/first-pool.ts']);
+      assertPrinted(example.stdout, EXAMPLE_PROGRAMS.find((each) => each.name === 'first-pool')!.output);
     });
   }
 }

@@ -1,21 +1,22 @@
 /**
- * Follows the guide docs/first-vfio-driver.md step by step in the virtual machine that it starts: saves its programs
- * under their names, runs its commands in order, and compares their output with the guide.
+ * Follows a guide step by step in the virtual machine that it starts: saves its programs under their names, runs its
+ * commands in order, and compares their output with the guide.
  */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
-import { itInVm } from '../vm/machine.ts';
+import type { TestContext } from 'node:test';
 import { root } from './entry-points.ts';
 import { assertPrinted } from './printed.ts';
 import { temporaryFolder } from '../support/temporary-folder.ts';
 
-interface Step {
+/** A step of a guide. */
+export interface Step {
   /** Shell commands. */
   readonly commands: string;
-  /** Their output in the guide. */
+  /** Their output in the guide; a line `...` stands for any lines. */
   readonly output: string | null;
 }
 
@@ -24,9 +25,6 @@ const BLOCKS =
   /^<!-- file: (?<file>\S+) -->\n\n```ts\n(?<source>.*?)^```$|^```sh\n(?<commands>.*?)^```$(?:\n\n<!-- output: in the virtual machine -->\n\n```text\n(?<output>.*?)^```$)?/gms;
 /** The machine's options, on the last command line for the host. */
 const MACHINE = /^npm run vm -- (.*)\n$/m;
-
-const guide = readFileSync(join(root, 'docs', 'first-vfio-driver.md'), 'utf8');
-const blocks = [...guide.matchAll(BLOCKS)].map(({ groups }) => groups as Record<string, string | undefined>);
 
 /** Not on the console, where the commands' output and the shell's mix; and the folder is another one. */
 function machineOptions(commands: string, folder: string): string[] {
@@ -37,22 +35,33 @@ function machineOptions(commands: string, folder: string): string[] {
   return options.map((option, index) => (index === at ? folder : option));
 }
 
-itInVm('the guide "your first VFIO driver" works as written', async (context) => {
+/**
+ * Runs a guide of `docs/`. Its first block of commands starts the machine.
+ *
+ * @param leastSteps The guide has so many steps or more.
+ * @param change Replaces or adds steps that the page does not show.
+ */
+export async function followGuide(
+  context: TestContext,
+  page: string,
+  leastSteps: number,
+  change: (steps: readonly Step[]) => readonly Step[] = (steps) => steps,
+): Promise<void> {
+  const guide = readFileSync(join(root, 'docs', page), 'utf8');
+  const blocks = [...guide.matchAll(BLOCKS)].map(({ groups }) => groups as Record<string, string | undefined>);
   const [outside, ...inside] = blocks;
-  const steps: Step[] = [];
   const script = ['mkdir -p first-driver'];
-  for (const { file, source, commands, output } of inside) {
-    if (file !== undefined) {
-      script.push(`cat > ${file} <<'END-OF-FILE'\n${source!}END-OF-FILE`);
-    } else {
-      steps.push({ commands: commands!, output: output ?? null });
-      script.push('echo "@step"', `(set -e\n${commands!}) 2>&1`, 'echo "@exit $?"');
-    }
+  for (const { file, source } of inside) {
+    if (file !== undefined) script.push(`cat > ${file} <<'END-OF-FILE'\n${source!}END-OF-FILE`);
   }
+  const steps = change(
+    inside.flatMap(({ commands, output }) => (commands === undefined ? [] : [{ commands, output: output ?? null }])),
+  );
   assert.ok(
-    steps.length >= 7 && steps.every(({ output }) => output !== null),
+    steps.length >= leastSteps && steps.every(({ output }) => output !== null),
     'every command has its output in the guide',
   );
+  for (const { commands } of steps) script.push('echo "@step"', `(set -e\n${commands}) 2>&1`, 'echo "@exit $?"');
 
   const folder = temporaryFolder(context);
   const options = machineOptions(outside!['commands']!, folder);
@@ -74,4 +83,4 @@ itInVm('the guide "your first VFIO driver" works as written', async (context) =>
     assert.equal(exitCode, '0', `${commands}\n${shown!}`);
     assertPrinted(shown!, output!);
   }
-});
+}
