@@ -33,6 +33,10 @@ export function demoPools(io: CliIo): void {
   const write = (text: string): void => {
     io.stdout.write(`${text}\n`);
   };
+  const writeRows = (rows: readonly (readonly [string, string])[]): void => {
+    const width = Math.max(...rows.map(([command]) => command.length));
+    for (const [command, what] of rows) write(`   ${command.padEnd(width)}  ${what}`);
+  };
   let parts = 0;
   tour({
     heading: (text) => {
@@ -51,9 +55,9 @@ export function demoPools(io: CliIo): void {
   });
   const folder = relative(process.cwd(), fileURLToPath(EXAMPLES));
   write(`\n${style.bold('What else there is')}`);
-  for (const [command, what] of MORE) write(`   ${command.padEnd(40)} ${what}`);
+  writeRows(MORE);
   write(`\n   programs to copy (their sources are in ${folder.replace(/(^|\/)dist\//, '$1')}):`);
-  for (const [file, what] of PROGRAMS) write(`   ${`node ${folder}/${file}.js`.padEnd(40)} ${what}`);
+  writeRows(PROGRAMS.map(([file, what]) => [`node ${folder}/${file}.js`, what]));
   write('\n   guides: README.md and docs/ in the package');
 }
 
