@@ -35,6 +35,10 @@ export function demoPools(io: CliIo): TourStep[] {
     io.stdout.write(`${text}\n`);
   };
   const steps: { heading: string; lines: string[]; reports: string[] }[] = [];
+  const writeRows = (rows: readonly (readonly [string, string])[]): void => {
+    const width = Math.max(...rows.map(([command]) => command.length));
+    for (const [command, what] of rows) write(`   ${command.padEnd(width)}  ${what}`);
+  };
   tour({
     heading: (text) => {
       steps.push({ heading: text, lines: [], reports: [] });
@@ -55,9 +59,9 @@ export function demoPools(io: CliIo): TourStep[] {
   });
   const folder = relative(process.cwd(), fileURLToPath(EXAMPLES));
   write(`\n${style.bold('What else there is')}`);
-  for (const [command, what] of MORE) write(`   ${command.padEnd(40)} ${what}`);
+  writeRows(MORE);
   write(`\n   programs to copy (their sources are in ${folder.replace(/(^|\/)dist\//, '$1')}):`);
-  for (const [file, what] of PROGRAMS) write(`   ${`node ${folder}/${file}.js`.padEnd(40)} ${what}`);
+  writeRows(PROGRAMS.map(([file, what]) => [`node ${folder}/${file}.js`, what]));
   write('\n   guides: README.md and docs/ in the package');
   return steps;
 }

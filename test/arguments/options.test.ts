@@ -8,6 +8,7 @@ import { E1000 } from 'dmapool/drivers/e1000';
 import { EhciController } from 'dmapool/drivers/ehci';
 import { NvmeController } from 'dmapool/drivers/nvme';
 import { bindToVfio, HugetlbMemory, listPciDevices, VfioDevice } from 'dmapool/linux';
+import { WasmMemory } from 'dmapool/wasm';
 import { PciFunction } from 'dmapool/pci';
 import { QemuMachine } from 'dmapool/qemu';
 import { decodeTrace, readPools, replayTrace } from 'dmapool/trace';
@@ -77,6 +78,10 @@ test('pools, devices and memory refuse unknown options', async () => {
   await refuses(() => DmaPool.createManaged('rx', device(), misspelt({ size: 64 })), /unknown option "misspelt"/);
   await refuses(() => new Device(misspelt({ name: 'eth0' })), /accepted: name, path, parent, memory, dmaMask/);
   await refuses(() => new HeapMemory(misspelt({})), /accepted: limit, step, pageSize$/);
+  await refuses(
+    () => new WasmMemory(misspelt({ memory: {}, size: 4096 })),
+    /accepted: memory, size, offset, pageSize$/,
+  );
   await refuses(() => new PoolGeometry(misspelt({ size: 64 })), /accepted: size, align, boundary, pageSize$/);
   await refuses(() => sharePool(pool(), misspelt({})).handle, /accepted: magazine$/);
   await refuses(() => attachPool(sharePool(pool()).handle, misspelt({})).pool, /accepted: device, openRegion$/);

@@ -13,6 +13,7 @@ import { sharePool } from 'dmapool/shared';
 import { NvmeController } from 'dmapool/drivers/nvme';
 import { PciFunction } from 'dmapool/pci';
 import { decodeTrace } from 'dmapool/trace';
+import { WasmMemory, type WasmMemoryObject } from 'dmapool/wasm';
 import { FakeNvme } from '../drivers/nvme/fake-nvme.ts';
 import { Random } from '../support/random.ts';
 import { entryPoints } from '../package/packed.ts';
@@ -121,6 +122,13 @@ const PLAUSIBLE: readonly Maker[] = [
   () => sharePool(pool()).handle,
 ];
 
+function wasmMemory(): WasmMemoryObject {
+  const { WebAssembly } = globalThis as unknown as {
+    WebAssembly: { Memory: new (limits: object) => WasmMemoryObject };
+  };
+  return new WebAssembly.Memory({ initial: 1, maximum: 1 });
+}
+
 const asyncTrace = await decodeTrace([new TextEncoder().encode('#dma_pool-trace v1\n')], { name: 'empty' });
 
 test('exports of the entry points throw only typed errors', { timeout: 60_000 }, async (t) => {
@@ -158,6 +166,7 @@ test('devices, pools, blocks and memory throw only typed errors', { timeout: 60_
     block: () => pool().alloc(),
     'debug block': () => pool(true).alloc(),
     'heap memory': () => new HeapMemory({ limit: 2 ** 22 }),
+    'wasm memory': () => new WasmMemory({ memory: wasmMemory(), offset: 4096, size: 8192 }),
     'coherent memory': () => device().allocCoherent(64)!,
     geometry: () => new PoolGeometry({ size: 64 }),
   };

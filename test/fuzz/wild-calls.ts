@@ -16,6 +16,7 @@ import * as linux from 'dmapool/linux';
 import * as pci from 'dmapool/pci';
 import * as qemu from 'dmapool/qemu';
 import * as trace from 'dmapool/trace';
+import * as wasm from 'dmapool/wasm';
 import { Random } from '../support/random.ts';
 import { countOperations } from './operations.ts';
 
@@ -30,6 +31,7 @@ const ENTRY_POINTS: Readonly<Record<string, object>> = {
   'dmapool/pci': pci,
   'dmapool/qemu': qemu,
   'dmapool/trace': trace,
+  'dmapool/wasm': wasm,
 };
 
 /** Functions that are not called. */

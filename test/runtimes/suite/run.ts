@@ -15,6 +15,7 @@ import { promisify } from 'node:util';
 import { runsAnywhere } from '../../package/bundle.ts';
 import { entryPoints, root } from '../../package/packed.ts';
 import { assertPrinted } from '../../docs/printed.ts';
+import { directIoFolder, withoutDirectIo } from '../../support/direct-io.ts';
 import { EXAMPLE_PROGRAMS, generalOutput } from '../../support/examples.ts';
 import type { Outcome } from './check.ts';
 import type { Entry } from './entries.ts';
@@ -107,9 +108,11 @@ export function testRuntime(runtime: Runtime): void {
   });
 
   for (const { name: example, output, runsIn } of EXAMPLE_PROGRAMS) {
-    if (runsIn === 'Node only') continue;
-    test(`${name}: examples/${example}`, options, async () => {
-      const { stdout } = await runIn(runtime, [`dist/examples/${example}.js`]);
+    if (runsIn === 'Node only' && !name.startsWith('Node')) continue;
+    const place = example === 'direct-io' ? directIoFolder() : null;
+    const skip = options.skip === false && example === 'direct-io' ? withoutDirectIo(place) : options.skip;
+    test(`${name}: examples/${example}`, { ...options, skip }, async () => {
+      const { stdout } = await runIn(runtime, [`dist/examples/${example}.js`, ...(place === null ? [] : [place])]);
       assertPrinted(generalOutput(stdout), output);
     });
   }
