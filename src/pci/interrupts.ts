@@ -3,6 +3,7 @@ import { checkFunction, checkInteger, checkSignal, type OptionNames, reading, re
 import { DmaArgumentError, isArray } from '../errors.ts';
 import type { InterruptBackend, InterruptKind } from './backend.ts';
 import { PciError } from './error.ts';
+import { later } from './wait.ts';
 
 /** Options of `PciFunction.interrupts`. */
 export interface InterruptOptions {
@@ -333,20 +334,4 @@ export class PollingInterrupts implements InterruptBackend {
     this.#listener = undefined;
     return Promise.resolve();
   }
-}
-
-/**
- * Calls `action` after `interval` milliseconds, or in the next turn for 0. Returns a function that cancels the call.
- */
-function later(interval: number, action: () => void): () => void {
-  if (interval === 0 && typeof setImmediate === 'function') {
-    const handle = setImmediate(action);
-    return () => {
-      clearImmediate(handle);
-    };
-  }
-  const handle = setTimeout(action, interval);
-  return () => {
-    clearTimeout(handle);
-  };
 }
