@@ -106,6 +106,7 @@ export function checkInterruptOptions(options: InterruptOptions): CheckedInterru
  * await using edu = await machine.open('edu0');
  * const registers = edu.bar(0);
  * const interrupts = await edu.interrupts();
+ * await edu.enableBusMaster(); // MSI and MSI-X are writes to memory
  * registers.write32(0x20, 0x80); // raise an interrupt when a result is ready
  * registers.write32(0x08, 6); // compute 6!
  * let raised: number;
