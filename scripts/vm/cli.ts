@@ -44,11 +44,20 @@ const program = new Command('npm run vm --')
       'Devices get the PCI addresses 0000:00:10.0, 0000:00:11.0, ... in the order given.',
   )
   .argument('[command...]', 'program and arguments; a shell with --console')
-  .option('--nvme <size>', 'an NVMe disk of that size, such as 64M, or a raw image file; repeatable', addNvme)
+  .option('--nvme <size>', 'an NVMe disk of that size, such as 64M, or a raw image file; repeatable', addDisk('nvme'))
+  .option(
+    '--virtio-blk <size>',
+    'a virtio disk behind the IOMMU, otherwise as --nvme; repeatable',
+    addDisk('virtio-blk'),
+  )
   .option('--e1000 <count>', 'so many 82540EM network cards, all on one hub', addCards('e1000'))
   .option('--e1000e <count>', 'so many 82574L network cards (MSI-X), all on one hub', addCards('e1000e'))
   .option('--edu', "QEMU's teaching device", () => devices.push({ kind: 'edu' }))
-  .option('--device <device>', "any of QEMU's devices, as after its -device; repeatable", addRaw)
+  .option(
+    '--device <device>',
+    "any of QEMU's devices, as after its -device; addr= or bus= places it elsewhere; repeatable",
+    addRaw,
+  )
   .option('--memory <size>', 'memory (default 1G)', parseSize)
   .option('--cpus <count>', 'processors (default 2)', parseCount)
   .option('--numa <nodes>', 'NUMA nodes (default 1)', parseCount)
@@ -136,9 +145,11 @@ function machine(flags: Flags): Omit<VmOptions, 'command' | 'onMessage'> {
   };
 }
 
-function addNvme(value: string): void {
-  const size = /^\d+[KMG]?$/.test(value) ? parseSize(value) : undefined;
-  devices.push(size === undefined ? { kind: 'nvme', image: value } : { kind: 'nvme', size });
+function addDisk(kind: 'nvme' | 'virtio-blk'): (value: string) => void {
+  return (value) => {
+    const size = /^\d+[KMG]?$/.test(value) ? parseSize(value) : undefined;
+    devices.push(size === undefined ? { kind, image: value } : { kind, size });
+  };
 }
 
 function addCards(kind: 'e1000' | 'e1000e'): (value: string) => void {

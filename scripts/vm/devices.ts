@@ -6,8 +6,8 @@ import { unlinkedFile } from './unlinked-file.ts';
 /** A device of the machine. It gets the next free PCI address from 0000:00:10.0 on, in the order given. */
 export type VmDevice =
   | {
-      /** An NVMe disk with one namespace. */
-      readonly kind: 'nvme';
+      /** An NVMe disk with one namespace, or a virtio disk behind the IOMMU (virtio 1.x only). */
+      readonly kind: 'nvme' | 'virtio-blk';
       /** Bytes; zeros at first, and gone with the machine. Not with `image`. */
       readonly size?: number;
       /** A raw image file to use instead; what is written stays. */
@@ -28,7 +28,7 @@ export type VmDevice =
       readonly properties?: string;
     }
   | {
-      /** Anything else, as after `-device`; without `addr=` QEMU chooses its address. */
+      /** Anything else, as after `-device`. With `addr=` or `bus=` it is where these say, and takes no address here. */
       readonly kind: 'raw';
       readonly device: string;
     };
@@ -44,7 +44,7 @@ const FIRST_SLOT = 0x10;
 // The last ones are the chipset's own functions.
 const LAST_SLOT = 0x1e;
 
-/** The PCI address of the n-th device (from 0) that is not `raw`, such as `0000:00:10.0`. */
+/** The PCI address of the n-th device (from 0) without one of its own, such as `0000:00:10.0`. */
 export function vmDeviceAddress(index: number): string {
   return `0000:00:${(FIRST_SLOT + index).toString(16)}.0`;
 }
@@ -63,13 +63,16 @@ export function deviceArguments(devices: readonly VmDevice[], firstFile: number)
   };
   for (const device of devices) {
     if (device.kind === 'raw') {
-      args.push('-device', device.device);
+      const isPlaced = /,(?:addr|bus)=/.test(device.device);
+      args.push('-device', isPlaced ? device.device : `${device.device},${place()}`);
+      if (!isPlaced) index++;
       continue;
     }
     const id = `${device.kind}-${index}`;
     const more = device.properties === undefined ? '' : `,${device.properties}`;
     switch (device.kind) {
-      case 'nvme': {
+      case 'nvme':
+      case 'virtio-blk': {
         let image = device.image;
         if (image === undefined) {
           checkDiskSize(device.size);
@@ -89,7 +92,8 @@ export function deviceArguments(devices: readonly VmDevice[], firstFile: number)
             JSON.stringify({ driver: 'throttle', 'node-name': name, 'throttle-group': group.id, file }),
           );
         }
-        args.push('-device', `nvme,id=${id},drive=${id}-disk,serial=dmapool-${index},${place()}${more}`);
+        const driver = device.kind === 'nvme' ? 'nvme' : 'virtio-blk-pci,disable-legacy=on,iommu_platform=on';
+        args.push('-device', `${driver},id=${id},drive=${id}-disk,serial=dmapool-${index},${place()}${more}`);
         break;
       }
       case 'e1000':

@@ -42,18 +42,25 @@ describe('the kernel log', () => {
 
 describe('devices', () => {
   it('get the addresses in the order given', () => {
-    const { args, files } = deviceArguments([{ kind: 'edu' }, { kind: 'raw', device: 'x' }, { kind: 'e1000' }], 10);
+    const raw = ['x', 'y,addr=5.1', 'z,bus=bridge', 'w,id=w0'].map((device) => ({ kind: 'raw' as const, device }));
+    const { args, files } = deviceArguments([{ kind: 'edu' }, ...raw, { kind: 'e1000' }], 10);
     assert.deepEqual(files, []);
     const devices = args.filter((_, index) => args[index - 1] === '-device');
-    assert.equal(devices[0], 'edu,id=edu-0,addr=0x10');
-    assert.equal(devices[1], 'x');
-    assert.match(devices[2]!, /^e1000,.*,addr=0x11$/);
+    assert.deepEqual(devices.slice(0, 5), [
+      'edu,id=edu-0,addr=0x10',
+      'x,addr=0x11',
+      'y,addr=5.1',
+      'z,bus=bridge',
+      'w,id=w0,addr=0x12',
+    ]);
+    assert.match(devices[5]!, /^e1000,.*,addr=0x13$/);
     assert.equal(vmDeviceAddress(1), '0000:00:11.0');
   });
 
   it('have disks without a name, of the size asked for', () => {
-    const { files } = deviceArguments([{ kind: 'nvme', size: 2 ** 20 }], 10);
+    const { args, files } = deviceArguments([{ kind: 'virtio-blk', size: 2 ** 20 }], 10);
     assert.equal(files.length, 1);
+    assert.match(args.join(' '), /-device virtio-blk-pci,.*,iommu_platform=on,.*,addr=0x10/);
     const { size, nlink } = fstatSync(files[0]!);
     closeSync(files[0]!);
     assert.deepEqual({ size, nlink }, { size: 2 ** 20, nlink: 0 });
