@@ -1,10 +1,11 @@
 /**
- * Follows the guide docs/first-vfio-driver.md step by step in the virtual machine that it starts: saves its programs
+ * Follows the guides to drivers through VFIO step by step in the virtual machine that each starts: saves its programs
  * under their names, runs its commands in order, and compares their output with the guide.
  */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import type { TestContext } from 'node:test';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { text } from 'node:stream/consumers';
@@ -25,19 +26,28 @@ const BLOCKS =
 /** The machine's options, on the last command line for the host. */
 const MACHINE = /^npm run vm -- (.*)\n$/m;
 
-const guide = readFileSync(join(root, 'docs', 'first-vfio-driver.md'), 'utf8');
-const blocks = [...guide.matchAll(BLOCKS)].map(({ groups }) => groups as Record<string, string | undefined>);
+/** Guides, the heading from which on their commands are for the machine, and how many have an output at least. */
+const GUIDES = [
+  { page: 'first-vfio-driver.md', from: '# Your first VFIO driver', least: 7 },
+  { page: 'first-driver.md', from: '## The same driver through VFIO', least: 1 },
+];
 
-/** Not on the console, where the commands' output and the shell's mix; and the folder is another one. */
+/** Not on the console, where the commands' output and the shell's mix; and the writable folder is another one. */
 function machineOptions(commands: string, folder: string): string[] {
   const options = MACHINE.exec(commands)?.[1]?.split(' ') ?? [];
   assert.equal(options.pop(), '--console');
-  const at = options.indexOf('first-driver');
-  assert.equal(options[at - 1], '--writable');
-  return options.map((option, index) => (index === at ? folder : option));
+  return options.map((option, index) => (options[index - 1] === '--writable' ? folder : option));
 }
 
-itInVm('the guide "your first VFIO driver" works as written', async (context) => {
+for (const { page, from, least } of GUIDES) {
+  itInVm(`the commands of docs/${page} work as written`, (context) => follow(context, page, from, least));
+}
+
+async function follow(context: TestContext, page: string, from: string, least: number): Promise<void> {
+  const guide = readFileSync(join(root, 'docs', page), 'utf8');
+  const blocks = [...guide.slice(guide.indexOf(from)).matchAll(BLOCKS)].map(
+    ({ groups }) => groups as Record<string, string | undefined>,
+  );
   const [outside, ...inside] = blocks;
   const steps: Step[] = [];
   const script = ['mkdir -p first-driver'];
@@ -50,7 +60,7 @@ itInVm('the guide "your first VFIO driver" works as written', async (context) =>
     }
   }
   assert.ok(
-    steps.length >= 7 && steps.every(({ output }) => output !== null),
+    steps.length >= least && steps.every(({ output }) => output !== null),
     'every command has its output in the guide',
   );
 
@@ -77,4 +87,4 @@ itInVm('the guide "your first VFIO driver" works as written', async (context) =>
     assert.equal(exitCode, '0', `${commands}\n${shown!}`);
     assertPrinted(shown!, output!);
   }
-});
+}
