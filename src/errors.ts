@@ -103,7 +103,7 @@ export class DmaDestroyedError extends DmaError {
   }
 }
 
-/** `allocWait` found no free block within its `timeout`. */
+/** `allocWait` found no free block within its `timeout`, or the condition of `waitFor` was not true in time. */
 export class DmaTimeoutError extends DmaError {
   declare readonly code: 'ERR_DMAPOOL_TIMEOUT';
   constructor(message: string) {

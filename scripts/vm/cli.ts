@@ -44,7 +44,16 @@ const program = new Command('npm run vm --')
       'Devices get the PCI addresses 0000:00:10.0, 0000:00:11.0, ... in the given order.',
   )
   .argument('[command...]', 'program and arguments; a shell by default with --console')
-  .option('--nvme <size>', 'an NVMe disk of this size, such as 64M, or with this raw image file; repeatable', addNvme)
+  .option(
+    '--nvme <size>',
+    'an NVMe disk of this size, such as 64M, or with this raw image file; repeatable',
+    addDisk('nvme'),
+  )
+  .option(
+    '--virtio-blk <size>',
+    'a virtio disk behind the IOMMU, with the same values; repeatable',
+    addDisk('virtio-blk'),
+  )
   .option('--e1000 <count>', 'number of 82540EM network cards, connected to one hub', addCards('e1000'))
   .option('--e1000e <count>', 'number of 82574L network cards (MSI-X), connected to one hub', addCards('e1000e'))
   .option('--edu', "QEMU's educational device", () => devices.push({ kind: 'edu' }))
@@ -147,9 +156,11 @@ function machine(flags: Flags): Omit<VmOptions, 'command' | 'onMessage'> {
   };
 }
 
-function addNvme(value: string): void {
-  const size = /^\d+[KMG]?$/.test(value) ? parseSize(value) : undefined;
-  devices.push(size === undefined ? { kind: 'nvme', image: value } : { kind: 'nvme', size });
+function addDisk(kind: 'nvme' | 'virtio-blk'): (value: string) => void {
+  return (value) => {
+    const size = /^\d+[KMG]?$/.test(value) ? parseSize(value) : undefined;
+    devices.push(size === undefined ? { kind, image: value } : { kind, size });
+  };
 }
 
 function addCards(kind: 'e1000' | 'e1000e'): (value: string) => void {

@@ -7,8 +7,8 @@ import { unlinkedFile } from './unlinked-file.ts';
 /** A device of the machine. In the given order, the devices have the PCI addresses 0000:00:10.0, 0000:00:11.0, ... */
 export type VmDevice =
   | {
-      /** An NVMe disk with one namespace. */
-      readonly kind: 'nvme';
+      /** An NVMe disk with one namespace, or a virtio disk behind the IOMMU (virtio 1.x only). */
+      readonly kind: 'nvme' | 'virtio-blk';
       /** Size in bytes of a disk that is zero at first and ends with the machine. Excludes `image`. */
       readonly size?: number;
       /** Path of a raw image file. Writes to it persist. Excludes `size`. */
@@ -100,7 +100,8 @@ export function deviceArguments(
     const id = `${device.kind}-${index}`;
     const more = device.properties === undefined ? '' : `,${device.properties}`;
     switch (device.kind) {
-      case 'nvme': {
+      case 'nvme':
+      case 'virtio-blk': {
         let image = device.image;
         if (image === undefined) {
           checkDiskSize(device.size);
@@ -120,7 +121,8 @@ export function deviceArguments(
             JSON.stringify({ driver: 'throttle', 'node-name': name, 'throttle-group': group.id, file }),
           );
         }
-        args.push('-device', `nvme,id=${id},drive=${id}-disk,serial=dmapool-${index},${place()}${more}`);
+        const driver = device.kind === 'nvme' ? 'nvme' : 'virtio-blk-pci,disable-legacy=on,iommu_platform=on';
+        args.push('-device', `${driver},id=${id},drive=${id}-disk,serial=dmapool-${index},${place()}${more}`);
         break;
       }
       case 'e1000':

@@ -128,5 +128,5 @@ export class VfioDevice {
 /** Clears Enable No Snoop: such accesses bypass the CPU caches, so memory would not be coherent. */
 async function disableNoSnoop(pci: PciFunction): Promise<void> {
   const express = await pci.config.findCapability(PCI_CAPABILITY.pciExpress);
-  if (express !== null) await pci.config.update16(express.offset + DEVICE_CONTROL, 0, NO_SNOOP);
+  await express?.update16(DEVICE_CONTROL, 0, NO_SNOOP);
 }

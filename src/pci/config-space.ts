@@ -5,16 +5,6 @@ import type { PciBackend } from './backend.ts';
 import { PciError, PciGoneError } from './error.ts';
 import { CONVENTIONAL_CONFIG_SIZE, NO_VENDOR, PCI_CONFIG, PCI_STATUS } from './registers.ts';
 
-/** One entry of a capability list. */
-export interface PciCapability {
-  /** Its ID; see `PCI_CAPABILITY`. */
-  readonly id: number;
-  /** Byte offset in configuration space. */
-  readonly offset: number;
-  /** Version of an extended capability; else 0. */
-  readonly version: number;
-}
-
 /** The part of the backend that configuration space uses. @internal */
 export type ConfigBackend = Pick<PciBackend, 'address' | 'configSize' | 'readConfig' | 'writeConfig'>;
 
@@ -144,7 +134,8 @@ export class ConfigSpace {
   }
 
   /**
-   * Returns the capabilities in list order (PCI 3.0, 6.7); empty if the status register reports no list (6.2.3).
+   * Returns the capabilities in list order (PCI 3.0, 6.7); empty if the status register reports no list (6.2.3). Each
+   * reads and writes its own registers: see {@link PciCapability}.
    *
    * @throws {@link PciError} `ERR_DMAPOOL_PCI_PROTOCOL` for a list with a cycle, or one that points into the header.
    * @throws as {@link ConfigSpace.read8}.
@@ -160,7 +151,7 @@ export class ConfigSpace {
         throw this.#brokenList(offset);
       }
       const word = await this.read16(offset);
-      found.push({ id: word & 0xff, offset, version: 0 });
+      found.push(this.#capability(word & 0xff, offset, 0, CONVENTIONAL_CONFIG_SIZE));
       offset = (word >> 8) & 0xfc;
     }
     return found;
@@ -181,22 +172,45 @@ export class ConfigSpace {
       const header = await this.read32(offset);
       // An empty list has a first header of zeros. A function without extended space reads all ones.
       if (header === 0 || header === 0xffff_ffff) break;
-      found.push({ id: header & 0xffff, offset, version: (header >>> 16) & 0xf });
+      found.push(this.#capability(header & 0xffff, offset, (header >>> 16) & 0xf, this.size));
       offset = (header >>> 20) & 0xffc;
     }
     return found;
   }
 
   /**
-   * Returns the first capability with an ID, or null. A function may have several with one ID (`vendorSpecific`):
-   * {@link ConfigSpace.capabilities} returns all.
+   * Returns all capabilities with an ID, in list order: a function may have several (`vendorSpecific`).
    *
    * @param id 0 to 0xff; see `PCI_CAPABILITY`. Extended capabilities are not searched.
    * @throws `DmaArgumentError` for another ID. @throws as {@link ConfigSpace.capabilities}.
+   *
+   * @example
+   * ```ts
+   * await using machine = await QemuMachine.start({ devices: ['virtio-rng-pci,id=rng0'] });
+   * await using rng = await machine.open('rng0');
+   * for (const structure of await rng.config.findCapabilities(PCI_CAPABILITY.vendorSpecific)) {
+   *   console.log(await structure.read8(3), await structure.read8(4)); // a virtio structure: its type and its BAR
+   * }
+   * ```
+   */
+  async findCapabilities(id: number): Promise<PciCapability[]> {
+    checkInteger('id', id, 0, 0xff);
+    return (await this.capabilities()).filter((capability) => capability.id === id);
+  }
+
+  /**
+   * Returns the first capability with an ID, or null.
+   *
+   * @param id As for {@link ConfigSpace.findCapabilities}.
+   * @throws as {@link ConfigSpace.findCapabilities}.
    */
   async findCapability(id: number): Promise<PciCapability | null> {
-    checkInteger('id', id, 0, 0xff);
-    return (await this.capabilities()).find((capability) => capability.id === id) ?? null;
+    return (await this.findCapabilities(id))[0] ?? null;
+  }
+
+  /** @param end Where the space of its kind ends. */
+  #capability(id: number, offset: number, version: number, end: number): PciCapability {
+    return new PciCapability(this, this.#backend.address, { id, offset, version, end });
   }
 
   async #read(offset: number, width: 8 | 16 | 32): Promise<number> {
@@ -245,5 +259,129 @@ export class ConfigSpace {
       this.#backend.address,
       `its capability list has a cycle or an invalid offset: ${hex(offset)}`,
     );
+  }
+}
+
+/**
+ * A capability of a function, from {@link ConfigSpace.capabilities}. Its accesses are those of {@link ConfigSpace}, with
+ * offsets from the start of the capability. Its length is not known: an access may reach to the end of configuration
+ * space, of which a conventional capability is in the first 256 bytes.
+ *
+ * @example
+ * ```ts
+ * await using machine = await QemuMachine.start({ devices: [{ driver: 'edu', id: 'edu0' }] });
+ * await using edu = await machine.open('edu0');
+ * const msi = await edu.config.findCapability(PCI_CAPABILITY.msi);
+ * console.log(((await msi?.read16(2)) ?? 0) & 1); // 0: MSI is disabled (Message Control)
+ * ```
+ */
+export class PciCapability {
+  /** Its ID; see `PCI_CAPABILITY`. */
+  readonly id: number;
+  /** Byte offset in configuration space. */
+  readonly offset: number;
+  /** Version of an extended capability; else 0. */
+  readonly version: number;
+  readonly #config: ConfigSpace;
+  readonly #address: string;
+  readonly #end: number;
+
+  /** @internal */
+  constructor(
+    config: ConfigSpace,
+    address: string,
+    { id, offset, version, end }: Pick<PciCapability, 'id' | 'offset' | 'version'> & { readonly end: number },
+  ) {
+    this.#config = config;
+    this.#address = address;
+    this.id = id;
+    this.offset = offset;
+    this.version = version;
+    this.#end = end;
+  }
+
+  /**
+   * Reads 8 bits, unsigned.
+   *
+   * @param offset Bytes from the start of the capability, 0 up to the end of configuration space.
+   * @throws as {@link ConfigSpace.read8}.
+   */
+  async read8(offset: number): Promise<number> {
+    return this.#config.read8(this.#at(offset, 1));
+  }
+
+  /**
+   * Reads 16 bits, unsigned.
+   *
+   * @param offset As for {@link PciCapability.read8}, and a multiple of 2.
+   * @throws as {@link ConfigSpace.read8}.
+   */
+  async read16(offset: number): Promise<number> {
+    return this.#config.read16(this.#at(offset, 2));
+  }
+
+  /**
+   * Reads 32 bits, unsigned.
+   *
+   * @param offset As for {@link PciCapability.read8}, and a multiple of 4.
+   * @throws as {@link ConfigSpace.read8}.
+   */
+  async read32(offset: number): Promise<number> {
+    return this.#config.read32(this.#at(offset, 4));
+  }
+
+  /**
+   * Writes 8 bits. Resolves when the function has received them.
+   *
+   * @param offset As for {@link PciCapability.read8}.
+   * @param value A whole number from -128 to 255.
+   * @throws as {@link ConfigSpace.write8}.
+   */
+  async write8(offset: number, value: number): Promise<void> {
+    await this.#config.write8(this.#at(offset, 1), value);
+  }
+
+  /**
+   * Writes 16 bits. Resolves when the function has received them.
+   *
+   * @param offset As for {@link PciCapability.read16}.
+   * @param value A whole number from -32768 to 65535.
+   * @throws as {@link ConfigSpace.write8}.
+   */
+  async write16(offset: number, value: number): Promise<void> {
+    await this.#config.write16(this.#at(offset, 2), value);
+  }
+
+  /**
+   * Writes 32 bits. Resolves when the function has received them.
+   *
+   * @param offset As for {@link PciCapability.read32}.
+   * @param value A whole number from -2^31 to 2^32-1.
+   * @throws as {@link ConfigSpace.write8}.
+   */
+  async write32(offset: number, value: number): Promise<void> {
+    await this.#config.write32(this.#at(offset, 4), value);
+  }
+
+  /**
+   * {@link ConfigSpace.update16} of a register of the capability.
+   *
+   * @param offset As for {@link PciCapability.read16}.
+   * @param set Bits to set, 0 to 0xffff. They override `clear`.
+   * @param clear Bits to clear, 0 to 0xffff.
+   * @throws as {@link ConfigSpace.update16}.
+   */
+  async update16(offset: number, set: number, clear = 0): Promise<void> {
+    await this.#config.update16(this.#at(offset, 2), set, clear);
+  }
+
+  /** Offset in configuration space. Capabilities are aligned to 4 bytes (PCI 3.0, 6.7). */
+  #at(offset: number, bytes: number): number {
+    const last = this.#end - this.offset - bytes;
+    if (!Number.isInteger(offset) || offset < 0 || offset > last || offset % bytes !== 0) {
+      const what = `${this.#address}: offset in the capability ${hex(this.id)} at ${hex(this.offset)}`;
+      throw new DmaArgumentError(what, offset, `a multiple of ${String(bytes)} from 0 to ${hex(last)}`);
+    }
+    return this.offset + offset;
   }
 }

@@ -3,6 +3,7 @@ import { checkFunction, checkInteger, checkSignal, type OptionNames, reading, re
 import { DmaArgumentError, isArray } from '../errors.ts';
 import type { InterruptBackend, InterruptKind } from './backend.ts';
 import { PciError } from './error.ts';
+import { later } from './wait.ts';
 
 /** Options of `PciFunction.interrupts`. */
 export interface InterruptOptions {
@@ -105,6 +106,7 @@ export function checkInterruptOptions(options: InterruptOptions): CheckedInterru
  * await using edu = await machine.open('edu0');
  * const registers = edu.bar(0);
  * const interrupts = await edu.interrupts();
+ * await edu.enableBusMaster(); // MSI and MSI-X are writes to memory
  * registers.write32(0x20, 0x80); // raise an interrupt when a result is ready
  * registers.write32(0x08, 6); // compute 6!
  * let raised: number;
@@ -349,20 +351,4 @@ export class PollingInterrupts implements InterruptBackend {
     this.#listener = undefined;
     return Promise.resolve();
   }
-}
-
-/**
- * Calls `action` after `interval` milliseconds, or in the next turn for 0. Returns a function that cancels the call.
- */
-function later(interval: number, action: () => void): () => void {
-  if (interval === 0 && typeof setImmediate === 'function') {
-    const handle = setImmediate(action);
-    return () => {
-      clearImmediate(handle);
-    };
-  }
-  const handle = setTimeout(action, interval);
-  return () => {
-    clearTimeout(handle);
-  };
 }

@@ -1,13 +1,21 @@
 /** PCI backend for a function of a QEMU machine. */
-import type { CoherentAllocator } from '../memory/coherent.ts';
+import { roundUp } from '../arguments.ts';
+import { DmaOutOfMemoryError } from '../errors.ts';
+import type { CoherentAllocator, CoherentMemory } from '../memory/coherent.ts';
 import type { InterruptBackend, InterruptKind, PciBackend, RawConfigSpace } from '../pci/backend.ts';
 import { PCI_COMMAND, PCI_CONFIG, PCI_STATUS } from '../pci/registers.ts';
 import type { MachineBus } from './bus.ts';
 import type { AssignedBar, FoundFunction } from './enumerate.ts';
 import type { InterruptLines } from './interrupt-lines.ts';
+import { disableMessages, type MessageContext, type MessageWords, openMessages } from './message-interrupts.ts';
 
 /** Milliseconds between checks of a shared line: while another function holds it high, it has no rising edge. */
 const SHARED_LINE_INTERVAL = 2;
+
+/** Bytes of the word of a vector. */
+const WORD = 4;
+/** Highest address of a word. */
+const WORD_MASK = 0xffff_ffff;
 
 /** The function's environment: its machine. */
 export interface FunctionContext {
@@ -18,6 +26,8 @@ export interface FunctionContext {
   readonly line: number;
   /** Waits until the disks have completed their requests. */
   readonly finishRequests: () => Promise<void>;
+  /** False after `QemuMachine.unref`. */
+  readonly keepsAlive: () => boolean;
   readonly onClose: () => void;
 }
 
@@ -39,6 +49,8 @@ export class QemuPciBackend implements PciBackend {
   #unplugging: Promise<void> | null = null;
   /** After removal: resolves when the function's DMA has ended. */
   #dmaEnded: Promise<unknown> = Promise.resolve();
+  /** Words of the vectors. The function may write to them until it is closed, whatever the driver closed before. */
+  readonly #words: CoherentMemory[] = [];
   /** BARs by index, with holes. */
   readonly #byIndex: (AssignedBar | undefined)[] = [];
 
@@ -142,17 +154,66 @@ export class QemuPciBackend implements PciBackend {
     await this.#context.bus.flush();
   }
 
-  async openInterrupts(kinds: readonly InterruptKind[]): Promise<InterruptBackend | null> {
+  async openInterrupts(kinds: readonly InterruptKind[], vectors: number): Promise<InterruptBackend | null> {
+    const messages: MessageContext = {
+      takeWords: (count) => this.#takeWords(count),
+      keepsAlive: this.#context.keepsAlive,
+    };
+    for (const kind of kinds) {
+      if (kind === 'poll') continue;
+      const opened = kind === 'intx' ? await this.#openIntx() : await openMessages(this, kind, vectors, messages);
+      if (opened !== null) return opened;
+    }
+    return null;
+  }
+
+  async #openIntx(): Promise<InterruptBackend | null> {
     const { line, lines } = this.#context;
-    if (!kinds.includes('intx') || line === -1) return null;
-    const interrupts = new IntxInterrupts(this, lines, line);
+    if (line === -1) return null;
+    const interrupts = new IntxInterrupts(this, lines, line, this.#context.keepsAlive);
     await interrupts.setEnabled(true);
     return interrupts;
   }
 
-  close(): Promise<void> {
-    this.#context.onClose();
-    return Promise.resolve();
+  /** @throws `DmaOutOfMemoryError` */
+  #takeWords(count: number): MessageWords {
+    let memory = this.#words.find(({ size }) => size >= count * WORD);
+    if (memory === undefined) {
+      const source = this.#context.memory;
+      const device = { name: this.address, dmaMask: WORD_MASK };
+      const taken = source.allocCoherent({ device, size: roundUp(count * WORD, source.pageSize), node: -1 });
+      if (taken === null) {
+        const message = `${this.address}: the machine has no free memory for the words of MSI or MSI-X`;
+        throw new DmaOutOfMemoryError('ERR_DMAPOOL_NO_MEMORY', message);
+      }
+      this.#words.push(taken);
+      memory = taken;
+    }
+    const words = new Int32Array(memory.buffer, memory.byteOffset, count);
+    words.fill(0);
+    return { dma: memory.dma, words };
+  }
+
+  /**
+   * The DMA of the function is stopped, but the next driver enables it again. A reset that ended late may have restored
+   * capabilities whose interrupts were closed before, so disable them again.
+   */
+  async #disableMessages(): Promise<void> {
+    try {
+      await disableMessages(this);
+    } catch (error) {
+      // A function that is gone sends none.
+      if (!this.removed.aborted) throw error;
+    }
+  }
+
+  async close(): Promise<void> {
+    try {
+      if (this.#words.length > 0) await this.#disableMessages();
+      for (const words of this.#words.splice(0)) this.#context.memory.freeCoherent(words);
+    } finally {
+      this.#context.onClose();
+    }
   }
 }
 
@@ -167,6 +228,7 @@ class IntxInterrupts implements InterruptBackend {
   readonly #function: QemuPciBackend;
   readonly #lines: InterruptLines;
   readonly #line: number;
+  readonly #keepsAlive: () => boolean;
   readonly #stopListening: () => void;
   #listener: ((vector: number) => void) | undefined;
   /** The driver waits for an interrupt. */
@@ -174,8 +236,9 @@ class IntxInterrupts implements InterruptBackend {
   #closed = false;
   #timer: NodeJS.Timeout | undefined;
 
-  constructor(backend: QemuPciBackend, lines: InterruptLines, line: number) {
+  constructor(backend: QemuPciBackend, lines: InterruptLines, line: number, keepsAlive: () => boolean) {
     this.#function = backend;
+    this.#keepsAlive = keepsAlive;
     this.#lines = lines;
     this.#line = line;
     this.#stopListening = lines.onRise(line, () => {
@@ -243,5 +306,6 @@ class IntxInterrupts implements InterruptBackend {
     this.#timer = setTimeout(() => {
       this.#check();
     }, SHARED_LINE_INTERVAL);
+    if (!this.#keepsAlive()) this.#timer.unref();
   }
 }

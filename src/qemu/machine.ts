@@ -107,6 +107,7 @@ export class QemuMachine {
   readonly #ended = new AbortController();
   #functions: Plugged[] = [];
   #closing: Promise<void> | null = null;
+  #isUnreferenced = false;
   #closedTimer: NodeJS.Timeout | undefined;
 
   private constructor(key: symbol, options: CheckedOptions, process: QemuProcess, ram: MachineRam) {
@@ -245,6 +246,7 @@ export class QemuMachine {
         const { drives, args } = this.#options;
         if (drives.length > 0 || args.length > 0) await this.#finishRequests(SLOW_DISK_TIME);
       },
+      keepsAlive: () => !this.#isUnreferenced,
       onClose: () => {
         if (plugged.backend === backend) plugged.backend = null;
       },
@@ -382,6 +384,28 @@ export class QemuMachine {
     await this.#bus.flush();
     this.ended.throwIfAborted();
     return this.#ram.watch.check();
+  }
+
+  /**
+   * Lets the program end while the machine runs, as `unref` of Node's timers and sockets does. QEMU then ends with the
+   * program; its disks have the writes that were completed. A call in flight and a wait with a time limit still keep the
+   * program alive; a wait for an interrupt without one does not.
+   *
+   * @returns The machine.
+   *
+   * @example
+   * ```ts
+   * const machine = (await QemuMachine.start({ devices: [{ driver: 'edu', id: 'edu0' }] })).unref();
+   * const edu = await machine.open('edu0');
+   * console.log((await edu.bar(0).read32(0)).toString(16)); // 10000ed
+   * // The program ends here. Without unref() it would go on until machine.close().
+   * ```
+   */
+  unref(): this {
+    this.#isUnreferenced = true;
+    this.#process.unref();
+    this.#qtest.unref();
+    return this;
   }
 
   /**

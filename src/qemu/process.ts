@@ -10,6 +10,7 @@
  * pipe when this process ends, by SIGKILL too, and the shell then kills QEMU.
  */
 import { type ChildProcess, spawn } from 'node:child_process';
+import { Socket } from 'node:net';
 import type { Duplex, Writable } from 'node:stream';
 import { QemuError } from './error.ts';
 
@@ -33,6 +34,7 @@ export const FIRMWARE_FD = 6;
 
 export class QemuProcess {
   readonly #child: ChildProcess;
+  readonly #watchdog: ChildProcess;
   #output = '';
   /** Resolves with a description when the process has ended. Never rejects. */
   readonly ended: Promise<string>;
@@ -41,6 +43,7 @@ export class QemuProcess {
 
   private constructor(child: ChildProcess, watchdog: ChildProcess) {
     this.#child = child;
+    this.#watchdog = watchdog;
     this.qtest = child.stdio[QTEST_FD] as Duplex;
     this.qmp = child.stdio[QMP_FD] as Duplex;
     for (const stream of [child.stdout!, child.stderr!]) {
@@ -89,6 +92,14 @@ export class QemuProcess {
   /** Standard output and error so far. */
   get output(): string {
     return this.#output;
+  }
+
+  /** Lets this process end before QEMU. */
+  unref(): void {
+    for (const child of [this.#child, this.#watchdog]) {
+      child.unref();
+      for (const stream of child.stdio) if (stream instanceof Socket) stream.unref();
+    }
   }
 
   /** Kills the process group. */

@@ -56,6 +56,8 @@ export class QtestClient {
   /** Number of actions that suspend the timeout. */
   #suspensions = 0;
   #timer: NodeJS.Timeout | undefined;
+  /** Only outstanding replies keep this process alive. */
+  #isUnreferenced = false;
 
   /** @param timeout Milliseconds without any reply after which QEMU counts as hung. */
   constructor(stream: Duplex, timeout: number, events: QtestEvents) {
@@ -123,6 +125,12 @@ export class QtestClient {
     }
   }
 
+  /** From now on this process stays alive for outstanding replies only. */
+  unref(): void {
+    this.#isUnreferenced = true;
+    if (this.#answered === this.#sent) this.#timer?.unref();
+  }
+
   /** Stops sending and rejects all pending commands. */
   end(error: Error): void {
     if (this.#ended !== null) return;
@@ -140,6 +148,7 @@ export class QtestClient {
     this.#queue.push(expected);
     this.#sent++;
     if (this.#timer === undefined) this.#watch();
+    else if (this.#isUnreferenced) this.#timer.ref();
     this.#stream.write(`${command}\n`, 'latin1');
   }
 
@@ -177,6 +186,7 @@ export class QtestClient {
       this.#head = 0;
     }
     this.#answered++;
+    if (this.#isUnreferenced && this.#answered === this.#sent) this.#timer?.unref();
     const failure = word === 'OK' ? null : this.#failure(expected, line);
     if (expected === POSTED) {
       this.#postedError ??= failure;

@@ -8,6 +8,9 @@
  *
  * A program below `<!-- file: NAME -->` needs a machine of its own and is only compiled here; vm-guides.test.ts
  * runs it there.
+ *
+ * A block below `<!-- from: FILE -->` is a part of that example. The parts on a page are the whole file, in its order.
+ * The build compiles it, and test/examples runs it.
  */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
@@ -41,19 +44,24 @@ interface Command {
 }
 
 const BLOCKS =
-  /^(?<saved><!-- file: \S+ -->\n\n)?```ts\n(?<source>.*?)^```$|^<!-- output(?:: (?<command>.+?))? -->\n\n```text\n(?<output>.*?)^```$/gms;
+  /^(?<saved><!-- file: \S+ -->\n\n)?(?:<!-- from: (?<from>\S+) -->\n\n)?```ts\n(?<source>.*?)^```$|^<!-- output(?:: (?<command>.+?))? -->\n\n```text\n(?<output>.*?)^```$/gms;
 
 const pages = ['README.md', ...readdirSync(join(root, 'docs')).map((name) => join('docs', name))].filter((page) =>
   page.endsWith('.md'),
 );
 const examples: Example[] = [];
 const commands: Command[] = [];
+/** Parts of files, by the name of their test. */
+const quoted = new Map<string, { readonly file: string; readonly parts: readonly string[] }>();
 
 for (const page of pages) {
   let count = 0;
   for (const { groups } of readFileSync(join(root, page), 'utf8').matchAll(BLOCKS)) {
-    const { saved, source, command, output } = groups as Record<string, string | undefined>;
-    if (source !== undefined) {
+    const { saved, from, source, command, output } = groups as Record<string, string | undefined>;
+    if (from !== undefined) {
+      const key = `${page} has all of ${from}`;
+      quoted.set(key, { file: from, parts: [...(quoted.get(key)?.parts ?? []), source!] });
+    } else if (source !== undefined) {
       add(`${page} example ${String(++count)}`, source, saved === undefined);
     } else if (command === undefined) {
       const last = examples.pop();
@@ -148,5 +156,12 @@ test('examples in the documentation and in doc comments compile and run', async 
 for (const { page, args, output } of commands) {
   test(`${page} shows what dmapool ${args.join(' ')} prints`, () => {
     assertPrinted(run([join(root, 'bin', 'dmapool.js'), ...args]), output);
+  });
+}
+
+for (const [name, { file, parts }] of quoted) {
+  test(name, () => {
+    // One blank line separates the parts.
+    assert.equal(parts.join('\n'), readFileSync(join(root, file), 'utf8'));
   });
 }

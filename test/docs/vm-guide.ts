@@ -26,28 +26,31 @@ const BLOCKS =
 /** The machine's options, on the last command line for the host. */
 const MACHINE = /^npm run vm -- (.*)\n$/m;
 
-/** Not on the console, where the commands' output and the shell's mix; and the folder is another one. */
+/** Without the console, where the output of the commands and of the shell mix, and with another writable folder. */
 function machineOptions(commands: string, folder: string): string[] {
   const options = MACHINE.exec(commands)?.[1]?.split(' ') ?? [];
   assert.equal(options.pop(), '--console');
-  const at = options.indexOf('first-driver');
-  assert.equal(options[at - 1], '--writable');
-  return options.map((option, index) => (index === at ? folder : option));
+  return options.map((option, index) => (options[index - 1] === '--writable' ? folder : option));
 }
 
-/**
- * Runs a guide of `docs/`. Its first block of commands starts the machine.
- *
- * @param leastSteps The guide has so many steps or more.
- * @param change Replaces or adds steps that the page does not show.
- */
+/** How to follow a guide. */
+export interface GuideOptions {
+  /** Minimum number of steps. */
+  readonly leastSteps: number;
+  /** Heading before the first command for the machine. Default: the whole page. */
+  readonly from?: string;
+  /** Replaces or adds steps that the page does not show. */
+  readonly change?: (steps: readonly Step[]) => readonly Step[];
+}
+
+/** Runs a guide of `docs/`. Its first block of commands starts the machine. */
 export async function followGuide(
   context: TestContext,
   page: string,
-  leastSteps: number,
-  change: (steps: readonly Step[]) => readonly Step[] = (steps) => steps,
+  { leastSteps, from = '# ', change = (steps) => steps }: GuideOptions,
 ): Promise<void> {
-  const guide = readFileSync(join(root, 'docs', page), 'utf8');
+  const whole = readFileSync(join(root, 'docs', page), 'utf8');
+  const guide = whole.slice(whole.indexOf(from));
   const blocks = [...guide.matchAll(BLOCKS)].map(({ groups }) => groups as Record<string, string | undefined>);
   const [outside, ...inside] = blocks;
   const script = ['mkdir -p first-driver'];

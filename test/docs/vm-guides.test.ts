@@ -7,7 +7,11 @@ import { root } from './entry-points.ts';
 import { followGuide, type Step } from './vm-guide.ts';
 
 itInVm('the guide "your first VFIO driver" works as written', async (context) => {
-  await followGuide(context, 'first-vfio-driver.md', 7);
+  await followGuide(context, 'first-vfio-driver.md', { leastSteps: 7 });
+});
+
+itInVm('the part of "your first driver" about VFIO works as written', async (context) => {
+  await followGuide(context, 'first-driver.md', { from: '## The same driver through VFIO', leastSteps: 1 });
 });
 
 /** A Node with the permission model as docs/permissions.md describes it. */
@@ -27,5 +31,6 @@ function withPermissions(steps: readonly Step[]): readonly Step[] {
 }
 
 itInVm('the guide "VFIO without root" works as written, also under the permission model', async (context) => {
-  await followGuide(context, 'vfio-without-root.md', 7, existsSync(NODE_26) ? withPermissions : undefined);
+  const change = existsSync(NODE_26) ? { change: withPermissions } : {};
+  await followGuide(context, 'vfio-without-root.md', { leastSteps: 7, ...change });
 });

@@ -156,12 +156,160 @@ void describe('a PCI function', () => {
     assert.deepEqual(await fn.config.extendedCapabilities(), []);
     backend.config.setUint32(0x100, 0x1482_0001, true);
     backend.config.setUint32(0x148, 0x0001_0003, true);
-    assert.deepEqual(await fn.config.extendedCapabilities(), [
-      { id: 1, offset: 0x100, version: 2 },
-      { id: 3, offset: 0x148, version: 1 },
-    ]);
+    assert.deepEqual(
+      (await fn.config.extendedCapabilities()).map(({ id, offset, version }) => ({ id, offset, version })),
+      [
+        { id: 1, offset: 0x100, version: 2 },
+        { id: 3, offset: 0x148, version: 1 },
+      ],
+    );
     backend.config.setUint32(0x148, 0x1001_0003, true);
     await rejectsCode('ERR_DMAPOOL_PCI_PROTOCOL', fn.config.extendedCapabilities());
+  });
+
+  void it('has windows of its registers, with offsets from their start', async () => {
+    const { backend, fn } = await opened();
+    const bar = fn.bar(0);
+    const window = bar.window(0x800, 0x40);
+    assert.deepEqual([window.index, window.kind, window.offset, window.size], [0, 'memory', 0x800, 0x40]);
+    window.write8(0, 0x11);
+    window.write16(2, 0x2222);
+    window.write32(4, 0x3333_3333);
+    window.write64(8, 0x4444_4444_4444_4444n);
+    assert.deepEqual(
+      [await bar.read8(0x800), await bar.read16(0x802), await bar.read32(0x804), await bar.read64(0x808)],
+      [0x11, 0x2222, 0x3333_3333, 0x4444_4444_4444_4444n],
+    );
+    assert.deepEqual(
+      [await window.read8(0), await window.read16(2), await window.read32(4), await window.read64(8)],
+      [0x11, 0x2222, 0x3333_3333, 0x4444_4444_4444_4444n],
+    );
+    await window.flush();
+    const inner = window.window(4, 4);
+    assert.equal(inner.offset, 0x804);
+    assert.equal(await inner.read32(0), 0x3333_3333);
+    // The accesses of the bus are aligned, wherever the window begins.
+    const odd = bar.window(0x804, 12);
+    assert.equal(await odd.read64(4), 0x4444_4444_4444_4444n);
+    const unaligned = await rejectsCode(ARGUMENT, odd.read64(0));
+    assert.match(
+      unaligned.message,
+      /BAR 0 from 0x804 offset is 0; accepted: 4 less than a multiple of 8 from 0 to 0x4/,
+    );
+    throwsCode('ERR_DMAPOOL_PCI_UNSUPPORTED', () => {
+      fn.bar(3).window(8, 8).write64(0, 1);
+    });
+    await fn.close();
+    assert.equal(backend.calls.filter((call) => call === 'flush').length, 2);
+    throwsCode('ERR_DMAPOOL_PCI_CLOSED', () => {
+      window.write8(0, 1);
+    });
+  });
+
+  void it('lets no access of a window leave it, and no window its region', async () => {
+    const { fn } = await opened();
+    const bar = fn.bar(0);
+    await fc.assert(
+      fc.asyncProperty(
+        fc.oneof(fc.integer({ min: -2, max: 4100 }), fc.constantFrom(0.5, NaN, '1', 1n, undefined)),
+        fc.oneof(fc.integer({ min: -2, max: 4100 }), fc.constantFrom(0.5, NaN, '1', 1n, undefined)),
+        fc.integer({ min: -8, max: 4104 }),
+        fc.constantFrom(1, 2, 4, 8),
+        async (offset, length, at, bytes) => {
+          const isValid =
+            Number.isInteger(offset) &&
+            Number.isInteger(length) &&
+            Number(offset) >= 0 &&
+            Number(length) >= 1 &&
+            Number(offset) + Number(length) <= 4096;
+          if (!isValid) {
+            throwsCode(ARGUMENT, () => bar.window(offset as number, length as number));
+            return;
+          }
+          const window = bar.window(offset as number, length as number);
+          const read = (): Promise<unknown> =>
+            bytes === 1
+              ? window.read8(at)
+              : bytes === 2
+                ? window.read16(at)
+                : bytes === 4
+                  ? window.read32(at)
+                  : window.read64(at);
+          if (at >= 0 && at + bytes <= window.size && (window.offset + at) % bytes === 0) await read();
+          else await rejectsCode(ARGUMENT, read());
+        },
+      ),
+      { numRuns: 2000 },
+    );
+    const error = throwsCode(ARGUMENT, () => bar.window(0x100, 16).window(8, 9));
+    assert.match(
+      error.message,
+      /0000:00:05\.0: offset of a window of BAR 0 from 0x100 is 8; accepted: a whole number from 0 to 0x7$/,
+    );
+  });
+
+  void it('finds all capabilities with an ID, and each reads its own registers', async () => {
+    const { backend, fn } = await opened(new FakeBackend(4096));
+    const { vendorSpecific } = PCI_CAPABILITY;
+    assert.deepEqual(await fn.config.findCapabilities(vendorSpecific), []);
+    backend.putCapabilities([vendorSpecific, 0x50], [0x11, 0x40], [vendorSpecific, 0xf0]);
+    const found = await fn.config.findCapabilities(vendorSpecific);
+    assert.deepEqual(
+      found.map(({ id, offset, version }) => [id, offset, version]),
+      [
+        [9, 0x50, 0],
+        [9, 0xf0, 0],
+      ],
+    );
+    assert.equal((await fn.config.findCapability(vendorSpecific))?.offset, 0x50);
+    const [first, last] = found;
+    assert.deepEqual([await first!.read8(1), await last!.read8(1)], [0x40, 0]);
+    await last!.write8(3, 0xab);
+    await last!.write16(4, -2);
+    await last!.write32(8, 0x1234_5678);
+    assert.deepEqual(
+      [await fn.config.read8(0xf3), await fn.config.read16(0xf4), await fn.config.read32(0xf8)],
+      [0xab, 0xfffe, 0x1234_5678],
+    );
+    await last!.update16(4, 1, 0x8000);
+    assert.deepEqual([await last!.read16(4), await last!.read32(8)], [0x7fff, 0x1234_5678]);
+    // A conventional capability ends with the first 256 bytes.
+    assert.equal(await last!.read32(12), 0);
+    for (const [capability, offset] of [
+      [last!, 16],
+      [last!, 13],
+      [first!, -4],
+      [first!, 0.5],
+      [first!, 0xb0],
+    ] as const) {
+      await rejectsCode(ARGUMENT, capability.read32(offset));
+      await rejectsCode(ARGUMENT, capability.write32(offset, 0));
+    }
+    await rejectsCode(ARGUMENT, last!.update16(16, 1));
+    await rejectsCode(ARGUMENT, last!.write8(3, 256));
+    await rejectsCode(ARGUMENT, fn.config.findCapabilities(0x100));
+    backend.config.setUint32(0x100, 0x0001_000b, true);
+    const [extended] = await fn.config.extendedCapabilities();
+    await extended!.write32(0xefc, 7);
+    assert.equal(await fn.config.read32(0xffc), 7);
+    await rejectsCode(ARGUMENT, extended!.read32(0xf00));
+    await fn.close();
+    await rejectsCode('ERR_DMAPOOL_PCI_CLOSED', first!.read8(0));
+  });
+
+  void it('ends the walk of any capability list, with a list or a typed error', async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.uint8Array({ minLength: 192, maxLength: 192 }), fc.nat(255), async (bytes, pointer) => {
+        const { backend, fn } = await opened();
+        new Uint8Array(backend.config.buffer).set(bytes, 64);
+        backend.config.setUint16(6, 0x10, true);
+        backend.config.setUint8(0x34, pointer);
+        const found = await fn.config.findCapabilities(9).catch((error: unknown) => error);
+        if (Array.isArray(found)) assert.ok(found.length <= 48);
+        else assert.equal((found as PciError).code, 'ERR_DMAPOOL_PCI_PROTOCOL');
+      }),
+      { numRuns: 500 },
+    );
   });
 
   void it('is reset by its PCI backend, by FLR, or not at all, and keeps its addresses', async () => {

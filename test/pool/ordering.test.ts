@@ -1,7 +1,16 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { loadAcquire32, lower32Bits, storeRelease32, readAddress64, upper32Bits, writeAddress64 } from 'dmapool';
+import {
+  loadAcquire16,
+  loadAcquire32,
+  lower32Bits,
+  readAddress64,
+  storeRelease16,
+  storeRelease32,
+  upper32Bits,
+  writeAddress64,
+} from 'dmapool';
 import { throwsCode } from '../support/errors.ts';
 
 test('addresses survive a round trip through a descriptor, little-endian', () => {
@@ -39,6 +48,31 @@ test('store-release and load-acquire use little-endian unsigned words', () => {
       });
       throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => loadAcquire32(words, index));
     }
+  }
+});
+
+test('store-release and load-acquire of 16 bits change two bytes', () => {
+  for (const words of [new Int16Array(3), new Uint16Array(3)]) {
+    storeRelease16(words, 1, 0x18001);
+    assert.deepEqual([...new Uint8Array(words.buffer)], [0, 0, 0x01, 0x80, 0, 0], 'the low 16 bits, little-endian');
+    assert.equal(loadAcquire16(words, 1), 0x8001);
+    storeRelease16(words, 2, -1);
+    assert.deepEqual([loadAcquire16(words, 0), loadAcquire16(words, 2)], [0, 0xffff]);
+    for (const index of [3, -1, 0.5, NaN]) {
+      throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => {
+        storeRelease16(words, index, 0);
+      });
+      throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => loadAcquire16(words, index));
+    }
+    throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => {
+      storeRelease16(words, 0, 1n as unknown as number);
+    });
+  }
+  for (const wrong of [new Uint32Array(2), new Uint8Array(2), [0], null]) {
+    throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => {
+      storeRelease16(wrong as unknown as Uint16Array, 0, 0);
+    });
+    throwsCode('ERR_DMAPOOL_INVALID_ARGUMENT', () => loadAcquire16(wrong as unknown as Uint16Array, 0));
   }
 });
 

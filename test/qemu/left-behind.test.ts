@@ -4,6 +4,7 @@ import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { readdirSync } from 'node:fs';
 import { createInterface } from 'node:readline';
+import { text } from 'node:stream/consumers';
 import { describe, it } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { isAlive, parentOf, processesWith, withoutQemu } from './qemu.ts';
@@ -54,4 +55,18 @@ void describe('a process that ends', { skip: withoutQemu }, () => {
       assert.deepEqual(sharedMemory(), before);
     });
   }
+
+  void it('by itself after unref() ends its machine too', { timeout: 30_000 }, async (t) => {
+    const child = spawn(process.execPath, [program, 'unref'], { stdio: ['ignore', 'pipe', 'inherit'] });
+    t.after(() => child.kill('SIGKILL'));
+    const ended = once(child, 'exit');
+    const printed = await text(child.stdout);
+    assert.deepEqual(await ended, [0, null]);
+    const [pid, ...lines] = printed.split('\n');
+    t.after(() => {
+      if (isAlive(Number(pid))) process.kill(Number(pid), 'SIGKILL');
+    });
+    assert.deepEqual(lines, ['10000ed', 'the machine ends with the program', '']);
+    await until('QEMU has ended', () => !isAlive(Number(pid)));
+  });
 });

@@ -1,5 +1,5 @@
 /** Wrong use of `dmapool/pci` and `dmapool/qemu` that must not compile; see `misuse.ts`. */
-import { type Bar, PciFunction } from 'dmapool/pci';
+import { type Bar, type BarWindow, PciFunction, waitFor } from 'dmapool/pci';
 import { QemuMachine } from 'dmapool/qemu';
 
 export async function functions(fn: PciFunction): Promise<unknown[]> {
@@ -14,11 +14,25 @@ export async function functions(fn: PciFunction): Promise<unknown[]> {
   const cap: number = await registers.read64(0);
   // @ts-expect-error TS2345: a 64-bit register is written as a number or a bigint
   registers.write64(0, '1');
+  const window: BarWindow = registers.window(0x40, 0x20);
+  // @ts-expect-error TS2554: a window has a length
+  registers.window(0x40);
+  // @ts-expect-error TS2739: a window is no whole BAR
+  const whole: Bar = window;
+  const capabilities = await fn.config.findCapabilities(9);
+  // @ts-expect-error TS2345: a value to write is a number
+  await capabilities[0]?.write32(4, '1');
+  // @ts-expect-error TS2345: a wait has a time limit
+  await waitFor(() => true, {});
+  // @ts-expect-error TS2345: a condition is a function
+  await waitFor(true, { timeout: 1 });
+  // The result is never false, null or undefined.
+  const found: number = await waitFor((): number | null | undefined => 3, { timeout: 1 });
   // @ts-expect-error TS2820: the kinds of interrupts are checked
   await fn.interrupts({ kinds: ['msi-x'] });
   // @ts-expect-error TS2540: the state of removal is read-only
   fn.removed = AbortSignal.abort();
-  return [write, version, cap];
+  return [write, version, cap, whole, found];
 }
 
 export async function machines(machine: QemuMachine): Promise<void> {

@@ -83,8 +83,9 @@ describe('devices', () => {
   });
 
   it('have unlinked disk images of the requested size', () => {
-    const { files } = deviceArguments([{ kind: 'nvme', size: 2 ** 20 }], 10);
+    const { args, files } = deviceArguments([{ kind: 'virtio-blk', size: 2 ** 20 }], 10);
     assert.equal(files.length, 1);
+    assert.match(args.join(' '), /-device virtio-blk-pci,.*,iommu_platform=on,.*,addr=0x10/);
     const { size, nlink } = fstatSync(files[0]!);
     closeSync(files[0]!);
     assert.deepEqual({ size, nlink }, { size: 2 ** 20, nlink: 0 });

@@ -347,6 +347,8 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
     { kinds: ['poll'], pollInterval: 0 },
     { kinds: ['poll'], pollInterval: 3 },
     { kinds: ['intx'] },
+    { kinds: ['msix'] },
+    { kinds: ['msix'], busyPoll: 1 },
   ] as const) {
     void it(`works with ${JSON.stringify(interrupts)}`, async (t) => {
       const bench = await startNvme(t, { interrupts, queues: 2 });
