@@ -90,6 +90,8 @@ export function beginRecording(
   ring: OperationRing = new OperationRing(handle.limit, handle.buffer),
 ): void {
   endRecording();
+  // A blocked thread may receive the begin after the end.
+  if (!ring.active) return;
   setEnvironmentData(ENVIRONMENT_KEY, handle);
   current = new ThreadRecording(handle, ring, announce);
 }
@@ -106,7 +108,5 @@ export function endRecording(): Map<number, PoolEnd> {
 export function joinRecording(announce: (pool: PoolInRecording) => void): void {
   const handle = getEnvironmentData(ENVIRONMENT_KEY) as unknown as RecordingHandle | undefined;
   if (handle === undefined || current !== null) return;
-  const ring = new OperationRing(handle.limit, handle.buffer);
-  if (ring.active) beginRecording(handle, announce, ring);
-  else endRecording();
+  beginRecording(handle, announce);
 }

@@ -131,9 +131,9 @@ export class Threads {
     timeout: number,
   ): Promise<ThreadResults[K][]> {
     const request = ++this.#requests;
-    // Posted even if no answer is expected: a blocked thread executes it later.
     if (missing.size === 0) {
-      this.#channel.postMessage({ request, what } satisfies Message);
+      // A blocked thread ends its part later. Other requests would only queue up there.
+      if (what.kind === 'end-recording') this.#channel.postMessage({ request, what } satisfies Message);
       return [];
     }
     const results: unknown[] = [];
