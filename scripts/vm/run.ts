@@ -65,6 +65,9 @@ const FIRST_FILE = 10;
 // In milliseconds. A boot takes 4 seconds under TCG on an idle host, and less under KVM.
 const BOOT_TIMEOUT = { kvm: 20_000, tcg: 120_000 } as const;
 
+/** The first line of an oops or a panic. Its registers and stack follow. */
+const OOPS = /^.*(?:BUG: |Oops: |general protection fault|Kernel panic)/m;
+
 const POWER_OFF_TIMEOUT = 30_000;
 
 /** The reason why `runInVm` would need a download or an installation, or null. */
@@ -98,16 +101,18 @@ export async function runInVm(options: VmOptions): Promise<VmResult> {
   try {
     return await new Run(options, kernel, accelerator.name).result(setpriv, qemu);
   } catch (error) {
-    // Some hosts have a KVM that can't run this kernel. The command has not started, so a retry is safe.
-    const retry = accelerator.name === 'kvm' && !accelerator.forced && isNoBoot(error);
-    if (!retry) throw error;
-    log(`KVM can't boot the guest on this host; retrying with TCG (${error.message.split('\n', 1)[0]!})`);
-    return await new Run(options, kernel, 'tcg').result(setpriv, qemu);
+    // The command has not started, so a retry is safe.
+    if (!(error instanceof VmError) || error.code !== 'ERR_VM_BOOT' || error.output === undefined) throw error;
+    if (accelerator.name === 'kvm' && !accelerator.forced && error.output.kernelLog === '') {
+      // Some hosts have a KVM that can't run this kernel.
+      log(`KVM can't boot the guest on this host; retrying with TCG (${error.message.split('\n', 1)[0]!})`);
+      return await new Run(options, kernel, 'tcg').result(setpriv, qemu);
+    }
+    // Linux 6.12 can panic during the boot under TCG: 1 of 230 boots on a busy host did.
+    if (!OOPS.test(error.output.console)) throw error;
+    log(`retrying once: ${error.message}`);
+    return await new Run(options, kernel, accelerator.name).result(setpriv, qemu);
   }
-}
-
-function isNoBoot(error: unknown): error is VmError {
-  return error instanceof VmError && error.code === 'ERR_VM_BOOT' && error.output?.kernelLog === '';
 }
 
 function selectAccelerator(options: VmOptions): Accelerator {
@@ -349,9 +354,6 @@ class Run {
     throw new VmError('ERR_VM_CRASH', `the machine ended before the command did: ${why}`, output);
   }
 }
-
-/** The first line of an oops or a panic. Its registers and stack follow. */
-const OOPS = /^.*(?:BUG: |Oops: |general protection fault|Kernel panic)/m;
 
 /** Returns the end of a console's output: from the first oops or panic, else the last 30 lines. */
 function tailOf(text: string): string {

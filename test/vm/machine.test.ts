@@ -174,6 +174,22 @@ describe('the virtual machine', () => {
     });
   });
 
+  itInVm('retries once if the kernel panics before the command starts', async () => {
+    const messages: string[] = [];
+    // Without the kernel's own first process, the kernel looks for a root file system.
+    const options = { kernelArguments: ['rdinit=/missing'], onMessage: (line: string) => void messages.push(line) };
+    await assert.rejects(shellInVm('true', options), (error) => {
+      assert(error instanceof VmError);
+      assert.equal(error.code, 'ERR_VM_BOOT');
+      assert.match(
+        error.message,
+        /^the machine failed before it started the command: its console has:\n[^]*Kernel panic/,
+      );
+      return true;
+    });
+    assert.equal(messages.filter((line) => /^retrying once: [^]*Kernel panic/.test(line)).length, 1);
+  });
+
   itInVm('passes on QEMU’s message about an unknown device', async () => {
     await assert.rejects(shellInVm('true', { devices: [{ kind: 'raw', device: 'flux-capacitor' }] }), (error) => {
       assert(error instanceof VmError);
