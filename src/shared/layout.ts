@@ -65,7 +65,7 @@ export const H_WAITS = 16;
 /** Allocations of detached and recovered workers, in two words of 30 bits. */
 export const H_PAST = 17;
 export const H_PAST_HIGH = 18;
-/** High-water mark of: blocks outside the depot, less the free blocks in the storing worker's magazine. */
+/** Highest value of (carved blocks outside the depot - free blocks in the magazine of the worker that stores it). */
 export const H_HIGH_WATER = 19;
 export const H_QUARANTINED = 20;
 export const H_CORRUPTED = 21;
