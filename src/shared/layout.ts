@@ -1,8 +1,8 @@
 /**
  * The control block of a shared pool: one SharedArrayBuffer for all workers.
  *
- *     int32 words   header | worker slots | wait tickets | parent/child threads | words: one a block
- *     bytes         owners: one a block
+ *     int32 words   header | worker slots | wait tickets | parent/child threads | words: one per block
+ *     bytes         owners: one per block
  *
  * A block's word and owner byte determine where it belongs at every moment, so a worker may be killed between any two
  * stores. The hot path reads and writes the word only. The owner byte is written under the lock, or by the worker that
