@@ -648,7 +648,7 @@ export class NvmeController {
     const proof = this.#pci.dmaStopped;
     if (proof === null) {
       this.#advance('stop', reason);
-      // Once there is a proof, `close` releases the kept memory, or this action when the function is closed.
+      // Register this action again: it releases the kept memory when the function is closed, unless `close` did so before.
       queueMicrotask(() => {
         if (this.#life.state !== 'closed') this.#watchDetach();
       });

@@ -18,7 +18,7 @@ import { STATUS } from './status.ts';
 const CHECKS_PER_TIMEOUT = 4;
 const MIN_CHECK_INTERVAL = 5;
 /**
- * Maximum number of dispatches between two waits for an interrupt that also reap completions. Bounds the time without a
+ * Maximum number of dispatches that also reap completions, between two waits for an interrupt. Bounds the time without a
  * turn of the event loop if commands complete as fast as they are submitted.
  */
 const MAX_LOOKS = 32;
