@@ -199,8 +199,7 @@ export type OptionNames<T> = { readonly [K in keyof T]-?: boolean };
  * @param given The caller's object.
  * @param names All accepted names.
  * @throws `DmaArgumentError` if `given` is not an object, if it has an unknown option (the message suggests the
- *   nearest
- *   name), or if reading it throws (the error is the cause).
+ *   nearest name), or if reading it throws (the error is the cause).
  *
  * @example
  * ```ts

@@ -21,7 +21,7 @@ export async function resetCard(pci: PciFunction, signal?: AbortSignal): Promise
   const ctrl = await bar.read32(REG.ctrl);
   signal?.throwIfAborted();
   bar.write32(REG.ctrl, ctrl | CTRL.rst);
-  // Reports a failed write here: without a reset, the bit below reads 0 too.
+  // Throws if the write failed. Without this, a reset that was never requested would look complete below.
   await bar.flush();
   // No register may be accessed for 1 µs after the reset (13.4.1).
   await delay(1);

@@ -327,7 +327,7 @@ export class E1000 {
     this.#throwIfDead();
     receive.install();
     transmit.install();
-    // Reports a failed write here: the card reads the rings as soon as it is enabled, without an address from address 0.
+    // Throws if a write failed: an enabled card without the rings' addresses would read descriptors from address 0.
     await this.#bar.flush();
     this.#throwIfDead();
     enableReceiver(this.#bar, this.#options.promiscuous);

@@ -148,7 +148,7 @@ export class EhciController {
       return controller;
     } catch (error) {
       await closeInterrupts(opened, pci.address).catch(() => undefined);
-      // Keep the claim with the memory: another driver would enable DMA of a controller that may still reach it.
+      // Keep the claim while the memory is kept: another driver would enable DMA, and the controller may reach that memory.
       if (controller === null || !controller.#keepsMemory) endClaim();
       throw error;
     }
@@ -254,7 +254,7 @@ export class EhciController {
     registers.command(0, COMMAND.run);
     await registers.until(REGISTER.status, STATUS.halted, STATUS.halted, REGISTER_TIMEOUT, 'halt');
     registers.ring(COMMAND.reset);
-    // Reports a failed write here: without a reset, the bit below reads 0 too.
+    // Throws if the write failed. Without this, a reset that was never requested would look complete below.
     await registers.flush();
     await registers.until(REGISTER.command, COMMAND.reset, 0, REGISTER_TIMEOUT, 'end of the reset');
     this.#pci.device.setDmaMask(dmaBitMask(32));

@@ -210,7 +210,7 @@ export class TransferEngine {
       await this.#registers.until(REGISTER.status, STATUS.halted, STATUS.halted, STOP_TIMEOUT, 'halt');
       attempt.signal.throwIfAborted();
       this.#registers.ring(COMMAND.reset);
-      // Reports a failed write here: without a reset, the bit below reads 0 too.
+      // Throws if the write failed. Without this, a reset that was never requested would look complete below.
       await this.#registers.flush();
       await this.#registers.until(REGISTER.command, COMMAND.reset, 0, STOP_TIMEOUT, 'end of the reset');
     };

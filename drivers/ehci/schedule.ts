@@ -60,7 +60,7 @@ export class AsyncSchedule {
       if (this.#ring.unshift(qh) > 1) return;
       // Rewrite the register: the controller has advanced it while it ran (2.3.7).
       this.#registers.write(REGISTER.asyncList, this.#head.dma);
-      // Reports a failed write here: the register may hold the address of a queue head that was freed.
+      // Throws if the write failed: the register may still hold the address of a queue head that was freed.
       await this.#registers.flush();
       if (!this.#ended) this.#registers.command(COMMAND.asyncEnable);
     });
@@ -145,7 +145,7 @@ export class AsyncSchedule {
     this.#registers.ring(COMMAND.doorbell);
     await this.#registers.until(REGISTER.status, asyncAdvance, asyncAdvance, ADVANCE_TIMEOUT, 'answer to the doorbell');
     this.#registers.write(REGISTER.status, asyncAdvance);
-    // Reports a failed write here: a bit that stays set would be mistaken too.
+    // Throws if the write failed: a bit that stays set would be mistaken for the answer to the next doorbell.
     await this.#registers.flush();
   }
 

@@ -61,7 +61,7 @@ export class ControllerRegisters {
     throw new NvmeTimeoutError(this.#pci.address, message);
   }
 
-  /** Time limit of {@link ControllerRegisters.disable} in milliseconds: it waits for RDY to follow EN up to twice. */
+  /** Time limit of {@link ControllerRegisters.disable} in milliseconds: it waits at most twice until RDY equals EN. */
   get stopTimeout(): number {
     return 2 * this.capabilities.readyTimeout + 1000;
   }
@@ -109,7 +109,7 @@ export class ControllerRegisters {
     bar.write32(REGISTER.aqa, (admin.entries - 1) | ((admin.entries - 1) << 16));
     bar.write64(REGISTER.asq, admin.submissionAddress);
     bar.write64(REGISTER.acq, admin.completionAddress);
-    // Reports a failed write here: if enabled without these addresses, the controller would write to other memory.
+    // Throws if a write failed: an enabled controller without these addresses would write to other memory.
     await bar.flush();
     signal.throwIfAborted();
     // Round-robin arbitration, pages of 4096 bytes and the NVM command set are all encoded as 0.

@@ -194,7 +194,7 @@ export class NvmeController {
       await controller.#start();
       return controller;
     } catch (error) {
-      // Keep the claim with the memory: another driver would enable DMA of a controller that may still reach it.
+      // Keep the claim while the memory is kept: another driver would enable DMA, and the controller may reach that memory.
       if (controller === null || controller.#life.state !== 'stuck') endClaim();
       throw error;
     }
@@ -639,8 +639,8 @@ export class NvmeController {
   }
 
   /**
-   * Called when the function is closed before the driver, with a proof, or when other code detaches its device,
-   * without.
+   * Called when the function is closed before the driver; then there is a proof that its DMA stopped. Also called when
+   * other code detaches its device; then there is none.
    */
   #onDetach(): void {
     const message = 'its PCI function was closed';
@@ -648,7 +648,7 @@ export class NvmeController {
     const proof = this.#pci.dmaStopped;
     if (proof === null) {
       this.#advance('stop', reason);
-      // `close` releases the kept memory once there is a proof, or the detach when the function is closed.
+      // Register this action again: it releases the kept memory when the function is closed, unless `close` did so before.
       queueMicrotask(() => {
         if (this.#life.state !== 'closed') this.#watchDetach();
       });

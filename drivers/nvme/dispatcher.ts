@@ -18,8 +18,8 @@ import { STATUS } from './status.ts';
 const CHECKS_PER_TIMEOUT = 4;
 const MIN_CHECK_INTERVAL = 5;
 /**
- * Dispatches that reap, between two waits for an interrupt. Bounds the time without a turn of the event loop if commands
- * complete as fast as they are submitted.
+ * Maximum number of dispatches that also reap completions, between two waits for an interrupt. Bounds the time without a
+ * turn of the event loop if commands complete as fast as they are submitted.
  */
 const MAX_LOOKS = 32;
 const RESOLVED = Promise.resolve();

@@ -27,8 +27,8 @@ export const KERNEL_GEOMETRIES: readonly Geometry[] = [
 ];
 
 /**
- * The six geometries, and two more that run unreported. An engine that has seen one pool only may run it faster than a
- * driver with several pools ever does.
+ * The six geometries, and two more whose results are not reported. An engine that has seen only one pool may produce
+ * faster code than in a driver with several pools.
  */
 export const USED_GEOMETRIES: readonly Geometry[] = [
   ...KERNEL_GEOMETRIES,

@@ -339,7 +339,7 @@ export class Device implements DmaTarget, Disposable {
     let pages = 0;
     const errors: unknown[] = [];
     for (const reclaim of [...this.#reclaims]) {
-      // An earlier one may have removed it.
+      // A function called before may have removed this one.
       if (!this.#reclaims.delete(reclaim)) continue;
       try {
         pages += reclaim();
@@ -409,7 +409,10 @@ function checkSource(memory: CoherentAllocator): void {
   checkPowerOfTwo('memory.pageSize', pageSize, 4096, 2 ** 53);
 }
 
-/** Describes how allocated memory breaks the contract of {@link CoherentAllocator}, after `gave`; null if it does not. */
+/**
+ * Describes how allocated memory breaks the contract of {@link CoherentAllocator}, to complete a message "... gave"; null
+ * if it does not.
+ */
 function contractViolation(memory: unknown, size: number, alignment: number): string | null {
   if (typeof memory !== 'object' || memory === null) return describe(memory);
   const { dma, buffer, byteOffset } = memory as Partial<CoherentMemory>;

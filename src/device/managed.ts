@@ -1,7 +1,7 @@
 /** Releases one managed resource. */
 export type ReleaseAction = () => void;
 
-/** Limit of actions registered during a release, which stops one that registers actions without end. */
+/** Limit of actions registered during a release, so that a release ends even if each action registers another one. */
 const MOST_NEW = 1000;
 
 /** An action; `release` is null after it was removed or called. */
@@ -13,9 +13,9 @@ interface Entry {
  * Actions that are called together, in reverse order of registration (Linux: devres).
  *
  *     gone = removed entries
- *     gone * 2 <= entries      between removals: entries of pools that were destroyed by hand must not accumulate
+ *     gone * 2 <= entries      after each removal
  *
- * So a removal costs amortized O(1).
+ * So the removed entries of pools that were destroyed explicitly do not accumulate, and a removal costs amortized O(1).
  */
 export class ManagedResources {
   #entries: Entry[] = [];

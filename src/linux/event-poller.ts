@@ -14,7 +14,7 @@ type Listener = () => void;
 
 /** Bytes of a `struct pollfd`: descriptor, requested events, returned events. */
 const ENTRY = 8;
-/** Milliseconds after which poll(2) returns without a wake-up, as in a thread that is being terminated. */
+/** Maximum milliseconds of one poll(2). It bounds the poll of a terminated thread, which sends no wake-up. */
 const TIMEOUT = 500;
 const ONE = new Uint8Array(new BigUint64Array([1n]).buffer);
 

@@ -68,7 +68,9 @@ export class VfioBackend implements PciBackend {
   #closed = false;
 
   /**
-   * `close` closes container and memory; if the constructor throws, the caller must. @throws {@link SystemCallError}
+   * The backend's `close` closes container and memory. If the constructor throws, the caller must close them.
+   *
+   * @throws {@link SystemCallError}
    */
   constructor(container: VfioContainer, memory: VfioMemory) {
     this.address = container.device.address;
@@ -122,7 +124,8 @@ export class VfioBackend implements PciBackend {
   #readDevice(offset: number, width: 8 | 16 | 32): number {
     try {
       const value = this.#readConfig(offset, width >> 3);
-      // The kernel caches vendor and device ID. A read of them is a presence check, so read the device itself too.
+      // The kernel answers reads of vendor and device ID from a cache. Callers read them to detect an absent device, so read
+      // the device itself too.
       if (offset < PCI_CONFIG.command && this.#readFromDevice() === ALL_ONES) return 2 ** width - 1;
       return value;
     } catch (error) {
@@ -238,7 +241,7 @@ export class VfioBackend implements PciBackend {
         errors.push(error);
       }
     };
-    // PciFunction normally does this. It is absent if its open failed.
+    // PciFunction has done this, unless `PciFunction.open` failed.
     attempt(() => {
       const command = this.#readConfig(PCI_CONFIG.command, 2);
       this.#writeConfig(PCI_CONFIG.command, 2, command & ~PCI_COMMAND.busMaster);

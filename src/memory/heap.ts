@@ -34,7 +34,8 @@ const HEAP_OPTIONS: OptionNames<HeapOptions> = { limit: true, step: true, pageSi
 
 /**
  * An allocation of {@link HeapMemory}. There may be one for each page in use, so it stores five fields and computes the
- * rest. It stores page numbers because the engine keeps small integers inline, but allocates a number above 2^31.
+ * rest. It stores page numbers instead of addresses: the engine stores a small integer in the object, but a number above
+ * 2^31 in a heap object of its own.
  */
 class HeapAllocation implements CoherentMemory {
   readonly #arena: Arena;

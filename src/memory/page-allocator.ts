@@ -5,7 +5,7 @@
  *                = max(tree[2 * node], tree[2 * node + 1])      otherwise
  *     so 0 means no free page, and v means that the largest free aligned chunk has 2^(v-1) pages
  *
- *                 2                   one byte a node, in level order: the root is node 1, the children of node i are
+ *                 2                   one byte per node, in level order: the root is node 1, the children of node i are
  *           1           2             2i and 2i+1
  *         0   1       1   1
  *       used free   free free         pages, ascending

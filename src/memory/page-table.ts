@@ -5,7 +5,7 @@
  *     entry = value + 1, or 0 for none
  *     leaf.used = nonzero entries of the leaf > 0
  *
- * Dense use costs four bytes a page.
+ * Dense use costs four bytes per page.
  */
 
 const LEAF_PAGES = 512;

@@ -133,15 +133,15 @@ export interface PciBackend {
   /** Allocates the function's coherent memory. */
   readonly memory: CoherentAllocator;
   /**
-   * Aborted when the driver must release the function: it is gone, it failed, or the system requests it. The reason is
-   * an `Error`; drivers' later accesses fail with it. DMA may continue: see {@link PciBackend.rawConfig}.
+   * Aborted when the driver must release the function: it is gone, it failed, or the system requests its release. The
+   * reason is an `Error`; drivers' later accesses fail with it. DMA may continue: see {@link PciBackend.rawConfig}.
    */
   readonly removed: AbortSignal;
   /**
    * Configuration space for `PciFunction.stopDma` and `close`, which need it after {@link PciBackend.removed} has
-   * aborted too: a function that the system requests continues its DMA until bus mastering is off. Reads must return
-   * all ones if and only if the function is off the bus, since that proves the absence of DMA. Default: `readConfig`
-   * and `writeConfig`. If those reject after `removed`, the memory of a removed function is never released.
+   * aborted too: a function whose release the system requests continues its DMA until bus mastering is off. Reads must
+   * return all ones if and only if the function is off the bus, since that proves the absence of DMA. Default:
+   * `readConfig` and `writeConfig`. If those reject after `removed`, the memory of a removed function is never released.
    */
   readonly rawConfig?: RawConfigSpace;
 

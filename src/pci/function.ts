@@ -227,7 +227,7 @@ export class PciFunction implements PciIdentity {
   /**
    * Aborted when the driver must release the function. All accesses then fail with its reason: {@link PciGoneError}
    * after an unplug, the backend's own error after its end, {@link PciError} `ERR_DMAPOOL_PCI_RELEASE_REQUESTED` when
-   * the system requests the function, `ERR_DMAPOOL_PCI_FAULT` after an uncorrectable error. None of these implies that
+   * the system requests its release, `ERR_DMAPOOL_PCI_FAULT` after an uncorrectable error. None of these implies that
    * DMA has stopped: see {@link PciFunction.stopDma}.
    */
   get removed(): AbortSignal {

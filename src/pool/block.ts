@@ -56,7 +56,7 @@ class Block<N extends string = string> implements DmaBlock<N> {
   }
 
   get dma(): number {
-    // Checked: another page may have the block's index now, and the device would access it.
+    // Check the handle: another page may have the block's index now, and the device would access that page.
     checkCurrent(this.#pool, this);
     return this.#pool.dmaOf(this.index);
   }

@@ -167,8 +167,8 @@ const PER_ROW = 16;
 const MOST_SHOWN = 16 * PER_ROW;
 
 /**
- * Dumps rows of 16 bytes in hex and ASCII, as the kernel's `print_hex_dump`. Of a long block, dumps the rows from the
- * one with byte `from` on, and the block's size.
+ * Dumps rows of 16 bytes in hex and ASCII, as the kernel's `print_hex_dump`. The dump of a long block has
+ * {@link MOST_SHOWN} bytes, byte `from` included, and the block's size.
  */
 export function hexDump(bytes: Uint8Array, from = 0): string {
   const { length } = bytes;

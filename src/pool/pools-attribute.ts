@@ -48,7 +48,7 @@ export function listPool(pool: ListedPool): void {
   const removeAttribute = device.addAttribute('pools', () => poolsText([...pools].reverse()));
   const ref = new WeakRef(device);
   const known = devices.get(device.memory) ?? new Set();
-  // Two steps of a cycle through the set per added device: collected devices are removed faster than they accumulate.
+  // Check the two oldest entries per added device and move live ones to the end, so that collected ones do not accumulate.
   let steps = 2;
   for (const old of known) {
     if (steps-- === 0) break;

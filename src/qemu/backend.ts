@@ -242,7 +242,7 @@ class IntxInterrupts implements InterruptBackend {
     this.#lines = lines;
     this.#line = line;
     this.#stopListening = lines.onRise(line, () => {
-      // Without sharers the rise is this function's. A spurious notification does no harm.
+      // If no other function listens to the line, this function raised it. A spurious notification does no harm.
       if (this.#lines.sharers(line) === 1) this.#notify();
       else this.#check();
     });

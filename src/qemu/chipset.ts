@@ -10,7 +10,7 @@ export interface Chipset {
   readonly hotplugPort: number;
 }
 
-/** Mode port of the 8254 timer. Counter 0 in mode 0, never started: by default it interrupts 18 times a second. */
+/** Mode port of the 8254 timer. Counter 0 interrupts 18 times a second; setting mode 0 stops it until a count is loaded. */
 const TIMER_MODE = 0x43;
 const STOP_TIMER = 0x30;
 

@@ -242,7 +242,8 @@ export class QemuMachine {
       memory: this.#ram.source,
       line: found.pin === 0 ? -1 : CHIPSETS[this.#options.machine].line(found.root.slot, found.root.pin),
       finishRequests: async () => {
-        // Only disk requests outlive bus mastering. Stopping the machine makes network devices drop packets.
+        // Only disk requests continue after bus mastering is off. Without disks do not stop the machine: network devices
+        // drop packets meanwhile.
         const { drives, args } = this.#options;
         if (drives.length > 0 || args.length > 0) await this.#finishRequests(SLOW_DISK_TIME);
       },

@@ -6,7 +6,7 @@ import type { QtestClient } from './qtest.ts';
  * Completes all disk requests in flight, which QEMU does when the machine stops. A device with bus mastering off starts
  * no new ones, so afterwards it accesses no memory.
  *
- * @param timeout Milliseconds for slow disks, during which QEMU replies to nothing. Then it counts as hung.
+ * @param timeout Milliseconds for slow disks. QEMU sends no replies meanwhile, and counts as hung after the timeout.
  */
 export function finishRequests(qmp: QmpClient, qtest: QtestClient, timeout: number): Promise<void> {
   return qtest.suspendTimeout(async () => {

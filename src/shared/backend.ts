@@ -64,8 +64,8 @@ export interface SharedBackendOptions extends BackendOptions {
 /** Number of times that a call at the limit requests idle blocks of other workers before it is refused. */
 const REQUESTS = 2;
 /**
- * Timeout in milliseconds of the lock in a recovery on the event loop. Short, because the holder may have died too, with
- * its exit event next in the queue of this event loop.
+ * Timeout in milliseconds of the lock in a recovery on the event loop. It is short because the holder may have died too:
+ * then this event loop must continue to process the holder's exit event.
  */
 const EVENT_LOCK_TIMEOUT = 20;
 
@@ -137,19 +137,19 @@ export class SharedBackend extends BackendBase implements PoolBackend {
     return this.#options.worker;
   }
 
-  /** What this worker does to each block that changes hands. */
+  /** Hooks that this worker runs on each block that it allocates or frees; null: none. */
   get hooks(): BlockHooks | null {
     return this.#hooks;
   }
 
-  /** Has `hooks` run on every block that this worker allocates or frees from now on; null for none. */
+  /** Sets {@link hooks} from now on. While there are hooks, the list is held. */
   setHooks(hooks: BlockHooks | null): void {
     this.#hooks = hooks;
     if (hooks !== null) this.#options.list.hold();
     else if (!this.gone && !this.#core.isDestroyed()) this.#options.list.release();
   }
 
-  /** True once the pool was destroyed, in whichever worker. */
+  /** True after any worker destroyed the pool. */
   get destroyed(): boolean {
     return this.#core.isDestroyed();
   }
@@ -259,7 +259,7 @@ export class SharedBackend extends BackendBase implements PoolBackend {
     if (this.#core.isDestroyed()) this.#drained();
   }
 
-  /** A block came back to a pool that was destroyed. Apart from `drain`, in which a closure would cost each call an object. */
+  /** Handles a free in a destroyed pool. A method of its own: a closure in `drain` would allocate an object in each call. */
   #drained(): void {
     tryLocked(() => {
       this.#stop();
@@ -494,7 +494,7 @@ export class SharedBackend extends BackendBase implements PoolBackend {
     if (this.#left || this.#released) return 0;
     const pages = this.#options.handle.pages.length / PER_PAGE_ENTRY;
     this.reclaim();
-    // Reclaim a destroyed pool whole, unless other workers are attached.
+    // Of a destroyed pool, reclaim this worker's blocks too. The memory is released unless other workers are attached.
     if (this.#core.isDestroyed() && !this.#released && this.#options.release !== null) {
       this.#core.reclaimOwn();
       this.#releaseIfUnused();
@@ -511,7 +511,7 @@ export class SharedBackend extends BackendBase implements PoolBackend {
       return;
     }
     if (!this.#core.destroy()) return;
-    // The list and the waits before the log, because the log is user code and may call the pool. If the lock is not
+    // Stop the list and the waits before the report: the log is user code and may call the pool. If the lock is not
     // available, the event loop does the rest.
     tryLocked(() => {
       this.#stop();

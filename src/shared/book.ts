@@ -1,7 +1,7 @@
 /**
  * The debug records of a shared pool: for each block its generation and its allocation and free sites.
  *
- *     int32   cursor | generations | allocated at | freed at | time   one of each a block; a site is the offset of its text
+ *     int32   cursor | generations | allocated at | freed at | time   one of each per block; a site is the offset of its text
  *     bytes   length, text | length, text | ...                       append-only
  */
 import { observer } from '../memory/observer.ts';

@@ -437,7 +437,7 @@ export class SharedCore {
     return { count, exits };
   }
 
-  /** Reclaims this worker's own blocks, at the end of a destroyed pool whose device was reset. */
+  /** Reclaims this worker's own blocks, after the pool was destroyed and its device was reset. */
   reclaimOwn(): void {
     this.#enter();
     try {

@@ -98,7 +98,7 @@ export class SharedFigures {
         allocations += this.#workers.allocationsOf(worker);
       }
     }
-    // Stored counts lag behind, and allocations >= active always holds.
+    // The stored counts of other workers may be too low: preserve allocations >= active.
     allocations = Math.max(allocations, active);
     return {
       active,

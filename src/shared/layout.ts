@@ -1,8 +1,8 @@
 /**
  * The control block of a shared pool: one SharedArrayBuffer for all workers.
  *
- *     int32 words   header | worker slots | wait tickets | parent/child threads | words: one a block
- *     bytes         owners: one a block
+ *     int32 words   header | worker slots | wait tickets | parent/child threads | words: one per block
+ *     bytes         owners: one per block
  *
  * A block's word and owner byte determine where it belongs at every moment, so a worker may be killed between any two
  * stores. The hot path reads and writes the word only. The owner byte is written under the lock, or by the worker that
@@ -65,7 +65,7 @@ export const H_WAITS = 16;
 /** Allocations of detached and recovered workers, in two words of 30 bits. */
 export const H_PAST = 17;
 export const H_PAST_HIGH = 18;
-/** High-water mark of: blocks outside the depot, less the free blocks in the storing worker's magazine. */
+/** Highest value of (carved blocks outside the depot - free blocks in the magazine of the worker that stores it). */
 export const H_HIGH_WATER = 19;
 export const H_QUARANTINED = 20;
 export const H_CORRUPTED = 21;

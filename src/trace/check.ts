@@ -161,7 +161,7 @@ export class CheckingPass implements PoolsNow {
     for (const { rule, message } of broken) this.#trouble(rule, message);
   }
 
-  /** Compares page and offset with the kernel's. After the kernel took an extra page its free list differs from ours. */
+  /** Compares page and offset with the kernel's, until the kernel takes an extra page: then its free list differs. */
   #comparePlace({ dma }: DmaBlock, ledger: Ledger): void {
     const begin = this.#oracle(ledger).pageAt(dma);
     const page = ledger.pageNumber(begin);

@@ -96,7 +96,7 @@ export class Comparer {
       if (!equal) found.push({ field: 'pages', ours: pages, theirs: kernel.pages });
       else if (blocks !== kernel.blocks) found.push({ field: 'blocks', ours: blocks, theirs: kernel.blocks });
     } else if (pages > kernel.pages) {
-      // The number of pages only grows, so that its minimum is the one at the beginning.
+      // The number of pages only grows, so its minimum is that at the beginning.
       found.push({ field: 'pages', ours: pages, theirs: kernel.pages });
     }
     return found;

@@ -66,7 +66,7 @@ export interface TraceAlloc extends EventBase {
   readonly offset: number;
   /** DMA address; -1 if the allocation failed. */
   readonly dma: number;
-  /** Allocated blocks of that page afterwards, as counted by the kernel; -1 if the allocation failed. */
+  /** Allocated blocks afterwards, as counted by the kernel: of that page before 6.4, else of the pool; -1 after a failure. */
   readonly inUse: number;
   /** The kernel's allocation flags. */
   readonly gfp: number;
@@ -92,7 +92,7 @@ export interface TraceFree extends EventBase {
   readonly offset: number;
   /** DMA address that the driver passed. */
   readonly dma: number;
-  /** Allocated blocks of that page afterwards, as counted by the kernel. */
+  /** Allocated blocks afterwards, as counted by the kernel: of that page before 6.4, else of the pool. */
   readonly inUse: number;
   /** Nanoseconds from the call to `time`. */
   readonly enter: number;

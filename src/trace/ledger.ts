@@ -42,7 +42,7 @@ export class Ledger implements KernelPages {
     this.#kernelActive--;
   }
 
-  /** Counts an allocation of ours. */
+  /** Counts an allocation by our pool. */
   alloc(): void {
     this.allocs++;
     this.active++;
@@ -62,7 +62,7 @@ export class Ledger implements KernelPages {
     return this.#pageNumbers.size;
   }
 
-  /** Counts a free of ours. */
+  /** Counts a free by our pool. */
   free(): void {
     this.frees++;
     this.active--;

@@ -24,7 +24,10 @@ export const TRACE_LIMIT = {
   devices: 256,
   /** Snapshots. */
   snapshots: 1024,
-  /** Sum of the pools at the beginnings of all snapshots, and of a device's at each create and destroy within one. */
+  /**
+   * Rows that a replay compares at most: for each snapshot one per live pool, and for each create or destroy within it one
+   * per live pool of the device.
+   */
   rows: 262_144,
   /** Files in the expectations. */
   files: 4096,

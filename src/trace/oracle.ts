@@ -1,6 +1,6 @@
 /**
- * Checks every block that is allocated in a replay, independently of the pool: by the memory that the pool allocates and
- * by the block itself.
+ * Checks every block that is allocated in a replay. Uses only the block and the coherent memory that the pool allocated,
+ * not the pool's state.
  */
 import { hex } from '../errors.ts';
 import {
