@@ -39,6 +39,12 @@ export const mutants: readonly Mutant[] = [
   ),
   ehci(
     SCHEDULE,
+    'the schedule is enabled before its address arrives',
+    '      await this.#registers.flush();\n      if',
+    '      await Promise.resolve();\n      if',
+  ),
+  ehci(
+    SCHEDULE,
     'one doorbell cycle is treated as sufficient',
     'const DOORBELL_CYCLES = 2;',
     'const DOORBELL_CYCLES = 1;',
