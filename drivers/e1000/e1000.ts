@@ -230,7 +230,7 @@ export class E1000 {
     if (out) return;
     const [head, tail] = await Promise.all([this.#bar.read32(REG.tdh), this.#bar.read32(REG.tdt)]);
     const where = `head ${String(head)}, tail ${String(tail)}`;
-    const message = `${String(this.transmitting)} packets are not out after the time for it; ${where}`;
+    const message = `${String(this.transmitting)} packets were not transmitted in time; ${where}`;
     throw new E1000Error('ERR_DMAPOOL_E1000_TIMEOUT', this.#pci.address, message);
   }
 

@@ -230,7 +230,7 @@ function reserveAdvice({ peak, pages, allocations, blocksPerPage }: TrafficFigur
   };
 }
 
-/** Calls of one worker that exchange blocks with the depot, for a magazine size. `calls`: 0 or more: alloc; below: free. */
+/** Calls of one worker that exchange blocks with the depot, for a magazine size. `calls`: negative for a free. */
 export function depotCalls(calls: readonly number[], magazine: number): number {
   const half = magazine >> 1;
   let stock = 0;

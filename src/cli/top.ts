@@ -133,7 +133,7 @@ export function registerTop(program: Command, io: CliIo): void {
     .option('-d, --interval <ms>', 'milliseconds between two snapshots', parseCount(100, 3_600_000), 1000)
     .option('-n, --count <n>', 'exit after this many snapshots', parseCount(1, 1_000_000))
     .option('-s, --sort <key>', `sort by: ${COLUMNS.map(({ key, title }) => `${key} ${title}`).join(', ')}`, 'r')
-    .option('--json', 'print a JSON document for each snapshot, one a line')
+    .option('--json', 'print one line of JSON for each snapshot')
     .addHelpText('after', '\nIn a terminal, h shows the keys.')
     .action(async (pid: number | undefined, flags: TopFlags) => {
       if (!COLUMNS.some(({ key }) => key === flags.sort)) {

@@ -2,8 +2,8 @@
  * The recording of a whole process, for `dmapool record`: all pools of all threads into one ring, in one order, including
  * pools that are created and threads that start while it lasts. A process has at most one.
  *
- * A new thread receives the recording as environment data, before its program runs. It checks that the ring is still
- * active after it subscribed to the main thread's messages, so it does not miss the end.
+ * A new thread receives the recording as environment data, before its program runs. It first subscribes to the main
+ * thread's messages and then checks that the ring is active, so that it can't miss the end.
  */
 import { getEnvironmentData, setEnvironmentData, threadId } from 'node:worker_threads';
 

@@ -64,7 +64,7 @@ function orNull<T>(action: () => T): T | null {
   }
 }
 
-/** The text of an attribute. For a device or a folder of devices, the names in it, one a line. */
+/** The text of an attribute. For a device or a folder of devices, the names in it, one per line. */
 function readSysfs(path: string): string | null {
   const names = new Set<string>();
   const wanted = path.replace(/\/+$/, '');

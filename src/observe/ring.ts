@@ -121,7 +121,7 @@ export class OperationRing {
     words[at] = (((number >>> this.#shift) + 1) << 8) | (worker << 2) | kind;
   }
 
-  /** A function of its own, so that the engine inlines the clock and removes its BigInt. Other clocks allocate a number. */
+  /** A function of its own, so that the engine inlines the clock and allocates no BigInt for it. Other clocks allocate a number. */
   #setTime(place: number): void {
     this.#times[place / PER_TIME] = process.hrtime.bigint();
   }

@@ -30,7 +30,7 @@ type Message =
   | { readonly recorded: PoolInRecording }
   | { readonly done: number; readonly thread: number; readonly result: unknown };
 
-/** In a worker: results the main thread. Does not keep the thread alive. */
+/** In a worker: sends results to the main thread. Does not keep the thread alive. */
 export function answerMainThread(): void {
   const channel = new BroadcastChannel(NAME);
   const send = (message: Message): void => {

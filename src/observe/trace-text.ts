@@ -57,7 +57,7 @@ export function endOf(pool: DmaPool): PoolEnd {
   return { allocated, pages, gone: false };
 }
 
-/** Operations of one pool that fit together. */
+/** Operations of one pool without those that contradict each other. */
 interface Consistent {
   /** Allocations before the first operation in the ring. */
   readonly before: readonly RecordedOperation[];

@@ -36,8 +36,8 @@ export interface InterruptWaitOptions {
   /** Aborts the wait, which then rejects with the signal's reason. */
   readonly signal?: AbortSignal;
   /**
-   * Checks memory for a completion. True ends the wait. Called during {@link InterruptOptions.busyPoll}, and when
-   * polling each turn of the event loop, where it avoids spurious wake-ups.
+   * Checks memory for a completion; true ends the wait. Called once each turn of the event loop during
+   * {@link InterruptOptions.busyPoll}, and with a `pollInterval` of 0, where it avoids spurious wake-ups.
    */
   readonly ready?: () => boolean;
 }

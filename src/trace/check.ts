@@ -152,7 +152,7 @@ export class CheckingPass implements PoolsNow {
     const block = zero ? pool.alloc({ zero: true }) : pool.alloc();
     // Count the block as allocated before the checks, which may fail.
     ledger.alloc();
-    if (this.#held[slot] !== undefined) this.#trouble('alloc', 'the trace hands out a block that is out already');
+    if (this.#held[slot] !== undefined) this.#trouble('alloc', 'the trace allocates a block that is already allocated');
     this.#held[slot] = block;
     this.#comparePlace(block, ledger);
     const { blockSize, align, boundary } = pool.geometry;
@@ -180,7 +180,7 @@ export class CheckingPass implements PoolsNow {
     const pool = this.#pool(index);
     const block = this.#held[slot];
     if (block === undefined)
-      throw new DmaReplayError('the block is not out: the trace gave it back before, or its alloc failed');
+      throw new DmaReplayError('the block is not allocated: the trace freed it before, or its allocation failed');
     for (const { rule, message } of this.#oracle(ledger).given(slot, block)) this.#trouble(rule, message);
     pool.free(block);
     this.#held[slot] = undefined;

@@ -223,7 +223,7 @@ class Decoder {
     }
     if (operation !== OPERATION.free) {
       this.#bytes += this.#blockSizes[pool]!;
-      this.#count(event, this.#bytes, 'bytes', 'bytes in all blocks handed out');
+      this.#count(event, this.#bytes, 'bytes', 'bytes in all allocations');
     }
     this.#push(operation, event, pool, slot, event);
   }

@@ -91,7 +91,7 @@ export class BlockOracle implements CoherentAllocator {
       this.#out.set(page, others);
       for (const other of others) {
         if (other.dma <= last && dma <= other.dma + other.size - 1) {
-          report('overlap', `is in two hands: another is out at ${hex(other.dma)}`);
+          report('overlap', `overlaps the allocated block at ${hex(other.dma)}`);
         }
       }
       others.add(held);
@@ -109,7 +109,7 @@ export class BlockOracle implements CoherentAllocator {
     this.#held.delete(slot);
     for (const page of this.#pages(held)) this.#out.get(page)?.delete(held);
     if (isFilled(block.bytes, held.stamp)) return [];
-    return [{ rule: 'kept', message: `block at ${hex(held.dma)} was written to while it was in the driver's hands` }];
+    return [{ rule: 'kept', message: `block at ${hex(held.dma)} was written to while it was allocated` }];
   }
 
   /** Address of the page that contains this address; -1 if there is none. */

@@ -75,8 +75,8 @@ export class WasmMemory implements CoherentAllocator {
   readonly #pages: ZonedMemory;
 
   /**
-   * @throws {@link DmaArgumentError} for an option out of range, or a region that is not inside the memory.
-   * @throws {@link DmaOutOfMemoryError} `ERR_DMAPOOL_NO_MEMORY` when `offset` is absent and the memory can't grow.
+   * @throws `DmaArgumentError` for an option out of range, or a region that is not inside the memory.
+   * @throws `DmaOutOfMemoryError` `ERR_DMAPOOL_NO_MEMORY` when `offset` is absent and the memory can't grow.
    */
   constructor(options: WasmMemoryOptions) {
     const { memory, size, offset, pageSize = 4096 } = readOptions('options', options, OPTIONS);

@@ -101,7 +101,7 @@ test('an error at a call is reported with its line', async () => {
     const { code, out } = await runCli(['replay', path('small.trace.gz')]);
     assert.equal(code, 1);
     assert.match(out, /1 error, 0 differences\n/);
-    assert.match(out, /0000:00:02\.0 prp list 256: free: line 11: the block is not out/);
+    assert.match(out, /0000:00:02\.0 prp list 256: free: line 11: the block is not allocated/);
     const json = await runCli(['replay', '--json', path('small.trace.gz')]);
     assert.match(json.out, /"failures":1,"mismatches":\[\{"snapshot":null,/);
   });

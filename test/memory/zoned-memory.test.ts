@@ -43,7 +43,7 @@ void describe('ZonedMemory', () => {
     assert.equal(alloc(2 ** 53 - 1), MIB + MIB / 4, 'the low zone when the high one is full');
   });
 
-  void it('clears the writes of a stray device to memory that was never handed out', () => {
+  void it('clears the writes of a stray device to memory that was never allocated', () => {
     const all = zones();
     const source = new ZonedMemory({ name: 'zones', zones: all });
     new Uint8Array(all[2]!.buffer).fill(0xee);

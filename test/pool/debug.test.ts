@@ -71,7 +71,7 @@ test('a change of any byte of a free block is detected, and the block goes to qu
   }
 });
 
-test('without quarantine a corrupted block is reported and handed out nevertheless', () => {
+test('without quarantine a corrupted block is reported and allocated nevertheless', () => {
   const { pool, log } = makePool({ debug: { quarantine: false } });
   const block = pool.alloc();
   const bytes = pool.bytesOf(block.index);

@@ -67,7 +67,7 @@ void describe('RAM outside allocations', { skip: withoutQemu }, () => {
     );
     assert.deepEqual(await machine.checkMemory(), [], 'once');
     assert.match(log.text, new RegExp(`64 bytes at 0x${dma.toString(16)}: `));
-    // Memory that was never handed out, written with other bytes.
+    // Memory that was never allocated, written with other bytes.
     const filled = edu.device.allocCoherent(4096)!;
     new Uint8Array(filled.buffer, filled.byteOffset, 64).fill(7);
     bar.write64(EDU.source, filled.dma);
@@ -77,7 +77,7 @@ void describe('RAM outside allocations', { skip: withoutQemu }, () => {
     await write(8 * MIB + 128);
     await machine.writeMemory(9 * MIB, Uint8Array.of(1, 2, 3));
     assert.deepEqual(await machine.checkMemory(), [{ address: 8 * MIB + 128, size: 64 }]);
-    // Other stray writes are reported when the memory is handed out, or when the machine is closed.
+    // Other stray writes are reported when the memory is allocated, or when the machine is closed.
     edu.device.freeCoherent(filled);
     await write(filled.dma);
     const again = edu.device.allocCoherent(4096)!;

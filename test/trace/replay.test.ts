@@ -191,7 +191,7 @@ const broken: readonly (readonly [what: string, lines: readonly string[], fields
   [
     ['a free twice', SMALL.toSpliced(10, 0, SMALL[9]!), ['free'], /^line 11: .*not out/],
     [
-      'a free of a block never handed out',
+      'a free of a block that was never allocated',
       replaced(SMALL, 9, 'free\t0\t0', 'free\t0\t5'),
       ['free', 'log'],
       /^line 10: /,
@@ -200,7 +200,7 @@ const broken: readonly (readonly [what: string, lines: readonly string[], fields
       'an alloc of a block that is out',
       replaced(SMALL, 7, 'AZ\t1', 'AZ\t0'),
       ['alloc', 'free', 'log'],
-      /^line 8: .*out already/,
+      /^line 8: .*already allocated/,
     ],
     ['a missing free', SMALL.toSpliced(12, 1), ['log'], /^line 13: .*busy/],
     ['an alloc after destroy', [...SMALL, SMALL[5]!], ['alloc'], /^line 15: .*destroyed/],
