@@ -257,31 +257,20 @@ export class PciHistory {
   #take(random: Random): Promise<void> {
     const { device } = this.#fn;
     const pool = this.#pools.length > 0 && random.chance(0.6) ? random.pick(this.#pools) : null;
+    const hold = ({ dma, size }: DmaBlock | CoherentMemory, free: () => void): void => {
+      this.#held.add({ dma, size, slot: -1, isGiven: false, free });
+    };
     if (pool !== null) {
-      const block: DmaBlock = pool.alloc();
-      const { dma, size } = block;
+      const block = pool.alloc();
       const { index } = block;
-      this.#held.add({
-        dma,
-        size,
-        slot: -1,
-        isGiven: false,
-        free: () => {
-          pool.freeIndex(index);
-        },
+      hold(block, () => {
+        pool.freeIndex(index);
       });
     } else {
-      const memory: CoherentMemory | null = device.allocCoherent(random.pick([64, 4096, 20_000]));
+      const memory = device.allocCoherent(random.pick([64, 4096, 20_000]));
       if (memory === null) return Promise.resolve();
-      const { dma, size } = memory;
-      this.#held.add({
-        dma,
-        size,
-        slot: -1,
-        isGiven: false,
-        free: () => {
-          device.freeCoherent(memory);
-        },
+      hold(memory, () => {
+        device.freeCoherent(memory);
       });
     }
     return Promise.resolve();
