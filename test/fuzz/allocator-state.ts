@@ -1,4 +1,4 @@
-/** What a random history of the allocator knows: its devices, its pools with their models, and the calls so far. */
+/** The state of a random history of the allocator: its devices, its pools with their models, and the calls so far. */
 import assert from 'node:assert/strict';
 import { Device, dmaBitMask, DmaError, type DmaPool, type DmaPoolOptions } from 'dmapool';
 import type { PoolModel } from '../pool/pool-model.ts';
