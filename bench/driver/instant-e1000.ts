@@ -77,8 +77,8 @@ export class InstantE1000 extends InstantFunction {
     return (value << 16) | EERD_DONE | EERD_START;
   }
 
-  #fill({ words, size }: Ring, tail: number): void {
-    const ring = this.#receive!;
+  #fill(ring: Ring, tail: number): void {
+    const { words, size } = ring;
     while (ring.head !== tail) {
       words[4 * ring.head + 2] = PACKET_BYTES;
       Atomics.store(words, 4 * ring.head + 3, DONE | END_OF_PACKET);

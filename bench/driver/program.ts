@@ -6,6 +6,7 @@ import { E1000, type Packet } from 'dmapool/drivers/e1000';
 import { NvmeController } from 'dmapool/drivers/nvme';
 import { PciFunction } from 'dmapool/pci';
 import { setImmediate } from 'node:timers/promises';
+import { median } from '../../src/cli/speed.ts';
 import { CollectionWatch, usedHeapBytes } from '../ours/garbage.ts';
 import { profileOf, timeSharesOf } from '../nvme/profile.ts';
 import { InstantE1000 } from './instant-e1000.ts';
@@ -101,12 +102,11 @@ async function measure(load: Load): Promise<Measurement> {
   }
   const shares = timeSharesOf(await profileOf(() => run(PROFILED)));
   await end();
-  const middle = (values: number[]): number => values.sort((a, b) => a - b)[values.length >> 1] ?? Number.NaN;
   return {
-    rate: middle(rates),
+    rate: median(rates),
     best: Math.max(...rates),
     cpu: ((user + system) * 1000) / (REPETITIONS * REQUESTS),
-    garbage: garbage.length === 0 ? null : middle(garbage),
+    garbage: garbage.length === 0 ? null : median(garbage),
     shares,
   };
 }

@@ -9,6 +9,7 @@ import { NvmeController, type NvmeNamespace } from 'dmapool/drivers/nvme';
 import { bindToVfio, unbindFromVfio, VfioDevice } from 'dmapool/linux';
 import type { InterruptOptions } from 'dmapool/pci';
 import { profileOf, timeSharesOf } from './profile.ts';
+import { readAtRandom } from './random-reads.ts';
 import { BUSY_POLL, type Cost, DEPTHS, type Findings, type Mode, MODES, type Profile, type Round } from './results.ts';
 
 const ADDRESS = '0000:00:10.0';
@@ -57,31 +58,15 @@ interface Run {
   readonly cost: Cost;
 }
 
-/** Keeps `depth` random reads in flight for `seconds`. */
 async function runOurs(disk: NvmeNamespace, depth: number, seconds: number): Promise<Run> {
-  const places = disk.size / BYTES;
-  const blocks = BYTES / disk.blockSize;
-  let requests = 0;
-  const [interruptsBefore, cpuBefore] = [interrupts(), process.cpuUsage()];
-  const switchesBefore = process.resourceUsage().voluntaryContextSwitches;
-  const begin = performance.now();
-  const end = begin + seconds * 1000;
-  const worker = async (): Promise<void> => {
-    const buffer = new Uint8Array(BYTES);
-    while (performance.now() < end) {
-      await disk.read(Math.floor(Math.random() * places) * blocks, buffer);
-      requests++;
-    }
-  };
-  await Promise.all(Array.from({ length: depth }, worker));
-  const elapsed = (performance.now() - begin) / 1000;
-  const { user, system } = process.cpuUsage(cpuBefore);
-  const switches = process.resourceUsage().voluntaryContextSwitches - switchesBefore;
+  const switches = (): number => process.resourceUsage().voluntaryContextSwitches;
+  const [interruptsBefore, switchesBefore] = [interrupts(), switches()];
+  const { requests, seconds: elapsed, cpu } = await readAtRandom(disk, depth, BYTES, seconds);
   const cost = {
-    user: user / requests,
-    system: system / requests,
+    user: cpu.user / requests,
+    system: cpu.system / requests,
     interrupts: (interrupts() - interruptsBefore) / requests,
-    switches: switches / requests,
+    switches: (switches() - switchesBefore) / requests,
   };
   return { rate: requests / elapsed, cost };
 }

@@ -4,7 +4,7 @@ import { type Profiler, Session } from 'node:inspector/promises';
 /** Sampling interval in microseconds. */
 const INTERVAL = 100;
 /** Pool methods that allocate or free blocks. */
-const CALLS = /^(try)?z?(alloc|free)(Index)?(Bulk)?$/i;
+const CALLS = /^(try)?(alloc|free)(Index)?(Bulk)?$/i;
 const POOL = /\/src\/pool\/[\w-]+\.[jt]s$/;
 
 /** The share of alloc and free. */

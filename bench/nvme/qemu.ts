@@ -17,6 +17,7 @@ import { QemuMachine } from 'dmapool/qemu';
 import { median } from '../../src/cli/speed.ts';
 import { table } from '../../src/cli/style.ts';
 import { type CpuShare, profileShare } from './profile.ts';
+import { readAtRandom } from './random-reads.ts';
 
 const KIB = 1024;
 const DISK_SIZE = 256 * KIB * KIB;
@@ -63,7 +64,7 @@ interface Result extends Load {
   readonly priced: number;
 }
 
-/** Keeps `depth` random reads in flight for `seconds`. */
+/** Runs one round of a load. */
 async function runRound(
   nvme: NvmeController,
   disk: NvmeNamespace,
@@ -72,28 +73,9 @@ async function runRound(
 ): Promise<Round> {
   const allocated = (): number[] => nvme.pools.map((pool) => pool.statistics().allocations);
   const before = allocated();
-  const places = disk.size / bytes;
-  let requests = 0;
-  const cpuBefore = process.cpuUsage();
-  const begin = performance.now();
-  const end = begin + seconds * 1000;
-  const worker = async (): Promise<void> => {
-    const buffer = new Uint8Array(bytes);
-    while (performance.now() < end) {
-      await disk.read((Math.floor(Math.random() * places) * bytes) / disk.blockSize, buffer);
-      requests++;
-    }
-  };
-  await Promise.all(Array.from({ length: depth }, worker));
-  const elapsed = (performance.now() - begin) / 1000;
-  const { user, system } = process.cpuUsage(cpuBefore);
-  const after = allocated();
-  return {
-    requests,
-    seconds: elapsed,
-    cpu: (user + system) / 1e6,
-    blocks: after.map((count, i) => count - before[i]!),
-  };
+  const { cpu, ...reads } = await readAtRandom(disk, depth, bytes, seconds);
+  const blocks = allocated().map((count, i) => count - before[i]!);
+  return { ...reads, cpu: (cpu.user + cpu.system) / 1e6, blocks };
 }
 
 /** Seconds for one allocation and its free, with `width` blocks held at a time, as a command of the driver does. */

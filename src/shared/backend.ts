@@ -11,7 +11,7 @@ import {
 } from '../errors.ts';
 import type { DebugBook } from '../pool/debug.ts';
 import { DebugHooks } from '../pool/debug.ts';
-import { type ListControl, QUARANTINED } from '../pool/free-list.ts';
+import { QUARANTINED } from '../pool/free-list.ts';
 import type { BlockHooks } from '../pool/hooks.ts';
 import { MAX_BLOCKS } from '../pool/hot-path.ts';
 import type { PoolPages } from '../pool/pages.ts';
@@ -31,7 +31,7 @@ import { PER_PAGE_ENTRY, type SharedPoolHandle } from './handle.ts';
 import { DmaSharingError } from './errors.ts';
 import { type Control, H_EVENTS, H_PAGES, holderOf, isFlight, MAX_THREAD_PAIRS } from './layout.ts';
 import { SharedFigures } from './figures.ts';
-import { POOL_DESTROYED, SharedCore } from './core.ts';
+import { POOL_DESTROYED, SharedCore, type SharedCoreOptions } from './core.ts';
 import type { WorkerExit } from './recovery.ts';
 import { giverOfTicket, indexOfTicket, type TransitEntry } from './transfers.ts';
 import { POLL_INTERVAL, SharedWaits, tryLocked } from './waits.ts';
@@ -45,16 +45,8 @@ import {
 } from './threads.ts';
 
 /** Parts and limits of one worker's backend. */
-export interface SharedBackendOptions extends BackendOptions {
+export interface SharedBackendOptions extends BackendOptions, SharedCoreOptions {
   readonly pages: PoolPages;
-  readonly control: Control;
-  readonly list: ListControl;
-  readonly worker: number;
-  readonly magazine: number;
-  readonly mostMagazine: number;
-  readonly mayPark: boolean;
-  /** Hooks for each block that is allocated or freed; null: none. */
-  readonly hooks: BlockHooks | null;
   /** The handle that other workers attach with. */
   readonly handle: SharedPoolHandle;
   /** Releases the memory, in the creator; null in workers that attached. */

@@ -58,7 +58,7 @@ export interface SharedCoreOptions {
   readonly mostMagazine: number;
   /** False if the thread must not park; see lock.ts. */
   readonly mayPark: boolean;
-  /** Hooks for blocks that recovery frees; null: none. */
+  /** Hooks for each block that is allocated or freed, also by recovery; null: none. */
   readonly hooks: BlockHooks | null;
 }
 

@@ -10,7 +10,7 @@ const WILD = 0.2;
 const isWild = (seed: number): boolean => new Random(seed ^ 0x5eed).chance(WILD);
 
 async function fails(seed: number, steps: number): Promise<History | null> {
-  const history = new History({ seed, steps });
+  const history = new History(seed, steps);
   try {
     await history.run();
     return null;
@@ -23,7 +23,7 @@ export const allocatorTarget: FuzzTarget = {
   name: 'allocator',
   async runCase(seed) {
     if (isWild(seed)) await callWildly(seed);
-    else await new History({ seed }).run();
+    else await new History(seed).run();
   },
   async shrink(seed) {
     if (isWild(seed)) return 'a single call, see above';

@@ -104,8 +104,8 @@ export const mutants: readonly Mutant[] = [
   nvme(
     'drivers/nvme/prp.ts',
     'a PRP list is freed while its command is in flight',
-    'into.prp2 = into.lists[0]!.dma;',
-    'into.prp2 = into.lists[0]!.dma;\n    this.unmap(into);',
+    'into.prp2 = lists[0]!.dma;',
+    'into.prp2 = lists[0]!.dma;\n    this.unmap(into);',
   ),
   nvme(
     'drivers/nvme/controller-registers.ts',

@@ -7,6 +7,19 @@ import { countsOf, owns } from '../support/pools.ts';
 import { rejectsCode, throwsCode } from '../support/errors.ts';
 import { FaultyMemory } from '../support/faulty-memory.ts';
 
+/** A source of heap memory with some methods replaced. */
+function overHeap(heap: HeapMemory, methods: Partial<CoherentAllocator>): CoherentAllocator {
+  return {
+    name: 'odd',
+    pageSize: 4096,
+    allocCoherent: (request) => heap.allocCoherent(request),
+    freeCoherent: (each) => {
+      heap.freeCoherent(each);
+    },
+    ...methods,
+  };
+}
+
 test('a source can free blocks of the pool before it refuses an allocation', async () => {
   const memory = new FaultyMemory({ limit: 4096 });
   const pool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 4096 });
@@ -23,17 +36,11 @@ test('a source can free blocks of the pool before it refuses an allocation', asy
 
 test('the wait is rejected and no block is lost when onceAvailable throws', async () => {
   const heap = new HeapMemory({ limit: 4096 });
-  const memory: CoherentAllocator = {
-    name: 'odd',
-    pageSize: 4096,
-    allocCoherent: (request) => heap.allocCoherent(request),
-    freeCoherent: (each) => {
-      heap.freeCoherent(each);
-    },
+  const memory = overHeap(heap, {
     onceAvailable: () => {
       throw new Error('no wishes');
     },
-  };
+  });
   const pool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 4096 });
   const block = pool.alloc();
   await assert.rejects(pool.allocWait(), /no wishes/);
@@ -43,17 +50,11 @@ test('the wait is rejected and no block is lost when onceAvailable throws', asyn
 
 test('free and destroy succeed when the source’s unsubscribe function throws', async () => {
   const heap = new HeapMemory({ limit: 4096 });
-  const memory: CoherentAllocator = {
-    name: 'odd',
-    pageSize: 4096,
-    allocCoherent: (request) => heap.allocCoherent(request),
-    freeCoherent: (each) => {
-      heap.freeCoherent(each);
-    },
+  const memory = overHeap(heap, {
     onceAvailable: () => () => {
       throw new Error('can’t forget');
     },
-  };
+  });
   const pool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 4096 });
   const block = pool.alloc();
   const waiting = pool.allocWait();
@@ -96,9 +97,7 @@ test('the memory that a source returns is checked', () => {
 function trimmingPool(pages: number, times: number, options: Partial<DmaPoolOptions> = {}): DmaPool {
   const heap = new HeapMemory({ limit: pages * 4096 });
   let calls = 0;
-  const memory: CoherentAllocator = {
-    name: 'trimming',
-    pageSize: 4096,
+  const memory = overHeap(heap, {
     allocCoherent: (request) => {
       assert.ok(++calls < 1000, 'the pool continues to take pages');
       const given = heap.allocCoherent(request);
@@ -106,10 +105,7 @@ function trimmingPool(pages: number, times: number, options: Partial<DmaPoolOpti
       pool.trim();
       return heap.allocCoherent(request);
     },
-    freeCoherent: (each) => {
-      heap.freeCoherent(each);
-    },
-  };
+  });
   const pool: DmaPool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 4096, ...options });
   return pool;
 }
@@ -152,19 +148,14 @@ test('a source that trims the pool whenever it is full causes no endless loop', 
 test('a source that trims every pool when it is full makes room for a reservation', () => {
   const heap = new HeapMemory({ limit: 8 * 4096 });
   const pools: DmaPool[] = [];
-  const memory: CoherentAllocator = {
-    name: 'trimming',
-    pageSize: 4096,
+  const memory = overHeap(heap, {
     allocCoherent: (request) => {
       const given = heap.allocCoherent(request);
       if (given !== null) return given;
       for (const pool of pools) pool.trim();
       return heap.allocCoherent(request);
     },
-    freeCoherent: (each) => {
-      heap.freeCoherent(each);
-    },
-  };
+  });
   const device = new Device({ name: 'x', memory });
   for (const name of ['a', 'b']) pools.push(DmaPool.create(name, device, { size: 4096 }));
   pools[0]!.reserve(5);
@@ -230,17 +221,11 @@ test('a source that destroys the pool during sharing ends the share', () => {
 test('a new wait during unsubscribe keeps its own subscription', async () => {
   const heap = new HeapMemory({ limit: 4096 });
   let second: Promise<DmaBlock> | undefined;
-  const memory: CoherentAllocator = {
-    name: 'odd',
-    pageSize: 4096,
-    allocCoherent: (request) => heap.allocCoherent(request),
-    freeCoherent: (each) => {
-      heap.freeCoherent(each);
-    },
+  const memory = overHeap(heap, {
     onceAvailable: () => () => {
       second ??= pool.allocWait();
     },
-  };
+  });
   const pool: DmaPool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 4096 });
   const block = pool.alloc();
   const first = pool.allocWait();
@@ -254,18 +239,12 @@ test('a new wait during unsubscribe keeps its own subscription', async () => {
 
 test('a source that reports memory at once and has none ends the wait', async () => {
   const heap = new HeapMemory({ limit: 4096 });
-  const memory: CoherentAllocator = {
-    name: 'eager',
-    pageSize: 4096,
-    allocCoherent: (request) => heap.allocCoherent(request),
-    freeCoherent: (each) => {
-      heap.freeCoherent(each);
-    },
+  const memory = overHeap(heap, {
     onceAvailable: (listener) => {
       listener();
       return () => undefined;
     },
-  };
+  });
   const pool = DmaPool.create('p', new Device({ name: 'x', memory }), { size: 4096 });
   const block = pool.alloc();
   await rejectsCode('ERR_DMAPOOL_SOURCE', pool.allocWait());

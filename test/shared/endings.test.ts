@@ -29,6 +29,17 @@ class FakeWorker extends EventEmitter {
   }
 }
 
+/** The uncaught errors until the end of the test. */
+function uncaughtErrors(t: TestContext): readonly unknown[] {
+  const uncaught: unknown[] = [];
+  const onUncaught = (error: unknown): void => {
+    uncaught.push(error);
+  };
+  process.on('uncaughtException', onUncaught);
+  t.after(() => process.off('uncaughtException', onUncaught));
+  return uncaught;
+}
+
 /** Numbers that no real thread of this process has. */
 const FAKE_THREADS = 1_000_000;
 
@@ -41,12 +52,7 @@ test('an exit is handled later when a living worker holds the lock; no listener 
     lost.push(out.length);
   });
   const header = new Int32Array(handle.control);
-  const uncaught: unknown[] = [];
-  const onUncaught = (error: unknown): void => {
-    uncaught.push(error);
-  };
-  process.on('uncaughtException', onUncaught);
-  t.after(() => process.off('uncaughtException', onUncaught));
+  const uncaught = uncaughtErrors(t);
   await b!.call('takeLock');
   let heard = false;
   a!.worker.once('exit', () => {
@@ -333,12 +339,7 @@ test('a wait that times out in a worker that was declared ended raises no uncaug
   const { handle } = sharePool(pool);
   const attached = attachPool(handle, { device: new Device({ name: 'nic', log }) });
   const there = attached.pool;
-  const uncaught: unknown[] = [];
-  const onUncaught = (error: unknown): void => {
-    uncaught.push(error);
-  };
-  process.on('uncaughtException', onUncaught);
-  t.after(() => process.off('uncaughtException', onUncaught));
+  const uncaught = uncaughtErrors(t);
   pool.alloc();
   const waiting = there.allocWait({ timeout: 40 });
   // The check for events that the wait itself scheduled is over then.

@@ -38,6 +38,12 @@ const core = 'core.ts';
 const depot = 'depot.ts';
 const recovery = 'recovery.ts';
 const transfers = 'transfers.ts';
+/** A claim of a block without a check that no other worker has it. */
+const claimUnchecked = replaceText(
+  transfers,
+  'if (Atomics.compareExchange(this.#words, index, word, this.#mark) !== word) return false;',
+  'if (this.#words[index] !== word) return false;\n    Atomics.store(this.#words, index, this.#mark);',
+);
 const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] = [
   [
     'unlock before the last store',
@@ -104,16 +110,7 @@ const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] 
     replaceText(recovery, 'return !isFlight(word) ||', 'return true ||'),
     { preemptions: 1, kills: 1 },
   ],
-  [
-    'an accept does not check whether another worker just accepted',
-    'rivals',
-    replaceText(
-      transfers,
-      'if (Atomics.compareExchange(this.#words, index, word, this.#mark) !== word) return false;',
-      'if (this.#words[index] !== word) return false;\n    Atomics.store(this.#words, index, this.#mark);',
-    ),
-    { preemptions: 1 },
-  ],
+  ['an accept does not check whether another worker just accepted', 'rivals', claimUnchecked, { preemptions: 1 }],
   [
     'a bulk accept that fails keeps the blocks it accepted before',
     'rivals',
@@ -123,11 +120,7 @@ const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] 
   [
     'a recall does not check whether another worker just accepted the block',
     'recalls',
-    replaceText(
-      transfers,
-      'if (Atomics.compareExchange(this.#words, index, word, this.#mark) !== word) return false;',
-      'if (this.#words[index] !== word) return false;\n    Atomics.store(this.#words, index, this.#mark);',
-    ),
+    claimUnchecked,
     { preemptions: 1 },
   ],
   [
