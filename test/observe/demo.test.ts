@@ -16,10 +16,10 @@ test(
   async () => {
     const folder = privateFolder();
     const env = { ...process.env, XDG_RUNTIME_DIR: folder };
-    // Three demos, so that the process outlives the recording.
+    // Several demos, so that the process outlives the recording, also on a loaded machine.
     const program = `
       const { processIo, run } = await import(${JSON.stringify(pathToFileURL(join(root, 'dist/src/cli/main.js')).href)});
-      for (let i = 0; i < 3; i++) process.exitCode ||= await run(['demo', 'nvme'], processIo());
+      for (let i = 0; i < 6; i++) process.exitCode ||= await run(['demo', 'nvme'], processIo());
     `;
     const demo = spawn(process.execPath, ['--input-type=module', '-e', program], {
       env: { ...env, DMAPOOL_OBSERVE: '1' },
@@ -35,9 +35,9 @@ test(
       // After the first line the controller and its pools exist.
       await new Promise((resolve) => demo.stdout.once('data', resolve));
       const file = join(folder, 'nvme.trace.gz');
-      const args = ['-o', file, '--seconds', '1', '--limit', '1000000', '--json'];
+      const args = ['-o', file, '--seconds', '4', '--limit', '1000000', '--json'];
       const { pools, allocations } = JSON.parse(run('record', String(demo.pid), ...args)) as Record<string, number>;
-      assert.equal(pools, 3);
+      assert.ok(pools! >= 3, String(pools));
       assert.ok(allocations! > 1000, String(allocations));
       const { failures, mismatches } = JSON.parse(run('replay', file, '--json', '--repeat', '1')) as {
         failures: number;

@@ -29,6 +29,8 @@ const PRELUDE = `
   import { Device, DmaPool } from 'dmapool';
   const log = { error() {}, warn() {}, info() {} };
   const device = new Device({ name: '0000:00:09.0', log });
+  // A program may use the device only at its start: without a reference it would be collected.
+  globalThis.device = device;
   process.on('SIGTERM', () => process.exit(0));
 `;
 
