@@ -153,7 +153,7 @@ export class E1000 {
    * @throws `DmaArgumentError`; {@link E1000Error} `ERR_DMAPOOL_E1000_CLOSED`; `PciGoneError`.
    */
   receive(into: Packet[], max: number): number {
-    if (this.#dead !== null) throw this.#dead;
+    this.#throwIfDead();
     if (!isArray(into)) throw new DmaArgumentError('into', into, 'an array');
     if (!Number.isInteger(max) || max < 0) throw new DmaArgumentError('max', max, 'a whole number from 0 up');
     return this.#receive.receive(into, max);
@@ -171,7 +171,7 @@ export class E1000 {
    *   packet is queued then. @throws {@link E1000Error} `ERR_DMAPOOL_E1000_CLOSED`; `PciGoneError`.
    */
   transmit(packets: readonly Packet[], from = 0, to: number = countOf(packets)): number {
-    if (this.#dead !== null) throw this.#dead;
+    this.#throwIfDead();
     checkRange(packets, from, to);
     return this.#transmit.transmit(packets, from, to);
   }
@@ -337,8 +337,10 @@ export class E1000 {
     this.#throwIfDead();
   }
 
+  /** Throws after a close of the function has begun too: a register write in the middle of a batch would throw. */
   #throwIfDead(): void {
     if (this.#dead !== null) throw this.#dead;
+    if (this.#pci.closed) throw this.#closedError();
   }
 
   async #close(): Promise<void> {

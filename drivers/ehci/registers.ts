@@ -99,8 +99,15 @@ export class OperationalRegisters {
     this.#name = name;
   }
 
-  read(offset: number): Promise<number> {
-    return this.#bar.read32(this.#base + offset);
+  /**
+   * @throws {@link UsbError} `ERR_DMAPOOL_USB_CONTROLLER` for all ones, which no register has: the controller did not
+   *   respond, and a status bit in them proves nothing.
+   */
+  async read(offset: number): Promise<number> {
+    const value = await this.#bar.read32(this.#base + offset);
+    if (value !== 0xffff_ffff) return value;
+    const what = `register 0x${(this.#base + offset).toString(16)} reads all ones`;
+    throw new UsbError('ERR_DMAPOOL_USB_CONTROLLER', this.#name, what);
   }
 
   write(offset: number, value: number): void {

@@ -259,6 +259,29 @@ void describe('memory of the e1000 driver', () => {
     await nic.close();
   });
 
+  void it('is not lost in a batch when a close of the function has begun', async () => {
+    const { fake, pci, nic } = await open();
+    const bytes = fake.memory.translate(pci.device, fake.registers.getUint32(0x2800, true), 128);
+    const ring = new DataView(bytes.buffer, bytes.byteOffset, bytes.length);
+    // Four complete packets of 60 bytes.
+    for (let i = 0; i < 4; i++) {
+      ring.setUint32(16 * i + 8, 60, true);
+      ring.setUint32(16 * i + 12, 3, true);
+    }
+    const packets: Packet[] = [];
+    nic.packets.allocBatch(packets, 2);
+    for (const packet of packets) packet.length = 60;
+    const closing = pci.close();
+    for (const call of [() => nic.receive([], 4), () => nic.transmit(packets)]) {
+      assert.throws(call, { code: 'ERR_DMAPOOL_E1000_CLOSED' });
+    }
+    assert.equal(nic.packets.active, 10);
+    nic.packets.freeBatch(packets);
+    await closing;
+    assert.equal(fake.memory.bytesInUse, 0);
+    await nic.close();
+  });
+
   void it('that is kept when its device is detached is released when the function is closed', async () => {
     const bench = await open();
     const { pci, nic } = bench;

@@ -199,6 +199,17 @@ test('an old answer to the doorbell is not taken for a new one', async () => {
   await pci.close();
 });
 
+test('a status of all ones is not an answer to the doorbell', async () => {
+  const { fake, pci, ring, qhs } = await schedule();
+  const read = fake.read.bind(fake);
+  let reads = 0;
+  fake.read = (bar, offset, width) =>
+    offset === STATUS && ++reads === 2 ? Promise.resolve(0xffff_ffff) : read(bar, offset, width);
+  await rejectsCode('ERR_DMAPOOL_USB_CONTROLLER', ring.unlink(qhs[0]!));
+  assert.equal(reads, 2);
+  await pci.close();
+});
+
 /** A schedule with two queue heads. */
 async function schedule<F extends FakeEhci = FakeEhci>(
   fake = new FakeEhci() as F,
