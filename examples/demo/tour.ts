@@ -1,7 +1,7 @@
 /**
  * A tour in five parts, which `npx dmapool demo` runs. The device is emulated.
  *
- * It is a program as a user writes it: the reports of debug mode name its lines.
+ * It imports only `dmapool`, as a user's program does. The reports of debug mode name its lines.
  */
 import { Device, dmaBitMask, DmaPool, HeapMemory, IommuFaultError } from 'dmapool';
 

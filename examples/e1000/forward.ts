@@ -32,7 +32,7 @@ export interface ForwardReport {
 
 const OPTIONS: OptionNames<ForwardOptions> = { packets: true, destination: true, batch: true, signal: true };
 const MAX_BATCH = 1024;
-/** Number of polls of an empty ring before it waits for an interrupt. */
+/** Number of polls of an empty ring before the forwarder waits for an interrupt. */
 const MAX_IDLE_POLLS = 64;
 
 /**
@@ -42,7 +42,7 @@ const MAX_IDLE_POLLS = 64;
  * @param to The outgoing card.
  * @param options Number of packets, destination, batch size and abort signal.
  * @throws `DmaArgumentError`; {@link E1000Error} `ERR_DMAPOOL_E1000_TIMEOUT` when no packet can be sent, or no buffer
- *   is free to receive one, for 5 seconds; errors of `receive` and `transmit`. Packets in transit are then freed.
+ *   is free to receive one, for 5 seconds; errors of `receive` and `transmit`. Packets that no card owns are freed.
  *
  * @example
  * ```ts

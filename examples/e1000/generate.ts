@@ -115,7 +115,7 @@ export async function generate(nic: E1000, options: GenerateOptions = {}): Promi
       await turn();
       continue;
     }
-    // No buffer is free, or there is no credit. Reading `transmitting` frees the buffers of sent packets.
+    // No buffer is free, or the window is used up. Reading `transmitting` frees the buffers of sent packets.
     if (nic.transmitting === 0 && wanted > 0) await watchdog.turn('no buffer came free');
     else await watchdog.turn('the receiver acknowledged nothing');
   }

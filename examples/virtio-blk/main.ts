@@ -95,7 +95,7 @@ async function run(pci: PciFunction): Promise<Buffer> {
     }
   };
   await Promise.all(blocks.map((block, worker) => fill(block, worker * BLOCK)));
-  // Each worker has a region, so that no two requests in flight overlap.
+  // Each concurrent loop has its own region, so that no two requests in flight overlap.
   const region = Math.floor(model.length / depth / BLOCK) * BLOCK;
   const rates: number[] = [];
   let wrong = 0;

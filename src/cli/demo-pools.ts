@@ -66,7 +66,7 @@ export function demoPools(io: CliIo): TourStep[] {
   return steps;
 }
 
-/** Absolute names of files in a report, relative to the current folder. */
+/** Makes the absolute file names in a report relative to the current folder. */
 function shorten(line: string): string {
   return line.replace(/\/\S+?(?=:\d+:\d+)/g, (file) => relative(process.cwd(), file));
 }

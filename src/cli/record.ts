@@ -10,7 +10,7 @@ import { requestPath } from './observed.ts';
 import { parsePid } from './ps.ts';
 import { count } from './style.ts';
 
-/** Milliseconds that a busy process may answer after the end of the recording. */
+/** Milliseconds after the end of the recording within which the process must answer, even if it is busy. */
 const TIMEOUT = 60_000;
 
 interface RecordFlags {

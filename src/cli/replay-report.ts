@@ -2,7 +2,7 @@
 import type { ReplayFile, ReplayMismatch, ReplayResult, ReplayRow, RowVerdict } from '../trace/index.ts';
 import { count, plural, type Style, table } from './style.ts';
 
-/** Calls from which on the time of a call is printed. */
+/** Minimum number of calls for which the time of a call is printed. */
 const TIMED_CALLS = 10_000;
 
 /** Marks between our row and the kernel's. */

@@ -42,7 +42,7 @@ interface Column {
   readonly text: (row: TopRow) => string;
 }
 
-/** Allocated blocks as a fraction of the limit, or of the blocks without a limit. */
+/** Allocated blocks as a fraction of the limit; without a limit, of the blocks in all pages. */
 function use({ active, blocks, limit }: TopRow): number {
   const most = limit ?? blocks;
   return most === 0 ? 0 : active / most;

@@ -29,7 +29,7 @@ export function checkDmaHandle(argument: string, handle: unknown): void {
   if (handle !== null && handle !== undefined) checkObject(argument, handle, ACCEPTED);
 }
 
-/** Writes an address. If the object throws, calls `undo`, which frees the memory. @throws `DmaArgumentError` then */
+/** Writes an address. If the setter throws, calls `undo`, which frees the memory. @throws `DmaArgumentError` if so */
 export function writeDma(
   argument: string,
   handle: DmaHandle | null | undefined,

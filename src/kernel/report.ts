@@ -20,7 +20,7 @@ export function reportNoPages(device: Device, size: number, flags: gfp_t): void 
 
 /**
  * Logs that the coherent allocator returned memory that the device can't reach, or broke its contract. The call then
- * returns null, as in Linux. Other errors are thrown on.
+ * returns null, as in Linux. Other errors are rethrown.
  */
 export function reportBadMemory(device: Device, call: string, error: unknown): null {
   if (!(error instanceof DmaMaskError || error instanceof DmaSourceError)) throw error;

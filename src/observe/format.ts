@@ -27,7 +27,7 @@ export interface BlockSnapshot {
   readonly dma: number;
   /** State. `magazine`: free, in a worker's magazine. */
   readonly state: 'free' | 'magazine' | 'allocated' | 'in transit' | 'quarantined' | 'beyond the limit';
-  /** Worker that has it; 0 in a pool of one thread and for no worker. */
+  /** Worker that has it; 0 in a pool of one thread, and if no worker has it. */
   readonly worker: number;
   /** The worker's thread, or null. */
   readonly thread: number | null;
@@ -103,7 +103,7 @@ export interface WorkerSnapshot {
   readonly cached: number;
   /** Blocks in transit from it. */
   readonly inTransit: number;
-  /** Allocations so far. For another thread, as of its last slow call. */
+  /** Allocations so far. For another thread, as of its last call on the slow path. */
   readonly allocations: number;
 }
 

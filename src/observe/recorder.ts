@@ -27,7 +27,7 @@ export interface RecorderHandle {
 const OPTIONS: OptionNames<RecordOptions> = { limit: true, join: true };
 const LEAST = 64;
 const MOST: number = 2 ** 24;
-/** Rings of {@link recordPool} in this thread. A recording from outside has another ring. */
+/** Rings of {@link recordPool} in this thread. The ring of `dmapool record` is not among them. */
 const rings = new WeakSet<OperationRing>();
 
 /** A ring for at least `limit` operations. */

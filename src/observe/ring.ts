@@ -1,7 +1,7 @@
 /**
  * A ring with the newest operations of pools, in memory that threads share.
  *
- *     int32    cursor | text cursor | active | pools        of 16 bytes
+ *     int32    cursor | text cursor | active | pools        4 bytes each
  *     float64  milliseconds from 1970 to the zero of the monotonic clock; 8 bytes unused
  *     int64    nanoseconds of the monotonic clock           for each 64 operations
  *     int32    what, block, site, pool                      for each operation

@@ -1,4 +1,4 @@
-/** Records the operations of a pool in this thread: hooks that run around the pool's own. */
+/** A tap records the operations of a pool in this thread. It consists of hooks that run around the pool's own. */
 import { openPool } from '../dma-pool.ts';
 import { DmaArgumentError } from '../errors.ts';
 import type { DmaPool } from '../pool/contract.ts';

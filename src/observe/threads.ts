@@ -194,7 +194,7 @@ export class Threads {
   }
 }
 
-/** The trace of a recording. The numbers that threads gave to one shared pool become one pool. */
+/** The trace of a recording. Each thread numbers a shared pool for itself; the trace has the pool once. */
 function recordingText(
   ring: OperationRing,
   recorded: readonly PoolInRecording[],

@@ -70,8 +70,9 @@ interface Consistent {
 }
 
 /**
- * A free without an allocation: the allocation is before the ring. A second allocation without a free between: the block
- * was reclaimed from a dead worker, or the free was lost, so a free is inserted.
+ * If a block's first operation is a free, its allocation was before the ring, and is added. If a block is allocated
+ * twice without a free, it was reclaimed from a dead worker or the free was lost, and a free is inserted. Other frees
+ * of a block that is not allocated are dropped.
  */
 function makeConsistent(operations: readonly RecordedOperation[], { allocated }: PoolEnd, start: number): Consistent {
   const out = new Set<number>();

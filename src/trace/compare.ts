@@ -91,7 +91,7 @@ export class Comparer {
     if (!right) found.push({ field: 'active', ours: active, theirs: kernel.active });
     if (ordersAsOurs(this.#version) && ours.pages.raced === 0) {
       const equal = exact ? pages === kernel.pages : ours.pageCounts.has(kernel.pages);
-      // These kernels report the exact number of blocks.
+      // Kernels since 6.4 report the exact number of blocks.
       const blocks = kernel.pages * this.#geometry(ours.pool).blocksPerPage;
       if (!equal) found.push({ field: 'pages', ours: pages, theirs: kernel.pages });
       else if (blocks !== kernel.blocks) found.push({ field: 'blocks', ours: blocks, theirs: kernel.blocks });
@@ -104,7 +104,7 @@ export class Comparer {
 
   #reasons(ours: EpochRow | undefined, kernel: PoolsRow): string[] {
     if (ours === undefined) return [];
-    // Ours grew while the file was read.
+    // Our number of pages was equal at another moment while the file was read.
     if (ours.pageCounts.has(kernel.pages)) return [];
     return explainPages(
       {

@@ -5,6 +5,8 @@
  *                                                                          replayTrace --> result
  *     NAME.pools.txt --readPools--> the kernel's `pools` files ------------/
  *
+ * The kernel's `pools` files of a trace are the expectations of its replay.
+ *
  * @module dmapool/trace
  * @packageDocumentation
  */

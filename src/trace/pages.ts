@@ -40,10 +40,10 @@ export function kernelBlocksPerPage(
   skips: boolean,
 ): number {
   const { effectiveSize: size, effectiveAllocation: allocation, effectiveBoundary: boundary } = pool;
-  // A page is a multiple of the boundary: 4096 bytes, or one block with a boundary of its size.
+  // A page is a multiple of the boundary: it has 4096 bytes, or one larger block whose size is the boundary.
   const fitting = Math.floor(boundary / size);
   const exact = boundary % size === 0;
-  // Each boundary has at least one block.
+  // At least one block lies between two boundaries.
   const made = skips && exact ? fitting - 1 : fitting;
   return Math.max(1, Math.floor(allocation / boundary)) * Math.max(1, made);
 }

@@ -1,4 +1,4 @@
-/** A chart of one figure over time, drawn by uPlot. A label has its values as text, for screen readers. */
+/** A chart of one figure over time, drawn by uPlot. The ARIA label has the values as text. */
 import uPlot from 'uplot';
 
 /** Limit of points: ten minutes at one a second. */
@@ -106,7 +106,7 @@ export class Chart {
 
   /** Shows the value under the pointer, or else the newest one. */
   #showTitle(): void {
-    // The first call of the hook comes from the constructor of uPlot.
+    // uPlot's constructor calls this hook before `#plot` is assigned.
     const at = (this.#plot as uPlot | undefined)?.cursor.idx ?? this.#values.length - 1;
     const value = this.#values[at];
     this.#title.textContent = value === undefined ? this.#name : `${this.#name}: ${text(value)}`;

@@ -125,7 +125,7 @@ export class BlockMap {
     const { clientHeight, clientWidth } = this.#canvas;
     const area = (clientWidth * clientHeight) / Math.max(1, this.#blocks.states.length);
     let cell = Math.max(CELL.least, Math.min(CELL.most, Math.floor(Math.sqrt(area))));
-    // Rows have whole cells, which may require one more row than fits.
+    // A row has a whole number of cells, so one more row may be needed than fits. Smaller cells then fit.
     while (
       cell > CELL.least &&
       Math.ceil(this.#blocks.states.length / Math.floor(clientWidth / cell)) * cell > clientHeight
