@@ -189,7 +189,7 @@ test('a long name is cut as in the kernel before the comparison', async () => {
 /** A changed trace, and the expected failures of calls: their fields, and a part of one text. */
 const broken: readonly (readonly [what: string, lines: readonly string[], fields: readonly string[], text: RegExp])[] =
   [
-    ['a free twice', SMALL.toSpliced(10, 0, SMALL[9]!), ['free'], /^line 11: .*not out/],
+    ['a free twice', SMALL.toSpliced(10, 0, SMALL[9]!), ['free'], /^line 11: .*not allocated/],
     [
       'a free of a block that was never allocated',
       replaced(SMALL, 9, 'free\t0\t0', 'free\t0\t5'),
