@@ -301,6 +301,8 @@ export class E1000 {
     this.#manage();
     await resetCard(pci);
     this.#mac = await readMac(pci);
+    // If the device was detached meanwhile, nothing would release the memory.
+    this.#throwIfDead();
     configure(this.#bar, this.#mac);
     const { receiveDescriptors, transmitDescriptors, buffers } = this.#options;
     const packets = new PacketPool(pci.device, buffers);

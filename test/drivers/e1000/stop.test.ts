@@ -282,6 +282,21 @@ void describe('memory of the e1000 driver', () => {
     await nic.close();
   });
 
+  void it('is not allocated after the device was detached during the open', async () => {
+    const fake = new FakeCard();
+    const pci = await PciFunction.open(fake, { log: new RecordingLog() });
+    await pci.stopDma();
+    fake.sticks = true;
+    const read = fake.read.bind(fake);
+    fake.read = (bar, offset, width) => {
+      if (offset === EERD) pci.device.detach();
+      return read(bar, offset, width);
+    };
+    await rejectsCode('ERR_DMAPOOL_E1000_CLOSED', E1000.open(pci));
+    assert.deepEqual([pci.device.bytesAllocated, fake.isBusMaster], [0, false]);
+    await pci.close();
+  });
+
   void it('that is kept when its device is detached is released when the function is closed', async () => {
     const bench = await open();
     const { pci, nic } = bench;
