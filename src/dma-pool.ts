@@ -132,8 +132,8 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
   #makeObject(index: number): DmaBlock<N> {
     const { book } = this.#inside;
     if (book !== null) return putObject(this, index, makeBlock(this, index, book.generationOf(index)));
-    // Create a run of objects at once. Neighbours in the page become neighbours in the heap. Calls stay rare, so that
-    // the engine does not compile the hot path for them while the pool is new.
+    // Create a run of objects at once. Neighbours in the page become neighbours in the heap. The hot path then rarely
+    // calls this method, so the engine does not optimise the hot path for it while the pool is new.
     const { blocksPerPage } = this.geometry;
     const inPage = index % blocksPerPage;
     const first = index - (inPage % MADE_AT_ONCE);

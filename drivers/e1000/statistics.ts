@@ -60,8 +60,8 @@ interface Narrow {
   readonly name: keyof typeof COUNTERS;
   readonly offset: number;
   /**
-   * Reading clears the counter, as the manual specifies; undefined until known. QEMU does not clear some (MPC, RNBC).
-   * To detect this, the first value other than 0 is read twice.
+   * True if reading clears the counter, as the manual specifies. False for a counter that QEMU does not clear (MPC,
+   * RNBC). Undefined until the first value other than 0, which is read twice to find out.
    */
   clears: boolean | undefined;
   /** Last value read from a counter that reading does not clear. */

@@ -184,7 +184,7 @@ export class EndpointQueue {
       if (i < first || i >= end) continue;
       const left = (token >>> TOKEN.lengthShift) & TOKEN.lengthMask;
       const given = lengthOf(i - first, request.length);
-      // No transfer ends in this way: the controller may continue with any of the qTDs.
+      // A correct controller ends no transfer in this state. A faulty one may continue with any of the qTDs.
       if (left > given || (left > 0 && request.pid === PID.out)) return this.#explainLeft(left, given);
       moved += given - left;
       // A short packet ends the data; the controller continues at the alternate link (4.10.2).

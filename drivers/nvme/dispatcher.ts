@@ -364,7 +364,8 @@ export class Dispatcher {
   }
 
   /**
-   * Resets all queues after the controller was stopped. Called before the first interrupt, since queues share vectors.
+   * Resets all queues after the controller was stopped. Called before the first interrupt: an interrupt reaps all
+   * queues of its vector, so none of them may have old entries.
    */
   reset(): void {
     for (const queue of this.#queues) queue.reset();

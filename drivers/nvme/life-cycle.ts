@@ -15,8 +15,8 @@
  *
  * An event without an entry is ignored: the state handles it already. `reset` occurs when a command timed out or the
  * controller reports a fatal error; during a start, reset or shutdown it stops the controller. `stop` occurs when the
- * controller is lost or its shutdown is complete. `released` comes last, or at any time if the function is closed under
- * the driver.
+ * controller is lost or its shutdown is complete. `released` comes last, or at any time if the function is closed
+ * before the driver.
  *
  * In `live` and `resetting` all commands are accepted. In `starting`, `ending` and `closing` only the driver submits
  * commands, on the admin queue.

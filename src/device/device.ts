@@ -212,7 +212,7 @@ export class Device implements DmaTarget, Disposable {
 
   /** Frees memory from {@link Device.allocCoherent}. @throws {@link DmaMappingError} for any other object. */
   freeCoherent(memory: CoherentMemory): void {
-    // Removed before the call: during it the allocator may return the same object for a new allocation.
+    // Remove it before the call: the allocator may return the same object for a new allocation during the call.
     const ours = this.#live.get(memory);
     this.#live.delete(memory);
     try {
@@ -410,8 +410,8 @@ function checkSource(memory: CoherentAllocator): void {
 }
 
 /**
- * Describes how allocated memory breaks the contract of {@link CoherentAllocator}, to complete a message "... gave"; null
- * if it does not.
+ * Describes how allocated memory breaks the contract of {@link CoherentAllocator}: the end of a message that begins
+ * with "memory source ... gave". Null if the memory satisfies the contract.
  */
 function contractViolation(memory: unknown, size: number, alignment: number): string | null {
   if (typeof memory !== 'object' || memory === null) return describe(memory);

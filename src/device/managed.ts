@@ -15,7 +15,8 @@ interface Entry {
  *     gone = removed entries
  *     gone * 2 <= entries      after each removal
  *
- * So the removed entries of pools that were destroyed explicitly do not accumulate, and a removal costs amortized O(1).
+ * So removed entries, such as those of pools that the program destroyed, do not accumulate. A removal costs amortized
+ * O(1).
  */
 export class ManagedResources {
   #entries: Entry[] = [];
@@ -38,7 +39,8 @@ export class ManagedResources {
 
   /**
    * Calls and removes all actions in reverse order of registration, even if one throws. An action registered meanwhile is
-   * called next. After too many of those the rest stays registered, and the result has an error for it.
+   * called next. After {@link MOST_NEW} of those the remaining actions stay registered, and the result contains an
+   * error that reports this.
    *
    * @returns The exceptions, in order.
    */

@@ -6,8 +6,8 @@
  *     this process         | 2 | 1   3 | 0 |          mapped in the order of physical addresses; physically
  *                           zone  zone  zone          adjacent hugepages are one zone
  *
- * Only hugepages will do. The kernel migrates ordinary pages, mlock(2)ed ones too. It neither swaps hugepages nor moves
- * them for ordinary compaction or NUMA balancing. It still migrates a hugepage for memory offlining (hot-unplug,
+ * The memory must be hugepages. The kernel migrates ordinary pages, mlock(2)ed ones too. It neither swaps hugepages nor
+ * moves them for ordinary compaction or NUMA balancing. It still migrates a hugepage for memory offlining (hot-unplug,
  * virtio-mem), contiguous allocations (CMA, gigantic pages), soft offlining after memory errors, and on move_pages(2),
  * migrate_pages(2), mbind(2) or a change of the cpuset. The device then uses a stale address. VFIO pins its pages and
  * has no such restriction.

@@ -281,7 +281,7 @@ export class VfioMemory implements CoherentAllocator {
 
   /** Opens and maps more memory below `mask`. Returns false if none is left or it can't be mapped. */
   #openStep(size: number, mask: number): boolean {
-    // Powers of two: a naturally aligned part of a step is naturally aligned for the device.
+    // A power of two: a naturally aligned part of a step then has a naturally aligned IOVA.
     const least = 2 ** Math.ceil(Math.log2(Math.max(size, this.pageSize)));
     const needed = roundUp(least, this.backingPageSize);
     const most = Math.max(least, Math.min(LARGEST_STEP, Math.max(FIRST_STEP, this.#opened)));
@@ -303,8 +303,8 @@ export class VfioMemory implements CoherentAllocator {
   }
 
   /**
-   * Maps a step for the device, or only its first `needed` bytes if the whole step does not fit. Returns false if
-   * neither can be mapped or has `size` bytes.
+   * Maps a step for the device, or only its first `needed` bytes if the whole step does not fit. Skips a part of less
+   * than `size` bytes. Returns false if neither was mapped.
    */
   #mapStep(step: Step, size: number, needed: number, mask: number): boolean {
     for (const room of step.size > needed ? [step.size, needed] : [step.size]) {

@@ -125,7 +125,7 @@ export class VfioDevice {
   }
 }
 
-/** Clears Enable No Snoop: such accesses bypass the CPU caches, so memory would not be coherent. */
+/** Clears Enable No Snoop: No Snoop accesses bypass the CPU caches, so memory would not be coherent. */
 async function disableNoSnoop(pci: PciFunction): Promise<void> {
   const express = await pci.config.findCapability(PCI_CAPABILITY.pciExpress);
   await express?.update16(DEVICE_CONTROL, 0, NO_SNOOP);

@@ -36,8 +36,8 @@ export interface CoherentMemory {
 }
 
 /**
- * Describes memory that is no `SharedArrayBuffer` to another worker of the same process. Post it to the worker and open
- * it there by its kind (`openSharedRegion` of `dmapool/linux`). Treat the fields as opaque.
+ * A description, for another worker of the same process, of memory that is not a `SharedArrayBuffer`. Post it to the
+ * worker and open it there by its kind (`openSharedRegion` of `dmapool/linux`). Treat the fields as opaque.
  */
 export interface SharedRegion {
   /** Selects the function that opens it: `mapped` for memory that the system mapped into the process. */
@@ -94,7 +94,7 @@ export interface CoherentAllocator {
   onceAvailable?(listener: () => void): () => void;
 
   /**
-   * Describes a buffer that is no `SharedArrayBuffer` to other workers of this process.
+   * Describes, for other workers of this process, a buffer that is not a `SharedArrayBuffer`.
    * Optional: without it only pools on a `SharedArrayBuffer` can be shared.
    *
    * @param buffer The `buffer` of a {@link CoherentMemory} of this allocator.

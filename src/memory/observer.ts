@@ -11,7 +11,7 @@ export interface Observer {
   /** Called for a new device, pool or pool backend. */
   made(what: object): void;
   /**
-   * Called for an event, where user code may run: all state is consistent.
+   * Called for an event, at a point where user code may run and all state is consistent.
    *
    * @param backend The backend of the pool.
    * @param details For `page`, its number, `-1 - number` when it was freed, or null if unknown; for `exhausted`, the refusal;

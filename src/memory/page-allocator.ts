@@ -115,7 +115,8 @@ export class PageAllocator {
     if (lowest + chunk > this.#end || this.#address(lowest) > lastStart) return -1;
 
     while (this.#tree[1]! <= order) {
-      // A chunk of at most the window's order now starts past the window. Do not grow beyond the limit.
+      // The window has no free chunk of this order, so the chunk would start at or after the window's end. Do not grow
+      // the window if the limit is below that.
       if (order <= this.#order && this.#address(this.#start + 2 ** this.#order) > lastStart) return -1;
       if (!this.#grow()) return -1;
     }
@@ -172,7 +173,7 @@ export class PageAllocator {
       tree.set(this.#tree.subarray(width, width * 2), right ? width * 3 : width * 2);
     }
     this.#tree = tree;
-    // A new left half is below the region; a new right half contains pages that were never opened.
+    // A new left half lies below the region and stays used. Free the pages of the region in a new right half.
     if (!right) this.#open(3, this.#order, start + leaves);
     this.#combine(1, this.#order + 1);
     this.#order++;

@@ -49,8 +49,8 @@ export interface InterruptBackend {
    */
   rearm(vector: number): Promise<boolean>;
   /**
-   * The last waiter of a vector stopped waiting without an interrupt. The backend may stop listening until the next
-   * {@link InterruptBackend.rearm}, which returns true if an interrupt came meanwhile.
+   * Called when the last waiter of a vector stopped waiting without an interrupt. The backend may stop listening until
+   * the next {@link InterruptBackend.rearm}, which returns true if an interrupt came meanwhile.
    *
    * @param vector From 0 to {@link InterruptBackend.vectors} - 1.
    */
@@ -231,8 +231,8 @@ export interface PciBackend {
   isolate?(): Promise<void>;
   /**
    * Releases the function and its interrupts. Called once, after DMA was proven stopped and the memory was freed; also
-   * for an absent function. No other call follows. Interrupts that did not open or close within 10 seconds may still be
-   * in progress.
+   * for an absent function. No other call follows. An earlier `openInterrupts`, or a close of interrupts, that took
+   * longer than 10 seconds may still be in progress.
    */
   close(): Promise<void>;
 }

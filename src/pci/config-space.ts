@@ -208,7 +208,7 @@ export class ConfigSpace {
     return (await this.findCapabilities(id))[0] ?? null;
   }
 
-  /** @param end Where the space of its kind ends. */
+  /** @param end End of the part of configuration space that holds capabilities of its kind, in bytes. */
   #capability(id: number, offset: number, version: number, end: number): PciCapability {
     return new PciCapability(this, this.#backend.address, { id, offset, version, end });
   }

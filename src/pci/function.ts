@@ -292,7 +292,7 @@ export class PciFunction implements PciIdentity {
     this.#onBusMaster();
     const stops = this.#stopCount;
     const command = await this.config.read16(PCI_CONFIG.command);
-    // After a stop, memory may have been released that the device still has addresses of.
+    // After a stop, the device may still have addresses of memory that was released.
     if (stops !== this.#stopCount) throw this.#error('ERR_DMAPOOL_PCI_BUSY', 'its DMA was stopped meanwhile');
     if ((command & PCI_COMMAND.busMaster) === 0) {
       await this.config.write16(PCI_CONFIG.command, command | PCI_COMMAND.busMaster);
@@ -406,7 +406,7 @@ export class PciFunction implements PciIdentity {
     const done = later(() => this.#reset()).finally(() => {
       this.#resetting = null;
     });
-    // Bus mastering that was enabled meanwhile may have been enabled after the reset: DMA is possible again.
+    // If bus mastering was enabled meanwhile, that may have been after the reset, and DMA is possible again.
     const proof = done.then((isDone) => isDone && starts === this.#enableCount);
     // Callers of `reset()` ignore the proof.
     proof.catch(() => undefined);

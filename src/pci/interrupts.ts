@@ -287,7 +287,7 @@ export class Interrupts {
     try {
       await this.#backend.close();
     } finally {
-      // Until then a close in progress would disable interrupts that are opened anew.
+      // New interrupts may be opened only now: a close in progress would disable them.
       this.#onClose();
     }
   }

@@ -8,7 +8,7 @@ export interface WaitForOptions {
   readonly timeout: number;
   /** Aborts the wait, which then rejects with the signal's reason. */
   readonly signal?: AbortSignal;
-  /** Milliseconds between looks, 0 to 60000; 0 looks once each turn of the event loop. Default 1. */
+  /** Milliseconds between checks, 0 to 60000; 0 checks once each turn of the event loop. Default 1. */
   readonly interval?: number;
 }
 
@@ -18,13 +18,14 @@ export type Truthy<T> = Exclude<T, false | 0 | 0n | '' | null | undefined>;
 const OPTIONS: OptionNames<WaitForOptions> = { timeout: true, signal: true, interval: true };
 const MAX_TIMEOUT = 2 ** 31 - 1;
 const MAX_INTERVAL = 60_000;
-/** Milliseconds after the time-out for a look that is in progress, or is the last one. */
+/** Milliseconds after the time-out for a check that is in progress, or is the last one. */
 const LAST_LOOK = 100;
 
 /**
- * Waits until a condition is true. Looks at once, and then at intervals. Between two looks the event loop turns, so other
- * work goes on and the answers of devices arrive. The last look follows the time-out: a process that was suspended
- * meanwhile does not report a false one. A look that is still pending 100 ms after the time-out ends the wait too.
+ * Waits until a condition is true. Checks it at once, and then at intervals. The event loop turns between two checks,
+ * so that other work continues and replies of devices arrive. One last check follows the time-out, so that a process
+ * that was suspended meanwhile does not report a false time-out. The wait fails if a check is still pending 100 ms
+ * after the time-out.
  *
  * Use it for registers that raise no interrupt, such as the end of a reset; for all others use `Interrupts.wait`.
  *
@@ -64,7 +65,7 @@ export async function waitFor<T>(condition: () => T | Promise<T>, options: WaitF
       if (value) return value as Truthy<T>;
       if (left <= 0) throw late();
       await new Promise<void>((resolve) => {
-        // The wait may have ended while the condition was pending: look no more.
+        // The wait may have ended while the condition was pending: stop checking.
         if (!isOver) cancelPause = later(left < interval ? Math.ceil(left) : interval, resolve);
       });
     }

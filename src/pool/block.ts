@@ -30,18 +30,18 @@ export let makeBlock: <N extends string>(pool: BlockPool<N>, index: number, gene
 
 /**
  * Views of debug handles. They are outside the handle, so that each access checks the handle: a stale handle gives no
- * view. Views obtained earlier remain usable; poison detects writes through them. Views of reused objects stay valid,
- * so they are in a field that is read without a check, which would cost 2 to 4 ns per access.
+ * view. Views obtained earlier remain usable; poison detects writes through them. Views of reused objects stay valid.
+ * Those are in a field of the object, which is read without a check: a check costs 2 to 4 ns per access.
  */
 const debugViews = new WeakMap<DmaBlock, BlockViews>();
 
-/** Returns the views of a current block whose field is empty. */
+/** Returns the views of a block whose field for them is empty. Throws for a stale handle. */
 let viewsOf: <N extends string>(block: Block<N>) => BlockViews;
 
 /** The class behind {@link DmaBlock}. */
 class Block<N extends string = string> implements DmaBlock<N> {
-  // Three fields, 48 bytes: a driver may hold hundreds of thousands of blocks. The pool has the rest. No private
-  // methods or accessors: the first of them adds a brand field to each object.
+  // Three fields, 48 bytes: a driver may hold hundreds of thousands of blocks. The pool has the rest. The class has no
+  // private methods or accessors, because the engine would then add a brand field to each object.
   readonly #pool: BlockPool<N>;
   readonly index: number;
   #views: BlockViews | undefined = undefined;

@@ -14,7 +14,10 @@
 import { checkInteger, checkPowerOfTwo, INT_MAX, type OptionNames, readOptions, roundUp } from '../arguments.ts';
 import { DmaArgumentError } from '../errors.ts';
 
-/** Linux raises all sizes to the size of its free-list entry. This package does so for equal numbers, not for space. */
+/**
+ * Linux raises smaller sizes to the size of its free-list entry, which it stores in the block. This package stores no
+ * entry there. It raises them too, so that its layouts are equal to Linux's.
+ */
 const MIN_BLOCK_SIZE = 16;
 
 /** Parameters of a {@link PoolGeometry}. */

@@ -344,8 +344,8 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     return index;
   }
 
-  // The cold half of the calls above. It calls no hot call, because their type feedback must come from hot
-  // callers only.
+  // The slow half of the calls above. It does not use those calls itself, because their type feedback must come from
+  // hot callers only.
 
   #allocSlowly(grow: boolean): number {
     const index = this.#takeSlowly(grow);
@@ -542,7 +542,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
     let freed = 0;
     for (; freed < count; freed++) {
       const index = from[freed]!;
-      // The rare case is outside the loop: a call inside makes the engine keep less in registers.
+      // The rare case is outside the loop: with a call inside, the engine keeps fewer values in registers.
       if (words[index] !== mark) break;
       words[index] = head;
       head = index;
@@ -758,7 +758,7 @@ export abstract class HotPath<B extends Indexed = Indexed> {
       move(count: 1 | -1): void {
         const pool = this.#pool;
         pool.#mostOut = this.mostOut;
-        // An incoming block cancels a free, because it was allocated only once.
+        // The giver counted the allocation of an incoming block, so subtract a free: out = allocations - frees.
         pool.#frees = (pool.#frees - count) & COUNT_MASK;
         pool.#owned += count;
         if (pool.#fewestOut !== ALWAYS) pool.#fewestOut += count;

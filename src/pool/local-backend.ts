@@ -73,7 +73,7 @@ export class LocalBackend extends BackendBase implements PoolBackend {
   #forgetReclaim: (() => void) | null = null;
   /** The intakes of calls in progress. */
   readonly #intakes = new Set<Intake>();
-  /** Calls of user code in progress in the middle of an operation. */
+  /** Number of calls of user code that are in progress and interrupt an operation of the pool. */
   callsOut = 0;
 
   #quarantined = 0;
@@ -645,10 +645,10 @@ function throwFirst(errors: readonly unknown[]): void {
  *
  * - `pages` are the pages that this call opened and that the pool still has. A page that leaves the pool leaves every
  *   intake ({@link Intake.left}). So if another call reuses its number, the new page is not in this intake.
- * - The call ends. Each page that it opens either raises the number of the pool's pages above `most`, the maximum
- *   during the call, or decrements `spare`. The number of indices bounds the former, the initial value the latter.
- *   `spare` starts with the largest number of pages that the call can need. This permits a memory source that once
- *   frees all idle pages of the process, those of this call included, and then succeeds.
+ * - The call opens a bounded number of pages. Each page either raises the number of the pool's pages above `most`, the
+ *   maximum during the call, or decrements `spare`. The number of indices bounds the former, the initial value the
+ *   latter. `spare` starts with the largest number of pages that the call can need. So the call still succeeds if the
+ *   memory source, under pressure, once frees all idle pages of the process, those of this call included.
  */
 export class Intake {
   readonly pages: Set<number> = new Set<number>();

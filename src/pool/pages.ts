@@ -186,7 +186,7 @@ export class PoolPages {
     const memory = this.#memory[page]!;
     const { buffer, byteOffset } = memory;
     const view = new Uint8Array(buffer, byteOffset, this.#geometry.allocation);
-    // A getter of the memory source's object may have returned the page.
+    // A getter of the memory source's object may have called the pool, which may have removed the page.
     if (this.#memory[page] === memory) this.#views[page] = view;
     return view;
   }

@@ -54,8 +54,8 @@ export function checkWaitOptions(options: WaitOptions): CheckedWaitOptions {
  *
  * Each waiter has a unique key, chosen by the owner of the queue.
  *
- * Invariant: a timer keeps the process alive if and only if the queue is not empty. The event that ends a wait may not
- * keep it alive, such as a worker's message or a timer after `unref`.
+ * Invariant: a timer keeps the process alive if and only if the queue is not empty. Some events that end a wait do not
+ * keep the process alive, such as a worker's message or a timer after `unref`.
  */
 export class WaitQueue<K extends object = object> {
   readonly #label: string;

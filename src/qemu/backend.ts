@@ -12,9 +12,9 @@ import { disableMessages, type MessageContext, type MessageWords, openMessages }
 /** Milliseconds between checks of a shared line: while another function holds it high, it has no rising edge. */
 const SHARED_LINE_INTERVAL = 2;
 
-/** Bytes of the word of a vector. */
+/** Bytes of a vector's word in RAM, to which its messages are written (message-interrupts.ts). */
 const WORD = 4;
-/** Highest address of a word. */
+/** Highest address of such a word. */
 const WORD_MASK = 0xffff_ffff;
 
 /** The function's environment: its machine. */

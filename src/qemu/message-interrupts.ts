@@ -3,14 +3,14 @@
  * word of the machine's RAM.
  *
  *     driver                      this file                          device model
- *     looks at its queue
+ *     checks its queue
  *     wait({ vector }) ------->   word = 0: poll the word            writes an entry to its queue,
  *                                 word = MESSAGE: clear it,    <---- then MESSAGE to the word
- *     looks at its queue <-----   then notify the driver
+ *     checks its queue <-------   then notify the driver
  *
- * The word is cleared before the driver looks at its queue. An entry that the driver does not see then comes with a
- * message after the clearing, so no entry is missed. A word does not count: several messages before a look are one
- * interrupt. A write to memory wakes no process, so armed vectors are polled.
+ * The word is cleared before the driver checks its queue. If the check misses an entry, the message of that entry
+ * arrives after the word was cleared. So no entry is lost. A word does not count: several messages before it is polled
+ * are one interrupt. A write to memory wakes no process, so armed vectors are polled.
  */
 import type { InterruptBackend, PciBackend } from '../pci/backend.ts';
 import { ConfigSpace, type PciCapability } from '../pci/config-space.ts';
@@ -140,7 +140,7 @@ class MessageInterrupts implements InterruptBackend {
   readonly #armed = new Set<number>();
   #listener: ((vector: number) => void) | undefined;
   #busyUntil = 0;
-  /** The scheduled look. */
+  /** The scheduled poll of the words. */
   #immediate: NodeJS.Immediate | undefined;
   #timer: NodeJS.Timeout | undefined;
   #stopped = false;

@@ -32,7 +32,7 @@ interface Flush {
 
 /** Marks a posted command in the queue of expected replies. */
 const POSTED = null;
-/** Number of replied entries that triggers compaction of the queue. */
+/** Number of answered commands at the start of the queue that triggers its compaction. */
 const COMPACT = 1024;
 
 /** Events that the client reports to its machine. */

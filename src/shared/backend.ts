@@ -115,7 +115,7 @@ export class SharedBackend extends BackendBase implements PoolBackend {
     });
     this.#removeReclaimListener = device.onReclaim(() => this.#reclaimPages());
     this.setHooks(options.hooks);
-    // A predecessor in the slot may have been the witness of dead workers.
+    // An earlier worker of this slot may have marked workers dead and exited before it recovered them.
     this.#deadToRecover = this.#core.hasWitnessed();
     this.#onEvents();
   }
@@ -486,7 +486,8 @@ export class SharedBackend extends BackendBase implements PoolBackend {
     if (this.#left || this.#released) return 0;
     const pages = this.#options.handle.pages.length / PER_PAGE_ENTRY;
     this.reclaim();
-    // Of a destroyed pool, reclaim this worker's blocks too. The memory is released unless other workers are attached.
+    // If the pool is destroyed, reclaim this worker's blocks too. The memory is released unless other workers are
+    // attached.
     if (this.#core.isDestroyed() && !this.#released && this.#options.release !== null) {
       this.#core.reclaimOwn();
       this.#releaseIfUnused();

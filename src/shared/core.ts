@@ -69,7 +69,7 @@ export class SharedCore {
   readonly #me: number;
   readonly #mark: number;
   readonly #thread: number;
-  /** Number of this worker's claim of its slot. */
+  /** Claim count of this worker's slot when this worker claimed it (W_TERM). */
   readonly #term: number;
   /** Current capacity of the magazine. */
   #magazine: number;
@@ -360,7 +360,7 @@ export class SharedCore {
 
   // ---- transfers
 
-  /** Accepts all of `tickets[0..count)` and returns -1, or none and the first ticket that is not in transit. */
+  /** Accepts `tickets[0..count)` and returns -1. If any is not in transit, accepts none and returns the first such. */
   acceptAll(tickets: Float64Array, into: Int32Array, count: number): number {
     this.transfers.readTickets(tickets, count);
     this.#enter();
@@ -395,12 +395,12 @@ export class SharedCore {
     this.#announce(H_EVENTS);
   }
 
-  /** True if a dead worker's witness is gone, so that any worker must recover it. */
+  /** True if the worker that marked another one dead exited before it recovered it: now any worker must do so. */
   hasOrphans(): boolean {
     return this.#recovery.hasOrphans();
   }
 
-  /** True if this worker must recover a dead one, which it or its predecessor in the slot marked. */
+  /** True if this worker must recover a dead one, which it or an earlier worker of its slot marked. */
   hasWitnessed(): boolean {
     return this.#recovery.hasWitnessed(this.#me);
   }
@@ -477,7 +477,7 @@ export class SharedCore {
     this.#list.setTop(EMPTY);
     this.#list.addOwned(this.#list.out - this.#list.owned);
     this.#lock.release();
-    // After the release: another worker may take the lock over from a holder that is not attached.
+    // Release the lock first: another worker may take the lock over from a holder that is not attached.
     if (out.length === 0) this.#workers.release(this.#me);
     else this.#workers.markLost(this.#me);
     this.#announce(H_SUPPLY);
@@ -485,8 +485,8 @@ export class SharedCore {
   }
 
   /**
-   * Marks the pool destroyed, so that the depot refuses. False if it was destroyed before. Needs no lock, whose holder may
-   * be dead; a concurrent call that holds the lock may still be served.
+   * Marks the pool destroyed: the depot then returns no more blocks. False if it was destroyed before. Needs no lock,
+   * because the lock's holder may be dead. A concurrent call that holds the lock may still get blocks.
    */
   destroy(): boolean {
     const open = Atomics.exchange(this.#header, H_STATE, DESTROYED) !== DESTROYED;

@@ -11,7 +11,7 @@
  *     word                 owner      the block is
  *     next or EMPTY        0          in the depot
  *     next or EMPTY        w          in the magazine of worker w
- *     markOf(w)            any        allocated by worker w; owner = w again before the block can be freed
+ *     markOf(w)            any        allocated by worker w; the owner is set to w before w can free it
  *     flightOf(id)         NO_OWNER   in transit from worker giverOf(id)
  *     QUARANTINED, ABSENT  any        in quarantine; beyond the pool's limit
  *
@@ -65,7 +65,7 @@ export const H_WAITS = 16;
 /** Allocations of detached and recovered workers, in two words of 30 bits. */
 export const H_PAST = 17;
 export const H_PAST_HIGH = 18;
-/** Highest value of (carved blocks outside the depot - free blocks in the magazine of the worker that stores it). */
+/** Highest value of (carved blocks outside the depot - free blocks in the magazine of the worker that updates it). */
 export const H_HIGH_WATER = 19;
 export const H_QUARANTINED = 20;
 export const H_CORRUPTED = 21;

@@ -11,7 +11,7 @@ import { ATTACHED, H_LOCK, H_SLEEPERS, slotAt, W_STATE } from './layout.ts';
 
 /** Attempts before parking. A holder on another CPU normally releases within this time. */
 const SPINS = 200;
-/** Milliseconds parked before the next attempt, which detects that the holder died: a death wakes no sleeper. */
+/** Milliseconds parked before the next attempt, which detects an exit of the holder: an exit wakes no parked thread. */
 const PARK = 2;
 /** Timeout in milliseconds while the holder is not marked dead. */
 const LOCK_TIMEOUT = 5000;

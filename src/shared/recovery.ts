@@ -149,8 +149,8 @@ export class Recovery {
   /**
    * Returns the magazine of worker `w` to the depot, and ends its transits. Returns the blocks that it had allocated.
    *
-   * @param died Poison or zero the blocks before their owner bytes change: it may have been killed during a free, after
-   *   the word changed and before the hooks ran.
+   * @param died Poison or zero the blocks before their owner bytes change: the worker may have been killed during a
+   *   free, after the word changed and before the hooks ran.
    */
   recover(w: number, died: boolean): number[] {
     const out: number[] = [];

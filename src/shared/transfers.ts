@@ -44,7 +44,7 @@ function encodeTicket(id: number, index: number): number {
 
 /** Transfer id of a ticket; defined for any integer from 0 to 2^53 - 1. */
 function idOfTicket(ticket: number): number {
-  // `| 0` here and below: a float would teach the engine that indices of the hot path may be floats.
+  // `| 0` here and below gives a small integer. After a float, the engine would compile the hot path for float indices.
   return Math.floor(ticket / INDEX_RANGE) | 0;
 }
 
@@ -100,7 +100,8 @@ export class Transfers {
   }
 
   #startTransit(index: number, id: number): void {
-    // Before the word: otherwise a recovery of this worker could take a block that its next owner has freed.
+    // Store the owner byte before the word. Otherwise a recovery of this worker could take a block that its next owner
+    // has freed.
     this.#owners[index] = NO_OWNER;
     // Store-release: the accepting worker sees earlier writes to the block.
     Atomics.store(this.#words, index, flightOf(id));
@@ -111,7 +112,7 @@ export class Transfers {
     if (index >= this.#words.length) return false;
     const word = flightOf(id);
     if (Atomics.compareExchange(this.#words, index, word, this.#mark) !== word) return false;
-    // Before the block can be freed: the owner byte of a free block is valid.
+    // Store the owner byte before this worker can free the block: the owner byte of a free block must be valid.
     this.#owners[index] = this.#me;
     this.#list.move(1);
     return true;
@@ -144,9 +145,9 @@ export class Transfers {
   }
 
   /**
-   * Accepts the first `count` tickets of {@link readTickets}: all and returns -1, or none and returns the first ticket
-   * whose block is not in transit. Under the lock, so that neither a recovery of a giver nor a recall runs before this
-   * call puts blocks back in transit.
+   * Accepts the first `count` tickets of {@link readTickets} and returns -1. If the block of a ticket is not in
+   * transit, accepts none and returns the first such ticket. Under the lock, so that neither a recovery of a giver nor
+   * a recall runs before this call puts blocks back in transit.
    *
    * @param into Receives the indices.
    */

@@ -210,7 +210,7 @@ const RANGE = 2 ** 30;
 const MAX_TERM: number = RANGE - 1;
 /** No thread has this number. */
 const NO_THREAD = -1;
-/** In place of a child: the entry is free. The main thread, number 0, has no parent. */
+/** In place of a child: the entry is free. No child has this number, which is that of the main thread. */
 const FREE = 0;
 
 /** In place of a child: thread `parent` is filling the entry. */
