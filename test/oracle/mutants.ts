@@ -124,8 +124,8 @@ export const oracleMutants: readonly Mutant[] = [
     'index',
     HOT,
     'allocIndex ignores zero',
-    '    if (zero === true) this.#slow.fill(index, 0);\n    return index;\n  }\n\n  // The cold half',
-    '    return index;\n  }\n\n  // The cold half',
+    '    if (zero === true) this.#slow.fill(index, 0);\n    return index;\n  }\n\n  // The slow half',
+    '    return index;\n  }\n\n  // The slow half',
   ),
   mutant(
     'bulk',
