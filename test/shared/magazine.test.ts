@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import { test, type TestContext } from 'node:test';
 import type { DmaPool } from 'dmapool';
 import { H_SUPPLY } from '../../src/shared/layout.ts';
+import { Workers } from '../../src/shared/workers.ts';
 import { range, sharedPool } from './fixture.ts';
 import type { RemoteWorker } from './remote.ts';
 
@@ -26,6 +27,8 @@ interface Bursts {
   readonly worker: RemoteWorker;
   /** Moves of blocks to the depot so far, by all workers. */
   readonly moves: () => number;
+  /** Idle blocks in this thread's magazine, at its last slow call. */
+  readonly idle: () => number;
 }
 
 /** A pool of which this thread allocates alone, in bursts; another worker has allocated before. */
@@ -35,7 +38,7 @@ async function bursts(t: TestContext): Promise<Bursts> {
   await worker.call('free', await worker.call('alloc', 1));
   const header = new Int32Array(handle.control);
   for (let i = 0; i < 64; i++) burst(pool, BURST);
-  return { pool, worker, moves: () => Atomics.load(header, H_SUPPLY) };
+  return { pool, worker, moves: () => Atomics.load(header, H_SUPPLY), idle: () => new Workers(header).idleOf(1) };
 }
 
 test('each burst of a worker that allocates alone moves few blocks, but some', async (t) => {
@@ -67,14 +70,13 @@ test('another worker gets blocks from a magazine beyond its share, although its 
   await Promise.all(answers);
 });
 
-test('a worker takes no more than its share while another one allocates', async (t) => {
-  const { pool, worker } = await bursts(t);
-  for (let i = 0; i < 32; i++) {
-    await worker.call('free', await worker.call('alloc', MAX_BLOCKS / 2));
-    burst(pool, BURST);
-  }
-  // Both have allocated since, so this thread keeps at most its share.
-  const taken = await worker.call('alloc', MAX_BLOCKS / 2 - 200);
-  assert.equal(taken.length, MAX_BLOCKS / 2 - 200);
-  await worker.call('free', taken);
+test('a magazine shrinks to its share when another worker needs its blocks', async (t) => {
+  const { pool, worker, idle, moves } = await bursts(t);
+  assert.ok(idle() > MAX_BLOCKS / 2, 'it was alone before');
+  await worker.call('wait');
+  await worker.call('alloc', 300);
+  const before = moves();
+  burst(pool, BURST - 300);
+  assert.ok(moves() - before >= 2, `${String(moves() - before)} moves`);
+  assert.ok(idle() <= MAX_BLOCKS / 2, `${String(idle())} blocks`);
 });
