@@ -38,6 +38,7 @@ import {
   markOf,
 } from './layout.ts';
 import { PoolLock } from './lock.ts';
+import { Magazine } from './magazine.ts';
 import { Recovery, type WorkerExit } from './recovery.ts';
 import { WaitTickets } from './wait-tickets.ts';
 import { Transfers } from './transfers.ts';
@@ -71,12 +72,7 @@ export class SharedCore {
   readonly #thread: number;
   /** Claim count of this worker's slot when this worker claimed it (W_TERM). */
   readonly #term: number;
-  /** Current capacity of the magazine. */
-  #magazine: number;
-  readonly #minMagazine: number;
-  /** Blocks were fetched since the magazine last grew. */
-  #fetched = false;
-  readonly #mostMagazine: number;
+  readonly #magazine: Magazine;
   readonly #lock: PoolLock;
   readonly #depot: Depot;
   readonly #workers: Workers;
@@ -95,9 +91,7 @@ export class SharedCore {
     this.#list = list;
     this.#me = worker;
     this.#mark = markOf(worker);
-    this.#magazine = magazine;
-    this.#minMagazine = magazine;
-    this.#mostMagazine = mostMagazine;
+    this.#magazine = new Magazine(magazine, mostMagazine);
     this.#mayPark = mayPark;
     this.#requestsSeen = control.header[H_IDLE_REQUESTS]!;
     this.#lock = new PoolLock(control.header, worker, mayPark);
@@ -153,14 +147,18 @@ export class SharedCore {
   /**
    * Refills the empty magazine to half its capacity and allocates one block. Returns its index or a refusal.
    *
+   * After a refusal others may need this worker's blocks too, so its next free takes the slow path and checks that.
+   *
    * @param counts Count a refusal as a failure.
    */
   refill(grow: boolean, counts = true): number {
     this.#enter();
-    const refusal = this.#fetch(Math.min(this.#magazine >> 1, MAX_MOVED), grow);
+    const refusal = this.#fetch(this.#magazine.moved, grow);
     if (refusal < 0 && counts) this.#header[H_FAILURES] = this.#header[H_FAILURES]! + 1;
     this.#leave();
-    return refusal < 0 ? refusal : this.#list.pop();
+    if (refusal >= 0) return this.#list.pop();
+    this.#list.setFewestOut(ALWAYS);
+    return refusal;
   }
 
   /** Fills the magazine to at least `count` blocks. Returns 0 or a refusal; blocks fetched before it stay in the magazine. */
@@ -172,6 +170,7 @@ export class SharedCore {
     }
     if (refusal < 0) this.#header[H_FAILURES] = this.#header[H_FAILURES]! + 1;
     this.#leave();
+    if (refusal < 0) this.#list.setFewestOut(ALWAYS);
     return refusal;
   }
 
@@ -199,7 +198,7 @@ export class SharedCore {
   }
 
   #own(first: number, count: number): void {
-    this.#fetched = true;
+    this.#magazine.countFetch(this.#list.out);
     this.#list.setTop(first);
     this.#list.addOwned(count);
     this.#setLimit();
@@ -207,13 +206,13 @@ export class SharedCore {
 
   /** Sends a free to the slow path if it would overflow the magazine, and every free while there are waiters. */
   #setLimit(): void {
-    this.#list.setFewestOut(this.#tickets.any ? ALWAYS : this.#list.owned - this.#magazine);
+    this.#list.setFewestOut(this.#tickets.any ? ALWAYS : this.#list.owned - this.#magazine.blocks);
   }
 
   /** Flushes the magazine if there are waiters or a request for idle blocks. The event loop calls it periodically. */
   returnIdleBlocks(): void {
     if (this.#isIdleRequested()) {
-      this.#magazine = this.#minMagazine;
+      this.#magazine.shrink();
       this.flush(this.#list.owned - this.#list.out);
     }
     this.#setLimit();
@@ -246,30 +245,25 @@ export class SharedCore {
 
   // ---- freeing
 
-  /** Frees a block. Then flushes the magazine if its idle blocks are requested, else grows it or flushes half if it is full. */
+  /** Frees a block. Then flushes the magazine if its idle blocks are requested, else grows it or flushes a part if it is full. */
   freeSlow(index: number): void {
     this.#list.push(index);
     const idle = this.#list.owned - this.#list.out;
     if (this.#isIdleRequested()) {
-      this.#magazine = this.#minMagazine;
+      this.#magazine.shrink();
       this.flush(idle);
-    } else if (this.#grow()) {
-      this.#setLimit();
+    } else if (idle > this.#magazine.blocks && !this.#grow()) {
+      this.flush(this.#magazine.moved);
     } else {
-      this.flush(idle > this.#magazine ? Math.min(this.#magazine >> 1, MAX_MOVED) : 0);
+      this.#setLimit();
     }
   }
 
-  /** Doubles the magazine, up to this worker's share of all blocks. False if it can't grow. */
+  /** Enlarges the full magazine; see magazine.ts. False if it can't grow. */
   #grow(): boolean {
-    // A worker that only frees must not accumulate blocks.
-    if (this.#magazine >= this.#mostMagazine || !this.#fetched) return false;
-    const share = Math.floor(this.#header[H_MAX_BLOCKS]! / Math.max(1, this.#workers.allocatingWorkers()));
-    const larger = Math.min(this.#magazine * 2, this.#mostMagazine, share);
-    if (larger <= this.#magazine) return false;
-    this.#magazine = larger;
-    this.#fetched = false;
-    return true;
+    if (!this.#magazine.mayGrow) return false;
+    const share = Math.floor(this.#header[H_MAX_BLOCKS]! / this.#workers.shares());
+    return this.#magazine.grow(share, this.#workers.allocationsByOthers(this.#me));
   }
 
   /** Moves the first `count` blocks of the magazine, or all if it has fewer, to the depot. */
@@ -284,6 +278,7 @@ export class SharedCore {
       this.#depot.give(first, last, taken);
       this.#list.setTop(rest);
       this.#list.addOwned(-taken);
+      this.#magazine.countFlush(this.#list.out);
       this.#leave();
       this.#announce(H_SUPPLY);
     }
@@ -521,5 +516,3 @@ export class SharedCore {
 
 /** Milliseconds to wait for idle blocks of other workers. */
 const IDLE_WAIT = 5;
-/** Maximum blocks moved per acquisition of the lock. */
-const MAX_MOVED = 256;

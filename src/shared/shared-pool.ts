@@ -66,7 +66,8 @@ import { Workers } from './workers.ts';
 export interface ShareOptions {
   /**
    * Capacity of each worker's magazine in blocks, 2 to 65536. Default: adaptive. It starts at an eighth of `maxBlocks` (8
-   * to 256), grows up to the worker's share of `maxBlocks`, and shrinks back when other workers need blocks.
+   * to 256), grows with the worker's bursts up to its share of `maxBlocks`, or beyond while no other worker allocates, and
+   * shrinks back when other workers need blocks.
    */
   readonly magazine?: number;
 }

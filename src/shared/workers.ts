@@ -169,11 +169,28 @@ export class Workers {
     Atomics.store(this.#header, slotAt(w) + W_STATE, NO_WORKER);
   }
 
-  /** Number of attached workers that ever allocated a block; each gets a share of the blocks. */
-  allocatingWorkers(): number {
-    let count = 0;
-    for (let w = 1; w <= MAX_WORKERS; w++) if (this.stateOf(w) === ATTACHED && this.allocationsOf(w) > 0) count++;
-    return count;
+  /**
+   * Number of shares into which the blocks are divided: that of the attached workers that ever allocated a block, and at
+   * least two if several are attached, because another one may need blocks next.
+   */
+  shares(): number {
+    let attached = 0;
+    let allocating = 0;
+    for (let w = 1; w <= MAX_WORKERS; w++) {
+      if (this.stateOf(w) !== ATTACHED) continue;
+      attached++;
+      if (this.allocationsOf(w) > 0) allocating++;
+    }
+    return Math.max(1, allocating, Math.min(attached, 2));
+  }
+
+  /** Allocations by the attached workers other than `w`, as far as they have stored them. */
+  allocationsByOthers(w: number): number {
+    let sum = 0;
+    for (let other = 1; other <= MAX_WORKERS; other++) {
+      if (other !== w && this.stateOf(other) === ATTACHED) sum += this.allocationsOf(other);
+    }
+    return sum;
   }
 
   /** Numbers of the workers in `state`. */

@@ -50,8 +50,8 @@ const mutants: readonly (readonly [string, string, Mutation, ExploreOptions])[] 
     'threeWorkers',
     replaceText(
       core,
-      'const refusal = this.#fetch(Math.min(this.#magazine >> 1, MAX_MOVED), grow);',
-      'this.#lock.release();\n    const refusal = this.#fetch(Math.min(this.#magazine >> 1, MAX_MOVED), grow);',
+      'const refusal = this.#fetch(this.#magazine.moved, grow);',
+      'this.#lock.release();\n    const refusal = this.#fetch(this.#magazine.moved, grow);',
     ),
     { preemptions: 2 },
   ],
