@@ -116,13 +116,16 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
       make: (index) => this.#makeObject(index),
       notOurs: (block) => this.#notOurs(block),
     });
-    this.name = parts.name;
-    this.device = parts.device;
-    this.geometry = parts.geometry;
-    this.maxBlocks = parts.maxBlocks;
     const list = openList(this);
-    this.#inside = { ...parts, hot: this, list, ...plugged(list) };
-    setSlowPath(this, this.#backend);
+    const { backend, book } = plugged(list);
+    const { name, device, geometry, node, maxBlocks, modes } = parts;
+    // Not a spread of `parts`: that takes longer than the rest of the constructor.
+    this.#inside = { name, device, geometry, node, maxBlocks, modes, hot: this, list, backend, book };
+    this.name = name;
+    this.device = device;
+    this.geometry = geometry;
+    this.maxBlocks = maxBlocks;
+    setSlowPath(this, backend);
   }
 
   get #backend(): PoolBackend {

@@ -509,7 +509,8 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     if (pages.length === 0) return errors;
     for (const intake of this.#intakes) intake.left(pages);
     const going = new Set(pages);
-    this.#list.filter((index) => !going.has(this.pages.pageOf(index)));
+    if (going.size === this.pages.count) this.#list.setTop(EMPTY);
+    else this.#list.filter((index) => !going.has(this.pages.pageOf(index)));
     this.#fresh = this.#fresh.slice(this.#freshAt).filter((page) => {
       if (going.has(page)) this.#freshCount -= this.#perPage - this.pages.carvedOf(page);
       return !going.has(page);
@@ -540,7 +541,8 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     if (this.#state !== 'open') return;
     this.#state = 'destroyed';
     this.#list.hold();
-    this.#waiters.failAll(this.#destroyedError());
+    // An error costs as much as the rest of the call.
+    if (this.#waiters.length > 0) this.#waiters.failAll(this.#destroyedError());
     this.#settleWaiters();
     // The memory source may have freed the last block.
     if (this.gone) return;
