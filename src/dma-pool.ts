@@ -117,15 +117,13 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
       notOurs: (block) => this.#notOurs(block),
     });
     const list = openList(this);
-    const { backend, book } = plugged(list);
-    const { name, device, geometry, node, maxBlocks, modes } = parts;
-    // Not a spread of `parts`: that takes longer than the rest of the constructor.
-    this.#inside = { name, device, geometry, node, maxBlocks, modes, hot: this, list, backend, book };
-    this.name = name;
-    this.device = device;
-    this.geometry = geometry;
-    this.maxBlocks = maxBlocks;
-    setSlowPath(this, backend);
+    // Not an object spread, which would take as long as the rest of the constructor. `parts` has no other owner.
+    this.#inside = Object.assign(parts, { hot: this, list }, plugged(list));
+    this.name = parts.name;
+    this.device = parts.device;
+    this.geometry = parts.geometry;
+    this.maxBlocks = parts.maxBlocks;
+    setSlowPath(this, this.#backend);
   }
 
   get #backend(): PoolBackend {
@@ -267,7 +265,6 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
   destroy(): void {
     unlistPool(this.#inside);
     this.#forgetManaged?.();
-    this.#forgetManaged = null;
     this.#backend.destroy();
   }
 
@@ -285,14 +282,13 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
       checkText('name', name, /^\P{Cc}+$/u, 'a non-empty string without control characters');
       if (!isDevice(device)) throw new DmaArgumentError('device', device, 'a Device');
       const parts = readParts(name, device, readOptions('options', options, POOL_OPTIONS), texts);
-      const { geometry, modes } = parts;
       const pool = new Pool(parts, (list) => {
-        const backend = new LocalBackend({ ...parts, list }, () => {
+        const backend = new LocalBackend(parts, list, () => {
           forgetAtExit(inside);
         });
-        const book = modes.debug === null ? null : new LocalBook();
-        const hooks = makeHooks(name, geometry.blockSize, backend.pages, modes, book);
-        if (hooks !== null) backend.setHooks(hooks);
+        const { geometry, modes } = parts;
+        const book = modes.debug && new LocalBook();
+        backend.setHooks(makeHooks(name, geometry.blockSize, backend.pages, modes, book));
         return { backend, book };
       });
       const inside = pool.#inside;

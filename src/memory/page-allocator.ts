@@ -206,69 +206,43 @@ export class PageAllocator {
 
   /** True when all pages of the range are used. */
   #allUsed(from: number, to: number): boolean {
-    for (let page = from; page < to;) {
-      const order = this.#chunkOrder(page, to);
-      if (!this.#isChunkUsed(page, order)) return false;
-      page += 2 ** order;
-    }
-    return true;
+    return this.#everyChunk(from, to, (node) => this.#tree[node] === 0);
   }
 
   /** Marks the pages of the range as free or used. */
   #mark(from: number, to: number, free: boolean): void {
+    this.#everyChunk(from, to, (node, order) => {
+      this.#tree[node] = free ? order + 1 : 0;
+      while (node > 1) this.#combine((node >>= 1), ++order);
+      return true;
+    });
+  }
+
+  /**
+   * Calls `visit` with the node and order of each chunk of the range, until one returns false: the largest aligned chunks,
+   * at most 2 log2(n) of them. Their bytes are not stale.
+   */
+  #everyChunk(from: number, to: number, visit: (node: number, order: number) => boolean): boolean {
+    const tree = this.#tree;
     for (let page = from; page < to;) {
-      const order = this.#chunkOrder(page, to);
-      this.#markChunk(page, order, free);
+      // The node of order 0. Shifted right by n it is the node of order n above it.
+      const leaf = 2 ** this.#order + page - this.#start;
+      const order = 31 - Math.clz32(Math.min(to - page, leaf & -leaf));
+      for (let at = this.#order; at > order; at--) {
+        const node = leaf >> at;
+        const value = tree[node]!;
+        if (value === 0 || value === at + 1) tree[node * 2] = tree[node * 2 + 1] = value && at;
+      }
+      if (!visit(leaf >> order, order)) return false;
       page += 2 ** order;
     }
-  }
-
-  /** Order of the largest aligned chunk from `page` that ends at or before `to`. Any range has at most 2 log2(n) such chunks. */
-  #chunkOrder(page: number, to: number): number {
-    const offset = page - this.#start;
-    const fitting = 31 - Math.clz32(to - page);
-    return offset === 0 ? fitting : Math.min(fitting, 31 - Math.clz32(offset & -offset));
-  }
-
-  /** The node of order 0 for a page. Shifted right by n it is the node of order n that contains the page. */
-  #leaf(page: number): number {
-    return 2 ** this.#order + page - this.#start;
-  }
-
-  #isChunkUsed(page: number, order: number): boolean {
-    const leaf = this.#leaf(page);
-    for (let at = this.#order; at >= order; at--) {
-      const value = this.#tree[leaf >> at]!;
-      if (value === 0 || value === at + 1) return value === 0;
-    }
-    // The chunk is mixed.
-    return false;
-  }
-
-  #markChunk(page: number, order: number, free: boolean): void {
-    const tree = this.#tree;
-    const leaf = this.#leaf(page);
-    for (let at = this.#order; at > order; at--) {
-      const node = leaf >> at;
-      const value = tree[node]!;
-      if (value !== 0 && value !== at + 1) continue;
-      const child = value === 0 ? 0 : at;
-      tree[node * 2] = child;
-      tree[node * 2 + 1] = child;
-    }
-    tree[leaf >> order] = free ? order + 1 : 0;
-    for (let at = order + 1; at <= this.#order; at++) if (!this.#combine(leaf >> at, at)) return;
-  }
-
-  /** Computes a node from its children. False if its value stays the same. */
-  #combine(node: number, order: number): boolean {
-    const tree = this.#tree;
-    const left = tree[node * 2]!;
-    const right = tree[node * 2 + 1]!;
-    const value = left === order && right === order ? order + 1 : Math.max(left, right);
-    if (tree[node] === value) return false;
-    tree[node] = value;
     return true;
+  }
+
+  #combine(node: number, order: number): void {
+    const left = this.#tree[node * 2]!;
+    const right = this.#tree[node * 2 + 1]!;
+    this.#tree[node] = left === order && right === order ? order + 1 : Math.max(left, right);
   }
 }
 

@@ -54,8 +54,7 @@ export class PageTable {
   clear(page: number, count: number): void {
     for (let done = 0; done < count; done++) {
       const key = Math.floor((page + done) / LEAF_PAGES);
-      const leaf = this.#leaves.get(key);
-      if (leaf === undefined) continue;
+      const leaf = this.#leaves.get(key)!;
       leaf.entries[(page + done) % LEAF_PAGES] = 0;
       if (--leaf.used > 0) continue;
       this.#leaves.delete(key);
