@@ -256,7 +256,7 @@ function nearest(wrong: string, names: readonly string[]): string | undefined {
 
 /** True for 1, 2, 4, ... up to 2^53. Uses no 32-bit operators, because boundaries may exceed 32 bits. @internal */
 export function isPowerOfTwo(value: number): boolean {
-  return Number.isInteger(value) && value >= 1 && 2 ** Math.round(Math.log2(value)) === value;
+  return Number.isInteger(value) && value >= 1 && ceilPowerOfTwo(value) === value;
 }
 
 /** Checks that `value` is a string that matches `pattern`. @internal */

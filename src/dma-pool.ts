@@ -116,12 +116,13 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
       make: (index) => this.#makeObject(index),
       notOurs: (block) => this.#notOurs(block),
     });
+    const list = openList(this);
+    // Not an object spread, which would take as long as the rest of the constructor. `parts` has no other owner.
+    this.#inside = Object.assign(parts, { hot: this, list }, plugged(list));
     this.name = parts.name;
     this.device = parts.device;
     this.geometry = parts.geometry;
     this.maxBlocks = parts.maxBlocks;
-    const list = openList(this);
-    this.#inside = { ...parts, hot: this, list, ...plugged(list) };
     setSlowPath(this, this.#backend);
   }
 
@@ -264,7 +265,6 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
   destroy(): void {
     unlistPool(this.#inside);
     this.#forgetManaged?.();
-    this.#forgetManaged = null;
     this.#backend.destroy();
   }
 
@@ -282,14 +282,13 @@ class Pool<N extends string> extends HotPath<DmaBlock<N>> implements Contract<N>
       checkText('name', name, /^\P{Cc}+$/u, 'a non-empty string without control characters');
       if (!isDevice(device)) throw new DmaArgumentError('device', device, 'a Device');
       const parts = readParts(name, device, readOptions('options', options, POOL_OPTIONS), texts);
-      const { geometry, modes } = parts;
       const pool = new Pool(parts, (list) => {
-        const backend = new LocalBackend({ ...parts, list }, () => {
+        const backend = new LocalBackend(parts, list, () => {
           forgetAtExit(inside);
         });
-        const book = modes.debug === null ? null : new LocalBook();
-        const hooks = makeHooks(name, geometry.blockSize, backend.pages, modes, book);
-        if (hooks !== null) backend.setHooks(hooks);
+        const { geometry, modes } = parts;
+        const book = modes.debug && new LocalBook();
+        backend.setHooks(makeHooks(name, geometry.blockSize, backend.pages, modes, book));
         return { backend, book };
       });
       const inside = pool.#inside;

@@ -80,7 +80,7 @@ export class PageAllocator {
     this.#end = this.#first + this.pages;
     this.#start = this.#first - (this.#first % 2 ** FIRST_ORDER);
     this.#highWater = base;
-    this.#open(1, FIRST_ORDER, this.#start);
+    this.#open(this.#start);
   }
 
   /** Allocated pages. */
@@ -123,7 +123,7 @@ export class PageAllocator {
     const page = this.#leftmost(order);
     const address = this.#address(page);
     if (address > lastStart) return -1;
-    this.#mark(1, this.#order, this.#start, page, page + count, false);
+    this.#mark(page, page + count, false);
     this.#used += count;
     this.#highWater = Math.max(this.#highWater, address + count * this.pageSize);
     return address;
@@ -144,10 +144,10 @@ export class PageAllocator {
     const to = from + Math.ceil(bytes / this.pageSize);
     const inside =
       from >= Math.max(this.#start, this.#first) && to <= Math.min(this.#start + 2 ** this.#order, this.#end);
-    if (!inside || !this.#allUsed(1, this.#order, this.#start, from, to)) {
+    if (!inside || !this.#allUsed(from, to)) {
       throw new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', `${bytes} bytes at ${hex(address)}: not all allocated`);
     }
-    this.#mark(1, this.#order, this.#start, from, to, true);
+    this.#mark(from, to, true);
     this.#used -= to - from;
   }
 
@@ -173,19 +173,19 @@ export class PageAllocator {
       tree.set(this.#tree.subarray(width, width * 2), right ? width * 3 : width * 2);
     }
     this.#tree = tree;
-    // A new left half lies below the region and stays used. Free the pages of the region in a new right half.
-    if (!right) this.#open(3, this.#order, start + leaves);
-    this.#combine(1, this.#order + 1);
     this.#order++;
     this.#start = start;
+    this.#combine(1, this.#order);
+    // A new left half lies below the region and stays used. Free the pages of the region in a new right half.
+    if (!right) this.#open(start + leaves);
     return true;
   }
 
-  /** Frees the pages of the region below a node that is all used. */
-  #open(node: number, order: number, start: number): void {
+  /** Frees the pages of the region from page `start` to the end of the window, which are all used. */
+  #open(start: number): void {
     const from = Math.max(start, this.#first);
-    const to = Math.min(start + 2 ** order, this.#end);
-    if (from < to) this.#mark(node, order, start, from, to, true);
+    const to = Math.min(this.#start + 2 ** this.#order, this.#end);
+    if (from < to) this.#mark(from, to, true);
   }
 
   /** Returns the first page of the lowest free chunk of 2^order pages; `tree[1] > order`. */
@@ -204,36 +204,39 @@ export class PageAllocator {
     return page;
   }
 
-  /** True when all of the node's pages in the range are used. */
-  #allUsed(node: number, order: number, start: number, from: number, to: number): boolean {
-    const value = this.#tree[node]!;
-    if (value === 0 || value === order + 1) return value === 0;
-    // The node is mixed: if all its pages are in the range, one of them is free.
-    const middle = start + 2 ** (order - 1);
-    if (from <= start && to >= start + 2 ** order) return false;
-    return (
-      (from >= middle || this.#allUsed(node * 2, order - 1, start, from, to)) &&
-      (to <= middle || this.#allUsed(node * 2 + 1, order - 1, middle, from, to))
-    );
+  /** True when all pages of the range are used. */
+  #allUsed(from: number, to: number): boolean {
+    return this.#everyChunk(from, to, (node) => this.#tree[node] === 0);
   }
 
-  /** Marks the node's pages in the range as free or used. */
-  #mark(node: number, order: number, start: number, from: number, to: number, free: boolean): void {
+  /** Marks the pages of the range as free or used. */
+  #mark(from: number, to: number, free: boolean): void {
+    this.#everyChunk(from, to, (node, order) => {
+      this.#tree[node] = free ? order + 1 : 0;
+      while (node > 1) this.#combine((node >>= 1), ++order);
+      return true;
+    });
+  }
+
+  /**
+   * Calls `visit` with the node and order of each chunk of the range, until one returns false: the largest aligned chunks,
+   * at most 2 log2(n) of them. Their bytes are not stale.
+   */
+  #everyChunk(from: number, to: number, visit: (node: number, order: number) => boolean): boolean {
     const tree = this.#tree;
-    if (from <= start && to >= start + 2 ** order) {
-      tree[node] = free ? order + 1 : 0;
-      return;
+    for (let page = from; page < to;) {
+      // The node of order 0. Shifted right by n it is the node of order n above it.
+      const leaf = 2 ** this.#order + page - this.#start;
+      const order = 31 - Math.clz32(Math.min(to - page, leaf & -leaf));
+      for (let at = this.#order; at > order; at--) {
+        const node = leaf >> at;
+        const value = tree[node]!;
+        if (value === 0 || value === at + 1) tree[node * 2] = tree[node * 2 + 1] = value && at;
+      }
+      if (!visit(leaf >> order, order)) return false;
+      page += 2 ** order;
     }
-    const value = tree[node]!;
-    if (value === 0 || value === order + 1) {
-      const child = value === 0 ? 0 : order;
-      tree[node * 2] = child;
-      tree[node * 2 + 1] = child;
-    }
-    const middle = start + 2 ** (order - 1);
-    if (from < middle) this.#mark(node * 2, order - 1, start, from, to, free);
-    if (to > middle) this.#mark(node * 2 + 1, order - 1, middle, from, to, free);
-    this.#combine(node, order);
+    return true;
   }
 
   #combine(node: number, order: number): void {

@@ -5,7 +5,7 @@
  *     entry = value + 1, or 0 for none
  *     leaf.used = nonzero entries of the leaf > 0
  *
- * Dense use costs four bytes per page.
+ * Dense use costs four bytes per page. Removing a leaf leaves it all zeros.
  */
 
 const LEAF_PAGES = 512;
@@ -22,6 +22,8 @@ interface Leaf {
 /** Maps page numbers (0 to 2^41) to values (0 to {@link MAX_ENTRY}). */
 export class PageTable {
   readonly #leaves = new Map<number, Leaf>();
+  /** An empty leaf for the next use: a device whose only page comes and goes would make one each time. */
+  #spare: Leaf | null = null;
 
   /** Returns the page's value, or -1 if it has none. */
   get(page: number): number {
@@ -52,17 +54,19 @@ export class PageTable {
   clear(page: number, count: number): void {
     for (let done = 0; done < count; done++) {
       const key = Math.floor((page + done) / LEAF_PAGES);
-      const leaf = this.#leaves.get(key);
-      if (leaf === undefined) continue;
+      const leaf = this.#leaves.get(key)!;
       leaf.entries[(page + done) % LEAF_PAGES] = 0;
-      if (--leaf.used === 0) this.#leaves.delete(key);
+      if (--leaf.used > 0) continue;
+      this.#leaves.delete(key);
+      this.#spare = leaf;
     }
   }
 
   #leafFor(key: number): Leaf {
     let leaf = this.#leaves.get(key);
     if (leaf === undefined) {
-      leaf = { entries: new Int32Array(LEAF_PAGES), used: 0 };
+      leaf = this.#spare ?? { entries: new Int32Array(LEAF_PAGES), used: 0 };
+      this.#spare = null;
       this.#leaves.set(key, leaf);
     }
     return leaf;

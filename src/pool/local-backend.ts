@@ -41,7 +41,6 @@ import { checkWaitOptions, MemorySubscription, type WaitOptions, WaitQueue } fro
 /** Options of a {@link LocalBackend}. */
 export interface LocalBackendOptions extends BackendOptions {
   readonly node: number;
-  readonly list: ListControl;
   readonly modes: { readonly texts: ReportTexts };
 }
 
@@ -84,8 +83,8 @@ export class LocalBackend extends BackendBase implements PoolBackend {
   #waits = 0;
 
   /** @param onGone Called once, after the pool is destroyed and has returned its last page. */
-  constructor(options: LocalBackendOptions, onGone: () => void) {
-    const { device, geometry, list } = options;
+  constructor(options: LocalBackendOptions, list: ListControl, onGone: () => void) {
+    const { device, geometry } = options;
     const label = labelOf(options);
     super(new PoolPages(label, geometry, naturalAlignment(geometry.allocation, device.memory.pageSize)));
     this.#options = options;
@@ -509,11 +508,10 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     if (pages.length === 0) return errors;
     for (const intake of this.#intakes) intake.left(pages);
     const going = new Set(pages);
-    this.#list.filter((index) => !going.has(this.pages.pageOf(index)));
-    this.#fresh = this.#fresh.slice(this.#freshAt).filter((page) => {
-      if (going.has(page)) this.#freshCount -= this.#perPage - this.pages.carvedOf(page);
-      return !going.has(page);
-    });
+    const stays = (page: number): boolean => !going.has(page);
+    if (going.size === this.pages.count) this.#list.setTop(EMPTY);
+    else this.#list.filter((index) => stays(this.pages.pageOf(index)));
+    this.#fresh = this.#fresh.slice(this.#freshAt).filter(stays);
     this.#freshAt = 0;
     for (const page of pages) {
       const carved = this.pages.carvedOf(page);
@@ -521,6 +519,7 @@ export class LocalBackend extends BackendBase implements PoolBackend {
       this.#list.words.fill(ABSENT, first, first + this.#perPage);
       for (let index = first; index < first + carved; index++) this.#list.dropObject(index);
       this.#list.addOwned(-carved);
+      this.#freshCount -= this.#perPage - carved;
     }
     for (const memory of this.pages.remove(pages)) {
       try {
@@ -540,7 +539,8 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     if (this.#state !== 'open') return;
     this.#state = 'destroyed';
     this.#list.hold();
-    this.#waiters.failAll(this.#destroyedError());
+    // An error costs as much as the rest of the call.
+    if (this.#waiters.length > 0) this.#waiters.failAll(this.#destroyedError());
     this.#settleWaiters();
     // The memory source may have freed the last block.
     if (this.gone) return;
@@ -549,7 +549,6 @@ export class LocalBackend extends BackendBase implements PoolBackend {
       return;
     }
     this.#forgetReclaim = this.#device.onReclaim(() => {
-      this.#forgetReclaim = null;
       const { count } = this.pages;
       this.#giveBackAll();
       return count;
@@ -587,7 +586,6 @@ export class LocalBackend extends BackendBase implements PoolBackend {
   #giveBackAll(): void {
     this.#state = 'gone';
     this.#forgetReclaim?.();
-    this.#forgetReclaim = null;
     // Quarantined blocks leave with their pages, and allocated blocks are written off, so that all figures become 0.
     this.#list.writeOff();
     this.#list.addOwned(this.#quarantined);

@@ -96,9 +96,22 @@ export const mutants: readonly Mutant[] = [
   allocator(PAGES, 'freed pages are not counted', 'this.#used -= to - from;', 'this.#used -= 1;'),
   allocator(
     PAGES,
-    'the last page of a left half of the tree is not marked',
-    'if (from < middle) this.#mark(node * 2, order - 1, start, from, to, free);',
-    'if (from < middle - 1) this.#mark(node * 2, order - 1, start, from, to, free);',
+    'a chunk of the tree may end after the range',
+    'Math.min(to - page, leaf & -leaf)',
+    'Math.min(to + 1 - page, leaf & -leaf)',
+  ),
+  allocator(
+    PAGES,
+    'bytes of the tree below a node stay stale',
+    'if (value === 0 || value === at + 1) tree[node * 2]',
+    'if (value === 0) tree[node * 2]',
+  ),
+  allocator('src/memory/page-table.ts', 'two keys of the page table share a leaf', '      this.#spare = null;\n', ''),
+  allocator(
+    STORE,
+    'a trim of all pages keeps the free list',
+    'if (going.size === this.pages.count) this.#list.setTop(EMPTY);',
+    'if (going.size === this.pages.count) this.#list.setTop(this.#list.top);',
   ),
   allocator(
     'src/pool/pools-attribute.ts',
