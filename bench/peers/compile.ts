@@ -49,12 +49,21 @@ function compile(what: string, compiler: string, sources: readonly string[], fla
  * `DMAPOOL_REQUIRE_TOOLS=1`. Throws if compilation fails.
  */
 export function compileIntrusivePool(): CompiledPeer | string {
+  return compileWithPool('intrusive-bench.c');
+}
+
+/** Compiles the C peer's replay of recordings, as {@link compileIntrusivePool}. Without its lock it is for one thread. */
+export function compileReplay(lock: boolean): CompiledPeer | string {
+  return compileWithPool('intrusive-replay.c', ...(lock ? [] : ['-DWITHOUT_LOCK']));
+}
+
+function compileWithPool(main: string, ...flags: readonly string[]): CompiledPeer | string {
   const compiler = process.env['CC'] ?? 'cc';
   if (!has(compiler)) {
     return missing(`no C compiler (${compiler}): the C peer is skipped; install gcc or clang, or set CC`);
   }
   // Two translation units without link-time optimization: calls cross a module border, as in a kernel.
-  return compile('the C peer', compiler, ['intrusive-pool.c', 'intrusive-bench.c'], ['-std=c11', '-pthread']);
+  return compile('the C peer', compiler, ['intrusive-pool.c', main], ['-std=c11', '-pthread', ...flags]);
 }
 
 /** Compiles the DPDK peer, as {@link compileIntrusivePool}; also handles missing DPDK. */

@@ -4,9 +4,19 @@
 #include "intrusive-pool.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
+#ifdef WITHOUT_LOCK
+/* For one thread: the design without the price of its lock. */
+struct spinlock {
+  char unused;
+};
+#define spin_lock(lock) ((void)(lock))
+#define spin_unlock(lock) ((void)(lock))
+#else
 #include "spinlock.h"
+#endif
 
 enum { PAGE_BYTES = 4096 };
 #define HUGE_PAGE_BYTES ((size_t)2 << 20)
@@ -44,6 +54,8 @@ struct intrusive_pool {
 static struct spinlock region_lock;
 static unsigned char *region;
 static size_t region_used;
+/* End of the memory that was ever given: what lies below may not be zero. */
+static size_t region_high;
 
 /* Uses huge pages if available: a kernel accesses its memory through a direct map of huge pages and has few TLB
  * misses. */
@@ -69,10 +81,15 @@ static void *alloc_coherent(size_t size, dma_addr_t *dma) {
     region_used = start + size;
     vaddr = region + start;
     *dma = DMA_BASE + start;
+    /* Coherent memory is zeroed. */
+    if (start < region_high) memset(vaddr, 0, size);
+    if (start + size > region_high) region_high = start + size;
   }
   spin_unlock(&region_lock);
   return vaddr;
 }
+
+void intrusive_region_reset(void) { region_used = 0; }
 
 /* ---- the pool --------------------------------------------------------------------------------- */
 
@@ -177,6 +194,17 @@ void intrusive_pool_free(struct intrusive_pool *pool, void *vaddr, dma_addr_t dm
   pool->free = block;
   pool->active--;
   spin_unlock(&pool->lock);
+}
+
+size_t intrusive_pool_page_of(const struct intrusive_pool *pool, const void *vaddr, size_t *offset) {
+  /* The list begins with the newest page. */
+  size_t number = pool->pages;
+  for (const struct page *page = pool->page_list; page != NULL; page = page->next) {
+    number--;
+    *offset = (size_t)((const unsigned char *)vaddr - (const unsigned char *)page->vaddr);
+    if ((const unsigned char *)vaddr >= (const unsigned char *)page->vaddr && *offset < pool->allocation) return number;
+  }
+  abort();
 }
 
 size_t intrusive_pool_active(const struct intrusive_pool *pool) { return pool->active; }

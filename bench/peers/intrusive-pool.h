@@ -31,6 +31,11 @@ void intrusive_pool_destroy(struct intrusive_pool *pool);
 void *intrusive_pool_alloc(struct intrusive_pool *pool, dma_addr_t *dma);
 void intrusive_pool_free(struct intrusive_pool *pool, void *vaddr, dma_addr_t dma);
 
+/* Forgets all coherent memory, so that it is given again from the start. No pool may exist. */
+void intrusive_region_reset(void);
+
+/* Number of a block's page, in order of the pages' creation, and offset in it. Slow. */
+size_t intrusive_pool_page_of(const struct intrusive_pool *pool, const void *vaddr, size_t *offset);
 size_t intrusive_pool_active(const struct intrusive_pool *pool);
 size_t intrusive_pool_blocks_per_page(const struct intrusive_pool *pool);
 
