@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { median } from '../src/cli/speed.ts';
 import { table } from '../src/cli/style.ts';
-import { decodeTrace } from '../src/trace/decode.ts';
+import { decodeTrace } from '../src/trace/index.ts';
 import { encodeStream } from './ours/call-stream.ts';
 import type { ReplayLine } from './ours/replay.ts';
 import { type CompiledPeer, compileReplay } from './peers/compile.ts';

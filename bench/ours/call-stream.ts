@@ -5,7 +5,7 @@
  *     size, align, boundary        for each pool
  *     operation, pool, slot        for each call; the operations are those of src/trace/decode.ts
  */
-import { type DecodedTrace, OPERATION } from '../../src/trace/decode.ts';
+import { type DecodedTrace, OPERATION } from '../../src/trace/index.ts';
 
 export interface CallStream {
   readonly slots: number;
