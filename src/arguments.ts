@@ -123,9 +123,14 @@ export function checkBytes(
   least = 0,
   most: number = Number.POSITIVE_INFINITY,
 ): asserts value is Uint8Array {
-  if (ArrayBuffer.isView(value) && value instanceof Uint8Array && value.length >= least && value.length <= most) return;
+  if (isUint8Array(value) && value.length >= least && value.length <= most) return;
   const count = most === Infinity ? '' : ` of ${least === most ? '' : `${least} to `}${most} bytes`;
   throw new DmaArgumentError(argument, value, `a Uint8Array${count}`);
+}
+
+/** True for a genuine `Uint8Array`; false for a proxy. @internal */
+export function isUint8Array(value: unknown): value is Uint8Array {
+  return ArrayBuffer.isView(value) && value instanceof Uint8Array;
 }
 
 /**

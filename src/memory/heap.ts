@@ -9,7 +9,8 @@
  * An access outside a device's mappings faults, as with a strict hardware IOMMU.
  */
 
-import { checkBytes, checkInteger, type OptionNames, readOptions, roundUp } from '../arguments.ts';
+import { checkInteger, isUint8Array, type OptionNames, readOptions, roundUp } from '../arguments.ts';
+import { DmaArgumentError } from '../errors.ts';
 import { Arena } from './arena.ts';
 import { Availability } from './availability.ts';
 import type { CoherentAllocator, CoherentMemory, CoherentRequest, DmaTarget } from './coherent.ts';
@@ -235,7 +236,6 @@ export class HeapMemory implements CoherentAllocator {
    * @throws {@link IommuFaultError} when any byte is not mapped for the device; nothing is copied.
    */
   read(device: DmaTarget, dma: number, into: Uint8Array): void {
-    checkBytes('into', into);
     this.#copy(device, dma, into, false);
   }
 
@@ -245,11 +245,11 @@ export class HeapMemory implements CoherentAllocator {
    * @throws {@link IommuFaultError} when any byte is not mapped for the device; nothing is written.
    */
   write(device: DmaTarget, dma: number, from: Uint8Array): void {
-    checkBytes('from', from);
     this.#copy(device, dma, from, true);
   }
 
   #copy(device: DmaTarget, dma: number, data: Uint8Array, toMemory: boolean): void {
+    if (!isUint8Array(data)) throw new DmaArgumentError(toMemory ? 'from' : 'into', data, 'a Uint8Array');
     checkTarget(device);
     const domain = this.#iommu.domain(device);
     const { length } = data;

@@ -183,9 +183,7 @@ export class PageAllocator {
 
   /** Frees the pages of the region from page `start` to the end of the window, which are all used. */
   #open(start: number): void {
-    const from = Math.max(start, this.#first);
-    const to = Math.min(this.#start + 2 ** this.#order, this.#end);
-    if (from < to) this.#mark(from, to, true);
+    this.#mark(Math.max(start, this.#first), Math.min(this.#start + 2 ** this.#order, this.#end), true);
   }
 
   /** Returns the first page of the lowest free chunk of 2^order pages; `tree[1] > order`. */

@@ -58,7 +58,6 @@ function tooShort(into: Int32Array, count: number): Error {
 }
 
 const ALLOC_OPTIONS: OptionNames<AllocOptions> = { zero: true, grow: true };
-const NO_OPTIONS: AllocOptions = {};
 
 /** True if at least one of `zero` and `grow` is present, and each is a boolean or absent. */
 function isUsual(zero: unknown, grow: unknown): boolean {
@@ -414,9 +413,14 @@ export abstract class HotPath<B extends Indexed = Indexed> {
 
   allocIndexBulk(into: Int32Array, count?: number, options?: AllocOptions): void {
     const wanted = bulkCount('into', into, count);
-    const { zero = false, grow = true } = options === undefined ? NO_OPTIONS : checkAllocOptions(options);
-    const refusal = zero ? this.#takeBulkZeroed(into, wanted, grow) : this.#takeBulk(into, wanted, grow);
+    const refusal =
+      options === undefined ? this.#takeBulk(into, wanted, true) : this.#takeBulkWith(into, wanted, options);
     if (refusal < 0) throw this.#slow.refused(refusal, wanted);
+  }
+
+  #takeBulkWith(into: Int32Array, count: number, options: AllocOptions): number {
+    const { zero = false, grow = true } = checkAllocOptions(options);
+    return zero ? this.#takeBulkZeroed(into, count, grow) : this.#takeBulk(into, count, grow);
   }
 
   #takeBulkZeroed(into: Int32Array, count: number, grow: boolean): number {

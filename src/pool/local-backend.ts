@@ -323,7 +323,7 @@ export class LocalBackend extends BackendBase implements PoolBackend {
       this.#hooks?.pageOpened(page);
       observer?.event('page', this, page);
     });
-    return this.pages.holds(page, memory) ? page : NO_MEMORY;
+    return this.pages.memoryOf(page) === memory ? page : NO_MEMORY;
   }
 
   #outOfNumbers(): boolean {

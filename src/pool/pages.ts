@@ -18,6 +18,9 @@ type Bytes = Uint8Array<ArrayBuffer | SharedArrayBuffer>;
 
 const NO_PAGE = -1;
 
+/** Limit of the pattern that fills shared memory, in bytes. */
+const MOST_COPIED = 4096;
+
 export class PoolPages {
   /** Device and pool, for messages. */
   readonly label: string;
@@ -37,6 +40,8 @@ export class PoolPages {
   readonly #memory: (CoherentMemory | null)[] = [];
   /** Views of whole pages, created at first use. May be shorter than `#memory`. */
   readonly #views: (Bytes | undefined)[] = [];
+  /** Bytes to copy into blocks; only if pages are in a SharedArrayBuffer. As long as a block, at most MOST_COPIED. */
+  #pattern: Uint8Array | undefined;
   #freeNumbers: number[] = [];
 
   /**
@@ -119,14 +124,9 @@ export class PoolPages {
     return pages;
   }
 
-  /** Memory of all pages, by number. No number may be free. */
-  memories(): CoherentMemory[] {
-    return this.#memory.map((memory) => memory!);
-  }
-
-  /** True if page `page` has this memory. */
-  holds(page: number, memory: CoherentMemory): boolean {
-    return this.#memory[page] === memory;
+  /** Memory of a page; null or undefined for a number without a page. */
+  memoryOf(page: number): CoherentMemory | null | undefined {
+    return this.#memory[page];
   }
 
   /** Number of blocks of a page that were ever on the list: blocks 0 to n-1 of the page. */
@@ -174,7 +174,7 @@ export class PoolPages {
 
   /** A new view of a block. @throws {@link DmaArgumentError} if the block is in no page. */
   bytesOf(index: number): Bytes {
-    this.check(index);
+    if (!this.has(index)) throw this.noSuchBlock(index);
     const { buffer, byteOffset } = this.#memory[this.pageOf(index)]!;
     return new Uint8Array(buffer, byteOffset + this.offsetOf(index), this.#geometry.blockSize);
   }
@@ -188,18 +188,30 @@ export class PoolPages {
     const view = new Uint8Array(buffer, byteOffset, this.#geometry.allocation);
     // A getter of the memory source's object may have called the pool, which may have removed the page.
     if (this.#memory[page] === memory) this.#views[page] = view;
+    if (!(buffer instanceof ArrayBuffer)) {
+      this.#pattern ??= new Uint8Array(Math.min(MOST_COPIED, this.#geometry.blockSize));
+    }
     return view;
   }
 
-  /** Fills a block in a page with one byte value. */
+  /**
+   * Fills a block in a page with one byte value.
+   *
+   * V8 fills a SharedArrayBuffer byte by byte, but copies to one word by word.
+   */
   fill(index: number, value: number): void {
+    const view = this.viewOf(this.pageOf(index));
     const offset = this.offsetOf(index);
-    this.viewOf(this.pageOf(index)).fill(value, offset, offset + this.#geometry.blockSize);
-  }
-
-  /** Throws unless block `index` is in a page. */
-  check(index: number): void {
-    if (!this.has(index)) throw this.noSuchBlock(index);
+    const end = offset + this.#geometry.blockSize;
+    const pattern = this.#pattern;
+    if (pattern === undefined) {
+      view.fill(value, offset, end);
+      return;
+    }
+    const { length } = pattern;
+    if (pattern[0] !== value) pattern.fill(value);
+    // The last copy overlaps the one before, so that a block of any size needs no other loop.
+    for (let at = offset; at < end; at += length) view.set(pattern, Math.min(at, end - length));
   }
 
   noSuchBlock(index: number): DmaArgumentError {
@@ -208,7 +220,7 @@ export class PoolPages {
 
   /** DMA address of a page; -1 for a number without a page. */
   #baseOf(page: number): number {
-    return page >= 0 && page < this.#end ? this.#bases[page]! : -1;
+    return this.#bases[page] ?? -1;
   }
 
   /** The page whose unit contains `dma`; NO_PAGE if none does. The page may end before `dma`. */

@@ -39,10 +39,10 @@ export function surrender<T>(
       if (page < 0) throw local.refused(page);
       more = intake.opened(page, pages.count);
     }
-    const memories = pages.memories();
+    const memories = pages.numbers().map((page) => pages.memoryOf(page)!);
     const prepared = local.callOut(() => prepare(memories));
     check();
-    if (memories.length !== pages.count || !memories.every((memory, page) => pages.holds(page, memory))) {
+    if (memories.length !== pages.count || !memories.every((memory, page) => pages.memoryOf(page) === memory)) {
       throw refuse('its pages changed during sharePool()');
     }
     // No user code runs from here on.

@@ -168,7 +168,20 @@ export const mutants: readonly Mutant[] = [
     'if (last > this.#dmaMask) {',
     'if (last < 0) {',
   ),
+  allocator(
+    'src/pool/pages.ts',
+    'a block of shared memory is filled with the byte of an earlier fill',
+    'if (pattern[0] !== value) pattern.fill(value);',
+    'if (pattern[0] === 0) pattern.fill(value);',
+  ),
+  allocator(
+    'src/pool/pages.ts',
+    'the last copy into a block that is longer than the pattern writes past the block',
+    'view.set(pattern, Math.min(at, end - length));',
+    'view.set(pattern, at);',
+  ),
   // Visible only if a bulk allocation fails after it took blocks: in a pool with hooks and a block in quarantine.
+  // Fuzzing rarely compares the order afterwards; test/pool/debug.test.ts does.
   allocator(
     HOT,
     'a failed bulk allocation is undone in the wrong order',

@@ -117,8 +117,8 @@ export const oracleMutants: readonly Mutant[] = [
     'object',
     PAGES,
     'zalloc does not zero the last 16 bytes',
-    'fill(value, offset, offset + this.#geometry.blockSize);',
-    'fill(value, offset, offset + this.#geometry.blockSize - 16);',
+    'const end = offset + this.#geometry.blockSize;',
+    'const end = offset + this.#geometry.blockSize - 16;',
   ),
   mutant(
     'index',

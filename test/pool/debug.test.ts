@@ -207,6 +207,9 @@ test('a bulk allocation that fails because of quarantine returns everything', ()
   const { active, quarantined, allocations, frees } = limited.statistics();
   assert.deepEqual([active, quarantined, allocations, frees], [0, 1, 4, 4]);
   assert.equal(pool.statistics().active, 0);
+  // In the order of the list before the call.
+  const left = Array.from({ length: 3 }, () => limited.allocIndex());
+  assert.deepEqual(left, [indices[3], indices[2], indices[0]]);
 });
 
 test('DMAPOOL_DEBUG=1 turns debug mode on and reports blocks that are allocated at process exit', () => {
