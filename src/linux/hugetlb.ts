@@ -63,7 +63,7 @@ const MAX_SIZE = 2 ** 46;
  * ```ts
  * try {
  *   const memory = new HugetlbMemory({ size: 4 * 2 ** 20 });
- *   const device = new Device({ name: '0000:3b:00.0', dmaMask: DMA_BIT_MASK(64), memory });
+ *   const device = new Device({ name: '0000:3b:00.0', dmaMask: dmaBitMask(64), memory });
  *   const pool = DmaPool.create('prp', device, { size: 4096 });
  *   // ... finally, after the device has stopped:
  *   pool.destroy();

@@ -232,7 +232,7 @@ function loadKoffi(load: () => unknown): Koffi {
     const missing = (error as { code?: unknown } | null)?.code === 'MODULE_NOT_FOUND';
     const words = error instanceof Error ? error.message.split('\n')[0]! : describeThrown(error);
     const message = missing
-      ? 'mapped memory needs the package koffi, which is not installed: npm install koffi'
+      ? 'mapped memory (QEMU, VFIO, hugepages) needs the package koffi, which is not installed: npm install koffi'
       : `mapped memory needs the package koffi, which can't be loaded (${words}); try: npm install koffi@3`;
     throw new DmaDependencyError('koffi', message, { cause: error });
   }

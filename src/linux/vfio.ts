@@ -34,7 +34,7 @@ const NO_SNOOP = 1 << 11;
  * if (address !== undefined) {
  *   const vfio = await VfioDevice.open(address, { memory: { size: 16 * 2 ** 20 } });
  *   try {
- *     vfio.pci.device.setDmaMask(DMA_BIT_MASK(64));
+ *     vfio.pci.device.setDmaMask(dmaBitMask(64));
  *     const pool = DmaPool.createManaged('descriptors', vfio.pci.device, { size: 64 });
  *     const version = await vfio.pci.bar(0).read32(0x08);
  *     await vfio.pci.enableBusMaster();

@@ -63,7 +63,7 @@ export interface PciOpenOptions {
    * memory that the function can reach.
    */
   readonly memory?: CoherentAllocator;
-  /** Highest reachable address. Default `DMA_BIT_MASK(32)`, as in Linux; drivers raise it by `device.setDmaMask`. */
+  /** Highest reachable address. Default `dmaBitMask(32)`, as in Linux; drivers raise it by `device.setDmaMask`. */
   readonly dmaMask?: number;
 }
 
@@ -103,7 +103,7 @@ const MAX_BACKEND_CLOSE_TIME = 90_000;
  * });
  * const nvme = await machine.open('nvme0');
  * try {
- *   nvme.device.setDmaMask(DMA_BIT_MASK(64)); // NVMe devices address 64 bits
+ *   nvme.device.setDmaMask(dmaBitMask(64)); // NVMe devices address 64 bits
  *   const prps = DmaPool.createManaged('prp list page', nvme.device, { size: 4096, align: 4096 });
  *   const version = await nvme.bar(0).read32(0x08);
  *   console.log(version.toString(16)); // 10400: NVMe 1.4
