@@ -215,6 +215,42 @@ test('a disk that can not be stopped keeps the memory of its requests', { skip: 
   assert.deepEqual(await machine.checkMemory(), []);
 });
 
+test('a chain that is not in flight stops the device', { skip: withoutQemu }, async (t) => {
+  const { pci, machine } = await startBench(t, { 'throttling.bps-read': MIB / 16 });
+  let rings: DmaPool | undefined;
+  const createManaged = DmaPool.createManaged.bind(DmaPool);
+  t.mock.method(DmaPool, 'createManaged', (...args: Parameters<typeof DmaPool.createManaged>) => {
+    const pool = createManaged(...args);
+    if (args[0] === 'virtqueue') rings = pool;
+    return pool;
+  });
+  const open = pci.interrupts.bind(pci);
+  pci.interrupts = async (options) => {
+    const interrupts = await open(options);
+    const wait = interrupts.wait.bind(interrupts);
+    // As if the broken device also sent the message.
+    interrupts.wait = (request) => (request?.ready?.() === true ? Promise.resolve(true) : wait(request));
+    return interrupts;
+  };
+  const disk = await VirtioBlk.open(pci);
+  const pool = DmaPool.create('data', pci.device, { size: 65_536, align: 4096 });
+  const blocks = [pool.alloc(), pool.alloc()];
+  await disk.read(0, blocks[0]!);
+  // As a broken device would write it: the second entry of the used ring of 128, then the index.
+  const [ring] = rings!.allocated();
+  const used = 128 * 16 + 6 + 2 * 128 + 2;
+  ring!.view.setUint32(used + 4 + 8, 5, true);
+  ring!.view.setUint16(used + 2, 2, true);
+  await assert.rejects(disk.read(0, blocks[1]!), /0000:00:02\.0 finished chain 5, which is not in flight/);
+  await assert.rejects(disk.read(0, blocks[0]!), /not in flight/);
+  await disk.close();
+  for (const block of blocks) block.free();
+  pool.destroy();
+  await pci.close();
+  assert.equal(pci.device.bytesAllocated, 0);
+  assert.deepEqual(await machine.checkMemory(), []);
+});
+
 test('the log names the mistakes of the tutorial, in its words', { skip: withoutQemu }, async (t) => {
   const { pci, machine, log } = await startBench(t, { 'throttling.bps-read': MIB / 16 });
   let disk = await VirtioBlk.open(pci);
