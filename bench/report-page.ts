@@ -3,12 +3,14 @@ import { formatGeometry } from '../src/cli/speed.ts';
 import { type BarChart, drawBarChart } from './bar-chart.ts';
 import type { Comparison, RuntimeComparison } from './compare-one-thread.ts';
 import type { WorkerComparison } from './compare-workers.ts';
+import { markdownTable, type Sections, sections, tracesChart } from './report-sections.ts';
 
 export interface Measured {
   readonly machine: string;
   readonly date: string;
   readonly alone: Comparison;
   readonly together: WorkerComparison;
+  readonly more: Sections;
 }
 
 export interface Chart {
@@ -19,10 +21,11 @@ export interface Chart {
 type Cell = string | number | null;
 
 function table(heading: readonly string[], rows: readonly (readonly Cell[])[]): string[] {
-  const cells = (row: readonly Cell[]): string =>
-    `| ${row.map((cell) => (cell === null ? '-' : typeof cell === 'number' ? cell.toFixed(1) : cell)).join(' | ')} |`;
-  const rule = heading.map((_, i) => (i === 0 ? '---' : '---:'));
-  return [cells(heading), cells(rule), ...rows.map(cells)];
+  const text = (cell: Cell): string => (cell === null ? '-' : typeof cell === 'number' ? cell.toFixed(1) : cell);
+  return markdownTable(
+    heading,
+    rows.map((row) => row.map(text)),
+  );
 }
 
 function slug(name: string): string {
@@ -95,18 +98,20 @@ function togetherChart({ workers, runtimes }: WorkerComparison): BarChart {
   };
 }
 
-export function charts({ alone, together }: Measured): Chart[] {
+export function charts({ alone, together, more }: Measured): Chart[] {
   return [
     ...alone.runtimes.map((runtime) => ({
       file: `${slug(runtime.runtime)}.svg`,
       svg: drawBarChart(aloneChart(alone, runtime)),
     })),
     { file: 'workers.svg', svg: drawBarChart(togetherChart(together)) },
+    { file: 'traces.svg', svg: drawBarChart(tracesChart(more.traces)) },
   ];
 }
 
-export function page(measured: Measured): string {
-  const { machine, date, alone, together } = measured;
+/** @param names Converts the path of a runtime to its name. */
+export function page(measured: Measured, names: (runtime: string) => string): string {
+  const { machine, date, alone, together, more } = measured;
   const { processes, pinning, lockedExchangeNs, lockUnlockNs } = alone;
   const missing = [alone.peerMissing, alone.mempoolMissing].filter((message) => message !== null);
   return [
@@ -161,6 +166,7 @@ export function page(measured: Measured): string {
       ),
     ]),
     '',
+    ...sections(more, names),
   ].join('\n');
 }
 

@@ -73,18 +73,75 @@ const MEASURED: Measured = {
       },
     ],
   },
+  more: {
+    lone: {
+      processes: 3,
+      workers: 1,
+      peerMissing: null,
+      runtimes: [
+        {
+          runtime: 'Node v20.0.0',
+          undisturbed: 1,
+          results: KERNEL_GEOMETRIES.map((geometry) => ({
+            ...geometry,
+            blocks: 8192,
+            peer: null,
+            shared: of(5.5),
+            unshared: of(5),
+            apart: of(5),
+            scalesBest: 1,
+            scalesMedian: 1,
+            fasterBest: null,
+            fasterMedian: null,
+            ownNsPerPair: 5.5,
+            garbagePerPair: 0,
+          })),
+          pipeline: [],
+        },
+      ],
+    },
+    traces: {
+      peerMissing: null,
+      runtimes: [
+        {
+          runtime: '/usr/bin/node',
+          rows: [
+            {
+              trace: 'ehci',
+              calls: 14_908,
+              pools: 8,
+              locked: { first: 30, best: 7.5, median: 8 },
+              unlocked: null,
+              index: { first: 700, best: 6, median: 7 },
+              object: { first: 800, best: 11, median: 12 },
+            },
+          ],
+        },
+      ],
+    },
+    opening: [{ runtime: 'Node v20.0.0', lines: [{ name: 'a pool', best: 2800, median: 3000 }] }],
+    drivers: [{ load: 'nvme', rate: 3e6, best: 4e6, cpu: 333, garbage: null }],
+  },
 };
 
 test('the page has every figure, the method, and a chart for each runtime', () => {
-  const text = page(MEASURED);
+  const text = page(MEASURED, (path) => `Node of ${path}`);
   assert.match(text, /a machine/);
   assert.match(text, /\| 68\/32\/4096 \| 20\.0 \| 4\.5 \| 1\.3 \| 8\.0 \| 6\.0 \| 5\.0 \| 4\.0 \|/);
   assert.match(text, /\| 16\/16\/0 \| - \| 4\.0 \| 3\.5 \| 8\.0 \| 2\.00 \(1\.80\) \| 2\.29 \(2\.00\) \|/);
   assert.match(text, /one by one: best 70 ns a block/);
+  assert.match(text, /\| 16\/16\/0 \| 5\.5 \(6\.5\) \| 5\.0 \(6\.0\) \| 1\.10 \(1\.08\) \|/);
+  assert.match(text, /### Node of \/usr\/bin\/node/);
+  assert.match(
+    text,
+    /\| ehci \| 14,908 \| 8 \| 7\.5 \(8\.0\) \| - \| 6\.0 \(7\.0\) \| 11\.0 \(12\.0\) \|.* 0\.80 \| 1\.47 \|/,
+  );
+  assert.match(text, /\| a pool \| 2800 \(3000\) \|/);
+  assert.match(text, /\| nvme \| 3,000,000 \| 4,000,000 \| 333 \| - \|/);
   const drawn = charts(MEASURED);
   assert.deepEqual(
     drawn.map(({ file }) => file),
-    ['node-v20-0-0.svg', 'workers.svg'],
+    ['node-v20-0-0.svg', 'workers.svg', 'traces.svg'],
   );
   for (const { file } of drawn) assert.ok(text.includes(`](benchmarks/${file})`), file);
 });

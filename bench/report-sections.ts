@@ -1,0 +1,139 @@
+/** The sections of the page of benchmarks that are not about `dmapool_test`: one worker, recordings, making, drivers. */
+import { formatGeometry } from '../src/cli/speed.ts';
+import type { BarChart } from './bar-chart.ts';
+import { type TraceComparison, traceCells } from './compare-traces.ts';
+import type { WorkerComparison } from './compare-workers.ts';
+import type { OpeningLine } from './ours/opening.ts';
+
+/** A load of `npm run bench:driver`. */
+export interface DriverRow {
+  readonly load: string;
+  readonly rate: number;
+  readonly best: number;
+  readonly cpu: number;
+  readonly garbage: number | null;
+}
+
+export interface Sections {
+  /** One worker on a shared pool. */
+  readonly lone: WorkerComparison;
+  readonly traces: TraceComparison;
+  readonly opening: readonly { readonly runtime: string; readonly lines: readonly OpeningLine[] }[];
+  readonly drivers: readonly DriverRow[];
+}
+
+/** A table in Markdown; the first column is text, the others are numbers. */
+export function markdownTable(heading: readonly string[], rows: readonly (readonly string[])[]): string[] {
+  const line = (cells: readonly string[]): string => `| ${cells.join(' | ')} |`;
+  return [line(heading), line(heading.map((_, i) => (i === 0 ? '---' : '---:'))), ...rows.map(line)];
+}
+
+function loneSection({ runtimes }: WorkerComparison): string[] {
+  return [
+    '## One worker on a shared pool',
+    '',
+    "The pool has room for little more than the worker's blocks, and another worker has allocated before: the worker's share is half of what it holds. Best of all processes, medians in parentheses (`npm run bench -- --workers 1`).",
+    ...runtimes.flatMap(({ runtime, results }) => [
+      '',
+      ...markdownTable(
+        [runtime, 'shared', 'unshared', 'times'],
+        results.map(({ shared, unshared, ...geometry }) => [
+          formatGeometry(geometry),
+          `${shared.best.toFixed(1)} (${shared.median.toFixed(1)})`,
+          `${unshared.best.toFixed(1)} (${unshared.median.toFixed(1)})`,
+          `${(shared.best / unshared.best).toFixed(2)} (${(shared.median / unshared.median).toFixed(2)})`,
+        ]),
+      ),
+    ]),
+    '',
+  ];
+}
+
+export function tracesChart({ runtimes }: TraceComparison): BarChart {
+  // A recording of a few dozen calls would dwarf all others.
+  const rows = runtimes[0]!.rows.filter(({ calls }) => calls > 100);
+  return {
+    title: 'A call of the recorded drivers, best of the warm runs',
+    unit: 'ns; less is better',
+    groups: rows.map(({ trace }) => trace),
+    series: [
+      { name: 'C peer', values: rows.map(({ locked }) => locked?.best ?? null) },
+      { name: 'without lock', values: rows.map(({ unlocked }) => unlocked?.best ?? null) },
+      { name: 'indices', values: rows.map(({ index }) => index.best) },
+      { name: 'objects', values: rows.map(({ object }) => object.best) },
+    ],
+  };
+}
+
+function tracesSection({ runtimes }: TraceComparison, names: (runtime: string) => string): string[] {
+  return [
+    '## Recorded drivers',
+    '',
+    '![recorded drivers](benchmarks/traces.svg)',
+    '',
+    'The calls of the recordings of Linux 6.12, with nothing else in the loop, from the creation of the pools to their end: `npm run bench -- --traces`. Nanoseconds for each call, best of the warm runs (median), and the median of the first runs. A hash of page and offset of every allocation shows that all contenders did the same.',
+    ...runtimes.flatMap(({ runtime, rows }) => {
+      const [heading, ...cells] = traceCells(rows);
+      return ['', `### ${names(runtime)}`, '', ...markdownTable(heading!, cells)];
+    }),
+    '',
+    '- Where drivers allocate and free (`ehci`, `uhci`), a call in the index form takes about as long as in the C peer.',
+    '- The rest is pools and pages, which the recordings make more often than a running system: each recording starts and stops its drivers several times. The C peer makes a pool by one `malloc`, and a page by clearing it and linking its blocks. Here a page is mapped in a software IOMMU, checked, and entered in tables that find a block by its address; `e100` is nothing but 2 pools and 40 calls.',
+    '- The loop reads each call from arrays. That takes 3 to 4 ns of JavaScript, and 1 ns of C.',
+    '',
+  ];
+}
+
+function openingSection(opening: Sections['opening']): string[] {
+  const [first] = opening;
+  return [
+    '## Pools, pages and block objects',
+    '',
+    'Nanoseconds, best of all processes (median of the medians): `npm run bench:opening`. Floors are the barest code that makes the same objects.',
+    '',
+    ...markdownTable(
+      ['', ...opening.map(({ runtime }) => runtime)],
+      first!.lines.map(({ name }, i) => [
+        name,
+        ...opening.map(({ lines }) => `${lines[i]!.best.toFixed(0)} (${lines[i]!.median.toFixed(0)})`),
+      ]),
+    ),
+    '',
+  ];
+}
+
+function driversSection(drivers: readonly DriverRow[]): string[] {
+  const whole = (value: number): string => Math.round(value).toLocaleString('en');
+  return [
+    '## Drivers',
+    '',
+    'The drivers on devices in the same process that act at once (`npm run bench:driver`): what the driver itself costs. [drivers-nvme.md](drivers-nvme.md#speed) and [linux.md](linux.md#speed) have its speed on QEMU and through VFIO.',
+    '',
+    ...markdownTable(
+      ['load', 'a second (median)', 'best', 'CPU ns each', 'garbage bytes each'],
+      drivers.map(({ load, rate, best, cpu, garbage }) => [
+        load,
+        whole(rate),
+        whole(best),
+        whole(cpu),
+        garbage === null ? '-' : whole(garbage),
+      ]),
+    ),
+    '',
+    'What others publish, on their hardware and with real devices; not measured here:',
+    '',
+    '- SPDK: more than 10 million random reads of 4 KiB a second from one thread to 20 NVMe devices ([SNIA, 2019](https://www.snia.org/educational-library/10-million-i-ops-single-thread-2019)); 13.85 million reads of 512 bytes a second on one core of a Xeon Platinum 8380 ([SPDK, 2021](https://spdk.io/news/2021/05/06/nvme-80m-iops/)).',
+    '- ixy, a network driver in many languages: [throughput of 64-byte packets on one core](https://github.com/ixy-languages/ixy-languages#performance) of a Xeon E3-1230 v3, as charts.',
+    '',
+  ];
+}
+
+/** @param names Converts the path of a runtime to its name. */
+export function sections({ lone, traces, opening, drivers }: Sections, names: (runtime: string) => string): string[] {
+  return [
+    ...loneSection(lone),
+    ...tracesSection(traces, names),
+    ...openingSection(opening),
+    ...driversSection(drivers),
+  ];
+}
