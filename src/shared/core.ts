@@ -4,11 +4,11 @@
  *
  *     worker 1                 worker 2                      depot (under the lock)
  *     magazine: hot path       magazine: hot path            list of free blocks, fresh blocks, new pages
- *        |  empty: take half  <------------------------------   |
- *        |  full: give half   ------------------------------->  |
+ *        |  empty: take some  <------------------------------   |
+ *        |  full: give some   ------------------------------->  |
  *
- * A worker's magazine is the free list of an unshared pool, in words that only this worker writes. Half a magazine moves
- * to or from the depot at a time, so that one lock operation serves many calls.
+ * A worker's magazine is the free list of an unshared pool, in words that only this worker writes. Many blocks move to or
+ * from the depot at a time (see magazine.ts), so that one lock operation serves many calls.
  *
  *     list.owned = allocated blocks of this worker + free blocks in its magazine
  *     list.out   = allocated blocks of this worker
@@ -145,7 +145,7 @@ export class SharedCore {
   // ---- allocating
 
   /**
-   * Refills the empty magazine to half its capacity and allocates one block. Returns its index or a refusal.
+   * Refills the empty magazine in part and allocates one block. Returns its index or a refusal.
    *
    * After a refusal others may need this worker's blocks too, so its next free takes the slow path and checks that.
    *
