@@ -29,10 +29,14 @@ async function capabilityOf(pci: PciFunction, kind: 'msi' | 'msix'): Promise<Pci
 }
 
 /** Starts a machine with an NVMe disk. */
-function startWithDisk(t: TestContext, machine: 'pc' | 'q35' = 'pc'): Promise<QemuMachine> {
+function startWithDisk(
+  t: TestContext,
+  machine: 'pc' | 'q35' = 'pc',
+  options: Readonly<Record<string, number>> = {},
+): Promise<QemuMachine> {
   return startMachine(t, {
     machine,
-    drives: [{ id: 'disk0', file: diskImage(t, MIB) }],
+    drives: [{ id: 'disk0', file: diskImage(t, MIB), options }],
     devices: ['nvme,id=nvme0,drive=disk0,serial=1'],
   });
 }
@@ -143,7 +147,8 @@ void describe('messages of a QEMU machine', { skip: withoutQemu }, () => {
   });
 
   void it('wait while their vector is masked, with a pending bit (NVMe)', async (t) => {
-    const machine = await startWithDisk(t);
+    // The driver looks for completions before it waits. A slow disk completes the command after that.
+    const machine = await startWithDisk(t, 'pc', { 'throttling.bps-read': MIB / 16 });
     const pci = await machine.open('nvme0');
     const nvme = await NvmeController.open(pci, { queues: 1 });
     assert.equal(nvme.interruptKind, 'msix');
@@ -156,6 +161,7 @@ void describe('messages of a QEMU machine', { skip: withoutQemu }, () => {
     };
     const [table, pending] = [await within(4), await within(8)];
     const mask = table.offset + 16 + 12; // vector 1, of the I/O queue
+    await disk.read(0, new Uint8Array(MIB / 16)); // the next one takes its time
     assert.equal(await table.bar.read32(table.offset + 2 * 16 + 12), MASKED, 'an unused vector is masked');
     assert.equal(await table.bar.read32(mask), 0);
     table.bar.write32(mask, MASKED);
