@@ -56,14 +56,14 @@ test('the creator waits its turn among the workers', async (t) => {
 test('a wait ends by its signal or its time-out, and the next waiter moves up', async (t) => {
   const { pool, workers } = await sharedPool(t, { workers: 3, maxBlocks: 2, magazine: 2 });
   const held = [pool.alloc(), pool.alloc()];
-  const aborted = workers[0]!.call('waitUntilAborted', 30);
+  const aborted = workers[0]!.call('waitUntilAborted', 1500);
   await until('one wait is queued', () => pool.statistics().waiting === 1);
-  const timed = workers[1]!.call('wait', 60);
+  const timed = workers[1]!.call('wait', 2000);
   await until('two waits are queued', () => pool.statistics().waiting === 2);
   const patient = workers[2]!.call('wait');
   await until('three waits are queued', () => pool.statistics().waiting === 3);
   assert.equal(await aborted, 'TimeoutError');
-  assert.match(await refusedWith('ERR_DMAPOOL_TIMEOUT', timed), /within 60 ms/);
+  assert.match(await refusedWith('ERR_DMAPOOL_TIMEOUT', timed), /within 2000 ms/);
   assert.equal(pool.statistics().waiting, 1);
   pool.free(held[0]!);
   assert.equal(await patient, held[0]!.index);
