@@ -502,7 +502,8 @@ export class LocalBackend extends BackendBase implements PoolBackend {
   #isIdle(page: number): boolean {
     const { words } = this.#list;
     const first = page * this.#perPage;
-    for (let index = first; index < first + this.pages.carvedOf(page); index++) {
+    const end = first + this.pages.carvedOf(page);
+    for (let index = first; index < end; index++) {
       const word = words[index];
       if (word === ALLOCATED || word === QUARANTINED || word === RESERVED) return false;
     }
@@ -514,11 +515,10 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     const errors: unknown[] = [];
     if (pages.length === 0) return errors;
     for (const intake of this.#intakes) intake.left(pages);
-    const going = new Set(pages);
-    const stays = (page: number): boolean => !going.has(page);
-    if (going.size === this.pages.count) this.#list.setTop(EMPTY);
-    else this.#list.filter((index) => stays(this.pages.pageOf(index)));
-    this.#fresh = this.#fresh.slice(this.#freshAt).filter(stays);
+    const memories = this.pages.remove(pages);
+    if (this.pages.count === 0) this.#list.setTop(EMPTY);
+    else this.#list.filter((index) => this.pages.has(index));
+    this.#fresh = this.#fresh.slice(this.#freshAt).filter((page) => this.pages.has(page * this.#perPage));
     this.#freshAt = 0;
     for (const page of pages) {
       const carved = this.pages.carvedOf(page);
@@ -528,7 +528,7 @@ export class LocalBackend extends BackendBase implements PoolBackend {
       this.#list.addOwned(-carved);
       this.#freshCount -= this.#perPage - carved;
     }
-    for (const memory of this.pages.remove(pages)) {
+    for (const memory of memories) {
       try {
         freePage(this.#device, memory, this.#options.geometry.allocation);
       } catch (error) {
