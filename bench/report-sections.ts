@@ -88,13 +88,16 @@ function openingSection(opening: Sections['opening']): string[] {
   return [
     '## Pools, pages and block objects',
     '',
-    'Nanoseconds, best of all processes (median of the medians): `npm run bench:opening`. Floors are the barest code that makes the same objects.',
+    'Nanoseconds, best of all processes (median of the medians), and the floor: `npm run bench:opening`. The floor is the barest code that makes the same objects.',
     '',
     ...markdownTable(
       ['', ...opening.map(({ runtime }) => runtime)],
       first!.lines.map(({ name }, i) => [
         name,
-        ...opening.map(({ lines }) => `${lines[i]!.best.toFixed(0)} (${lines[i]!.median.toFixed(0)})`),
+        ...opening.map(({ lines }) => {
+          const { best, median, floor } = lines[i]!;
+          return `${best.toFixed(0)} (${median.toFixed(0)}), floor ${floor.toFixed(0)}`;
+        }),
       ]),
     ),
     '',

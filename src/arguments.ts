@@ -283,9 +283,9 @@ export function checkPowerOfTwo(argument: string, value: unknown, low: number, h
 
 /** The smallest power of two that is at least `value`. `value` ranges from 1 to 2^53. @internal */
 export function ceilPowerOfTwo(value: number): number {
-  const power = 2 ** Math.ceil(Math.log2(value));
-  // log2 of a number just above a power of two may round down to the exponent of that power.
-  return power < value ? power * 2 : power;
+  let power = 1;
+  while (power < value) power *= 2;
+  return power;
 }
 
 /** `value` rounded up to a multiple of `multiple`. @internal */

@@ -73,12 +73,12 @@ export class PageAllocator {
     checkMultiple('size', size, pageSize, pageSize, Math.min(MAX_REGION_PAGES * pageSize, 2 ** 53 - base));
     this.pageSize = pageSize;
     this.pages = size / pageSize;
-    const largest = 2 ** orderOf(this.pages);
+    const largest = 1 << orderOf(this.pages);
     const basePage = base / pageSize;
     this.#first = basePage % largest;
     this.#origin = basePage - this.#first;
     this.#end = this.#first + this.pages;
-    this.#start = this.#first - (this.#first % 2 ** FIRST_ORDER);
+    this.#start = this.#first - (this.#first % (1 << FIRST_ORDER));
     this.#highWater = base;
     this.#open(this.#start);
   }
@@ -108,7 +108,7 @@ export class PageAllocator {
     const count = Math.ceil(bytes / this.pageSize);
     if (count > this.pages) return -1;
     const order = orderOf(count);
-    const chunk = 2 ** order;
+    const chunk = 1 << order;
     // Before the tree grows: a request that does not fit an empty region must not cost memory.
     const lowest = Math.ceil(this.#first / chunk) * chunk;
     const lastStart = limit - bytes + 1;
@@ -117,13 +117,13 @@ export class PageAllocator {
     while (this.#tree[1]! <= order) {
       // The window has no free chunk of this order, so the chunk would start at or after the window's end. Do not grow
       // the window if the limit is below that.
-      if (order <= this.#order && this.#address(this.#start + 2 ** this.#order) > lastStart) return -1;
+      if (order <= this.#order && this.#address(this.#windowEnd) > lastStart) return -1;
       if (!this.#grow()) return -1;
     }
     const page = this.#leftmost(order);
     const address = this.#address(page);
     if (address > lastStart) return -1;
-    this.#mark(page, page + count, false);
+    this.#everyChunk(page, page + count, false);
     this.#used += count;
     this.#highWater = Math.max(this.#highWater, address + count * this.pageSize);
     return address;
@@ -142,13 +142,16 @@ export class PageAllocator {
     checkInteger('bytes', bytes, 1);
     const from = address / this.pageSize - this.#origin;
     const to = from + Math.ceil(bytes / this.pageSize);
-    const inside =
-      from >= Math.max(this.#start, this.#first) && to <= Math.min(this.#start + 2 ** this.#order, this.#end);
-    if (!inside || !this.#allUsed(from, to)) {
+    const inside = from >= Math.max(this.#start, this.#first) && to <= Math.min(this.#windowEnd, this.#end);
+    if (!inside || !this.#everyChunk(from, to)) {
       throw new DmaMappingError('ERR_DMAPOOL_NOT_MAPPED', `${bytes} bytes at ${hex(address)}: not all allocated`);
     }
-    this.#mark(from, to, true);
+    this.#everyChunk(from, to, true);
     this.#used -= to - from;
+  }
+
+  get #windowEnd(): number {
+    return this.#start + (1 << this.#order);
   }
 
   #address(page: number): number {
@@ -157,8 +160,8 @@ export class PageAllocator {
 
   /** Doubles the window. False when it covers the region already, or the engine has no memory for the tree. */
   #grow(): boolean {
-    const leaves = 2 ** this.#order;
-    if (this.#start + leaves >= this.#end) return false;
+    const leaves = 1 << this.#order;
+    if (this.#windowEnd >= this.#end) return false;
     let tree: Uint8Array;
     try {
       tree = new Uint8Array(leaves * 4);
@@ -183,7 +186,7 @@ export class PageAllocator {
 
   /** Frees the pages of the region from page `start` to the end of the window, which are all used. */
   #open(start: number): void {
-    this.#mark(Math.max(start, this.#first), Math.min(this.#start + 2 ** this.#order, this.#end), true);
+    this.#everyChunk(Math.max(start, this.#first), Math.min(this.#windowEnd, this.#end), true);
   }
 
   /** Returns the first page of the lowest free chunk of 2^order pages; `tree[1] > order`. */
@@ -196,43 +199,35 @@ export class PageAllocator {
       at--;
       if (tree[node]! <= order) {
         node++;
-        page += 2 ** at;
+        page += 1 << at;
       }
     }
     return page;
   }
 
-  /** True when all pages of the range are used. */
-  #allUsed(from: number, to: number): boolean {
-    return this.#everyChunk(from, to, (node) => this.#tree[node] === 0);
-  }
-
-  /** Marks the pages of the range as free or used. */
-  #mark(from: number, to: number, free: boolean): void {
-    this.#everyChunk(from, to, (node, order) => {
-      this.#tree[node] = free ? order + 1 : 0;
-      while (node > 1) this.#combine((node >>= 1), ++order);
-      return true;
-    });
-  }
-
   /**
-   * Calls `visit` with the node and order of each chunk of the range, until one returns false: the largest aligned chunks,
-   * at most 2 log2(n) of them. Their bytes are not stale.
+   * Marks the pages of the range as free or used. Without `free`, returns whether all of them are used instead. Visits the
+   * largest aligned chunks of the range, at most 2 log2(n), and refreshes the bytes above them.
    */
-  #everyChunk(from: number, to: number, visit: (node: number, order: number) => boolean): boolean {
+  #everyChunk(from: number, to: number, free?: boolean): boolean {
     const tree = this.#tree;
     for (let page = from; page < to;) {
       // The node of order 0. Shifted right by n it is the node of order n above it.
-      const leaf = 2 ** this.#order + page - this.#start;
-      const order = 31 - Math.clz32(Math.min(to - page, leaf & -leaf));
+      const leaf = (1 << this.#order) + page - this.#start;
+      let order = 31 - Math.clz32(Math.min(to - page, leaf & -leaf));
       for (let at = this.#order; at > order; at--) {
         const node = leaf >> at;
         const value = tree[node]!;
         if (value === 0 || value === at + 1) tree[node * 2] = tree[node * 2 + 1] = value && at;
       }
-      if (!visit(leaf >> order, order)) return false;
-      page += 2 ** order;
+      page += 1 << order;
+      let node = leaf >> order;
+      if (free !== undefined) {
+        tree[node] = free ? order + 1 : 0;
+        while (node > 1) this.#combine((node >>= 1), ++order);
+      } else if (tree[node] !== 0) {
+        return false;
+      }
     }
     return true;
   }
@@ -249,7 +244,7 @@ function orderOf(count: number): number {
   return 32 - Math.clz32(count - 1);
 }
 
-/** Checks that `value` is a multiple of `multiple`, `low` to `high`. @throws `DmaArgumentError` */
+/** Checks that `value` is a multiple of a power of two, `low` to `high`. @throws `DmaArgumentError` */
 export function checkMultiple(
   argument: string,
   value: unknown,
@@ -258,5 +253,6 @@ export function checkMultiple(
   high: number = Number.MAX_SAFE_INTEGER,
 ): void {
   checkInteger(argument, value, low, high);
-  if (value % multiple !== 0) throw new DmaArgumentError(argument, value, `a multiple of ${multiple}`);
+  // The quotient is exact, and faster than the remainder of a double.
+  if (!Number.isInteger(value / multiple)) throw new DmaArgumentError(argument, value, `a multiple of ${multiple}`);
 }

@@ -48,8 +48,8 @@ export interface ListControl {
   /** Sends every call to the slow path until {@link release}. */
   hold(): void;
   release(): void;
-  /** Drops the object of a block. */
-  dropObject(index: number): void;
+  /** Drops the objects of `count` blocks. */
+  dropObjects(first: number, count: number): void;
   /** Extends the table of objects, if there is one, to the length of the words. */
   fitObjects(): void;
   /** Blocks that are allocated. */

@@ -156,8 +156,12 @@ export abstract class HotPath<B extends Indexed = Indexed> {
   /** Extends the table of objects to the length of the words. */
   #fitObjects(): void {
     const missing = this.#words.length - this.#objects.length;
-    // `push` would reserve half as much again. Without holes, so that a read stays a plain load.
-    if (missing > 0) this.#objects = this.#objects.concat(Array.from({ length: missing }, () => undefined));
+    if (missing <= 0) return;
+    // `push` would reserve half as much again. Without holes, so that a read stays a plain load. `concat` and `slice`
+    // copy memory; Array.from calls a function for each element.
+    let none: undefined[] = [undefined];
+    while (none.length * 2 < missing) none = none.concat(none);
+    this.#objects = this.#objects.concat(none, none.slice(0, missing - none.length));
   }
 
   #borrowScratch(count: number): Int32Array {
@@ -719,8 +723,8 @@ export abstract class HotPath<B extends Indexed = Indexed> {
         pool.#mark = pool.#ownMark;
       }
 
-      dropObject(index: number): void {
-        if (index < this.#pool.#objects.length) this.#pool.#objects[index] = undefined;
+      dropObjects(first: number, count: number): void {
+        this.#pool.#objects.fill(undefined, first, first + count);
       }
 
       fitObjects(): void {

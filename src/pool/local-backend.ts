@@ -47,6 +47,9 @@ export interface LocalBackendOptions extends BackendOptions {
 /** Limit of blocks carved at a time. */
 const CARVED_AT_ONCE = 256;
 
+/** Blocks that the tables of a pool of this many blocks or more grow by, at least. */
+const GROWN_AT_ONCE = 1024;
+
 type State = 'open' | 'destroyed' | 'gone';
 
 export class LocalBackend extends BackendBase implements PoolBackend {
@@ -187,12 +190,16 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     return true;
   }
 
-  /** Extends the tables to `end` blocks. They grow by an eighth, because unused entries cost memory too. */
+  /**
+   * Extends the tables to `end` blocks. They double up to 1,024 blocks, and then grow by 1,024 blocks or an eighth: each
+   * growth copies them, but unused entries cost memory too.
+   */
   #growTables(end: number): boolean {
     const { words } = this.#list;
     try {
       if (end > words.length) {
-        const larger = new Int32Array(Math.min(Math.max(end, words.length + (words.length >> 3)), MAX_BLOCKS));
+        const more = Math.max(Math.min(words.length, GROWN_AT_ONCE), words.length >> 3);
+        const larger = new Int32Array(Math.min(Math.max(end, words.length + more), MAX_BLOCKS));
         larger.set(words);
         this.#list.replaceWords(larger);
       }
@@ -210,7 +217,7 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     const hooks = this.#hooks;
     if (hooks === null) return true;
     // The use of an old handle is then an error.
-    if (hooks.renewsHandles) this.#list.dropObject(index);
+    if (hooks.renewsHandles) this.#list.dropObjects(index, 1);
     const trouble = hooks.inspect(index);
     if (trouble !== null) {
       // Quarantine first, so that the log sees a consistent pool. Read the state again after the log call.
@@ -495,7 +502,8 @@ export class LocalBackend extends BackendBase implements PoolBackend {
   #isIdle(page: number): boolean {
     const { words } = this.#list;
     const first = page * this.#perPage;
-    for (let index = first; index < first + this.pages.carvedOf(page); index++) {
+    const end = first + this.pages.carvedOf(page);
+    for (let index = first; index < end; index++) {
       const word = words[index];
       if (word === ALLOCATED || word === QUARANTINED || word === RESERVED) return false;
     }
@@ -507,21 +515,20 @@ export class LocalBackend extends BackendBase implements PoolBackend {
     const errors: unknown[] = [];
     if (pages.length === 0) return errors;
     for (const intake of this.#intakes) intake.left(pages);
-    const going = new Set(pages);
-    const stays = (page: number): boolean => !going.has(page);
-    if (going.size === this.pages.count) this.#list.setTop(EMPTY);
-    else this.#list.filter((index) => stays(this.pages.pageOf(index)));
-    this.#fresh = this.#fresh.slice(this.#freshAt).filter(stays);
+    const memories = this.pages.remove(pages);
+    if (this.pages.count === 0) this.#list.setTop(EMPTY);
+    else this.#list.filter((index) => this.pages.has(index));
+    this.#fresh = this.#fresh.slice(this.#freshAt).filter((page) => this.pages.has(page * this.#perPage));
     this.#freshAt = 0;
     for (const page of pages) {
       const carved = this.pages.carvedOf(page);
       const first = page * this.#perPage;
       this.#list.words.fill(ABSENT, first, first + this.#perPage);
-      for (let index = first; index < first + carved; index++) this.#list.dropObject(index);
+      this.#list.dropObjects(first, carved);
       this.#list.addOwned(-carved);
       this.#freshCount -= this.#perPage - carved;
     }
-    for (const memory of this.pages.remove(pages)) {
+    for (const memory of memories) {
       try {
         freePage(this.#device, memory, this.#options.geometry.allocation);
       } catch (error) {

@@ -113,7 +113,7 @@ export class PoolPages {
     // Once for all pages, because it rebuilds the hash.
     this.#rehash(this.#hash.length);
     // Descending, so that the lowest number is used next.
-    this.#freeNumbers = [...this.#freeNumbers, ...pages].sort((a, b) => b - a);
+    this.#freeNumbers = this.#freeNumbers.concat(pages).sort((a, b) => b - a);
     return memories;
   }
 
@@ -236,7 +236,8 @@ export class PoolPages {
   }
 
   #rehash(length: number): void {
-    this.#hash = new Int32Array(length).fill(NO_PAGE);
+    if (length > this.#hash.length) this.#hash = new Int32Array(length);
+    this.#hash.fill(NO_PAGE);
     for (let page = 0; page < this.#end; page++) if (this.#bases[page]! >= 0) this.#insert(page);
   }
 

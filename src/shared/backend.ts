@@ -202,7 +202,7 @@ export class SharedBackend extends BackendBase implements PoolBackend {
     const { list, name } = this.#options;
     const hooks = this.#hooks;
     if (hooks === null) return true;
-    if (hooks.renewsHandles) list.dropObject(index);
+    if (hooks.renewsHandles) list.dropObjects(index, 1);
     const corruption = hooks.inspect(index);
     if (corruption !== null) {
       // Quarantine before the report: the log is user code, which may call the pool. So check the state again after it.

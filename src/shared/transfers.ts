@@ -119,7 +119,7 @@ export class Transfers {
   }
 
   #renew(index: number): void {
-    if (this.#renewsHandles) this.#list.dropObject(index);
+    if (this.#renewsHandles) this.#list.dropObjects(index, 1);
   }
 
   /** Accepts a block by its ticket. Returns its index, or -1 if it is not in transit. */

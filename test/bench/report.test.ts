@@ -119,7 +119,7 @@ const MEASURED: Measured = {
         },
       ],
     },
-    opening: [{ runtime: 'Node v20.0.0', lines: [{ name: 'a pool', best: 2800, median: 3000 }] }],
+    opening: [{ runtime: 'Node v20.0.0', lines: [{ name: 'a pool', best: 2800, median: 3000, floor: 400 }] }],
     drivers: [{ load: 'nvme', rate: 3e6, best: 4e6, cpu: 333, garbage: null }],
   },
 };
@@ -136,7 +136,7 @@ test('the page has every figure, the method, and a chart for each runtime', () =
     text,
     /\| ehci \| 14,908 \| 8 \| 7\.5 \(8\.0\) \| - \| 6\.0 \(7\.0\) \| 11\.0 \(12\.0\) \|.* 0\.80 \| 1\.47 \|/,
   );
-  assert.match(text, /\| a pool \| 2800 \(3000\) \|/);
+  assert.match(text, /\| a pool \| 2800 \(3000\), floor 400 \|/);
   assert.match(text, /\| nvme \| 3,000,000 \| 4,000,000 \| 333 \| - \|/);
   const drawn = charts(MEASURED);
   assert.deepEqual(

@@ -47,8 +47,8 @@ export const mutants: readonly Mutant[] = [
   allocator(
     STORE,
     'trim skips the last block of a page',
-    'index < first + this.pages.carvedOf(page); index++',
-    'index < first + this.pages.carvedOf(page) - 1; index++',
+    'const end = first + this.pages.carvedOf(page);',
+    'const end = first + this.pages.carvedOf(page) - 1;',
   ),
   allocator(
     STORE,
@@ -110,9 +110,10 @@ export const mutants: readonly Mutant[] = [
   allocator(
     STORE,
     'a trim of all pages keeps the free list',
-    'if (going.size === this.pages.count) this.#list.setTop(EMPTY);',
-    'if (going.size === this.pages.count) this.#list.setTop(this.#list.top);',
+    'if (this.pages.count === 0) this.#list.setTop(EMPTY);',
+    'if (this.pages.count === 0) this.#list.setTop(this.#list.top);',
   ),
+  allocator('src/pool/pages.ts', 'the hash of pages keeps removed pages', '    this.#hash.fill(NO_PAGE);\n', ''),
   allocator(
     'src/pool/pools-attribute.ts',
     'pools are listed oldest first',

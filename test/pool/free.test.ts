@@ -76,3 +76,34 @@ test('a handle is stale once its page was returned, even if the page number is u
   assert.equal(owns(pool, old), false);
   assert.equal(owns(pool, fresh), true);
 });
+
+test('a returned page makes the handles of all its blocks stale, and of no others', () => {
+  const pool = DmaPool.create('p', makeDevice(), { size: 16 });
+  const { blocksPerPage } = pool.geometry;
+  const blocks = Array.from({ length: 3 * blocksPerPage }, () => pool.alloc());
+  const [first, going, last] = [0, 1, 2].map((page) => blocks.slice(page * blocksPerPage, (page + 1) * blocksPerPage));
+  for (const block of going!) pool.free(block);
+  assert.equal(pool.trim(), 1);
+  for (const block of going!) throwsCode('ERR_DMAPOOL_STALE_BLOCK', () => block.dma);
+  for (const block of [...first!, ...last!]) assert.equal(pool.blockAt(block.dma), block);
+});
+
+for (const [options, count] of [
+  [{ size: 16 }, 20_000],
+  [{ size: 68, align: 32, boundary: 4096 }, 3000],
+  [{ size: 4096 }, 300],
+] as const) {
+  test(`${String(count)} blocks of ${String(options.size)} bytes keep their objects while the tables grow`, () => {
+    const pool = DmaPool.create('p', makeDevice(), options);
+    const blocks: DmaBlock<'p'>[] = [];
+    for (let i = 0; i < count; i++) blocks.push(pool.alloc());
+    assert.equal(new Set(blocks).size, count);
+    for (const [i, block] of blocks.entries()) {
+      assert.equal(block.index, i);
+      assert.equal(pool.blockAt(block.dma), block);
+    }
+    for (const block of blocks) pool.free(block);
+    // The block freed last comes first.
+    for (let i = count - 1; i >= 0; i--) assert.equal(pool.alloc(), blocks[i]);
+  });
+}
