@@ -1,6 +1,7 @@
 /** Interrupts as promises, and polling in their absence. */
 import { checkFunction, checkInteger, checkSignal, type OptionNames, reading, readOptions } from '../arguments.ts';
 import { DmaArgumentError, isArray } from '../errors.ts';
+import { AdaptivePolling } from './adaptive-polling.ts';
 import type { InterruptBackend, InterruptKind } from './backend.ts';
 import { PciError } from './error.ts';
 import { later } from './wait.ts';
@@ -23,8 +24,11 @@ export interface InterruptOptions {
    * Busy polling: milliseconds for which a wait calls its {@link InterruptWaitOptions.ready} once each turn of the
    * event loop, before it waits for the interrupt; 0 (the default) to 1000. It avoids the latency of an interrupt,
    * which on fast devices exceeds that of the operation, and costs CPU time of this thread.
+   *
+   * `adaptive` polls for up to 0.5 ms if the latest wait of the vector was shorter than that, and for at most half of
+   * the time. A device that is slow or idle is not polled.
    */
-  readonly busyPoll?: number;
+  readonly busyPoll?: number | 'adaptive';
 }
 
 /** Options of {@link Interrupts.wait}. */
@@ -36,8 +40,8 @@ export interface InterruptWaitOptions {
   /** Aborts the wait, which then rejects with the signal's reason. */
   readonly signal?: AbortSignal;
   /**
-   * Checks memory for a completion; true ends the wait. Called once each turn of the event loop during
-   * {@link InterruptOptions.busyPoll}, and with a `pollInterval` of 0, where it avoids spurious wake-ups.
+   * Checks memory for a completion; true ends the wait. Called when the wait begins, once each turn of the event loop
+   * during {@link InterruptOptions.busyPoll}, and with a `pollInterval` of 0, where it avoids spurious wake-ups.
    */
   readonly ready?: () => boolean;
 }
@@ -55,6 +59,8 @@ const MAX_POLL_INTERVAL = 60_000;
 const MAX_BUSY_POLL = 1000;
 /** Milliseconds between flushes when polling each turn: the limit after which a failed posted write is reported. */
 const FLUSH_INTERVAL = 10;
+/** Limit of waits that end when they begin, without a turn of the event loop: completions may come without end. */
+const MAX_LOOKS = 32;
 const MAX_TIMEOUT = 2 ** 31 - 1;
 /** Milliseconds of a wait with bus mastering off, after which it is reported. */
 const BLOCKED_TIME = 1000;
@@ -62,6 +68,10 @@ const BLOCKED_TIME = 1000;
 interface Waiter {
   readonly vector: number;
   readonly ready: (() => boolean) | undefined;
+  /** Start of the wait, in the time of `performance.now()`; -1 if its length does not count. */
+  begin: number;
+  /** End of polling; -1 before. */
+  armed: number;
   readonly resolve: (pending: boolean) => void;
   readonly reject: (reason: unknown) => void;
 }
@@ -71,7 +81,7 @@ export interface CheckedInterruptOptions {
   readonly kinds: readonly InterruptKind[];
   readonly vectors: number;
   readonly pollInterval: number;
-  readonly busyPoll: number;
+  readonly busyPoll: number | 'adaptive';
 }
 
 /** Checks the options and applies defaults. @throws `DmaArgumentError` @internal */
@@ -86,8 +96,9 @@ export function checkInterruptOptions(options: InterruptOptions): CheckedInterru
   }
   checkInteger('vectors', vectors, 1, MAX_VECTORS);
   checkInteger('pollInterval', pollInterval, 0, MAX_POLL_INTERVAL);
-  if (typeof busyPoll !== 'number' || !(busyPoll >= 0 && busyPoll <= MAX_BUSY_POLL)) {
-    throw new DmaArgumentError('busyPoll', busyPoll, `milliseconds from 0 to ${String(MAX_BUSY_POLL)}`);
+  const isTime = typeof busyPoll === 'number' && busyPoll >= 0 && busyPoll <= MAX_BUSY_POLL;
+  if (!isTime && busyPoll !== 'adaptive') {
+    throw new DmaArgumentError('busyPoll', busyPoll, `milliseconds from 0 to ${String(MAX_BUSY_POLL)}, or adaptive`);
   }
   return { kinds, vectors, pollInterval, busyPoll };
 }
@@ -127,7 +138,10 @@ export class Interrupts {
   readonly #onClose: () => void;
   /** Returns a function that reports disabled bus mastering; null when it is enabled or was reported. */
   readonly #onBlocked: () => (() => void) | null;
+  /** Milliseconds of busy polling, if they are fixed. */
   readonly #busyPoll: number;
+  readonly #adaptive: AdaptivePolling | null;
+  #looks = MAX_LOOKS;
   #closed = false;
   #closing: Promise<void> | null = null;
 
@@ -146,8 +160,11 @@ export class Interrupts {
     this.#onClose = onClose;
     this.#onBlocked = onBlocked;
     const { busyPoll, pollInterval } = options;
+    const polls = backend.kind === 'poll';
+    const time = busyPoll === 'adaptive' ? 0 : busyPoll;
     // Polling at interval 0 calls `ready` each turn anyway.
-    this.#busyPoll = backend.kind === 'poll' && pollInterval === 0 ? Math.max(busyPoll, FLUSH_INTERVAL) : busyPoll;
+    this.#busyPoll = polls && pollInterval === 0 ? Math.max(time, FLUSH_INTERVAL) : time;
+    this.#adaptive = busyPoll === 'adaptive' && !polls ? new AdaptivePolling(backend.vectors) : null;
     this.#pending = new Array<boolean>(backend.vectors).fill(false);
     backend.listen((vector) => {
       this.#notify(vector);
@@ -198,11 +215,15 @@ export class Interrupts {
         clearTimeout(timer);
         clearTimeout(blocked);
         signal?.removeEventListener('abort', onAbort);
-        return this.#waiters.delete(waiter);
+        if (!this.#waiters.delete(waiter)) return false;
+        this.#record(waiter);
+        return true;
       };
       const waiter: Waiter = {
         vector,
         ready,
+        begin: -1,
+        armed: -1,
         resolve: (pending) => {
           if (finish()) resolve(pending);
         },
@@ -225,20 +246,40 @@ export class Interrupts {
       }
       if (this.#onBlocked() !== null) blocked = setTimeout(() => this.#onBlocked()?.(), BLOCKED_TIME);
       if (this.#pending[vector]) this.#notify(vector);
-      else if (ready !== undefined && this.#busyPoll > 0) this.#poll(waiter, performance.now() + this.#busyPoll);
+      else if (ready === undefined) this.#arm(waiter);
+      else this.#look(waiter);
+    });
+  }
+
+  /** Checks for a completion that came before the wait, and then polls or arms. */
+  #look(waiter: Waiter): void {
+    if (this.#looks > 0) {
+      this.#looks--;
+      if (this.#isReady(waiter)) return;
+    }
+    const now = performance.now();
+    const limit = this.#adaptive?.limit(waiter.vector, now) ?? this.#busyPoll;
+    waiter.begin = now;
+    if (limit > 0) this.#poll(waiter, now + limit);
+    else this.#arm(waiter);
+  }
+
+  /** Busy polling: checks once each turn of the event loop until `end`. */
+  #poll(waiter: Waiter, end: number): void {
+    later(0, () => {
+      this.#looks = MAX_LOOKS;
+      // The wait may have ended otherwise.
+      if (!this.#waiters.has(waiter) || this.#isReady(waiter)) return;
+      if (performance.now() < end) this.#poll(waiter, end);
       else this.#arm(waiter);
     });
   }
 
-  /** Busy polling: checks now, and once each turn of the event loop until `end`. */
-  #poll(waiter: Waiter, end: number): void {
-    // The wait may have ended otherwise.
-    if (!this.#waiters.has(waiter) || this.#isReady(waiter)) return;
-    if (performance.now() < end) {
-      later(0, () => {
-        this.#poll(waiter, end);
-      });
-    } else this.#arm(waiter);
+  /** Records the length of a wait for adaptive polling. */
+  #record({ vector, begin, armed }: Waiter): void {
+    if (this.#adaptive === null || begin === -1) return;
+    const now = performance.now();
+    this.#adaptive.record(vector, now - begin, (armed === -1 ? now : armed) - begin);
   }
 
   /** Ends a wait whose `ready` returns true or throws. Returns true when the wait has ended. */
@@ -253,6 +294,7 @@ export class Interrupts {
 
   #arm(waiter: Waiter): void {
     const { vector } = waiter;
+    waiter.armed = waiter.begin === -1 ? -1 : performance.now();
     this.#backend.rearm(vector).then(
       (pending) => {
         if (!pending) this.#disarm(vector);
@@ -299,6 +341,7 @@ export class Interrupts {
 
   #notify(vector: number): void {
     let woken = 0;
+    this.#looks = MAX_LOOKS;
     // No waiter joins meanwhile: a resolved promise continues in a later microtask.
     for (const waiter of this.#waiters) {
       if (waiter.vector !== vector) continue;
