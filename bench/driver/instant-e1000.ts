@@ -21,7 +21,7 @@ const LAST_WORD = 0x3f;
 const DESCRIPTOR = 16;
 const DONE = 1;
 const END_OF_PACKET = 2;
-const PACKET_BYTES = 60;
+export const PACKET_BYTES = 60;
 /** Interrupt cause: packets were received. */
 const RECEIVED = 0x80;
 

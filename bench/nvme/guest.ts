@@ -20,8 +20,8 @@ const MIB = 2 ** 20;
 const SAMPLING = 1000;
 
 const INTERRUPTS: Readonly<Record<Mode, InterruptOptions>> = {
-  interrupts: {},
-  adaptive: { busyPoll: 'adaptive' },
+  adaptive: {},
+  interrupts: { busyPoll: 0 },
   'busy polling': { busyPoll: BUSY_POLL },
   polling: { kinds: ['poll'], pollInterval: 0 },
 };
@@ -95,7 +95,7 @@ for (let round = 0; round < rounds; round++) {
   await toKernel();
   const kernel = DEPTHS.map((depth) => fio(depth, seconds));
   bindToVfio([ADDRESS]);
-  const ours: Record<Mode, Run[]> = { interrupts: [], adaptive: [], 'busy polling': [], polling: [] };
+  const ours: Record<Mode, Run[]> = { adaptive: [], interrupts: [], 'busy polling': [], polling: [] };
   for (const mode of MODES) {
     await withOurs(mode, async (disk) => {
       // Warm up. Without KVM the JavaScript engine takes seconds to compile.

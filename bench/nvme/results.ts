@@ -5,8 +5,8 @@ import { PARTS, type TimeShares } from './profile.ts';
 
 /** Reads in flight. */
 export const DEPTHS: readonly number[] = [1, 8, 32];
-/** How our driver detects completions. `interrupts` is the default. */
-export const MODES = ['interrupts', 'adaptive', 'busy polling', 'polling'] as const;
+/** How our driver detects completions. `adaptive` is the default. */
+export const MODES = ['adaptive', 'interrupts', 'busy polling', 'polling'] as const;
 export type Mode = (typeof MODES)[number];
 /** Busy polling time in milliseconds. */
 export const BUSY_POLL = 1;

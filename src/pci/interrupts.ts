@@ -22,11 +22,11 @@ export interface InterruptOptions {
   readonly pollInterval?: number;
   /**
    * Busy polling: milliseconds for which a wait calls its {@link InterruptWaitOptions.ready} once each turn of the
-   * event loop, before it waits for the interrupt; 0 (the default) to 1000. It avoids the latency of an interrupt,
-   * which on fast devices exceeds that of the operation, and costs CPU time of this thread.
+   * event loop, before it waits for the interrupt; 0 to 1000. It avoids the latency of an interrupt, which on fast
+   * devices exceeds that of the operation, and costs CPU time of this thread.
    *
-   * `adaptive` polls for up to 0.5 ms if the latest wait of the vector was shorter than that, and for at most half of
-   * the time. A device that is slow or idle is not polled.
+   * The default, `adaptive`, polls for up to 0.5 ms if the latest wait of the vector was shorter than that, and for at
+   * most half of the time. A device that is slow or idle is not polled.
    */
   readonly busyPoll?: number | 'adaptive';
 }
@@ -87,7 +87,7 @@ export interface CheckedInterruptOptions {
 /** Checks the options and applies defaults. @throws `DmaArgumentError` @internal */
 export function checkInterruptOptions(options: InterruptOptions): CheckedInterruptOptions {
   const given = readOptions('options', options, INTERRUPT_OPTIONS);
-  const { kinds: wanted = KINDS, vectors = 1, pollInterval = 1, busyPoll = 0 } = given;
+  const { kinds: wanted = KINDS, vectors = 1, pollInterval = 1, busyPoll = 'adaptive' } = given;
   const accepted = `an array of ${KINDS.join(', ')}`;
   // Copy it: the caller may change the array before the interrupts are opened.
   const kinds = isArray(wanted) ? reading('kinds', wanted, accepted, () => [...(wanted as InterruptKind[])]) : [];

@@ -301,48 +301,44 @@ void describe('interrupts', () => {
     }
   });
 
-  void it(
-    'are awaited without polling in adaptive polling, unless the latest wait was short',
-    { timeout: 30_000 },
-    async () => {
-      const source = new FakeInterrupts('msix');
-      const { fn } = await opened(source);
-      let armed = 0;
-      source.rearmed = () => Promise.resolve(++armed < 0);
-      const interrupts = await fn.interrupts({ busyPoll: 'adaptive' });
-      let looks = 0;
-      const ready = (): boolean => ++looks < 0;
-      const first = interrupts.wait({ ready });
-      await delay(5);
-      assert.deepEqual([looks, armed], [1, 1], 'one look, then asleep');
-      source.fire(0);
-      assert.equal(await first, true);
-      // A wait that ends in the same turn is the shortest possible. A loaded machine may need several attempts.
-      for (;;) {
-        looks = armed = 0;
-        const short = interrupts.wait({ ready });
-        source.fire(0);
-        assert.equal(await short, true);
-        looks = armed = 0;
-        const polled = interrupts.wait({ ready });
-        const isPolled = armed === 0;
-        await delay(5);
-        assert.equal(armed, 1, 'polling ends');
-        const before = looks;
-        await delay(2);
-        assert.equal(looks, before, 'asleep');
-        source.fire(0);
-        assert.equal(await polled, true);
-        if (isPolled && before > 1) break;
-      }
+  void it('are awaited without polling by default, unless the latest wait was short', { timeout: 30_000 }, async () => {
+    const source = new FakeInterrupts('msix');
+    const { fn } = await opened(source);
+    let armed = 0;
+    source.rearmed = () => Promise.resolve(++armed < 0);
+    const interrupts = await fn.interrupts();
+    let looks = 0;
+    const ready = (): boolean => ++looks < 0;
+    const first = interrupts.wait({ ready });
+    await delay(5);
+    assert.deepEqual([looks, armed], [1, 1], 'one look, then asleep');
+    source.fire(0);
+    assert.equal(await first, true);
+    // A wait that ends in the same turn is the shortest possible. A loaded machine may need several attempts.
+    for (;;) {
       looks = armed = 0;
-      const last = interrupts.wait({ ready });
-      await delay(2);
-      assert.deepEqual([looks, armed], [1, 1], 'asleep at once after a long wait');
+      const short = interrupts.wait({ ready });
       source.fire(0);
-      assert.equal(await last, true);
-    },
-  );
+      assert.equal(await short, true);
+      looks = armed = 0;
+      const polled = interrupts.wait({ ready });
+      const isPolled = armed === 0;
+      await delay(5);
+      assert.equal(armed, 1, 'polling ends');
+      const before = looks;
+      await delay(2);
+      assert.equal(looks, before, 'asleep');
+      source.fire(0);
+      assert.equal(await polled, true);
+      if (isPolled && before > 1) break;
+    }
+    looks = armed = 0;
+    const last = interrupts.wait({ ready });
+    await delay(2);
+    assert.deepEqual([looks, armed], [1, 1], 'asleep at once after a long wait');
+    source.fire(0);
+    assert.equal(await last, true);
+  });
 
   void it('leave turns to the event loop if each wait ends when it begins', async () => {
     for (const busyPoll of [0, 'adaptive', 1000] as const) {
