@@ -3,9 +3,11 @@
  * no packet objects, and keeps its free buffers on a stack of numbers.
  */
 import { type Device, loadAcquire32, lower32Bits, storeRelease32, upper32Bits } from 'dmapool';
-import { DESCRIPTOR_BYTES, DESCRIPTOR_WORDS, REG, RX, TX } from '../../drivers/e1000/registers.ts';
-import type { InstantE1000 } from './instant-e1000.ts';
+import { type InstantE1000, RDBAL, RING, TDBAL } from './instant-e1000.ts';
 
+const DESCRIPTOR_BYTES = 16;
+const DESCRIPTOR_WORDS = 4;
+const DONE = 1;
 /** The driver's default. */
 const RING_SIZE = 512;
 const BUFFERS = 3 * RING_SIZE;
@@ -35,18 +37,18 @@ export class BareE1000 {
     this.#card = card;
     this.#device = device;
     this.#buffers = device.allocCoherent(BUFFERS * BUFFER_BYTES)!.dma;
-    this.#receive = this.#install(REG.rdbal, REG.rdbah, REG.rdlen, REG.rdt);
-    this.#transmit = this.#install(REG.tdbal, REG.tdbah, REG.tdlen, REG.tdt);
+    this.#receive = this.#install(RDBAL);
+    this.#transmit = this.#install(TDBAL);
     for (let i = 0; i < RING_SIZE; i++) this.#fill(this.#receive, i, this.#free[--this.#freeCount]!);
-    card.write(0, REG.rdt, 32, RING_SIZE - 1);
+    card.write(0, RDBAL + RING.tail, 32, RING_SIZE - 1);
   }
 
-  #install(low: number, high: number, length: number, tail: number): Ring {
+  #install(base: number): Ring {
     const { buffer, byteOffset, dma } = this.#device.allocCoherent(RING_SIZE * DESCRIPTOR_BYTES)!;
-    this.#card.write(0, low, 32, lower32Bits(dma));
-    this.#card.write(0, high, 32, upper32Bits(dma));
-    this.#card.write(0, length, 32, RING_SIZE * DESCRIPTOR_BYTES);
-    this.#card.write(0, tail, 32, 0);
+    this.#card.write(0, base + RING.low, 32, lower32Bits(dma));
+    this.#card.write(0, base + RING.high, 32, upper32Bits(dma));
+    this.#card.write(0, base + RING.length, 32, RING_SIZE * DESCRIPTOR_BYTES);
+    this.#card.write(0, base + RING.tail, 32, 0);
     const words = new Uint32Array(buffer, byteOffset, RING_SIZE * DESCRIPTOR_WORDS);
     return { words, slots: new Int32Array(RING_SIZE), next: 0, tail: 0 };
   }
@@ -63,7 +65,7 @@ export class BareE1000 {
     const ring = this.#receive;
     const { words, slots } = ring;
     let got = 0;
-    while (got < max && (loadAcquire32(words, ring.next * DESCRIPTOR_WORDS + 3) & RX.done) !== 0) {
+    while (got < max && (loadAcquire32(words, ring.next * DESCRIPTOR_WORDS + 3) & DONE) !== 0) {
       into[got++] = slots[ring.next]!;
       this.#fill(ring, ring.next, this.#free[--this.#freeCount]!);
       words[ring.next * DESCRIPTOR_WORDS + 3] = 0;
@@ -73,7 +75,7 @@ export class BareE1000 {
     if (this.#refilled >= TAIL_BATCH) {
       const last = ring.next === 0 ? RING_SIZE - 1 : ring.next - 1;
       storeRelease32(words, last * DESCRIPTOR_WORDS + 3, 0);
-      this.#card.write(0, REG.rdt, 32, last);
+      this.#card.write(0, RDBAL + RING.tail, 32, last);
       this.#refilled = 0;
     }
     return got;
@@ -87,7 +89,7 @@ export class BareE1000 {
   transmit(buffers: Int32Array, count: number, bytes: number): void {
     const ring = this.#transmit;
     const { words, slots } = ring;
-    while (ring.next !== ring.tail && (loadAcquire32(words, ring.next * DESCRIPTOR_WORDS + 3) & TX.done) !== 0) {
+    while (ring.next !== ring.tail && (loadAcquire32(words, ring.next * DESCRIPTOR_WORDS + 3) & DONE) !== 0) {
       this.#free[this.#freeCount++] = slots[ring.next]!;
       ring.next = ring.next + 1 === RING_SIZE ? 0 : ring.next + 1;
     }
@@ -99,6 +101,6 @@ export class BareE1000 {
     }
     // Orders all plain writes before the tail register, as in the driver.
     storeRelease32(words, (ring.tail === 0 ? RING_SIZE - 1 : ring.tail - 1) * DESCRIPTOR_WORDS + 3, 0);
-    this.#card.write(0, REG.tdt, 32, ring.tail);
+    this.#card.write(0, TDBAL + RING.tail, 32, ring.tail);
   }
 }

@@ -75,6 +75,13 @@ function spread(values: readonly number[]): Spread {
   return { median: median(values), least: Math.min(...values), most: Math.max(...values) };
 }
 
+const SLOW: Readonly<Record<Mode, string>> = {
+  adaptive: 'the disk and interrupt latency',
+  interrupts: 'interrupt latency',
+  'busy polling': 'the disk: most polls find nothing',
+  polling: 'the disk: most polls find nothing',
+};
+
 /**
  * Names the bottleneck.
  * @param cpu CPU time of a request.
@@ -82,7 +89,7 @@ function spread(values: readonly number[]): Spread {
  *   result, not on requests.
  */
 function limitOf({ mode, time }: Profile, cpu: number, least: number): string {
-  if (cpu > 2 * least) return mode === 'interrupts' ? 'interrupt latency' : 'the disk: most polls find nothing';
+  if (cpu > 2 * least) return SLOW[mode];
   const busy = PARTS.filter((part) => part !== 'epoll');
   return `CPU: ${busy.reduce((most, part) => (time[part] > time[most] ? part : most))}`;
 }
@@ -108,6 +115,8 @@ export function resultsOf({ rounds, profiles }: Findings): Result[] {
 export function formatResults(results: readonly Result[]): string {
   const whole = (value: number): string => Math.round(value).toLocaleString('en-US');
   const percent = (value: number): string => `${(value * 100).toFixed(1)} %`;
+  const range = ({ least, most }: Spread, digits: number): string =>
+    `${least.toFixed(digits)} to ${most.toFixed(digits)}`;
   const rates = results.map(({ mode, depth, kernel, rate, ratio }) => [
     mode,
     String(depth),
@@ -115,10 +124,8 @@ export function formatResults(results: readonly Result[]): string {
     whole(rate.median),
     `${whole(rate.least)} to ${whole(rate.most)}`,
     ratio.median.toFixed(2),
-    `${ratio.least.toFixed(2)} to ${ratio.most.toFixed(2)}`,
+    range(ratio, 2),
   ]);
-  const range = ({ least, most }: Spread, digits: number): string =>
-    `${least.toFixed(digits)} to ${most.toFixed(digits)}`;
   const costs = results.map(({ mode, depth, cpu, interrupts, sleeps }) => [
     mode,
     String(depth),

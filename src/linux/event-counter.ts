@@ -4,7 +4,7 @@
  *     kernel --signal--> counter <--poll, read-- event loop --> listener
  *
  * Node has no function that waits for an eventfd, but its sockets read any descriptor that they hold. So make a socket
- * from a pipe, and let dup2(2) put the counter in the pipe's place before the event loop has polled it. A read then
+ * from a pipe, and let dup3(2) put the counter in the pipe's place before the event loop has polled it. A read then
  * takes 8 bytes and resets the counter. Only Node's own native code calls JavaScript, and no other thread takes part.
  */
 import { type OnReadOpts, Socket, type SocketConstructorOpts } from 'node:net';
@@ -31,10 +31,7 @@ export class EventCounter {
    */
   constructor(listener: () => void) {
     if (process.versions['bun'] !== undefined || process.versions['deno'] !== undefined) {
-      throw new DmaDependencyError(
-        'node',
-        'interrupts of VFIO devices need Node.js: other runtimes lack its event loop',
-      );
+      throw new DmaDependencyError('node', 'VFIO devices need Node.js: other runtimes lack its event loop');
     }
     this.#listener = listener;
     const { descriptor, socket } = socketOf(libc().eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC), () => this.#onEvents());
@@ -60,6 +57,11 @@ export class EventCounter {
     this.#socket.unref();
   }
 
+  /** Resets the counter. Returns true if an event came that was not reported. */
+  take(): boolean {
+    return !this.#closed && libc().takeEvents(this.fd);
+  }
+
   /** Closes the descriptor. No event is reported any more. */
   close(): void {
     if (this.#closed) return;
@@ -68,8 +70,8 @@ export class EventCounter {
   }
 
   /**
-   * Returns false to stop reading. A busy driver arms the counter again before the next event, so reading goes on without
-   * system calls. If it does not, one event is reported, and the others stay in the counter.
+   * Returns false to stop reading. A busy driver arms the counter again before the next event, so reading goes on
+   * without system calls. If it does not, one event is reported, and the others stay in the counter.
    */
   #onEvents(): boolean {
     this.#reading = this.#armed;

@@ -166,7 +166,7 @@ export class Libc {
     this.#checked('dup3', this.#dup3(from, to, O_CLOEXEC), `can't replace descriptor ${String(to)}`);
   }
 
-  /** close(2). Unlike `fs.closeSync`, also for descriptors that Node did not open, without a warning in workers. */
+  /** Closes a descriptor that this class made. `fs.closeSync` warns of it in workers. */
   close(fd: number): void {
     this.#close(fd);
   }

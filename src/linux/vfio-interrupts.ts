@@ -97,6 +97,10 @@ export class VfioInterrupts implements InterruptBackend {
     this.#counters[vector]!.disarm();
   }
 
+  take(vector: number): boolean {
+    return this.#counters[vector]!.take();
+  }
+
   close(): Promise<void> {
     if (this.#closed) return Promise.resolve();
     this.#closed = true;

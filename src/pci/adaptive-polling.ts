@@ -8,13 +8,17 @@ const SHARE = 0.5;
 const MAX_CREDIT = 5;
 
 /**
- * Adapts the time to the latest wait of the vector: twice that wait, so that the next one probably ends while it polls, or
- * nothing after a wait longer than 0.5 ms. A device that answers fast is polled; a slow or idle one costs nothing.
+ * Adapts the time to the latest wait of the vector, the latency of its interrupt included: twice that wait, so that the
+ * next one probably ends while it polls, or nothing after a wait longer than 0.5 ms. So a device that answers fast is
+ * polled; a slow or idle one costs nothing.
  */
 export class AdaptivePolling {
   readonly #limits: Float64Array;
+  /** Milliseconds that polling may take, as of `#settled`. */
   #credit = MAX_CREDIT;
-  #credited = 0;
+  #settled = 0;
+  /** Waits that poll. Together they take the time of one: each turn of the event loop checks all of them. */
+  #polling = 0;
 
   /** @param vectors Number of vectors. */
   constructor(vectors: number) {
@@ -25,15 +29,32 @@ export class AdaptivePolling {
   limit(vector: number, now: number): number {
     const limit = this.#limits[vector]!;
     if (limit === 0) return 0;
-    this.#credit = Math.min(MAX_CREDIT, this.#credit + (now - this.#credited) * SHARE);
-    this.#credited = now;
+    this.#settle(now);
     // No shorter poll: it would cost time and not save the interrupt.
     return this.#credit < limit ? 0 : limit;
   }
 
-  /** Records the end of a wait of `waited` milliseconds, of which it polled `polled`. */
-  record(vector: number, waited: number, polled: number): void {
-    this.#credit -= polled;
+  /** A wait begins to poll. */
+  begin(now: number): void {
+    this.#settle(now);
+    this.#polling++;
+  }
+
+  /** A wait ends to poll. */
+  end(now: number): void {
+    this.#settle(now);
+    this.#polling--;
+  }
+
+  /** Records the milliseconds that a wait took. */
+  record(vector: number, waited: number): void {
     this.#limits[vector] = waited > LONGEST ? 0 : Math.min(2 * waited, LONGEST);
+  }
+
+  /** Adds the credit of the time since the last call, and charges that time if it was spent on polling. */
+  #settle(now: number): void {
+    const change = (now - this.#settled) * (this.#polling > 0 ? SHARE - 1 : SHARE);
+    this.#settled = now;
+    this.#credit = Math.min(MAX_CREDIT, this.#credit + change);
   }
 }

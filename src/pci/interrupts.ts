@@ -59,8 +59,8 @@ const MAX_POLL_INTERVAL = 60_000;
 const MAX_BUSY_POLL = 1000;
 /** Milliseconds between flushes when polling each turn: the limit after which a failed posted write is reported. */
 const FLUSH_INTERVAL = 10;
-/** Limit of waits that end when they begin, without a turn of the event loop: completions may come without end. */
-const MAX_LOOKS = 32;
+/** Limit of waits in a row that end without a turn of the event loop: completions may come without end. */
+const MAX_STARTS = 8;
 const MAX_TIMEOUT = 2 ** 31 - 1;
 /** Milliseconds of a wait with bus mastering off, after which it is reported. */
 const BLOCKED_TIME = 1000;
@@ -68,10 +68,10 @@ const BLOCKED_TIME = 1000;
 interface Waiter {
   readonly vector: number;
   readonly ready: (() => boolean) | undefined;
-  /** Start of the wait, in the time of `performance.now()`; -1 if its length does not count. */
+  /** Start of the wait in the time of `performance.now()`, for adaptive polling; -1 if it ended when it began. */
   begin: number;
-  /** End of polling; -1 before. */
-  armed: number;
+  /** It polls at present. */
+  polls: boolean;
   readonly resolve: (pending: boolean) => void;
   readonly reject: (reason: unknown) => void;
 }
@@ -141,7 +141,8 @@ export class Interrupts {
   /** Milliseconds of busy polling, if they are fixed. */
   readonly #busyPoll: number;
   readonly #adaptive: AdaptivePolling | null;
-  #looks = MAX_LOOKS;
+  /** Waits that may still start without a turn of the event loop. */
+  #starts = MAX_STARTS;
   #closed = false;
   #closing: Promise<void> | null = null;
 
@@ -167,6 +168,7 @@ export class Interrupts {
     this.#adaptive = busyPoll === 'adaptive' && !polls ? new AdaptivePolling(backend.vectors) : null;
     this.#pending = new Array<boolean>(backend.vectors).fill(false);
     backend.listen((vector) => {
+      this.#starts = MAX_STARTS;
       this.#notify(vector);
     });
     this.#onRemoved = () => {
@@ -186,8 +188,8 @@ export class Interrupts {
   }
 
   /**
-   * Waits for the next interrupt of a vector. Posted writes reach the device first. An interrupt since the last wait
-   * ends it at once. An interrupt wakes all waiters of its vector. A wait with bus mastering off is reported on the
+   * Waits for the next interrupt of a vector. Posted writes reach the device before the wait sleeps. An interrupt since
+   * the last wait ends it at once, and so does `ready`. An interrupt wakes all waiters of its vector. A wait with bus mastering off is reported on the
    * device's log, once: the function can neither do DMA nor send MSI or MSI-X.
    *
    * @param options Vector, time limit and abort signal. Default: vector 0, no limit.
@@ -212,20 +214,22 @@ export class Interrupts {
       let timer: ReturnType<typeof setTimeout> | undefined;
       let blocked: ReturnType<typeof setTimeout> | undefined;
       const finish = (): boolean => {
+        if (!this.#waiters.delete(waiter)) return false;
         clearTimeout(timer);
         clearTimeout(blocked);
-        signal?.removeEventListener('abort', onAbort);
-        if (!this.#waiters.delete(waiter)) return false;
-        this.#record(waiter);
+        this.#endPolling(waiter);
+        if (signal !== undefined) removeListener(signal, onAbort);
         return true;
       };
       const waiter: Waiter = {
         vector,
         ready,
         begin: -1,
-        armed: -1,
+        polls: false,
         resolve: (pending) => {
-          if (finish()) resolve(pending);
+          if (!finish()) return;
+          if (waiter.begin !== -1) this.#adaptive?.record(vector, performance.now() - waiter.begin);
+          resolve(pending);
         },
         reject: (reason) => {
           if (finish()) reject(reason);
@@ -239,47 +243,83 @@ export class Interrupts {
       signal?.addEventListener('abort', onAbort);
       if (timeout !== undefined) {
         timer = setTimeout(() => {
-          this.#onBlocked()?.();
-          waiter.resolve(false);
-          this.#disarm(vector);
+          this.#onTimeout(waiter);
         }, timeout);
       }
       if (this.#onBlocked() !== null) blocked = setTimeout(() => this.#onBlocked()?.(), BLOCKED_TIME);
-      if (this.#pending[vector]) this.#notify(vector);
-      else if (ready === undefined) this.#arm(waiter);
-      else this.#look(waiter);
+      this.#start(waiter);
     });
   }
 
-  /** Checks for a completion that came before the wait, and then polls or arms. */
-  #look(waiter: Waiter): void {
-    if (this.#looks > 0) {
-      this.#looks--;
-      if (this.#isReady(waiter)) return;
+  /** Starts a wait, but in the next turn of the event loop if too many waits in a row have ended without one. */
+  #start(waiter: Waiter): void {
+    if (this.#starts > 0) {
+      this.#starts--;
+      this.#look(waiter);
+      return;
     }
+    later(0, () => {
+      this.#starts = MAX_STARTS;
+      if (this.#waiters.has(waiter)) this.#look(waiter);
+    });
+  }
+
+  /** Checks for an event that came before the wait, and then polls or arms. */
+  #look(waiter: Waiter): void {
+    const { vector, ready } = waiter;
+    if (this.#pending[vector]) {
+      this.#notify(vector);
+      return;
+    }
+    if (ready === undefined) {
+      this.#arm(waiter);
+      return;
+    }
+    if (this.#isReady(waiter)) return;
     const now = performance.now();
-    const limit = this.#adaptive?.limit(waiter.vector, now) ?? this.#busyPoll;
     waiter.begin = now;
-    if (limit > 0) this.#poll(waiter, now + limit);
-    else this.#arm(waiter);
+    const limit = this.#adaptive?.limit(vector, now) ?? this.#busyPoll;
+    if (limit === 0) {
+      this.#arm(waiter);
+      return;
+    }
+    waiter.polls = true;
+    this.#adaptive?.begin(now);
+    this.#poll(waiter, now + limit);
   }
 
   /** Busy polling: checks once each turn of the event loop until `end`. */
   #poll(waiter: Waiter, end: number): void {
     later(0, () => {
-      this.#looks = MAX_LOOKS;
+      this.#starts = MAX_STARTS;
       // The wait may have ended otherwise.
       if (!this.#waiters.has(waiter) || this.#isReady(waiter)) return;
-      if (performance.now() < end) this.#poll(waiter, end);
-      else this.#arm(waiter);
+      if (performance.now() < end) {
+        this.#poll(waiter, end);
+        return;
+      }
+      this.#endPolling(waiter);
+      this.#arm(waiter);
     });
   }
 
-  /** Records the length of a wait for adaptive polling. */
-  #record({ vector, begin, armed }: Waiter): void {
-    if (this.#adaptive === null || begin === -1) return;
-    const now = performance.now();
-    this.#adaptive.record(vector, now - begin, (armed === -1 ? now : armed) - begin);
+  #endPolling(waiter: Waiter): void {
+    if (!waiter.polls) return;
+    waiter.polls = false;
+    this.#adaptive?.end(performance.now());
+  }
+
+  /** Looks once more: the timer may be due before the event loop has seen an interrupt that came earlier. */
+  #onTimeout(waiter: Waiter): void {
+    const { vector, ready } = waiter;
+    this.#starts = MAX_STARTS;
+    if (this.#backend.take?.(vector) === true) {
+      this.#notify(vector);
+    } else if (ready === undefined || !this.#isReady(waiter)) {
+      this.#onBlocked()?.();
+      waiter.resolve(false);
+    }
+    this.#disarm(vector);
   }
 
   /** Ends a wait whose `ready` returns true or throws. Returns true when the wait has ended. */
@@ -294,7 +334,6 @@ export class Interrupts {
 
   #arm(waiter: Waiter): void {
     const { vector } = waiter;
-    waiter.armed = waiter.begin === -1 ? -1 : performance.now();
     this.#backend.rearm(vector).then(
       (pending) => {
         if (!pending) this.#disarm(vector);
@@ -341,7 +380,6 @@ export class Interrupts {
 
   #notify(vector: number): void {
     let woken = 0;
-    this.#looks = MAX_LOOKS;
     // No waiter joins meanwhile: a resolved promise continues in a later microtask.
     for (const waiter of this.#waiters) {
       if (waiter.vector !== vector) continue;
@@ -352,7 +390,9 @@ export class Interrupts {
   }
 
   #fail(error: Error): void {
-    for (const waiter of [...this.#waiters]) waiter.reject(error);
+    const waiters = [...this.#waiters];
+    for (const waiter of waiters) waiter.reject(error);
+    for (const { vector } of waiters) this.#disarm(vector);
   }
 
   #closedError(): PciError {
@@ -393,5 +433,14 @@ export class PollingInterrupts implements InterruptBackend {
     this.#cancel = undefined;
     this.#listener = undefined;
     return Promise.resolve();
+  }
+}
+
+/** Removes the listener. Drops errors of the caller's signal, because the wait is over. */
+function removeListener(signal: AbortSignal, listener: () => void): void {
+  try {
+    signal.removeEventListener('abort', listener);
+  } catch {
+    // Dropped.
   }
 }

@@ -137,6 +137,34 @@ void describe('an event counter', () => {
     assert.equal(descriptors(), before);
   });
 
+  void it('gives an event to the caller that takes it first', async () => {
+    let reports = 0;
+    const counter = new EventCounter(() => reports++);
+    try {
+      counter.arm();
+      assert.equal(counter.take(), false);
+      signal(counter);
+      assert.equal(counter.take(), true);
+      assert.equal(counter.take(), false);
+      await turns();
+      assert.equal(reports, 0);
+      signal(counter);
+      await until('the report', () => reports === 1);
+    } finally {
+      counter.close();
+    }
+    assert.equal(counter.take(), false);
+  });
+
+  void it('is refused in other runtimes, which have no such event loop', () => {
+    Object.defineProperty(process.versions, 'bun', { value: '1.0.0', configurable: true });
+    try {
+      assert.throws(() => new EventCounter(() => undefined), { code: 'ERR_DMAPOOL_DEPENDENCY', message: /Node/ });
+    } finally {
+      Reflect.deleteProperty(process.versions, 'bun');
+    }
+  });
+
   void it('may be closed by its own report', async () => {
     let reports = 0;
     const counter: EventCounter = new EventCounter(() => {

@@ -341,26 +341,89 @@ void describe('interrupts', () => {
   });
 
   void it('leave turns to the event loop if each wait ends when it begins', async () => {
-    for (const busyPoll of [0, 'adaptive', 1000] as const) {
-      const source = new FakeInterrupts('msix');
-      const { fn } = await opened(source);
-      // The device has signalled each completion.
-      source.rearmed = () => {
+    const signals: ((source: FakeInterrupts) => () => Promise<boolean>)[] = [
+      // The device has signalled each completion: the backend knows it at once, or the event loop later.
+      () => () => Promise.resolve(true),
+      (source) => () => {
         setImmediate(() => {
           source.fire(0);
         });
         return Promise.resolve(false);
-      };
-      const interrupts = await fn.interrupts({ busyPoll });
-      let turns = 0;
-      setTimeout(() => turns++, 1);
-      let waits = 0;
-      while (turns === 0 && waits < 1_000_000) {
-        await interrupts.wait({ ready: () => true });
-        waits++;
+      },
+    ];
+    for (const signal of signals) {
+      for (const busyPoll of [0, 'adaptive', 1000] as const) {
+        for (const ready of [() => true, () => false, undefined]) {
+          const source = new FakeInterrupts('msix');
+          const { fn } = await opened(source);
+          source.rearmed = signal(source);
+          const interrupts = await fn.interrupts({ busyPoll });
+          let turns = 0;
+          setTimeout(() => turns++, 1);
+          let waits = 0;
+          while (turns === 0 && waits < 100_000) {
+            await interrupts.wait({ ...(ready === undefined ? {} : { ready }) });
+            waits++;
+          }
+          assert.equal(turns, 1, `busyPoll ${String(busyPoll)}: ${String(waits)} waits`);
+        }
       }
-      assert.equal(turns, 1, `busyPoll ${String(busyPoll)}: ${String(waits)} waits`);
     }
+  });
+
+  void it('are preceded by a look, in every wait', async () => {
+    const { fn } = await opened(new FakeInterrupts('msix', 64));
+    const interrupts = await fn.interrupts({ vectors: 64, busyPoll: 0 });
+    for (let i = 0; i < 40; i++) assert.equal(await interrupts.wait({ timeout: 1, ready: () => false }), false);
+    assert.equal(await interrupts.wait({ timeout: 1000, ready: () => true }), true);
+    const looked = new Set<number>();
+    const waits = Array.from({ length: 64 }, (_, vector) =>
+      interrupts.wait({ vector, timeout: 1000, ready: () => looked.add(vector).size > 0 }),
+    );
+    assert.deepEqual(new Set(await Promise.all(waits)), new Set([true]));
+    assert.equal(looked.size, 64);
+  });
+
+  void it('end a wait whose time is over if the device or memory shows them then', async () => {
+    const source = new FakeInterrupts('msix');
+    const { fn } = await opened(source);
+    const interrupts = await fn.interrupts({ busyPoll: 0 });
+    let looks = 0;
+    assert.equal(await interrupts.wait({ timeout: 1, ready: () => ++looks === 2 }), true);
+    const taken: number[] = [];
+    source.take = (vector) => taken.push(vector) === 1;
+    assert.equal(await interrupts.wait({ timeout: 1 }), true);
+    assert.equal(await interrupts.wait({ timeout: 1 }), false);
+    assert.deepEqual(taken, [0, 0]);
+    assert.deepEqual(source.disarmed.slice(-3), [0, 0, 0]);
+  });
+
+  void it('are disarmed when the function goes', async () => {
+    const source = new FakeInterrupts('msix', 2);
+    const { backend, fn } = await opened(source);
+    const interrupts = await fn.interrupts({ vectors: 2 });
+    const waits = [0, 1].map((vector) => assert.rejects(interrupts.wait({ vector })));
+    await delay(1);
+    source.disarmed.length = 0;
+    backend.controller.abort(new PciGoneError(backend.address, 'unplugged'));
+    await Promise.all(waits);
+    assert.deepEqual(source.disarmed.sort(), [0, 1]);
+  });
+
+  void it('end a wait although its signal does not let go', async () => {
+    const source = new FakeInterrupts('msix');
+    const { fn } = await opened(source);
+    const interrupts = await fn.interrupts();
+    const { signal } = new AbortController();
+    Object.defineProperty(signal, 'removeEventListener', {
+      value: () => {
+        throw new Error('never');
+      },
+    });
+    const wait = interrupts.wait({ signal });
+    source.fire(0);
+    assert.equal(await wait, true);
+    assert.equal(await interrupts.wait({ timeout: 1, signal }), false);
   });
 
   void it('end the wait during busy polling, and so do time-out, signal, close and an error of the check', async () => {
