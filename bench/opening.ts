@@ -1,6 +1,6 @@
 /**
- * `npm run bench:opening`: what it costs to make a pool, a page and a block object. Runs the program in fresh processes and
- * prints the best and the median of each figure and the best of its floor, in nanoseconds.
+ * `npm run bench:opening`: what it costs to make a pool, a page and a block object. Runs the program in fresh processes
+ * and prints the best and the median of each figure and the best of its floor, in nanoseconds.
  *
  *     npm run bench:opening -- [--processes N] [--node PATH] [--json]
  */

@@ -125,6 +125,7 @@ function driversSection(drivers: readonly DriverRow[]): string[] {
     'What others publish, on their hardware and with real devices; not measured here:',
     '',
     '- SPDK: more than 10 million random reads of 4 KiB a second from one thread to 20 NVMe devices ([SNIA, 2019](https://www.snia.org/educational-library/10-million-i-ops-single-thread-2019)); 13.85 million reads of 512 bytes a second on one core of a Xeon Platinum 8380 ([SPDK, 2021](https://spdk.io/news/2021/05/06/nvme-80m-iops/)).',
+    '- vroom, an NVMe driver in Rust, [aims to be as fast as SPDK](https://github.com/bootreer/vroom#readme); its figures are in the [thesis of its author](https://db.in.tum.de/people/sites/ellmann/theses/finished/24/pirhonen_writing_an_nvme_driver_in_rust.pdf).',
     '- ixy, a network driver in many languages: [throughput of 64-byte packets on one core](https://github.com/ixy-languages/ixy-languages#performance) of a Xeon E3-1230 v3, as charts.',
     '',
   ];

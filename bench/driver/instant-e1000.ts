@@ -7,9 +7,9 @@ import { InstantFunction } from './instant-function.ts';
 
 const REG = { ctrl: 0x0000, status: 0x0008, eerd: 0x0014, icr: 0x00c0, rctl: 0x0100 } as const;
 /** Receive and transmit ring, and offsets in their registers. */
-const RDBAL = 0x2800;
-const TDBAL = 0x3800;
-const RING = { low: 0x00, high: 0x04, length: 0x08, tail: 0x18 } as const;
+export const RDBAL = 0x2800;
+export const TDBAL = 0x3800;
+export const RING = { low: 0x00, high: 0x04, length: 0x08, tail: 0x18 } as const;
 const CTRL_RESET = 0x0400_0000;
 const LINK_UP = 0x83;
 const EERD_START = 1;
@@ -21,7 +21,7 @@ const LAST_WORD = 0x3f;
 const DESCRIPTOR = 16;
 const DONE = 1;
 const END_OF_PACKET = 2;
-const PACKET_BYTES = 60;
+export const PACKET_BYTES = 60;
 /** Interrupt cause: packets were received. */
 const RECEIVED = 0x80;
 

@@ -16,6 +16,8 @@ export interface NvmeLoad {
 /** Packets of 60 bytes through the e1000 driver, 64 at a time. */
 export interface E1000Load {
   readonly name: string;
+  /** True: the barest code in place of the driver. */
+  readonly bare: boolean;
   /** True: each received packet is sent; false: it is freed. */
   readonly forward: boolean;
 }
@@ -46,8 +48,10 @@ export const LOADS: readonly Load[] = [
       }),
     ),
   ),
-  { name: 'e1000 receive', forward: false },
-  { name: 'e1000 forward', forward: true },
+  { name: 'e1000 receive', bare: false, forward: false },
+  { name: 'e1000 receive, floor', bare: true, forward: false },
+  { name: 'e1000 forward', bare: false, forward: true },
+  { name: 'e1000 forward, floor', bare: true, forward: true },
 ];
 
 export function isE1000(load: Load): load is E1000Load {

@@ -9,9 +9,10 @@ import { setImmediate } from 'node:timers/promises';
 import { median } from '../../src/cli/speed.ts';
 import { CollectionWatch, usedHeapBytes } from '../ours/garbage.ts';
 import { profileOf, timeSharesOf } from '../nvme/profile.ts';
-import { InstantE1000 } from './instant-e1000.ts';
+import { BareE1000 } from './bare-e1000.ts';
+import { InstantE1000, PACKET_BYTES } from './instant-e1000.ts';
 import { InstantNvme } from './instant-nvme.ts';
-import { isE1000, type Load, LOADS, type Measurement, type NvmeLoad } from './loads.ts';
+import { type E1000Load, isE1000, type Load, LOADS, type Measurement, type NvmeLoad } from './loads.ts';
 
 const BLOCK = 4096;
 const BURST = 64;
@@ -55,10 +56,11 @@ async function openNvme({ depth, form, polling }: NvmeLoad): Promise<{ run: Run;
   };
 }
 
-async function openE1000(forward: boolean): Promise<{ run: Run; end: () => Promise<void> }> {
+async function openE1000({ bare, forward }: E1000Load): Promise<{ run: Run; end: () => Promise<void> }> {
   const backend = new InstantE1000();
   const pci = await PciFunction.open(backend);
   backend.target = pci.device;
+  if (bare) return openBare(backend, pci, forward);
   const card = await E1000.open(pci);
   const packets: Packet[] = [];
   return {
@@ -78,8 +80,25 @@ async function openE1000(forward: boolean): Promise<{ run: Run; end: () => Promi
   };
 }
 
+function openBare(backend: InstantE1000, pci: PciFunction, forward: boolean): { run: Run; end: () => Promise<void> } {
+  const card = new BareE1000(backend, pci.device);
+  const buffers = new Int32Array(BURST);
+  return {
+    run: async (count) => {
+      for (let left = count; left > 0;) {
+        const got = card.receive(buffers, Math.min(BURST, left));
+        if (got === 0) await setImmediate();
+        else if (forward) card.transmit(buffers, got, PACKET_BYTES);
+        else card.free(buffers, got);
+        left -= got;
+      }
+    },
+    end: () => pci.close(),
+  };
+}
+
 async function measure(load: Load): Promise<Measurement> {
-  const { run, end } = isE1000(load) ? await openE1000(load.forward) : await openNvme(load);
+  const { run, end } = isE1000(load) ? await openE1000(load) : await openNvme(load);
   using watch = new CollectionWatch();
   const rates: number[] = [];
   const garbage: number[] = [];

@@ -10,7 +10,7 @@ import { bindToVfio, unbindFromVfio, VfioDevice } from 'dmapool/linux';
 import type { InterruptOptions } from 'dmapool/pci';
 import { profileOf, timeSharesOf } from './profile.ts';
 import { readAtRandom } from './random-reads.ts';
-import { BUSY_POLL, type Cost, DEPTHS, type Findings, type Mode, MODES, type Profile, type Round } from './results.ts';
+import { BUSY_POLL, DEPTHS, type Findings, type Mode, MODES, type Profile, type Round, type Run } from './results.ts';
 
 const ADDRESS = '0000:00:10.0';
 const DISK = '/dev/nvme0n1';
@@ -20,7 +20,8 @@ const MIB = 2 ** 20;
 const SAMPLING = 1000;
 
 const INTERRUPTS: Readonly<Record<Mode, InterruptOptions>> = {
-  interrupts: {},
+  adaptive: {},
+  interrupts: { busyPoll: 0 },
   'busy polling': { busyPoll: BUSY_POLL },
   polling: { kinds: ['poll'], pollInterval: 0 },
 };
@@ -51,11 +52,6 @@ function interrupts(): number {
     }
   }
   return total;
-}
-
-interface Run {
-  readonly rate: number;
-  readonly cost: Cost;
 }
 
 async function runOurs(disk: NvmeNamespace, depth: number, seconds: number): Promise<Run> {
@@ -99,14 +95,14 @@ for (let round = 0; round < rounds; round++) {
   await toKernel();
   const kernel = DEPTHS.map((depth) => fio(depth, seconds));
   bindToVfio([ADDRESS]);
-  const ours: Record<Mode, number[]> = { interrupts: [], 'busy polling': [], polling: [] };
+  const ours: Record<Mode, Run[]> = { adaptive: [], interrupts: [], 'busy polling': [], polling: [] };
   for (const mode of MODES) {
     await withOurs(mode, async (disk) => {
       // Warm up. Without KVM the JavaScript engine takes seconds to compile.
       if (round === 0) await runOurs(disk, 8, 4 * seconds);
       for (const depth of DEPTHS) {
         await runOurs(disk, depth, seconds / 4);
-        ours[mode].push((await runOurs(disk, depth, seconds)).rate);
+        ours[mode].push(await runOurs(disk, depth, seconds));
       }
     });
   }
@@ -116,12 +112,10 @@ for (const mode of MODES) {
   await withOurs(mode, async (disk) => {
     for (const depth of DEPTHS) {
       await runOurs(disk, depth, seconds / 4);
-      // Measure the cost without the profiler, which is expensive.
-      const { cost } = await runOurs(disk, depth, seconds);
       const profile = await profileOf(async () => {
         await runOurs(disk, depth, seconds);
       }, SAMPLING);
-      found.profiles.push({ mode, depth, cost, time: timeSharesOf(profile) });
+      found.profiles.push({ mode, depth, time: timeSharesOf(profile) });
     }
   });
 }

@@ -1,6 +1,6 @@
 /**
- * What it costs to make a pool, a page and a block object, beside floors: the barest code that makes the same objects and
- * writes the same memory, without checks. Prints one line of JSON for each figure.
+ * What it costs to make a pool, a page and a block object, beside floors: the barest code that makes the same objects
+ * and writes the same memory, without checks. Prints one line of JSON for each figure.
  */
 import { median } from '../../src/cli/speed.ts';
 import { Device, type DmaBlock, DmaPool, HeapMemory } from '../../src/index.ts';

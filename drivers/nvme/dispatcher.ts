@@ -19,7 +19,7 @@ const CHECKS_PER_TIMEOUT = 4;
 const MIN_CHECK_INTERVAL = 5;
 /**
  * Maximum number of dispatches that also reap completions, between two waits for an interrupt. Bounds the time without a
- * turn of the event loop if commands complete as fast as they are submitted.
+ * turn of the event loop if commands complete as fast as they are submitted: few waits in a row end without one.
  */
 const MAX_LOOKS = 32;
 const RESOLVED = Promise.resolve();

@@ -21,8 +21,9 @@ export interface NvmeOptions {
    */
   readonly bounceMemory?: number;
   /**
-   * Kinds of interrupts, and polling. Default: the best kind available. `{ kinds: ['poll'], pollInterval: 0 }` polls
-   * each turn of the event loop. `{ busyPoll: 0.1 }` does so for 0.1 ms and then waits for the interrupt.
+   * Kinds of interrupts, and polling. Default: the best kind available, and polling for a short time while the
+   * controller is fast. `{ kinds: ['poll'], pollInterval: 0 }` polls each turn of the event loop. `{ busyPoll: 0.1 }`
+   * does so for 0.1 ms and then waits for the interrupt; `{ busyPoll: 0 }` does not poll.
    */
   readonly interrupts?: Omit<InterruptOptions, 'vectors'>;
 }

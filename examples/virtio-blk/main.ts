@@ -41,7 +41,7 @@ const [requests, rounds, depth] = [values.requests, values.rounds, values.depth]
 async function onQemu(file: string, use: (pci: PciFunction) => Promise<void>): Promise<void> {
   const machine = await QemuMachine.start({
     drives: [{ id: 'disk0', file }],
-    devices: [{ driver: 'virtio-blk-pci', id: 'blk0', drive: 'disk0', 'disable-legacy': 'on' }],
+    devices: [{ driver: 'virtio-blk-pci', id: 'blk0', drive: 'disk0', 'disable-legacy': 'on', iommu_platform: 'on' }],
   });
   try {
     const pci = await machine.open('blk0');

@@ -5,7 +5,7 @@ import { VirtioBlk } from './virtio-blk.ts';
 
 const machine = await QemuMachine.start({
   drives: [{ id: 'disk0', file: process.argv[2] ?? 'disk.img' }],
-  devices: [{ driver: 'virtio-blk-pci', id: 'blk0', drive: 'disk0', 'disable-legacy': 'on' }],
+  devices: [{ driver: 'virtio-blk-pci', id: 'blk0', drive: 'disk0', 'disable-legacy': 'on', iommu_platform: 'on' }],
 });
 try {
   const pci = await machine.open('blk0');

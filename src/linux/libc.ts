@@ -17,12 +17,8 @@ interface Koffi {
 }
 
 type Call = (...values: unknown[]) => number;
-/** `async` runs the call on a libuv thread and passes the result to the callback, its last argument. */
-type AsyncCall = Call & {
-  readonly async: (...values: [...unknown[], (error: unknown, result: number) => void]) => void;
-};
 
-/** Constants of mmap(2), memfd_create(2), open(2) and eventfd(2), equal on all supported architectures. */
+/** Constants of mmap(2), memfd_create(2), open(2), pipe2(2) and eventfd(2), equal on all supported architectures. */
 export const PROT_NONE = 0;
 export const PROT_READ = 1;
 export const PROT_WRITE = 2;
@@ -39,7 +35,8 @@ export const MAP_POPULATE = 0x8000;
 export const HUGE_SHIFT = 26;
 export const EFD_NONBLOCK = 0o4000;
 export const EFD_CLOEXEC = 0o2000000;
-export const POLLIN = 1;
+const O_NONBLOCK = 0o4000;
+const O_CLOEXEC = 0o2000000;
 const SEEK_DATA = 3;
 const SEEK_HOLE = 4;
 const F_ADD_SEALS = 1033;
@@ -71,7 +68,9 @@ export class Libc {
   readonly #lseek: Call;
   readonly #getpagesize: Call;
   readonly #eventfdRead: Call;
-  readonly #poll: AsyncCall;
+  readonly #pipe: Call;
+  readonly #dup3: Call;
+  readonly #close: Call;
   readonly #syscall: Call;
   readonly #events = new Uint8Array(8);
 
@@ -92,7 +91,9 @@ export class Libc {
     this.#lseek = bind('int64_t lseek(int fd, int64_t offset, int whence)');
     this.#getpagesize = bind('int getpagesize()');
     this.#eventfdRead = bind('int eventfd_read(int fd, void *value)');
-    this.#poll = bind('int poll(void *fds, unsigned long count, int timeout)') as AsyncCall;
+    this.#pipe = bind('int pipe2(void *fds, int flags)');
+    this.#dup3 = bind('int dup3(int from, int to, int flags)');
+    this.#close = bind('int close(int fd)');
     this.#syscall = bind('long syscall(long number, ...)');
   }
 
@@ -153,13 +154,21 @@ export class Libc {
     return this.#eventfdRead(fd, this.#events) === 0;
   }
 
-  /**
-   * poll(2) on a libuv thread. `fds` must not change until `done` is called.
-   *
-   * @param fds An array of `struct pollfd`. @param timeout Milliseconds; -1 for none.
-   */
-  pollAsync(fds: Uint8Array, count: number, timeout: number, done: () => void): void {
-    this.#poll.async(fds, count, timeout, done);
+  /** Creates a pipe: the descriptors for reading and writing. @throws {@link SystemCallError} */
+  pipe(): readonly [reading: number, writing: number] {
+    const fds = new Int32Array(2);
+    this.#checked('pipe2', this.#pipe(fds, O_NONBLOCK | O_CLOEXEC), "can't create a pipe");
+    return [fds[0]!, fds[1]!];
+  }
+
+  /** Makes the descriptor `to` one of the file of `from`, in place of its own. @throws {@link SystemCallError} */
+  replace(to: number, from: number): void {
+    this.#checked('dup3', this.#dup3(from, to, O_CLOEXEC), `can't replace descriptor ${String(to)}`);
+  }
+
+  /** Closes a descriptor that this class made. `fs.closeSync` warns of it in workers. */
+  close(fd: number): void {
+    this.#close(fd);
   }
 
   /** Allocates the memory of a file, so that later accesses can't fail. @throws {@link SystemCallError} `ENOSPC` */

@@ -5,7 +5,8 @@ import type { BarInfo, InterruptBackend, InterruptKind, PciBackend, RawConfigSpa
 import { PciError } from '../pci/error.ts';
 import { CONVENTIONAL_CONFIG_SIZE, PCI_BARS, PCI_CAPABILITY, PCI_COMMAND, PCI_CONFIG } from '../pci/registers.ts';
 import { SystemCallError } from './error.ts';
-import { EFD_CLOEXEC, EFD_NONBLOCK, libc } from './libc.ts';
+import { EventCounter } from './event-counter.ts';
+import { libc } from './libc.ts';
 import {
   CONFIG_REGION,
   deviceInfo,
@@ -25,8 +26,6 @@ import { VfioRegion } from './vfio-region.ts';
 
 /** Bytes of a PCI Express configuration space. */
 const EXPRESS_CONFIG_SIZE = 4096;
-/** Milliseconds between checks for the kernel's release request and error report. */
-const EVENT_INTERVAL = 250;
 /** Power Management Control/Status: offset in the capability; both state bits set mean D3 (PCI PM 1.2, 3.2.4). */
 const POWER_STATE = 4;
 const POWER_STATE_MASK = 3;
@@ -63,8 +62,7 @@ export class VfioBackend implements PciBackend {
   /** True while posted writes may be in flight. */
   #posted = false;
   #failure: Error | null = null;
-  readonly #events: { readonly eventfd: number; readonly reason: () => PciError }[] = [];
-  #eventTimer: NodeJS.Timeout | undefined;
+  readonly #events: EventCounter[] = [];
   #closed = false;
 
   /**
@@ -277,11 +275,10 @@ export class VfioBackend implements PciBackend {
   }
 
   #closeFiles(): void {
-    clearInterval(this.#eventTimer);
     try {
       this.#closeRegions();
     } finally {
-      for (const { eventfd } of this.#events.splice(0)) closeSync(eventfd);
+      for (const counter of this.#events.splice(0)) counter.close();
       closeSync(this.#fd);
     }
   }
@@ -367,24 +364,22 @@ export class VfioBackend implements PciBackend {
       const message = 'the device reported an uncorrectable error; its state is unknown; see the kernel log';
       return new PciError('ERR_DMAPOOL_PCI_FAULT', this.address, message);
     });
-    this.#eventTimer = setInterval(() => {
-      for (const { eventfd, reason } of this.#events) {
-        if (libc().takeEvents(eventfd) && !this.removed.aborted) this.#removed.abort(reason());
-      }
-    }, EVENT_INTERVAL).unref();
   }
 
   #watch(index: number, reason: () => PciError): void {
-    const eventfd = libc().eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    // Not armed: it does not keep the process alive.
+    const counter = new EventCounter(() => {
+      if (!this.removed.aborted) this.#removed.abort(reason());
+    });
     try {
       const purpose = `${this.address}: can't get its interrupt ${String(index)}`;
-      libc().ioctl(this.#fd, VFIO_DEVICE_SET_IRQS, setTriggers(index, [eventfd]), purpose);
+      libc().ioctl(this.#fd, VFIO_DEVICE_SET_IRQS, setTriggers(index, [counter.fd]), purpose);
     } catch {
       // An old kernel, or for errors a function that is not PCI Express.
-      closeSync(eventfd);
+      counter.close();
       return;
     }
-    this.#events.push({ eventfd, reason });
+    this.#events.push(counter);
   }
 
   #readConfig(offset: number, length: number): number {

@@ -1,9 +1,8 @@
 /** Interrupts of a VFIO device: the kernel signals each through an eventfd. */
-import { closeSync } from 'node:fs';
 import type { InterruptBackend, InterruptKind } from '../pci/backend.ts';
 import { SystemCallError } from './error.ts';
-import { type EventPoller, eventPoller } from './event-poller.ts';
-import { EFD_CLOEXEC, EFD_NONBLOCK, libc } from './libc.ts';
+import { EventCounter } from './event-counter.ts';
+import { libc } from './libc.ts';
 import {
   interruptCount,
   setTriggers,
@@ -25,25 +24,16 @@ export interface InterruptOwner {
 export class VfioInterrupts implements InterruptBackend {
   readonly kind: Exclude<InterruptKind, 'poll'>;
   readonly level: boolean;
-  readonly vectors: number;
   readonly #owner: InterruptOwner;
-  readonly #eventfds: readonly number[];
-  readonly #poller: EventPoller;
-  readonly #handlers: readonly (() => void)[];
+  readonly #counters: EventCounter[] = [];
   #listener: ((vector: number) => void) | undefined;
   #closed = false;
 
-  private constructor(owner: InterruptOwner, kind: Exclude<InterruptKind, 'poll'>, eventfds: readonly number[]) {
+  private constructor(owner: InterruptOwner, kind: Exclude<InterruptKind, 'poll'>) {
     this.#owner = owner;
     this.kind = kind;
     // INTx stays asserted until the driver services the device, so the kernel masks it at each occurrence.
     this.level = kind === 'intx';
-    this.vectors = eventfds.length;
-    this.#eventfds = eventfds;
-    this.#poller = eventPoller();
-    this.#handlers = eventfds.map((fd, vector) => () => {
-      if (libc().takeEvents(fd)) this.#listener?.(vector);
-    });
   }
 
   /** Enables up to `wanted` interrupts of a kind; null when none are available. @throws {@link SystemCallError} */
@@ -51,23 +41,41 @@ export class VfioInterrupts implements InterruptBackend {
     const available = interruptCount(VFIO_IRQ[kind], (bytes) => {
       libc().ioctl(owner.fd, VFIO_DEVICE_GET_IRQ_INFO, bytes, `${owner.address}: can't read its interrupts`);
     });
-    const eventfds: number[] = [];
+    const interrupts = new VfioInterrupts(owner, kind);
     try {
-      let count = Math.min(available, wanted);
-      while (count > 0) {
-        while (eventfds.length < count) eventfds.push(libc().eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC));
-        while (eventfds.length > count) closeSync(eventfds.pop()!);
-        const got = trySet(owner, VFIO_IRQ[kind], eventfds);
-        if (got === 0) return new VfioInterrupts(owner, kind, eventfds);
-        // The system has fewer vectors: retry with the count it returned, or with half if it returned none.
-        count = got > 0 ? Math.min(got, count - 1) : count >> 1;
-      }
+      if (interrupts.#enable(Math.min(available, wanted))) return interrupts;
+      return null;
     } catch (error) {
-      for (const fd of eventfds) closeSync(fd);
+      interrupts.#keepCounters(0);
       throw error;
     }
-    for (const fd of eventfds) closeSync(fd);
-    return null;
+  }
+
+  #enable(wanted: number): boolean {
+    const counters = this.#counters;
+    let count = wanted;
+    while (count > 0) {
+      for (let vector = counters.length; vector < count; vector++) {
+        counters.push(new EventCounter(() => this.#listener?.(vector)));
+      }
+      this.#keepCounters(count);
+      const descriptors = counters.map(({ fd }) => fd);
+      const got = trySet(this.#owner, VFIO_IRQ[this.kind], descriptors);
+      if (got === 0) return true;
+      // The system has fewer vectors: retry with the count it returned, or with half if it returned none.
+      count = got > 0 ? Math.min(got, count - 1) : count >> 1;
+    }
+    this.#keepCounters(0);
+    return false;
+  }
+
+  /** Closes all counters but the first `count`. */
+  #keepCounters(count: number): void {
+    for (const counter of this.#counters.splice(count)) counter.close();
+  }
+
+  get vectors(): number {
+    return this.#counters.length;
   }
 
   listen(listener: (vector: number) => void): void {
@@ -75,21 +83,22 @@ export class VfioInterrupts implements InterruptBackend {
   }
 
   async rearm(vector: number): Promise<boolean> {
-    const fd = this.#eventfds[vector]!;
     if (this.level) {
       // The driver's register writes must reach the device first, or the line is still asserted for the old cause.
       await this.#owner.flush();
       if (this.#closed) return false;
       libc().ioctl(this.#owner.fd, VFIO_DEVICE_SET_IRQS, unmask(VFIO_IRQ.intx), `${this.#owner.address}: can't unmask`);
     }
-    if (libc().takeEvents(fd)) return true;
-    this.#poller.watch(fd, this.#handlers[vector]!);
+    this.#counters[vector]!.arm();
     return false;
   }
 
-  /** Stops watching: a watched counter holds a thread and the process. The counter keeps interrupts for rearm(). */
   disarm(vector: number): void {
-    if (!this.#closed) this.#poller.unwatch(this.#eventfds[vector]!);
+    this.#counters[vector]!.disarm();
+  }
+
+  take(vector: number): boolean {
+    return this.#counters[vector]!.take();
   }
 
   close(): Promise<void> {
@@ -99,10 +108,7 @@ export class VfioInterrupts implements InterruptBackend {
     try {
       trySet(this.#owner, VFIO_IRQ[this.kind], []);
     } finally {
-      for (const fd of this.#eventfds) {
-        this.#poller.unwatch(fd);
-        closeSync(fd);
-      }
+      for (const counter of this.#counters) counter.close();
     }
     return Promise.resolve();
   }

@@ -206,8 +206,8 @@ export class PageAllocator {
   }
 
   /**
-   * Marks the pages of the range as free or used. Without `free`, returns whether all of them are used instead. Visits the
-   * largest aligned chunks of the range, at most 2 log2(n), and refreshes the bytes above them.
+   * Marks the pages of the range as free or used. Without `free`, returns whether all of them are used instead. Visits
+   * the largest aligned chunks of the range, at most 2 log2(n), and refreshes the bytes above them.
    */
   #everyChunk(from: number, to: number, free?: boolean): boolean {
     const tree = this.#tree;

@@ -50,11 +50,19 @@ export interface InterruptBackend {
   rearm(vector: number): Promise<boolean>;
   /**
    * Called when the last waiter of a vector stopped waiting without an interrupt. The backend may stop listening until
-   * the next {@link InterruptBackend.rearm}, which returns true if an interrupt came meanwhile.
+   * the next {@link InterruptBackend.rearm}. An interrupt that comes meanwhile is reported then: `rearm` returns true, or
+   * the listener is called.
    *
    * @param vector From 0 to {@link InterruptBackend.vectors} - 1.
    */
   disarm?(vector: number): void;
+  /**
+   * Called before a wait times out: returns true if an interrupt came that was not reported, which then counts as
+   * reported. Needed where interrupts reach the process only through the event loop.
+   *
+   * @param vector From 0 to {@link InterruptBackend.vectors} - 1.
+   */
+  take?(vector: number): boolean;
   /**
    * Registers the listener for all interrupts. Called once, before the first {@link InterruptBackend.rearm}.
    *

@@ -1,6 +1,7 @@
 /** Interrupts as promises, and polling in their absence. */
 import { checkFunction, checkInteger, checkSignal, type OptionNames, reading, readOptions } from '../arguments.ts';
 import { DmaArgumentError, isArray } from '../errors.ts';
+import { AdaptivePolling } from './adaptive-polling.ts';
 import type { InterruptBackend, InterruptKind } from './backend.ts';
 import { PciError } from './error.ts';
 import { later } from './wait.ts';
@@ -21,10 +22,13 @@ export interface InterruptOptions {
   readonly pollInterval?: number;
   /**
    * Busy polling: milliseconds for which a wait calls its {@link InterruptWaitOptions.ready} once each turn of the
-   * event loop, before it waits for the interrupt; 0 (the default) to 1000. It avoids the latency of an interrupt,
-   * which on fast devices exceeds that of the operation, and costs CPU time of this thread.
+   * event loop, before it waits for the interrupt; 0 to 1000. It avoids the latency of an interrupt, which on fast
+   * devices exceeds that of the operation, and costs CPU time of this thread.
+   *
+   * The default, `adaptive`, polls for up to 0.5 ms if the latest wait of the vector was shorter than that, and for at
+   * most half of the time. A device that is slow or idle is not polled.
    */
-  readonly busyPoll?: number;
+  readonly busyPoll?: number | 'adaptive';
 }
 
 /** Options of {@link Interrupts.wait}. */
@@ -36,8 +40,8 @@ export interface InterruptWaitOptions {
   /** Aborts the wait, which then rejects with the signal's reason. */
   readonly signal?: AbortSignal;
   /**
-   * Checks memory for a completion; true ends the wait. Called once each turn of the event loop during
-   * {@link InterruptOptions.busyPoll}, and with a `pollInterval` of 0, where it avoids spurious wake-ups.
+   * Checks memory for a completion; true ends the wait. Called when the wait begins, once each turn of the event loop
+   * during {@link InterruptOptions.busyPoll}, and with a `pollInterval` of 0, where it avoids spurious wake-ups.
    */
   readonly ready?: () => boolean;
 }
@@ -55,6 +59,8 @@ const MAX_POLL_INTERVAL = 60_000;
 const MAX_BUSY_POLL = 1000;
 /** Milliseconds between flushes when polling each turn: the limit after which a failed posted write is reported. */
 const FLUSH_INTERVAL = 10;
+/** Limit of waits in a row that end without a turn of the event loop: completions may come without end. */
+const MAX_STARTS = 8;
 const MAX_TIMEOUT = 2 ** 31 - 1;
 /** Milliseconds of a wait with bus mastering off, after which it is reported. */
 const BLOCKED_TIME = 1000;
@@ -62,6 +68,10 @@ const BLOCKED_TIME = 1000;
 interface Waiter {
   readonly vector: number;
   readonly ready: (() => boolean) | undefined;
+  /** Start of the wait in the time of `performance.now()`, for adaptive polling; -1 if it ended when it began. */
+  begin: number;
+  /** It polls at present. */
+  polls: boolean;
   readonly resolve: (pending: boolean) => void;
   readonly reject: (reason: unknown) => void;
 }
@@ -71,13 +81,13 @@ export interface CheckedInterruptOptions {
   readonly kinds: readonly InterruptKind[];
   readonly vectors: number;
   readonly pollInterval: number;
-  readonly busyPoll: number;
+  readonly busyPoll: number | 'adaptive';
 }
 
 /** Checks the options and applies defaults. @throws `DmaArgumentError` @internal */
 export function checkInterruptOptions(options: InterruptOptions): CheckedInterruptOptions {
   const given = readOptions('options', options, INTERRUPT_OPTIONS);
-  const { kinds: wanted = KINDS, vectors = 1, pollInterval = 1, busyPoll = 0 } = given;
+  const { kinds: wanted = KINDS, vectors = 1, pollInterval = 1, busyPoll = 'adaptive' } = given;
   const accepted = `an array of ${KINDS.join(', ')}`;
   // Copy it: the caller may change the array before the interrupts are opened.
   const kinds = isArray(wanted) ? reading('kinds', wanted, accepted, () => [...(wanted as InterruptKind[])]) : [];
@@ -86,8 +96,9 @@ export function checkInterruptOptions(options: InterruptOptions): CheckedInterru
   }
   checkInteger('vectors', vectors, 1, MAX_VECTORS);
   checkInteger('pollInterval', pollInterval, 0, MAX_POLL_INTERVAL);
-  if (typeof busyPoll !== 'number' || !(busyPoll >= 0 && busyPoll <= MAX_BUSY_POLL)) {
-    throw new DmaArgumentError('busyPoll', busyPoll, `milliseconds from 0 to ${String(MAX_BUSY_POLL)}`);
+  const isTime = typeof busyPoll === 'number' && busyPoll >= 0 && busyPoll <= MAX_BUSY_POLL;
+  if (!isTime && busyPoll !== 'adaptive') {
+    throw new DmaArgumentError('busyPoll', busyPoll, `milliseconds from 0 to ${String(MAX_BUSY_POLL)}, or adaptive`);
   }
   return { kinds, vectors, pollInterval, busyPoll };
 }
@@ -127,7 +138,11 @@ export class Interrupts {
   readonly #onClose: () => void;
   /** Returns a function that reports disabled bus mastering; null when it is enabled or was reported. */
   readonly #onBlocked: () => (() => void) | null;
+  /** Milliseconds of busy polling, if they are fixed. */
   readonly #busyPoll: number;
+  readonly #adaptive: AdaptivePolling | null;
+  /** Waits that may still start without a turn of the event loop. */
+  #starts = MAX_STARTS;
   #closed = false;
   #closing: Promise<void> | null = null;
 
@@ -146,10 +161,14 @@ export class Interrupts {
     this.#onClose = onClose;
     this.#onBlocked = onBlocked;
     const { busyPoll, pollInterval } = options;
+    const polls = backend.kind === 'poll';
+    const time = busyPoll === 'adaptive' ? 0 : busyPoll;
     // Polling at interval 0 calls `ready` each turn anyway.
-    this.#busyPoll = backend.kind === 'poll' && pollInterval === 0 ? Math.max(busyPoll, FLUSH_INTERVAL) : busyPoll;
+    this.#busyPoll = polls && pollInterval === 0 ? Math.max(time, FLUSH_INTERVAL) : time;
+    this.#adaptive = busyPoll === 'adaptive' && !polls ? new AdaptivePolling(backend.vectors) : null;
     this.#pending = new Array<boolean>(backend.vectors).fill(false);
     backend.listen((vector) => {
+      this.#starts = MAX_STARTS;
       this.#notify(vector);
     });
     this.#onRemoved = () => {
@@ -169,8 +188,8 @@ export class Interrupts {
   }
 
   /**
-   * Waits for the next interrupt of a vector. Posted writes reach the device first. An interrupt since the last wait
-   * ends it at once. An interrupt wakes all waiters of its vector. A wait with bus mastering off is reported on the
+   * Waits for the next interrupt of a vector. Posted writes reach the device before the wait sleeps. An interrupt since
+   * the last wait ends it at once, and so does `ready`. An interrupt wakes all waiters of its vector. A wait with bus mastering off is reported on the
    * device's log, once: the function can neither do DMA nor send MSI or MSI-X.
    *
    * @param options Vector, time limit and abort signal. Default: vector 0, no limit.
@@ -195,16 +214,22 @@ export class Interrupts {
       let timer: ReturnType<typeof setTimeout> | undefined;
       let blocked: ReturnType<typeof setTimeout> | undefined;
       const finish = (): boolean => {
+        if (!this.#waiters.delete(waiter)) return false;
         clearTimeout(timer);
         clearTimeout(blocked);
-        signal?.removeEventListener('abort', onAbort);
-        return this.#waiters.delete(waiter);
+        this.#endPolling(waiter);
+        if (signal !== undefined) removeListener(signal, onAbort);
+        return true;
       };
       const waiter: Waiter = {
         vector,
         ready,
+        begin: -1,
+        polls: false,
         resolve: (pending) => {
-          if (finish()) resolve(pending);
+          if (!finish()) return;
+          if (waiter.begin !== -1) this.#adaptive?.record(vector, performance.now() - waiter.begin);
+          resolve(pending);
         },
         reject: (reason) => {
           if (finish()) reject(reason);
@@ -218,27 +243,83 @@ export class Interrupts {
       signal?.addEventListener('abort', onAbort);
       if (timeout !== undefined) {
         timer = setTimeout(() => {
-          this.#onBlocked()?.();
-          waiter.resolve(false);
-          this.#disarm(vector);
+          this.#onTimeout(waiter);
         }, timeout);
       }
       if (this.#onBlocked() !== null) blocked = setTimeout(() => this.#onBlocked()?.(), BLOCKED_TIME);
-      if (this.#pending[vector]) this.#notify(vector);
-      else if (ready !== undefined && this.#busyPoll > 0) this.#poll(waiter, performance.now() + this.#busyPoll);
-      else this.#arm(waiter);
+      this.#start(waiter);
     });
   }
 
-  /** Busy polling: checks now, and once each turn of the event loop until `end`. */
+  /** Starts a wait, but in the next turn of the event loop if too many waits in a row have ended without one. */
+  #start(waiter: Waiter): void {
+    if (this.#starts > 0) {
+      this.#starts--;
+      this.#look(waiter);
+      return;
+    }
+    later(0, () => {
+      this.#starts = MAX_STARTS;
+      if (this.#waiters.has(waiter)) this.#look(waiter);
+    });
+  }
+
+  /** Checks for an event that came before the wait, and then polls or arms. */
+  #look(waiter: Waiter): void {
+    const { vector, ready } = waiter;
+    if (this.#pending[vector]) {
+      this.#notify(vector);
+      return;
+    }
+    if (ready === undefined) {
+      this.#arm(waiter);
+      return;
+    }
+    if (this.#isReady(waiter)) return;
+    const now = performance.now();
+    waiter.begin = now;
+    const limit = this.#adaptive?.limit(vector, now) ?? this.#busyPoll;
+    if (limit === 0) {
+      this.#arm(waiter);
+      return;
+    }
+    waiter.polls = true;
+    this.#adaptive?.begin(now);
+    this.#poll(waiter, now + limit);
+  }
+
+  /** Busy polling: checks once each turn of the event loop until `end`. */
   #poll(waiter: Waiter, end: number): void {
-    // The wait may have ended otherwise.
-    if (!this.#waiters.has(waiter) || this.#isReady(waiter)) return;
-    if (performance.now() < end) {
-      later(0, () => {
+    later(0, () => {
+      this.#starts = MAX_STARTS;
+      // The wait may have ended otherwise.
+      if (!this.#waiters.has(waiter) || this.#isReady(waiter)) return;
+      if (performance.now() < end) {
         this.#poll(waiter, end);
-      });
-    } else this.#arm(waiter);
+        return;
+      }
+      this.#endPolling(waiter);
+      this.#arm(waiter);
+    });
+  }
+
+  #endPolling(waiter: Waiter): void {
+    if (!waiter.polls) return;
+    waiter.polls = false;
+    this.#adaptive?.end(performance.now());
+  }
+
+  /** Looks once more: the timer may be due before the event loop has seen an interrupt that came earlier. */
+  #onTimeout(waiter: Waiter): void {
+    const { vector, ready } = waiter;
+    this.#starts = MAX_STARTS;
+    if (this.#backend.take?.(vector) === true) {
+      this.#notify(vector);
+    } else if (ready === undefined || !this.#isReady(waiter)) {
+      this.#onBlocked()?.();
+      waiter.resolve(false);
+    }
+    this.#disarm(vector);
   }
 
   /** Ends a wait whose `ready` returns true or throws. Returns true when the wait has ended. */
@@ -309,7 +390,9 @@ export class Interrupts {
   }
 
   #fail(error: Error): void {
-    for (const waiter of [...this.#waiters]) waiter.reject(error);
+    const waiters = [...this.#waiters];
+    for (const waiter of waiters) waiter.reject(error);
+    for (const { vector } of waiters) this.#disarm(vector);
   }
 
   #closedError(): PciError {
@@ -350,5 +433,14 @@ export class PollingInterrupts implements InterruptBackend {
     this.#cancel = undefined;
     this.#listener = undefined;
     return Promise.resolve();
+  }
+}
+
+/** Removes the listener. Drops errors of the caller's signal, because the wait is over. */
+function removeListener(signal: AbortSignal, listener: () => void): void {
+  try {
+    signal.removeEventListener('abort', listener);
+  } catch {
+    // Dropped.
   }
 }

@@ -191,8 +191,8 @@ export class LocalBackend extends BackendBase implements PoolBackend {
   }
 
   /**
-   * Extends the tables to `end` blocks. They double up to 1,024 blocks, and then grow by 1,024 blocks or an eighth: each
-   * growth copies them, but unused entries cost memory too.
+   * Extends the tables to `end` blocks. They double up to 1,024 blocks, and then grow by 1,024 blocks or an eighth:
+   * each growth copies them, but unused entries cost memory too.
    */
   #growTables(end: number): boolean {
     const { words } = this.#list;

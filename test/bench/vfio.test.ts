@@ -37,19 +37,33 @@ void test('a sample counts for its own module, or for the module that called nat
 
 void test('ratios are those of rounds, and the bottleneck is the largest cost', () => {
   const time = { epoll: 0.1, pci: 0.1, driver: 0.5, allocator: 0.1, runtime: 0.1, benchmark: 0.1 };
-  const profile = (mode: 'interrupts' | 'polling', depth: number, user: number) => ({
-    ...{ mode, depth, time },
-    cost: { user, system: 10, interrupts: 1, switches: 2 },
+  const run = (rate: number, user: number) => ({
+    rate,
+    cost: { user, system: 10, interrupts: 1, switches: user / 100 },
   });
+  const none = [run(1, 500), run(1, 500), run(1, 500)];
   const rounds = [100, 200, 400].map((kernel) => ({
     kernel: [kernel, kernel, kernel],
-    ours: { interrupts: [50, 50, 50], 'busy polling': [1, 1, 1], polling: [200, 200, 600] },
+    ours: {
+      interrupts: [run(50, kernel + 100), run(50, 500), run(50, 500)],
+      polling: [run(200, 200), run(200, 200), run(600, 30)],
+      'busy polling': none,
+      adaptive: none,
+    },
   }));
-  const profiles = [profile('interrupts', 1, 300), profile('polling', 1, 200), profile('polling', 32, 30)];
+  const profiles = (
+    [
+      ['interrupts', 1],
+      ['polling', 1],
+      ['polling', 32],
+    ] as const
+  ).map(([mode, depth]) => ({ mode, depth, time }));
   const [first, second, third] = resultsOf({ rounds, profiles });
   assert.deepEqual(first!.ratio, { median: 0.25, least: 0.125, most: 0.5 });
   assert.deepEqual(first!.kernel, { median: 200, least: 100, most: 400 });
   assert.deepEqual(third!.ratio, { median: 3, least: 1.5, most: 6 });
+  assert.deepEqual(first!.cpu, { median: 310, least: 210, most: 510 });
+  assert.deepEqual(first!.sleeps, { median: 3, least: 2, most: 5 });
   assert.match(first!.limit, /interrupt latency/);
   assert.match(second!.limit, /the disk/);
   assert.match(third!.limit, /CPU: driver/);
@@ -68,11 +82,11 @@ void test(
     });
     assert.equal(run.status, 0, run.stderr);
     const { results } = JSON.parse(run.stdout) as { results: ReturnType<typeof resultsOf> };
-    assert.equal(results.length, 9);
+    assert.equal(results.length, 12);
     // The figures themselves need a quiet machine.
-    for (const { mode, kernel, rate, cost, limit } of results) {
-      assert.ok(kernel.median > 0 && rate.median > 0 && cost.user > 0 && limit !== '');
-      assert.equal(cost.interrupts > 0, mode !== 'polling', `interrupts: ${String(cost.interrupts)}, by ${mode}`);
+    for (const { mode, kernel, rate, cpu, interrupts, limit } of results) {
+      assert.ok(kernel.median > 0 && rate.median > 0 && cpu.median > 0 && limit !== '');
+      assert.equal(interrupts.median > 0, mode !== 'polling', `interrupts: ${String(interrupts.median)}, by ${mode}`);
     }
   },
 );

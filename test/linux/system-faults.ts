@@ -9,7 +9,7 @@ import type { DmaMapper } from '../../src/linux/vfio-container.ts';
 
 export type Errno = 'ENOMEM' | 'EINVAL' | 'EPERM';
 
-type LibcCall = 'mmap' | 'munmap' | 'memfdCreate' | 'addSeals' | 'fallocate' | 'ioctl' | 'eventfd';
+type LibcCall = 'mmap' | 'munmap' | 'memfdCreate' | 'addSeals' | 'fallocate' | 'ioctl' | 'eventfd' | 'pipe' | 'replace';
 
 /** Counts the calls that may fail, and makes a chosen one fail. */
 export class SystemFaults {

@@ -321,7 +321,7 @@ void describe('a device through VFIO when the system refuses a call', () => {
       };
       await use();
       const before = footprint();
-      faults.inLibc(t, ['ioctl', 'mmap', 'munmap', 'memfdCreate', 'addSeals', 'eventfd']);
+      faults.inLibc(t, ['ioctl', 'mmap', 'munmap', 'memfdCreate', 'addSeals', 'eventfd', 'pipe', 'replace']);
       let k = 0;
       do {
         faults.fail(++k, errno);

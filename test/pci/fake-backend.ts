@@ -11,6 +11,7 @@ export class FakeInterrupts implements InterruptBackend {
   rearmed: () => Promise<boolean> = () => Promise.resolve(false);
   closed = 0;
   readonly disarmed: number[] = [];
+  take?: (vector: number) => boolean;
 
   constructor(kind: InterruptKind, vectors = 1) {
     this.kind = kind;

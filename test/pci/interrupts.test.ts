@@ -292,12 +292,138 @@ void describe('interrupts', () => {
       const wait = interrupts.wait({ ready: () => ++looks < 0 });
       await arming;
       const before = looks;
-      assert.equal(looks > 0, busyPoll > 0);
+      // One look when the wait begins.
+      assert.equal(looks > 1, busyPoll > 0);
       await delay(2);
       assert.equal(looks, before, 'the check runs no more');
       source.fire(0);
       assert.equal(await wait, true);
     }
+  });
+
+  void it('are awaited without polling by default, unless the latest wait was short', { timeout: 30_000 }, async () => {
+    const source = new FakeInterrupts('msix');
+    const { fn } = await opened(source);
+    let armed = 0;
+    source.rearmed = () => Promise.resolve(++armed < 0);
+    const interrupts = await fn.interrupts();
+    let looks = 0;
+    const ready = (): boolean => ++looks < 0;
+    const first = interrupts.wait({ ready });
+    await delay(5);
+    assert.deepEqual([looks, armed], [1, 1], 'one look, then asleep');
+    source.fire(0);
+    assert.equal(await first, true);
+    // A wait that ends in the same turn is the shortest possible. A loaded machine may need several attempts.
+    for (;;) {
+      looks = armed = 0;
+      const short = interrupts.wait({ ready });
+      source.fire(0);
+      assert.equal(await short, true);
+      looks = armed = 0;
+      const polled = interrupts.wait({ ready });
+      const isPolled = armed === 0;
+      await delay(5);
+      assert.equal(armed, 1, 'polling ends');
+      const before = looks;
+      await delay(2);
+      assert.equal(looks, before, 'asleep');
+      source.fire(0);
+      assert.equal(await polled, true);
+      if (isPolled && before > 1) break;
+    }
+    looks = armed = 0;
+    const last = interrupts.wait({ ready });
+    await delay(2);
+    assert.deepEqual([looks, armed], [1, 1], 'asleep at once after a long wait');
+    source.fire(0);
+    assert.equal(await last, true);
+  });
+
+  void it('leave turns to the event loop if each wait ends when it begins', async () => {
+    const signals: ((source: FakeInterrupts) => () => Promise<boolean>)[] = [
+      // The device has signalled each completion: the backend knows it at once, or the event loop later.
+      () => () => Promise.resolve(true),
+      (source) => () => {
+        setImmediate(() => {
+          source.fire(0);
+        });
+        return Promise.resolve(false);
+      },
+    ];
+    for (const signal of signals) {
+      for (const busyPoll of [0, 'adaptive', 1000] as const) {
+        for (const ready of [() => true, () => false, undefined]) {
+          const source = new FakeInterrupts('msix');
+          const { fn } = await opened(source);
+          source.rearmed = signal(source);
+          const interrupts = await fn.interrupts({ busyPoll });
+          let turns = 0;
+          setTimeout(() => turns++, 1);
+          let waits = 0;
+          while (turns === 0 && waits < 100_000) {
+            await interrupts.wait({ ...(ready === undefined ? {} : { ready }) });
+            waits++;
+          }
+          assert.equal(turns, 1, `busyPoll ${String(busyPoll)}: ${String(waits)} waits`);
+        }
+      }
+    }
+  });
+
+  void it('are preceded by a look, in every wait', async () => {
+    const { fn } = await opened(new FakeInterrupts('msix', 64));
+    const interrupts = await fn.interrupts({ vectors: 64, busyPoll: 0 });
+    for (let i = 0; i < 40; i++) assert.equal(await interrupts.wait({ timeout: 1, ready: () => false }), false);
+    assert.equal(await interrupts.wait({ timeout: 1000, ready: () => true }), true);
+    const looked = new Set<number>();
+    const waits = Array.from({ length: 64 }, (_, vector) =>
+      interrupts.wait({ vector, timeout: 1000, ready: () => looked.add(vector).size > 0 }),
+    );
+    assert.deepEqual(new Set(await Promise.all(waits)), new Set([true]));
+    assert.equal(looked.size, 64);
+  });
+
+  void it('end a wait whose time is over if the device or memory shows them then', async () => {
+    const source = new FakeInterrupts('msix');
+    const { fn } = await opened(source);
+    const interrupts = await fn.interrupts({ busyPoll: 0 });
+    let looks = 0;
+    assert.equal(await interrupts.wait({ timeout: 1, ready: () => ++looks === 2 }), true);
+    const taken: number[] = [];
+    source.take = (vector) => taken.push(vector) === 1;
+    assert.equal(await interrupts.wait({ timeout: 1 }), true);
+    assert.equal(await interrupts.wait({ timeout: 1 }), false);
+    assert.deepEqual(taken, [0, 0]);
+    assert.deepEqual(source.disarmed.slice(-3), [0, 0, 0]);
+  });
+
+  void it('are disarmed when the function goes', async () => {
+    const source = new FakeInterrupts('msix', 2);
+    const { backend, fn } = await opened(source);
+    const interrupts = await fn.interrupts({ vectors: 2 });
+    const waits = [0, 1].map((vector) => assert.rejects(interrupts.wait({ vector })));
+    await delay(1);
+    source.disarmed.length = 0;
+    backend.controller.abort(new PciGoneError(backend.address, 'unplugged'));
+    await Promise.all(waits);
+    assert.deepEqual(source.disarmed.sort(), [0, 1]);
+  });
+
+  void it('end a wait although its signal does not let go', async () => {
+    const source = new FakeInterrupts('msix');
+    const { fn } = await opened(source);
+    const interrupts = await fn.interrupts();
+    const { signal } = new AbortController();
+    Object.defineProperty(signal, 'removeEventListener', {
+      value: () => {
+        throw new Error('never');
+      },
+    });
+    const wait = interrupts.wait({ signal });
+    source.fire(0);
+    assert.equal(await wait, true);
+    assert.equal(await interrupts.wait({ timeout: 1, signal }), false);
   });
 
   void it('end the wait during busy polling, and so do time-out, signal, close and an error of the check', async () => {
@@ -382,6 +508,7 @@ void describe('interrupts', () => {
       { busyPoll: 1001 },
       { busyPoll: NaN },
       { busyPoll: '1' },
+      { busyPoll: 'always' },
     ]) {
       await rejectsCode('ERR_DMAPOOL_INVALID_ARGUMENT', fn.interrupts(wrong as never));
     }
