@@ -7,8 +7,8 @@ export interface NvmeLoad {
   readonly name: string;
   /** Requests in flight. */
   readonly depth: number;
-  /** `zero-copy`: into DMA memory; `copied`: through the driver's bounce buffers. */
-  readonly form: 'zero-copy' | 'copied';
+  /** `zero-copy`: into DMA memory; `bulk`: the same, `depth` reads by one call; `copied`: through bounce buffers. */
+  readonly form: 'zero-copy' | 'bulk' | 'copied';
   /** True: the driver polls each turn of the event loop; false: interrupts. */
   readonly polling: boolean;
 }
@@ -41,8 +41,8 @@ const DEPTHS = [1, 32, 128];
 
 export const LOADS: readonly Load[] = [
   ...[false, true].flatMap((polling) =>
-    (['zero-copy', 'copied'] as const).flatMap((form) =>
-      DEPTHS.map((depth): NvmeLoad => {
+    (['zero-copy', 'bulk', 'copied'] as const).flatMap((form) =>
+      DEPTHS.filter((depth) => form !== 'bulk' || depth > 1).map((depth): NvmeLoad => {
         const how = polling ? 'polling' : 'interrupt';
         return { name: `nvme ${form} depth ${String(depth)} ${how}`, depth, form, polling };
       }),

@@ -35,6 +35,7 @@ async function openNvme({ depth, form, polling }: NvmeLoad): Promise<{ run: Run;
   const blocks = BLOCK / disk.blockSize;
   const buffers = Array.from({ length: depth }, () => new Uint8Array(BLOCK));
   const memory = buffers.map(() => pci.device.allocCoherent(BLOCK)!);
+  const lbas = new Array<number>(depth).fill(0);
   let left = 0;
   const read =
     form === 'copied'
@@ -46,6 +47,13 @@ async function openNvme({ depth, form, polling }: NvmeLoad): Promise<{ run: Run;
   return {
     run: async (count) => {
       left = count;
+      if (form === 'bulk') {
+        for (; left > 0; left -= depth) {
+          for (let i = 0; i < depth; i++) lbas[i] = ((left - i) & 0xffff) * blocks;
+          await disk.readDmaBulk(lbas, memory);
+        }
+        return;
+      }
       await Promise.all(buffers.map((_, i) => loop(i)));
     },
     end: async () => {

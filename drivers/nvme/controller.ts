@@ -295,6 +295,10 @@ export class NvmeController {
           const { refusal } = this.#life;
           return refusal === null ? this.#dispatcher!.transfer(command, data, timeout) : Promise.reject(refusal);
         },
+        transferAll: (transfers) => {
+          const { refusal } = this.#life;
+          return refusal === null ? this.#dispatcher!.transferAll(transfers) : Promise.reject(refusal);
+        },
       };
       return new NvmeNamespace(owner, nsid, identity, format);
     });

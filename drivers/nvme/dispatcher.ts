@@ -9,7 +9,7 @@
 import type { Device } from 'dmapool';
 import type { Bar, DmaStopped, Interrupts } from 'dmapool/pci';
 import type { CommandData } from './data.ts';
-import { NvmeError, type NvmeStatusError, NvmeTimeoutError } from './errors.ts';
+import { isDmaActive, NvmeError, type NvmeStatusError, NvmeTimeoutError } from './errors.ts';
 import { type NvmeCommand, QueuePair, Request } from './queue-pair.ts';
 import { ADMIN } from './registers.ts';
 import { STATUS } from './status.ts';
@@ -23,6 +23,12 @@ const MIN_CHECK_INTERVAL = 5;
  */
 const MAX_LOOKS = 32;
 const RESOLVED = Promise.resolve();
+
+/** An I/O command with its data. */
+export interface Transfer {
+  readonly command: NvmeCommand;
+  readonly data: CommandData | null;
+}
 
 /** The controller, as seen by its dispatcher. */
 export interface DispatcherOwner {
@@ -138,6 +144,30 @@ export class Dispatcher {
         resolve();
       };
       this.#add(this.#leastLoaded(), new Request(command, data, timeout, done, reject));
+    });
+  }
+
+  /**
+   * Submits several I/O commands with one promise. It settles after all of them have completed, so that no command uses
+   * the caller's memory any more, and rejects with the first error. An error that says that the controller was not
+   * stopped takes precedence, since the controller may still use the memory.
+   */
+  transferAll(transfers: readonly Transfer[], timeout: number = this.#owner.timeout): Promise<void> {
+    return new Promise((resolve, reject) => {
+      let left = transfers.length;
+      let failure: { readonly error: unknown } | null = null;
+      const done = (): void => {
+        if (--left > 0) return;
+        if (failure === null) resolve();
+        else reject(failure.error);
+      };
+      const fail = (error: unknown): void => {
+        if (failure === null || isDmaActive(error)) failure = { error };
+        done();
+      };
+      for (const { command, data } of transfers) {
+        this.#add(this.#leastLoaded(), new Request(command, data, timeout, done, fail));
+      }
     });
   }
 

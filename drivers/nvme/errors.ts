@@ -2,6 +2,7 @@
  * Errors of the NVMe driver. Errors of lower layers keep their classes: `DmaOutOfMemoryError` when there is no memory,
  * `PciGoneError` when the device was unplugged, `DmaArgumentError` for invalid arguments.
  */
+import { PciError } from 'dmapool/pci';
 import { DriverError } from '../common/error.ts';
 import { nvmeStatusName } from './status.ts';
 
@@ -94,4 +95,9 @@ export class NvmeResetError extends NvmeError {
       cause,
     });
   }
+}
+
+/** True for the error that says that the function was not stopped: it may still use the memory of its commands. */
+export function isDmaActive(error: unknown): boolean {
+  return error instanceof PciError && error.code === 'ERR_DMAPOOL_PCI_DMA_ACTIVE';
 }

@@ -10,8 +10,8 @@ import {
   readOptions,
   isArray,
 } from 'dmapool/arguments';
-import { PciError } from 'dmapool/pci';
 import { BouncedData, type BouncePages, type CommandData, DirectData, type DmaMemory } from './data.ts';
+import type { Transfer } from './dispatcher.ts';
 import { NvmeError } from './errors.ts';
 import type { NamespaceFormat } from './formats.ts';
 import type { NvmeIdentity, NvmeNamespaceIdentity } from './identify.ts';
@@ -22,6 +22,9 @@ import { DSM_DEALLOCATE, DSM_MAX_RANGES, DSM_RANGE_SIZE, IO_FLAG, NVM, PAGE_SIZE
 
 /** Maximum blocks per command: NLB has 16 bits and is 0's based (6.9, 6.15, 6.17). */
 const MAX_BLOCKS = 0x10000;
+
+/** Maximum transfers of a bulk call. */
+const MAX_BULK = 65536;
 
 /** Options of a write. */
 export interface NvmeWriteOptions {
@@ -61,6 +64,8 @@ export interface NamespaceOwner {
   readonly bounce: BouncePages;
   /** Submits an I/O command. */
   transfer(command: NvmeCommand, data: CommandData | null, timeout?: number): Promise<void>;
+  /** Submits several I/O commands; settles after all of them have completed. */
+  transferAll(transfers: readonly Transfer[]): Promise<void>;
 }
 
 const WRITE_OPTIONS: OptionNames<NvmeWriteOptions> = { fua: true };
@@ -178,6 +183,48 @@ export class NvmeNamespace {
     return this.#transferDma(NVM.write, lba, memory, options);
   }
 
+  /**
+   * Reads blocks into several pieces of DMA memory: as many {@link NvmeNamespace.readDma}, but with one promise, which
+   * costs about a third less CPU time for each. Rejects with the first error, after all transfers have completed; the
+   * others may have succeeded. If an argument is invalid, nothing is transferred.
+   *
+   * @param lbas First logical block of each transfer. @param memories Destination of each: all of its bytes.
+   * @example
+   * ```ts
+   * const machine = await QemuMachine.start({
+   *   drives: [{ id: 'disk0', file: 'null-co://', options: { 'file.read-zeroes': true, 'file.size': 1048576 } }],
+   *   devices: [{ driver: 'nvme', id: 'nvme0', drive: 'disk0', serial: '1' }],
+   * });
+   * try {
+   *   const pci = await machine.open('nvme0');
+   *   const nvme = await NvmeController.open(pci);
+   *   const disk = await nvme.namespace(1);
+   *   const pool = DmaPool.createManaged('buffers', pci.device, { size: 4096, align: 4096 });
+   *   const blocks = [pool.alloc(), pool.alloc(), pool.alloc()];
+   *   await disk.readDmaBulk([0, 64, 128], blocks);
+   *   pool.freeBulk(blocks);
+   *   await nvme.close();
+   *   await pci.close();
+   * } finally {
+   *   await machine.close();
+   * }
+   * ```
+   */
+  readDmaBulk(lbas: readonly number[], memories: readonly DmaMemory[]): Promise<void> {
+    return this.#transferBulk(NVM.read, lbas, memories, 0);
+  }
+
+  /**
+   * Writes blocks from several pieces of DMA memory; see {@link NvmeNamespace.readDmaBulk}. The controller may write them
+   * in any order.
+   *
+   * @param lbas First logical block of each transfer. @param memories Source of each. @param options Force Unit Access.
+   */
+  writeDmaBulk(lbas: readonly number[], memories: readonly DmaMemory[], options?: NvmeWriteOptions): Promise<void> {
+    const fua = options === undefined ? false : readOptions('options', options, WRITE_OPTIONS).fua;
+    return this.#transferBulk(NVM.write, lbas, memories, flagsOf(fua));
+  }
+
   /** Flush (6.8): all data written so far is durable when it resolves. @param options Time limit. */
   async flush(options: NvmeCommandOptions = {}): Promise<void> {
     await this.#submit({ opcode: NVM.flush, nsid: this.nsid }, null, commandTimeout(options));
@@ -238,9 +285,11 @@ export class NvmeNamespace {
     if (length <= this.#maxBytes) {
       return this.#blocksCommand(opcode, lba, length, flags, new BouncedData(bounce, buffer, direction));
     }
-    return this.#split(opcode, lba, length, this.#maxBytes, flags, (offset, part) => {
+    const parts: Transfer[] = [];
+    this.#split(parts, opcode, lba, length, this.#maxBytes, flags, (offset, part) => {
       return new BouncedData(bounce, buffer.subarray(offset, offset + part), direction);
     });
+    return this.#submitAll(parts);
   }
 
   #transferDma(opcode: number, lba: number, memory: DmaMemory, options: NvmeDmaOptions | undefined): Promise<void> {
@@ -257,19 +306,46 @@ export class NvmeNamespace {
       flags = flagsOf(given.fua);
     }
     const first = dma + offset;
-    // Bits 1:0 of PRP1 must be 0 (4.3).
-    if (first % 4 !== 0) throw new DmaArgumentError('memory', first, 'an address that is a multiple of 4');
-    // An unaligned transfer touches one more page.
-    const most = first % PAGE_SIZE === 0 ? MAX_TRANSFER : MAX_TRANSFER - Math.max(PAGE_SIZE, this.blockSize);
-    const maxBytes = Math.min(most, this.#maxBytes);
+    const maxBytes = this.#checkDma(lba, first, length);
     const { lists } = this.#owner;
-    this.#checkRange(lba, length);
     if (length <= maxBytes) {
       return this.#blocksCommand(opcode, lba, length, flags, new DirectData(lists, first, length));
     }
-    return this.#split(opcode, lba, length, maxBytes, flags, (from, part) => {
-      return new DirectData(lists, first + from, part);
-    });
+    const parts: Transfer[] = [];
+    this.#split(parts, opcode, lba, length, maxBytes, flags, (from, part) => new DirectData(lists, first + from, part));
+    return this.#submitAll(parts);
+  }
+
+  #transferBulk(opcode: number, lbas: readonly number[], memories: readonly DmaMemory[], flags: number): Promise<void> {
+    const first = copyOf('lbas', lbas);
+    const pieces = copyOf('memories', memories);
+    checkInteger('lbas.length', first.length, 1, MAX_BULK);
+    checkInteger('memories.length', pieces.length, first.length, first.length);
+    const { lists } = this.#owner;
+    const transfers: Transfer[] = [];
+    for (let i = 0; i < first.length; i++) {
+      const lba = first[i]!;
+      const { dma, size } = addressOf(pieces[i]!);
+      const maxBytes = this.#checkDma(lba, dma, size);
+      if (size <= maxBytes) {
+        transfers.push({ command: this.#command(opcode, lba, size, flags), data: new DirectData(lists, dma, size) });
+      } else {
+        this.#split(transfers, opcode, lba, size, maxBytes, flags, (from, part) => {
+          return new DirectData(lists, dma + from, part);
+        });
+      }
+    }
+    return this.#submitAll(transfers);
+  }
+
+  /** Checks a transfer from or to DMA memory. Returns the most bytes of a command. */
+  #checkDma(lba: number, dma: number, length: number): number {
+    // Bits 1:0 of PRP1 must be 0 (4.3).
+    if (dma % 4 !== 0) throw new DmaArgumentError('memory', dma, 'an address that is a multiple of 4');
+    this.#checkRange(lba, length);
+    // An unaligned transfer touches one more page.
+    const most = dma % PAGE_SIZE === 0 ? MAX_TRANSFER : MAX_TRANSFER - Math.max(PAGE_SIZE, this.blockSize);
+    return Math.min(most, this.#maxBytes);
   }
 
   #checkRange(lba: number, length: number): void {
@@ -280,25 +356,34 @@ export class NvmeNamespace {
     }
   }
 
-  /** Transfers `length` bytes in commands of at most `maxBytes`. */
+  /** Appends the commands that transfer `length` bytes, of at most `maxBytes` each. */
   #split(
+    into: Transfer[],
     opcode: number,
     lba: number,
     length: number,
     maxBytes: number,
     flags: number,
     dataOf: (offset: number, length: number) => CommandData,
-  ): Promise<void> {
-    const { blockSize } = this;
-    const parts: Promise<void>[] = [];
+  ): void {
     for (let offset = 0; offset < length; offset += maxBytes) {
       const part = Math.min(maxBytes, length - offset);
-      parts.push(this.#blocksCommand(opcode, lba + offset / blockSize, part, flags, dataOf(offset, part)));
+      const command = this.#command(opcode, lba + offset / this.blockSize, part, flags);
+      into.push({ command, data: dataOf(offset, part) });
     }
-    return all(parts);
   }
 
-  /** Submits a command for `length` bytes: SLBA in dwords 10 and 11, NLB (0's based) in bits 15:0 of dword 12. */
+  /** A command for `length` bytes: SLBA in dwords 10 and 11, NLB (0's based) in bits 15:0 of dword 12. */
+  #command(opcode: number, lba: number, length: number, flags: number): NvmeCommand {
+    return {
+      opcode,
+      nsid: this.nsid,
+      cdw10: lba % 2 ** 32,
+      cdw11: lba / 2 ** 32,
+      cdw12: flags + length / this.blockSize - 1,
+    };
+  }
+
   #blocksCommand(
     opcode: number,
     lba: number,
@@ -307,18 +392,18 @@ export class NvmeNamespace {
     data: CommandData | null,
     timeout?: number,
   ): Promise<void> {
-    const command: NvmeCommand = {
-      opcode,
-      nsid: this.nsid,
-      cdw10: lba % 2 ** 32,
-      cdw11: lba / 2 ** 32,
-      cdw12: flags + length / this.blockSize - 1,
-    };
-    return this.#submit(command, data, timeout);
+    return this.#submit(this.#command(opcode, lba, length, flags), data, timeout);
   }
 
   #submit(command: NvmeCommand, data: CommandData | null, timeout?: number): Promise<void> {
-    if (!this.#format.isStale) return this.#owner.transfer(command, data, timeout);
+    return this.#format.isStale ? this.#rejectStale() : this.#owner.transfer(command, data, timeout);
+  }
+
+  #submitAll(transfers: readonly Transfer[]): Promise<void> {
+    return this.#format.isStale ? this.#rejectStale() : this.#owner.transferAll(transfers);
+  }
+
+  #rejectStale(): Promise<never> {
     const message = `the format of namespace ${String(this.nsid)} may have changed since it was opened; open it again`;
     return Promise.reject(new NvmeError('ERR_DMAPOOL_NVME_STALE_NAMESPACE', this.#owner.address, message));
   }
@@ -355,16 +440,8 @@ function flagsOf(fua = false): number {
   return fua ? IO_FLAG.forceUnitAccess : 0;
 }
 
-/**
- * Waits for all parts, then throws the first error: afterwards no part uses the caller's memory. An error that says that
- * the controller was not stopped takes precedence, since the controller may still use the memory.
- */
-async function all(parts: readonly Promise<void>[]): Promise<void> {
-  const outcomes = await Promise.allSettled(parts);
-  const reasons = outcomes.flatMap((outcome) => (outcome.status === 'rejected' ? [outcome.reason as unknown] : []));
-  if (reasons.length > 0) throw reasons.find(isDmaActive) ?? reasons[0];
-}
-
-function isDmaActive(error: unknown): boolean {
-  return error instanceof PciError && error.code === 'ERR_DMAPOOL_PCI_DMA_ACTIVE';
+/** Copies an array of the caller, which may change it later. */
+function copyOf<T>(name: string, given: readonly T[]): T[] {
+  if (!isArray(given)) throw new DmaArgumentError(name, given, 'an array');
+  return reading(name, given, 'an array', () => [...given]);
 }

@@ -75,8 +75,9 @@ export class Request {
   readonly data: CommandData | null;
   /** Time limit in milliseconds, from submission on. */
   readonly timeout: number;
-  readonly resolve: (result: number) => void;
-  readonly reject: (error: unknown) => void;
+  readonly #resolve: (result: number) => void;
+  readonly #reject: (error: unknown) => void;
+  #isSettled = false;
   /** Next request in the list of waiting requests. */
   next: Request | null = null;
   /** Command Identifier (4.2); -1 before submission. */
@@ -98,10 +99,24 @@ export class Request {
     this.command = command;
     this.data = data;
     this.timeout = timeout;
-    this.resolve = resolve;
-    this.reject = reject;
+    this.#resolve = resolve;
+    this.#reject = reject;
     this.cid = -1;
     this.deadline = Infinity;
+  }
+
+  /** Reports success to the caller, once: a command whose memory was kept may complete after it failed. */
+  resolve(result: number): void {
+    if (this.#isSettled) return;
+    this.#isSettled = true;
+    this.#resolve(result);
+  }
+
+  /** Reports an error to the caller, unless the command is settled. */
+  reject(error: unknown): void {
+    if (this.#isSettled) return;
+    this.#isSettled = true;
+    this.#reject(error);
   }
 
   /** Name of the command for messages. */

@@ -530,9 +530,18 @@ export class NvmeHistory {
     const bytes = new Uint8Array(memory.buffer, memory.byteOffset, size);
     const kind = random.chance(0.5) ? 'write' : 'read';
     const given = { dma: memory.dma, size };
-    const error = await this.#transferBytes(disk, random, lba, count, bytes, kind, (isWrite) =>
-      isWrite ? disk.writeDma(lba, given) : disk.readDma(lba, given),
-    );
+    // In one transfer, or in two by one call.
+    const first = random.below(count) * disk.blockSize;
+    const lbas = [lba, lba + first / disk.blockSize].slice(first === 0 ? 1 : 0);
+    const pieces = [
+      { dma: memory.dma, size: first },
+      { dma: memory.dma + first, size: size - first },
+    ].slice(first === 0 ? 1 : 0);
+    const isBulk = random.chance(0.3);
+    const error = await this.#transferBytes(disk, random, lba, count, bytes, kind, (isWrite) => {
+      if (isBulk) return isWrite ? disk.writeDmaBulk(lbas, pieces) : disk.readDmaBulk(lbas, pieces);
+      return isWrite ? disk.writeDma(lba, given) : disk.readDma(lba, given);
+    });
     if (error instanceof PciError && error.code === 'ERR_DMAPOOL_PCI_DMA_ACTIVE') this.#keptMemory.push(memory);
     else device.freeCoherent(memory);
   }

@@ -342,7 +342,7 @@ void describe('interrupts', () => {
 
   void it('leave turns to the event loop if each wait ends when it begins', async () => {
     const signals: ((source: FakeInterrupts) => () => Promise<boolean>)[] = [
-      // The device has signalled each completion: the backend knows it at once, or the event loop later.
+      // The device has signalled each completion: the backend has it at once, or the event loop later.
       () => () => Promise.resolve(true),
       (source) => () => {
         setImmediate(() => {

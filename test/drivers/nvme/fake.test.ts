@@ -68,6 +68,42 @@ void describe('the NVMe driver', () => {
     await fc.assert(runs, { numRuns: 40 });
   });
 
+  void it('transfers many pieces by one call, more than the queues hold', async () => {
+    const fake = new FakeNvme(10_000);
+    const random = new Random(5);
+    fake.order = (commands) => commands.sort(() => random.below(2) - 0.5);
+    const bench = await start(fake, { queues: 2, queueDepth: 3 });
+    const { disk, pci } = bench;
+    const lbas = Array.from({ length: 100 }, (_, i) => 37 * i);
+    const memories = lbas.map((_, i) => pci.device.allocCoherent(BLOCK * (1 + (i % 5)))!);
+    const contents = memories.map(({ buffer, byteOffset, size }) => new Uint8Array(buffer, byteOffset, size));
+    const written = contents.map((content) => random.fill(content).slice());
+    await disk.writeDmaBulk(lbas, memories);
+    for (const content of contents) content.fill(0);
+    await disk.readDmaBulk(lbas, memories);
+    for (const [i, content] of contents.entries()) assert.deepEqual(content, written[i], `piece ${String(i)}`);
+    for (const memory of memories) pci.device.freeCoherent(memory);
+    await end(bench);
+  });
+
+  void it('rejects one call for many pieces with the first error, after all have completed', async () => {
+    const fake = new FakeNvme();
+    const bench = await start(fake, {});
+    const { disk, pci } = bench;
+    const memories = [1, 2, 3, 4].map(() => pci.device.allocCoherent(BLOCK)!);
+    fake.fate = ({ cdw10 }) => (cdw10 === 1 ? 0x81 : cdw10 === 2 ? 'hang' : null);
+    let isSettled = false;
+    const call = disk.readDmaBulk([0, 1, 2, 3], memories).finally(() => (isSettled = true));
+    call.catch(() => undefined);
+    await until('the others to complete', () => bench.nvme.statistics().load === 1);
+    await new Promise(setImmediate);
+    assert.equal(isSettled, false, 'one transfer is in flight');
+    for (const command of fake.hung) fake.finish(command);
+    await rejectsCode('ERR_DMAPOOL_NVME_STATUS', call);
+    for (const memory of memories) pci.device.freeCoherent(memory);
+    await end(bench);
+  });
+
   void it('aborts late commands, and frees their memory when they end', async () => {
     const bench = await start(new FakeNvme(), { timeout: 250 });
     const { fake, nvme, disk } = bench;

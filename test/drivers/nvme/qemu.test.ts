@@ -160,6 +160,18 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
       );
     }
     assert.equal(nvme.pools[0]!.statistics().allocations, before, 'no page for copies was allocated');
+    // Several at once, one of them longer than a command.
+    const pieces = [512, 4096, 34 * 4096, 5 * MIB].map((size) => pci.device.allocCoherent(size)!);
+    const contents = pieces.map(({ buffer, byteOffset, size }) => new Uint8Array(buffer, byteOffset, size));
+    const lbas = [9, 50, 100, 20_000];
+    const written = contents.map((content) => random.fill(content).slice());
+    await disk.writeDmaBulk(lbas, pieces, { fua: true });
+    for (const content of contents) content.fill(0);
+    await disk.readDmaBulk(lbas, pieces);
+    contents.forEach((content, i) => {
+      assert.ok(Buffer.from(content).equals(written[i]!), `piece ${String(i)}`);
+    });
+    for (const piece of pieces) pci.device.freeCoherent(piece);
     const coherent = pci.device.allocCoherent(4096)!;
     await disk.readDma(5, coherent, { length: 512 });
     pci.device.freeCoherent(coherent);
@@ -275,6 +287,35 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
       () => disk.readDma(0, { dma: 4096, size: 512 }, { offset: 512 }),
       () => disk.readDma(0, { dma: 4096, size: 512 }, { length: 1024 }),
       () => disk.readDma(0, { dma: -4096, size: 512 }),
+      () => disk.readDmaBulk(0 as never, [{ dma: 4096, size: 512 }]),
+      () => disk.readDmaBulk([0], null as never),
+      () => disk.readDmaBulk([], []),
+      () => disk.readDmaBulk([0, 8], [{ dma: 4096, size: 512 }]),
+      () =>
+        disk.readDmaBulk(
+          [0],
+          [
+            { dma: 4096, size: 512 },
+            { dma: 4096, size: 512 },
+          ],
+        ),
+      () =>
+        disk.readDmaBulk(
+          [0, -1],
+          [
+            { dma: 4096, size: 512 },
+            { dma: 8192, size: 512 },
+          ],
+        ),
+      () =>
+        disk.writeDmaBulk(
+          [0, 1],
+          [
+            { dma: 4096, size: 512 },
+            { dma: 8192, size: 100 },
+          ],
+        ),
+      () => disk.writeDmaBulk([0], [{ dma: 4096, size: 512 }], null as never),
       () => nvme.io({ opcode: 256 }),
       () => nvme.io({ opcode: 1, cdw10: 2 ** 32 }),
       () => nvme.admin(null as never),
