@@ -3,7 +3,7 @@ import { formatGeometry } from '../src/cli/speed.ts';
 import { type BarChart, drawBarChart } from './bar-chart.ts';
 import type { Comparison, RuntimeComparison } from './compare-one-thread.ts';
 import type { WorkerComparison } from './compare-workers.ts';
-import { markdownTable, type Sections, sections, tracesChart } from './report-sections.ts';
+import { markdownTable, sectionCharts, type Sections, sections } from './report-sections.ts';
 
 export interface Measured {
   readonly machine: string;
@@ -105,7 +105,7 @@ export function charts({ alone, together, more }: Measured): Chart[] {
       svg: drawBarChart(aloneChart(alone, runtime)),
     })),
     { file: 'workers.svg', svg: drawBarChart(togetherChart(together)) },
-    { file: 'traces.svg', svg: drawBarChart(tracesChart(more.traces)) },
+    ...sectionCharts(more).map(({ file, chart }) => ({ file, svg: drawBarChart(chart) })),
   ];
 }
 

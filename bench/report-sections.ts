@@ -3,7 +3,9 @@ import { formatGeometry } from '../src/cli/speed.ts';
 import type { BarChart } from './bar-chart.ts';
 import { type TraceComparison, traceCells } from './compare-traces.ts';
 import type { WorkerComparison } from './compare-workers.ts';
+import type { FreeListRow } from './free-lists.ts';
 import type { OpeningLine } from './ours/opening.ts';
+import type { ZeroingRow } from './zeroing.ts';
 
 /** A load of `npm run bench:driver`. */
 export interface DriverRow {
@@ -17,9 +19,75 @@ export interface DriverRow {
 export interface Sections {
   /** One worker on a shared pool. */
   readonly lone: WorkerComparison;
+  /** More workers than processors, on the first runtime. */
+  readonly crowds: readonly WorkerComparison[];
   readonly traces: TraceComparison;
   readonly opening: readonly { readonly runtime: string; readonly lines: readonly OpeningLine[] }[];
+  readonly zeroing: readonly { readonly runtime: string; readonly rows: readonly ZeroingRow[] }[];
+  readonly freeLists: readonly FreeListRow[];
   readonly drivers: readonly DriverRow[];
+}
+
+/** The charts of these sections. */
+export function sectionCharts({
+  lone,
+  traces,
+  opening,
+  zeroing,
+  drivers,
+}: Sections): { file: string; chart: BarChart }[] {
+  const [alone] = lone.runtimes;
+  const [made] = opening;
+  const [zeroed] = zeroing;
+  const sizes = [...new Set(zeroed!.rows.map(({ size }) => size))];
+  return [
+    {
+      file: 'one-worker.svg',
+      chart: {
+        title: `${alone!.runtime}: one worker on a shared pool, best of all processes`,
+        unit: 'ns a pair; less is better',
+        groups: alone!.results.map(formatGeometry),
+        series: [
+          { name: 'shared', values: alone!.results.map(({ shared }) => shared.best) },
+          { name: 'unshared', values: alone!.results.map(({ unshared }) => unshared.best) },
+        ],
+      },
+    },
+    { file: 'traces.svg', chart: tracesChart(traces) },
+    {
+      file: 'opening.svg',
+      chart: {
+        title: `${made!.runtime}: pools, pages and block objects, best of all processes`,
+        unit: 'ns; less is better',
+        groups: made!.lines.map(({ name }) => name),
+        series: [
+          { name: 'dmapool', values: made!.lines.map(({ best }) => best) },
+          { name: 'floor', values: made!.lines.map(({ floor }) => floor) },
+        ],
+      },
+    },
+    {
+      file: 'zeroing.svg',
+      chart: {
+        title: `${zeroed!.runtime}: a zeroed allocation and its free`,
+        unit: 'ns; less is better',
+        groups: sizes.map((size) => `${String(size)} bytes`),
+        series: ['SharedArrayBuffer', 'ArrayBuffer'].map((name) => ({
+          name,
+          values: zeroed!.rows.filter(({ buffer }) => buffer === name).map(({ best }) => best),
+        })),
+      },
+    },
+    {
+      file: 'drivers.svg',
+      chart: {
+        title: 'Drivers on instant devices',
+        unit: 'million a second, median; more is better',
+        groups: drivers.map(({ load }) => load),
+        series: [{ name: 'a second', values: drivers.map(({ rate }) => rate / 1e6) }],
+      },
+    },
+  ];
 }
 
 /** A table in Markdown; the first column is text, the others are numbers. */
@@ -31,6 +99,8 @@ export function markdownTable(heading: readonly string[], rows: readonly (readon
 function loneSection({ runtimes }: WorkerComparison): string[] {
   return [
     '## One worker on a shared pool',
+    '',
+    '![one worker](benchmarks/one-worker.svg)',
     '',
     "The pool has room for little more than the worker's blocks, and another worker has allocated before: the worker's share is half of what it holds. Best of all processes, medians in parentheses (`npm run bench -- --workers 1`).",
     ...runtimes.flatMap(({ runtime, results }) => [
@@ -49,7 +119,64 @@ function loneSection({ runtimes }: WorkerComparison): string[] {
   ];
 }
 
-export function tracesChart({ runtimes }: TraceComparison): BarChart {
+function crowdsSection(crowds: readonly WorkerComparison[]): string[] {
+  const [first] = crowds;
+  return [
+    '## More workers than processors',
+    '',
+    `Nanoseconds for a pair, all workers of one shared pool together, best of all processes (median): \`npm run bench -- --workers N\`, ${first!.runtimes[0]!.runtime}.`,
+    '',
+    ...markdownTable(
+      ['size/align/boundary', ...crowds.map(({ workers }) => `${String(workers)} workers`)],
+      first!.runtimes[0]!.results.map((geometry, i) => [
+        formatGeometry(geometry),
+        ...crowds.map(({ runtimes }) => {
+          const { shared } = runtimes[0]!.results[i]!;
+          return `${shared.best.toFixed(1)} (${shared.median.toFixed(1)})`;
+        }),
+      ]),
+    ),
+    '',
+  ];
+}
+
+function zeroingSection(zeroing: Sections['zeroing']): string[] {
+  return [
+    '## Zeroed allocations',
+    '',
+    '![zeroed allocations](benchmarks/zeroing.svg)',
+    '',
+    'Nanoseconds for `allocIndex({ zero: true })` and its free, best (median) of one process: `npm run bench:zeroing`.',
+    '',
+    ...markdownTable(
+      ['', ...zeroing.map(({ runtime }) => runtime)],
+      zeroing[0]!.rows.map(({ size, buffer }, i) => [
+        `${buffer}, ${String(size)} bytes`,
+        ...zeroing.map(({ rows }) => `${rows[i]!.best.toFixed(1)} (${rows[i]!.median.toFixed(1)})`),
+      ]),
+    ),
+    '',
+  ];
+}
+
+function freeListsSection(rows: readonly FreeListRow[]): string[] {
+  return [
+    '## Linked list or stack',
+    '',
+    'Two structures for free blocks, in the barest code with the checks of a pool: why pools use a linked list. A stack is faster in bulk calls and slower in single ones. Nanoseconds of a pair, best (median): `npm run bench:free-lists`.',
+    '',
+    ...markdownTable(
+      ['', 'single', 'bulk, 32'],
+      rows.map(({ runtime, structure, single, bulk32 }) => [
+        `${runtime}: ${structure}`,
+        ...[single, bulk32].map(({ best, median }) => `${best.toFixed(2)} (${median.toFixed(2)})`),
+      ]),
+    ),
+    '',
+  ];
+}
+
+function tracesChart({ runtimes }: TraceComparison): BarChart {
   // A recording of a few dozen calls would dwarf all others.
   const rows = runtimes[0]!.rows.filter(({ calls }) => calls > 100);
   return {
@@ -88,6 +215,8 @@ function openingSection(opening: Sections['opening']): string[] {
   return [
     '## Pools, pages and block objects',
     '',
+    '![pools, pages and block objects](benchmarks/opening.svg)',
+    '',
     'Nanoseconds, best of all processes (median of the medians), and the floor: `npm run bench:opening`. The floor is the barest code that makes the same objects.',
     '',
     ...markdownTable(
@@ -108,6 +237,8 @@ function driversSection(drivers: readonly DriverRow[]): string[] {
   const whole = (value: number): string => Math.round(value).toLocaleString('en');
   return [
     '## Drivers',
+    '',
+    '![drivers](benchmarks/drivers.svg)',
     '',
     'The drivers on devices in the same process that act at once (`npm run bench:driver`): what the driver itself costs. [drivers-nvme.md](drivers-nvme.md#speed) and [linux.md](linux.md#speed) have its speed on QEMU and through VFIO.',
     '',
@@ -132,11 +263,17 @@ function driversSection(drivers: readonly DriverRow[]): string[] {
 }
 
 /** @param names Converts the path of a runtime to its name. */
-export function sections({ lone, traces, opening, drivers }: Sections, names: (runtime: string) => string): string[] {
+export function sections(
+  { lone, crowds, traces, opening, zeroing, freeLists, drivers }: Sections,
+  names: (runtime: string) => string,
+): string[] {
   return [
     ...loneSection(lone),
+    ...crowdsSection(crowds),
     ...tracesSection(traces, names),
     ...openingSection(opening),
+    ...zeroingSection(zeroing),
+    ...freeListsSection(freeLists),
     ...driversSection(drivers),
   ];
 }

@@ -18,9 +18,11 @@ import { compare } from './compare-one-thread.ts';
 import { charts, type Measured, page, withTables } from './report-page.ts';
 import { compareTraces } from './compare-traces.ts';
 import { compareWorkers } from './compare-workers.ts';
+import type { FreeListRow } from './free-lists.ts';
 import type { OpeningLine } from './ours/opening.ts';
 import { runJsonLines } from './processes.ts';
 import type { DriverRow } from './report-sections.ts';
+import type { ZeroingRow } from './zeroing.ts';
 
 const ROOT = fileURLToPath(new URL('../../', import.meta.url));
 
@@ -60,6 +62,7 @@ const measured: Measured = {
   together: compareWorkers({ processes, runtimes, workers: Number(values.workers), onTurn }),
   more: {
     lone: compareWorkers({ processes, runtimes: nodes, workers: 1, onTurn }),
+    crowds: [4, 8, 16].map((workers) => compareWorkers({ processes: 3, runtimes: nodes.slice(0, 1), workers, onTurn })),
     traces: await compareTraces({ processes, runtimes: nodes, onTurn }),
     opening: nodes.map((path) => ({
       runtime: names(path),
@@ -68,6 +71,14 @@ const measured: Measured = {
         [process.execPath, script('opening.js'), '--json', '--processes', count, '--node', path],
       )[0] as OpeningLine[],
     })),
+    zeroing: nodes.map((path) => ({
+      runtime: names(path),
+      rows: runJsonLines([], [path, script('zeroing.js'), '--json', '1'])[0] as ZeroingRow[],
+    })),
+    freeLists: runJsonLines(
+      [],
+      [process.execPath, script('free-lists.js'), '--json', '--processes', count, ...nodes],
+    )[0] as FreeListRow[],
     drivers: runJsonLines(
       [],
       [process.execPath, script('driver/driver.js'), '--json', '--rounds', count],

@@ -2,12 +2,21 @@
  * Measures zeroed allocations: nanoseconds for `allocIndex({ zero: true })` and its free, by block size and kind of
  * buffer. Several pools are alive.
  *
- *     node dist/bench/zeroing.js
+ *     npm run bench:zeroing -- [--repetitions N] [--json 1]
  */
 import { BULK, elapsedNs, now, sampleOf, WARM_CALLS } from '../src/cli/speed.ts';
 import { table } from '../src/cli/style.ts';
 import { type CoherentAllocator, type CoherentMemory, type CoherentRequest, Device, DmaPool } from '../src/index.ts';
-import { numbersFromArguments, runtimeName } from './ours/program.ts';
+import { numbersFromArguments, printLine, runtimeName } from './ours/program.ts';
+
+export interface ZeroingRow {
+  readonly size: number;
+  /** Kind of buffer: `SharedArrayBuffer` or `ArrayBuffer`. */
+  readonly buffer: string;
+  /** Nanoseconds of a pair. */
+  readonly best: number;
+  readonly median: number;
+}
 
 const SIZES = [16, 64, 256, 1024, 4096, 16_384];
 const PAGE = 16_384;
@@ -36,7 +45,7 @@ class BufferMemory implements CoherentAllocator {
   }
 }
 
-const { repetitions } = numbersFromArguments({ repetitions: 21 });
+const { repetitions, json } = numbersFromArguments({ repetitions: 21, json: 0 });
 const held = new Int32Array(BULK);
 
 function round(pool: DmaPool): void {
@@ -48,7 +57,8 @@ const subjects = [SharedArrayBuffer, ArrayBuffer].flatMap((Buffer) => {
   const memory = new BufferMemory(Buffer.name, new Buffer(2 ** 22));
   const device = new Device({ name: Buffer.name, memory });
   return SIZES.map((size) => ({
-    name: `${Buffer.name}, ${String(size)} bytes`,
+    size,
+    buffer: Buffer.name,
     pool: DmaPool.create(String(size), device, { size }),
     // About a millisecond a repetition.
     rounds: Math.ceil(1e6 / (BULK * (30 + size / 8))),
@@ -65,9 +75,19 @@ for (let repetition = 0; repetition < repetitions; repetition++) {
   }
 }
 
-const rows = subjects.map(({ name, times }) => {
+const rows: readonly ZeroingRow[] = subjects.map(({ size, buffer, times }) => {
   const { nsPerPairBest, nsPerPairMedian } = sampleOf(times);
-  return [name, nsPerPairBest.toFixed(1), nsPerPairMedian.toFixed(1)];
+  return { size, buffer, best: nsPerPairBest, median: nsPerPairMedian };
 });
-const heading = [`${runtimeName()}: ns a pair`, 'best', 'median'];
-process.stdout.write(`${table([heading, ...rows], { rule: true }).join('\n')}\n`);
+if (json === 0) {
+  const cells = rows.map((row) => [
+    `${row.buffer}, ${String(row.size)} bytes`,
+    row.best.toFixed(1),
+    row.median.toFixed(1),
+  ]);
+  process.stdout.write(
+    `${table([[`${runtimeName()}: ns a pair`, 'best', 'median'], ...cells], { rule: true }).join('\n')}\n`,
+  );
+} else {
+  printLine(rows);
+}

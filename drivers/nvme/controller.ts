@@ -22,7 +22,7 @@ import { abortable, settled, waitUntil } from '../common/time.ts';
 import { ControllerRegisters } from './controller-registers.ts';
 import { BouncedData, BouncePages, type CommandData } from './data.ts';
 import { Dispatcher } from './dispatcher.ts';
-import { NvmeError, NvmeResetError, NvmeStatusError, NvmeTimeoutError } from './errors.ts';
+import { isDmaActive, NvmeError, NvmeResetError, NvmeStatusError, NvmeTimeoutError } from './errors.ts';
 import { NamespaceFormats } from './formats.ts';
 import {
   type NvmeIdentity,
@@ -451,8 +451,14 @@ export class NvmeController {
       await settled(previous, this.#registers.stopTimeout);
       await activity(signal);
     })().catch((error: unknown) => {
-      this.#advance('stop', error as Error);
+      this.#advance('stop', this.#reasonOf(error));
     });
+  }
+
+  /** The error of later commands. Only those that the controller may still run reject with "not stopped" itself. */
+  #reasonOf(error: unknown): Error {
+    if (!isDmaActive(error)) return error as Error;
+    return new NvmeTimeoutError(this.#pci.address, 'the controller could not be stopped for a reset', { cause: error });
   }
 
   async #start(): Promise<void> {

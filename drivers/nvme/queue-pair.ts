@@ -105,6 +105,11 @@ export class Request {
     this.deadline = Infinity;
   }
 
+  /** The caller has the result. */
+  get isSettled(): boolean {
+    return this.#isSettled;
+  }
+
   /** Reports success to the caller, once: a command whose memory was kept may complete after it failed. */
   resolve(result: number): void {
     if (this.#isSettled) return;
@@ -398,7 +403,8 @@ export class QueuePair {
       return;
     }
     const succeeded = (status & 0x7ff) === 0;
-    const undelivered = this.#release(request, succeeded);
+    // After the promise has rejected, the buffer belongs to the caller again: copy nothing to it.
+    const undelivered = this.#release(request, succeeded && !request.isSettled);
     if (succeeded) {
       if (undelivered === null) request.resolve(result);
       else request.reject(undelivered);

@@ -8,6 +8,33 @@ import { KERNEL_GEOMETRIES } from '../../src/cli/speed.ts';
 const of = (best: number) => summarize([{ nsPerPairMedian: best + 1, nsPerPairBest: best }]);
 const rival = (best: number) => ({ ...of(best), fasterBest: null, fasterMedian: null });
 
+const LONE: Measured['more']['lone'] = {
+  processes: 3,
+  workers: 1,
+  peerMissing: null,
+  runtimes: [
+    {
+      runtime: 'Node v20.0.0',
+      undisturbed: 1,
+      results: KERNEL_GEOMETRIES.map((geometry) => ({
+        ...geometry,
+        blocks: 8192,
+        peer: null,
+        shared: of(5.5),
+        unshared: of(5),
+        apart: of(5),
+        scalesBest: 1,
+        scalesMedian: 1,
+        fasterBest: null,
+        fasterMedian: null,
+        ownNsPerPair: 5.5,
+        garbagePerPair: 0,
+      })),
+      pipeline: [],
+    },
+  ],
+};
+
 const MEASURED: Measured = {
   machine: 'a machine',
   date: '2026-01-02',
@@ -74,32 +101,8 @@ const MEASURED: Measured = {
     ],
   },
   more: {
-    lone: {
-      processes: 3,
-      workers: 1,
-      peerMissing: null,
-      runtimes: [
-        {
-          runtime: 'Node v20.0.0',
-          undisturbed: 1,
-          results: KERNEL_GEOMETRIES.map((geometry) => ({
-            ...geometry,
-            blocks: 8192,
-            peer: null,
-            shared: of(5.5),
-            unshared: of(5),
-            apart: of(5),
-            scalesBest: 1,
-            scalesMedian: 1,
-            fasterBest: null,
-            fasterMedian: null,
-            ownNsPerPair: 5.5,
-            garbagePerPair: 0,
-          })),
-          pipeline: [],
-        },
-      ],
-    },
+    lone: LONE,
+    crowds: [4, 8].map((workers) => ({ ...LONE, workers })),
     traces: {
       peerMissing: null,
       runtimes: [
@@ -120,6 +123,16 @@ const MEASURED: Measured = {
       ],
     },
     opening: [{ runtime: 'Node v20.0.0', lines: [{ name: 'a pool', best: 2800, median: 3000, floor: 400 }] }],
+    zeroing: [
+      {
+        runtime: 'Node v20.0.0',
+        rows: [
+          { size: 64, buffer: 'SharedArrayBuffer', best: 30, median: 31 },
+          { size: 64, buffer: 'ArrayBuffer', best: 20, median: 21 },
+        ],
+      },
+    ],
+    freeLists: [{ runtime: 'Node v20.0.0', structure: 'list', single: of(5), bulk32: of(3) }],
     drivers: [{ load: 'nvme', rate: 3e6, best: 4e6, cpu: 333, garbage: null }],
   },
 };
@@ -138,10 +151,13 @@ test('the page has every figure, the method, and a chart for each runtime', () =
   );
   assert.match(text, /\| a pool \| 2800 \(3000\), floor 400 \|/);
   assert.match(text, /\| nvme \| 3,000,000 \| 4,000,000 \| 333 \| - \|/);
+  assert.match(text, /\| size\/align\/boundary \| 4 workers \| 8 workers \|/);
+  assert.match(text, /\| SharedArrayBuffer, 64 bytes \| 30\.0 \(31\.0\) \|/);
+  assert.match(text, /\| Node v20\.0\.0: list \| 5\.00 \(6\.00\) \| 3\.00 \(4\.00\) \|/);
   const drawn = charts(MEASURED);
   assert.deepEqual(
     drawn.map(({ file }) => file),
-    ['node-v20-0-0.svg', 'workers.svg', 'traces.svg'],
+    ['node-v20-0-0.svg', 'workers.svg', 'one-worker.svg', 'traces.svg', 'opening.svg', 'zeroing.svg', 'drivers.svg'],
   );
   for (const { file } of drawn) assert.ok(text.includes(`](benchmarks/${file})`), file);
 });

@@ -102,6 +102,12 @@ export const mutants: readonly Mutant[] = [
     '    request.abortSent = true;\n    request.data?.unmap(false);\n',
   ),
   nvme(
+    DISPATCHER,
+    'a call for many transfers rejects at the first error, while others are in flight',
+    'failure = { error };\n        done();',
+    'reject(error);\n        done();',
+  ),
+  nvme(
     'drivers/nvme/prp.ts',
     'a PRP list is freed while its command is in flight',
     'into.prp2 = lists[0]!.dma;',

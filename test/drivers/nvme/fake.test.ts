@@ -86,6 +86,22 @@ void describe('the NVMe driver', () => {
     await end(bench);
   });
 
+  void it('rejects one call for many pieces if the driver is closed', async () => {
+    const fake = new FakeNvme();
+    const bench = await start(fake, { queues: 1, queueDepth: 2, timeout: 60_000 });
+    const { disk, nvme, pci } = bench;
+    const memories = [1, 2, 3, 4].map(() => pci.device.allocCoherent(BLOCK)!);
+    fake.fate = () => 'hang';
+    const call = rejectsCode('ERR_DMAPOOL_NVME_CLOSED', disk.readDmaBulk([0, 1, 2, 3], memories));
+    await until('two to be in flight, and two to wait', () => nvme.statistics().load === 4 && fake.hung.length === 2);
+    await nvme.close();
+    await call;
+    await rejectsCode('ERR_DMAPOOL_NVME_CLOSED', disk.readDmaBulk([0], [memories[0]!]));
+    for (const memory of memories) pci.device.freeCoherent(memory);
+    await pci.close();
+    assert.deepEqual(fake.faults, []);
+  });
+
   void it('rejects one call for many pieces with the first error, after all have completed', async () => {
     const fake = new FakeNvme();
     const bench = await start(fake, {});

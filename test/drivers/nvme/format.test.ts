@@ -41,6 +41,7 @@ function callsOf(disk: NvmeNamespace): Promise<void>[] {
     disk.write(0, new Uint8Array(BLOCK)),
     disk.read(0, new Uint8Array(8 * 1024 * 1024)),
     disk.readDma(0, memory),
+    disk.readDmaBulk([0], [memory]),
     disk.writeDma(0, memory),
     disk.writeZeroes(0, 1),
     disk.deallocate([{ lba: 0, blocks: 1 }]),

@@ -290,6 +290,14 @@ void describe('the NVMe driver', { skip: withoutQemu }, () => {
       () => disk.readDmaBulk(0 as never, [{ dma: 4096, size: 512 }]),
       () => disk.readDmaBulk([0], null as never),
       () => disk.readDmaBulk([], []),
+      () => disk.readDmaBulk(new Array<number>(3e7), []),
+      () => disk.readDmaBulk([0], [{ dma: 4096, size: 2 ** 50 }]),
+      () => disk.readDma(0, { dma: 4096, size: 2 ** 50 }),
+      () =>
+        disk.writeDmaBulk(
+          Array.from({ length: 65_536 }, () => 0),
+          Array.from({ length: 65_536 }, () => ({ dma: 4096, size: 2 ** 34 })),
+        ),
       () => disk.readDmaBulk([0, 8], [{ dma: 4096, size: 512 }]),
       () =>
         disk.readDmaBulk(

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import { DmaPool } from 'dmapool';
-import { NvmeController } from 'dmapool/drivers/nvme';
+import { NvmeController, NvmeError } from 'dmapool/drivers/nvme';
 import { PciError } from 'dmapool/pci';
 import { rejectsAs, rejectsCode } from '../../support/errors.ts';
 import { until } from '../../support/until.ts';
@@ -97,6 +97,57 @@ void describe('memory of the NVMe driver', () => {
     assert.equal(nvme.statistics().kept, 0);
     block.free();
     await (await NvmeController.open(pci)).close();
+    await pci.close();
+    assert.deepEqual(fake.faults, []);
+  });
+
+  void it('of the caller is not written after its read has failed, although the controller completes it', async () => {
+    const fake = new FakeNvme();
+    const bench = await start(fake, { timeout: 500 });
+    const { nvme, pci, disk } = bench;
+    fake.canAbort = false;
+    fake.fate = () => 'hang';
+    const buffer = new Uint8Array(BLOCK);
+    const memories = [1, 2].map(() => pci.device.allocCoherent(BLOCK)!);
+    const calls = [disk.read(0, buffer), disk.readDmaBulk([1, 2], memories)];
+    const failures = Promise.all(calls.map((call) => rejectsCode('ERR_DMAPOOL_PCI_DMA_ACTIVE', call)));
+    await until('the fake holds them', () => fake.hung.length === 3);
+    hold(fake);
+    await failures;
+    buffer.fill(0xee);
+    for (const command of fake.hung) fake.finish(command);
+    letGo(fake);
+    fake.fate = () => null;
+    await nvme.close().catch(() => nvme.close());
+    assert.ok(buffer.every((byte) => byte === 0xee));
+    for (const memory of memories) pci.device.freeCoherent(memory);
+    await pci.close();
+    assert.deepEqual(fake.faults, []);
+  });
+
+  void it('is not reported as in use if only the first attempt to stop the controller failed', async (t) => {
+    const fake = new FakeNvme();
+    const { bench, read } = await lose(fake);
+    const { nvme, pci, disk } = bench;
+    hold(fake);
+    const stopDma = pci.stopDma.bind(pci);
+    let failed = 0;
+    t.mock.method(pci, 'stopDma', async (options: Parameters<typeof stopDma>[0]) => {
+      try {
+        return await stopDma(options);
+      } catch (error) {
+        if (++failed === 1) letGo(fake);
+        throw error;
+      }
+    });
+    for (const error of [await read, await disk.read(0, new Uint8Array(BLOCK)).catch((reason: unknown) => reason)]) {
+      assert.ok(error instanceof NvmeError, String(error));
+      assert.equal(error.code, 'ERR_DMAPOOL_NVME_TIMEOUT');
+      assert.equal((error.cause as PciError).code, 'ERR_DMAPOOL_PCI_DMA_ACTIVE');
+    }
+    assert.equal(failed, 1);
+    assert.equal(nvme.statistics().kept, 0);
+    await nvme.close();
     await pci.close();
     assert.deepEqual(fake.faults, []);
   });
