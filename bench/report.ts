@@ -62,7 +62,7 @@ const measured: Measured = {
   together: compareWorkers({ processes, runtimes, workers: Number(values.workers), onTurn }),
   more: {
     lone: compareWorkers({ processes, runtimes: nodes, workers: 1, onTurn }),
-    crowds: [4, 8, 16].map((workers) => compareWorkers({ processes: 3, runtimes: nodes.slice(0, 1), workers, onTurn })),
+    crowds: [4, 8, 16].map((workers) => compareWorkers({ processes, runtimes: nodes.slice(0, 1), workers, onTurn })),
     traces: await compareTraces({ processes, runtimes: nodes, onTurn }),
     opening: nodes.map((path) => ({
       runtime: names(path),

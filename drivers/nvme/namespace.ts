@@ -185,7 +185,7 @@ export class NvmeNamespace {
 
   /**
    * Reads blocks into several pieces of DMA memory: as many {@link NvmeNamespace.readDma}, but with one promise, which
-   * costs about a third less CPU time for each (32 reads of 4 KiB). If an argument is invalid, nothing is transferred.
+   * costs about a quarter less CPU time for each (32 reads of 4 KiB). If an argument is invalid, nothing is transferred.
    *
    * Rejects after all transfers have ended, with the error that came first; the others may have succeeded. If the
    * controller can't be stopped, it rejects with `ERR_DMAPOOL_PCI_DMA_ACTIVE`: do not reuse any of the memory.
@@ -451,5 +451,9 @@ function copyOf<T>(name: string, given: readonly T[], low: number, high: number)
   if (!isArray(given)) throw new DmaArgumentError(name, given, 'an array');
   const length = reading(name, given, 'an array', () => given.length);
   checkInteger(`${name}.length`, length, low, high);
-  return reading(name, given, 'an array', () => Array.from({ length }, (_, i) => given[i]!));
+  return reading(name, given, 'an array', () => {
+    const copy: T[] = [];
+    for (let i = 0; i < length; i++) copy.push(given[i]!);
+    return copy;
+  });
 }

@@ -2,7 +2,8 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { createHash } from 'node:crypto';
-import { readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { test, type TestContext } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { DmaPool } from 'dmapool';
@@ -20,6 +21,12 @@ const PROGRAM = fileURLToPath(new URL('../../examples/virtio-blk/main.js', impor
 const CLI = fileURLToPath(new URL('../../../bin/dmapool.js', import.meta.url));
 const TUTORIAL = readFileSync(new URL('../../../docs/first-driver.md', import.meta.url), 'utf8');
 const DISK_SIZE = 4 * MIB;
+const RUNTIMES =
+  process.env['DMAPOOL_RUNTIMES'] ?? fileURLToPath(new URL('../../../test/runtimes/node_modules', import.meta.url));
+const NODES = [
+  ['the Node of the tests', process.execPath],
+  ['Node 26', join(RUNTIMES, 'node-26', 'bin', 'node')],
+] as const;
 
 interface Bench {
   readonly machine: QemuMachine;
@@ -55,27 +62,35 @@ function assertResults(printed: string, file: string): void {
   assert.match(printed, new RegExp(`^SHA-256 of the model: ${hash}$`, 'm'));
 }
 
-test('5,000 random requests leave the image as the model on QEMU', { skip: withoutQemu }, (t) => {
-  const file = diskImage(t, DISK_SIZE);
-  const { stdout, stderr, status } = spawnSync(process.execPath, [PROGRAM, '--rounds', '1', file], {
-    encoding: 'utf8',
-  });
-  assert.equal(status, 0, stderr);
-  assert.match(stdout, /^the image equals the model$/m);
-  assertResults(stdout, file);
-});
+for (const [name, node] of NODES) {
+  const skip = withoutQemu !== false ? withoutQemu : existsSync(node) ? false : `${node} is not installed`;
 
-test('the first program of the tutorial prints what the tutorial says', { skip: withoutQemu }, (t) => {
-  const file = diskImage(t, MIB);
-  const image = readFileSync(file);
-  image.write('Hello, disk!\n');
-  writeFileSync(file, image);
-  const program = fileURLToPath(new URL('../../examples/virtio-blk/read.js', import.meta.url));
-  const { stdout, stderr } = spawnSync(process.execPath, [program, file], { encoding: 'utf8' });
-  assert.equal(stderr, '');
-  assert.equal(stdout, '2048 sectors; the first line is: Hello, disk!\n');
-  assert.ok(TUTORIAL.includes(stdout));
-});
+  test(`5,000 random requests leave the image as the model on QEMU, ${name}`, { skip }, (t) => {
+    const file = diskImage(t, DISK_SIZE);
+    const { stdout, stderr, status } = spawnSync(node, [PROGRAM, '--rounds', '1', file], { encoding: 'utf8' });
+    assert.equal(status, 0, stderr);
+    assert.match(stdout, /^the image equals the model$/m);
+    assertResults(stdout, file);
+  });
+
+  test(`the first program of the tutorial prints what the tutorial says, ${name}`, { skip }, (t) => {
+    const file = diskImage(t, MIB);
+    const image = readFileSync(file);
+    image.write('Hello, disk!\n');
+    writeFileSync(file, image);
+    const program = fileURLToPath(new URL('../../examples/virtio-blk/read.js', import.meta.url));
+    const { stdout, stderr } = spawnSync(node, [program, file], { encoding: 'utf8' });
+    assert.equal(stderr, '');
+    assert.equal(stdout, '2048 sectors; the first line is: Hello, disk!\n');
+    assert.ok(TUTORIAL.includes(stdout));
+  });
+
+  test(`the two network programs lose no packet, ${name}`, { skip, timeout: 120_000 }, () => {
+    const { stdout, stderr, status } = spawnSync(node, [CLI, 'demo', 'e1000'], { encoding: 'utf8' });
+    assert.equal(status, 0, stderr);
+    assert.notEqual(stdout, '');
+  });
+}
 
 itInVm('5,000 random requests leave the image as the model through VFIO', async (t) => {
   const file = diskImage(t, DISK_SIZE);
